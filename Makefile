@@ -1,0 +1,41 @@
+# The two commands: `make demo` and `make test`. Both set themselves up in .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CORPUS ?= circumplex
+CORPUS_ROOT ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/demo.stamp
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/demo.py --corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
+
+test: $(VENV)/test.stamp lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+test-all: $(VENV)/test.stamp lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) outputs
+
+# torch first and pinned: what follows must not choose another build of it.
+$(VENV)/torch.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP) -e ".[acoustic,synthesis]"
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(PIP) -e ".[deepspeed,dev]"
+	touch $@

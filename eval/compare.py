@@ -1,0 +1,50 @@
+"""Compare runs: a table, paired tests by speaker, and one self-contained HTML report.
+
+Example:
+    python eval/compare.py runs/demo/* --out results/demo
+
+Each RUN is a run folder (run.json, predictions.parquet, history.jsonl), one fold and one seed. Runs of the same
+recognizer, modalities, method, corpus and protocol become one row: folds are pooled per seed, then averaged over seeds.
+Runs that were tested on different data, folds or utterances are refused: their figures do not compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from lalm_mer.core.errors import LalmMerError
+from lalm_mer.evaluation.comparison import compare, write_comparison
+from lalm_mer.evaluation.report.html import write_report
+from lalm_mer.evaluation.report.text import comparison_text
+from lalm_mer.evaluation.runs import read_run
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; 0 if the report was written, 1 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for comparison.csv, comparison.json, report.html"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    try:
+        comparison = compare([read_run(folder) for folder in options.runs])
+        write_comparison(comparison, options.out)
+        report = options.out / "report.html"
+        write_report(comparison, report, command=shlex.join(["python", "eval/compare.py", *arguments]))
+    except (LalmMerError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(comparison_text(comparison))
+    print(f"\nreport: {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Score a table of predictions of any origin, with 95% intervals by speaker.
+
+Example:
+    python eval/score_predictions.py predictions.csv --labels ang,hap,neu,sad --out metrics.json
+
+The table (.csv or .parquet) has the columns utterance_id and truth, and either prediction or one column of
+probabilities a label, called prob_<label>, log_prob_<label> or as the label itself. The columns speaker, fold and seed
+are optional; without speaker there is no interval, since utterances of one speaker are not independent. Folds are
+pooled per seed, then metrics averaged over seeds. A prediction outside the label set is an error of its true class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lalm_mer.core.errors import LalmMerError
+from lalm_mer.core.provenance import write_json
+from lalm_mer.evaluation.metrics import score_table
+from lalm_mer.evaluation.report.text import metrics_text
+from lalm_mer.evaluation.tables import read_table
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; 0 if the table was scored, 1 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE", type=Path, help="CSV or Parquet table")
+    parser.add_argument("--labels", help="label set, separated by commas; by default what the table holds")
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    try:
+        labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
+        table = read_table(options.file, labels)
+        scores = score_table(table.frame, table.labels)
+        if options.out is not None:
+            write_json(options.out, scores)
+    except (LalmMerError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(table.remarks))
+    print(metrics_text(scores))
+    if options.out is not None:
+        print(f"\nwritten: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The vocabulary every wing shares: errors, labels, utterances, config, provenance, audio."""

@@ -1,0 +1,115 @@
+"""A waveform that carries its rate, decoded by soundfile and resampled by soxr."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from lalm_mer.core.errors import AudioError
+
+__all__ = ["Waveform", "decode"]
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Mono samples and their rate, which never part.
+
+    Args:
+        samples: float32, shape (n,), full scale [-1, 1]
+        sampling_rate: in Hz
+    """
+
+    samples: npt.NDArray[np.float32]
+    sampling_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """Duration in seconds."""
+        return len(self.samples) / self.sampling_rate
+
+    def resampled(self, sampling_rate: int) -> Waveform:
+        """The same sound at ``sampling_rate`` Hz (soxr, high quality); itself where the rate is already that."""
+        if sampling_rate == self.sampling_rate:
+            return self
+        samples = soxr.resample(self.samples, self.sampling_rate, sampling_rate, quality="HQ")
+        return Waveform(np.asarray(samples, dtype=np.float32), sampling_rate)
+
+    def require_rate(self, sampling_rate: int, reader: str) -> None:
+        """Check the rate against what ``reader`` takes.
+
+        Raises:
+            AudioError: if the rates differ; nothing here resamples on its own
+        """
+        if self.sampling_rate != sampling_rate:
+            raise AudioError(
+                f"{reader} takes audio at {sampling_rate} Hz, found {self.sampling_rate} Hz; resample it first",
+                "sampling_rate",
+            )
+
+
+def decode(content: bytes, name: str, start_s: float | None = None, end_s: float | None = None) -> Waveform:
+    """Decode encoded audio at its own rate, mixed down to mono.
+
+    Args:
+        content: the bytes of an audio file in any format that libsndfile reads
+        name: what to call it in errors
+        start_s: start of the part wanted, in seconds; None from the beginning
+        end_s: its end, in seconds; None to the end
+
+    Raises:
+        AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
+
+    Example:
+        >>> import io, numpy, soundfile
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, numpy.zeros((800, 2)), 8000, format="WAV")
+        >>> decode(file.getvalue(), "stereo.wav").samples.shape
+        (800,)
+    """
+    if not content:
+        raise AudioError(f"{name}: the file has no bytes", "empty")
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, frames = int(file.samplerate), int(file.frames)
+            _check_whole(content, name)
+            first = 0 if start_s is None else round(start_s * rate)
+            last = frames if end_s is None else round(end_s * rate)
+            if last > frames:
+                raise AudioError(
+                    f"{name}: {frames / rate:.3f} s long, but the utterance ends at {end_s} s", "truncated"
+                )
+            samples = _read(file, first, last, name)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{name}: not audio that libsndfile reads ({error.error_string})", "unreadable") from error
+    if len(samples) < last - first:
+        raise AudioError(f"{name}: {len(samples)} of {last - first} samples could be read", "truncated")
+    if len(samples) == 0:
+        raise AudioError(f"{name}: no samples", "empty")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: samples that are NaN or infinite", "non_finite")
+    return Waveform(samples.mean(axis=1, dtype=np.float32), rate)
+
+
+def _read(file: soundfile.SoundFile, first: int, last: int, name: str) -> npt.NDArray[np.float32]:
+    """The samples, shape (n, channels). A cut FLAC opens like a whole one and fails only here."""
+    try:
+        file.seek(first)
+        return np.asarray(file.read(last - first, dtype="float32", always_2d=True))
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.removeprefix("Error : ").rstrip(".")
+        raise AudioError(f"{name}: its samples break off ({reason}); cut short or damaged", "truncated") from error
+
+
+def _check_whole(content: bytes, name: str) -> None:
+    """libsndfile shortens a cut RIFF file without a word, so compare the declared size with the bytes at hand."""
+    if content[:4] != b"RIFF":
+        return
+    declared = int.from_bytes(content[4:8], "little") + 8
+    streamed = declared >= 0xFFFFFFFF  # written to a pipe: the size was never filled in
+    if not streamed and len(content) < declared - 1:  # some writers count a pad byte they do not write
+        raise AudioError(f"{name}: {len(content)} bytes of the {declared} its header declares", "truncated")

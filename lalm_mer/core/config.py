@@ -1,0 +1,168 @@
+"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, doubled or of the wrong type is an error.
+
+OmegaConf alone is too kind for files that decide figures: it turns the string "16" into the number and resolves
+``${oc.env:...}`` in any file. So files are read as plain safe YAML, checked, and only then merged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lalm_mer.core.errors import ConfigError
+
+__all__ = ["load_config", "read_yaml", "to_dict"]
+
+ConfigT = TypeVar("ConfigT")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand once, ``2e-5`` is a number and ``no`` is a word (as YAML 1.2 has it)."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise ConfigError(f"key {key!r} stands twice, again in line {key_node.start_mark.line + 1}; keep one")
+        seen.add(key)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file as plain data, without interpolation.
+
+    Raises:
+        ConfigError: naming the file, if it is missing, not UTF-8, not YAML, not a mapping, or a key stands twice
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({_one_line(error)}); is the path right?") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path}: expected a mapping of keys to values")
+    return content
+
+
+def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read ``path`` and the command line's overrides into ``schema``, a frozen dataclass.
+
+    Args:
+        schema: dataclass whose fields and types say what may be written
+        path: YAML file
+        overrides: ``section.key=value``, the value as YAML; later ones win
+
+    Raises:
+        ConfigError: naming file (or override) and key, for an unknown, doubled, missing or wrongly typed key
+    """
+    content = read_yaml(path)
+    _check(schema, content, str(path), "")
+    layers = [OmegaConf.create(content)]
+    for override in overrides:
+        value = _parse_override(override)
+        _check(schema, value, f"override {override!r}", "")
+        layers.append(OmegaConf.create(value))
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
+    except OmegaConfBaseException as error:
+        key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
+        raise ConfigError(f"{path}: {key}{_one_line(error)}") from error
+    return typing.cast(ConfigT, merged)
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 any dataclass
+    """The resolved config as plain data, for run.json."""
+    return dataclasses.asdict(config)
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r}: expected section.key=value")
+    try:
+        value: Any = yaml.load(text, Loader=_StrictLoader) if text else None  # noqa: S506 a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML ({_one_line(error)})") from error
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _check(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: ANN401 a type and a YAML value
+    """Compare a YAML value with a field's type, without coercion."""
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{source}: key {key!r}: interpolation (${{...}}) is not supported; write the value itself")
+    origin = typing.get_origin(expected)
+    if dataclasses.is_dataclass(expected):
+        _check_section(expected, value, source, key)
+    elif origin in (typing.Union, types.UnionType):
+        options = typing.get_args(expected)
+        if value is None and type(None) in options:
+            return
+        _check(next(option for option in options if option is not type(None)), value, source, key)
+    elif origin in (list, Sequence):
+        if not isinstance(value, list):
+            raise _wrong_type(source, key, "a list", value)
+        for number, item in enumerate(value):
+            _check(typing.get_args(expected)[0], item, source, f"{key}[{number}]")
+    elif origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _wrong_type(source, key, "a mapping", value)
+        for name, item in value.items():
+            _check(typing.get_args(expected)[0], name, source, f"{key}.{name}")
+            _check(typing.get_args(expected)[1], item, source, f"{key}.{name}")
+    elif expected is not Any:
+        allowed = (int, float) if expected is float else (expected,)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
+            raise _wrong_type(source, key, expected.__name__, value)
+
+
+def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: ANN401
+    if not isinstance(value, dict):
+        raise _wrong_type(source, key or "the file", "a mapping", value)
+    hints = typing.get_type_hints(expected)
+    for name, item in value.items():
+        full = f"{key}.{name}" if key else str(name)
+        if name not in hints:
+            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(hints)}")
+        _check(hints[name], item, source, full)
+
+
+def _wrong_type(source: str, key: str, expected: str, value: object) -> ConfigError:
+    return ConfigError(f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {value!r}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

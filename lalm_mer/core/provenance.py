@@ -1,0 +1,86 @@
+"""Where a result comes from: hashes, versions, the git commit, and files written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_path", "git_commit", "hash_bytes", "hash_file", "hash_json", "package_versions", "write_json"]
+
+_PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
+             "deepspeed", "bitsandbytes", "opensmile", "espeakng-loader")  # fmt: skip
+
+
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 of ``content``, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(value: object) -> str:
+    """SHA-256 of plain data in one canonical form: sorted keys, no spaces.
+
+    Example:
+        >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+        True
+    """
+    return hash_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain data as JSON a person can read, whole or not at all; NaN is refused, missing is null."""
+    with atomic_path(path) as partial:
+        partial.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
+    """Installed version of each package; None where it is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def git_commit() -> dict[str, Any]:
+    """The commit this package's checkout is at, and whether files differ from it; nulls outside a checkout."""
+    folder = Path(__file__).parent
+
+    def run(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = run("status", "--porcelain", "--untracked-files=no")
+    return {"commit": run("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}

@@ -1,0 +1,254 @@
+"""Any folder of audio with a CSV or JSONL manifest of one row an utterance."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_audio
+
+__all__ = ["LOADER_VERSION", "read"]
+
+LOADER_VERSION = "1"
+
+_STRINGS = ("transcript", "transcript_source", "speaker", "gender", "ethnicity", "language", "session", "dialogue",
+            "script", "label", "video_path")  # fmt: skip
+_INTEGERS = ("age", "turn")
+_DIMENSIONS = ("valence", "arousal", "dominance", "sentiment")
+_TIMES = ("start_s", "end_s")
+_COLUMNS = ("path", "utterance_id", *_STRINGS, *_INTEGERS, *_DIMENSIONS, *_TIMES)
+_TRANSCRIPT_SOURCES = ("human", "asr", "simulated")
+_DELIMITERS = (",", "\t", ";", "|")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
+
+Values = dict[str, Any]
+
+
+class _BadValueError(Exception):
+    """A cell that cannot be read; its row is rejected."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row: its number as a spreadsheet counts (the header is row 1), and its cells under the library's names."""
+
+    number: int
+    cells: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        return str(self.cells.get("path") or "")
+
+    @property
+    def utterance_id(self) -> str:
+        given = self.cells.get("utterance_id")
+        return str(given) if given not in (None, "") else Path(self.path).with_suffix("").as_posix()
+
+
+def read(
+    root: Path,
+    manifest: str,
+    *,
+    corpus: str = "manifest",
+    columns: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+    encoding: str = "utf-8-sig",
+    delimiter: str | None = None,
+    ranges: Mapping[str, Sequence[float]] | None = None,
+) -> Iterator[Utterance | Rejection]:
+    """Read the rows of a manifest in the order of their paths, then the audio files that no row names (``orphan``).
+
+    Only ``path`` (relative to the root) is required; ``utterance_id`` defaults to the path without its suffix. An
+    empty cell is missing. A column that the manifest lacks is missing throughout, unless ``columns`` names it.
+
+    Args:
+        root: folder of the corpus
+        manifest: its CSV file (any suffix), or its ``.jsonl`` file of one object a line
+        corpus: name of the corpus
+        columns: column of the library -> column of the manifest, where they differ
+        labels: every label that may occur; None for any
+        encoding: of the manifest's characters; nothing is guessed
+        delimiter: between the fields of a CSV; None for the one of comma, tab, semicolon and bar that its header has
+        ranges: dimension -> lowest and highest value; a value outside is a ``bad_value``
+
+    Raises:
+        ConfigError: if ``columns`` or ``ranges`` name what the library does not have, or the encoding is unknown
+        CorpusError: if the manifest cannot be read, lacks a column that it must have, or has an undeclared label
+    """
+    columns, ranges = columns or {}, ranges or {}
+    _check_options(columns, ranges)
+    rows = _rows(root, manifest, columns, encoding, delimiter)
+    for row in rows:
+        label = row.cells.get("label")
+        if labels is not None and label not in (None, "") and label not in labels:
+            raise CorpusError(
+                f"{manifest}: row {row.number}, utterance {row.utterance_id}: label {label!r} is not among the "
+                f"declared corpus.labels {list(labels)}; mend the row or declare it"
+            )
+    named: set[Path] = set()
+    for row in sorted(rows, key=lambda row: (row.path, row.number)):
+        named.add((root / row.path).resolve())
+        yield _read_row(root, row, corpus, ranges)
+    for item in list_files(root):
+        if isinstance(item, Rejection):
+            yield item
+        elif item.suffix.lower() in AUDIO_SUFFIXES and item.resolve() not in named:
+            yield Rejection(item.relative_to(root).as_posix(), "orphan", f"no row of {manifest} names it")
+
+
+def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[float]]) -> None:
+    unknown = sorted(set(columns) - set(_COLUMNS))
+    if unknown:
+        raise ConfigError(f"key 'corpus.columns.{unknown[0]}': no such column; expected one of {', '.join(_COLUMNS)}")
+    for name, scale in ranges.items():
+        if name not in _DIMENSIONS or len(scale) != 2 or not scale[0] < scale[1]:
+            raise ConfigError(
+                f"key 'corpus.ranges.{name}': expected one of {', '.join(_DIMENSIONS)} with [lowest, highest], "
+                f"found {list(scale)}"
+            )
+
+
+def _rows(root: Path, manifest: str, columns: Mapping[str, str], encoding: str, delimiter: str | None) -> list[_Row]:
+    """Every row of the manifest, its cells under the library's names."""
+    characters = _decoded(root, manifest, encoding)
+    if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
+        numbered = _jsonl(characters, manifest)
+        header = sorted({name for _, cells in numbered for name in cells})
+    else:
+        header, numbered = _csv(characters, manifest, delimiter)
+    for name in ("path", *columns):
+        if columns.get(name, name) not in header:
+            raise CorpusError(
+                f"{manifest}: no column {columns.get(name, name)!r} for {name!r}, found {', '.join(header) or 'none'}; "
+                f"set corpus.columns.{name}"
+            )
+    if {columns.get(name, name) for name in _TIMES} & set(header) and columns.get(
+        "utterance_id", "utterance_id"
+    ) not in header:
+        raise CorpusError(f"{manifest}: start_s or end_s makes several utterances a file: add a column utterance_id")
+    return [_Row(number, {name: cells.get(columns.get(name, name)) for name in _COLUMNS}) for number, cells in numbered]
+
+
+def _decoded(root: Path, manifest: str, encoding: str) -> str:
+    if not root.is_dir():
+        raise CorpusError(f"corpus root {root}: no such folder; set corpus.root")
+    try:
+        content = (root / manifest).read_bytes()
+        return content.decode(encoding)
+    except OSError as error:
+        raise CorpusError(f"{root / manifest}: cannot be read ({error.strerror}); set corpus.manifest") from error
+    except LookupError as error:
+        raise ConfigError(f"key 'corpus.encoding': {error}") from error
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"{manifest}: row {row}, byte {error.start} ({content[error.start]:#04x}) is not {encoding}; "
+            "set corpus.encoding, cp1252 for files of Windows programs"
+        ) from error
+
+
+def _csv(characters: str, manifest: str, delimiter: str | None) -> tuple[list[str], list[tuple[int, Values]]]:
+    first_line = characters.partition("\n")[0]
+    found = delimiter or max(_DELIMITERS, key=first_line.count)
+    try:
+        records = list(csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True))
+    except (csv.Error, TypeError) as error:
+        raise CorpusError(f"{manifest}: not a CSV with delimiter {found!r} ({error}); set corpus.delimiter") from error
+    header = [name.strip() for name in records[0]] if records else []
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise CorpusError(f"{manifest}: column {doubled[0]!r} stands twice in its header; rename one")
+    numbered = []
+    for number, record in enumerate(records[1:], start=2):
+        if not record:  # an empty line
+            continue
+        if len(record) != len(header):
+            raise CorpusError(
+                f"{manifest}: row {number} has {len(record)} fields, the header {len(header)}; quote a field that "
+                f"holds {found!r}"
+            )
+        numbered.append((number, dict(zip(header, record, strict=True))))
+    return header, numbered
+
+
+def _jsonl(characters: str, manifest: str) -> list[tuple[int, Values]]:
+    numbered = []
+    for number, line in enumerate(characters.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            cells = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{manifest}: line {number} is not JSON ({error.msg})") from error
+        if not isinstance(cells, dict):
+            raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
+        numbered.append((number, cells))
+    return numbered
+
+
+def _read_row(root: Path, row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]]) -> Utterance | Rejection:
+    if not row.path:
+        return Rejection(f"row {row.number}", "bad_value", "path is empty")
+    try:
+        values = _values(row.cells, ranges)
+    except _BadValueError as error:
+        return Rejection(row.path, "bad_value", f"row {row.number}: {error}")
+    audio = read_audio(root, root / row.path, values["start_s"], values["end_s"])
+    if isinstance(audio, Rejection):
+        return audio
+    return Utterance(
+        utterance_id=row.utterance_id,
+        corpus=corpus,
+        audio_path=audio.path,
+        audio_bytes=audio.content,
+        sampling_rate=audio.sampling_rate,
+        duration_s=audio.duration_s,
+        **values,
+    )
+
+
+def _values(cells: Mapping[str, Any], ranges: Mapping[str, Sequence[float]]) -> Values:
+    values: Values = {name: _string(name, cells[name]) for name in _STRINGS}
+    values |= {name: _number(name, cells[name]) for name in (*_INTEGERS, *_DIMENSIONS, *_TIMES)}
+    for name in _INTEGERS:
+        if values[name] is not None:
+            if not values[name].is_integer():
+                raise _BadValueError(f"{name} {values[name]} is not a whole number")
+            values[name] = int(values[name])
+    for name, (lowest, highest) in ranges.items():
+        if values[name] is not None and not lowest <= values[name] <= highest:
+            raise _BadValueError(f"{name} {values[name]} is outside [{lowest}, {highest}]")
+    start_s, end_s = values["start_s"] or 0.0, values["end_s"]
+    if start_s < 0 or (end_s is not None and end_s <= start_s):
+        raise _BadValueError(f"start_s {values['start_s']} and end_s {end_s} enclose nothing")
+    source = values["transcript_source"]
+    if source is not None and source not in _TRANSCRIPT_SOURCES:
+        raise _BadValueError(f"transcript_source {source!r} is not one of {', '.join(_TRANSCRIPT_SOURCES)}")
+    return values
+
+
+def _string(name: str, cell: object) -> str | None:
+    if cell is None or cell == "":
+        return None
+    if isinstance(cell, (bool, float, list, dict)):
+        raise _BadValueError(f"{name} {cell!r} is not a string")
+    return str(cell)
+
+
+def _number(name: str, cell: object) -> float | None:
+    """A finite number, or None for an empty cell; ``3,5``, ``1_000`` and ``nan`` are none."""
+    if cell is None or cell == "":
+        return None
+    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool) and math.isfinite(cell)
+    if not is_number and not (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
+        raise _BadValueError(f"{name} {cell!r} is not a number")
+    return float(cell)  # type: ignore[arg-type]

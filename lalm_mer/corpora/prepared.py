@@ -1,0 +1,86 @@
+"""Open a prepared corpus."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.corpora.base import load_tasks
+from lalm_mer.corpora.writer import is_prepared
+
+__all__ = ["PreparedCorpus", "load"]
+
+_HINT = "prepare it with `python recipes/prepare_corpus.py --config recipes/corpora/<corpus>.yaml`"
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A corpus as ``write_corpus`` left it.
+
+    Args:
+        name: name of the corpus
+        dataset: one row an utterance; ``audio`` holds the encoded bytes, not samples
+        summary: content of ``summary.json``
+    """
+
+    name: str
+    dataset: datasets.Dataset
+    summary: dict[str, Any]
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """The package's tasks for this corpus, and the one that a manifest's declared labels make."""
+        declared = self.summary.get("declared_labels")
+        return load_tasks(self.name) | (declared_task(self.name, declared) if declared else {})
+
+
+def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
+    """The task ``<corpus>_<K>`` that predicts a corpus's declared labels as they are.
+
+    Example:
+        >>> list(declared_task("clinic", ["flat", "lively"]))
+        ['clinic_2']
+    """
+    name = f"{corpus}_{len(labels)}"
+    return {name: Task(name, LabelSet(tuple(labels)), {label: label for label in labels})}
+
+
+def load(folder: Path) -> PreparedCorpus:
+    """Open a prepared corpus; its Parquet is read into memory, so no cache can be stale and no network is asked.
+
+    Args:
+        folder: the ``output.dir`` of its preparation
+
+    Raises:
+        CorpusError: if the folder is no prepared corpus, or was damaged since
+
+    Example:
+        >>> load(Path("no/such/folder"))
+        Traceback (most recent call last):
+            ...
+        lalm_mer.core.errors.CorpusError: no/such/folder: no such folder; prepare it with ...
+    """
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder; {_HINT}")
+    if not is_prepared(folder):
+        raise CorpusError(f"{folder}: not a prepared corpus (utterances/, rejected.jsonl, summary.json); {_HINT}")
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        parts = [pq.read_table(path) for path in sorted((folder / "utterances").glob("*.parquet"))]
+        table = pa.concat_tables(parts)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{folder}: damaged ({' '.join(str(error).split())}); {_HINT}") from error
+    if table.num_rows != summary["n_utterances"]:
+        raise CorpusError(
+            f"{folder}: {table.num_rows} utterances where summary.json counts {summary['n_utterances']}; {_HINT}"
+        )
+    dataset = datasets.Dataset(table).cast_column("audio", datasets.Audio(decode=False))
+    return PreparedCorpus(summary["corpus"], dataset, summary)

@@ -1,0 +1,154 @@
+"""Settings of a preparation, and the registry that turns them into a reader's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import Task
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora import circumplex, manifest, ravdess
+from lalm_mer.corpora.prepared import declared_task
+
+__all__ = ["READERS", "CorpusSettings", "OutputSettings", "PrepareSettings", "Reading", "open_reader"]
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Section ``corpus``. Every key but ``name`` belongs to the readers named; None where it is not set.
+
+    Args:
+        name: the reader, one of ``READERS``
+        root: folder of the release (ravdess, manifest)
+        manifest: file name of the manifest within the root (manifest)
+        alias: name of the corpus in the tables (manifest); default ``manifest``
+        columns: column of the library -> column of the manifest, where their names differ (manifest)
+        labels: every label that may occur; they make the task ``<alias>_<K>`` (manifest)
+        encoding: of the manifest's characters (manifest); default ``utf-8-sig``
+        delimiter: between the fields of a CSV (manifest); default: found from its header
+        ranges: dimension -> lowest and highest value of its scale (manifest)
+        variant: which of the variants (circumplex); default ``masked``
+        seed: of what is drawn (circumplex); default 0
+        noise: fraction of voices with the other arousal (circumplex); default 0
+    """
+
+    name: str
+    root: str | None = None
+    manifest: str | None = None
+    alias: str | None = None
+    columns: dict[str, str] | None = None
+    labels: list[str] | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    ranges: dict[str, list[float]] | None = None
+    variant: str | None = None
+    seed: int | None = None
+    noise: float | None = None
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Section ``output``.
+
+    Args:
+        dir: folder that becomes the prepared corpus
+    """
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """All of a preparation's config."""
+
+    corpus: CorpusSettings
+    output: OutputSettings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reader at work, and what ``write_corpus`` has to know beside its rows."""
+
+    corpus: str
+    rows: Iterator[Utterance | Rejection]
+    loader_version: str
+    synthetic: bool = False
+    ranges: Mapping[str, Sequence[float]] | None = None
+    tasks: Mapping[str, Task] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader and the keys of the config that are its own; ``required`` ones among them must be set."""
+
+    open: Callable[[CorpusSettings], Reading]
+    keys: frozenset[str]
+    required: tuple[str, ...] = ()
+
+
+def open_reader(settings: CorpusSettings) -> Reading:
+    """Start the reader that ``settings`` name.
+
+    Raises:
+        ConfigError: if there is no such reader, it lacks a key, or a key of another reader is set
+        CorpusError: if the reader finds nothing it can begin with
+    """
+    reader = READERS.get(settings.name)
+    if reader is None:
+        raise ConfigError(f"key 'corpus.name': no reader {settings.name!r}; expected one of {', '.join(READERS)}")
+    for key in (key.name for key in dataclasses.fields(settings) if key.name != "name"):
+        is_set = getattr(settings, key) is not None
+        if is_set and key not in reader.keys:
+            owners = " and ".join(name for name, other in READERS.items() if key in other.keys)
+            raise ConfigError(f"key 'corpus.{key}': belongs to {owners}, but corpus.name is {settings.name}; remove it")
+        if not is_set and key in reader.required:
+            raise ConfigError(
+                f"key 'corpus.{key}': {settings.name} needs it; set it in the file or as corpus.{key}=..."
+            )
+    return reader.open(settings)
+
+
+def _open_ravdess(settings: CorpusSettings) -> Reading:
+    return Reading("ravdess", ravdess.read(Path(settings.root or "")), ravdess.LOADER_VERSION)
+
+
+def _open_manifest(settings: CorpusSettings) -> Reading:
+    corpus = settings.alias or "manifest"
+    rows = manifest.read(
+        Path(settings.root or ""),
+        settings.manifest or "",
+        corpus=corpus,
+        columns=settings.columns or {},
+        labels=settings.labels,
+        encoding=settings.encoding or "utf-8-sig",
+        delimiter=settings.delimiter,
+        ranges=settings.ranges or {},
+    )
+    declared = settings.labels
+    tasks = declared_task(corpus, declared) if declared else {}
+    extra = {"declared_labels": declared} if declared else {}
+    return Reading(corpus, rows, manifest.LOADER_VERSION, ranges=settings.ranges, tasks=tasks, extra=extra)
+
+
+def _open_circumplex(settings: CorpusSettings) -> Reading:
+    variant, seed, noise = settings.variant or "masked", settings.seed or 0, settings.noise or 0.0
+    ceilings = dataclasses.asdict(circumplex.ceilings(variant, noise, seed))
+    extra = {"variant": variant, "seed": seed, "noise": noise, "ceilings": ceilings}
+    rows = circumplex.read(variant, seed, noise)
+    return Reading("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
+
+
+READERS = {
+    "ravdess": Reader(_open_ravdess, frozenset({"root"}), ("root",)),
+    "manifest": Reader(
+        _open_manifest,
+        frozenset({"root", "manifest", "alias", "columns", "labels", "encoding", "delimiter", "ranges"}),
+        ("root", "manifest"),
+    ),
+    "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise"})),
+}

@@ -1,0 +1,1 @@
+"""What tables of predictions say: metrics, intervals, paired tests, comparisons, a report. Reaches no torch."""

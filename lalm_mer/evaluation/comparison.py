@@ -1,0 +1,283 @@
+"""Runs set side by side, after proof that they were tested on the same utterances of the same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.provenance import atomic_path, write_json
+from lalm_mer.evaluation.metrics import score, unweighted_average_recall
+from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.runs import Run
+from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
+
+__all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"]
+
+COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
+           "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic")  # fmt: skip
+_ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one recognizer on one corpus and protocol: folds pooled per seed, then averaged over seeds.
+
+    Args:
+        runs: its runs, a fold and a seed each
+        predictions: their pooled rows of condition ``none``
+        scores: content of a metrics.json over ``predictions``
+        uar_by_seed: seed -> UAR over the pooled folds
+        folds: sorted numbers of the folds
+    """
+
+    runs: tuple[Run, ...]
+    predictions: Predictions
+    scores: dict[str, Any]
+    uar_by_seed: dict[int, float]
+    folds: tuple[int, ...]
+
+    @property
+    def run(self) -> Run:
+        """The first run, for what all runs of the row share."""
+        return self.runs[0]
+
+    @property
+    def label(self) -> str:
+        """Short name, for example ``qwen2_audio lora audio+transcript``."""
+        return f"{self.run.recognizer} {self.run.method} {self.run.modalities}"
+
+    @property
+    def uar_sd(self) -> float | None:
+        """Standard deviation of UAR over seeds (ddof 1); None with one seed."""
+        values = list(self.uar_by_seed.values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def utterances(self, status: str | None = None) -> int:
+        """Utterances of the pooled folds; with a status, those that at least one seed left with it."""
+        frame = self.predictions.frame
+        chosen = frame if status is None else frame[frame["status"] == status]
+        return len(chosen[["utterance_id", "fold"]].drop_duplicates())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of comparison.csv."""
+        scores = self.scores
+        return {
+            "recognizer": self.run.recognizer,
+            "modalities": self.run.modalities,
+            "method": self.run.method,
+            "corpus": self.run.corpus,
+            "protocol": self.run.protocol,
+            "n": self.utterances(),
+            "n_unscored": self.utterances("unscored"),
+            "uar": scores["uar"]["value"],
+            "uar_low": scores["uar"]["low"],
+            "uar_high": scores["uar"]["high"],
+            "wa": scores["weighted_accuracy"]["value"],
+            "macro_f1": scores["macro_f1"]["value"],
+            "weighted_f1": scores["weighted_f1"]["value"],
+            "seconds": sum(run.seconds for run in self.runs),
+            "run": ";".join(run.name for run in self.runs),
+            "folds": len(self.folds),
+            "seeds": len(self.uar_by_seed),
+            "uar_sd": self.uar_sd,
+            "synthetic": self.run.synthetic,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A paired test of two rows.
+
+    Args:
+        a: the row whose UAR is the minuend
+        b: the other row
+        test: difference and p-value
+        p_holm: p-value adjusted by Holm's rule for the number of tests of its corpus and protocol
+    """
+
+    a: Row
+    b: Row
+    test: PairedTest
+    p_holm: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry in comparison.json."""
+        identity = ("recognizer", "modalities", "method")
+        return {
+            "corpus": self.a.run.corpus,
+            "protocol": self.a.run.protocol,
+            "a": {key: getattr(self.a.run, key) for key in identity},
+            "b": {key: getattr(self.b.run, key) for key in identity},
+            **asdict(self.test),
+            "p_holm": self.p_holm,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows in the order in which their first run was given, and the paired tests among them."""
+
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """The content of comparison.csv, a row a recognizer."""
+        return pd.DataFrame([row.as_dict() for row in self.rows], columns=list(COLUMNS))
+
+    def blocks(self) -> dict[tuple[str, str], tuple[Row, ...]]:
+        """(corpus, protocol) -> its rows; figures compare within a block only."""
+        blocks: dict[tuple[str, str], tuple[Row, ...]] = {}
+        for row in self.rows:
+            key = (row.run.corpus, row.run.protocol)
+            blocks[key] = (*blocks.get(key, ()), row)
+        return blocks
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Group runs into rows, score them and test the pairs that answer the project's question.
+
+    Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
+    of one recognizer (or a baseline or late fusion against any) at the same modalities.
+
+    Raises:
+        PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
+            label set, or one row would mix base models or prompts; or if there is no run
+    """
+    if not runs:
+        raise PredictionError("no run to compare; give at least one run folder")
+    names = [run.name for run in runs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
+    by_block: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        by_block.setdefault((run.corpus, run.protocol), []).append(run)
+    for members in by_block.values():
+        _require_comparable(members)
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        key = (run.recognizer, run.modalities, run.method, run.corpus, run.protocol)
+        groups.setdefault(key, []).append(run)
+    rows = tuple(_make_row(members) for members in groups.values())
+    for block in Comparison(rows, ()).blocks().values():
+        _require_same_folds(block)
+    return Comparison(rows, _paired_tests(rows))
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write comparison.csv and comparison.json into ``folder``; missing values are empty, or null."""
+    frame = comparison.frame()
+    with atomic_path(folder / "comparison.csv") as partial:
+        frame.to_csv(partial, index=False, encoding="utf-8")
+    content = {
+        "format": 1,
+        "rows": [row.as_dict() for row in comparison.rows],
+        "paired_tests": [pair.as_dict() for pair in comparison.pairs],
+    }
+    write_json(folder / "comparison.json", content)
+
+
+def _differs(first: Run, second: Run, what: str, values: tuple[object, object], advice: str) -> PredictionError:
+    return PredictionError(
+        f"{first.name} and {second.name} cannot be compared: {what} differ ({values[0]} and {values[1]}); {advice}"
+    )
+
+
+def _require_comparable(runs: Sequence[Run]) -> None:
+    """All runs of a corpus and protocol must come from the same data, folds, task, utterances and truths."""
+    first = runs[0]
+    tested: dict[int, tuple[Run, dict[str, str]]] = {}
+    for run in runs:
+        for key in ("data", "folds"):
+            pair = (first.hashes[key], run.hashes[key])
+            if pair[0] != pair[1]:
+                raise _differs(first, run, f"hashes of {key}", pair, "run both on the same prepared data and folds")
+        for key in ("task", "protocol_version", "synthetic"):
+            pair = (getattr(first, key), getattr(run, key))
+            if pair[0] != pair[1]:
+                raise _differs(first, run, f"values of {key!r}", pair, "compare runs of one task and protocol")
+        if set(run.labels) != set(first.labels):
+            raise _differs(first, run, "label sets", (list(first.labels), list(run.labels)), "compare one task")
+        rows = run.predictions.of_condition("none").frame
+        truths = dict(zip(rows["utterance_id"], rows["truth"], strict=True))
+        other, known = tested.setdefault(run.fold, (run, truths))
+        if truths != known:
+            count = len(truths.items() ^ known.items())
+            example = sorted(key for key, _ in truths.items() ^ known.items())[0]
+            raise PredictionError(
+                f"{other.name} and {run.name} cannot be compared: both are fold {run.fold}, but utterance "
+                f"{example!r} is in one only or has another truth ({count} such entries); run both on the same folds"
+            )
+
+
+def _make_row(runs: Sequence[Run]) -> Row:
+    first = runs[0]
+    seen: dict[tuple[int, int], Run] = {}
+    for run in runs:
+        earlier = seen.setdefault((run.fold, run.seed), run)
+        if earlier is not run:
+            raise PredictionError(
+                f"{earlier.name} and {run.name} are both fold {run.fold}, seed {run.seed} of {run.recognizer} "
+                f"{run.method} {run.modalities}; give one, or name their recognizers apart"
+            )
+        for key in ("base_model", "prompt"):
+            pair = (first.hashes[key], run.hashes[key])
+            if pair[0] != pair[1]:
+                raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")
+    folds = {seed: sorted(fold for fold, of in seen if of == seed) for _, seed in seen}
+    for seed, found in folds.items():
+        if found != folds[first.seed]:
+            other = next(run for run in runs if run.seed == seed)
+            values = (folds[first.seed], found)
+            raise _differs(first, other, f"folds of seeds {first.seed} and {seed}", values, "complete every seed")
+    pooled = Predictions.concat([run.predictions.of_condition("none") for run in runs])
+    by_seed = {}
+    for seed in folds:
+        part = pooled.frame[pooled.frame["seed"] == seed]
+        by_seed[seed] = unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), pooled.labels)
+    return Row(tuple(runs), pooled, score(pooled), by_seed, tuple(folds[first.seed]))
+
+
+def _require_same_folds(rows: Sequence[Row]) -> None:
+    for row in rows[1:]:
+        if row.folds != rows[0].folds:
+            values = (list(rows[0].folds), list(row.folds))
+            raise _differs(rows[0].run, row.run, "folds", values, "give the same folds of every recognizer")
+
+
+def _is_asked(a: Row, b: Row) -> bool:
+    """Whether the pair answers a question: what a modality adds, or what a method adds."""
+    same_recognizer = a.run.recognizer == b.run.recognizer
+    if a.run.method == b.run.method:
+        fused = [row.run.modalities == "audio+transcript" for row in (a, b)]
+        return same_recognizer and fused.count(True) == 1
+    comparable = same_recognizer or a.run.method in _ANY_RECOGNIZER or b.run.method in _ANY_RECOGNIZER
+    return comparable and a.run.modalities == b.run.modalities
+
+
+def _rank(row: Row) -> tuple[bool, int]:
+    """The row expected to be better comes first: both modalities, then the method that learns more."""
+    methods = ("lora", "full", "late_fusion", "baseline", "zero_shot")
+    return (row.run.modalities != "audio+transcript", methods.index(row.run.method))
+
+
+def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
+    """Tests within a corpus and protocol, which are also the family over which Holm's rule adjusts."""
+    pairs: list[Pair] = []
+    for block in Comparison(tuple(rows), ()).blocks().values():
+        tested: list[tuple[Row, Row, PairedTest]] = []
+        for pair in combinations(block, 2):
+            if _is_asked(*pair):
+                a, b = sorted(pair, key=_rank)
+                result = paired_test(a.predictions.frame, b.predictions.frame, a.predictions.labels, (a.label, b.label))
+                tested.append((a, b, result))
+        adjusted = holm([result.p_value for _, _, result in tested])
+        pairs += [Pair(a, b, result, p) for (a, b, result), p in zip(tested, adjusted, strict=True)]
+    return tuple(pairs)

@@ -1,0 +1,266 @@
+"""The table every recognizer ends in: a row an utterance, with truth, prediction and label log-probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.core.provenance import atomic_path
+
+__all__ = ["Predictions"]
+
+_STRINGS = ("utterance_id", "speaker", "corpus", "task", "condition", "status", "truth", "prediction", "answer")
+_COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
+            "prediction", "answer")  # fmt: skip
+_KEY = ["utterance_id", "fold", "seed", "condition"]
+_PREFIX = "log_prob_"
+_METADATA_KEY = b"lalm_mer"
+_SUM_TOLERANCE = 1e-3  # of exp(log-probs), wide enough for scores computed in bfloat16 and normalised in float32
+_TIE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one task, validated when made.
+
+    A row is ``scored`` (its prediction is the label of the highest log-probability, or the one parsed from
+    ``answer``), ``unparsed`` (an answer that names no label) or ``unscored`` (a recognizer could not take the
+    utterance). The last two stay in every denominator.
+
+    Args:
+        frame: columns ``utterance_id``, ``speaker``, ``corpus``, ``fold``, ``seed``, ``task``, ``condition``,
+            ``status``, ``truth``, ``prediction``, ``answer``, then ``log_prob_<label>`` for each of ``labels``;
+            N rows, missing values null
+        labels: the K labels, in the order of the ``log_prob_`` columns
+        source: what to call the table in errors, for example its file
+
+    Raises:
+        PredictionError: naming source, column or utterance, for missing or foreign columns, a duplicated
+            (utterance_id, fold, seed, condition), a truth outside ``labels``, a status that its prediction
+            contradicts, or log-probabilities that are not finite or do not sum to 1
+    """
+
+    frame: pd.DataFrame
+    labels: tuple[str, ...]
+    source: str = "predictions"
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+        _check_rows(self)
+        _check_log_probs(self)
+
+    @classmethod
+    def from_scores(
+        cls,
+        *,
+        utterance_ids: Sequence[str],
+        speakers: Sequence[str | None],
+        corpus: str,
+        fold: int,
+        seed: int,
+        truth: Sequence[str],
+        log_probs: npt.NDArray[np.floating],
+        labels: Sequence[str],
+        condition: str = "none",
+    ) -> Predictions:
+        """The table of a recognizer that scores labels.
+
+        Args:
+            utterance_ids: N ids
+            speakers: N speakers, None where the corpus does not say
+            corpus: name of the corpus
+            fold: number of the fold whose test split this is
+            seed: of the training run
+            truth: N labels, each one of ``labels``
+            log_probs: shape (N, K), log_softmax over the labels; a row of NaN for an unscored utterance
+            labels: the K labels, in the order of the columns of ``log_probs``
+            condition: what was changed about the input; ``none`` for the plain test
+
+        Raises:
+            PredictionError: if lengths differ or the table is not valid
+
+        Example:
+            >>> table = Predictions.from_scores(
+            ...     utterance_ids=["u1", "u2"], speakers=["s1", None], corpus="demo", fold=1, seed=0,
+            ...     truth=["hap", "sad"], log_probs=np.log([[0.9, 0.1], [np.nan, np.nan]]), labels=["hap", "sad"])
+            >>> table.frame["prediction"].tolist()
+            ['hap', '<unscored>']
+        """
+        scores = np.asarray(log_probs, dtype=np.float64)
+        count = len(utterance_ids)
+        if scores.shape != (count, len(labels)) or len(speakers) != count or len(truth) != count:
+            raise PredictionError(
+                f"predictions: {count} utterances and {len(labels)} labels, but {len(speakers)} speakers, "
+                f"{len(truth)} truths and log-probs of shape {scores.shape}; they must agree"
+            )
+        unscored = np.isnan(scores).all(axis=1)
+        best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
+        frame = pd.DataFrame(
+            {
+                "utterance_id": list(utterance_ids),
+                "speaker": list(speakers),
+                "corpus": corpus,
+                "fold": fold,
+                "seed": seed,
+                "task": "single",
+                "condition": condition,
+                "status": np.where(unscored, "unscored", "scored"),
+                "truth": list(truth),
+                "prediction": np.where(unscored, UNSCORED, np.asarray(labels, dtype=object)[best]),
+                "answer": [None] * count,
+            }
+        )
+        for column, label in enumerate(labels):
+            frame[_PREFIX + label] = scores[:, column]
+        return cls(frame, tuple(labels))
+
+    @classmethod
+    def concat(cls, tables: Sequence[Predictions]) -> Predictions:
+        """The rows of several tables of one label set; the first one's order of labels.
+
+        Raises:
+            PredictionError: if there is no table, label sets differ, or a row stands twice
+        """
+        if not tables:
+            raise PredictionError("no table of predictions to join; give at least one")
+        first = tables[0]
+        for table in tables[1:]:
+            if set(table.labels) != set(first.labels):
+                raise PredictionError(
+                    f"{first.source} has the labels {list(first.labels)}, {table.source} has {list(table.labels)}; "
+                    "tables of one task are needed"
+                )
+        frame = pd.concat([table.frame[list(first.frame.columns)] for table in tables], ignore_index=True)
+        return cls(frame, first.labels, source=" + ".join(dict.fromkeys(table.source for table in tables)))
+
+    def of_condition(self, condition: str) -> Predictions:
+        """The rows of one condition.
+
+        Raises:
+            PredictionError: if there is none
+        """
+        chosen = self.frame[self.frame["condition"] == condition]
+        if chosen.empty:
+            found = sorted(self.frame["condition"].unique())
+            raise PredictionError(f"{self.source}: no row has the condition {condition!r}; found {found}")
+        return Predictions(chosen.reset_index(drop=True), self.labels, self.source)
+
+    def write(self, path: Path) -> None:
+        """Write as Parquet, whole or not at all."""
+        fields = [(name, pa.string() if name in _STRINGS else pa.int64()) for name in _COLUMNS]
+        fields += [(_PREFIX + label, pa.float64()) for label in self.labels]
+        metadata = {_METADATA_KEY: json.dumps({"format": 1, "labels": list(self.labels)}).encode()}
+        table = pa.Table.from_pandas(self.frame, schema=pa.schema(fields), preserve_index=False)
+        with atomic_path(path) as partial:
+            pq.write_table(table.replace_schema_metadata(metadata), partial)
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """Read what ``write`` wrote.
+
+        Raises:
+            PredictionError: naming the file, if it is missing, not Parquet, or not a valid table of predictions
+        """
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise PredictionError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
+        labels = tuple(name.removeprefix(_PREFIX) for name in table.column_names if name.startswith(_PREFIX))
+        stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+        if stored is not None and tuple(json.loads(stored)["labels"]) != labels:
+            raise PredictionError(
+                f"{path}: its metadata names the labels {json.loads(stored)['labels']}, its log_prob_ columns "
+                f"{list(labels)}; was the file edited? write it again"
+            )
+        return cls(table.to_pandas(ignore_metadata=True), labels, str(path))
+
+
+def _check_columns(table: Predictions) -> None:
+    source, labels = table.source, table.labels
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise PredictionError(f"{source}: two or more distinct labels are needed, found {list(labels)}")
+    expected = [*_COLUMNS, *(_PREFIX + label for label in labels)]
+    missing = [name for name in expected if name not in table.frame.columns]
+    foreign = [name for name in table.frame.columns if name not in expected]
+    if missing:
+        raise PredictionError(f"{source}: column {missing[0]!r} is missing; found {list(table.frame.columns)}")
+    if foreign:
+        raise PredictionError(f"{source}: column {foreign[0]!r} is not one of a single-label task's: {expected}")
+    if table.frame.empty:
+        raise PredictionError(f"{source}: no rows; a table of predictions needs at least one utterance")
+    for name in _COLUMNS:
+        if name in ("speaker", "answer"):
+            continue
+        if table.frame[name].isna().any():
+            raise PredictionError(f"{source}: column {name!r} has a null; only speaker, answer and scores may")
+    for name in ("fold", "seed"):
+        if not pd.api.types.is_integer_dtype(table.frame[name]):
+            raise PredictionError(f"{source}: column {name!r} is {table.frame[name].dtype}, expected whole numbers")
+
+
+def _refuse(table: Predictions, wrong: npt.NDArray[np.bool_], what: Callable[[pd.Series], str]) -> None:
+    """Raise with the first utterance of ``wrong`` and the number of them."""
+    if wrong.any():
+        row = table.frame.iloc[int(wrong.argmax())]
+        raise PredictionError(
+            f"{table.source}: utterance {row['utterance_id']!r} (fold {row['fold']}, seed {row['seed']}) "
+            f"{what(row)}; {int(wrong.sum())} such rows"
+        )
+
+
+def _check_rows(table: Predictions) -> None:
+    frame, labels = table.frame, list(table.labels)
+    twice = frame.duplicated(_KEY).to_numpy()
+    _refuse(table, twice, lambda row: f"stands twice under condition {row['condition']!r}; keep one row")
+    foreign = ~frame["truth"].isin(labels).to_numpy()
+    _refuse(table, foreign, lambda row: f"has truth {row['truth']!r}, expected one of {labels}")
+    other_task = (frame["task"] != "single").to_numpy()
+    _refuse(table, other_task, lambda row: f"is of task {row['task']!r}, expected 'single'")
+    status_of = {UNPARSED: "unparsed", UNSCORED: "unscored"} | dict.fromkeys(labels, "scored")
+    expected = frame["prediction"].map(status_of)
+    no_label = expected.isna().to_numpy()
+    _refuse(table, no_label, lambda row: f"has prediction {row['prediction']!r}, expected one of {list(status_of)}")
+    contradicted = (expected != frame["status"]).to_numpy()
+    _refuse(
+        table,
+        contradicted,
+        lambda row: (
+            f"has status {row['status']!r}, but prediction {row['prediction']!r} means {status_of[row['prediction']]!r}"
+        ),
+    )
+
+
+def _check_log_probs(table: Predictions) -> None:
+    frame = table.frame
+    scores = frame[[_PREFIX + label for label in table.labels]].to_numpy(dtype=np.float64)
+    empty, finite = np.isnan(scores).all(axis=1), np.isfinite(scores).all(axis=1)
+    scored = (frame["status"] == "scored").to_numpy()
+    answered = frame["answer"].notna().to_numpy()  # generation: parsed from an answer, perhaps without scores
+    not_finite = ~finite & (scored & ~(answered & empty) | ~scored & ~empty)
+    _refuse(table, not_finite, lambda row: f"is {row['status']} but has a log-probability that is not finite")
+    unscored = (frame["status"] == "unscored").to_numpy()
+    _refuse(table, unscored & ~empty, lambda row: "is unscored but has log-probabilities; expected nulls")
+    usable = np.where(finite[:, None], scores, 0.0)
+    with np.errstate(over="ignore"):
+        off = finite & (np.abs(np.exp(usable).sum(axis=1) - 1) > _SUM_TOLERANCE)
+    _refuse(
+        table, off, lambda row: "has log-probabilities whose exponentials do not sum to 1; apply log_softmax to them"
+    )
+    position = frame["prediction"].map({label: index for index, label in enumerate(table.labels)})
+    own = np.take_along_axis(usable, position.fillna(0).to_numpy(dtype=np.int64)[:, None], axis=1)[:, 0]
+    below = scored & finite & ~answered & (own < usable.max(axis=1) - _TIE_TOLERANCE)
+    _refuse(
+        table,
+        below,
+        lambda row: f"has prediction {row['prediction']!r}, which is not the label of its highest log-probability",
+    )

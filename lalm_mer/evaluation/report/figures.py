@@ -1,0 +1,119 @@
+"""Figures of a report as SVG data URIs, drawn by matplotlib's objects, without pyplot's global state."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lalm_mer.evaluation.comparison import Row
+
+__all__ = ["curves", "forest"]
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers differ as well.
+_STYLES = {"audio": ("#0072B2", "o"), "transcript": ("#D55E00", "s"), "audio+transcript": ("#007A5A", "D")}
+_TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
+_SETTINGS: dict[str, Any] = {
+    "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
+    "svg.fonttype": "path",  # no font of the reader's machine is needed
+    "text.parse_math": False,  # a label may hold a dollar sign
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": "#444444",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+}
+
+
+def _data_uri(figure: Figure) -> str:
+    FigureCanvasSVG(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _shortened(text: str, length: int = 44) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """UAR of each row with its 95% interval, and the chance line, as a data URI.
+
+    Args:
+        rows: rows of one corpus and protocol, from top to bottom
+        names: what to call each row
+    """
+    chance = 100 / len(rows[0].run.labels)
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(7.6, 0.95 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        ends = [chance]
+        for place, row in enumerate(rows):
+            uar = row.scores["uar"]
+            colour, marker = _STYLES[row.run.modalities]
+            value = 100 * uar["value"]
+            ends.append(value)
+            if uar["low"] is not None:
+                low, high = 100 * uar["low"], 100 * uar["high"]
+                axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+                for end in (low, high):
+                    axes.plot([end, end], [place - 0.13, place + 0.13], color=colour, linewidth=2)
+                ends += [low, high]
+            axes.plot([value], [place], marker=marker, markersize=8, color=colour, markeredgecolor="white")
+        axes.axvline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+        axes.text(
+            chance, 1.01, f"chance {chance:.1f}", transform=axes.get_xaxis_transform(), ha="center", va="bottom",
+            color=_CHANCE, fontsize=9,
+        )  # fmt: skip
+        margin = max(2.0, 0.06 * (max(ends) - min(ends)))
+        axes.set_xlim(max(-1.0, min(ends) - margin), min(101.0, max(ends) + margin))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [_shortened(name) for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="#E2E2E2", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("UAR, percent")
+        return _data_uri(figure)
+
+
+def curves(row: Row) -> str | None:
+    """Loss and dev UAR by step, a line a run; None where no run of the row was trained step by step."""
+    trained = [run for run in row.runs if not run.history.empty]
+    if not trained:
+        return None
+    chance = 100 / len(row.run.labels)
+    width = 1.6 if len(trained) == 1 else 1.0
+    opacity = 1.0 if len(trained) <= 3 else 0.55
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(7.6, 2.5), layout="constrained")
+        loss, recall = figure.subplots(1, 2)
+        for number, run in enumerate(trained):
+            for split, colour in (("train", _TRAIN), ("dev", _DEV)):
+                part = run.history[run.history["split"] == split].sort_values("step")
+                marker = "o" if split == "dev" else None
+                style: dict[str, Any] = {"color": colour, "linewidth": width, "alpha": opacity}
+                style |= {"marker": marker, "markersize": 3}
+                if len(part):
+                    loss.plot(part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style)
+                if split == "dev" and len(part):
+                    recall.plot(part["step"], 100 * part["uar"].astype(float), **style)
+        recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
+        recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
+                    color=_CHANCE, fontsize=9)  # fmt: skip
+        if loss.get_legend_handles_labels()[0]:
+            loss.legend(frameon=False, fontsize=9)
+        loss.set_title("loss", loc="left")
+        recall.set_title("dev UAR, percent", loc="left")
+        for axes in (loss, recall):
+            axes.set_xlabel("optimizer step")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            axes.grid(color="#E8E8E8", linewidth=0.8)
+        return _data_uri(figure)

@@ -1,0 +1,350 @@
+"""One self-contained HTML file that says what was compared, how well each recognizer did, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.core.provenance import atomic_path
+from lalm_mer.evaluation.comparison import Comparison, Pair, Row
+from lalm_mer.evaluation.report.figures import curves, forest
+from lalm_mer.evaluation.report.text import p_text, percent, with_interval
+
+__all__ = ["render_report", "write_report"]
+
+_SIGNIFICANCE = 0.05
+_TIE = 1e-9
+_METHODS = {
+    "zero_shot": "zero-shot",
+    "lora": "LoRA",
+    "full": "full fine-tuning",
+    "baseline": "baseline",
+    "late_fusion": "late fusion",
+}
+_METRICS = (
+    ("uar", "UAR"),
+    ("weighted_accuracy", "WA"),
+    ("macro_f1", "macro F1"),
+    ("weighted_f1", "weighted F1"),
+)
+
+
+def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
+    """Write the report, whole or not at all; it needs no network to be read.
+
+    Args:
+        comparison: what ``compare`` returned
+        path: the HTML file
+        command: command line that made the comparison, shown to the reader
+    """
+    with atomic_path(path) as partial:
+        partial.write_text(render_report(comparison, command), encoding="utf-8")
+
+
+def render_report(comparison: Comparison, command: str | None = None) -> str:
+    """The report as one HTML document."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lalm_mer.evaluation", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    blocks = [_block(rows) for rows in comparison.blocks().values()]
+    runs = [run for row in comparison.rows for run in row.runs]
+    return environment.get_template("report.html.jinja").render(
+        title=_title(comparison),
+        blocks=blocks,
+        synthetic=sorted({run.corpus for run in runs if run.synthetic}),
+        all_synthetic=all(run.synthetic for run in runs),
+        pairs=[_pair(pair, comparison.pairs) for pair in comparison.pairs],
+        notes=_notes(comparison),
+        versions=_versions([run.versions for run in runs]),
+        commits=sorted({_commit(run.git) for run in runs}),
+        configs=[_config(row) for row in comparison.rows],
+        command=command,
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _name(row: Row) -> str:
+    return f"{row.run.recognizer}, {_METHODS[row.run.method]}, {row.run.modalities}"
+
+
+def _title(comparison: Comparison) -> str:
+    corpora = list(dict.fromkeys(row.run.corpus for row in comparison.rows))
+    return f"Emotion recognition on {', '.join(corpora)}"
+
+
+def _reading(rows: Sequence[Row]) -> str:
+    """What was compared and who came first, in one sentence."""
+    run, uar = rows[0].run, [row.scores["uar"] for row in rows]
+    best = max(range(len(rows)), key=lambda place: uar[place]["value"])
+    speakers = uar[best]["n_clusters"]
+    who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
+    kind = "synthetic utterances" if run.synthetic else "utterances"
+    value = f"{percent(uar[best]['value'])}%"
+    if uar[best]["low"] is not None:
+        value += f" (95% interval {percent(uar[best]['low'])} to {percent(uar[best]['high'])})"
+    n, size = rows[0].utterances(), len(run.labels)
+    recognizers = _count(len({row.run.recognizer for row in rows}), "recognizer")
+    tested = "One recognizer was" if len(rows) == 1 else f"{len(rows)} settings of {recognizers} were"
+    found = "its UAR is" if len(rows) == 1 else f"the highest UAR is that of {_name(rows[best])}:"
+    return (
+        f"{tested} tested on {n:,} {kind}{who} of the corpus {run.corpus}, {size} classes; {found} {value}, "
+        f"where chance is {percent(1 / size)}%."
+    )
+
+
+def _block(rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything the template shows of one corpus and protocol."""
+    run = rows[0].run
+    names = [_name(row) for row in rows]
+    methods = list(dict.fromkeys(row.scores["uar"]["method"] for row in rows))
+    values = [with_interval(*(row.scores["uar"][key] for key in ("value", "low", "high"))) for row in rows]
+    stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+    return {
+        "title": f"{run.corpus}, protocol {run.protocol}",
+        "corpus": run.corpus,
+        "synthetic": run.synthetic,
+        "reading": _reading(rows),
+        "labels": run.labels,
+        "n_labels": len(run.labels),
+        "chance": percent(1 / len(run.labels)),
+        "several_seeds": any(len(row.uar_by_seed) > 1 for row in rows),
+        "table": _table(rows),
+        "interval_methods": methods,
+        "forest": forest(rows, names),
+        "forest_alt": f"Forest plot of UAR in percent with 95% intervals. {stated}.",
+        "confusions": [_confusion(row) for row in rows],
+        "curves": [
+            {
+                "name": _name(row),
+                "image": image,
+                "alt": _curves_alt(row),
+                "n": sum(not run.history.empty for run in row.runs),
+            }
+            for row in rows
+            if (image := curves(row)) is not None
+        ],
+        "untrained": [_name(row) for row in rows if all(run.history.empty for run in row.runs)],
+        "split": _split(rows),
+        "denominators": [_denominators(row) for row in rows],
+    }
+
+
+def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    best = {key: max(row.scores[key]["value"] for row in rows) for key, _ in _METRICS}
+    table = []
+    for row in rows:
+        cells = []
+        for key, _ in _METRICS:
+            metric = row.scores[key]
+            interval = None if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
+            is_best = len(rows) > 1 and metric["value"] >= best[key] - _TIE
+            sd = None if row.uar_sd is None or key != "uar" else percent(row.uar_sd)
+            cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
+        table.append(
+            {
+                "recognizer": row.run.recognizer,
+                "base_model": row.run.base_model,
+                "modalities": row.run.modalities,
+                "method": _METHODS[row.run.method],
+                "cells": cells,
+                "n": f"{row.utterances():,}",
+                "folds": len(row.folds),
+                "seeds": len(row.uar_by_seed),
+                "time": _duration(sum(run.seconds for run in row.runs)),
+            }
+        )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> _duration(4.2), _duration(75), _duration(7265)
+        ('4 s', '1 min 15 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
+    test, ends = pair.test, pair.test.interval
+    points = f"{100 * test.difference:+.1f}"
+    if pair.p_holm is None:
+        verdict = test.method
+    elif pair.p_holm < _SIGNIFICANCE:
+        verdict = "higher" if test.difference > 0 else "lower"
+    else:
+        verdict = "no difference shown"
+        family = (pair.a.run.corpus, pair.a.run.protocol)
+        number = sum((other.a.run.corpus, other.a.run.protocol) == family for other in pairs)
+        if test.smallest_p is not None and test.smallest_p * number > _SIGNIFICANCE:
+            least = f"{test.smallest_p:.3f}"
+            verdict += f" (with {test.n_speakers} speakers no p-value can be below {least})"
+    return {
+        "corpus": pair.a.run.corpus,
+        "a": _name(pair.a),
+        "b": _name(pair.b),
+        "points": points,
+        "interval": None
+        if ends.low is None or ends.high is None
+        else f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}",
+        "p": p_text(test.p_value),
+        "holm": p_text(pair.p_holm),
+        "verdict": verdict,
+        "method": test.method,
+    }
+
+
+def _confusion(row: Row) -> dict[str, Any]:
+    """Counts with a shade of blue for the share of the true class."""
+    matrix = row.scores["confusion"]
+    named = {UNPARSED: "unparsed", UNSCORED: "unscored"}
+    lines = []
+    for label, counts in zip(row.scores["labels"], matrix["counts"], strict=True):
+        total = sum(counts)
+        shares = [count / total if total else 0.0 for count in counts]
+        cells = [
+            {"count": count, "colour": _shade(share), "dark": share > 0.55, "share": percent(share)}
+            for count, share in zip(counts, shares, strict=True)
+        ]
+        lines.append({"label": label, "cells": cells, "recall": percent(row.scores["recalls"][label])})
+    columns = [named.get(name, name) for name in matrix["columns"]]
+    return {"name": _name(row), "columns": columns, "rows": lines, "seeds": len(row.uar_by_seed)}
+
+
+def _shade(share: float) -> str:
+    """White for none, dark blue for all, as a CSS colour."""
+    red, green, blue = (round(255 + (dark - 255) * share) for dark in (8, 64, 129))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _curves_alt(row: Row) -> str:
+    parts = []
+    for run in row.runs:
+        dev = run.history[run.history["split"] == "dev"]
+        if len(dev):
+            highest = dev["uar"].astype(float).max()
+            parts.append(f"fold {run.fold} seed {run.seed}: highest dev UAR {percent(float(highest))}%")
+    return f"Loss and dev UAR by optimizer step of {_name(row)}. " + "; ".join(parts)
+
+
+def _split(rows: Sequence[Row]) -> dict[str, Any]:
+    run = rows[0].run
+    return {
+        "protocol": run.protocol,
+        "version": run.protocol_version,
+        "folds": ", ".join(map(str, rows[0].folds)),
+        "disjoint_in": ", ".join(run.disjoint_in) or "nothing",
+        "shared_in": ", ".join(run.shared_in) or "nothing declared",
+        "by_speaker": "speaker" in run.disjoint_in,
+        "data": run.hashes["data"],
+        "folds_hash": run.hashes["folds"],
+    }
+
+
+def _denominators(row: Row) -> dict[str, Any]:
+    scores = row.scores
+    absent = ", ".join(f"{label} (in {_count(count, 'seed')})" for label, count in scores["absent_labels"].items())
+    return {
+        "name": _name(row),
+        "rows": scores["n"],
+        "scored": scores["n_scored"],
+        "unparsed": scores["n_unparsed"],
+        "unscored": scores["n_unscored"],
+        "absent": absent or "none",
+        "by_fold": _absent_by_fold(row) or "none",
+    }
+
+
+def _absent_by_fold(row: Row) -> str:
+    """Labels without a test utterance in some fold; harmless here, where folds are pooled, but good to know."""
+    frame = row.predictions.frame
+    present = {label: frame[frame["truth"] == label]["fold"].nunique() for label in row.scores["labels"]}
+    number = len(row.folds)
+    return ", ".join(f"{label} ({number - seen} of {number})" for label, seen in present.items() if seen < number)
+
+
+def _notes(comparison: Comparison) -> list[dict[str, Any]]:
+    """Each note once, with the rows and runs it is about."""
+    notes: dict[str, dict[str, list[str]]] = {}
+    for row in comparison.rows:
+        for run in row.runs:
+            for note in run.notes:
+                notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
+            others = sorted(set(run.predictions.frame["condition"]) - {"none"})
+            if others:
+                note = f"also holds predictions under changed conditions, not compared here: {', '.join(others)}"
+                notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
+    sizes = {_name(row): len(row.runs) for row in comparison.rows}
+    return [
+        {
+            "text": note,
+            "rows": [{"name": name, "runs": runs, "n": sizes[name]} for name, runs in about.items()],
+        }
+        for note, about in notes.items()
+    ]
+
+
+def _versions(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Package and its version; several where runs differ."""
+    names = dict.fromkeys(name for each in versions for name in each)
+    table = []
+    for name in names:
+        found = sorted({str(each[name]) for each in versions if each.get(name) is not None})
+        if found:
+            table.append((name, " and ".join(found)))
+    return table
+
+
+def _commit(git: object) -> str:
+    if isinstance(git, Mapping):
+        modified = ", with files changed since" if git.get("modified") else ""
+        return f"{git.get('commit') or 'unknown'}{modified}"
+    return "unknown" if git is None else str(git)
+
+
+def _config(row: Row) -> dict[str, Any]:
+    """The first run's config in full, and in which keys the other runs of the row differ."""
+    first = _flat(row.run.config)
+    missing = object()
+    different: dict[str, None] = {}
+    for run in row.runs[1:]:
+        other = _flat(run.config)
+        for key in {**first, **other}:
+            if first.get(key, missing) != other.get(key, missing):
+                different[key] = None
+    started = sorted(run.started_at for run in row.runs)
+    return {
+        "name": _name(row),
+        "corpus": row.run.corpus,
+        "runs": [(run.name, run.fold, run.seed) for run in row.runs],
+        "started": started[0] if len(started) == 1 else f"{started[0]} to {started[-1]}",
+        "hashes": {key: row.run.hashes[key] or "none" for key in ("prompt", "base_model")},
+        "config": json.dumps(row.run.config, indent=2, ensure_ascii=False, default=str),
+        "differs": ", ".join(different) or None,
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,138 @@
+"""Figures as aligned plain text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lalm_mer.evaluation.comparison import Comparison, Pair
+
+__all__ = ["aligned", "comparison_text", "metrics_text", "p_text", "pair_text", "percent", "with_interval"]
+
+_NAMES = {
+    "uar": "UAR",
+    "weighted_accuracy": "weighted accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+}
+_COLUMNS = ("recognizer", "modalities", "method", "n", "unscored", "UAR", "95% interval", "WA", "macro F1",
+            "weighted F1", "folds", "seeds")  # fmt: skip
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with one decimal, without the sign; a dash where there is none.
+
+    Example:
+        >>> percent(0.7534), percent(None)
+        ('75.3', '-')
+    """
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A fraction in percent with its interval, where there is one.
+
+    Example:
+        >>> with_interval(0.5, 0.4, 0.6)
+        '50.0 [40.0, 60.0]'
+    """
+    return percent(value) if low is None else f"{percent(value)} [{percent(low)}, {percent(high)}]"
+
+
+def p_text(p_value: float | None) -> str:
+    """A p-value as papers write it.
+
+    Example:
+        >>> p_text(0.03125), p_text(0.00002)
+        ('p = 0.031', 'p < 0.001')
+    """
+    if p_value is None:
+        return "no p-value"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows as columns of equal width, the first ``left`` ones flush left and the others flush right.
+
+    Example:
+        >>> print(aligned([["name", "UAR"], ["a", "7.5"]]))
+        name  UAR
+        a     7.5
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def metrics_text(scores: dict[str, Any]) -> str:
+    """The content of metrics.json for a terminal: metrics in percent, recalls, confusion."""
+    counts = f"{scores['n']} rows: {scores['n_scored']} scored, {scores['n_unparsed']} unparsed, "
+    counts += f"{scores['n_unscored']} unscored"
+    if scores["n_seeds"] > 1:
+        counts += f"; {scores['n_seeds']} seeds, metrics are means over them"
+    rows = [["metric", "percent", "95% interval"]]
+    for key, name in _NAMES.items():
+        metric = scores[key]
+        interval = "none" if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
+        rows.append([name, percent(metric["value"]), interval])
+    parts = [counts, aligned(rows), f"interval: {scores['uar']['method']}"]
+    if scores["absent_labels"]:
+        absent = ", ".join(
+            f"{label} ({count} of {scores['n_seeds']} seeds)" for label, count in scores["absent_labels"].items()
+        )
+        parts.append(f"left out of the means, no utterance of it: {absent}")
+    parts.append(
+        aligned([["recall", "percent"], *([label, percent(value)] for label, value in scores["recalls"].items())])
+    )
+    confusion = scores["confusion"]
+    header = ["truth \\ prediction", *(name.strip("<>") for name in confusion["columns"])]
+    body = [[label, *map(str, line)] for label, line in zip(scores["labels"], confusion["counts"], strict=True)]
+    return "\n\n".join([*parts, aligned([header, *body])])
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Table and paired tests of a comparison for a terminal; a block a corpus and protocol."""
+    parts = []
+    for (corpus, protocol), rows in comparison.blocks().items():
+        labels = rows[0].run.labels
+        synthetic = "SYNTHETIC DATA, " if rows[0].run.synthetic else ""
+        table = [list(_COLUMNS)]
+        for row in rows:
+            values = row.as_dict()
+            interval = (
+                "none"
+                if values["uar_low"] is None
+                else f"{percent(values['uar_low'])} to {percent(values['uar_high'])}"
+            )
+            table.append(
+                [values["recognizer"], values["modalities"], values["method"], str(values["n"])]
+                + [str(values["n_unscored"]), percent(values["uar"]), interval]
+                + [percent(values[name]) for name in ("wa", "macro_f1", "weighted_f1")]
+                + [str(values["folds"]), str(values["seeds"])]
+            )
+        title = (
+            f"{corpus}, {protocol} ({synthetic}{len(labels)} classes, chance UAR {percent(1 / len(labels))}; percent)"
+        )
+        parts.append(f"{title}\n{aligned(table, left=3)}")
+    if comparison.pairs:
+        parts.append("Paired tests, sign flips by speaker\n" + "\n".join(pair_text(pair) for pair in comparison.pairs))
+    return "\n\n".join(parts)
+
+
+def pair_text(pair: Pair) -> str:
+    """One paired test as one sentence, in percentage points."""
+    test = pair.test
+    ends = test.interval
+    interval = "" if ends.low is None or ends.high is None else f" [{100 * ends.low:+.1f}, {100 * ends.high:+.1f}]"
+    adjusted = "" if pair.p_holm is None else f", Holm {p_text(pair.p_holm)}"
+    speakers = "speakers unknown" if test.n_speakers is None else f"{test.n_speakers} speakers"
+    return (
+        f"{pair.a.run.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points{interval}, "
+        f"{p_text(test.p_value)}{adjusted} ({speakers})"
+    )

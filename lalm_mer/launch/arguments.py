@@ -1,0 +1,42 @@
+"""The command line that every recipe shares, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import LalmMerError
+
+__all__ = ["run_recipe"]
+
+SettingsT = TypeVar("SettingsT")
+
+
+def run_recipe(description: str, schema: type[SettingsT], recipe: Callable[[SettingsT], None]) -> None:
+    """Read the command line and the config, and run the recipe.
+
+    A mistake that the user can mend is one line on stderr and exit status 1; ``--debug`` shows where it arose.
+
+    Args:
+        description: the recipe's docstring, shown by ``--help``
+        schema: frozen dataclass of the recipe's YAML
+        recipe: what to do with it
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE.yaml", help="the run, complete")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces what the file says")
+    arguments = parser.parse_intermixed_args()
+    try:
+        recipe(load_config(schema, arguments.config, arguments.overrides))
+    except LalmMerError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 the one line a user sees
+        sys.exit(1)

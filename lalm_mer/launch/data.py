@@ -1,0 +1,107 @@
+"""The data of a run: the three sides of a fold, less what the recognizer cannot take, which is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.corpora import load
+from lalm_mer.launch.settings import DataSettings, SplitSettings
+from lalm_mer.protocols.dataset import ExampleDataset, FoldedCorpus, fold_corpus
+from lalm_mer.protocols.protocol import load_protocol
+
+__all__ = ["RunData", "open_corpus", "open_data", "require_transcripts", "spread"]
+
+Refuses = Callable[[float], str | None]
+"""Duration in seconds -> why a recognizer cannot take it, or None."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The examples of a run.
+
+    Args:
+        folded: corpus, task and folds
+        train: what is trained on, without ``refused``
+        dev: what chooses the checkpoint, without ``refused``
+        test: all of the test set
+        scored: positions in ``test`` that the recognizer takes; the others are unscored, and stay in the denominator
+        refused: split -> one line for each utterance that the recognizer cannot take
+    """
+
+    folded: FoldedCorpus
+    train: ExampleDataset
+    dev: ExampleDataset
+    test: ExampleDataset
+    scored: list[int]
+    refused: dict[str, list[str]]
+
+
+def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
+    """The prepared corpus of a run, under its protocol."""
+    corpus = load(Path(data.dir))
+    protocol = load_protocol(Path(split.protocol))
+    if protocol.corpus not in (None, corpus.name):
+        raise ConfigError(
+            f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, but {data.dir} holds {corpus.name}"
+        )
+    return fold_corpus(corpus, protocol)
+
+
+def open_data(
+    folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None
+) -> RunData:
+    """The three sides of a fold.
+
+    Args:
+        folded: corpus, task and folds
+        fold: from 1
+        sampling_rate: in Hz; None for recognizers that do not hear
+        refuses: tells what the recognizer cannot take; None where it takes all
+    """
+    sides = {split: folded.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
+    kept: dict[str, list[int]] = {}
+    refused: dict[str, list[str]] = {}
+    for split, examples in sides.items():
+        reasons = [refuses(duration_s) if refuses else None for duration_s in examples.durations_s()]
+        names = examples.utterances()["utterance_id"]
+        kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
+        refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
+        if not kept[split]:
+            raise ConfigError(f"fold {fold}: no utterance of {split} can be taken, for example {refused[split][0]}")
+    return RunData(
+        folded,
+        sides["train"].select(kept["train"]),
+        sides["dev"].select(kept["dev"]),
+        sides["test"],
+        kept["test"],
+        {split: lines for split, lines in refused.items() if lines},
+    )
+
+
+def require_transcripts(data: RunData, folder: str) -> None:
+    """Check that every utterance of the run has a transcript.
+
+    Raises:
+        ConfigError: naming an utterance without one
+    """
+    for examples in (data.train, data.dev, data.test):
+        table = examples.utterances()
+        missing = table.loc[table["transcript"].isna(), "utterance_id"]
+        if len(missing):
+            raise ConfigError(
+                f"{folder}: {len(missing)} utterances have no transcript, for example {missing.iloc[0]}, but the run "
+                "reads transcripts; choose modalities without them, or prepare the corpus with its transcript column"
+            )
+
+
+def spread(data: RunData, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows of scored utterances among all of the test set: (N, K), NaN for each unscored one."""
+    result = np.full((len(data.test), log_probs.shape[1]), np.nan)
+    result[data.scored] = log_probs
+    return result

@@ -1,0 +1,61 @@
+"""What identifies a run: the part of run.json that two processes of one run must agree on, and evaluation reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lalm_mer.core.config import to_dict
+from lalm_mer.launch.data import RunData
+from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
+
+__all__ = ["run_identity"]
+
+
+def run_identity(
+    settings: ZeroShotSettings | FinetuneSettings | BaselineSettings,
+    data: RunData,
+    *,
+    recognizer: str,
+    base_model: str | None,
+    modalities: str,
+    method: str,
+    digests: dict[str, str | None],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Content of run.json, less versions and times.
+
+    Args:
+        settings: resolved config; how and where it runs (``engine``, ``output``) is not part of its identity
+        data: corpus, task and folds
+        recognizer: name shown in comparisons
+        base_model: Hub id or folder
+        modalities: ``audio``, ``transcript`` or ``audio+transcript``
+        method: ``zero_shot``, ``lora`` or ``baseline``
+        digests: of prompt and base model
+        notes: what a reader of the figures has to know
+    """
+    protocol = data.folded.folds.protocol
+    config = to_dict(settings)
+    for where in ("engine", "output"):
+        config.pop(where)
+    summary = data.folded.corpus.summary
+    return {
+        "recognizer": recognizer,
+        "base_model": base_model,
+        "modalities": modalities,
+        "method": method,
+        "corpus": data.folded.corpus.name,
+        "synthetic": bool(summary["synthetic"]),
+        "protocol": protocol.name,
+        "protocol_version": protocol.version,
+        "fold": settings.split.fold,
+        "seed": settings.seed,
+        "task": data.folded.task.name,
+        "labels": list(data.folded.task.label_set.labels),
+        "unmapped": data.folded.unmapped,
+        "disjoint_in": protocol.disjoint_in,
+        "shared_in": protocol.shared_in,
+        "hashes": {"data": summary["root_hash"], "folds": data.folded.folds.digest, **digests},
+        "notes": notes,
+        "config": config,
+    }

@@ -1,0 +1,145 @@
+"""Builders of audio-language recognizers: where config stops and library classes take keyword arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.launch.data import RunData, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.families import family_class
+from lalm_mer.models.families.base import Family
+from lalm_mer.prompting.prompts import Prompt, load_prompt
+from lalm_mer.recognizers.training import Collator
+
+__all__ = ["LanguageRun", "adapt", "model_digest", "open_language_run", "recognizer_name"]
+
+_RANDOM = "The base model is randomly initialised: its figures say nothing about the published model."
+
+
+@dataclass(frozen=True)
+class LanguageRun:
+    """All that a run of an audio-language model needs, ready to train or score.
+
+    Args:
+        family: the model
+        prompt: what is asked
+        label_set: the K labels with the prompt's surface forms
+        data: the three sides of the fold
+        collators: of a training batch and of a batch to be scored
+    """
+
+    family: Family
+    prompt: Prompt
+    label_set: LabelSet
+    data: RunData
+    collators: tuple[Collator, Collator]
+
+    def answer_model(self, adapted: PeftModel | None = None) -> AnswerModel:
+        """The two-step forward over the model, adapted or bare."""
+        owners = [index for index, _ in answer_forms(self.label_set)]
+        return AnswerModel(self.family, owners, len(self.label_set), adapted)
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        notes = [_RANDOM] if self.family.randomly_initialised else []
+        for split, lines in self.data.refused.items():
+            left = "unscored, counted as errors" if split == "test" else "left out"
+            notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
+        return notes
+
+
+def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> LanguageRun:
+    """Load data, prompt and model.
+
+    Raises:
+        ConfigError: if the prompt reads transcripts that the corpus does not have
+    """
+    prompt = load_prompt(Path(settings.prompt.file))
+    folded = open_corpus(settings.data, settings.split)
+    label_set = prompt.label_set(folded.task.label_set)
+    family = _load_family(settings.model)
+    hears = prompt.hears
+    data = open_data(
+        folded,
+        settings.split.fold,
+        sampling_rate=family.sampling_rate if hears else None,
+        refuses=family.refuses if hears else None,
+    )
+    if prompt.reads:
+        require_transcripts(data, settings.data.dir)
+    collators = (
+        AnswerCollator(family, prompt, label_set, every_answer=False),
+        AnswerCollator(family, prompt, label_set, every_answer=True),
+    )
+    return LanguageRun(family, prompt, label_set, data, collators)
+
+
+def adapt(language: LanguageRun, settings: AdapterSettings, *, shown: bool) -> AnswerModel:
+    """Add a LoRA adapter and print, tower by tower, what it touches.
+
+    Raises:
+        AdapterError: if a target matches nothing
+        ConfigError: if it touches towers that a prompt without audio never reaches
+    """
+    if not language.prompt.hears:
+        deaf = [tower for tower in ("audio_tower", "projector") if settings.towers.get(tower)]
+        if deaf:
+            raise ConfigError(
+                f"key 'adapter.towers.{deaf[0]}': prompt {language.prompt.name} has no audio slot, so nothing there "
+                f"would learn; set adapter.towers.{deaf[0]}=[]"
+            )
+    adapted, report = add_lora(
+        language.family,
+        settings.towers,
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+    )
+    if shown:
+        for row in report:
+            print(  # noqa: T201 what a user should see before training starts
+                f"adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable parameters "
+                f"beside {row.base_parameters:,} frozen"
+            )
+    return language.answer_model(adapted)
+
+
+def recognizer_name(settings: ModelSettings) -> str:
+    """Name shown in comparisons: the family and which of its models."""
+    return f"{settings.family} ({Path(settings.id).name})"
+
+
+def _load_family(settings: ModelSettings) -> Family:
+    if settings.dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"key 'model.dtype': {settings.dtype!r}; expected float32, bfloat16 or float16")
+    if settings.attn_implementation not in ("sdpa", "eager"):
+        raise ConfigError(
+            f"key 'model.attn_implementation': {settings.attn_implementation!r}; answers that share a prompt need a "
+            "custom attention mask: expected sdpa or eager"
+        )
+    return family_class(settings.family).load(
+        settings.id,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        attn_implementation=settings.attn_implementation,
+    )
+
+
+def model_digest(settings: ModelSettings, family: Family) -> str:
+    """What identifies the base model: the content of a local folder, or the commit of a Hub id."""
+    folder = Path(settings.id)
+    if folder.is_dir():
+        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
+    commit = getattr(family.model.config, "_commit_hash", None)
+    return f"{settings.id}@{commit}"

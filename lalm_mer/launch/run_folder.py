@@ -1,0 +1,120 @@
+"""The run folder: what was run is written first, what came out last, and the same command again goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lalm_mer.core.config import read_yaml
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.provenance import git_commit, package_versions, write_json
+from lalm_mer.evaluation.metrics import score
+from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.launch.data import RunData
+
+__all__ = ["RunFolder", "open_run"]
+
+_FORMAT = 1
+
+
+@dataclass
+class RunFolder:
+    """A run on disk.
+
+    Args:
+        path: the folder
+        description: the content of run.json
+        finished: whether an earlier process ended it
+        writes: whether this process writes (the first of all)
+    """
+
+    path: Path
+    description: dict[str, Any]
+    finished: bool
+    writes: bool
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training keeps its checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def history(self) -> Path:
+        """Train and dev, step by step."""
+        return self.path / "history.jsonl"
+
+    def finish(self, data: RunData, log_probs: npt.NDArray[np.float64]) -> None:
+        """Write predictions, metrics and the time it took; metrics.json comes last and marks the run finished.
+
+        Args:
+            data: whose test utterances were scored
+            log_probs: (N, K), a row of NaN for each unscored utterance
+        """
+        if not self.writes:
+            return
+        table = data.test.utterances()
+        predictions = Predictions.from_scores(
+            utterance_ids=list(table["utterance_id"]),
+            speakers=list(table["speaker"]),
+            corpus=self.description["corpus"],
+            fold=self.description["fold"],
+            seed=self.description["seed"],
+            truth=list(table["truth"]),
+            log_probs=log_probs,
+            labels=self.description["labels"],
+        )
+        predictions.write(self.path / "predictions.parquet")
+        self.description["seconds"] = round(time.monotonic() - self.started, 1)
+        write_json(self.path / "run.json", self.description)
+        write_json(self.path / "metrics.json", score(predictions))
+
+
+def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFolder:
+    """Open a run folder: a new one, one to go on with, or a finished one.
+
+    Args:
+        path: the folder
+        identity: what decides the outcome; ``config`` and ``hashes`` must equal those of an earlier process
+        writes: whether this process writes (the first of all)
+
+    Raises:
+        ConfigError: naming the first key that differs, if the folder holds another run
+    """
+    file = path / "run.json"
+    description = {
+        "format": _FORMAT,
+        **identity,
+        "versions": package_versions(),
+        "git": git_commit(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": None,
+    }
+    if file.is_file():
+        earlier = read_yaml(file)  # JSON is YAML
+        for section in ("config", "hashes"):
+            _require_same(path, section, earlier.get(section), identity[section])
+        description |= {key: earlier[key] for key in ("started_at", "seconds") if key in earlier}
+    elif path.is_dir() and any(path.iterdir()):
+        raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
+    if writes and not (path / "metrics.json").is_file():
+        write_json(file, description)
+    return RunFolder(path, description, (path / "metrics.json").is_file(), writes)
+
+
+def _require_same(path: Path, key: str, earlier: object, now: object) -> None:
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        for name in sorted(earlier.keys() | now.keys()):
+            _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name))
+    elif earlier != now:
+        raise ConfigError(
+            f"key 'output.dir': {path} holds a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
+            "or remove that one"
+        )

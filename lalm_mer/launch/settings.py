@@ -1,0 +1,183 @@
+"""What a recipe's YAML may say. Values that pass through to transformers, peft or accelerate keep their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = [
+    "AdapterSettings",
+    "BaselineSettings",
+    "DataSettings",
+    "EngineSettings",
+    "FinetuneSettings",
+    "FusionSettings",
+    "ModelSettings",
+    "OutputSettings",
+    "PromptSettings",
+    "ScoringSettings",
+    "SplitSettings",
+    "TinySettings",
+    "TrainSettings",
+    "ZeroShotSettings",
+]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """``dir``: a folder that prepare_corpus.py wrote."""
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """``protocol``: a file of eval/protocols; ``fold``: from 1."""
+
+    protocol: str
+    fold: int = 1
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """``file``: a file of prompts/; its slots decide what the model hears and reads."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """``id``: a Hub id or a local folder; ``dtype``: float32, bfloat16 or float16."""
+
+    family: str
+    id: str
+    revision: str | None = None
+    dtype: str = "bfloat16"
+    attn_implementation: str = "sdpa"
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """LoRA; ``towers``: tower -> last names of the linear layers to adapt, or [all-linear]."""
+
+    towers: dict[str, list[str]]
+    r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How test utterances are scored; names as in transformers.TrainingArguments."""
+
+    per_device_eval_batch_size: int = 8
+    dataloader_num_workers: int = 0
+    use_cpu: bool = False
+
+
+@dataclass(frozen=True)
+class TrainSettings(ScoringSettings):
+    """How a recognizer learns; names as in transformers.TrainingArguments. Dev UAR chooses the checkpoint."""
+
+    num_train_epochs: float = 3.0
+    max_steps: int = -1
+    learning_rate: float = 1e-4
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_strategy: str = "epoch"
+    eval_steps: int | None = None
+    logging_steps: int = 10
+    save_total_limit: int = 2
+    bf16: bool = False
+    fp16: bool = False
+    gradient_checkpointing: bool = False
+    early_stopping_patience: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the run expects to be launched with; compared with what is found, and a difference is an error.
+
+    ``accelerate_config``: the file given to ``accelerate launch --config_file``; ``num_processes``: where the command
+    line gave another number than that file.
+    """
+
+    accelerate_config: str = "accelerate_configs/cpu.yaml"
+    num_processes: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """``dir``: the run folder."""
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class ZeroShotSettings:
+    """A YAML for zero_shot.py."""
+
+    data: DataSettings
+    split: SplitSettings
+    prompt: PromptSettings
+    model: ModelSettings
+    output: OutputSettings
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """A YAML for finetune.py."""
+
+    data: DataSettings
+    split: SplitSettings
+    prompt: PromptSettings
+    model: ModelSettings
+    adapter: AdapterSettings
+    output: OutputSettings
+    train: TrainSettings = field(default_factory=TrainSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TinySettings:
+    """A YAML for build_tiny_model.py: a randomly initialised model of a real architecture, made on the spot."""
+
+    data: DataSettings
+    split: SplitSettings
+    output: OutputSettings
+    family: str = "qwen2_audio"
+    window_s: int = 30
+    hidden_size: int = 128
+    layers: int = 2
+    vocabulary: int = 600
+    initializer_range: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """To be completed with the baseline."""
+
+    modalities: str = "audio+transcript"
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """A YAML for train_baseline.py."""
+
+    data: DataSettings
+    split: SplitSettings
+    output: OutputSettings
+    baseline: FusionSettings = field(default_factory=FusionSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    seed: int = 0

@@ -1,0 +1,167 @@
+"""From settings to a trainer, with the history of its training on disk and one line an evaluation in the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.launch.engine import Engine, check_accelerator
+from lalm_mer.launch.settings import ScoringSettings, TrainSettings
+from lalm_mer.protocols.dataset import ExampleDataset
+from lalm_mer.recognizers.training import Collator, RecognizerTrainer
+
+__all__ = ["is_first_process", "make_trainer", "seed_everything"]
+
+
+class _History(TrainerCallback):  # type: ignore[misc]
+    """Keeps history.jsonl equal to the trainer's own log, also after a resume, and prints the evaluations."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
+        if state.is_world_process_zero:
+            self._path.write_text("".join(_lines(state.log_history)), encoding="utf-8")
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any  # noqa: ANN401
+    ) -> None:
+        if not state.is_world_process_zero or not state.log_history:
+            return
+        for line in _lines(state.log_history[-1:]):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+            row = json.loads(line)
+            if row["split"] == "dev" and not sys.stderr.isatty():
+                print(  # noqa: T201 the log's one line an evaluation
+                    f"step {row['step']}/{state.max_steps}: dev loss {row['loss']:.3f}, dev UAR {row['uar']:.3f}",
+                    flush=True,
+                )
+
+
+def _lines(log_history: list[dict[str, float]]) -> list[str]:
+    """history.jsonl rows of a trainer's log."""
+    rows: list[dict[str, object]] = []
+    for entry in log_history:
+        where = {"step": entry["step"], "epoch": entry.get("epoch")}
+        if "eval_uar" in entry:
+            dev = {key: entry[f"eval_{key}"] for key in ("loss", "uar", "weighted_accuracy")}
+            rows.append({**where, "split": "dev", **dev})
+        elif "loss" in entry:
+            extra = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
+            rows.append({**where, "split": "train", "loss": entry["loss"], **extra})
+    return [json.dumps(row) + "\n" for row in rows]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of all, the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, and quiet what transformers says of its own loading."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.set_seed(seed)
+
+
+def make_trainer(
+    model: nn.Module,
+    settings: ScoringSettings,
+    engine: Engine,
+    *,
+    folder: Path,
+    history: Path,
+    collators: tuple[Collator, Collator],
+    label_set: LabelSet,
+    seed: int,
+    train: ExampleDataset | None = None,
+    dev: ExampleDataset | None = None,
+) -> RecognizerTrainer:
+    """Build the trainer that learns (with ``TrainSettings``) or only scores.
+
+    Args:
+        model: the recognizer
+        settings: names as in TrainingArguments
+        engine: what the run was launched with; checked against what accelerate set up
+        folder: of checkpoints
+        history: history.jsonl
+        collators: of a training batch and of a batch to be scored
+        label_set: the K labels
+        seed: of weights, order and dropout
+        train: training examples
+        dev: examples that choose the checkpoint
+
+    Raises:
+        ConfigError: if the engine found is not the one expected
+    """
+    quiet = not sys.stderr.isatty()
+    shared = {
+        "output_dir": str(folder),
+        "per_device_eval_batch_size": settings.per_device_eval_batch_size,
+        "dataloader_num_workers": settings.dataloader_num_workers,
+        "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
+        "use_cpu": settings.use_cpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
+        "deepspeed": engine.deepspeed_config_file,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": quiet,
+        "seed": seed,
+        "data_seed": seed,
+    }
+    callbacks: list[TrainerCallback] = []
+    if isinstance(settings, TrainSettings):
+        shared |= _learning(settings)
+        callbacks.append(_History(history))
+        if settings.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+    trainer = RecognizerTrainer(
+        model,
+        TrainingArguments(**shared),
+        collators=collators,
+        label_set=label_set,
+        train_examples=train,
+        dev_examples=dev,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
+    check_accelerator(engine, trainer.accelerator)
+    return trainer
+
+
+def _learning(settings: TrainSettings) -> dict[str, Any]:
+    """TrainingArguments of the learning itself; evaluation and saving go together, so that dev can choose."""
+    passed = {
+        name: getattr(settings, name)
+        for name in (
+            "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size",
+            "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
+            "eval_strategy", "eval_steps", "logging_steps", "save_total_limit", "bf16", "fp16",
+            "gradient_checkpointing",
+        )
+    }  # fmt: skip
+    return passed | {
+        "save_strategy": settings.eval_strategy,
+        "save_steps": settings.eval_steps or 500,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "uar",
+        "greater_is_better": True,
+    }

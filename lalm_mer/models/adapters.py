@@ -1,0 +1,126 @@
+"""LoRA by peft, told which towers it may touch, with a report of what it really touches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from lalm_mer.core.errors import AdapterError
+from lalm_mer.models.families.base import Family
+
+__all__ = ["ALL_LINEAR", "TowerReport", "add_lora", "load_adapter"]
+
+ALL_LINEAR = "all-linear"
+"""Target name, as in peft, for every linear layer of a tower."""
+
+
+@dataclass(frozen=True)
+class TowerReport:
+    """What an adapter does to one tower.
+
+    Args:
+        tower: ``language_model``, ``projector`` or ``audio_tower``
+        modules: modules with an adapter
+        adapter_parameters: trainable parameters in them
+        base_parameters: parameters of the tower itself
+    """
+
+    tower: str
+    modules: int
+    adapter_parameters: int
+    base_parameters: int
+
+
+def add_lora(
+    family: Family,
+    towers: Mapping[str, Sequence[str]],
+    *,
+    r: int,
+    lora_alpha: int,
+    lora_dropout: float,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+) -> tuple[PeftModel, list[TowerReport]]:
+    """Add a LoRA adapter to the chosen modules of the chosen towers; everything else is frozen.
+
+    Args:
+        family: the model; its modules are changed in place
+        towers: tower -> last names of the linear layers to adapt, or ``all-linear``; an empty list leaves it alone
+        r: rank; the other arguments are peft's too
+
+    Returns:
+        the model as peft wraps it, and a report with a row for every tower
+
+    Raises:
+        AdapterError: if a tower is unknown, a target matches no linear layer in its tower, or nothing is targeted
+    """
+    patterns = []
+    for tower, targets in towers.items():
+        if tower not in family.towers:
+            raise AdapterError(f"key 'adapter.towers': unknown tower {tower!r}; expected {', '.join(family.towers)}")
+        if targets:
+            patterns.append(_pattern(family, tower, targets))
+    if not patterns:
+        raise AdapterError("key 'adapter.towers': no tower has a target; name at least one, for example q_proj")
+    config = LoraConfig(
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        target_modules="|".join(patterns),
+    )
+    model = get_peft_model(family.model, config)
+    return model, _report(family, model, towers)
+
+
+def load_adapter(family: Family, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """Load an adapter onto the family's model, from safetensors alone.
+
+    Raises:
+        AdapterError: naming the folder, if it holds no adapter, or one in another format
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise AdapterError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read")
+    return PeftModel.from_pretrained(family.model, folder, is_trainable=trainable, use_safetensors=True)
+
+
+def _pattern(family: Family, tower: str, targets: Sequence[str]) -> str:
+    """A regular expression for exactly the targets within one tower; peft matches it against full module names."""
+    root = family.towers[tower]
+    linear = [
+        name for name, module in family.submodule(tower).named_modules() if name and isinstance(module, nn.Linear)
+    ]
+    last_names = sorted({name.rpartition(".")[2] for name in linear})
+    chosen = last_names if list(targets) == [ALL_LINEAR] else list(targets)
+    for target in chosen:
+        if target not in last_names:
+            raise AdapterError(
+                f"key 'adapter.towers.{tower}': target {target!r} matches no linear layer; the {tower} of "
+                f"{family.name} has {', '.join(last_names)}"
+            )
+    return rf"{re.escape(root)}\.(?:.*\.)?(?:{'|'.join(map(re.escape, chosen))})"
+
+
+def _report(family: Family, model: PeftModel, towers: Mapping[str, Sequence[str]]) -> list[TowerReport]:
+    trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
+    rows = []
+    counted = 0
+    for tower, root in family.towers.items():
+        own = {name: parameter for name, parameter in trainable.items() if name.startswith(f"{root}.")}
+        modules = {name.partition(".lora_")[0] for name in own}
+        if bool(own) != bool(towers.get(tower)):
+            raise AdapterError(f"{family.name}: the adapter has {len(own)} tensors in the {tower}, against its config")
+        every = sum(parameter.numel() for parameter in family.submodule(tower).parameters())
+        added = sum(parameter.numel() for parameter in own.values())
+        rows.append(TowerReport(tower, len(modules), added, every - added))
+        counted += len(own)
+    if counted != len(trainable):
+        outside = next(name for name in trainable if not name.startswith(tuple(family.towers.values())))
+        raise AdapterError(f"{family.name}: the adapter reaches outside the towers, for example {outside}")
+    return rows

@@ -1,0 +1,20 @@
+"""The families: a file an architecture, and one line here."""
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.qwen2_audio import Qwen2Audio
+
+__all__ = ["FAMILIES", "family_class"]
+
+FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Qwen2Audio,)}
+
+
+def family_class(name: str) -> type[Family]:
+    """The family of that name.
+
+    Raises:
+        ConfigError: if there is none
+    """
+    if name not in FAMILIES:
+        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]

@@ -1,0 +1,215 @@
+"""What a family tells about its architecture, and the two steps that every model is cut into.
+
+Step one, audio encoding: waveforms -> the audio tower's output before the projector, one sequence an utterance.
+Step two, language modelling: token ids, positions, an attention pattern and tower outputs -> hidden states.
+A frozen tower's output can be kept, a prompt shared by many answers and sequences packed, for all families alike,
+because nothing but these two steps touches a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ModelError
+from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
+
+__all__ = ["Family", "LanguageInputs", "TowerOutput"]
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """What the audio tower makes of A waveforms, before the projector.
+
+    Args:
+        states: (A, F, D), padded at the end
+        lengths: (A,), frames of each waveform; as many placeholders stand in the prompt
+    """
+
+    states: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class LanguageInputs:
+    """What the language model takes besides audio, right-padded.
+
+    Args:
+        input_ids: (B, T) token ids
+        position_ids: (B, T)
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive where answers share a prompt
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+
+
+class Family(ABC):
+    """One architecture: the only place where its processor, template and towers are named.
+
+    Args:
+        model: the transformers model
+        processor: its processor, with ``tokenizer`` and ``feature_extractor``
+
+    Raises:
+        ModelError: if a tower the family names is not in the model, or a token not in the vocabulary
+    """
+
+    name: ClassVar[str]
+    stop_token: ClassVar[str]
+    audio_token: ClassVar[str]
+    towers: ClassVar[Mapping[str, str]]
+    """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        modules = dict(model.named_modules())
+        for tower, path in self.towers.items():
+            if path not in modules:
+                raise ModelError(f"{self.name}: no module {path!r} for the {tower} in {type(model).__name__}")
+        self.stop_token_id = self._token_id(self.stop_token)
+        self.audio_token_id = self._token_id(self.audio_token)
+        self.pad_token_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    # What a family file writes
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model_id: str | Path, *, revision: str | None, dtype: str, attn_implementation: str) -> Family:
+        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code."""
+
+    @property
+    @abstractmethod
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+
+    @property
+    @abstractmethod
+    def longest_audio_s(self) -> float:
+        """Longest audio it takes, in seconds."""
+
+    @abstractmethod
+    def audio_token_count(self, samples: int) -> int:
+        """How many placeholders a waveform of ``samples`` samples fills."""
+
+    @abstractmethod
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """What the tower takes for A waveforms: keyword arguments of ``encode_audio``, first axis A."""
+
+    @abstractmethod
+    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
+        """Step one: the audio tower, up to but without the projector."""
+
+    @abstractmethod
+    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer: (..., H) -> (..., vocabulary)."""
+
+    # What all families share
+
+    def refuses(self, duration_s: float) -> str | None:
+        """Why the family cannot take audio of this duration, in seconds; None where it can."""
+        if duration_s > self.longest_audio_s:
+            return f"{duration_s:.2f} s long; {self.name} takes {self.longest_audio_s:g} s at most"
+        if self.audio_token_count(round(duration_s * self.sampling_rate)) < 1:
+            return f"{duration_s:.3f} s is too short for one audio token of {self.name}"
+        return None
+
+    @property
+    def randomly_initialised(self) -> bool:
+        """Whether the weights were never trained, as ``lalm_mer.models.tiny`` marks them."""
+        return bool(getattr(self.model.config, "randomly_initialised", False))
+
+    def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
+        """Token ids of a conversation up to where the answer begins, placeholders expanded.
+
+        Only what the chat template itself writes can become a special token. Words are tokenised apart, as plain
+        characters, so a transcript that says ``<|im_end|>`` stays a transcript.
+
+        Args:
+            conversation: what is asked
+            audio_tokens: how many placeholders each audio slot needs, in order
+
+        Raises:
+            ModelError: if slots, placeholders and ``audio_tokens`` do not agree
+        """
+        messages, words = mark_parts(conversation)
+        rendered: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        counts = iter(audio_tokens)
+        ids: list[int] = []
+        slots = 0
+        for kind, piece in split_marked(rendered, words):
+            if kind == "words":
+                ids.extend(self.word_ids(piece))
+                continue
+            for token in self.tokenizer(piece, add_special_tokens=False)["input_ids"]:
+                if token == self.audio_token_id:
+                    slots += 1
+                    ids.extend([token] * next(counts, 0))
+                else:
+                    ids.append(token)
+        if not slots == conversation.audio_slots == len(audio_tokens):
+            raise ModelError(
+                f"{self.name}: {conversation.audio_slots} audio slots, {slots} placeholders from the chat template "
+                f"and {len(audio_tokens)} waveforms; all three must agree"
+            )
+        return ids
+
+    def answer_ids(self, form: str) -> list[int]:
+        """Token ids of an answer: the surface form and the stop token."""
+        return [*self.word_ids(form), self.stop_token_id]
+
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words as plain characters.
+
+        Raises:
+            ModelError: if the tokenizer turns any of them into a special token all the same
+        """
+        ids: list[int] = self.tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        special = set(self.tokenizer.all_special_ids) | {self.audio_token_id, self.stop_token_id}
+        if not special.isdisjoint(ids):
+            raise ModelError(f"{self.name}: its tokenizer reads special tokens in plain words: {words[:60]!r}")
+        return ids
+
+    def submodule(self, tower: str) -> nn.Module:
+        """The module of a tower, adapters included."""
+        return self.model.get_submodule(self.towers[tower])
+
+    def _token_id(self, token: str) -> int:
+        index = self.tokenizer.convert_tokens_to_ids(token)
+        if index is None or index == self.tokenizer.unk_token_id:
+            raise ModelError(f"{self.name}: token {token!r} is not in the vocabulary; is this the right model?")
+        return int(index)
+
+
+def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, lengths: Tensor, name: str) -> Tensor:
+    """Put projected tower outputs where the placeholders stand, in order.
+
+    Args:
+        embeddings: (B, T, H) token embeddings
+        is_audio: (B, T), true at placeholders
+        projected: (A, F, H), padded at the end
+        lengths: (A,), frames of each
+        name: of the family, for the error
+
+    Raises:
+        ModelError: if the numbers of placeholders and of frames differ
+    """
+    inside = torch.arange(projected.shape[1], device=lengths.device)[None, :] < lengths[:, None]
+    frames = projected[inside]
+    if int(is_audio.sum()) != len(frames):
+        raise ModelError(f"{name}: {int(is_audio.sum())} placeholders for {len(frames)} frames of audio")
+    return embeddings.masked_scatter(is_audio[..., None], frames.to(embeddings.dtype))

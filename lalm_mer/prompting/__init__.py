@@ -1,0 +1,1 @@
+"""From an example to a conversation: prompt files, audio slots, and data that never becomes prompt structure."""

@@ -1,0 +1,126 @@
+"""Prompt files: YAML with a system message, a user template and, optionally, other surface forms of the answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.schema import Example
+from lalm_mer.prompting.conversation import Conversation, Message, Part
+
+__all__ = ["Prompt", "load_prompt"]
+
+_SLOTS = ("audio", "transcript", "labels")
+_MARK = re.compile("\ue000(\\w+)\ue001")
+
+
+@dataclass(frozen=True)
+class _PromptFile:
+    name: str
+    user: str
+    system: str | None = None
+    answers: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with slots for audio, transcript and label list.
+
+    The template is rendered once, with marks in its slots: what an utterance says never passes through Jinja.
+
+    Args:
+        name: name of the prompt
+        system: system message; None for the model's own
+        parts: the user message, cut at its slots: ``words:...`` or the name of a slot
+        answers: label -> surface forms, which replace those of the label set
+        digest: SHA-256 of the file's content
+    """
+
+    name: str
+    system: str | None
+    parts: tuple[tuple[str, str], ...]
+    answers: Mapping[str, tuple[str, ...]]
+    digest: str
+
+    @property
+    def hears(self) -> bool:
+        """Whether it has an audio slot."""
+        return any(slot == "audio" for slot, _ in self.parts)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it has a transcript slot."""
+        return any(slot == "transcript" for slot, _ in self.parts)
+
+    @property
+    def modalities(self) -> str:
+        """``audio``, ``transcript`` or ``audio+transcript``."""
+        return "+".join(name for name, used in (("audio", self.hears), ("transcript", self.reads)) if used)
+
+    def label_set(self, label_set: LabelSet) -> LabelSet:
+        """The label set with this prompt's surface forms in place of its own.
+
+        Raises:
+            ConfigError: if the prompt gives forms for some labels of the task and not for others
+        """
+        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
+        missing = [label for label in label_set.labels if label not in relevant]
+        if relevant and missing:
+            raise ConfigError(f"prompt {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
+        return replace(label_set, forms=relevant) if relevant else label_set
+
+    def conversation(self, example: Example, label_set: LabelSet) -> Conversation:
+        """The conversation for one example; labels are listed by their first surface form.
+
+        Raises:
+            ConfigError: naming the utterance, if the prompt reads a transcript and there is none
+        """
+        if self.reads and example.transcript is None:
+            raise ConfigError(
+                f"utterance {example.utterance_id} has no transcript, which prompt {self.name} reads; "
+                "choose a prompt without one, or transcribe the corpus first"
+            )
+        filled = {
+            "transcript": example.transcript or "",
+            "labels": ", ".join(label_set.forms_of(label)[0] for label in label_set.labels),
+        }
+        parts = tuple(
+            Part("audio") if slot == "audio" else Part("words", filled.get(slot, words)) for slot, words in self.parts
+        )
+        messages = (Message("user", parts),)
+        if self.system is not None:
+            messages = (Message("system", (Part("words", self.system),)), *messages)
+        return Conversation(messages)
+
+
+def load_prompt(path: Path) -> Prompt:
+    """Read a prompt file.
+
+    Raises:
+        ConfigError: naming the file, if it has an unknown key or slot, or neither an audio nor a transcript slot
+    """
+    file = load_config(_PromptFile, path)
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    try:
+        rendered = environment.from_string(file.user).render({slot: f"\ue000{slot}\ue001" for slot in _SLOTS})
+    except jinja2.TemplateError as error:
+        raise ConfigError(f"{path}: key 'user': {error}; the slots are {', '.join(_SLOTS)}") from error
+    pieces = _MARK.split(rendered)
+    parts = tuple(
+        (piece, "") if position % 2 else ("words", piece) for position, piece in enumerate(pieces) if piece
+    )
+    answers = {label: tuple(forms) for label, forms in file.answers.items()}
+    digest = hash_json({"system": file.system, "user": file.user, "answers": file.answers})
+    prompt = Prompt(file.name, file.system, parts, answers, digest)
+    if not prompt.modalities:
+        raise ConfigError(f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}}: nothing to judge by")
+    return prompt

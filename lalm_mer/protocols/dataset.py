@@ -1,0 +1,131 @@
+"""The examples of one side of a fold, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import datasets
+import pandas as pd
+
+from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.labels import Task
+from lalm_mer.core.provenance import hash_bytes
+from lalm_mer.core.schema import Example
+from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.protocols.protocol import COLUMNS, Protocol
+from lalm_mer.protocols.splits import Folds, make_folds
+
+__all__ = ["ExampleDataset", "FoldedCorpus", "fold_corpus"]
+
+
+class ExampleDataset:
+    """A map-style dataset of ``Example``; a torch DataLoader takes it as it is.
+
+    Args:
+        utterances: the prepared corpus, audio not decoded
+        rows: which of its rows, in order
+        task: maps the corpus's labels
+        sampling_rate: rate the recognizer hears at, in Hz; None leaves the audio alone
+    """
+
+    def __init__(
+        self, utterances: datasets.Dataset, rows: list[int], task: Task, sampling_rate: int | None
+    ) -> None:
+        self._utterances = utterances
+        self._rows = rows
+        self._task = task
+        self._sampling_rate = sampling_rate
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._utterances[self._rows[index]]
+        label = self._task.label_of(row["label"])
+        if label is None:
+            raise CorpusError(f"utterance {row['utterance_id']}: label {row['label']!r} is not in task {self._task.name}")
+        return Example(row["utterance_id"], row["speaker"], label, row["transcript"], self._waveform(row))
+
+    def durations_s(self) -> list[float]:
+        """Duration of each utterance, in seconds, without decoding it."""
+        durations = self._utterances["duration_s"]
+        return [float(durations[row]) for row in self._rows]
+
+    def utterances(self) -> pd.DataFrame:
+        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
+        columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", "label"]).select(self._rows)
+        frame = columns.to_pandas()
+        frame["truth"] = [self._task.label_of(label) for label in frame.pop("label")]
+        return frame
+
+    def select(self, indices: Sequence[int]) -> ExampleDataset:
+        """The examples at ``indices``, in that order."""
+        rows = [self._rows[index] for index in indices]
+        return ExampleDataset(self._utterances, rows, self._task, self._sampling_rate)
+
+    def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
+        if self._sampling_rate is None:
+            return None
+        audio = row["audio"]
+        assert isinstance(audio, Mapping)
+        name = f"utterance {row['utterance_id']} ({audio['path']})"
+        start_s, end_s = row["start_s"], row["end_s"]
+        return decode(audio["bytes"], name, start_s, end_s).resampled(self._sampling_rate)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class FoldedCorpus:
+    """A prepared corpus under a protocol.
+
+    Args:
+        corpus: the prepared corpus
+        task: the protocol's task
+        folds: proven folds
+        unmapped: how many utterances the task leaves out
+    """
+
+    corpus: PreparedCorpus
+    task: Task
+    folds: Folds
+    unmapped: int
+
+    def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
+        """One side of a fold, in the order of utterance ids.
+
+        Args:
+            fold: number of the fold, from 1
+            split: ``train``, ``dev`` or ``test``
+            sampling_rate: in Hz; None for recognizers that do not hear
+        """
+        position = {name: row for row, name in enumerate(self.corpus.dataset["utterance_id"])}
+        rows = [position[name] for name in self.folds.ids(fold, split)]
+        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate)
+
+
+def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
+    """Apply a protocol to a prepared corpus.
+
+    Raises:
+        ConfigError: if the protocol is for another corpus
+        CorpusError: if the task maps no utterance
+        SplitLeakError: if a claim of the protocol does not hold
+    """
+    task = protocol.resolve_task(corpus.tasks)
+    utterances = _columns(corpus.dataset)
+    mapped = utterances[[task.label_of(label) is not None for label in utterances["label"]]]
+    if mapped.empty:
+        raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}")
+    return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
+
+
+def _columns(dataset: datasets.Dataset) -> pd.DataFrame:
+    """What folds are made of and compared in, without the audio itself."""
+    names = ["utterance_id", "label", *(column for column in COLUMNS if column != "audio")]
+    frame = dataset.select_columns(names).to_pandas()
+    frame["audio"] = [
+        hash_bytes(row["audio"]["bytes"] + repr((row["start_s"], row["end_s"])).encode())
+        for row in dataset.select_columns(["audio", "start_s", "end_s"])
+    ]
+    return frame

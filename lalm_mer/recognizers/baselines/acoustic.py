@@ -1,0 +1,187 @@
+"""Frame features of a waveform at 100 frames a second: the 36 of Pepino et al. by openSMILE, or log-mel bands."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from importlib import metadata, util
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import AudioError, ConfigError, ModelError
+from lalm_mer.core.schema import Example
+from lalm_mer.recognizers.baselines.features import Frames
+
+__all__ = ["SAMPLING_RATE", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
+
+SAMPLING_RATE = 16_000
+"""Hz; what every extractor here takes."""
+
+_STATIC = (
+    *("F0final_sma", "jitterLocal_sma", "shimmerLocal_sma", "logHNR_sma", "audspec_lengthL1norm_sma"),
+    *(f"mfcc_sma[{number}]" for number in range(1, 14)),
+)
+_DELTA = tuple(name.replace("_sma", "_sma_de") for name in _STATIC)
+
+
+class AcousticFeatures(ABC):
+    """A ``FeatureExtractor`` of audio.
+
+    A clip shorter than the longest analysis window is padded with silence to one window, so that every utterance has
+    a frame; a clip without a sample is an error.
+    """
+
+    size: int
+    """D, features of a frame."""
+    window: int
+    """Longest analysis window, in samples."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Name, versions and parameters, as plain data."""
+
+    @abstractmethod
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames: ...
+
+    def source_hash(self, example: Example) -> str | None:
+        """Hash of the samples; None where the example has no waveform."""
+        if example.waveform is None:
+            return None
+        return hashlib.blake2b(np.ascontiguousarray(example.waveform.samples).data, digest_size=16).hexdigest()
+
+    def extract(self, example: Example) -> Frames:
+        """Features of an example's waveform, (F, D).
+
+        Raises:
+            AudioError: naming the utterance, if it has no waveform, no sample, another rate than 16 kHz, or if a
+                feature is not finite
+        """
+        if example.waveform is None:
+            raise AudioError(f"utterance {example.utterance_id}: no waveform; load the examples with audio", "empty")
+        try:
+            return self.frames(example.waveform)
+        except AudioError as error:
+            raise AudioError(f"utterance {example.utterance_id}: {error}", error.reason) from error
+
+    def frames(self, waveform: Waveform) -> Frames:
+        """Features of a waveform, (F, D), 100 frames a second.
+
+        Raises:
+            AudioError: if it has no sample, another rate than 16 kHz, or a feature is not finite
+        """
+        name = str(self.settings()["name"])
+        waveform.require_rate(SAMPLING_RATE, f"the {name} extractor")
+        samples = waveform.samples
+        if len(samples) == 0:
+            raise AudioError("the waveform has no samples", "empty")
+        samples = np.pad(samples, (0, max(0, self.window - len(samples))))
+        frames = np.ascontiguousarray(self._compute(samples), dtype=np.float32)
+        if not np.isfinite(frames).all():
+            raise AudioError(f"the {name} features are not all finite; is the audio sound?", "non_finite")
+        return frames
+
+
+class OpenSmileFeatures(AcousticFeatures):
+    """The 36 frame features of Pepino et al.: pitch, jitter, shimmer, logHNR, loudness, 13 MFCC, and their deltas.
+
+    They are 18 low-level descriptors of ComParE 2016 and the same of its delta level, which goes on for two frames
+    longer and is cut to the static one's.
+
+    Raises:
+        ModelError: if openSMILE is not installed
+
+    References:
+        Pepino et al., ICASSP 2020; Eyben et al., openSMILE, ACM Multimedia 2010.
+    """
+
+    size = 36
+    window = 960  # 60 ms, for pitch
+
+    def __init__(self) -> None:
+        if util.find_spec("opensmile") is None:
+            raise ModelError(
+                "acoustic features 'opensmile' need the opensmile package: pip install 'lalm-mer[acoustic]' (its "
+                "licence is for research; 'log_mel' needs nothing more)"
+            )
+
+    def __reduce__(self) -> tuple[type[OpenSmileFeatures], tuple[()]]:
+        return OpenSmileFeatures, ()  # a worker process opens an openSMILE of its own
+
+    def settings(self) -> dict[str, Any]:
+        """Name, version and columns."""
+        return {"name": "opensmile", "version": metadata.version("opensmile"), "columns": [*_STATIC, *_DELTA]}
+
+    @cached_property
+    def _levels(self) -> tuple[Any, Any]:
+        import opensmile  # an optional extra
+
+        compare = opensmile.FeatureSet.ComParE_2016
+        levels = opensmile.FeatureLevel
+        return (
+            opensmile.Smile(compare, levels.LowLevelDescriptors),
+            opensmile.Smile(compare, levels.LowLevelDescriptors_Deltas),
+        )
+
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
+        static, delta = (level.process_signal(samples, SAMPLING_RATE) for level in self._levels)
+        return np.hstack([static[list(_STATIC)].to_numpy(), delta[list(_DELTA)].to_numpy()[: len(static)]])
+
+
+class LogMelFeatures(AcousticFeatures):
+    """Log-mel bands: 25 ms Hann windows every 10 ms, natural logarithm of the power in each band.
+
+    Args:
+        bands: D
+    """
+
+    window = 400  # 25 ms
+
+    def __init__(self, bands: int = 40) -> None:
+        self.size = bands
+        self._filters = mel_filter_bank(
+            num_frequency_bins=257,
+            num_mel_filters=bands,
+            min_frequency=20.0,
+            max_frequency=SAMPLING_RATE / 2,
+            sampling_rate=SAMPLING_RATE,
+            mel_scale="htk",
+        )
+        self._window = window_function(self.window, "hann")
+
+    def settings(self) -> dict[str, Any]:
+        """Name, version and number of bands."""
+        return {"name": "log_mel", "version": 1, "bands": self.size}
+
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
+        bands = spectrogram(
+            samples,
+            self._window,
+            frame_length=self.window,
+            hop_length=SAMPLING_RATE // 100,
+            fft_length=512,
+            power=2.0,
+            center=False,
+            mel_filters=self._filters,
+            mel_floor=1e-10,
+            log_mel="log",
+        )
+        return np.asarray(bands.T, dtype=np.float32)
+
+
+def acoustic_features(name: str) -> AcousticFeatures:
+    """The extractor called ``name``: ``opensmile`` or ``log_mel``.
+
+    Raises:
+        ConfigError: if the name is unknown
+        ModelError: if its package is not installed
+    """
+    if name == "opensmile":
+        return OpenSmileFeatures()
+    if name == "log_mel":
+        return LogMelFeatures()
+    raise ConfigError(f"acoustic features {name!r} are unknown; expected opensmile or log_mel")

@@ -1,0 +1,173 @@
+"""One branch of the fusion network: a padded sequence of frames or tokens becomes one vector an utterance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lalm_mer.core.errors import ConfigError
+
+__all__ = ["BranchSettings", "SequenceBranch", "frame_mask"]
+
+POOLINGS = ("mean", "mean_std")
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """Shape and regularisation of one branch.
+
+    Args:
+        channels: output channels of every convolution
+        layers: number of convolutions
+        kernel_size: frames or tokens one convolution spans; odd, so that length is kept
+        stride: step of every convolution; with 2, each layer halves the frames
+        dropout: probability after each convolution, and on the pooled vector
+        batch_norm: batch normalisation after each convolution, over the frames that are not padding
+        pooling: ``mean`` over time, or ``mean_std``: mean and standard deviation side by side
+        noise_std: standard deviation of Gaussian noise added to the normalised input, training only
+        time_mask: largest share of an utterance's frames set to the train mean at once, training only
+        feature_mask: largest share of the features set to the train mean at once, training only
+
+    Raises:
+        ConfigError: if a value is outside its range
+    """
+
+    channels: int = 64
+    layers: int = 2
+    kernel_size: int = 5
+    stride: int = 1
+    dropout: float = 0.3
+    batch_norm: bool = False
+    pooling: str = "mean"
+    noise_std: float = 0.0
+    time_mask: float = 0.0
+    feature_mask: float = 0.0
+
+    def __post_init__(self) -> None:
+        counts = (self.channels, self.layers, self.kernel_size, self.stride)
+        if min(counts) < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(
+                f"channels={self.channels}, layers={self.layers}, kernel_size={self.kernel_size}, "
+                f"stride={self.stride}: expected positive numbers and an odd kernel"
+            )
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"pooling {self.pooling!r} is unknown; expected one of {', '.join(POOLINGS)}")
+        if self.noise_std < 0:
+            raise ConfigError(f"noise_std={self.noise_std}: expected 0 or more")
+        for name in ("dropout", "time_mask", "feature_mask"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1)")
+
+
+def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
+    """True where a frame is no padding.
+
+    Args:
+        lengths: (B,), frames of each sequence
+        n_frames: F, frames of the padded batch
+
+    Returns:
+        (B, F), bool
+
+    Example:
+        >>> frame_mask(torch.tensor([1, 3]), 3).int().tolist()
+        [[1, 0, 0], [1, 1, 1]]
+    """
+    return torch.arange(n_frames, device=lengths.device)[None] < lengths[:, None]
+
+
+class SequenceBranch(nn.Module):
+    """Normalise, convolve, pool; padding never reaches a frame of speech.
+
+    Args:
+        size: D, features of a frame or of a token
+        settings: shape and regularisation
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int, settings: BranchSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        sizes = [size] + [settings.channels] * settings.layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(before, after, settings.kernel_size, settings.stride, padding=settings.kernel_size // 2)
+            for before, after in pairwise(sizes)
+        )
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(settings.channels) for _ in range(settings.layers if settings.batch_norm else 0)
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.output_size = settings.channels * (2 if settings.pooling == "mean_std" else 1)
+
+    def set_normalisation(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
+        """Keep the train split's statistics, (D,) each; a feature that never varies is only centred."""
+        deviation = np.asarray(std, dtype=np.float32)
+        self.mean.copy_(torch.from_numpy(np.array(mean, dtype=np.float32)))
+        self.std.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, np.float32(1))))
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Encode a padded batch.
+
+        Args:
+            frames: (B, F, D)
+            lengths: (B,), frames of each utterance, 1 or more
+
+        Returns:
+            (B, ``output_size``)
+        """
+        mask = frame_mask(lengths, frames.shape[1])
+        frames = (frames - self.mean) / self.std
+        if self.training:
+            frames = self._corrupted(frames, lengths)
+        for number, convolution in enumerate(self.convolutions):
+            # zeros beyond the end, as a convolution pads a sequence that stands alone
+            frames = convolution((frames * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+            lengths = torch.div(lengths - 1, self.settings.stride, rounding_mode="floor") + 1
+            mask = frame_mask(lengths, frames.shape[1])
+            if self.norms:
+                normalised = torch.zeros_like(frames)
+                normalised[mask] = self.norms[number](frames[mask])
+                frames = normalised
+            frames = self.dropout(torch.relu(frames))
+        return cast(Tensor, self.dropout(self._pooled(frames, mask)))
+
+    def _pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
+        weights = mask[..., None].to(frames.dtype)
+        count = weights.sum(dim=1)
+        mean = (frames * weights).sum(dim=1) / count
+        if self.settings.pooling == "mean":
+            return mean
+        variance = ((frames - mean[:, None]).square() * weights).sum(dim=1) / count
+        # the small constant keeps the root's gradient finite where a channel is constant
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
+
+    def _corrupted(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Noise and SpecAugment-like masks (Park et al., INTERSPEECH 2019); zero is the train mean here."""
+        settings = self.settings
+        n_frames, size = frames.shape[1:]
+        if settings.noise_std:
+            frames = frames + settings.noise_std * torch.randn_like(frames)
+        if settings.time_mask:
+            frames = frames * ~_random_span(lengths, settings.time_mask, n_frames)[:, :, None]
+        if settings.feature_mask:
+            sizes = torch.full_like(lengths, size)
+            frames = frames * ~_random_span(sizes, settings.feature_mask, size)[:, None, :]
+        return frames
+
+
+def _random_span(lengths: Tensor, share: float, size: int) -> Tensor:
+    """One random span of at most ``share`` of each length; (B, size), True within it."""
+    width = torch.rand(len(lengths), device=lengths.device) * share * lengths
+    start = torch.rand(len(lengths), device=lengths.device) * (lengths - width)
+    places = torch.arange(size, device=lengths.device)[None]
+    return (places >= start[:, None]) & (places < (start + width)[:, None])

@@ -1,0 +1,109 @@
+"""A fusion baseline ready to train: features stored, tokenizer and normalisation made from the train split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.schema import Example
+from lalm_mer.recognizers.baselines.acoustic import acoustic_features
+from lalm_mer.recognizers.baselines.branches import BranchSettings
+from lalm_mer.recognizers.baselines.features import FeatureStore, feature_statistics
+from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionCollator, FusionNetwork, TranscriptReader
+from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
+
+__all__ = ["build_fusion"]
+
+
+def build_fusion(
+    train: Iterable[Example],
+    labels: Sequence[str],
+    *,
+    corpus_hash: str,
+    others: Sequence[Iterable[Example]] = (),
+    modalities: str = "audio+transcript",
+    features: str = "opensmile",
+    bert: str = "scratch",
+    bert_revision: str | None = None,
+    audio_branch: BranchSettings | None = None,
+    transcript_branch: BranchSettings | None = None,
+    scratch: ScratchSettings | None = None,
+    hidden: int = 64,
+    dropout: float = 0.3,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+    cache_dir: Path = Path("outputs/cache/acoustic"),
+    processes: int = 1,
+) -> tuple[FusionNetwork, FusionCollator]:
+    """Make a network and its collator; set the seed before, for the initial weights are drawn here.
+
+    Features of every example given are computed into the store where they are missing. Afterwards the train examples
+    may come without waveforms: their frames are looked up by utterance id. The tokenizer of a scratch BERT, and mean
+    and standard deviation of the inputs, are made from ``train`` alone.
+
+    Args:
+        train: examples of the train split, at 16 kHz, gone over more than once
+        labels: K labels, in the order of the scores
+        corpus_hash: ``root_hash`` of the prepared corpus, key of the stored features
+        others: examples of other splits whose features to store as well
+        modalities: ``audio``, ``transcript`` or ``audio+transcript``
+        features: ``opensmile`` (36 frame features of Pepino et al.) or ``log_mel``
+        bert: Hub id or local folder of a frozen BERT, or ``scratch``
+        bert_revision: branch, tag or commit of a Hub id
+        audio_branch: shape and regularisation of the audio branch
+        transcript_branch: those of the transcript branch
+        scratch: dimensions of the scratch BERT
+        hidden: units of the dense layer
+        dropout: probability after the dense layer
+        label_smoothing: share of the target spread over all labels
+        class_weights: K weights of the cross entropy
+        cache_dir: folder of the stored features
+        processes: worker processes that compute them
+
+    Returns:
+        the network, in train mode, and its collator
+
+    Raises:
+        ConfigError: if a name or a value is unknown
+        ModelError: if openSMILE or the BERT cannot be had
+        LalmMerError: naming the utterance that cannot be read
+
+    Example:
+        >>> network, collator = build_fusion(train, labels, corpus_hash=root_hash)  # doctest: +SKIP
+        >>> network(**collator(train[:8]))["losses"].mean().backward()  # doctest: +SKIP
+    """
+    if modalities not in MODALITIES:
+        raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
+    scratch = scratch or ScratchSettings()
+    acoustic = acoustic_features(features) if "audio" in modalities else None
+    transcripts: TranscriptReader | None = None
+    if "transcript" in modalities:
+        transcripts = (
+            train_tokenizer(map(transcript_of, train), scratch)
+            if bert == "scratch"
+            else FrozenBert(bert, bert_revision)
+        )
+    network = FusionNetwork(
+        labels,
+        acoustic=acoustic,
+        transcripts=transcripts,
+        audio_branch=audio_branch,
+        transcript_branch=transcript_branch,
+        scratch=scratch,
+        hidden=hidden,
+        dropout=dropout,
+        label_smoothing=label_smoothing,
+        class_weights=class_weights,
+    )
+    stores: dict[str, FeatureStore] = {}
+    if acoustic is not None:
+        stores["audio"] = FeatureStore(cache_dir, corpus_hash, acoustic)
+    if isinstance(transcripts, FrozenBert):
+        stores["transcript"] = FeatureStore(cache_dir, corpus_hash, transcripts)
+    for modality, store in stores.items():
+        for examples in (train, *others):
+            store.add(examples, processes)
+        frames = (store.frames(example) for example in train)
+        network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))  # type: ignore[arg-type]
+    return network, FusionCollator(network, stores)

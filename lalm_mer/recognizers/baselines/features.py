@@ -1,0 +1,216 @@
+"""Frame features of utterances, computed once a corpus, kept on disk and looked up by utterance."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.provenance import atomic_path, hash_json, write_json
+from lalm_mer.core.schema import Example
+
+__all__ = ["FeatureExtractor", "FeatureStore", "Frames"]
+
+Frames = npt.NDArray[np.float32]
+"""Features of one utterance, (F, D): F frames or tokens."""
+
+_SCHEMA = pa.schema([("utterance_id", pa.string()), ("source_hash", pa.string()), ("features", pa.list_(pa.float32()))])
+
+
+class FeatureExtractor(Protocol):
+    """Makes a sequence of feature vectors from an utterance; pickles, so that it can run in worker processes."""
+
+    @property
+    def size(self) -> int:
+        """D, features of a frame."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain data that decides the values: ``name``, versions, parameters; part of the store's key."""
+
+    def source_hash(self, example: Example) -> str | None:
+        """Hash of what is read (samples or transcript); None where the example does not have it."""
+
+    def extract(self, example: Example) -> Frames:
+        """Compute the features, (F, D), with F at least 1.
+
+        Raises:
+            LalmMerError: naming the utterance, if it cannot be read
+        """
+
+
+class FeatureStore:
+    """Features on disk under a key of their own: corpus, extractor, its version and settings.
+
+    Each call of ``add`` writes one Arrow file, whole or not at all, with the utterances that were missing; the files
+    are memory-mapped. An utterance is found by its id, but what was changed since (noise added, audio swapped) has
+    another hash and is computed afresh: a store never makes a recognizer deaf.
+
+    Args:
+        cache_dir: folder of all stores
+        corpus_hash: ``root_hash`` of the prepared corpus
+        extractor: makes what is missing
+
+    Example:
+        >>> store = FeatureStore(Path("outputs/cache/acoustic"), root_hash, extractor)  # doctest: +SKIP
+        >>> store.add(examples, processes=2)  # doctest: +SKIP
+        1440
+        >>> store.frames(examples[0]).shape  # doctest: +SKIP
+        (327, 36)
+    """
+
+    def __init__(self, cache_dir: Path, corpus_hash: str, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self._key = {"corpus": corpus_hash, "extractor": extractor.settings()}
+        self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(self._key)[:16]}"
+        self._parts: list[datasets.Dataset] = []
+        self._places: dict[str, tuple[int, int, str]] = {}  # part, row, source_hash
+        for path in sorted(self.folder.glob("part-*.arrow")):
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def missing(self, utterance_ids: Iterable[str]) -> list[str]:
+        """Those of ``utterance_ids`` that are not stored."""
+        return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._places]
+
+    def add(self, examples: Iterable[Example], processes: int = 1) -> int:
+        """Compute and store the features of the examples that are not stored yet.
+
+        Args:
+            examples: read one at a time, so that memory stays flat
+            processes: worker processes; with more than one, the calling script needs its ``__main__`` guard
+
+        Returns:
+            how many were computed
+
+        Raises:
+            ConfigError: if ``processes`` is less than 1
+            LalmMerError: naming the utterance that cannot be read; nothing is stored then
+        """
+        if processes < 1:
+            raise ConfigError(f"processes={processes}: expected 1 or more")
+        wanted = (example for example in examples if self._stored(example) is None)
+        first = next(wanted, None)
+        if first is None:
+            return 0
+        path = self.folder / f"part-{len(self._parts):05d}-{uuid.uuid4().hex[:8]}.arrow"
+        write_json(self.folder / "key.json", self._key)
+        count = 0
+        with atomic_path(path) as partial:
+            with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+                for row in tqdm(
+                    self._rows(_chain(first, wanted), processes),
+                    desc=f"{self._key['extractor']['name']} features",  # type: ignore[index]
+                    unit="utterance",
+                    disable=None,
+                ):
+                    writer.write_batch(pa.RecordBatch.from_arrays([pa.array([value]) for value in row], schema=_SCHEMA))
+                    count += 1
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+        self._open(path)
+        return count
+
+    def frames(self, example: Example) -> Frames:
+        """Features of one example, (F, D), from the store or, where it differs from what is stored, computed.
+
+        An example without its waveform (or transcript) is looked up by id alone, which saves decoding it.
+
+        Raises:
+            CorpusError: if it is not stored and has nothing to compute from
+        """
+        place = self._stored(example)
+        if place is not None:
+            part, row, _ = place
+            stored = self._parts[part].data.column("features")[row].values
+            return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
+        if self.extractor.source_hash(example) is None:
+            raise CorpusError(
+                f"utterance {example.utterance_id}: its features are not in {self.folder} and the example brings "
+                "nothing to compute them from; add it to the store, or load it with its audio and transcript"
+            )
+        return self.extractor.extract(example)
+
+    def _stored(self, example: Example) -> tuple[int, int, str] | None:
+        place = self._places.get(example.utterance_id)
+        if place is None:
+            return None
+        found = self.extractor.source_hash(example)
+        return place if found in (None, place[2]) else None
+
+    def _open(self, path: Path) -> None:
+        part = datasets.Dataset.from_file(str(path))
+        number = len(self._parts)
+        self._parts.append(part)
+        for row, (utterance_id, source_hash) in enumerate(zip(part["utterance_id"], part["source_hash"], strict=True)):
+            self._places[utterance_id] = (number, row, source_hash)
+
+    def _rows(self, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, str | None, Frames]]:
+        if processes == 1:
+            for example in examples:
+                yield _row(self.extractor, example)
+            return
+        waiting: deque[Future[tuple[str, str | None, Frames]]] = deque()
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for example in examples:
+                waiting.append(pool.submit(_row, self.extractor, example))
+                if len(waiting) >= 4 * processes:  # a bounded queue: the corpus never sits in memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+def _row(extractor: FeatureExtractor, example: Example) -> tuple[str, str | None, Frames]:
+    features = extractor.extract(example)
+    return example.utterance_id, extractor.source_hash(example), features.reshape(-1)
+
+
+def _chain(first: Example, others: Iterator[Example]) -> Iterator[Example]:
+    yield first
+    yield from others
+
+
+def feature_statistics(
+    sequences: Iterable[Frames], size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each feature over all frames, one utterance in memory at a time.
+
+    Args:
+        sequences: (F, D) each
+        size: D
+
+    Returns:
+        two arrays, (D,) each
+
+    Example:
+        >>> mean, std = feature_statistics([np.array([[0.0]], np.float32), np.array([[2.0], [4.0]], np.float32)], 1)
+        >>> mean.item(), round(std.item(), 3)
+        (2.0, 1.633)
+    """
+    count, total, squares = 0, np.zeros(size), np.zeros(size)
+    shift: Sequence[float] | None = None
+    for frames in sequences:
+        values = frames.astype(np.float64)
+        if shift is None:
+            shift = values.mean(axis=0)  # near the mean, so that the squares do not cancel
+        centred = values - shift
+        count += len(values)
+        total += centred.sum(axis=0)
+        squares += np.square(centred).sum(axis=0)
+    if shift is None:
+        raise CorpusError("no utterance to take feature statistics from; is the train split empty?")
+    mean = total / count
+    return mean + shift, np.sqrt(np.maximum(squares / count - np.square(mean), 0))

@@ -1,0 +1,257 @@
+"""Word embeddings of a transcript in its context: from a frozen BERT, or from a small one trained from scratch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+
+from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
+from lalm_mer.core.schema import Example
+from lalm_mer.recognizers.baselines.features import Frames
+
+__all__ = ["FrozenBert", "ScratchBert", "ScratchSettings", "TranscriptTokenizer", "train_tokenizer"]
+
+
+def transcript_of(example: Example) -> str:
+    """The transcript of an example.
+
+    Raises:
+        CorpusError: naming the utterance, if it has none
+    """
+    if example.transcript is None:
+        raise CorpusError(
+            f"utterance {example.utterance_id}: no transcript, which modality 'transcript' reads; add transcripts to "
+            "the corpus or choose modalities: audio"
+        )
+    return example.transcript
+
+
+class TranscriptTokenizer:
+    """Token ids of a transcript, which is data: "[SEP]" in it is read as four characters, not as a special token.
+
+    Args:
+        tokenizer: a fast tokenizer
+        max_tokens: most tokens, special ones included, that the model takes
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:  # noqa: ANN401 transformers is untyped here
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+
+    def ids(self, example: Example) -> list[int]:
+        """Token ids with the special tokens at both ends, T of them.
+
+        Raises:
+            CorpusError: naming the utterance, if it has no transcript, or one too long: nothing is cut off silently
+        """
+        ids = self.tokenizer(transcript_of(example), split_special_tokens=True).input_ids
+        if len(ids) > self.max_tokens:
+            raise CorpusError(
+                f"utterance {example.utterance_id}: its transcript has {len(ids)} tokens, the model takes "
+                f"{self.max_tokens}; cut the utterance into shorter ones"
+            )
+        return cast(list[int], ids)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer to a folder."""
+        # a padded call leaves its state in the tokenizer, and it would be stored
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.save_pretrained(str(folder))
+
+    @classmethod
+    def load(cls, folder: Path, max_tokens: int) -> TranscriptTokenizer:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ModelError: if the folder has no tokenizer
+        """
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(folder)), max_tokens)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder}: no tokenizer can be read there ({_one_line(error)})") from error
+
+
+class FrozenBert:
+    """Last hidden states of a pretrained BERT-like encoder that is not trained; a ``FeatureExtractor`` of transcripts.
+
+    Weights are read from safetensors only, and no code of the repository is run.
+
+    Args:
+        name: Hub id or local folder
+        revision: branch, tag or commit on the Hub
+
+    Raises:
+        ModelError: if it cannot be loaded, or its tokenizer is not a fast one
+    """
+
+    def __init__(self, name: str, revision: str | None = None) -> None:
+        self.name, self.revision = name, revision
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(
+                name, revision=revision, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"bert {name!r} cannot be loaded ({_one_line(error)}); give a Hub id or a folder with safetensors "
+                "weights and a tokenizer, or 'scratch'"
+            ) from error
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"bert {name!r}: its tokenizer is not a fast one, which is needed to read transcripts as data"
+            )
+        self._model.eval().requires_grad_(False)
+        # RoBERTa-like models keep positions for padding, so the tokenizer's own limit counts where it is lower
+        self._transcripts = TranscriptTokenizer(
+            tokenizer, min(int(self._model.config.max_position_embeddings), int(tokenizer.model_max_length))
+        )
+        self.size = int(self._model.config.hidden_size)
+        self._weights_hash = _hash_weights(self._model)
+
+    def __reduce__(self) -> tuple[type[FrozenBert], tuple[str, str | None]]:
+        return FrozenBert, (self.name, self.revision)
+
+    def settings(self) -> dict[str, Any]:
+        """Name, revision and a hash of the weights."""
+        return {"name": "frozen_bert", "model": self.name, "revision": self.revision, "weights": self._weights_hash}
+
+    def source_hash(self, example: Example) -> str | None:
+        """Hash of the transcript; None where the example has none."""
+        if example.transcript is None:
+            return None
+        return hashlib.blake2b(example.transcript.encode(), digest_size=16).hexdigest()
+
+    @torch.no_grad()
+    def extract(self, example: Example) -> Frames:
+        """Contextual embeddings of an example's tokens, special ones included, (T, D).
+
+        Raises:
+            CorpusError: naming the utterance, if it has no transcript, or one too long
+        """
+        ids = torch.tensor([self._transcripts.ids(example)])
+        states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return np.asarray(states[0].float().numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class ScratchSettings:
+    """A small BERT trained together with the network, for where no pretrained one can be had.
+
+    Args:
+        layers: transformer layers
+        size: D, width of the embeddings
+        heads: attention heads
+        vocabulary_size: most words kept, the most frequent of the train split
+        word_dropout: probability that a word is read as unknown, training only: without it an unknown word of
+            another split would be met untrained
+        dropout: within the transformer
+        max_tokens: longest transcript, in words with the two special tokens
+    """
+
+    layers: int = 2
+    size: int = 64
+    heads: int = 2
+    vocabulary_size: int = 5000
+    word_dropout: float = 0.3
+    dropout: float = 0.1
+    max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.vocabulary_size, self.max_tokens) < 1 or self.size % self.heads:
+            raise ConfigError(
+                f"scratch: layers={self.layers}, size={self.size}, heads={self.heads}, vocabulary_size="
+                f"{self.vocabulary_size}, max_tokens={self.max_tokens}: expected positive numbers, size a "
+                "multiple of heads"
+            )
+        if not (0 <= self.word_dropout < 1 and 0 <= self.dropout < 1):
+            raise ConfigError(
+                f"scratch: word_dropout={self.word_dropout}, dropout={self.dropout}: expected shares in [0, 1)"
+            )
+
+
+class ScratchBert(nn.Module):
+    """An untrained BERT encoder: (B, T) token ids to (B, T, D).
+
+    Args:
+        settings: its dimensions
+        tokenizer: gives the number of tokens, and which of them are special
+    """
+
+    def __init__(self, settings: ScratchSettings, tokenizer: TranscriptTokenizer) -> None:
+        super().__init__()
+        config = BertConfig(
+            vocab_size=len(tokenizer.tokenizer),
+            hidden_size=settings.size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            intermediate_size=2 * settings.size,
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            max_position_embeddings=settings.max_tokens,
+        )
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self._word_dropout = settings.word_dropout
+        self._unknown = int(tokenizer.tokenizer.unk_token_id)
+        self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed a padded batch; ``mask`` (B, T) is True where a token is no padding."""
+        if self.training and self._word_dropout:
+            is_word = ~torch.isin(input_ids, torch.tensor(self._special, device=input_ids.device))
+            dropped = torch.rand(input_ids.shape, device=input_ids.device) < self._word_dropout
+            input_ids = input_ids.masked_fill(is_word & dropped, self._unknown)
+        return cast(Tensor, self.bert(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state)
+
+
+def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings) -> TranscriptTokenizer:
+    """A lower-casing tokenizer of whole words, those of the train split's transcripts alone.
+
+    Word pieces would cut an unseen word into pieces that training never met; here it is one unknown token.
+
+    Raises:
+        CorpusError: if the transcripts hold no word
+
+    Example:
+        >>> tokenizer = train_tokenizer(["it is fine", "it was fine"], ScratchSettings()).tokenizer
+        >>> tokenizer.tokenize("It is terrific!")
+        ['it', 'is', '[UNK]', '[UNK]']
+    """
+    words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=settings.vocabulary_size + len(special), special_tokens=special, show_progress=False
+    )
+    words.train_from_iterator(transcripts, trainer)
+    if words.get_vocab_size() == len(special):
+        raise CorpusError("no transcript to train the scratch tokenizer on; does the train split have transcripts?")
+    return TranscriptTokenizer(BertTokenizerFast(vocab=words.get_vocab()), settings.max_tokens)
+
+
+def pad_ids(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Right-padded token ids (B, T), padded with 0, and their lengths (B,)."""
+    tensors = [torch.tensor(ids) for ids in sequences]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True), torch.tensor([len(ids) for ids in sequences])
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,207 @@
+"""The one loop that all recognizers learn and are scored by: transformers' Trainer.
+
+A recognizer is a ``Recognizer`` module whose forward returns per-utterance losses and, in evaluation, label
+log-probabilities. Dev UAR chooses the checkpoint; a checkpoint counts only once it is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from lalm_mer.core.errors import ModelError, PredictionError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example
+from lalm_mer.evaluation.metrics import unweighted_average_recall, weighted_accuracy
+
+__all__ = ["Collator", "Examples", "Recognizer", "RecognizerTrainer", "last_whole_checkpoint"]
+
+Collator = Callable[[Sequence[Example]], dict[str, Tensor]]
+
+_TRAINED = "trained.safetensors"
+_WHOLE = "WHOLE"  # written last: a checkpoint without it was cut short
+
+
+class Examples(Sized, Protocol):
+    """A map-style dataset of examples."""
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class Recognizer(Protocol):
+    """What the loop asks of a module, besides being an ``nn.Module``."""
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """``losses`` (B,), ``items`` (B,): what each loss sums over; in evaluation ``log_probs`` (B, K)."""
+        ...
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what was trained so that it can be loaded again."""
+        ...
+
+
+class RecognizerTrainer(Trainer):
+    """Trainer over any ``Recognizer``: keeps only trained weights, counts losses by item, selects by dev UAR.
+
+    Args:
+        model: the recognizer
+        args: transformers' own
+        collators: of a training batch and of a batch to be scored (``truth`` (B,) in it)
+        label_set: the K labels
+        train_examples: None where nothing is trained
+        dev_examples: None where nothing is trained
+        callbacks: transformers' own
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        collators: tuple[Collator, Collator],
+        label_set: LabelSet,
+        train_examples: Examples | None = None,
+        dev_examples: Examples | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self._train_collator, self._score_collator = collators
+        self._label_set = label_set
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self._train_collator,
+            train_dataset=train_examples,
+            eval_dataset=dev_examples,
+            compute_metrics=self._dev_metrics,
+            compute_loss_func=_mean_loss,
+            callbacks=list(callbacks),
+        )
+        self.label_names = ["truth"]
+        self.model_accepts_loss_kwargs = False  # the loss is made here, from what forward returns
+
+    def score(self, examples: Examples) -> npt.NDArray[np.float64]:
+        """Label log-probabilities (N, K) of examples, in their order, over all processes.
+
+        Raises:
+            PredictionError: if the processes together return other examples than were asked for
+        """
+        output = self.predict(examples)
+        truth = np.asarray(output.label_ids)
+        expected = [self._label_set.index(examples[i].label) for i in (0, len(examples) - 1)]
+        if len(truth) != len(examples) or [truth[0], truth[-1]] != expected:
+            raise PredictionError(f"{len(truth)} of {len(examples)} utterances came back from scoring, or out of order")
+        return np.asarray(output.predictions, dtype=np.float64)[:, : len(self._label_set)]
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what was trained in its library's own format, from the first process alone."""
+        if self.is_world_process_zero():
+            self.accelerator.unwrap_model(self.model).save_trained(folder)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """Score a batch; losses travel beside the log-probabilities, so that their mean is exact."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = model(**inputs)
+        extra = torch.stack([output["losses"], output["items"]], dim=1).float()
+        return None, torch.cat([output["log_probs"].float(), extra], dim=1), inputs["truth"]
+
+    def _dev_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        log_probs, (losses, items) = prediction.predictions[:, :-2], prediction.predictions[:, -2:].T
+        labels = self._label_set.labels
+        truth = [labels[index] for index in prediction.label_ids]
+        predicted = [labels[index] for index in log_probs.argmax(axis=1)]
+        return {
+            "loss": float(losses.sum() / items.sum()),
+            "uar": unweighted_average_recall(truth, predicted, labels),
+            "weighted_accuracy": weighted_accuracy(truth, predicted, labels),
+        }
+
+    # The scoring collator packs all answers, the training one the true answer alone.
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
+        """Loader of dev examples to be scored."""
+        return self._with_score_collator(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
+        """Loader of examples to be scored."""
+        return self._with_score_collator(super().get_test_dataloader, test_dataset)
+
+    def _with_score_collator(self, make: Callable[[Any], DataLoader[Any]], examples: Any) -> DataLoader[Any]:  # noqa: ANN401
+        self.data_collator = self._score_collator
+        try:
+            return make(examples)
+        finally:
+            self.data_collator = self._train_collator
+
+    # Checkpoints hold what was trained, not the base model, and count only when whole.
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 as in transformers
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _WHOLE).touch()
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict() if state_dict is None else state_dict
+        save_file({name: state[name].detach().contiguous().cpu() for name in self._saved_names()}, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        state = load_file(Path(resume_from_checkpoint) / _TRAINED)
+        missing = set(self._saved_names()) ^ set(state)
+        if missing:
+            raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(missing)[:3]}")
+        (self.model if model is None else model).load_state_dict(state, strict=False)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is None:
+            raise ModelError("no checkpoint was chosen on dev; was there no evaluation?")
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _saved_names(self) -> list[str]:
+        """Trained parameters, and the buffers of modules that hold any (running means and the like)."""
+        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        homes = {name.rpartition(".")[0] for name in trained}
+        persistent = self.model.state_dict().keys()
+        buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in homes]
+        return trained + [name for name in buffers if name in persistent]
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; those that were not are removed.
+
+    transformers' own ``get_last_checkpoint`` takes the newest folder, cut short or not.
+    """
+    whole = []
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (path / _WHOLE).is_file():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _mean_loss(outputs: dict[str, Tensor], labels: object, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Sum of the losses over the items of the whole accumulated batch, so that 8 x 1 equals 1 x 8."""
+    items = outputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
+    return outputs["losses"].sum() / items

@@ -1,0 +1,38 @@
+"""Build a tiny, randomly initialised model of a real architecture, for demos and tests without a download.
+
+Its tokenizer is trained on the prompts, the labels and the transcripts of the training split.
+
+Example:
+  python recipes/build_tiny_model.py --config recipes/demo/tiny_model.yaml data.dir=outputs/circumplex output.dir=outputs/tiny
+"""
+
+from pathlib import Path
+
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.data import open_corpus
+from lalm_mer.launch.settings import TinySettings
+from lalm_mer.models.tiny import build_tiny
+
+
+def build(settings: TinySettings) -> None:
+    folded = open_corpus(settings.data, settings.split)
+    train = folded.examples(settings.split.fold, "train", sampling_rate=None).utterances()
+    words = {line for path in sorted(Path("prompts").glob("*.yaml")) for line in path.read_text("utf-8").splitlines()}
+    words |= {form for label in folded.task.label_set.labels for form in folded.task.label_set.forms_of(label)}
+    words |= set(train["transcript"].dropna())
+    build_tiny(
+        settings.family,
+        Path(settings.output.dir),
+        words=words,
+        window_s=settings.window_s,
+        hidden_size=settings.hidden_size,
+        layers=settings.layers,
+        vocabulary=settings.vocabulary,
+        initializer_range=settings.initializer_range,
+        seed=settings.seed,
+    )
+    print(f"tiny, randomly initialised {settings.family} in {settings.output.dir}")
+
+
+if __name__ == "__main__":
+    run_recipe(__doc__, TinySettings, build)

@@ -1,0 +1,62 @@
+"""LoRA fine-tuning: learn the answer and the stop token alone, choose the checkpoint by dev UAR, score the test set.
+
+Example:
+  accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
+      --config recipes/qwen2_audio/ravdess_lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
+
+The run folder receives run.json, adapter/, history.jsonl, predictions.parquet and metrics.json. Killed and started
+again with the same command, it goes on from its last whole checkpoint.
+"""
+
+from pathlib import Path
+
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.data import spread
+from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.identity import run_identity
+from lalm_mer.launch.language import adapt, model_digest, open_language_run, recognizer_name
+from lalm_mer.launch.run_folder import open_run
+from lalm_mer.launch.settings import FinetuneSettings
+from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
+from lalm_mer.recognizers.training import last_whole_checkpoint
+
+
+def finetune(settings: FinetuneSettings) -> None:
+    engine = expected_engine(settings.engine)
+    seed_everything(settings.seed)
+    language = open_language_run(settings)
+    identity = run_identity(
+        settings,
+        language.data,
+        recognizer=recognizer_name(settings.model),
+        base_model=settings.model.id,
+        modalities=language.prompt.modalities,
+        method="lora",
+        digests={"prompt": language.prompt.digest, "base_model": model_digest(settings.model, language.family)},
+        notes=language.notes(),
+    )
+    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
+    if run.finished:
+        print(f"{run.path} is finished; nothing to do")
+        return
+    model = adapt(language, settings.adapter, shown=run.writes)
+    trainer = make_trainer(
+        model,
+        settings.train,
+        engine,
+        folder=run.checkpoints,
+        history=run.history,
+        collators=language.collators,
+        label_set=language.label_set,
+        seed=settings.seed,
+        train=language.data.train,
+        dev=language.data.dev,
+    )
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints))
+    log_probs = trainer.score(language.data.test.select(language.data.scored))
+    trainer.save_trained(run.path / "adapter")
+    run.finish(language.data, spread(language.data, log_probs))
+
+
+if __name__ == "__main__":
+    run_recipe(__doc__, FinetuneSettings, finetune)

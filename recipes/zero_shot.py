@@ -1,0 +1,55 @@
+"""Zero-shot prompting: score every label of every test utterance by its likelihood, without training or parsing.
+
+Example:
+  accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
+      --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
+
+The run folder receives run.json, predictions.parquet and metrics.json.
+"""
+
+from pathlib import Path
+
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.data import spread
+from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.identity import run_identity
+from lalm_mer.launch.language import model_digest, open_language_run, recognizer_name
+from lalm_mer.launch.run_folder import open_run
+from lalm_mer.launch.settings import ZeroShotSettings
+from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
+
+
+def zero_shot(settings: ZeroShotSettings) -> None:
+    engine = expected_engine(settings.engine)
+    seed_everything(settings.seed)
+    language = open_language_run(settings)
+    identity = run_identity(
+        settings,
+        language.data,
+        recognizer=recognizer_name(settings.model),
+        base_model=settings.model.id,
+        modalities=language.prompt.modalities,
+        method="zero_shot",
+        digests={"prompt": language.prompt.digest, "base_model": model_digest(settings.model, language.family)},
+        notes=language.notes(),
+    )
+    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
+    if run.finished:
+        print(f"{run.path} is finished; nothing to do")
+        return
+    trainer = make_trainer(
+        language.answer_model(),
+        settings.scoring,
+        engine,
+        folder=run.checkpoints,
+        history=run.history,
+        collators=language.collators,
+        label_set=language.label_set,
+        seed=settings.seed,
+    )
+    log_probs = trainer.score(language.data.test.select(language.data.scored))
+    run.finish(language.data, spread(language.data, log_probs))
+
+
+if __name__ == "__main__":
+    run_recipe(__doc__, ZeroShotSettings, zero_shot)

@@ -1,0 +1,157 @@
+"""Every reader through the same behaviours."""
+
+import io
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lalm_mer.core.audio import decode
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora import load, write_corpus
+from lalm_mer.corpora.settings import READERS, CorpusSettings, open_reader
+
+FOLDER_READERS = ("ravdess", "manifest")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A small release of a corpus, and where its reader looks for one more file."""
+
+    settings: CorpusSettings
+    root: Path | None = None
+
+    def path_of(self, number: int, suffix: str) -> Path:
+        if self.settings.name == "ravdess":
+            return self.root / f"Actor_03/03-01-0{number}-01-01-01-03{suffix}"
+        with (self.root / "rows.csv").open("a") as rows:
+            rows.write(f"bad{number}{suffix},glad,s3\n")
+        return self.root / f"bad{number}{suffix}"
+
+
+def release(name, root, tone, backwards=False):
+    """Build a release; ``backwards`` creates the same files in the opposite order."""
+    if name == "circumplex":
+        pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
+        return Release(CorpusSettings("circumplex"))
+    names = {
+        "ravdess": [f"Actor_0{a}/03-01-0{e}-01-01-01-0{a}.wav" for a in (1, 2) for e in (3, 4)],
+        "manifest": ["a.wav", "b.wav", "c/d.wav"],
+    }[name]
+    for number, path in sorted(enumerate(names), reverse=backwards):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(tone(0.2 + 0.1 * number))
+    if name == "manifest":
+        rows = [f"{path},glad,s1\n" for path in (reversed(names) if backwards else names)]
+        (root / "rows.csv").write_text("path,label,speaker\n" + "".join(rows))
+        return Release(CorpusSettings("manifest", root=str(root), manifest="rows.csv", labels=["glad", "sad"]), root)
+    return Release(CorpusSettings(name, root=str(root)), root)
+
+
+def prepare(settings, out_dir):
+    reading = open_reader(settings)
+    return write_corpus(
+        reading.rows,
+        corpus=reading.corpus,
+        out_dir=out_dir,
+        loader_version=reading.loader_version,
+        synthetic=reading.synthetic,
+        ranges=reading.ranges,
+        tasks=reading.tasks,
+        extra=reading.extra,
+    )
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_rows_are_whole_and_the_bytes_are_those_that_were_measured(name, tmp_path, tone):
+    reading = open_reader(release(name, tmp_path, tone).settings)
+    rows = list(reading.rows)
+    assert rows
+    assert len({row.utterance_id for row in rows}) == len(rows)
+    for row in rows[:20]:
+        assert isinstance(row, Utterance)
+        assert row.corpus == reading.corpus
+        assert row.label is not None
+        assert row.speaker is not None
+        assert not row.audio_path.startswith("/")
+        waveform = decode(row.audio_bytes, row.utterance_id)
+        assert (waveform.sampling_rate, waveform.duration_s) == (row.sampling_rate, row.duration_s)
+    assert all(type(getattr(rows[0], field.name)) is not np.float32 for field in fields(Utterance))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_prepared_twice_from_two_places_it_is_the_same_corpus(name, tmp_path, tone):
+    first = prepare(release(name, tmp_path / "one", tone).settings, tmp_path / "out1")
+    second = prepare(release(name, tmp_path / "elsewhere", tone, backwards=True).settings, tmp_path / "out2")
+    assert first == second
+    one, two = (tmp_path / out / "utterances/part-00000.parquet" for out in ("out1", "out2"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_prepared_and_loaded(name, tmp_path, tone):
+    summary = prepare(release(name, tmp_path / "root", tone).settings, tmp_path / "out")
+    prepared = load(tmp_path / "out")
+    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
+    assert prepared.dataset.num_rows == summary["n_utterances"]
+    assert prepared.summary == summary
+    assert summary["synthetic"] is (name == "circumplex")
+    assert set(summary["tasks"]) == set(prepared.tasks)
+    for task in prepared.tasks.values():
+        counts = summary["tasks"][task.name]
+        assert tuple(counts) == (*task.label_set.labels, "unmapped")
+        assert sum(counts.values()) == summary["n_utterances"]
+    assert any(counts["unmapped"] == 0 for counts in summary["tasks"].values())
+
+
+@pytest.mark.parametrize("name", FOLDER_READERS)
+def test_bad_files_are_rejected_each_with_its_reason_and_nothing_is_lost(name, tmp_path, tone):
+    small = release(name, tmp_path / "root", tone)
+    whole = prepare(small.settings, tmp_path / "out")
+    nan = io.BytesIO()
+    soundfile.write(nan, np.full(800, np.nan, np.float32), 8000, format="WAV", subtype="FLOAT")
+    bad = {
+        (1, ".wav"): (b"", "empty"),
+        (2, ".wav"): (tone(1.0)[:5000], "truncated"),
+        (3, ".flac"): (tone(5.0, container="FLAC")[:5000], "truncated"),
+        (4, ".wav"): (nan.getvalue(), "non_finite"),
+        (5, ".wav"): (b"%PDF-1.7 no audio at all", "unreadable"),
+    }
+    expected = {}
+    for (number, suffix), (content, reason) in bad.items():
+        path = small.path_of(number, suffix)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        expected[path.relative_to(small.root).as_posix()] = reason
+    rejected = [row for row in open_reader(small.settings).rows if isinstance(row, Rejection)]
+    assert {row.path: row.reason for row in rejected} == expected
+    summary = prepare(small.settings, tmp_path / "out")
+    assert summary["n_utterances"] == whole["n_utterances"]
+    assert summary["n_found"] == whole["n_found"] + len(bad)
+    assert summary["root_hash"] == whole["root_hash"]
+
+
+@pytest.mark.parametrize("name", FOLDER_READERS)
+def test_no_folder_and_an_empty_folder_are_one_line(name, tmp_path):
+    options = {"manifest": "rows.csv"} if name == "manifest" else {}
+    (tmp_path / "empty").mkdir()
+    for root in ("nowhere", "empty"):
+        with pytest.raises(CorpusError) as error:
+            prepare(CorpusSettings(name, root=str(tmp_path / root), **options), tmp_path / "out")
+        assert "\n" not in str(error.value)
+        assert "corpus." in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_preparation_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys, lalm_mer.corpora.settings, lalm_mer.corpora.writer\n"
+        "print([name for name in ('torch', 'transformers', 'evaluate', 'peft', 'accelerate') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

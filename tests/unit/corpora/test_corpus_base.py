@@ -1,0 +1,103 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.schema import Rejection
+from lalm_mer.corpora.base import AudioFile, list_files, load_tasks, read_audio
+
+
+def nan_wav() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.full(800, np.nan, np.float32), 8000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def test_reads_rate_and_duration_of_the_file_as_shipped(tmp_path, tone):
+    (tmp_path / "a.wav").write_bytes(content := tone(0.5, 44100, channels=2))
+    assert read_audio(tmp_path, tmp_path / "a.wav") == AudioFile("a.wav", content, 44100, 0.5)
+
+
+def test_a_part_of_a_file_has_the_parts_duration(tmp_path, tone):
+    (tmp_path / "a.wav").write_bytes(tone(1.0))
+    audio = read_audio(tmp_path, tmp_path / "a.wav", 0.25, 0.75)
+    assert isinstance(audio, AudioFile)
+    assert audio.duration_s == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("zero.wav", "empty"),
+        ("cut.wav", "truncated"),
+        ("cut.flac", "truncated"),
+        ("nan.wav", "non_finite"),
+        ("letter.wav", "unreadable"),
+        ("absent.wav", "missing_audio"),
+        ("nosamples.wav", "empty"),
+    ],
+)
+def test_a_bad_file_is_rejected_with_its_reason(tmp_path, tone, name, reason):
+    content = {
+        "zero.wav": b"",
+        "cut.wav": tone(1.0)[:4000],
+        "cut.flac": tone(5.0, container="FLAC")[:9000],
+        "nan.wav": nan_wav(),
+        "letter.wav": b"Dear reader, this is a letter.",
+        "nosamples.wav": tone(0.0),
+    }
+    if name in content:
+        (tmp_path / name).write_bytes(content[name])
+    rejection = read_audio(tmp_path, tmp_path / name)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.path, rejection.reason) == (name, reason)
+    assert "\n" not in rejection.detail
+
+
+@pytest.mark.parametrize("way", ["../outside.wav", "link.wav"])
+def test_a_file_outside_the_root_is_not_read(tmp_path, tone, way):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "outside.wav").write_bytes(tone())
+    (root / "link.wav").symlink_to(tmp_path / "outside.wav")
+    rejection = read_audio(root, root / way)
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "outside_root"
+
+
+def test_a_link_within_the_root_is_read(tmp_path, tone):
+    (tmp_path / "a.wav").write_bytes(tone())
+    (tmp_path / "b.wav").symlink_to(tmp_path / "a.wav")
+    assert isinstance(read_audio(tmp_path, tmp_path / "b.wav"), AudioFile)
+
+
+def test_files_are_listed_sorted_without_hidden_ones_and_linked_folders_named(tmp_path):
+    root = tmp_path / "root"
+    for name in ("b/2.wav", "a/1.wav", ".git/x.wav", "a/._1.wav", "c.wav"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (root / "aa").symlink_to(tmp_path / "elsewhere")
+    listed = list(list_files(root))
+    names = [item.relative_to(root).as_posix() if isinstance(item, Path) else item.reason for item in listed]
+    assert names == ["a/1.wav", "outside_root", "b/2.wav", "c.wav"]
+
+
+def test_no_such_root_is_one_line_that_names_it(tmp_path):
+    with pytest.raises(CorpusError, match=r"nowhere: expected a folder, found nothing; set corpus\.root$"):
+        list(list_files(tmp_path / "nowhere"))
+
+
+def test_ravdess_task_has_the_eight_classes_in_the_releases_order():
+    task = load_tasks("ravdess")["ravdess_8"]
+    assert task.label_set.labels == ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+    assert all(task.label_set.forms_of(label)[0] == label for label in task.label_set.labels)
+    assert dict(task.label_map) == {label: label for label in task.label_set.labels}
+
+
+@pytest.mark.parametrize("corpus", ["of_the_users_own", "../tasks/ravdess", ""])
+def test_an_unknown_corpus_has_no_tasks(corpus):
+    assert load_tasks(corpus) == {}

@@ -1,0 +1,53 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.corpora.settings import READERS, CorpusSettings, PrepareSettings, open_reader
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "corpora"
+
+
+def test_every_shipped_yaml_loads_and_opens_with_its_launch_told():
+    paths = sorted(RECIPES.glob("*.yaml"))
+    assert {path.stem for path in paths} == set(READERS)
+    for path in paths:
+        config = load_config(PrepareSettings, path)
+        assert config.corpus.name == path.stem
+        open_reader(config.corpus)  # its keys belong together; nothing is read before the first row
+        head = path.read_text().split("\ncorpus:")[0]
+        assert all(word in head for word in ("Prerequisites:", "Launch:", f"recipes/corpora/{path.name}", "Override:"))
+
+
+def test_every_key_has_an_owner():
+    owned = set().union(*(reader.keys for reader in READERS.values()))
+    assert owned == {key.name for key in fields(CorpusSettings)} - {"name"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("corpus.variant=spoken", r"key 'corpus\.variant': belongs to circumplex, but corpus\.name is ravdess"),
+        ("corpus.columns={label: emotion}", r"key 'corpus\.columns': belongs to manifest, but"),
+        ("corpus.root=", r"key 'corpus\.root': ravdess needs it"),
+        ("corpus.name=iemocop", r"no reader 'iemocop'; expected one of ravdess, manifest, circumplex"),
+        ("corpus.rot=x", r"unknown key 'corpus\.rot'"),
+    ],
+)
+def test_a_key_out_of_place_is_named(override, said):
+    with pytest.raises(ConfigError, match=said):
+        open_reader(load_config(PrepareSettings, RECIPES / "ravdess.yaml", [override]).corpus)
+
+
+def test_settings_reach_the_reader(tmp_path):
+    overrides = ["corpus.variant=sarcastic", "corpus.noise=0.25", "corpus.seed=4"]
+    reading = open_reader(load_config(PrepareSettings, RECIPES / "circumplex.yaml", overrides).corpus)
+    assert reading.synthetic
+    assert {key: reading.extra[key] for key in ("variant", "noise", "seed")} == {
+        "variant": "sarcastic",
+        "noise": 0.25,
+        "seed": 4,
+    }
+    assert reading.extra["ceilings"]["additive"] == pytest.approx(0.625)

@@ -1,0 +1,221 @@
+import json
+from dataclasses import replace
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from lalm_mer.core.audio import decode
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora import load, write_corpus
+
+INTERFACE_COLUMNS = [
+    "utterance_id",
+    "corpus",
+    "audio",
+    "sampling_rate",
+    "start_s",
+    "end_s",
+    "duration_s",
+    "transcript",
+    "transcript_source",
+    "speaker",
+    "gender",
+    "age",
+    "ethnicity",
+    "language",
+    "session",
+    "dialogue",
+    "turn",
+    "script",
+    "label",
+    "ratings",
+    "valence",
+    "arousal",
+    "dominance",
+    "sentiment",
+    "intensities",
+    "video_path",
+]
+INTERFACE_KEYS = [
+    "corpus",
+    "root_hash",
+    "loader_version",
+    "n_found",
+    "n_utterances",
+    "n_rejected",
+    "labels",
+    "speakers",
+    "duration_s",
+    "tasks",
+]
+
+
+@pytest.fixture
+def rows(tone):
+    first = Utterance(
+        utterance_id="u1", corpus="tiny", audio_path="a/u1.wav", audio_bytes=tone(), sampling_rate=8000,
+        duration_s=0.2, transcript="Ja, natürlich.", speaker="s1", label="glad", age=31,
+        ratings={"sad": 1, "glad": 2}, intensities={"glad": 0.5}, valence=4.0,
+    )  # fmt: skip
+    second = Utterance(
+        utterance_id="u2", corpus="tiny", audio_path="a/u2.wav", audio_bytes=tone(hertz=300), sampling_rate=8000,
+        duration_s=0.2, speaker="s2",
+    )  # fmt: skip
+    return [first, second, Rejection("a/u3.wav", "empty", "the file has no bytes")]
+
+
+def write(rows, out_dir, **options):
+    return write_corpus(rows, corpus="tiny", out_dir=out_dir, loader_version="1", **options)
+
+
+def test_columns_and_keys_are_those_of_the_interface(rows, tmp_path):
+    summary = write(rows, tmp_path / "out")
+    assert pq.read_schema(tmp_path / "out/utterances/part-00000.parquet").names == INTERFACE_COLUMNS
+    assert set(INTERFACE_KEYS) <= set(summary)
+    assert summary == json.loads((tmp_path / "out/summary.json").read_text())
+    rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert rejected == [{"path": "a/u3.wav", "reason": "empty", "detail": "the file has no bytes"}]
+
+
+def test_everything_found_is_accounted_for(rows, tmp_path):
+    summary = write(rows, tmp_path / "out")
+    assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (3, 2, 1)
+    assert summary["labels"] == {"glad": 1}
+    assert summary["speakers"] == {"s1": 1, "s2": 1}
+    assert summary["duration_s"] == 0.4
+
+
+def test_what_is_written_is_what_is_loaded(rows, tmp_path):
+    write(rows, tmp_path / "out")
+    prepared = load(tmp_path / "out")
+    row = prepared.dataset[0]
+    assert prepared.name == "tiny"
+    assert row["audio"] == {"path": "a/u1.wav", "bytes": rows[0].audio_bytes}
+    assert decode(row["audio"]["bytes"], "u1").duration_s == row["duration_s"]
+    assert row["transcript"] == "Ja, natürlich."
+    assert row["ratings"] == [{"label": "glad", "votes": 2}, {"label": "sad", "votes": 1}]
+    assert row["intensities"] == [{"label": "glad", "intensity": 0.5}]
+    assert (row["age"], row["valence"], row["dominance"], row["turn"]) == (31, 4.0, None, None)
+    assert prepared.dataset[1]["label"] is None
+
+
+def test_datasets_opens_the_parquet_and_its_audio(rows, tmp_path):
+    write(rows, tmp_path / "out")
+    opened = datasets.load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "out/utterances/*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    ).cast_column("audio", datasets.Audio(decode=False))
+    assert opened[1]["audio"]["bytes"] == rows[1].audio_bytes
+    assert opened["utterance_id"][:] == ["u1", "u2"]
+
+
+def test_the_parquet_says_what_it_is(rows, tmp_path):
+    summary = write(rows, tmp_path / "out", synthetic=True, ranges={"valence": [1, 5]})
+    metadata = pq.read_metadata(tmp_path / "out/utterances/part-00000.parquet").metadata
+    told = {key: json.loads(metadata[key.encode()]) for key in ("corpus", "synthetic", "loader_version", "ranges")}
+    assert told == {"corpus": "tiny", "synthetic": True, "loader_version": "1", "ranges": {"valence": [1, 5]}}
+    assert json.loads(metadata[b"root_hash"]) == summary["root_hash"]
+    assert summary["synthetic"] is True
+    assert summary["ranges"] == {"valence": [1, 5]}
+
+
+def test_the_root_hash_knows_content_and_columns_but_not_order(rows, tmp_path):
+    original = write(rows, tmp_path / "a")["root_hash"]
+    assert write(rows[::-1], tmp_path / "b")["root_hash"] == original
+    assert write([replace(rows[0], label="sad"), *rows[1:]], tmp_path / "c")["root_hash"] != original
+    assert write([replace(rows[0], audio_bytes=b"RIFF"), *rows[1:]], tmp_path / "d")["root_hash"] != original
+    assert write([replace(rows[0], audio_path="z.wav"), *rows[1:]], tmp_path / "e")["root_hash"] != original
+
+
+def test_the_second_of_two_equal_ids_is_rejected(rows, tmp_path):
+    summary = write([rows[0], replace(rows[1], utterance_id="u1"), rows[2]], tmp_path / "out")
+    assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (3, 1, 2)
+    assert summary["rejected"] == {"duplicate_id": 1, "empty": 1}
+    rejected = json.loads((tmp_path / "out/rejected.jsonl").read_text().splitlines()[0])
+    assert rejected["path"] == "a/u2.wav"
+    assert "a/u1.wav" in rejected["detail"]
+
+
+def test_more_rows_than_a_row_group_holds(rows, tmp_path):
+    many = [replace(rows[0], utterance_id=f"u{number}") for number in range(205)]
+    write(many, tmp_path / "out")
+    metadata = pq.read_metadata(tmp_path / "out/utterances/part-00000.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [100, 100, 5]
+    assert load(tmp_path / "out").dataset["utterance_id"][:] == [row.utterance_id for row in many]
+
+
+def test_nothing_found_and_everything_rejected_are_errors_that_write_nothing(rows, tmp_path):
+    with pytest.raises(CorpusError, match=r"tiny: found no audio files .*corpus\.root"):
+        write([], tmp_path / "out")
+    with pytest.raises(CorpusError, match=r"all 1 files found were rejected, the first one a/u3\.wav: empty"):
+        write(rows[2:], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_preparation_leaves_the_corpus_that_was_there(rows, tmp_path):
+    before = write(rows, tmp_path / "out")
+
+    def broken():
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(broken(), tmp_path / "out")
+    assert load(tmp_path / "out").summary == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_leftovers_of_a_killed_process_are_mended(rows, tmp_path):
+    (tmp_path / ".out.partial/utterances").mkdir(parents=True)
+    write(rows, tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / ".out.old")  # killed between the two renames
+    with pytest.raises(CorpusError, match="rejected"):
+        write(rows[2:], tmp_path / "out")
+    assert load(tmp_path / "out").summary["n_utterances"] == 2
+
+
+def test_preparing_again_replaces_with_the_same_bytes(rows, tmp_path):
+    write(rows, tmp_path / "out")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    write(rows, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == first
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(rows, tmp_path):
+    (tmp_path / "out").mkdir()
+    write(rows, tmp_path / "out")  # an empty folder is fine
+    (tmp_path / "out/thesis.tex").write_text("mine")
+    with pytest.raises(CorpusError, match=r"holds something that is not a prepared corpus; choose another output\.dir"):
+        write(rows, tmp_path / "out")
+    assert (tmp_path / "out/thesis.tex").read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_named(rows, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match="cannot be written"):
+        write(rows, tmp_path / "file" / "out")
+
+
+def test_load_names_what_is_wrong(rows, tmp_path):
+    with pytest.raises(CorpusError, match=r"no such folder; prepare it with"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match=r"not a prepared corpus .*prepare_corpus\.py"):
+        load(tmp_path)
+    write(rows, tmp_path / "out")
+    (tmp_path / "out/utterances/part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorpusError, match="damaged"):
+        load(tmp_path / "out")
+
+
+def test_labels_outside_a_task_are_counted_as_unmapped(rows, tmp_path):
+    happy = replace(rows[0], corpus="ravdess", label="happy")
+    bored = replace(rows[0], corpus="ravdess", label="bored", utterance_id="u9")
+    unlabelled = replace(rows[1], corpus="ravdess")
+    summary = write_corpus([happy, bored, unlabelled], corpus="ravdess", out_dir=tmp_path / "out", loader_version="1")
+    counts = summary["tasks"]["ravdess_8"]
+    assert (counts["happy"], counts["sad"], counts["unmapped"]) == (1, 0, 2)
+    assert sum(counts.values()) == summary["n_utterances"] == 3

@@ -1,0 +1,173 @@
+import json
+import re
+
+import pytest
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora import manifest, write_corpus
+
+
+@pytest.fixture
+def folder(tmp_path, tone):
+    for name in ("a.wav", "b.flac", "deep/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(tone(1.0, container="FLAC" if name.endswith("flac") else "WAV"))
+    return tmp_path
+
+
+def read(folder, content, name="manifest.csv", **options):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(manifest.read(folder, name, **options))
+
+
+def test_reads_every_column(folder):
+    rows = read(
+        folder,
+        "path,transcript,transcript_source,speaker,gender,age,language,session,dialogue,turn,script,label,valence\n"
+        'a.wav,"Well, yes.",human,s1,female,31,en,1,d1,2,p1,glad,3.5\nb.flac,,,,,,,,,,,,\ndeep/c.wav,,,,,,,,,,,,\n',
+    )
+    assert [row.utterance_id for row in rows] == ["a", "b", "deep/c"]
+    first = rows[0]
+    assert (first.transcript, first.transcript_source, first.speaker, first.age) == ("Well, yes.", "human", "s1", 31)
+    assert (first.session, first.turn, first.label, first.valence) == ("1", 2, "glad", 3.5)
+    assert (first.corpus, first.sampling_rate, first.duration_s) == ("manifest", 8000, 1.0)
+    assert (rows[1].label, rows[1].age, rows[1].transcript) == (None, None, None)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_delimiter_newline_and_byte_order_mark_do_not_matter(folder, delimiter, newline, bom):
+    lines = [["path", "label"], ["a.wav", "glad"], ["b.flac", "sad"], ["deep/c.wav", "sad"]]
+    content = newline.join(delimiter.join(line) for line in lines) + newline
+    rows = read(folder, bom + content.encode())
+    assert [(row.utterance_id, row.label) for row in rows] == [("a", "glad"), ("b", "sad"), ("deep/c", "sad")]
+
+
+def test_the_order_of_the_rows_does_not_matter(folder):
+    there = read(folder, "path\na.wav\nb.flac\ndeep/c.wav\n")
+    assert read(folder, "path\ndeep/c.wav\na.wav\nb.flac\n") == there
+
+
+def test_jsonl(folder):
+    lines = [{"path": "a.wav", "label": "glad", "age": 30}, {"path": "b.flac", "valence": 2}, {"path": "deep/c.wav"}]
+    rows = read(folder, "\n".join(map(json.dumps, lines)), "rows.jsonl")
+    assert [(row.label, row.age, row.valence) for row in rows] == [("glad", 30, None), (None, None, 2.0), (None,) * 3]
+
+
+def test_columns_of_other_names(folder):
+    content = "file,emotion,who\na.wav,glad,s1\nb.flac,sad,s1\ndeep/c.wav,sad,s2\n"
+    rows = read(folder, content, columns={"path": "file", "label": "emotion", "speaker": "who"})
+    assert [(row.label, row.speaker) for row in rows] == [("glad", "s1"), ("sad", "s1"), ("sad", "s2")]
+
+
+def test_a_mapped_column_that_is_missing_is_named_with_those_found(folder):
+    with pytest.raises(
+        CorpusError, match=r"no column 'words' for 'transcript', found path, label; set corpus\.columns"
+    ):
+        read(folder, "path,label\na.wav,glad\n", columns={"transcript": "words"})
+    with pytest.raises(CorpusError, match=r"no column 'path' for 'path', found file"):
+        read(folder, "file\na.wav\n")
+    with pytest.raises(ConfigError, match=r"corpus\.columns\.text': no such column; expected one of path, utter"):
+        read(folder, "path\na.wav\n", columns={"text": "words"})
+
+
+def test_without_a_transcript_column_transcripts_are_missing(folder):
+    assert {row.transcript for row in read(folder, "path\na.wav\nb.flac\ndeep/c.wav\n")} == {None}
+
+
+def test_an_undeclared_label_stops_everything(folder):
+    with pytest.raises(CorpusError) as error:
+        read(folder, "path,label\na.wav,glad\nb.flac,mad\n", labels=["glad", "sad"])
+    assert str(error.value) == (
+        "manifest.csv: row 3, utterance b: label 'mad' is not among the declared corpus.labels ['glad', 'sad']; "
+        "mend the row or declare it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "said"),
+    [
+        ("age", "about 30", "not a number"),
+        ("age", "30.5", "not a whole number"),
+        ("valence", '"3,5"', "not a number"),
+        ("valence", "nan", "not a number"),
+        ("valence", "1_0", "not a number"),
+        ("valence", "7", r"outside \[1, 5\]"),
+        ("transcript_source", "guess", "not one of human, asr, simulated"),
+        ("utterance_id,start_s,end_s", "x,0.5,0.5", "enclose nothing"),
+        ("utterance_id,start_s,end_s", "x,-1,0.5", "enclose nothing"),
+    ],
+)
+def test_a_bad_value_rejects_its_row(folder, columns, cells, said):
+    (folder / "b.flac").unlink()
+    (folder / "deep/c.wav").unlink()
+    (rejection,) = read(folder, f"path,{columns}\na.wav,{cells}\n", ranges={"valence": [1, 5]})
+    assert (rejection.path, rejection.reason) == ("a.wav", "bad_value")
+    assert rejection.detail.startswith("row 2: ")
+    assert re.search(said, rejection.detail)
+
+
+def test_missing_files_orphans_and_paths_that_lead_out_are_rejected(folder, tone):
+    (folder.parent / "outside.wav").write_bytes(tone())
+    rows = read(folder, "path\na.wav\ngone.wav\n../outside.wav\n\n")
+    reasons = {row.path: row.reason for row in rows if isinstance(row, Rejection)}
+    assert reasons == {
+        "gone.wav": "missing_audio",
+        "../outside.wav": "outside_root",
+        "b.flac": "orphan",
+        "deep/c.wav": "orphan",
+    }
+    assert [row.utterance_id for row in rows if isinstance(row, Utterance)] == ["a"]
+
+
+def test_an_empty_path_is_a_bad_value(folder):
+    assert Rejection("row 2", "bad_value", "path is empty") in read(folder, 'path,label\n"",glad\na.wav,sad\n')
+
+
+def test_several_utterances_of_one_file(folder):
+    content = "path,utterance_id,start_s,end_s\na.wav,a1,0.0,0.4\na.wav,a2,0.4,\na.wav,a3,0.9,1.5\n"
+    rows = read(folder, content)
+    parts = [(row.utterance_id, row.start_s, row.end_s, round(row.duration_s, 3)) for row in rows[:2]]
+    assert parts == [("a1", 0.0, 0.4, 0.4), ("a2", 0.4, None, 0.6)]
+    assert (rows[2].path, rows[2].reason) == ("a.wav", "truncated")
+    with pytest.raises(CorpusError, match="add a column utterance_id"):
+        read(folder, "path,start_s\na.wav,0.1\n")
+
+
+def test_two_rows_of_one_id(folder, tmp_path):
+    rows = read(folder, "path,utterance_id\na.wav,x\nb.flac,x\ndeep/c.wav,y\n")
+    summary = write_corpus(rows, corpus="manifest", out_dir=tmp_path / "out", loader_version="1")
+    assert (summary["n_found"], summary["n_utterances"], summary["rejected"]) == (3, 2, {"duplicate_id": 1})
+
+
+def test_windows_characters_need_their_encoding_said(folder):
+    content = "path,transcript\na.wav,it\u2019s fine\n".encode("cp1252")
+    with pytest.raises(CorpusError, match=r"manifest\.csv: row 2, byte 24 \(0x92\) is not utf-8-sig; set corpus\.enc"):
+        read(folder, content)
+    assert read(folder, content, encoding="cp1252")[0].transcript == "it\u2019s fine"
+    with pytest.raises(ConfigError, match=r"corpus\.encoding.*klingon"):
+        read(folder, content, encoding="klingon")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        ("path,label\na.wav,glad,extra\n", "m.csv", r"m\.csv: row 2 has 3 fields, the header 2"),
+        ("path,path\na.wav,b\n", "m.csv", "column 'path' stands twice"),
+        ("", "m.csv", "no column 'path' for 'path', found none"),
+        ('{"path": "a.wav"}\n{oops}\n', "m.jsonl", "line 2 is not JSON"),
+        ('["a.wav"]\n', "m.jsonl", "line 1: expected an object"),
+    ],
+)
+def test_a_malformed_manifest_is_one_line(folder, content, name, said):
+    with pytest.raises(CorpusError, match=said):
+        read(folder, content, name)
+
+
+def test_no_manifest_and_no_folder(folder):
+    with pytest.raises(CorpusError, match=r"gone\.csv: cannot be read .*set corpus\.manifest"):
+        list(manifest.read(folder, "gone.csv"))
+    with pytest.raises(CorpusError, match=r"no such folder; set corpus\.root"):
+        list(manifest.read(folder / "gone", "m.csv"))

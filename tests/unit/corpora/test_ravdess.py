@@ -1,0 +1,87 @@
+from collections import Counter
+
+import pytest
+
+from lalm_mer.core.audio import decode
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora import ravdess, write_corpus
+
+
+def put(root, path, content):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(content)
+
+
+def test_the_name_tells_every_column(tmp_path, tone):
+    put(tmp_path, "Audio_Speech_Actors_01-24/Actor_12/03-01-06-02-02-01-12.wav", content := tone(0.5, 48000, 2))
+    (utterance,) = ravdess.read(tmp_path)
+    assert utterance == Utterance(
+        utterance_id="03-01-06-02-02-01-12",
+        corpus="ravdess",
+        audio_path="Audio_Speech_Actors_01-24/Actor_12/03-01-06-02-02-01-12.wav",
+        audio_bytes=content,
+        sampling_rate=48000,
+        duration_s=0.5,
+        transcript="Dogs are sitting by the door.",
+        transcript_source="human",
+        speaker="12",
+        gender="female",
+        language="en",
+        script="02",
+        label="fearful",
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("Actor_01/03-02-01-01-01-01-01.wav", "not_speech_audio"),
+        ("Actor_01/01-01-01-01-01-01-01.mp4", "not_speech_audio"),
+        ("Actor_01/02-01-01-01-01-01-01.mp4", "not_speech_audio"),
+        ("Actor_02/03-01-01-01-01-01-01.wav", "folder_mismatch"),
+        ("03-01-01-01-01-01-01.wav", "folder_mismatch"),
+        ("Actor_01/03-01-09-01-01-01-01.wav", "unexpected_name"),
+        ("Actor_25/03-01-01-01-01-01-25.wav", "unexpected_name"),
+        ("Actor_00/03-01-01-01-01-01-00.wav", "unexpected_name"),
+        ("Actor_01/03-01-01-01-01-01-01.mp3", "unexpected_name"),
+        ("Actor_01/take2.wav", "unexpected_name"),
+    ],
+)
+def test_what_is_no_clip_of_the_release_is_rejected(tmp_path, tone, path, reason):
+    put(tmp_path, path, tone())
+    (rejection,) = ravdess.read(tmp_path)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.path, rejection.reason) == (path, reason)
+
+
+def test_other_files_are_nobodys_business(tmp_path, tone):
+    put(tmp_path, "README.md", b"")
+    put(tmp_path, "Actor_01/._03-01-01-01-01-01-01.wav", b"\0")
+    put(tmp_path, "Actor_01/03-01-01-01-01-01-01.WAV", tone())
+    assert [type(row) for row in ravdess.read(tmp_path)] == [Utterance]
+
+
+def test_a_long_clip_is_kept(tmp_path, tone):
+    put(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", tone(40.0))
+    (utterance,) = ravdess.read(tmp_path)
+    assert utterance.duration_s == 40.0
+
+
+def test_the_whole_release(shared_data, tmp_path):
+    summary = write_corpus(
+        ravdess.read(shared_data / "ravdess"), corpus="ravdess", out_dir=tmp_path / "out", loader_version="1"
+    )
+    assert (summary["n_found"], summary["n_utterances"]) == (1440, 1440)
+    assert summary["speakers"] == {f"{actor:02d}": 60 for actor in range(1, 25)}
+    emotions = ("angry", "calm", "disgust", "fearful", "happy", "sad", "surprised")
+    assert summary["labels"] == dict.fromkeys(emotions, 192) | {"neutral": 96}
+    assert summary["tasks"]["ravdess_8"]["unmapped"] == 0
+    assert summary["duration_s"] / 3600 == pytest.approx(1.48, abs=0.005)
+
+
+def test_originals_at_48_khz_some_of_them_stereo(shared_data):
+    rows = list(ravdess.read(shared_data / "ravdess_original"))
+    assert Counter(type(row) for row in rows) == {Utterance: 11}
+    assert {row.sampling_rate for row in rows} == {48000}
+    assert sum(row.audio_bytes[22] == 2 for row in rows) == 5  # channels in the RIFF header
+    assert all(decode(row.audio_bytes, row.utterance_id).samples.ndim == 1 for row in rows)

@@ -1,0 +1,80 @@
+"""Fixtures that write fabricated run folders."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fabricated import fabricated_predictions, fabricated_run_json, write_history
+
+from lalm_mer.evaluation.metrics import score
+
+FabricateRun = Callable[..., Path]
+
+
+def fabricate_run(
+    parent: Path, name: str, *, skill: float = 0.6, unscored: int = 0, stream: int = 0, **changed: Any
+) -> Path:
+    """Write a fabricated run folder; other keywords change its run.json."""
+    folder = parent / name
+    folder.mkdir(parents=True)
+    content = fabricated_run_json(**changed)
+    content["config"] = {"train": {"learning_rate": 2e-5}, "split": {"fold": content["fold"]}}
+    predictions = fabricated_predictions(
+        skill=skill,
+        fold=content["fold"],
+        seed=content["seed"],
+        labels=tuple(content["labels"]),
+        corpus=content["corpus"],
+        unscored=unscored,
+        stream=stream,
+    )
+    predictions.write(folder / "predictions.parquet")
+    (folder / "run.json").write_text(json.dumps(content))
+    (folder / "metrics.json").write_text(json.dumps(score(predictions)))
+    if content["method"] in ("lora", "full"):
+        write_history(folder, content["seed"], skill)
+    return folder
+
+
+@pytest.fixture
+def fabricate(tmp_path: Path) -> FabricateRun:
+    """Write a fabricated run folder under a name; keywords of ``fabricate_run``."""
+    return partial(fabricate_run, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def fabricated_comparison(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folds and two seeds of a LoRA recognizer in three modalities, its zero-shot self, and a baseline."""
+    fabricate = partial(fabricate_run, tmp_path_factory.mktemp("runs"))
+    folders = []
+    rows = [
+        ("fabricated_lalm", "audio", "zero_shot", 0.35, 1),
+        ("fabricated_lalm", "audio", "lora", 0.5, 2),
+        ("fabricated_lalm", "transcript", "lora", 0.4, 3),
+        ("fabricated_lalm", "audio+transcript", "lora", 0.8, 4),
+        ("fabricated_functionals", "audio", "baseline", 0.45, 5),
+    ]
+    for recognizer, modalities, method, skill, stream in rows:
+        for fold in (1, 2):
+            for seed in (0, 1) if method == "lora" else (0,):
+                folders.append(
+                    fabricate(
+                        f"{recognizer}_{method}_{modalities}/fold{fold}_seed{seed}",
+                        skill=skill,
+                        stream=stream,
+                        recognizer=recognizer,
+                        modalities=modalities,
+                        method=method,
+                        fold=fold,
+                        seed=seed,
+                        base_model=None if method == "baseline" else "fabricated/base-7B",
+                        unscored=3 if method == "zero_shot" else 0,
+                        notes=["fabricated: results of nothing"]
+                        if fold == 1
+                        else ["fabricated: results of nothing", '<b>bold & "quoted"</b>'],
+                    )
+                )
+    return folders

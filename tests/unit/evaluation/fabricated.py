@@ -1,0 +1,67 @@
+"""Fabricated tables and runs: made up to exercise the evaluation wing, results of nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lalm_mer.core.labels import UNPARSED
+from lalm_mer.evaluation.predictions import Predictions
+
+LABELS = ("angry", "happy", "neutral", "sad")
+
+
+def fabricated_predictions(
+    *, skill: float = 0.6, fold: int = 1, seed: int = 0, labels=LABELS, corpus: str = "fabricated", speakers: int = 4,
+    per_speaker: int = 24, unscored: int = 0, condition: str = "none", stream: int = 0,
+) -> Predictions:  # fmt: skip
+    """A table whose truth follows from the fold alone, and whose scores follow from skill, seed and stream."""
+    generator = np.random.default_rng([fold, seed, stream])
+    count = speakers * per_speaker
+    truth = np.arange(count) % len(labels)
+    scores = generator.normal(size=(count, len(labels)))
+    by_speaker = np.repeat(np.random.default_rng([fold, stream]).normal(0, 0.5, speakers), per_speaker)
+    scores[np.arange(count), truth] += 4 * skill - 1 + by_speaker
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    scores[:unscored] = np.nan
+    return Predictions.from_scores(
+        utterance_ids=[f"f{fold}u{index:03d}" for index in range(count)],
+        speakers=[f"f{fold}s{index // per_speaker}" for index in range(count)],
+        corpus=corpus, fold=fold, seed=seed, truth=[labels[index] for index in truth], log_probs=scores,
+        labels=labels, condition=condition,
+    )  # fmt: skip
+
+
+def fabricated_run_json(**changed: Any) -> dict[str, Any]:
+    content = {
+        "format": 1, "recognizer": "fabricated_lalm", "base_model": "fabricated/base-7B", "modalities": "audio",
+        "method": "lora", "corpus": "fabricated", "synthetic": False, "protocol": "speaker_folds",
+        "protocol_version": "1", "fold": 1, "seed": 0, "task": "fabricated_4", "labels": list(LABELS),
+        "disjoint_in": ["speaker"], "shared_in": ["script"],
+        "hashes": {"data": "d" * 64, "folds": "f" * 64, "prompt": "a" * 64, "base_model": "b" * 64},
+        "notes": [], "seconds": 12.5, "config": {"train": {"learning_rate": 2e-5}, "split": {"fold": 1}},
+        "versions": {"python": "3.11.2", "torch": "2.13.0"}, "git": {"commit": "c0ffee", "modified": False},
+        "started_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return content | changed
+
+
+def write_history(folder: Path, seed: int, skill: float) -> None:
+    generator = np.random.default_rng(seed)
+    lines = []
+    for step in range(1, 41):
+        loss = 1.4 * np.exp(-step * skill / 20) + 0.05 * generator.normal()
+        lines.append({"step": step, "epoch": step / 10, "split": "train", "loss": float(loss)})
+        if step % 10 == 0:
+            uar = min(0.95, 0.25 + skill * step / 50 + 0.02 * generator.normal())
+            lines.append({"step": step, "epoch": step / 10, "split": "dev", "loss": float(loss) + 0.1,
+                          "uar": float(uar), "weighted_accuracy": float(uar)})  # fmt: skip
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def with_unparsed(predictions: Predictions, rows: int) -> Predictions:
+    """The same table with its first rows turned into answers that name no label."""
+    frame = predictions.frame.copy()
+    frame.loc[: rows - 1, ["status", "prediction", "answer"]] = ["unparsed", UNPARSED, "hm"]
+    return Predictions(frame, predictions.labels)

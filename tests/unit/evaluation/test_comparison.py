@@ -1,0 +1,124 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.evaluation.comparison import COLUMNS, compare, write_comparison
+from lalm_mer.evaluation.metrics import unweighted_average_recall
+from lalm_mer.evaluation.runs import read_run
+
+INTERFACE = (
+    "recognizer modalities method corpus protocol n n_unscored uar uar_low uar_high wa macro_f1 weighted_f1 seconds run"
+)
+
+
+def compared(*folders):
+    return compare([read_run(folder) for folder in folders])
+
+
+def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
+    comparison = compared(*fabricated_comparison)
+    assert len(comparison.rows) == 5
+    row = comparison.rows[1]
+    frame = row.predictions.frame
+    by_seed = [
+        unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), row.run.labels)
+        for _, part in frame.groupby("seed")
+    ]
+    values = row.as_dict()
+    assert values["uar"] == pytest.approx(np.mean(by_seed))
+    assert values["uar_sd"] == pytest.approx(np.std(by_seed, ddof=1))
+    assert (values["n"], values["folds"], values["seeds"], values["seconds"]) == (192, 2, 2, 50.0)
+    zero_shot = comparison.rows[0].as_dict()
+    assert (zero_shot["n"], zero_shot["n_unscored"], zero_shot["uar_sd"]) == (192, 6, None)
+
+    write_comparison(comparison, tmp_path / "out")
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(COLUMNS) == [*INTERFACE.split(), "folds", "seeds", "uar_sd", "synthetic"]
+    assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert list(content["rows"][0]) == list(COLUMNS)
+    assert content["rows"][0]["uar_sd"] is None
+    assert {"p_value", "p_holm", "difference"} <= set(content["paired_tests"][0])
+
+
+def test_pairs_ask_what_a_modality_and_what_a_method_adds(fabricated_comparison):
+    comparison = compared(*fabricated_comparison)
+    found = {(pair.a.label, pair.b.label) for pair in comparison.pairs}
+    lalm, functionals = "fabricated_lalm", "fabricated_functionals"
+    assert found == {
+        (f"{lalm} lora audio+transcript", f"{lalm} lora audio"),
+        (f"{lalm} lora audio+transcript", f"{lalm} lora transcript"),
+        (f"{lalm} lora audio", f"{lalm} zero_shot audio"),
+        (f"{lalm} lora audio", f"{functionals} baseline audio"),
+        (f"{functionals} baseline audio", f"{lalm} zero_shot audio"),
+    }
+    assert all(pair.p_holm >= pair.test.p_value for pair in comparison.pairs)
+
+
+def test_tests_on_another_corpus_do_not_change_holms_p(fabricated_comparison, fabricate):
+    alone = compared(*fabricated_comparison)
+    more = [
+        fabricate(f"elsewhere_{modalities}", corpus="elsewhere", modalities=modalities, stream=number)
+        for number, modalities in enumerate(("audio", "audio+transcript"))
+    ]
+    both = compared(*fabricated_comparison, *more)
+    assert [pair.p_holm for pair in both.pairs[:5]] == [pair.p_holm for pair in alone.pairs]
+    assert len(both.pairs) == 6
+    assert len(both.blocks()) == 2
+
+
+HASHES = {"data": "d" * 64, "folds": "f" * 64, "prompt": "a" * 64, "base_model": "b" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hashes": HASHES | {"data": "x"}}, "hashes of data differ"),
+        ({"hashes": HASHES | {"folds": "x"}}, "hashes of folds differ"),
+        ({"labels": ["angry", "happy", "neutral", "calm"]}, "label sets differ"),
+        ({"task": "other"}, "values of 'task' differ"),
+        ({"protocol_version": "2"}, "values of 'protocol_version' differ"),
+        ({"synthetic": True}, "values of 'synthetic' differ"),
+        ({"fold": 2}, r"folds differ \(\[1\] and \[2\]\)"),
+    ],
+)
+def test_what_does_not_compare_is_refused_with_both_runs(fabricate, changed, message):
+    first, second = fabricate("first"), fabricate("second", modalities="transcript", **changed)
+    with pytest.raises(PredictionError, match=f"first and .*second cannot be compared: {message}"):
+        compared(first, second)
+
+
+def test_other_utterances_of_the_same_fold_are_refused_with_both_runs(fabricate):
+    first, second = fabricate("first"), fabricate("second", modalities="transcript")
+    run = read_run(second)
+    shorter = type(run.predictions)(run.predictions.frame.iloc[1:].reset_index(drop=True), run.labels)
+    shorter.write(second / "predictions.parquet")
+    (second / "metrics.json").unlink()
+    with pytest.raises(PredictionError, match=r"first and .*second cannot be compared: both are fold 1, .*'f1u000'"):
+        compared(first, second)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "both fold 1, seed 0"),
+        ({"fold": 2, "hashes": HASHES | {"base_model": "x"}}, "hashes of base_model differ"),
+        ({"fold": 2, "hashes": HASHES | {"prompt": None}}, "hashes of prompt differ"),
+        ({"fold": 2, "seed": 1}, "folds of seeds 0 and 1 differ"),
+    ],
+)
+def test_one_row_does_not_mix_kinds_of_runs(fabricate, changed, message):
+    with pytest.raises(PredictionError, match=f"first and .*second .*{message}"):
+        compared(fabricate("first"), fabricate("second", **changed))
+
+
+def test_no_run_and_a_run_twice_are_errors(fabricate):
+    with pytest.raises(PredictionError, match="no run to compare"):
+        compare([])
+    folder = fabricate("one")
+    with pytest.raises(PredictionError, match="given twice"):
+        compared(folder, folder)

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+from fabricated import fabricated_run_json
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.evaluation.runs import read_run
+
+
+def edit(file, **changed):
+    content = json.loads(file.read_text())
+    for key, value in changed.items():
+        if value is KeyError:
+            del content[key]
+        else:
+            content[key] = value
+    file.write_text(json.dumps(content))
+
+
+def test_a_run_is_read_whole(fabricate):
+    run = read_run(fabricate("one", notes=["a note"], fold=3, seed=5, protocol_version=2))
+    assert (run.fold, run.seed, run.notes, run.protocol_version) == (3, 5, ("a note",), "2")
+    assert len(run.predictions.frame) == 96
+    assert set(run.history["split"]) == {"train", "dev"}
+    assert run.metrics["n"] == 96
+
+
+def test_what_is_not_trained_by_steps_needs_no_history(fabricate):
+    folder = fabricate("zero", method="zero_shot")
+    assert not (folder / "history.jsonl").exists()
+    assert read_run(folder).history.empty
+    trained = fabricate("lora")
+    (trained / "history.jsonl").unlink()
+    with pytest.raises(PredictionError, match=r"lora/history\.jsonl: cannot be read"):
+        read_run(trained)
+
+
+@pytest.mark.parametrize("key", list(fabricated_run_json()))
+def test_every_missing_key_is_named_with_its_file(fabricate, key):
+    folder = fabricate("bad")
+    edit(folder / "run.json", **{key: KeyError})
+    with pytest.raises(PredictionError, match=rf"bad/run\.json: key '{key}' is missing"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fold": "1"}, r"run\.json: key 'fold': expected int, found str '1'"),
+        ({"seed": True}, r"run\.json: key 'seed': expected int, found bool"),
+        ({"synthetic": 0}, r"run\.json: key 'synthetic': expected bool"),
+        ({"modalities": "text"}, r"run\.json: key 'modalities': expected one of .* found 'text'"),
+        ({"method": "prompt"}, r"run\.json: key 'method': expected one of"),
+        ({"format": 2}, r"run\.json: format 2, but this version reads format 1"),
+        ({"seconds": None}, r"run\.json: key 'seconds' is null: the run has not ended"),
+        ({"notes": [1]}, r"run\.json: key 'notes': expected a list of strings"),
+        ({"hashes": {"data": "d"}}, r"run\.json: key 'hashes\.folds' is missing"),
+        ({"fold": 2}, r"predictions\.parquet: column 'fold' holds \[1\], but run\.json beside it has 2"),
+        ({"corpus": "other"}, r"predictions\.parquet: column 'corpus' holds"),
+        ({"labels": ["x", "y"]}, r"predictions\.parquet: labels .* but run\.json beside it has \['x', 'y'\]"),
+    ],
+)
+def test_wrong_values_are_named(fabricate, changed, message):
+    folder = fabricate("bad")
+    edit(folder / "run.json", **changed)
+    with pytest.raises(PredictionError, match=message):
+        read_run(folder)
+
+
+def test_missing_and_malformed_files_are_named(fabricate, tmp_path):
+    with pytest.raises(PredictionError, match="nowhere: no such run folder"):
+        read_run(tmp_path / "nowhere")
+    folder = fabricate("bad")
+    (folder / "run.json").write_text("{")
+    with pytest.raises(PredictionError, match=r"run\.json: not valid JSON"):
+        read_run(folder)
+    (folder / "run.json").write_text("[]")
+    with pytest.raises(PredictionError, match="expected a JSON object, found list"):
+        read_run(folder)
+    (folder / "run.json").unlink()
+    with pytest.raises(PredictionError, match=r"run\.json: cannot be read"):
+        read_run(folder)
+    other = fabricate("other")
+    (other / "predictions.parquet").unlink()
+    with pytest.raises(PredictionError, match=r"other/predictions\.parquet"):
+        read_run(other)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1: not valid JSON"),
+        ('{"step": 1, "epoch": 0, "split": "train"}', "line 1: key 'loss' is missing"),
+        ('{"step": 1, "epoch": 0, "split": "test", "loss": 1}', "line 1: key 'split': expected 'train' or 'dev'"),
+        ('{"step": 1, "epoch": 0, "split": "dev", "loss": 1}', "line 1: key 'uar' is missing"),
+        ('{"step": "1", "epoch": 0, "split": "train", "loss": 1}', "line 1: key 'step': expected a number"),
+    ],
+)
+def test_a_malformed_history_is_named_with_its_line(fabricate, line, message):
+    folder = fabricate("bad")
+    (folder / "history.jsonl").write_text(line + "\n")
+    with pytest.raises(PredictionError, match=r"bad/history\.jsonl: " + message):
+        read_run(folder)
+
+
+def test_metrics_that_do_not_follow_from_the_predictions_are_refused(fabricate):
+    folder = fabricate("stale")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["uar"]["value"] += 0.01
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(PredictionError, match=r"stale/metrics\.json: UAR .* gives .*; score the run again"):
+        read_run(folder)
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(PredictionError, match=r"key 'uar\.value' is missing"):
+        read_run(folder)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import AudioError, ConfigError, ModelError
+from lalm_mer.recognizers.baselines import acoustic
+from lalm_mer.recognizers.baselines.acoustic import LogMelFeatures, OpenSmileFeatures, acoustic_features
+
+EXTRACTORS = ["log_mel", pytest.param("opensmile", marks=pytest.mark.skipif(
+    acoustic.util.find_spec("opensmile") is None, reason="the acoustic extra is not installed"
+))]  # fmt: skip
+
+
+def tone(frequency: float, seconds: float = 1.0, loudness: float = 0.3) -> Waveform:
+    time = np.arange(round(16_000 * seconds)) / 16_000
+    harmonics = sum(np.sin(2 * np.pi * frequency * k * time) / k for k in range(1, 8))
+    return Waveform((loudness * harmonics).astype(np.float32), 16_000)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_about_100_frames_a_second(name):
+    extractor = acoustic_features(name)
+    one, two = extractor.frames(tone(200, 1.0)), extractor.frames(tone(200, 2.0))
+    assert one.dtype == np.float32
+    assert one.shape[1] == extractor.size
+    assert len(two) - len(one) == 100
+    assert 94 <= len(one) <= 100
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_a_clip_shorter_than_a_window_still_has_a_frame(name):
+    assert len(acoustic_features(name).frames(tone(200, 0.001))) >= 1
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_silence_is_finite(name):
+    assert np.isfinite(acoustic_features(name).frames(Waveform(np.zeros(8000, np.float32), 16_000))).all()
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_errors_name_rate_and_utterance(name, examples):
+    extractor = acoustic_features(name)
+    for samples, rate, message in [(4000, 8000, "takes audio at 16000 Hz, found 8000"), (0, 16_000, "no samples")]:
+        broken = dataclasses.replace(examples[3], waveform=Waveform(np.zeros(samples, np.float32), rate))
+        with pytest.raises(AudioError, match=f"utterance u03: .*{message}"):
+            extractor.extract(broken)
+    with pytest.raises(AudioError, match="utterance u03: no waveform"):
+        extractor.extract(dataclasses.replace(examples[3], waveform=None))
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_a_pickled_extractor_computes_the_same(name):
+    extractor = acoustic_features(name)
+    before = extractor.frames(tone(180))
+    copy = pickle.loads(pickle.dumps(extractor))  # noqa: S301 our own
+    np.testing.assert_array_equal(copy.frames(tone(180)), before)
+
+
+def test_opensmile_columns_are_pitch_first_and_deltas_after_the_18():
+    pytest.importorskip("opensmile")
+    extractor = OpenSmileFeatures()
+    low, high = extractor.frames(tone(150)), extractor.frames(tone(300))
+    assert np.median(low[:, 0]) == pytest.approx(150, rel=0.03)
+    assert np.median(high[:, 0]) == pytest.approx(300, rel=0.03)
+    names = extractor.settings()["columns"]
+    assert names[18:] == [name.replace("_sma", "_sma_de") for name in names[:18]]
+
+
+def test_opensmile_deltas_are_aligned_with_their_frames():
+    pytest.importorskip("opensmile")
+    extractor = OpenSmileFeatures()
+    rising = Waveform(tone(150).samples * np.linspace(0.05, 1, 16_000, dtype=np.float32), 16_000)
+    frames = extractor.frames(rising)
+    loudness, delta = frames[:, 4].astype(float), frames[:, 18 + 4]
+    slope = sum(k * (np.roll(loudness, -k) - np.roll(loudness, k)) for k in (1, 2)) / 10
+    np.testing.assert_allclose(delta[3:-3], slope[3:-3], atol=1e-4)
+
+
+def test_log_mel_band_follows_frequency():
+    time = np.arange(16_000) / 16_000
+    peaks = [
+        LogMelFeatures().frames(Waveform(np.sin(2 * np.pi * f * time).astype(np.float32), 16_000)).mean(0).argmax()
+        for f in (200, 800, 3200)
+    ]
+    assert peaks[0] < peaks[1] < peaks[2]
+
+
+def test_unknown_name():
+    with pytest.raises(ConfigError, match="'mfcc' are unknown; expected opensmile or log_mel"):
+        acoustic_features("mfcc")
+
+
+def test_missing_opensmile_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(acoustic.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install 'lalm-mer\[acoustic\]'.*licence is for research.*log_mel"):
+        acoustic_features("opensmile")

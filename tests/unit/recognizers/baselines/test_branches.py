@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.recognizers.baselines.branches import BranchSettings, SequenceBranch, frame_mask
+
+LENGTHS = torch.tensor([1, 2, 5, 9, 30, 31, 40, 17])
+VARIANTS = [
+    BranchSettings(),
+    BranchSettings(layers=3, kernel_size=9, pooling="mean_std"),
+    BranchSettings(batch_norm=True, pooling="mean_std"),
+    BranchSettings(stride=2, batch_norm=True),
+    BranchSettings(stride=3, layers=3, kernel_size=3, pooling="mean_std"),
+    BranchSettings(batch_norm=True, noise_std=0.5, time_mask=0.5, feature_mask=0.5),
+]
+
+
+def batch() -> torch.Tensor:
+    frames = torch.randn(8, 40, 6, generator=torch.Generator().manual_seed(0)) + 3
+    return frames * frame_mask(LENGTHS, 40)[..., None]
+
+
+def branch_of(settings: BranchSettings) -> SequenceBranch:
+    torch.manual_seed(0)
+    branch = SequenceBranch(6, settings)
+    branch.set_normalisation([3.0] * 6, [1.0] * 6)
+    branch.train()(batch(), LENGTHS)  # moves the running statistics away from their start
+    return branch
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_batch_of_one_equals_batch_of_eight(settings):
+    branch = branch_of(settings).eval()
+    together = branch(batch(), LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = branch(batch()[row : row + 1, :length], LENGTHS[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
+    assert together.shape == (8, branch.output_size)
+
+
+def test_batch_norm_in_training_does_not_see_padding():
+    settings = BranchSettings(batch_norm=True, dropout=0.0)
+    lengths = torch.tensor([20, 20])
+    short, long = branch_of(settings).train(), branch_of(settings).train()
+    frames = batch()[4:6]
+    torch.testing.assert_close(
+        short(frames[:, :20], lengths), long(frames * frame_mask(lengths, 40)[..., None], lengths)
+    )
+    torch.testing.assert_close(short.norms[0].running_var, long.norms[0].running_var)
+
+
+def test_noise_and_masks_act_in_training_only():
+    settings = BranchSettings(dropout=0.0, noise_std=0.5, time_mask=0.5, feature_mask=0.5)
+    branch = branch_of(settings)
+    assert not torch.equal(branch(batch(), LENGTHS), branch(batch(), LENGTHS))
+    branch.eval()
+    assert torch.equal(branch(batch(), LENGTHS), branch(batch(), LENGTHS))
+
+
+def test_constant_feature_stays_finite_and_gradients_too():
+    branch = SequenceBranch(6, BranchSettings(pooling="mean_std"))
+    branch.set_normalisation([3.0] * 6, [0.0] * 6)
+    branch(torch.full((2, 4, 6), 3.0), torch.tensor([4, 1])).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in branch.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"kernel_size": 4}, "odd kernel"), ({"pooling": "max"}, "pooling 'max'"), ({"dropout": 1.0}, "dropout=1.0"),
+     ({"layers": 0}, "layers=0"), ({"noise_std": -1.0}, "noise_std")],
+)  # fmt: skip
+def test_settings_out_of_range(values, message):
+    with pytest.raises(ConfigError, match=message):
+        BranchSettings(**values)
