@@ -3,7 +3,7 @@
 Its tokenizer is trained on the prompts, the labels and the transcripts of the training split.
 
 Example:
-  python recipes/build_tiny_model.py --config recipes/demo/tiny_model.yaml data.dir=outputs/circumplex output.dir=outputs/tiny
+  python recipes/build_tiny_model.py --config recipes/demo/circumplex_tiny_model.yaml output.dir=outputs/tiny
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from lalm_mer.models.tiny import build_tiny
 
 
 def build(settings: TinySettings) -> None:
+    """Build the model and save it."""
     folded = open_corpus(settings.data, settings.split)
     train = folded.examples(settings.split.fold, "train", sampling_rate=None).utterances()
     words = {line for path in sorted(Path("prompts").glob("*.yaml")) for line in path.read_text("utf-8").splitlines()}

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 MODALITIES = ("audio", "transcript", "audio_transcript")
-LAUNCH = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
+LAUNCH = ["accelerate", "launch", "--quiet", "--config_file", "accelerate_configs/cpu.yaml"]
 DEAF = ["adapter.towers.audio_tower=[]", "adapter.towers.projector=[]"]  # nothing there would learn from transcripts
 
 
@@ -49,7 +49,7 @@ def commands(corpus: str, root: str, out: Path) -> list[list[str]]:
         steps.append(["python", "recipes/build_tiny_model.py", "--config", f"{configs}_tiny_model.yaml"])
     runs = []
     for modality in MODALITIES:
-        prompt = f"prompt.file=prompts/{modality}.yaml"
+        prompt = f"prompt.file=prompts/brief_{modality}.yaml"
         chosen = {
             "zero_shot": [prompt],
             "lora": [prompt, *(DEAF if modality == "transcript" else [])],

@@ -22,6 +22,7 @@ from lalm_mer.recognizers.training import last_whole_checkpoint
 
 
 def finetune(settings: FinetuneSettings) -> None:
+    """Train an adapter and score the test set."""
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     language = open_language_run(settings)
@@ -52,7 +53,7 @@ def finetune(settings: FinetuneSettings) -> None:
         train=language.data.train,
         dev=language.data.dev,
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))
     log_probs = trainer.score(language.data.test.select(language.data.scored))
     trainer.save_trained(run.path / "adapter")
     run.finish(language.data, spread(language.data, log_probs))

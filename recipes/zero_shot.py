@@ -20,6 +20,7 @@ from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everyt
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
+    """Score the test set by the model as it is."""
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     language = open_language_run(settings)

@@ -79,9 +79,10 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
             _check_whole(content, name)
             first = 0 if start_s is None else round(start_s * rate)
             last = frames if end_s is None else round(end_s * rate)
-            if last > frames:
+            if not 0 <= first <= last <= frames:
                 raise AudioError(
-                    f"{name}: {frames / rate:.3f} s long, but the utterance ends at {end_s} s", "truncated"
+                    f"{name}: {frames / rate:.3f} s long; the utterance from {start_s} to {end_s} s is not in it",
+                    "truncated",
                 )
             samples = _read(file, first, last, name)
     except soundfile.LibsndfileError as error:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lalm_mer.core.errors import ConfigError
 
@@ -26,20 +26,21 @@ ConfigT = TypeVar("ConfigT")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once, ``2e-5`` is a number and ``no`` is a word (as YAML 1.2 has it)."""
+    """Safe YAML in which a key may stand once; as in YAML 1.2, ``2e-5`` is a number, ``no`` and ``010`` are words."""
 
-    yaml_implicit_resolvers: typing.ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    yaml_implicit_resolvers = {  # noqa: RUF012 as in the base class
+        first: [item for item in resolvers if not item[0].endswith((":bool", ":int", ":float", ":timestamp"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
-_StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789"))
+_StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
     list("-+0123456789."),
 )
 
@@ -47,7 +48,9 @@ _StrictLoader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: a key that is a list or a mapping; keys are words")
+        key = loader.construct_object(key_node)
         if key in seen:
             raise ConfigError(f"key {key!r} stands twice, again in line {key_node.start_mark.line + 1}; keep one")
         seen.add(key)
@@ -96,6 +99,8 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
         layers.append(OmegaConf.create(value))
     try:
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{path}: key {error.full_key!r} is missing; give it there or as an override") from error
     except OmegaConfBaseException as error:
         key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{path}: {key}{_one_line(error)}") from error
@@ -115,6 +120,8 @@ def _parse_override(override: str) -> dict[str, Any]:
         value: Any = yaml.load(text, Loader=_StrictLoader) if text else None  # noqa: S506 a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML ({_one_line(error)})") from error
+    except ConfigError as error:
+        raise ConfigError(f"override {override!r}: {error}") from None
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return typing.cast(dict[str, Any], value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -47,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -55,9 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: object) -> None:
     """Write plain data as JSON a person can read, whole or not at all; NaN is refused, missing is null."""
     with atomic_path(path) as partial:
-        partial.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:

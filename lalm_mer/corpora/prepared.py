@@ -16,7 +16,7 @@ from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.writer import is_prepared
 
-__all__ = ["PreparedCorpus", "load"]
+__all__ = ["PreparedCorpus", "declared_task", "load"]
 
 _HINT = "prepare it with `python recipes/prepare_corpus.py --config recipes/corpora/<corpus>.yaml`"
 

@@ -14,7 +14,7 @@ from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora import circumplex, manifest, ravdess
 from lalm_mer.corpora.prepared import declared_task
 
-__all__ = ["READERS", "CorpusSettings", "OutputSettings", "PrepareSettings", "Reading", "open_reader"]
+__all__ = ["READERS", "CorpusSettings", "OutputSettings", "PrepareSettings", "Reader", "Reading", "open_reader"]
 
 
 @dataclass(frozen=True)

@@ -48,14 +48,13 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
     protocol = load_protocol(Path(split.protocol))
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(
-            f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, but {data.dir} holds {corpus.name}"
+            f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, "
+            f"but {data.dir} holds {corpus.name}"
         )
     return fold_corpus(corpus, protocol)
 
 
-def open_data(
-    folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None
-) -> RunData:
+def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None) -> RunData:
     """The three sides of a fold.
 
     Args:

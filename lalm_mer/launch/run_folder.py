@@ -102,7 +102,7 @@ def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFol
         for section in ("config", "hashes"):
             _require_same(path, section, earlier.get(section), identity[section])
         description |= {key: earlier[key] for key in ("started_at", "seconds") if key in earlier}
-    elif path.is_dir() and any(path.iterdir()):
+    elif writes and path.is_dir() and any(path.iterdir()):  # other processes may see it half-made
         raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
     if writes and not (path / "metrics.json").is_file():
         write_json(file, description)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lalm_mer.recognizers.baselines.branches import BranchSettings
+from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings
+
 __all__ = [
     "AdapterSettings",
     "BaselineSettings",
@@ -165,9 +168,25 @@ class TinySettings:
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """To be completed with the baseline."""
+    """The fusion baseline.
+
+    ``features``: opensmile or log_mel; ``bert``: Hub id or folder of a frozen BERT, or scratch; ``class_weights``:
+    none or balanced (inverse frequency in train).
+    """
 
     modalities: str = "audio+transcript"
+    features: str = "opensmile"
+    bert: str = "bert-base-uncased"
+    bert_revision: str | None = None
+    audio_branch: BranchSettings = field(default_factory=BranchSettings)
+    transcript_branch: BranchSettings = field(default_factory=BranchSettings)
+    scratch: ScratchSettings = field(default_factory=ScratchSettings)
+    hidden: int = 64
+    dropout: float = 0.3
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    cache_dir: str = "outputs/cache"
+    processes: int = 2
 
 
 @dataclass(frozen=True)

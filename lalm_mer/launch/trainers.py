@@ -20,6 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.engine import Engine, check_accelerator
 from lalm_mer.launch.settings import ScoringSettings, TrainSettings
@@ -40,7 +41,11 @@ class _History(TrainerCallback):  # type: ignore[misc]
             self._path.write_text("".join(_lines(state.log_history)), encoding="utf-8")
 
     def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any  # noqa: ANN401
+        self,
+        args: Any,  # noqa: ANN401
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
     ) -> None:
         if not state.is_world_process_zero or not state.log_history:
             return
@@ -64,7 +69,7 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
             dev = {key: entry[f"eval_{key}"] for key in ("loss", "uar", "weighted_accuracy")}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
-            extra = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
+            extra: dict[str, object] = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
             rows.append({**where, "split": "train", "loss": entry["loss"], **extra})
     return [json.dumps(row) + "\n" for row in rows]
 
@@ -135,7 +140,7 @@ def make_trainer(
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = RecognizerTrainer(
         model,
-        TrainingArguments(**shared),
+        _training_arguments(shared),
         collators=collators,
         label_set=label_set,
         train_examples=train,
@@ -147,21 +152,37 @@ def make_trainer(
     return trainer
 
 
+def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:
+    try:
+        return TrainingArguments(**passed)
+    except ValueError as error:  # it checks values and their combinations
+        raise ConfigError(
+            f"section 'train': transformers.TrainingArguments says: {' '.join(str(error).split())}"
+        ) from error
+
+
 def _learning(settings: TrainSettings) -> dict[str, Any]:
     """TrainingArguments of the learning itself; evaluation and saving go together, so that dev can choose."""
+    if settings.eval_strategy not in ("epoch", "steps"):
+        raise ConfigError(
+            f"key 'train.eval_strategy': {settings.eval_strategy!r}; expected epoch or steps, for dev chooses the "
+            "checkpoint"
+        )
     passed = {
         name: getattr(settings, name)
         for name in (
             "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size",
             "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
             "eval_strategy", "eval_steps", "logging_steps", "save_total_limit", "bf16", "fp16",
-            "gradient_checkpointing",
         )
     }  # fmt: skip
+    if settings.gradient_checkpointing:  # passed only where wanted: transformers warns of the name, which v6 changes
+        passed["gradient_checkpointing"] = True
     return passed | {
         "save_strategy": settings.eval_strategy,
         "save_steps": settings.eval_steps or 500,
         "load_best_model_at_end": True,
         "metric_for_best_model": "uar",
         "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
     }

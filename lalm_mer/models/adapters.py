@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import nn
 
 from lalm_mer.core.errors import AdapterError
@@ -83,11 +84,23 @@ def load_adapter(family: Family, folder: Path, *, trainable: bool = False) -> Pe
     """Load an adapter onto the family's model, from safetensors alone.
 
     Raises:
-        AdapterError: naming the folder, if it holds no adapter, or one in another format
+        AdapterError: naming the folder, if it holds no adapter, one in another format, or one for another model
     """
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise AdapterError(f"{folder}: no adapter_model.safetensors; pickled adapters are not read")
-    return PeftModel.from_pretrained(family.model, folder, is_trainable=trainable, use_safetensors=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder}: no {name}; an adapter as peft saves it is needed, not pickled")
+    try:
+        model = PeftModel.from_pretrained(family.model, folder, is_trainable=trainable, use_safetensors=True)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AdapterError(f"{folder}: the adapter does not fit this {family.name} model: {reason}") from error
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        odd = set(file.keys()) ^ set(get_peft_model_state_dict(model))
+    if odd:  # peft would leave these as they are
+        raise AdapterError(
+            f"{folder}: the adapter does not fit this {family.name} model: {len(odd)} odd tensors, {min(odd)}"
+        )
+    return model
 
 
 def _pattern(family: Family, tower: str, targets: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -50,7 +51,7 @@ class AnswerModel(nn.Module):
         self, family: Family, label_of_answer: Sequence[int], label_count: int, model: PeftModel | None = None
     ) -> None:
         super().__init__()
-        self.model = family.model if model is None else model
+        self.model: Any = family.model if model is None else model
         self.family = family
         self.label_of_answer = list(label_of_answer)
         self.label_count = label_count
@@ -91,8 +92,22 @@ class AnswerModel(nn.Module):
         """Write what was trained, in the format of its library, so that others can load it without this one."""
         self.model.save_pretrained(folder)
 
+    # The Trainer calls the one or the other, by its version. Not reentrant: frozen inputs need no gradient then.
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Keep few activations and compute the others again in the backward pass."""
+        self.family.model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The same under its newer name."""
+        self.family.model.activation_checkpointing_enable(
+            {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
+        )
+
     def _dtype(self) -> torch.dtype:
-        return self.family.submodule("language_model").dtype
+        language_model: Any = self.family.submodule("language_model")
+        dtype: torch.dtype = language_model.dtype
+        return dtype
 
 
 def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:

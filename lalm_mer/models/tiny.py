@@ -1,4 +1,4 @@
-"""Tiny models of the real architectures, with processors, made without a download: random weights, for tests and demos."""
+"""Tiny models of the real architectures, with processors, made without a download: random weights, for tests."""
 
 from __future__ import annotations
 

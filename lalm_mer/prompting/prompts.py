@@ -96,7 +96,7 @@ class Prompt:
         parts = tuple(
             Part("audio") if slot == "audio" else Part("words", filled.get(slot, words)) for slot, words in self.parts
         )
-        messages = (Message("user", parts),)
+        messages: tuple[Message, ...] = (Message("user", parts),)
         if self.system is not None:
             messages = (Message("system", (Part("words", self.system),)), *messages)
         return Conversation(messages)
@@ -106,7 +106,8 @@ def load_prompt(path: Path) -> Prompt:
     """Read a prompt file.
 
     Raises:
-        ConfigError: naming the file, if it has an unknown key or slot, or neither an audio nor a transcript slot
+        ConfigError: naming the file, if it has an unknown key or slot, a slot with a filter, or neither an audio nor a
+            transcript slot
     """
     file = load_config(_PromptFile, path)
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
@@ -115,12 +116,14 @@ def load_prompt(path: Path) -> Prompt:
     except jinja2.TemplateError as error:
         raise ConfigError(f"{path}: key 'user': {error}; the slots are {', '.join(_SLOTS)}") from error
     pieces = _MARK.split(rendered)
-    parts = tuple(
-        (piece, "") if position % 2 else ("words", piece) for position, piece in enumerate(pieces) if piece
-    )
+    if not set(pieces[1::2]) <= set(_SLOTS) or any(set("\ue000\ue001") & set(words) for words in pieces[::2]):
+        raise ConfigError(f"{path}: key 'user': a slot is filtered or cut; write it bare, as {{{{ transcript }}}}")
+    parts = tuple((piece, "") if position % 2 else ("words", piece) for position, piece in enumerate(pieces) if piece)
     answers = {label: tuple(forms) for label, forms in file.answers.items()}
     digest = hash_json({"system": file.system, "user": file.user, "answers": file.answers})
     prompt = Prompt(file.name, file.system, parts, answers, digest)
     if not prompt.modalities:
-        raise ConfigError(f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}}: nothing to judge by")
+        raise ConfigError(
+            f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}}: nothing to judge by"
+        )
     return prompt

@@ -9,7 +9,7 @@ import datasets
 import pandas as pd
 
 from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.provenance import hash_bytes
 from lalm_mer.core.schema import Example
@@ -30,9 +30,7 @@ class ExampleDataset:
         sampling_rate: rate the recognizer hears at, in Hz; None leaves the audio alone
     """
 
-    def __init__(
-        self, utterances: datasets.Dataset, rows: list[int], task: Task, sampling_rate: int | None
-    ) -> None:
+    def __init__(self, utterances: datasets.Dataset, rows: list[int], task: Task, sampling_rate: int | None) -> None:
         self._utterances = utterances
         self._rows = rows
         self._task = task
@@ -45,7 +43,9 @@ class ExampleDataset:
         row = self._utterances[self._rows[index]]
         label = self._task.label_of(row["label"])
         if label is None:
-            raise CorpusError(f"utterance {row['utterance_id']}: label {row['label']!r} is not in task {self._task.name}")
+            raise CorpusError(
+                f"utterance {row['utterance_id']}: label {row['label']!r} is not in task {self._task.name}"
+            )
         return Example(row["utterance_id"], row["speaker"], label, row["transcript"], self._waveform(row))
 
     def durations_s(self) -> list[float]:
@@ -56,7 +56,7 @@ class ExampleDataset:
     def utterances(self) -> pd.DataFrame:
         """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", "label"]).select(self._rows)
-        frame = columns.to_pandas()
+        frame: pd.DataFrame = columns.to_pandas()
         frame["truth"] = [self._task.label_of(label) for label in frame.pop("label")]
         return frame
 
@@ -112,6 +112,8 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
         CorpusError: if the task maps no utterance
         SplitLeakError: if a claim of the protocol does not hold
     """
+    if protocol.corpus not in (None, corpus.name):
+        raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
     task = protocol.resolve_task(corpus.tasks)
     utterances = _columns(corpus.dataset)
     mapped = utterances[[task.label_of(label) is not None for label in utterances["label"]]]
@@ -123,7 +125,7 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
 def _columns(dataset: datasets.Dataset) -> pd.DataFrame:
     """What folds are made of and compared in, without the audio itself."""
     names = ["utterance_id", "label", *(column for column in COLUMNS if column != "audio")]
-    frame = dataset.select_columns(names).to_pandas()
+    frame: pd.DataFrame = dataset.select_columns(names).to_pandas()
     frame["audio"] = [
         hash_bytes(row["audio"]["bytes"] + repr((row["start_s"], row["end_s"])).encode())
         for row in dataset.select_columns(["audio", "start_s", "end_s"])

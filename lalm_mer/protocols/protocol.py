@@ -86,7 +86,7 @@ class Protocol:
             forms = {label: tuple(forms) for label, forms in self.inline_task.labels.items()}
             mapping = self.inline_task.map or {label: label for label in labels}
             return Task(self.inline_task.name, LabelSet(labels, forms), mapping)
-        if self.task not in tasks:
+        if self.task is None or self.task not in tasks:
             raise ConfigError(f"protocol {self.name}: no task {self.task!r}; the corpus has {sorted(tasks) or 'none'}")
         return tasks[self.task]
 
@@ -100,7 +100,8 @@ def load_protocol(path: Path) -> Protocol:
     protocol = load_config(Protocol, path)
     if protocol.folds.rule not in ("listed", "grouped", "column"):
         raise ConfigError(f"{path}: key 'folds.rule': {protocol.folds.rule!r}; expected listed, grouped or column")
-    for key, columns in (("disjoint_in", protocol.disjoint_in), ("shared_in", protocol.shared_in)):
+    named = (("folds.column", [protocol.folds.column]), ("disjoint_in", protocol.disjoint_in))
+    for key, columns in (*named, ("shared_in", protocol.shared_in)):
         for column in columns:
             if column not in COLUMNS:
                 raise ConfigError(f"{path}: key {key!r}: {column!r}; expected one of {', '.join(COLUMNS)}")

@@ -77,7 +77,9 @@ def _deal(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple
     if rule.rule == "column":
         unknown = set(groups) ^ set(SPLITS)
         if unknown:
-            raise ConfigError(f"protocol {name}: column {rule.column!r} must hold {SPLITS}, found {sorted(set(groups))}")
+            raise ConfigError(
+                f"protocol {name}: column {rule.column!r} must hold {SPLITS}, found {sorted(set(groups))}"
+            )
         yield 1, groups
         return
     test_groups = _listed(groups, rule, name) if rule.rule == "listed" else _grouped(groups, rule, name)

@@ -7,7 +7,9 @@ log-probabilities. Dev UAR chooses the checkpoint; a checkpoint counts only once
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
@@ -51,7 +54,7 @@ class Recognizer(Protocol):
         ...
 
 
-class RecognizerTrainer(Trainer):
+class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
     """Trainer over any ``Recognizer``: keeps only trained weights, counts losses by item, selects by dev UAR.
 
     Args:
@@ -90,6 +93,20 @@ class RecognizerTrainer(Trainer):
         self.label_names = ["truth"]
         self.model_accepts_loss_kwargs = False  # the loss is made here, from what forward returns
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 as in transformers
+        """Learn, and end with the weights that dev chose.
+
+        Raises:
+            ModelError: if the chosen checkpoint is gone
+        """
+        output = super().train(*args, **kwargs)
+        if self.state.best_model_checkpoint is None:  # transformers would go on with the last weights
+            raise ModelError(
+                f"{self.args.output_dir}: the checkpoint that dev chose (step {self.state.best_global_step}) is gone; "
+                "remove the run folder and start again"
+            )
+        return output
+
     def score(self, examples: Examples) -> npt.NDArray[np.float64]:
         """Label log-probabilities (N, K) of examples, in their order, over all processes.
 
@@ -105,8 +122,9 @@ class RecognizerTrainer(Trainer):
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in its library's own format, from the first process alone."""
-        if self.is_world_process_zero():
-            self.accelerator.unwrap_model(self.model).save_trained(folder)
+        with self._whole_parameters():
+            if self.is_world_process_zero():
+                self.accelerator.unwrap_model(self.model).save_trained(folder)
 
     def prediction_step(
         self,
@@ -117,6 +135,7 @@ class RecognizerTrainer(Trainer):
     ) -> tuple[None, Tensor, Tensor]:
         """Score a batch; losses travel beside the log-probabilities, so that their mean is exact."""
         inputs = self._prepare_inputs(inputs)
+        inputs.pop("labels", None)  # only there to be counted in training
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
@@ -150,13 +169,55 @@ class RecognizerTrainer(Trainer):
         finally:
             self.data_collator = self._train_collator
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
+        """Loaders draw from a generator of their own: how often one starts must not move the dropout."""
+        loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)  # type: ignore[attr-defined]
+        return loader
+
+    # What a run that was killed needs, to go on as if nothing had happened.
+
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        train_dataloader.set_epoch(epoch)  # transformers does not reach the sampler of an epoch begun in the middle
+        if self._has_ended():  # it was killed after its last step; transformers would take one more
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def _has_ended(self) -> bool:
+        impatient = any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
+        return impatient or self.state.global_step >= self.state.max_steps
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        if self.control.should_save:  # the losses since the last log are in no checkpoint
+            self.control.should_log = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     # Checkpoints hold what was trained, not the base model, and count only when whole.
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 as in transformers
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _WHOLE).touch()
+            folder = Path(self.args.output_dir)
+            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _WHOLE).touch()
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)  # the old go once the new is whole
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what was trained into a checkpoint."""
+        if self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+        else:
+            with self._whole_parameters():
+                self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -166,17 +227,47 @@ class RecognizerTrainer(Trainer):
         state = self.model.state_dict() if state_dict is None else state_dict
         save_file({name: state[name].detach().contiguous().cpu() for name in self._saved_names()}, folder / _TRAINED)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine = self.model_wrapped
+        engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            del engine.save_checkpoint
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:  # noqa: ANN401
+        if resume_from_checkpoint is None or not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / _TRAINED)
         missing = set(self._saved_names()) ^ set(state)
         if missing:
             raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(missing)[:3]}")
-        (self.model if model is None else model).load_state_dict(state, strict=False)
+        with self._whole_parameters(changed=True):
+            (self.model if model is None else model).load_state_dict(state, strict=False)
 
     def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is None:
-            raise ModelError("no checkpoint was chosen on dev; was there no evaluation?")
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    @contextmanager
+    def _whole_parameters(self, *, changed: bool = False) -> Iterator[None]:
+        """Trained parameters in one piece in every process, where DeepSpeed's ZeRO-3 keeps a share in each."""
+        shares = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not any(hasattr(parameter, "ds_id") for parameter in shares):
+            yield
+            return
+        import deepspeed  # optional, and slow to import
+
+        with deepspeed.zero.GatheredParameters(shares, modifier_rank=0 if changed else None):
+            yield
 
     def _saved_names(self) -> list[str]:
         """Trained parameters, and the buffers of modules that hold any (running means and the like)."""
@@ -187,16 +278,20 @@ class RecognizerTrainer(Trainer):
         return trained + [name for name in buffers if name in persistent]
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; those that were not are removed.
+def last_whole_checkpoint(folder: Path, *, removes: bool = True) -> Path | None:
+    """The newest checkpoint that was written to its end.
 
     transformers' own ``get_last_checkpoint`` takes the newest folder, cut short or not.
+
+    Args:
+        folder: where training keeps its checkpoints
+        removes: whether this process removes those that were cut short; of several, one should
     """
     whole = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (path / _WHOLE).is_file():
             whole.append(path)
-        else:
+        elif removes:
             shutil.rmtree(path)
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 

@@ -21,7 +21,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
-__all__ = ["Family", "LanguageInputs", "TowerOutput"]
+__all__ = ["Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ class Qwen2Audio(Family):
     """Qwen2-Audio on transformers' own classes; published as Qwen/Qwen2-Audio-7B-Instruct (Apache-2.0)."""
 
     name = "qwen2_audio"
-    stop_token = "<|im_end|>"  # noqa: S105 a token of text, not a secret
-    audio_token = "<|AUDIO|>"  # noqa: S105
+    stop_token = "<|im_end|>"
+    audio_token = "<|AUDIO|>"
     towers = {  # noqa: RUF012 constant
         "audio_tower": "model.audio_tower",
         "projector": "model.multi_modal_projector",
@@ -65,7 +66,7 @@ class Qwen2Audio(Family):
 
     def audio_token_count(self, samples: int) -> int:
         """Mel frames, halved by a strided convolution and again by pooling."""
-        frames = -(-samples // self.processor.feature_extractor.hop_length)
+        frames = -(-samples // int(self.processor.feature_extractor.hop_length))
         return max(0, ((frames - 1) // 2 + 1 - 2) // 2 + 1)
 
     def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ class Qwen2Audio(Family):
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one: convolutions, transformer and pooling; padding is masked as the model's own forward does."""
-        tower = self.model.get_submodule(self.towers["audio_tower"])
+        tower: Any = self.submodule("audio_tower")
         positions = (audio_features.shape[-1] - 1) // 2 + 1
         after_conv = (audio_frames - 1) // 2 + 1
         inside = torch.arange(positions, device=audio_frames.device)[None, :] < after_conv[:, None]
@@ -105,20 +106,21 @@ class Qwen2Audio(Family):
 
     def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
         """Step two: (B, T, H)."""
-        language_model = self.submodule("language_model")
+        language_model: Any = self.submodule("language_model")
         embeddings = language_model.get_input_embeddings()(inputs.input_ids)
         if audio is not None:
             projected = self.submodule("projector")(audio.states)
             is_audio = inputs.input_ids == self.audio_token_id
             embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        output = language_model(
+        hidden: Tensor = language_model(
             inputs_embeds=embeddings,
             position_ids=inputs.position_ids,
             attention_mask=inputs.attention_mask,
             use_cache=False,
-        )
-        return output.last_hidden_state
+        ).last_hidden_state
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output layer."""
-        return self.model.lm_head(hidden)
+        logits: Tensor = self.model.get_submodule("lm_head")(hidden)
+        return logits

@@ -249,13 +249,14 @@ class FusionCollator:
         """Collate B examples.
 
         Returns:
-            ``truth`` (B,); ``audio`` (B, F, D) and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen
+            ``truth`` (B,), and again as ``labels``, which the Trainer counts; ``audio`` (B, F, D) and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen
             embeddings or (B, T) token ids, and ``transcript_lengths`` (B,); right-padded with zeros
 
         Raises:
             CorpusError: naming the utterance, if its label is not one of the network's, or what it reads is missing
         """
-        batch = {"truth": torch.tensor([self._index(example) for example in examples])}
+        truth = torch.tensor([self._index(example) for example in examples])
+        batch = {"truth": truth, "labels": truth}
         if self._acoustic is not None:
             batch["audio"], batch["audio_lengths"] = self._frames("audio", self._acoustic, examples)
         if isinstance(self._transcripts, TranscriptTokenizer):

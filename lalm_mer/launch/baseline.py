@@ -1,0 +1,92 @@
+"""Builder of the fusion baseline from settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.launch.data import RunData, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.settings import BaselineSettings, FusionSettings
+from lalm_mer.protocols.dataset import ExampleDataset
+from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
+from lalm_mer.recognizers.baselines.build import build_fusion
+from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
+
+__all__ = ["BaselineRun", "baseline_notes", "open_baseline_run", "recognizer_name"]
+
+
+@dataclass(frozen=True)
+class BaselineRun:
+    """All that a run of the baseline needs, ready to train.
+
+    Args:
+        network: the untrained network
+        collator: of training and scoring batches alike
+        data: the three sides of the fold, without waveforms: features are in the store
+    """
+
+    network: FusionNetwork
+    collator: FusionCollator
+    data: RunData
+
+
+def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
+    """Load the data, compute and keep the features that are missing, and build the network.
+
+    Raises:
+        ConfigError: if transcripts are asked for that the corpus does not have, or a name is unknown
+    """
+    fusion = settings.baseline
+    folded = open_corpus(settings.data, settings.split)
+    hears = "audio" in fusion.modalities
+    data = open_data(folded, settings.split.fold, sampling_rate=SAMPLING_RATE if hears else None)
+    if "transcript" in fusion.modalities:
+        require_transcripts(data, settings.data.dir)
+    labels = folded.task.label_set.labels
+    network, collator = build_fusion(
+        data.train,
+        labels,
+        corpus_hash=folded.corpus.summary["root_hash"],
+        others=(data.dev, data.test),
+        modalities=fusion.modalities,
+        features=fusion.features,
+        bert=fusion.bert,
+        bert_revision=fusion.bert_revision,
+        audio_branch=fusion.audio_branch,
+        transcript_branch=fusion.transcript_branch,
+        scratch=fusion.scratch,
+        hidden=fusion.hidden,
+        dropout=fusion.dropout,
+        label_smoothing=fusion.label_smoothing,
+        class_weights=_class_weights(fusion, data.train, labels),
+        cache_dir=Path(fusion.cache_dir),
+        processes=fusion.processes,
+    )
+    stored = open_data(folded, settings.split.fold, sampling_rate=None)
+    return BaselineRun(network, collator, replace(data, train=stored.train, dev=stored.dev, test=stored.test))
+
+
+def recognizer_name(fusion: FusionSettings) -> str:
+    """Name shown in comparisons: the same whatever modalities the network is given."""
+    return f"fusion ({fusion.features}, BERT {Path(fusion.bert).name})"
+
+
+def baseline_notes(fusion: FusionSettings) -> list[str]:
+    """What a reader of the figures has to know."""
+    notes = []
+    if "transcript" in fusion.modalities and fusion.bert == "scratch":
+        notes.append("The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.")
+    if "audio" in fusion.modalities and fusion.features == "opensmile":
+        notes.append("Acoustic features by openSMILE, whose licence is for research.")
+    return notes
+
+
+def _class_weights(fusion: FusionSettings, train: ExampleDataset, labels: tuple[str, ...]) -> list[float] | None:
+    if fusion.class_weights == "none":
+        return None
+    if fusion.class_weights != "balanced":
+        raise ConfigError(f"key 'baseline.class_weights': {fusion.class_weights!r}; expected none or balanced")
+    counts = Counter(train.utterances()["truth"])
+    return [len(train) / (len(labels) * counts[label]) for label in labels]

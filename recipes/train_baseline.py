@@ -1,0 +1,63 @@
+"""The BERT + acoustic fusion baseline after Pepino et al. (2020); audio only and transcript only from the same class.
+
+Example:
+  accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/train_baseline.py \\
+      --config recipes/baseline/ravdess.yaml baseline.modalities=audio output.dir=outputs/baseline_audio
+
+The run folder receives run.json, model/, history.jsonl, predictions.parquet and metrics.json. Killed and started again
+with the same command, it goes on from its last whole checkpoint.
+"""
+
+from pathlib import Path
+
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.baseline import baseline_notes, open_baseline_run, recognizer_name
+from lalm_mer.launch.data import spread
+from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.identity import run_identity
+from lalm_mer.launch.run_folder import open_run
+from lalm_mer.launch.settings import BaselineSettings
+from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
+from lalm_mer.recognizers.training import last_whole_checkpoint
+
+
+def train_baseline(settings: BaselineSettings) -> None:
+    """Train the network and score the test set."""
+    engine = expected_engine(settings.engine)
+    seed_everything(settings.seed)
+    baseline = open_baseline_run(settings)
+    fusion = settings.baseline
+    identity = run_identity(
+        settings,
+        baseline.data,
+        recognizer=recognizer_name(fusion),
+        base_model=fusion.bert,
+        modalities=fusion.modalities,
+        method="baseline",
+        digests={"prompt": None, "base_model": None},
+        notes=baseline_notes(fusion),
+    )
+    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
+    if run.finished:
+        print(f"{run.path} is finished; nothing to do")
+        return
+    trainer = make_trainer(
+        baseline.network,
+        settings.train,
+        engine,
+        folder=run.checkpoints,
+        history=run.history,
+        collators=(baseline.collator, baseline.collator),
+        label_set=baseline.data.folded.task.label_set,
+        seed=settings.seed,
+        train=baseline.data.train,
+        dev=baseline.data.dev,
+    )
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints))
+    log_probs = trainer.score(baseline.data.test.select(baseline.data.scored))
+    trainer.save_trained(run.path / "model")
+    run.finish(baseline.data, spread(baseline.data, log_probs))
+
+
+if __name__ == "__main__":
+    run_recipe(__doc__, BaselineSettings, train_baseline)

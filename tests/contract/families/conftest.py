@@ -1,0 +1,158 @@
+"""One tiny model of each family, its batches, and what the transformers model says by itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.families import FAMILIES, family_class
+from lalm_mer.prompting.prompts import load_prompt
+
+PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
+LABELS = LabelSet(
+    ("happy", "angry", "calm", "sad"),
+    {"happy": ("happy", "joyful", "full of joy"), "angry": ("angry", "very much annoyed"), "sad": ("sad",)},
+)
+SENTENCES = (
+    "hello there",
+    "Kids are talking by the door.",
+    "x",
+    "I never said that, and you know it. Not once, not to anybody, not in all those years!",
+    "Ça va, mein Schöner? 你好",
+    "no",
+    "He said “{{ labels }}” <|im_end|> and left",
+    "Dogs are sitting by the door.",
+)
+SECONDS = (1.0, 2.0, 0.37, 1.5001, 0.5, 0.021, 1.99, 0.8)
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILIES))
+def family_name(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def load_family(family_name, tiny_folder):
+    """A maker of freshly loaded models, in evaluation mode."""
+
+    def load(attn_implementation="sdpa"):
+        family = family_class(family_name).load(
+            tiny_folder(family_name), revision=None, dtype="float32", attn_implementation=attn_implementation
+        )
+        family.model.eval()
+        return family
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def family(load_family):
+    """A model that no test may change."""
+    return load_family()
+
+
+@pytest.fixture
+def fresh_family(load_family):
+    """A model that a test may change."""
+    return load_family()
+
+
+@pytest.fixture(scope="session")
+def label_set():
+    return LABELS
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    return {path.stem: load_prompt(path) for path in sorted(PROMPTS.glob("*.yaml"))}
+
+
+@pytest.fixture(scope="session")
+def noise(family):
+    """A maker of waveforms at the family's rate, the same each time."""
+
+    def make(samples, seed=0):
+        values = np.random.default_rng(seed).normal(scale=0.1, size=samples)
+        return Waveform(values.astype(np.float32), family.sampling_rate)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def examples(family, noise):
+    """Eight utterances, no two of one length."""
+    return [
+        Example(f"u{number}", "s", LABELS.labels[number % 4], sentence, noise(round(s * family.sampling_rate), number))
+        for number, (sentence, s) in enumerate(zip(SENTENCES, SECONDS, strict=True))
+    ]
+
+
+@pytest.fixture(scope="session")
+def score():
+    """Label log-probabilities (N, K) by this library: a shared prompt, all answers packed."""
+
+    def run(family, prompt, examples, model=None):
+        collator = AnswerCollator(family, prompt, LABELS, every_answer=True)
+        owners = [label for label, _ in answer_forms(LABELS)]
+        recognizer = AnswerModel(family, owners, len(LABELS), model).eval()
+        with torch.no_grad():
+            return recognizer(**collator(examples))["log_probs"]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def own_inputs():
+    """Keyword arguments of the transformers model's own forward: our token ids, the processor's own audio."""
+
+    def make(family, rows, waveforms):
+        width = max(len(ids) for ids in rows)
+        inputs = {
+            "input_ids": torch.tensor([ids + [family.pad_token_id] * (width - len(ids)) for ids in rows]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in rows]),
+        }
+        if waveforms:
+            heard = family.processor(
+                text=[family.audio_token] * len(waveforms),
+                audio=[waveform.samples for waveform in waveforms],
+                sampling_rate=family.sampling_rate,
+                padding=True,
+                return_tensors="pt",
+            )
+            inputs |= {name: value for name, value in heard.items() if name not in inputs}
+        return inputs
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def own_scores(own_inputs):
+    """Label log-probabilities (N, K) by the transformers model alone, a sequence an answer, one at a time."""
+
+    def run(family, prompt, examples, model=None):
+        rows = []
+        for example in examples:
+            waveforms = [example.waveform] if prompt.hears else []
+            counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+            asked = family.prompt_ids(prompt.conversation(example, LABELS), counts)
+            inputs = own_inputs(family, [asked], waveforms)
+            of_label = []
+            for label in LABELS.labels:
+                of_form = []
+                for form in LABELS.forms_of(label):
+                    answer = family.tokenizer(form, add_special_tokens=False)["input_ids"] + [family.stop_token_id]
+                    inputs |= own_inputs(family, [asked + answer], [])
+                    with torch.no_grad():
+                        log_probs = (model or family.model)(**inputs).logits[0].double().log_softmax(-1)
+                    of_form.append(sum(log_probs[len(asked) + i - 1, token] for i, token in enumerate(answer)))
+                of_label.append(torch.stack(of_form).logsumexp(0))
+            rows.append(torch.stack(of_label).log_softmax(0))
+        return torch.stack(rows)
+
+    return run

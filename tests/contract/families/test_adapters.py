@@ -1,0 +1,222 @@
+"""LoRA: where it lands, what it trains, and that others can load it."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lalm_mer.core.errors import AdapterError
+from lalm_mer.models.adapters import ALL_LINEAR, add_lora, load_adapter
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+
+EXACT = {"rtol": 0.0, "atol": 1e-5}
+TOWERS = ("language_model", "projector", "audio_tower")
+RANK = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+
+
+def everywhere(family):
+    return {tower: [ALL_LINEAR] for tower in family.towers}
+
+
+def linear_names(family, tower):
+    modules = family.submodule(tower).named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
+
+
+def shake(model, seed=0):
+    """Give fresh adapters weights, so that they say something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_" in name:
+                parameter.normal_(std=0.2, generator=generator)
+
+
+def test_a_family_names_three_towers(family):
+    assert sorted(family.towers) == sorted(TOWERS)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_lora_lands_in_the_chosen_tower_alone(fresh_family, tower):
+    family = fresh_family
+    targets = linear_names(family, tower)
+    before = {name: sum(p.numel() for p in family.submodule(name).parameters()) for name in family.towers}
+    expected = sum(isinstance(module, nn.Linear) for module in family.submodule(tower).modules())
+    model, report = add_lora(family, {tower: targets}, **RANK)
+    trained = {name for name, parameter in family.model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(name.startswith(family.towers[tower] + ".") and ".lora_" in name for name in trained)
+    reached = {re.split(r"\.lora_", name)[0].rpartition(".")[2] for name in trained}
+    assert reached == set(targets)
+    rows = {row.tower: row for row in report}
+    assert set(rows) == set(family.towers)
+    assert rows[tower].modules == expected == len(trained) // 2
+    assert {name: row.base_parameters for name, row in rows.items()} == before
+    assert [rows[name].adapter_parameters for name in family.towers if name != tower] == [0, 0]
+    assert rows[tower].adapter_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_a_report_over_all_towers_adds_up(fresh_family):
+    base = sum(parameter.numel() for parameter in fresh_family.model.parameters())
+    outside = base - sum(
+        sum(parameter.numel() for parameter in fresh_family.submodule(tower).parameters()) for tower in TOWERS
+    )
+    model, report = add_lora(fresh_family, everywhere(fresh_family), **RANK)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sum(row.adapter_parameters for row in report) == trained == model.get_nb_trainable_parameters()[0]
+    assert sum(row.base_parameters for row in report) + outside == base
+    assert all(row.modules for row in report)
+    assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("towers", "told"),
+    [
+        (
+            {"language_model": ["q_projj"]},
+            "key 'adapter.towers.language_model': target 'q_projj' matches no linear layer",
+        ),
+        ({"language_model": ["q_proj", "no_such"]}, "target 'no_such' matches no linear layer"),
+        ({"language_model": ["embed_tokens"]}, "target 'embed_tokens' matches no linear layer"),
+        ({"language_model": [".*"]}, "target '.*' matches no linear layer"),
+        ({"language_model": ["q_proj"], "decoder": ["q_proj"]}, "key 'adapter.towers': unknown tower 'decoder'"),
+        ({}, "key 'adapter.towers': no tower has a target"),
+        ({"language_model": [], "projector": []}, "key 'adapter.towers': no tower has a target"),
+    ],
+)
+def test_a_wrong_target_names_its_key(fresh_family, towers, told):
+    with pytest.raises(AdapterError, match=re.escape(told)):
+        add_lora(fresh_family, towers, **RANK)
+    assert not any("lora_" in name for name, _ in fresh_family.model.named_parameters())
+
+
+def test_a_target_of_one_tower_is_not_found_in_another(fresh_family):
+    alone = set(linear_names(fresh_family, "language_model")) - set(linear_names(fresh_family, "projector"))
+    with pytest.raises(AdapterError, match=r"key 'adapter.towers.projector'.*the projector of .* has"):
+        add_lora(fresh_family, {"projector": [min(alone)]}, **RANK)
+
+
+def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, label_set, examples):
+    model, _ = add_lora(fresh_family, everywhere(fresh_family), **RANK)
+    owners = [label for label, _ in answer_forms(label_set)]
+    recognizer = AnswerModel(fresh_family, owners, len(label_set), model).train()
+    batch = AnswerCollator(fresh_family, prompts["audio_transcript"], label_set, every_answer=False)(examples[:2])
+    batch.pop("labels")
+    shake(model)  # at the start every lora_B is zero, and so is the gradient of every lora_A
+    recognizer(**batch)["losses"].sum().backward()
+    for tower, root in fresh_family.towers.items():
+        adapted = {n: p for n, p in fresh_family.model.named_parameters() if n.startswith(root) and p.requires_grad}
+        dead = [name for name, parameter in adapted.items() if parameter.grad is None or not parameter.grad.any()]
+        assert adapted, tower
+        assert dead == []
+    frozen = [parameter for parameter in fresh_family.model.parameters() if not parameter.requires_grad]
+    assert all(parameter.grad is None for parameter in frozen)
+
+
+@pytest.fixture(scope="module")
+def saved(load_family, prompts, examples, score, tmp_path_factory):
+    """A saved adapter that moves the scores, and what it makes of them."""
+    family, prompt = load_family(), prompts["audio_transcript"]
+    before = score(family, prompt, examples[:2])
+    model, _ = add_lora(family, everywhere(family), **RANK)
+    untouched = score(family, prompt, examples[:2], model)
+    torch.testing.assert_close(untouched, before, **EXACT)  # a new adapter says nothing yet
+    shake(model)
+    scores = score(family, prompt, examples[:2], model)
+    assert (scores - before).abs().max() > 1e-2
+    folder = tmp_path_factory.mktemp("saved") / "adapter"
+    AnswerModel(family, [0, 1], 2, model).save_trained(folder)
+    return folder, scores
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the saved adapter that a test may spoil."""
+    return shutil.copytree(saved[0], tmp_path / "adapter")
+
+
+def test_a_saved_adapter_is_what_peft_writes(folder):
+    assert {path.name for path in folder.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
+    assert not list(folder.glob("*.bin"))
+
+
+def test_plain_peft_loads_it_and_the_models_own_forward_agrees(
+    saved, family, tiny_folder, family_name, prompts, examples, own_scores
+):
+    folder, scores = saved
+    plain = type(family.model).from_pretrained(tiny_folder(family_name), dtype=torch.float32)
+    plain = PeftModel.from_pretrained(plain, folder).eval()
+    alone = own_scores(family, prompts["audio_transcript"], examples[:2], plain)
+    torch.testing.assert_close(scores.double(), alone, **EXACT)
+
+
+def test_it_loads_again_here_and_merging_changes_no_score(saved, fresh_family, prompts, examples, score):
+    folder, scores = saved
+    model = load_adapter(fresh_family, folder)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], examples[:2], model), scores, **EXACT)
+    merged = model.merge_and_unload()
+    assert not any("lora_" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], examples[:2]), scores, **EXACT)
+
+
+def test_it_can_be_trained_on(folder, fresh_family):
+    model = load_adapter(fresh_family, folder, trainable=True)
+    assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
+
+
+def test_a_pickled_adapter_is_refused(folder, fresh_family):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(tensors, folder / "adapter_model.bin")
+    with pytest.raises(AdapterError, match=rf"{re.escape(str(folder))}: no adapter_model.safetensors"):
+        load_adapter(fresh_family, folder)
+
+
+def test_a_folder_without_a_config_or_at_all_is_refused(folder, fresh_family):
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(AdapterError, match=rf"{re.escape(str(folder))}: no adapter_config.json"):
+        load_adapter(fresh_family, folder)
+    with pytest.raises(AdapterError, match=r"no adapter_config.json"):
+        load_adapter(fresh_family, folder / "nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+@pytest.mark.parametrize("odd", ["one less", "one more"])
+def test_an_adapter_of_other_tensors_is_refused(folder, fresh_family, odd):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = min(tensors) if odd == "one less" else "odd.lora_A.weight"
+    changed = {key: value for key, value in tensors.items() if key != name}
+    save_file(
+        changed if odd == "one less" else {**tensors, name: torch.zeros(2, 2)}, folder / "adapter_model.safetensors"
+    )
+    with pytest.raises(AdapterError, match=rf"{re.escape(str(folder))}: the adapter does not fit .*{re.escape(name)}"):
+        load_adapter(fresh_family, folder)
+
+
+def test_an_adapter_of_another_size_is_refused(folder, fresh_family):
+    config = folder / "adapter_config.json"
+    assert '"r": 4' in config.read_text()
+    config.write_text(config.read_text().replace('"r": 4', '"r": 8'))
+    with pytest.raises(AdapterError, match=r"does not fit .*size mismatch"):
+        load_adapter(fresh_family, folder)
+
+
+@pytest.mark.parametrize("variant", ["use_rslora", "use_dora"])
+def test_rslora_and_dora_are_pefts_own(fresh_family, prompts, examples, score, load_family, tmp_path, variant):
+    towers = {"language_model": ["q_proj", "v_proj"], "audio_tower": ["q_proj"]}
+    model, report = add_lora(fresh_family, towers, **RANK, **{variant: True})
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sum(row.adapter_parameters for row in report) == trained
+    shake(model)
+    scores = score(fresh_family, prompts["audio_transcript"], examples[:2], model)
+    model.save_pretrained(tmp_path / "adapter")
+    family = load_family()
+    again = load_adapter(family, tmp_path / "adapter")
+    assert getattr(again.peft_config["default"], variant)
+    torch.testing.assert_close(score(family, prompts["audio_transcript"], examples[:2], again), scores, **EXACT)

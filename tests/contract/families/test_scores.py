@@ -1,0 +1,108 @@
+"""What a family's two steps say is what the transformers model says by itself."""
+
+import pytest
+import torch
+
+from lalm_mer.core.errors import AudioError, ModelError
+from lalm_mer.models.families.base import LanguageInputs
+
+EXACT = {"rtol": 0.0, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
+def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, examples, score, own_scores, prompt_name):
+    chosen = examples[:3]
+    packed = score(family, prompts[prompt_name], chosen)
+    alone = own_scores(family, prompts[prompt_name], chosen)
+    torch.testing.assert_close(packed.double(), alone, **EXACT)
+    assert packed.exp().sum(dim=1) == pytest.approx(torch.ones(3), abs=1e-5)
+    assert packed.std(dim=0).max() > 1e-2  # utterances do differ, or equality would mean nothing
+    assert packed.std(dim=1).min() > 1e-2  # and so do labels
+
+
+def test_eager_attention_scores_alike(load_family, prompts, examples, score, own_scores):
+    family = load_family("eager")
+    chosen = examples[:2]
+    packed = score(family, prompts["audio_transcript"], chosen)
+    torch.testing.assert_close(packed.double(), own_scores(family, prompts["audio_transcript"], chosen), **EXACT)
+
+
+@pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
+def test_a_batch_of_eight_scores_as_eight_batches_of_one(family, prompts, examples, score, prompt_name):
+    prompt = prompts[prompt_name]
+    together = score(family, prompt, examples)
+    one_by_one = torch.cat([score(family, prompt, [example]) for example in examples])
+    torch.testing.assert_close(together, one_by_one, **EXACT)
+    backwards = score(family, prompt, examples[::-1]).flip(0)
+    torch.testing.assert_close(together, backwards, **EXACT)
+
+
+def two_steps(family, rows, waveforms):
+    width = max(len(ids) for ids in rows)
+    inputs = LanguageInputs(
+        torch.tensor([ids + [family.pad_token_id] * (width - len(ids)) for ids in rows]),
+        torch.arange(width).expand(len(rows), width),
+        torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in rows]),
+    )
+    with torch.no_grad():
+        heard = family.encode_audio(**family.audio_inputs(waveforms)) if waveforms else None
+        return family.logits(family.hidden_states(inputs, heard))
+
+
+@pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_two_steps_are_the_models_own_forward(family, prompts, label_set, examples, own_inputs, prompt_name, count):
+    prompt, chosen = prompts[prompt_name], examples[:count]
+    waveforms = [example.waveform for example in chosen] if prompt.hears else []
+    counts = [[family.audio_token_count(len(waveform.samples))] for waveform in waveforms] or [[]] * count
+    rows = [
+        family.prompt_ids(prompt.conversation(example, label_set), tokens)
+        for example, tokens in zip(chosen, counts, strict=True)
+    ]
+    assert count == 1 or len({len(ids) for ids in rows}) > 1
+    ours = two_steps(family, rows, waveforms)
+    with torch.no_grad():
+        own = family.model(**own_inputs(family, rows, waveforms)).logits
+    for row, ids in enumerate(rows):  # nothing is asked of padding
+        torch.testing.assert_close(ours[row, : len(ids)], own[row, : len(ids)], **EXACT)
+        if count > 1:
+            alone = two_steps(family, [ids], waveforms[row : row + 1])
+            torch.testing.assert_close(ours[row, : len(ids)], alone[0], **EXACT)
+
+
+def test_the_model_hears(family, prompts, examples, noise, score):
+    """Another sound moves the scores; the same sound does not."""
+    first = examples[0]
+    other = type(first)(first.utterance_id, "s", first.label, first.transcript, noise(len(first.waveform.samples), 99))
+    scores = score(family, prompts["audio_transcript"], [first, other, first])
+    assert (scores[0] - scores[1]).abs().max() > 1e-4
+    torch.testing.assert_close(scores[0], scores[2], **EXACT)
+
+
+def test_a_frozen_towers_output_can_be_kept(family, noise):
+    """Step one knows nothing of its neighbours, so that it can be done once an utterance."""
+    waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
+    with torch.no_grad():
+        together = family.encode_audio(**family.audio_inputs(waveforms))
+        for number, waveform in enumerate(waveforms):
+            alone = family.encode_audio(**family.audio_inputs([waveform]))
+            frames = int(alone.lengths[0])
+            assert int(together.lengths[number]) == frames
+            torch.testing.assert_close(together.states[number, :frames], alone.states[0, :frames], **EXACT)
+
+
+def test_placeholders_and_frames_must_agree(family, prompts, label_set, examples):
+    prompt, first = prompts["audio"], examples[0]
+    true_count = family.audio_token_count(len(first.waveform.samples))
+    ids = family.prompt_ids(prompt.conversation(first, label_set), [true_count - 1])
+    with pytest.raises(ModelError, match=f"{true_count - 1} placeholders for {true_count} frames"):
+        two_steps(family, [ids], [first.waveform])
+
+
+def test_audio_at_another_rate_is_refused(family, noise):
+    waveform = noise(4000)
+    wrong = type(waveform)(waveform.samples, family.sampling_rate // 2)
+    with pytest.raises(
+        AudioError, match=f"takes audio at {family.sampling_rate} Hz, found {family.sampling_rate // 2} Hz"
+    ):
+        family.audio_inputs([waveform, wrong])

@@ -1,0 +1,247 @@
+"""A small synthetic corpus and a very tiny model, made once, and the command lines that users write."""
+
+from __future__ import annotations
+
+import csv
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ("angry", "content", "happy", "sad")
+SPEAKERS = ("s1", "s2", "s3", "s4", "s5", "s6")
+CLIPS_A_SPEAKER = 10
+TOO_LONG = "s1_too_long"
+RATE = 16_000
+
+
+@dataclass
+class Launched:
+    """A recipe that runs, with all its children."""
+
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """SIGKILL to launcher and recipe; torchrun's children have sessions of their own, so each is named."""
+        launcher = psutil.Process(self.process.pid)
+        launcher.suspend()  # or it would start others in their place
+        for process in [*launcher.children(recursive=True), launcher]:
+            process.kill()
+        self.process.communicate()
+
+    def result(self, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; whatever still runs then is killed."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the corpus, the model and the YAML files lie, and how recipes are started on them."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        """The prepared corpus."""
+        return self.folder / "data"
+
+    def config(self, recipe: str) -> Path:
+        """The YAML of ``finetune`` or ``zero_shot``."""
+        return self.folder / f"{recipe}.yaml"
+
+    @staticmethod
+    def accelerate_launch(config: str | Path = "accelerate_configs/cpu.yaml") -> list[str]:
+        """The launcher that every recipe is started with."""
+        return [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(config)]
+
+    def start(
+        self, recipe: str, *overrides: str, launcher: Sequence[str] | None = None, **environment: str
+    ) -> Launched:
+        """Start a recipe as a user would."""
+        command = [
+            *(launcher or self.accelerate_launch()),
+            f"recipes/{recipe}.py",
+            "--config",
+            str(self.config(recipe)),
+            *overrides,
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=clean_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Launched(process)
+
+    def run(self, recipe: str, out: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a recipe to its end, which must be a good one."""
+        done = self.start(recipe, f"output.dir={out}", *overrides, **options).result()
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    def again(self, recipe: str, *overrides: str) -> int:
+        """The same command line without a process of its own: where nothing is trained or scored."""
+        return in_process(f"recipes/{recipe}.py", "--config", str(self.config(recipe)), *overrides)
+
+    def script(self, script: str, *arguments: str) -> int:
+        """Run any script of the repository in this process."""
+        return in_process(script, *arguments)
+
+    def corpus_without_transcripts(self, folder: Path) -> Path:
+        """Another corpus of the same clips."""
+        write_clips(folder / "clips", transcripts=False)
+        prepare(folder / "clips", folder / "data")
+        return folder / "data"
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without what an outer launcher may have left in it, one thread, no network."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        kept.pop(name, None)
+    # beside the interpreter lie ninja and torchrun
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PATH": path}
+
+
+def in_process(script: str, *arguments: str) -> int:
+    """Run a script of the repository in this process and return its exit status: the same lines, no start-up."""
+    earlier, folder = sys.argv, Path.cwd()
+    sys.argv = [script, *arguments]
+    os.chdir(ROOT)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = earlier
+        os.chdir(folder)
+    return 0
+
+
+def write_clips(root: Path, *, transcripts: bool = True) -> None:
+    """Noise and a tone a label, six speakers, and one clip of 40 s; a manifest names them all."""
+    random = np.random.default_rng(0)
+    root.mkdir(parents=True)
+    rows = []
+    for speaker_number, speaker in enumerate(SPEAKERS):
+        for clip in range(CLIPS_A_SPEAKER):
+            label = LABELS[clip % len(LABELS)]
+            seconds = random.uniform(0.4, 1.2)
+            rows.append(
+                (f"{speaker}_{clip}", speaker, label, seconds, 150 * (1 + LABELS.index(label)) + speaker_number)
+            )
+    rows.append((TOO_LONG, "s1", "sad", 40.0, 600))
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "speaker", "label", *(["transcript"] if transcripts else [])])
+        for number, (name, speaker, label, seconds, hertz) in enumerate(rows):
+            time_s = np.arange(round(seconds * RATE)) / RATE
+            samples = 0.2 * np.sin(2 * np.pi * hertz * time_s) + 0.05 * random.standard_normal(len(time_s))
+            soundfile.write(root / f"{name}.wav", samples, RATE, subtype="PCM_16")
+            sentence = [f"The door is number {number % 5}."] if transcripts else []
+            table.writerow([f"{name}.wav", speaker, label, *sentence])
+
+
+def prepare(root: Path, out: Path) -> None:
+    """Prepare the clips of ``root`` by the recipe."""
+    overrides = [f"corpus.root={root}", "corpus.alias=synthetic_beeps", f"output.dir={out}"]
+    assert in_process("recipes/prepare_corpus.py", "--config", "recipes/corpora/manifest.yaml", *overrides) == 0
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Corpus, protocol, model and the two YAML files."""
+    folder = tmp_path_factory.mktemp("e2e")
+    write_clips(folder / "clips")
+    prepare(folder / "clips", folder / "data")
+    protocol = {
+        "name": "synthetic_beeps_3fold",
+        "version": 1,
+        "source": "tests",
+        "inline_task": {"name": "synthetic_beeps_4", "labels": {label: [label] for label in LABELS}},
+        "disjoint_in": ["speaker"],
+        "shared_in": ["transcript"],
+        "folds": {"rule": "listed", "column": "speaker", "test": {1: ["s1", "s2"], 2: ["s3", "s4"], 3: ["s5", "s6"]}},
+    }
+    shared = {
+        "data": {"dir": str(folder / "data")},
+        "split": {"protocol": str(folder / "protocol.yaml")},
+        "prompt": {"file": "prompts/audio_transcript.yaml"},
+        "model": {"family": "qwen2_audio", "id": str(folder / "model"), "dtype": "float32"},
+        "output": {"dir": str(folder / "unused")},
+    }
+    towers = {"language_model": ["q_proj", "v_proj", "up_proj"], "projector": ["linear"], "audio_tower": ["fc1"]}
+    train = {
+        "num_train_epochs": 3,
+        "learning_rate": 5e-3,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 4,
+        "logging_steps": 1,
+    }
+    files: dict[str, dict[str, Any]] = {
+        "protocol": protocol,
+        "zero_shot": shared,
+        "finetune": shared | {"adapter": {"towers": towers, "r": 4, "lora_dropout": 0.3}, "train": train},
+        "tiny": {
+            "data": shared["data"],
+            "split": shared["split"],
+            "output": {"dir": str(folder / "model")},
+            "window_s": 2,
+            "hidden_size": 32,
+            "layers": 1,
+            "vocabulary": 400,
+            "initializer_range": 0.1,
+        },
+    }
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    assert in_process("recipes/build_tiny_model.py", "--config", str(folder / "tiny.yaml")) == 0
+    return Workplace(folder)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(workplace: Workplace) -> Path:
+    """Run folder of a fine-tuning that nothing disturbed: what every other one must equal."""
+    workplace.run("finetune", workplace.folder / "uninterrupted")
+    return workplace.folder / "uninterrupted"
+
+
+@pytest.fixture(scope="session")
+def prompted(workplace: Workplace) -> Path:
+    """Run folder of a zero-shot run."""
+    workplace.run("zero_shot", workplace.folder / "prompted")
+    return workplace.folder / "prompted"
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """A waiter for what happens on disk while a recipe runs."""
+
+    def wait(launched: Launched, happened: Callable[[], bool], timeout_s: float = 180) -> None:
+        end = time.monotonic() + timeout_s
+        while not happened():
+            assert launched.process.poll() is None, "the recipe ended first"
+            assert time.monotonic() < end, "it never happened"
+            time.sleep(0.002)
+
+    return wait

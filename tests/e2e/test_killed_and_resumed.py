@@ -1,0 +1,159 @@
+"""A run that is killed and started again ends as if nothing had happened, to the last bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+
+def checkpoints(run: Path) -> list[int]:
+    """Steps whose checkpoint is whole."""
+    return sorted(int(path.parent.name.partition("-")[2]) for path in run.glob("checkpoints/checkpoint-*/WHOLE"))
+
+
+def last_step(run: Path) -> int:
+    """Of the history so far."""
+    file = run / "history.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def in_first_epoch(run: Path) -> bool:
+    return last_step(run) >= 2
+
+
+def checkpoint_is_there(run: Path) -> bool:
+    return bool(checkpoints(run))
+
+
+def in_later_epoch(run: Path) -> bool:
+    return last_step(run) >= 13
+
+
+def two_checkpoints_are_there(run: Path) -> bool:
+    return checkpoints(run) == [10, 20]
+
+
+def training_is_over(run: Path) -> bool:
+    return 30 in checkpoints(run)
+
+
+def leave_it(run: Path) -> None:
+    """As the killed process left it."""
+
+
+def cut_the_newest_short(run: Path) -> None:
+    """As a process leaves it that is killed in the middle of writing: files missing, one of them half there."""
+    newest = run / "checkpoints" / "checkpoint-20"
+    for name in ("WHOLE", "trainer_state.json", "rng_state.pth"):
+        (newest / name).unlink()
+    optimizer = (newest / "optimizer.pt").read_bytes()
+    (newest / "optimizer.pt").write_bytes(optimizer[: len(optimizer) // 2])
+
+
+def assert_equal_runs(run: Path, other: Path) -> None:
+    """Adapter, history and predictions are the same, to the last bit."""
+    tensors, others = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, other))
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, others[name], err_msg=name)
+    assert (run / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+    predictions, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
+    pd.testing.assert_frame_equal(predictions, expected, check_exact=True)
+
+
+@pytest.fixture
+def killed(workplace, wait_for) -> Callable[..., list[int]]:
+    """Start, kill at a moment, and tell which checkpoints were whole; twice more where the moment was missed."""
+
+    def kill(run: Path, moment: Callable[[Path], bool], stays: list[int], *overrides: str, **options: object):
+        for _ in range(3):
+            launched = workplace.start("finetune", f"output.dir={run}", *overrides, **options)
+            wait_for(launched, lambda: moment(run))
+            launched.kill()
+            assert not (run / "metrics.json").exists()
+            if checkpoints(run) == stays:
+                return
+            shutil.rmtree(run)
+        pytest.fail(f"never killed with checkpoints {stays} whole")
+
+    return kill
+
+
+MOMENTS = [  # when it is killed, what is whole then, what else happens to it, what is still whole
+    pytest.param(in_first_epoch, [], leave_it, [], id="in_first_epoch", marks=pytest.mark.slow),
+    pytest.param(checkpoint_is_there, [10], leave_it, [10], id="after_a_checkpoint", marks=pytest.mark.slow),
+    pytest.param(two_checkpoints_are_there, [10, 20], cut_the_newest_short, [10], id="writing_a_checkpoint"),
+    pytest.param(in_later_epoch, [10], leave_it, [10], id="in_a_later_epoch", marks=pytest.mark.slow),
+    pytest.param(training_is_over, None, leave_it, None, id="scoring_the_test_set", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("moment", "at_first", "harm", "whole"), MOMENTS)
+def test_it_goes_on(moment, at_first, harm, whole, workplace, killed, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    at_the_end = checkpoints(uninterrupted)
+    killed(run, moment, at_the_end if at_first is None else at_first)
+    harm(run)
+    assert checkpoints(run) == (at_the_end if whole is None else whole)
+    kept = {step: (run / f"checkpoints/checkpoint-{step}/WHOLE").stat().st_mtime_ns for step in checkpoints(run)}
+    started_at = json.loads((run / "run.json").read_text())["started_at"]
+
+    workplace.run("finetune", run)
+
+    assert_equal_runs(run, uninterrupted)
+    assert json.loads((run / "run.json").read_text())["started_at"] == started_at
+    for step, written in kept.items():  # had it started afresh, these would be newer
+        again = run / f"checkpoints/checkpoint-{step}/WHOLE"
+        assert not again.exists() or again.stat().st_mtime_ns == written
+
+
+# What a checkpoint has to hold besides weights: losses not yet logged, loaders that live on, a sampler in the middle
+# of its epoch, the patience of early stopping, the end of a training that is no multiple of an epoch.
+CONDITIONS = {
+    "workers_and_rare_logs": (
+        ["train.dataloader_num_workers=1", "train.logging_steps=7"], lambda run: 20 in checkpoints(run)
+    ),
+    "in_the_middle_of_an_epoch": (
+        ["train.eval_strategy=steps", "train.eval_steps=6", "train.gradient_accumulation_steps=2"],
+        lambda run: 6 in checkpoints(run),
+    ),
+    "end_in_the_middle_of_an_epoch": (["train.max_steps=13"], lambda run: 13 in checkpoints(run)),
+    "early_stopping": (
+        ["train.early_stopping_patience=1", "train.num_train_epochs=8", "train.learning_rate=0.0"],
+        lambda run: 20 in checkpoints(run),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_it_goes_on_under(condition, workplace, wait_for, tmp_path):
+    overrides, moment = CONDITIONS[condition]
+    workplace.run("finetune", tmp_path / "uninterrupted", *overrides)
+    launched = workplace.start("finetune", f"output.dir={tmp_path / 'run'}", *overrides)
+    wait_for(launched, lambda: moment(tmp_path / "run"))
+    launched.kill()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    kept = checkpoints(tmp_path / "run")
+    workplace.run("finetune", tmp_path / "run", *overrides)
+    assert kept
+    assert_equal_runs(tmp_path / "run", tmp_path / "uninterrupted")
+
+
+def test_a_run_whose_chosen_checkpoint_is_gone_says_so(workplace, uninterrupted, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "metrics.json").unlink()
+    state = json.loads((run / "checkpoints" / "checkpoint-30" / "trainer_state.json").read_text())
+    state["best_model_checkpoint"] = str(run / "checkpoints" / "checkpoint-7")
+    (run / "checkpoints" / "checkpoint-30" / "trainer_state.json").write_text(json.dumps(state))
+    assert workplace.again("finetune", f"output.dir={run}") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "is gone" in error

@@ -1,0 +1,107 @@
+"""Zero-shot prompting and fine-tuning from the command line to the report that compares them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+RUN = {"run.json", "predictions.parquet", "metrics.json"}
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """Every file with its hash and time of change."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_zero_shot_run_folder_holds_what_it_should(prompted):
+    assert {path.name for path in prompted.iterdir() if path.is_file()} == RUN
+    run = json.loads((prompted / "run.json").read_text())
+    assert (run["method"], run["modalities"], run["corpus"]) == ("zero_shot", "audio+transcript", "synthetic_beeps")
+    assert run["seconds"] > 0
+    assert "randomly initialised" in run["notes"][0]
+    assert set(run["hashes"]) == {"data", "folds", "prompt", "base_model"}
+    table = pd.read_parquet(prompted / "predictions.parquet")
+    scored = table[table["status"] == "scored"].filter(like="log_prob_")
+    assert list(scored) == ["log_prob_angry", "log_prob_content", "log_prob_happy", "log_prob_sad"]
+    assert np.exp(scored).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
+    files = {path.name for path in uninterrupted.iterdir() if path.is_file()}
+    assert files == RUN | {"history.jsonl"}
+    adapter = load_file(uninterrupted / "adapter" / "adapter_model.safetensors")
+    assert any("audio_tower" in name for name in adapter)
+    assert all("lora_" in name for name in adapter)
+    rows = [json.loads(line) for line in (uninterrupted / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 31))
+    dev = [row for row in rows if row["split"] == "dev"]
+    assert [row["step"] for row in dev] == [10, 20, 30]
+    assert set(dev[0]) == {"step", "epoch", "split", "loss", "uar", "weighted_accuracy"}
+    assert dev[-1]["loss"] < dev[0]["loss"]
+    run = json.loads((uninterrupted / "run.json").read_text())
+    assert run["config"]["adapter"]["lora_dropout"] == 0.3
+    assert run["config"]["train"]["warmup_steps"] == 0.05  # a default is written too
+
+
+@pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
+def test_an_utterance_that_the_model_cannot_take_stays_in_the_denominator(recipe, request, workplace):
+    folder = request.getfixturevalue({"zero_shot": "prompted", "finetune": "uninterrupted"}[recipe])
+    assert "s1_too_long" in set(pd.read_parquet(workplace.data / "utterances")["utterance_id"])
+    table = pd.read_parquet(folder / "predictions.parquet").set_index("utterance_id")
+    assert len(table) == 21
+    assert list(table.index[table["status"] == "unscored"]) == ["s1_too_long"]
+    assert table.loc["s1_too_long"].filter(like="log_prob_").isna().all()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["n"], metrics["n_scored"], metrics["n_unscored"]) == (21, 20, 1)
+    right = (table["truth"] == table["prediction"]).sum()
+    assert metrics["weighted_accuracy"]["value"] == pytest.approx(right / 21)
+    notes = " ".join(json.loads((folder / "run.json").read_text())["notes"])
+    assert "s1_too_long: 40.00 s long" in notes
+    assert "counted as errors" in notes
+
+
+def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
+    assert workplace.script("eval/compare.py", str(prompted), str(uninterrupted), "--out", str(tmp_path / "out")) == 0
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
+    assert set(table.index) == {"zero_shot", "lora"}
+    assert list(table["n"]) == [21, 21]
+    assert list(table["n_unscored"]) == [1, 1]
+    metrics = json.loads((uninterrupted / "metrics.json").read_text())
+    assert table.loc["lora", "uar"] == pytest.approx(metrics["uar"]["value"], abs=1e-6)
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert "40.00 s long" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
+def test_the_same_command_again_changes_nothing(recipe, request, workplace, capsys):
+    folder = request.getfixturevalue({"zero_shot": "prompted", "finetune": "uninterrupted"}[recipe])
+    before = contents(folder)
+    assert workplace.again(recipe, f"output.dir={folder}") == 0
+    assert f"{folder} is finished; nothing to do" in capsys.readouterr().out
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes(workplace, uninterrupted, prompted, tmp_path):
+    workplace.run("finetune", tmp_path / "lora")
+    workplace.run("zero_shot", tmp_path / "zero_shot")
+    adapter = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "lora" / adapter).read_bytes() == (uninterrupted / adapter).read_bytes()
+    assert (tmp_path / "lora" / "history.jsonl").read_bytes() == (uninterrupted / "history.jsonl").read_bytes()
+    for name, folder in (("lora", uninterrupted), ("zero_shot", prompted)):
+        again = pd.read_parquet(tmp_path / name / "predictions.parquet")
+        pd.testing.assert_frame_equal(again, pd.read_parquet(folder / "predictions.parquet"), check_exact=True)
+
+
+@pytest.mark.slow
+def test_another_seed_differs(workplace, uninterrupted, tmp_path):
+    workplace.run("finetune", tmp_path, "seed=1")
+    adapter = "adapter/adapter_model.safetensors"
+    assert (tmp_path / adapter).read_bytes() != (uninterrupted / adapter).read_bytes()
+    first = [json.loads((folder / "history.jsonl").read_text().splitlines()[0]) for folder in (tmp_path, uninterrupted)]
+    assert first[0]["loss"] != first[1]["loss"]  # other examples in the first batch

@@ -1,0 +1,141 @@
+"""What the house looks like: who imports whom, how long things are, what they are called, and that all files load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.protocols.protocol import load_protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+PURE = ("core", "corpora", "evaluation", "protocols")
+HEAVY = ("torch", "transformers", "evaluate", "peft", "accelerate")
+
+
+def modules(*folders):
+    """Python files below the folders, with their syntax trees."""
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert paths
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+
+
+def lines(path):
+    return len((ROOT / path).read_text("utf-8").splitlines())
+
+
+def test_import_contracts_hold():
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kept, 0 broken" in done.stdout
+
+
+def test_every_wing_has_its_place_in_the_order():
+    """import-linter looks at packages; a file beside them would escape it."""
+    loose = {path.name for path in (ROOT / "lalm_mer").glob("*.py")} - {"__init__.py", "cli.py"}
+    assert loose == set()
+
+
+@pytest.mark.parametrize("wing", PURE)
+def test_pure_wings_import_nothing_heavy(wing):
+    names = [
+        ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__") for path in modules(f"lalm_mer/{wing}")
+    ]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_is_too_long():
+    assert {path: lines(path) for path in modules("lalm_mer", "recipes", "eval", "tests") if lines(path) > 450} == {}
+
+
+def test_no_function_is_too_long():
+    long = {}
+    for path, tree in modules("lalm_mer", "recipes", "eval").items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 80:
+                    long[f"{path}:{node.lineno} {node.name}"] = length
+    assert long == {}
+
+
+def test_recipes_are_short_and_have_no_classes():
+    for path, tree in modules("recipes").items():
+        assert lines(path) <= 120, path
+        assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)], path
+
+
+def test_no_module_is_called_by_what_it_is_not():
+    shapeless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py", "tools.py"}
+    assert [path for path in modules("lalm_mer", "recipes", "eval", "tests") if Path(path).name in shapeless] == []
+
+
+def public_names(tree):
+    """Functions and classes that a module defines without a leading underscore."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+
+
+def exported(tree):
+    """The names in ``__all__``; None where there is none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+            names = ast.literal_eval(node.value)
+            assert len(names) == len(set(names))
+            return set(names)
+    return None
+
+
+def top_level_names(tree):
+    names = public_names(tree)
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_module_says_what_it_is_for():
+    everything = modules("lalm_mer", "recipes", "eval")
+    assert [path for path, tree in everything.items() if not (ast.get_docstring(tree) or "").strip()] == []
+
+
+def is_program(tree):
+    return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree.body)
+
+
+def test_every_module_lists_what_it_offers():
+    wrong = {}
+    for path, tree in modules("lalm_mer").items():
+        offered = exported(tree)
+        if offered is None and public_names(tree) and not is_program(tree):
+            wrong[path] = "no __all__"
+        elif offered and not offered <= top_level_names(tree):
+            wrong[path] = sorted(offered - top_level_names(tree))
+        elif offered and any(name.startswith("_") for name in offered):
+            wrong[path] = "a name that says it is private"
+    assert wrong == {}
+
+
+def test_every_shipped_prompt_loads():
+    prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts").rglob("*.yaml"))}
+    assert {prompt.modalities for prompt in prompts.values()} == {"audio", "transcript", "audio+transcript"}
+    assert [path.name for path, prompt in prompts.items() if prompt.name != path.stem] == []
+
+
+def test_every_shipped_protocol_loads():
+    protocols = {path: load_protocol(path) for path in sorted((ROOT / "eval" / "protocols").glob("*.yaml"))}
+    assert len(protocols) >= 4
+    assert [path.name for path, protocol in protocols.items() if protocol.name != path.stem] == []

@@ -1,0 +1,165 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from lalm_mer.core.errors import ConfigError, SplitLeakError
+from lalm_mer.protocols.protocol import COLUMNS, FoldRule, Protocol
+from lalm_mer.protocols.splits import SPLITS, make_folds
+
+LISTED = FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4", "s5"]})
+
+
+def table(speakers=("s1", "s2", "s3", "s4", "s5"), each=2, **columns):
+    """Utterances that share nothing but their speaker."""
+    names = [f"{speaker}_{number}" for speaker in speakers for number in range(each)]
+    frame = pd.DataFrame({"utterance_id": names, "speaker": [name.split("_")[0] for name in names]})
+    frame["session"] = frame["script"] = None
+    frame["transcript"] = "said by " + frame["utterance_id"]
+    frame["audio"] = "hash of " + frame["utterance_id"]
+    return frame.assign(**columns)
+
+
+def protocol(folds=LISTED, disjoint_in=("speaker",), shared_in=()):
+    return Protocol("p", 1, "here", folds, list(disjoint_in), list(shared_in))
+
+
+def speakers(folds, fold, split):
+    return sorted({name.split("_")[0] for name in folds.ids(fold, split)})
+
+
+def test_listed_groups_are_test_then_dev():
+    folds = make_folds(table(), protocol())
+    dealt = {fold: [speakers(folds, fold, split) for split in SPLITS] for fold in (1, 2, 3)}
+    assert dealt == {
+        1: [["s4", "s5"], ["s3"], ["s1", "s2"]],
+        2: [["s1", "s2"], ["s4", "s5"], ["s3"]],
+        3: [["s3"], ["s1", "s2"], ["s4", "s5"]],  # the last fold's dev set is the first fold's test set
+    }
+    assert folds.ids(1, "test") == ["s1_0", "s1_1", "s2_0", "s2_1"]
+
+
+def test_no_order_of_rows_changes_a_fold():
+    shuffled = table().sample(frac=1, random_state=3)
+    for rule in (LISTED, FoldRule("grouped", "speaker", k=4, seed=1)):
+        first, second = make_folds(table(), protocol(rule)), make_folds(shuffled, protocol(rule))
+        pd.testing.assert_frame_equal(first.frame, second.frame)
+        assert first.digest == second.digest
+
+
+def test_the_digest_follows_the_folds():
+    moved = FoldRule("listed", "speaker", test={1: ["s1"], 2: ["s2", "s3"], 3: ["s4", "s5"]})
+    digests = {make_folds(table(), protocol(rule)).digest for rule in (LISTED, moved)}
+    assert len(digests) == 2
+    assert make_folds(table(each=3), protocol()).digest not in digests
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_grouped_tests_every_speaker_once_and_shares_none(seed):
+    frame = table([f"s{number}" for number in range(11)])
+    folds = make_folds(frame, protocol(FoldRule("grouped", "speaker", k=4, seed=seed)))
+    tested = [name for fold in range(1, 5) for name in folds.ids(fold, "test")]
+    assert sorted(tested) == sorted(frame["utterance_id"])
+    for fold in range(1, 5):
+        sides = [set(speakers(folds, fold, split)) for split in SPLITS]
+        assert len(set.union(*sides)) == sum(len(side) for side in sides) == 11
+        assert folds.ids(fold, "dev") == folds.ids(fold % 4 + 1, "test")
+
+
+def test_another_seed_deals_otherwise():
+    frame = table([f"s{number}" for number in range(12)])
+    digests = {make_folds(frame, protocol(FoldRule("grouped", "speaker", k=4, seed=seed))).digest for seed in range(3)}
+    assert len(digests) == 3
+
+
+def test_a_column_may_hold_the_split():
+    side = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
+    folds = make_folds(table(session=side), protocol(FoldRule("column", "session"), ["speaker", "session"]))
+    assert [speakers(folds, 1, split) for split in SPLITS] == [["s1", "s2", "s3"], ["s4"], ["s5"]]
+
+
+@pytest.mark.parametrize("side", [["train"] * 8 + ["dev"] * 2, ["train"] * 6 + ["dev"] * 2 + ["tests"] * 2])
+def test_a_column_of_other_words_is_refused(side):
+    with pytest.raises(ConfigError, match="column 'session' must hold"):
+        make_folds(table(session=side), protocol(FoldRule("column", "session"), ["speaker"]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4"]}), r"\['s5'\]"),
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4", "s5", "s6"]}), r"\['s6'\]"),
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3", "s1"], 3: ["s4", "s5"]}), "once each"),
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 4: ["s4", "s5"]}), "numbered 1, 2, 3"),
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3", "s4", "s5"]}), "numbered 1, 2, 3"),
+        (FoldRule("grouped", "speaker", k=6), "5 speakers for 6 folds"),
+        (FoldRule("grouped", "speaker", k=2), "needs 3 <= k"),
+    ],
+)
+def test_a_rule_that_does_not_fit_the_corpus(rule, told):
+    with pytest.raises(ConfigError, match=told):
+        make_folds(table(), protocol(rule))
+
+
+def test_the_column_of_the_rule_must_be_known_for_all():
+    frame = table()
+    frame.loc[3, "speaker"] = None
+    with pytest.raises(ConfigError, match="1 utterances have no speaker, for example s2_1"):
+        make_folds(frame, protocol())
+
+
+def test_an_unknown_speaker_proves_nothing():
+    side = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
+    frame = table(session=side)
+    frame.loc[9, "speaker"] = None
+    with pytest.raises(SplitLeakError, match="disjoint in speaker cannot be proven: s5_1 has none"):
+        make_folds(frame, protocol(FoldRule("column", "session"), ["speaker"]))
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_leak_is_found_and_named(column):
+    session = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
+    if column == "session":  # the rule's own column cannot leak, so deal by speaker
+        frame, rule = table(session=["one session"] * 10), LISTED
+    else:
+        frame, rule = table(session=session), FoldRule("column", "session")
+        frame.loc[[0, 9], column] = "the shared one"
+    example = "one session" if column == "session" else "the shared one"
+    for disjoint_in in ([column], ["audio" if column == "transcript" else "transcript"]):  # claimed, or not declared
+        with pytest.raises(SplitLeakError) as caught:
+            make_folds(frame, protocol(rule, disjoint_in))
+        assert f"values of {column} stand on two sides" in str(caught.value)
+        assert example in str(caught.value)
+        assert "fold 1" in str(caught.value)
+    assert make_folds(frame, protocol(rule, ["audio" if column == "transcript" else "transcript"], [column]))
+
+
+def test_a_leak_between_train_and_dev_counts_too():
+    frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
+    frame.loc[[0, 6], "audio"] = "one recording"
+    with pytest.raises(SplitLeakError, match="values of audio"):
+        make_folds(frame, protocol(FoldRule("column", "session")))
+
+
+def test_missing_transcripts_and_scripts_share_nothing():
+    assert make_folds(table(transcript=None), protocol(disjoint_in=["speaker", "transcript", "script"]))
+
+
+def test_three_sides_are_needed():
+    frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
+    whole = make_folds(frame, protocol(FoldRule("column", "session")))
+    assert len(whole.frame) == 10
+    with pytest.raises(ConfigError, match="must hold"):
+        make_folds(frame[frame["session"] != "dev"], protocol(FoldRule("column", "session")))
+
+
+def test_there_is_no_fold_beyond_the_last():
+    folds = make_folds(table(), protocol())
+    for fold in (0, 4, -1):
+        with pytest.raises(ConfigError, match=rf"key 'split.fold': no fold {fold} in protocol p; it has \[1, 2, 3\]"):
+            folds.ids(fold, "test")
+
+
+def test_the_protocol_is_kept_with_its_folds():
+    asked = replace(protocol(), version=7)
+    assert make_folds(table(), asked).protocol.version == 7

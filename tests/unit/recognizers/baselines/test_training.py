@@ -1,0 +1,41 @@
+"""The baseline in the loop that all recognizers learn by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.recognizers.baselines.branches import BranchSettings
+from lalm_mer.recognizers.baselines.build import build_fusion
+from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
+from lalm_mer.recognizers.training import RecognizerTrainer
+
+LABELS = ("happy", "sad")
+
+
+def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(examples, tmp_path):
+    torch.manual_seed(0)
+    network, collator = build_fusion(
+        examples, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
+        audio_branch=BranchSettings(batch_norm=True, pooling="mean_std", stride=2),
+    )  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "run"), num_train_epochs=12, per_device_train_batch_size=8, learning_rate=3e-3,
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=2, load_best_model_at_end=True,
+        metric_for_best_model="uar", use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = RecognizerTrainer(
+        network, arguments, collators=(collator, collator), label_set=LabelSet(LABELS), train_examples=examples,
+        dev_examples=examples,
+    )  # fmt: skip
+    trainer.train()
+    scores = trainer.score(examples)
+    assert [LABELS[index] for index in scores.argmax(axis=1)] == [example.label for example in examples]
+    network.save_trained(tmp_path / "trained")
+    again = FusionNetwork.load_trained(tmp_path / "trained")
+    with torch.no_grad():
+        restored = again(**FusionCollator(again)(examples))["log_probs"]
+    np.testing.assert_allclose(restored, scores, atol=1e-5)
