@@ -1,7 +1,8 @@
 """The main job, end to end: prepare a corpus, then zero-shot, LoRA and baseline for each modality, then compare.
 
-Every step is a command that you can run by hand; each is printed before it runs. Finished runs are not run again, so
-the demo can be stopped and started at will; remove its folder to start afresh.
+Every step is a command that you can run by hand; each is printed before it runs. Runs go two at a time, one thread
+each, and write what they print to logs/. A finished run is not run again, so the demo can be stopped and started at
+will; remove its folder to start afresh.
 
 Example:
   make demo                                                  the synthetic circumplex corpus, made on the spot
@@ -9,18 +10,26 @@ Example:
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-MODALITIES = ("audio", "transcript", "audio_transcript")
+from tqdm import tqdm
+
+MODALITIES = ("audio_transcript", "audio", "transcript")  # the longest first
 LAUNCH = ["accelerate", "launch", "--quiet", "--config_file", "accelerate_configs/cpu.yaml"]
+SCRIPTS = {"lora": "finetune", "baseline": "train_baseline", "zero_shot": "zero_shot"}
 DEAF = ["adapter.towers.audio_tower=[]", "adapter.towers.projector=[]"]  # nothing there would learn from transcripts
+AT_A_TIME = 2
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def main() -> None:
+    """Run every command of the demo that is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=("circumplex", "ravdess"), default="circumplex")
     parser.add_argument("--root", default="", help="folder of the release; the circumplex corpus needs none")
@@ -29,38 +38,70 @@ def main() -> None:
         sys.exit("error: the ravdess demo needs CORPUS_ROOT, the folder that holds Actor_01 ... Actor_24")
     out = Path("outputs/demo" if arguments.corpus == "circumplex" else f"outputs/demo_{arguments.corpus}")
     started = time.monotonic()
-    for command in commands(arguments.corpus, arguments.root, out):
-        print(f"\n$ {shlex.join(command)}", flush=True)
-        done = subprocess.run(command, check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+    for command in preparation(arguments.corpus, arguments.root, out):
+        run(command, None)
+    together(runs(arguments.corpus, out), out / "logs")
+    folders = [str(out / f"{method}_{modality}") for method in SCRIPTS for modality in MODALITIES]
+    run(["python", "eval/compare.py", *folders, "--out", str(out)], None)
     print(f"\nThe demo took {(time.monotonic() - started) / 60:.1f} minutes. Report: {out / 'report.html'}")
 
 
-def commands(corpus: str, root: str, out: Path) -> list[list[str]]:
-    """Every command of the demo, in order."""
-    configs = f"recipes/demo/{corpus}"
-    steps: list[list[str]] = []
+def preparation(corpus: str, root: str, out: Path) -> list[list[str]]:
+    """Commands that make the corpus and the tiny model, where they are not there yet."""
+    steps = []
     if not (out / "data/summary.json").is_file():
         options = [f"corpus.root={root}"] if root else []
         config = f"recipes/corpora/{corpus}.yaml"
         steps.append(["python", "recipes/prepare_corpus.py", "--config", config, *options, f"output.dir={out}/data"])
     if not (out / "tiny_qwen2_audio/config.json").is_file():
-        steps.append(["python", "recipes/build_tiny_model.py", "--config", f"{configs}_tiny_model.yaml"])
-    runs = []
-    for modality in MODALITIES:
-        prompt = f"prompt.file=prompts/brief_{modality}.yaml"
-        chosen = {
-            "zero_shot": [prompt],
-            "lora": [prompt, *(DEAF if modality == "transcript" else [])],
-            "baseline": [f"baseline.modalities={modality.replace('_', '+')}"],
-        }
-        for method, options in chosen.items():
-            script = {"zero_shot": "zero_shot", "lora": "finetune", "baseline": "train_baseline"}[method]
-            runs.append(f"{out}/{method}_{modality}")
-            command = [f"recipes/{script}.py", "--config", f"{configs}_{method}.yaml", *options]
-            steps.append([*LAUNCH, *command, f"output.dir={runs[-1]}"])
-    return [*steps, ["python", "eval/compare.py", *runs, "--out", str(out)]]
+        steps.append(["python", "recipes/build_tiny_model.py", "--config", f"recipes/demo/{corpus}_tiny_model.yaml"])
+    return steps
+
+
+def runs(corpus: str, out: Path) -> dict[str, list[str]]:
+    """Name and command of every run: three methods, each on voice, transcript and both."""
+    commands = {}
+    for method, script in SCRIPTS.items():
+        for modality in MODALITIES:
+            options = [f"prompt.file=prompts/brief_{modality}.yaml"]
+            if method == "baseline":
+                options = [f"baseline.modalities={modality.replace('_', '+')}"]
+            elif method == "lora" and modality == "transcript":
+                options += DEAF
+            name = f"{method}_{modality}"
+            config = ["--config", f"recipes/demo/{corpus}_{method}.yaml"]
+            commands[name] = [*LAUNCH, f"recipes/{script}.py", *config, *options, f"output.dir={out}/{name}"]
+    return commands
+
+
+def together(commands: dict[str, list[str]], logs: Path) -> None:
+    """Run commands a few at a time, each into a log of its own, under one progress bar."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for command in commands.values():
+        print(f"$ {shlex.join(command)}", flush=True)
+    with ThreadPoolExecutor(AT_A_TIME) as pool, tqdm(total=len(commands), unit="run", desc="runs") as progress:
+        waiting = {pool.submit(run, command, logs / f"{name}.log"): name for name, command in commands.items()}
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                progress.update()
+                progress.write(f"finished: {waiting[done]}", file=sys.stderr)
+        except SystemExit:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def run(command: list[str], log: Path | None) -> None:
+    """Run one command, on the screen or into a log; the demo ends where it fails."""
+    if log is None:
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        done = subprocess.run(command, check=False)
+    else:
+        with log.open("w") as file:
+            done = subprocess.run(command, check=False, stdout=file, stderr=file, env=ENVIRONMENT)
+    if done.returncode:
+        last = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-5:]) if log else ""
+        sys.exit(f"error: exit status {done.returncode} of {shlex.join(command)}{last}")
 
 
 if __name__ == "__main__":

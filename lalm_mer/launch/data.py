@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
@@ -89,14 +90,13 @@ def require_transcripts(data: RunData, folder: str) -> None:
     Raises:
         ConfigError: naming an utterance without one
     """
-    for examples in (data.train, data.dev, data.test):
-        table = examples.utterances()
-        missing = table.loc[table["transcript"].isna(), "utterance_id"]
-        if len(missing):
-            raise ConfigError(
-                f"{folder}: {len(missing)} utterances have no transcript, for example {missing.iloc[0]}, but the run "
-                "reads transcripts; choose modalities without them, or prepare the corpus with its transcript column"
-            )
+    table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.test)])
+    missing = table.loc[table["transcript"].isna(), "utterance_id"]
+    if len(missing):
+        raise ConfigError(
+            f"{folder}: {len(missing)} utterances have no transcript, for example {min(missing)}, but the run reads "
+            "transcripts; choose modalities without them, or prepare the corpus with its transcript column"
+        )
 
 
 def spread(data: RunData, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -97,16 +97,24 @@ def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFol
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": None,
     }
-    if file.is_file():
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"key 'output.dir': {path} is a file; choose a folder")
+    if file.is_file() and _has_results(path):
         earlier = read_yaml(file)  # JSON is YAML
         for section in ("config", "hashes"):
             _require_same(path, section, earlier.get(section), identity[section])
         description |= {key: earlier[key] for key in ("started_at", "seconds") if key in earlier}
-    elif writes and path.is_dir() and any(path.iterdir()):  # other processes may see it half-made
+    elif writes and path.is_dir() and _has_results(path):  # other processes may see it half-made
         raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
     if writes and not (path / "metrics.json").is_file():
         write_json(file, description)
     return RunFolder(path, description, (path / "metrics.json").is_file(), writes)
+
+
+def _has_results(path: Path) -> bool:
+    """Whether there is more than the run.json of a run that ended before it learnt or scored anything."""
+    found = (item for item in path.iterdir() if item.name not in ("run.json", ".run.json.partial"))
+    return any(item.is_file() or any(item.iterdir()) for item in found)
 
 
 def _require_same(path: Path, key: str, earlier: object, now: object) -> None:

@@ -96,13 +96,13 @@ class AnswerModel(nn.Module):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Keep few activations and compute the others again in the backward pass."""
-        self.family.model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
+        model: Any = self.family.model
+        model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """The same under its newer name."""
-        self.family.model.activation_checkpointing_enable(
-            {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
-        )
+        model: Any = self.family.model
+        model.activation_checkpointing_enable({"use_reentrant": False} | (activation_checkpointing_kwargs or {}))
 
     def _dtype(self) -> torch.dtype:
         language_model: Any = self.family.submodule("language_model")

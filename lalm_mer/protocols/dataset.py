@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -47,6 +47,9 @@ class ExampleDataset:
                 f"utterance {row['utterance_id']}: label {row['label']!r} is not in task {self._task.name}"
             )
         return Example(row["utterance_id"], row["speaker"], label, row["transcript"], self._waveform(row))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
 
     def durations_s(self) -> list[float]:
         """Duration of each utterance, in seconds, without decoding it."""

@@ -7,8 +7,7 @@ log-probabilities. Dev UAR chooses the checkpoint; a checkpoint counts only once
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.evaluation.metrics import unweighted_average_recall, weighted_accuracy
+from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
 __all__ = ["Collator", "Examples", "Recognizer", "RecognizerTrainer", "last_whole_checkpoint"]
 
@@ -122,7 +122,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in its library's own format, from the first process alone."""
-        with self._whole_parameters():
+        with whole_parameters(self.model):
             if self.is_world_process_zero():
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 
@@ -177,12 +177,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     # What a run that was killed needs, to go on as if nothing had happened.
 
-    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        train_dataloader.set_epoch(epoch)  # transformers does not reach the sampler of an epoch begun in the middle
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         if self._has_ended():  # it was killed after its last step; transformers would take one more
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+            super()._run_epoch(*args, **kwargs)
 
     def _has_ended(self) -> bool:
         impatient = any(
@@ -213,11 +212,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what was trained into a checkpoint."""
-        if self.is_fsdp_enabled:
-            super().save_model(output_dir, _internal_call)
-        else:
-            with self._whole_parameters():
-                self._save(output_dir)
+        with whole_parameters(self.model):
+            self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -251,23 +247,10 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         missing = set(self._saved_names()) ^ set(state)
         if missing:
             raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(missing)[:3]}")
-        with self._whole_parameters(changed=True):
-            (self.model if model is None else model).load_state_dict(state, strict=False)
+        load_whole(self.model, state)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    @contextmanager
-    def _whole_parameters(self, *, changed: bool = False) -> Iterator[None]:
-        """Trained parameters in one piece in every process, where DeepSpeed's ZeRO-3 keeps a share in each."""
-        shares = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if not any(hasattr(parameter, "ds_id") for parameter in shares):
-            yield
-            return
-        import deepspeed  # optional, and slow to import
-
-        with deepspeed.zero.GatheredParameters(shares, modifier_rank=0 if changed else None):
-            yield
 
     def _saved_names(self) -> list[str]:
         """Trained parameters, and the buffers of modules that hold any (running means and the like)."""

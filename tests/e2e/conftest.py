@@ -92,6 +92,11 @@ class Workplace:
         )
         return Launched(process)
 
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """What every process is started with."""
+        return clean_environment()
+
     def run(self, recipe: str, out: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a recipe to its end, which must be a good one."""
         done = self.start(recipe, f"output.dir={out}", *overrides, **options).result()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from lalm_mer.core.audio import Waveform
@@ -17,10 +18,12 @@ from lalm_mer.core.errors import AudioError, ConfigError, ModelError
 from lalm_mer.core.schema import Example
 from lalm_mer.recognizers.baselines.features import Frames
 
-__all__ = ["SAMPLING_RATE", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
+__all__ = ["SAMPLING_RATE", "TRIM_DB", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
 
 SAMPLING_RATE = 16_000
 """Hz; what every extractor here takes."""
+TRIM_DB = 35.0
+"""Where quiet begins: this far below the loudest 25 ms of a clip, in dB."""
 
 _STATIC = (
     *("F0final_sma", "jitterLocal_sma", "shimmerLocal_sma", "logHNR_sma", "audspec_lengthL1norm_sma"),
@@ -32,14 +35,26 @@ _DELTA = tuple(name.replace("_sma", "_sma_de") for name in _STATIC)
 class AcousticFeatures(ABC):
     """A ``FeatureExtractor`` of audio.
 
-    A clip shorter than the longest analysis window is padded with silence to one window, so that every utterance has
-    a frame; a clip without a sample is an error.
+    Quiet before the first and after the last sound is cut away: pooled over time, its length would weigh on every
+    feature. A clip shorter than the longest analysis window is padded with silence to one window, so that every
+    utterance has a frame; a clip without a sample is an error.
+
+    Args:
+        trim_db: what lies this far below the clip's loudest 25 ms counts as quiet, in dB; None keeps the whole clip
+
+    Raises:
+        ConfigError: if ``trim_db`` is not above 0
     """
 
     size: int
     """D, features of a frame."""
     window: int
     """Longest analysis window, in samples."""
+
+    def __init__(self, trim_db: float | None = TRIM_DB) -> None:
+        if trim_db is not None and trim_db <= 0:
+            raise ConfigError(f"trim_db={trim_db}: expected more than 0 dB, or null to keep whole clips")
+        self.trim_db = trim_db
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -79,6 +94,8 @@ class AcousticFeatures(ABC):
         samples = waveform.samples
         if len(samples) == 0:
             raise AudioError("the waveform has no samples", "empty")
+        if self.trim_db is not None:
+            samples = _trimmed(samples, self.trim_db)
         samples = np.pad(samples, (0, max(0, self.window - len(samples))))
         frames = np.ascontiguousarray(self._compute(samples), dtype=np.float32)
         if not np.isfinite(frames).all():
@@ -92,6 +109,9 @@ class OpenSmileFeatures(AcousticFeatures):
     They are 18 low-level descriptors of ComParE 2016 and the same of its delta level, which goes on for two frames
     longer and is cut to the static one's.
 
+    Args:
+        trim_db: as for every extractor
+
     Raises:
         ModelError: if openSMILE is not installed
 
@@ -102,19 +122,21 @@ class OpenSmileFeatures(AcousticFeatures):
     size = 36
     window = 960  # 60 ms, for pitch
 
-    def __init__(self) -> None:
+    def __init__(self, trim_db: float | None = TRIM_DB) -> None:
+        super().__init__(trim_db)
         if util.find_spec("opensmile") is None:
             raise ModelError(
                 "acoustic features 'opensmile' need the opensmile package: pip install 'lalm-mer[acoustic]' (its "
                 "licence is for research; 'log_mel' needs nothing more)"
             )
 
-    def __reduce__(self) -> tuple[type[OpenSmileFeatures], tuple[()]]:
-        return OpenSmileFeatures, ()  # a worker process opens an openSMILE of its own
+    def __reduce__(self) -> tuple[type[OpenSmileFeatures], tuple[float | None]]:
+        return OpenSmileFeatures, (self.trim_db,)  # a worker process opens an openSMILE of its own
 
     def settings(self) -> dict[str, Any]:
-        """Name, version and columns."""
-        return {"name": "opensmile", "version": metadata.version("opensmile"), "columns": [*_STATIC, *_DELTA]}
+        """Name, version, trimming and columns."""
+        version = metadata.version("opensmile")
+        return {"name": "opensmile", "version": version, "trim_db": self.trim_db, "columns": [*_STATIC, *_DELTA]}
 
     @cached_property
     def _levels(self) -> tuple[Any, Any]:
@@ -136,12 +158,14 @@ class LogMelFeatures(AcousticFeatures):
     """Log-mel bands: 25 ms Hann windows every 10 ms, natural logarithm of the power in each band.
 
     Args:
+        trim_db: as for every extractor
         bands: D
     """
 
     window = 400  # 25 ms
 
-    def __init__(self, bands: int = 40) -> None:
+    def __init__(self, trim_db: float | None = TRIM_DB, bands: int = 40) -> None:
+        super().__init__(trim_db)
         self.size = bands
         self._filters = mel_filter_bank(
             num_frequency_bins=257,
@@ -154,8 +178,8 @@ class LogMelFeatures(AcousticFeatures):
         self._window = window_function(self.window, "hann")
 
     def settings(self) -> dict[str, Any]:
-        """Name, version and number of bands."""
-        return {"name": "log_mel", "version": 1, "bands": self.size}
+        """Name, version, trimming and number of bands."""
+        return {"name": "log_mel", "version": 1, "trim_db": self.trim_db, "bands": self.size}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         bands = spectrogram(
@@ -173,15 +197,25 @@ class LogMelFeatures(AcousticFeatures):
         return np.asarray(bands.T, dtype=np.float32)
 
 
-def acoustic_features(name: str) -> AcousticFeatures:
+def acoustic_features(name: str, trim_db: float | None = TRIM_DB) -> AcousticFeatures:
     """The extractor called ``name``: ``opensmile`` or ``log_mel``.
 
     Raises:
-        ConfigError: if the name is unknown
+        ConfigError: if the name is unknown, or ``trim_db`` is not above 0
         ModelError: if its package is not installed
     """
     if name == "opensmile":
-        return OpenSmileFeatures()
+        return OpenSmileFeatures(trim_db)
     if name == "log_mel":
-        return LogMelFeatures()
+        return LogMelFeatures(trim_db)
     raise ConfigError(f"acoustic features {name!r} are unknown; expected opensmile or log_mel")
+
+
+def _trimmed(samples: npt.NDArray[np.float32], trim_db: float) -> npt.NDArray[np.float32]:
+    """The samples from the first to the last 25 ms that are less than ``trim_db`` below the loudest."""
+    window, hop = SAMPLING_RATE // 40, SAMPLING_RATE // 100
+    if len(samples) <= window:
+        return samples
+    power = np.square(sliding_window_view(samples, window)[::hop], dtype=np.float64).mean(axis=1)
+    sounding = np.flatnonzero(power >= power.max() * 10 ** (-trim_db / 10))
+    return samples[sounding[0] * hop : sounding[-1] * hop + window]

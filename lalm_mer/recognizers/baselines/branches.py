@@ -27,10 +27,12 @@ class BranchSettings:
         layers: number of convolutions
         kernel_size: frames or tokens one convolution spans; odd, so that length is kept
         stride: step of every convolution; with 2, each layer halves the frames
-        dropout: probability after each convolution, and on the pooled vector
+        dropout: probability between the convolutions, and on the pooled vector
         batch_norm: batch normalisation after each convolution, over the frames that are not padding
         pooling: ``mean`` over time, or ``mean_std``: mean and standard deviation side by side
         noise_std: standard deviation of Gaussian noise added to the normalised input, training only
+        shift_std: standard deviation of one Gaussian offset a feature, drawn for each utterance and added to all its
+            frames, as another voice or microphone would; training only
         time_mask: largest share of an utterance's frames set to the train mean at once, training only
         feature_mask: largest share of the features set to the train mean at once, training only
 
@@ -46,6 +48,7 @@ class BranchSettings:
     batch_norm: bool = False
     pooling: str = "mean"
     noise_std: float = 0.0
+    shift_std: float = 0.0
     time_mask: float = 0.0
     feature_mask: float = 0.0
 
@@ -58,8 +61,8 @@ class BranchSettings:
             )
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling {self.pooling!r} is unknown; expected one of {', '.join(POOLINGS)}")
-        if self.noise_std < 0:
-            raise ConfigError(f"noise_std={self.noise_std}: expected 0 or more")
+        if min(self.noise_std, self.shift_std) < 0:
+            raise ConfigError(f"noise_std={self.noise_std}, shift_std={self.shift_std}: expected 0 or more")
         for name in ("dropout", "time_mask", "feature_mask"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1)")
@@ -138,7 +141,9 @@ class SequenceBranch(nn.Module):
                 normalised = torch.zeros_like(frames)
                 normalised[mask] = self.norms[number](frames[mask])
                 frames = normalised
-            frames = self.dropout(torch.relu(frames))
+            frames = torch.relu(frames)
+            if number + 1 < len(self.convolutions):  # before the pooling it would widen the standard deviation
+                frames = self.dropout(frames)
         return cast(Tensor, self.dropout(self._pooled(frames, mask)))
 
     def _pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -157,6 +162,8 @@ class SequenceBranch(nn.Module):
         n_frames, size = frames.shape[1:]
         if settings.noise_std:
             frames = frames + settings.noise_std * torch.randn_like(frames)
+        if settings.shift_std:
+            frames = frames + settings.shift_std * torch.randn_like(frames[:, :1])
         if settings.time_mask:
             frames = frames * ~_random_span(lengths, settings.time_mask, n_frames)[:, :, None]
         if settings.feature_mask:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.baselines.acoustic import acoustic_features
+from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionCollator, FusionNetwork, TranscriptReader
@@ -24,6 +24,7 @@ def build_fusion(
     others: Sequence[Iterable[Example]] = (),
     modalities: str = "audio+transcript",
     features: str = "opensmile",
+    trim_db: float | None = TRIM_DB,
     bert: str = "scratch",
     bert_revision: str | None = None,
     audio_branch: BranchSettings | None = None,
@@ -49,6 +50,7 @@ def build_fusion(
         others: examples of other splits whose features to store as well
         modalities: ``audio``, ``transcript`` or ``audio+transcript``
         features: ``opensmile`` (36 frame features of Pepino et al.) or ``log_mel``
+        trim_db: quiet at both ends that is cut away, in dB below the clip's loudest 25 ms; None keeps whole clips
         bert: Hub id or local folder of a frozen BERT, or ``scratch``
         bert_revision: branch, tag or commit of a Hub id
         audio_branch: shape and regularisation of the audio branch
@@ -76,7 +78,7 @@ def build_fusion(
     if modalities not in MODALITIES:
         raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
     scratch = scratch or ScratchSettings()
-    acoustic = acoustic_features(features) if "audio" in modalities else None
+    acoustic = acoustic_features(features, trim_db) if "audio" in modalities else None
     transcripts: TranscriptReader | None = None
     if "transcript" in modalities:
         transcripts = (

@@ -126,6 +126,7 @@ class FusionNetwork(nn.Module):
         audio_lengths: Tensor | None = None,
         transcript: Tensor | None = None,
         transcript_lengths: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scores of a batch, as ``FusionCollator`` makes it.
 
@@ -135,6 +136,7 @@ class FusionNetwork(nn.Module):
             audio_lengths: (B,), frames of each utterance
             transcript: (B, T, D) frozen embeddings, or (B, T) token ids for the scratch BERT
             transcript_lengths: (B,), tokens of each utterance
+            labels: not read: the Trainer counts them, and takes them out of the batch
 
         Returns:
             ``log_probs`` (B, K), log_softmax; with ``truth`` also ``losses`` (B,), cross entropy, and ``items`` (B,),
@@ -249,7 +251,8 @@ class FusionCollator:
         """Collate B examples.
 
         Returns:
-            ``truth`` (B,), and again as ``labels``, which the Trainer counts; ``audio`` (B, F, D) and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen
+            ``truth`` (B,), and again as ``labels``, which the Trainer counts; ``audio`` (B, F, D) and
+            ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen
             embeddings or (B, T) token ids, and ``transcript_lengths`` (B,); right-padded with zeros
 
         Raises:
@@ -293,7 +296,7 @@ def _describe(reader: TranscriptReader | None) -> dict[str, Any] | None:
 def _load_acoustic(saved: Mapping[str, Any] | None, folder: Path) -> AcousticFeatures | None:
     if saved is None:
         return None
-    extractor = acoustic_features(saved["name"])
+    extractor = acoustic_features(saved["name"], saved["trim_db"])
     if extractor.settings() != saved:
         warnings.warn(f"{folder}: trained on acoustic features {saved}, these are {extractor.settings()}", stacklevel=3)
     return extractor

@@ -118,6 +118,27 @@ def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, labe
     assert all(parameter.grad is None for parameter in frozen)
 
 
+@pytest.mark.parametrize("towers", [("language_model",), TOWERS], ids=["language model alone", "every tower"])
+def test_checkpointed_activations_change_no_gradient(load_family, prompts, label_set, examples, towers):
+    gradients = []
+    for checkpointed in (False, True):
+        family = load_family()
+        model, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in towers}, **RANK)
+        shake(model)
+        owners = [label for label, _ in answer_forms(label_set)]
+        recognizer = AnswerModel(family, owners, len(label_set), model).train()
+        if checkpointed:
+            recognizer.gradient_checkpointing_enable()
+            assert any(getattr(module, "gradient_checkpointing", False) for module in family.model.modules())
+        batch = AnswerCollator(family, prompts["audio_transcript"], label_set, every_answer=False)(examples[:2])
+        batch.pop("labels")
+        recognizer(**batch)["losses"].sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert all(gradient is not None and gradient.any() for gradient in gradients[1].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def saved(load_family, prompts, examples, score, tmp_path_factory):
     """A saved adapter that moves the scores, and what it makes of them."""

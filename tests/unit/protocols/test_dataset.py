@@ -51,7 +51,8 @@ def test_unmapped_utterances_are_counted_and_in_no_fold(corpus):
 def test_the_examples_of_a_side_in_the_order_of_ids(corpus):
     folded = fold_corpus(corpus(), protocol())
     train = folded.examples(1, "train", sampling_rate=None)
-    examples = [train[index] for index in range(len(train))]
+    examples = list(train)
+    assert examples == [train[index] for index in range(len(train))]
     assert [example.utterance_id for example in examples] == folded.folds.ids(1, "train")
     assert len(examples) == 6
     assert {example.label for example in examples} == {"happy", "sad"}

@@ -99,3 +99,18 @@ def test_missing_opensmile_says_what_to_install(monkeypatch):
     monkeypatch.setattr(acoustic.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'lalm-mer\[acoustic\]'.*licence is for research.*log_mel"):
         acoustic_features("opensmile")
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_quiet_at_both_ends_is_cut_away_and_a_pause_is_kept(name):
+    sound, pause, hiss = tone(200, 0.5).samples, np.zeros(8000, np.float32), np.full(16_000, 1e-4, np.float32)
+    clip = Waveform(np.concatenate([hiss, sound, pause, sound, hiss]), 16_000)
+    trimmed = acoustic_features(name).frames(clip)
+    assert len(trimmed) == pytest.approx(len(acoustic_features(name).frames(tone(200, 1.5))), abs=6)
+    assert len(acoustic_features(name, None).frames(clip)) == pytest.approx(len(trimmed) + 200, abs=6)
+
+
+def test_trimming_is_part_of_the_settings():
+    assert LogMelFeatures(20.0).settings() != LogMelFeatures().settings()
+    with pytest.raises(ConfigError, match="trim_db=0"):
+        LogMelFeatures(0)

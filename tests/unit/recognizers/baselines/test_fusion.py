@@ -55,10 +55,10 @@ def test_learns_what_its_modalities_say(modalities, examples, tmp_path):
 def test_absent_modality_is_not_read(examples, tmp_path):
     silent = [dataclasses.replace(example, waveform=None) for example in examples]
     network, collator = build(silent, tmp_path, modalities="transcript")
-    assert set(collator(silent)) == {"truth", "transcript", "transcript_lengths"}
+    assert set(collator(silent)) == {"truth", "labels", "transcript", "transcript_lengths"}
     mute = [dataclasses.replace(example, transcript=None) for example in examples]
     network, collator = build(mute, tmp_path, modalities="audio")
-    assert set(collator(mute)) == {"truth", "audio", "audio_lengths"}
+    assert set(collator(mute)) == {"truth", "labels", "audio", "audio_lengths"}
     assert not any("transcript" in name or "embedder" in name for name, _ in network.named_parameters())
 
 

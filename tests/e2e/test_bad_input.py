@@ -1,0 +1,146 @@
+"""What a user can mend is one line that names the thing, and exit status 1."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lalm_mer.core.errors import ConfigError, LalmMerError
+
+
+def only_line(captured: str) -> str:
+    """The error of a recipe's stderr, where nothing else may look like one."""
+    assert "Traceback" not in captured
+    (line,) = [line for line in captured.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def changed(workplace, folder: Path, recipe: str, edit) -> Path:
+    """A copy of a recipe's YAML with its text edited."""
+    file = folder / f"{recipe}.yaml"
+    file.write_text(edit(workplace.config(recipe).read_text()))
+    return file
+
+
+@pytest.fixture
+def refused(workplace, capsys, tmp_path):
+    """Run a recipe that must refuse its command line; return its error."""
+
+    def run(recipe: str, *overrides: str, config: Path | None = None, out: Path = tmp_path / "run") -> str:
+        arguments = ["--config", str(config or workplace.config(recipe)), f"output.dir={out}", *overrides]
+        capsys.readouterr()
+        assert workplace.script(f"recipes/{recipe}.py", *arguments) == 1
+        return only_line(capsys.readouterr().err)
+
+    return run
+
+
+def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path):
+    done = workplace.start("finetune", f"output.dir={tmp_path / 'run'}", "adapter.rank=16").result()
+    assert done.returncode == 1
+    line = only_line(done.stderr)
+    assert "unknown key 'adapter.rank'" in line
+    assert "lora_alpha" in line  # one of those that it expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("adapter.rank=16", ["unknown key 'adapter.rank'"]),
+        ("adapter.r=abc", ["'adapter.r'", "expected int", "'abc'"]),
+        ("train.max_steps=1.5", ["'train.max_steps'", "expected int", "1.5"]),
+        ("train.bf16=yes", ["'train.bf16'", "expected bool", "'yes'"]),
+        ("adapter.r", ["'adapter.r'", "section.key=value"]),
+        ("data.dir=no/such/folder", ["no/such/folder"]),
+        ("data.dir=recipes", ["recipes", "prepare_corpus.py"]),
+        ("split.protocol=no/such.yaml", ["no/such.yaml"]),
+        ("split.protocol=eval/protocols/ravdess_6fold.yaml", ["'split.protocol'", "ravdess", "synthetic_beeps"]),
+        ("split.fold=4", ["'split.fold'", "4", "[1, 2, 3]"]),
+        ("prompt.file=no/such.yaml", ["no/such.yaml"]),
+        ("model.family=qwen9", ["'model.family'", "qwen9", "qwen2_audio"]),
+        ("model.id=no/such/model", ["no/such/model"]),
+        ("model.dtype=int4", ["'model.dtype'", "int4"]),
+        ("model.attn_implementation=flash_attention_2", ["'model.attn_implementation'", "flash_attention_2"]),
+        ("adapter.towers={language_model: [no_proj]}", ["no_proj", "q_proj"]),
+        ("adapter.towers={vision_tower: [q_proj]}", ["vision_tower", "audio_tower"]),
+        ("prompt.file=prompts/transcript.yaml", ["'adapter.towers.audio_tower'", "no audio slot"]),
+        ("engine.accelerate_config=no/such.yaml", ["no/such.yaml"]),
+        ("engine.num_processes=2", ["started as 1", "2", "engine.num_processes"]),
+        ("train.eval_strategy=never", ["'train.eval_strategy'", "never"]),
+        ("train.lr_scheduler_type=bent", ["'train'", "bent"]),
+    ],
+)
+def test_an_override_that_cannot_be(override, says, refused):
+    line = refused("finetune", override)
+    for words in says:
+        assert words in line
+
+
+def test_a_doubled_key(workplace, refused, tmp_path):
+    config = changed(workplace, tmp_path, "finetune", lambda text: text + "seed: 1\nseed: 2\n")
+    line = refused("finetune", config=config)
+    assert "'seed' stands twice" in line
+    assert str(config) in line
+
+
+def test_a_missing_section(workplace, refused, tmp_path):
+    config = changed(workplace, tmp_path, "zero_shot", lambda text: text.replace("prompt:", "prompts:"))
+    assert "unknown key 'prompts'" in refused("zero_shot", config=config)
+    without = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name != "prompts"}
+    config.write_text(yaml.safe_dump(without))
+    assert "prompt" in refused("zero_shot", config=config)
+
+
+def test_a_missing_config_file(refused, tmp_path):
+    assert str(tmp_path / "none.yaml") in refused("zero_shot", config=tmp_path / "none.yaml")
+
+
+def test_missing_transcripts_where_the_prompt_reads(workplace, refused, tmp_path):
+    data = workplace.corpus_without_transcripts(tmp_path)
+    line = refused("zero_shot", f"data.dir={data}", out=tmp_path / "run")
+    assert str(data) in line
+    assert "61 utterances have no transcript" in line
+    assert "s1_0" in line
+
+
+def test_a_folder_that_holds_another_run(refused, prompted, tmp_path):
+    shutil.copytree(prompted, tmp_path / "run")
+    line = refused("zero_shot", "seed=1")
+    assert str(tmp_path / "run") in line
+    assert "config.seed = 0, now it is 1" in line
+
+
+def test_a_mistake_that_was_mended_may_use_the_same_folder(refused, tmp_path):
+    assert "bent" in refused("finetune", "train.lr_scheduler_type=bent")
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert "crooked" in refused("finetune", "train.lr_scheduler_type=crooked")
+
+
+def test_a_folder_that_holds_something_else(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").touch()
+    assert f"{tmp_path / 'run'} holds other files" in refused("zero_shot")
+    assert (tmp_path / "run" / "thesis.docx").exists()
+
+
+def test_a_file_where_the_run_folder_should_be(refused, tmp_path):
+    (tmp_path / "run").touch()
+    assert f"{tmp_path / 'run'} is a file" in refused("zero_shot")
+
+
+def test_debug_shows_where_an_error_arose(workplace, tmp_path):
+    arguments = ["--config", str(workplace.config("zero_shot")), f"output.dir={tmp_path}", "--debug", "seed=first"]
+    with pytest.raises(ConfigError, match="'seed'"):
+        workplace.script("recipes/zero_shot.py", *arguments)
+    assert issubclass(ConfigError, LalmMerError)
+
+
+def test_prepare_and_build_refuse_in_one_line_too(workplace, capsys, tmp_path):
+    config = ["--config", "recipes/corpora/manifest.yaml", f"output.dir={tmp_path / 'data'}"]
+    assert workplace.script("recipes/prepare_corpus.py", *config, f"corpus.root={tmp_path / 'none'}") == 1
+    assert str(tmp_path / "none") in only_line(capsys.readouterr().err)
+    config = ["--config", str(workplace.folder / "tiny.yaml"), f"output.dir={tmp_path / 'model'}"]
+    assert workplace.script("recipes/build_tiny_model.py", *config, "family=qwen9") == 1
+    assert "qwen9" in only_line(capsys.readouterr().err)

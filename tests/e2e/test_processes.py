@@ -1,0 +1,195 @@
+"""Several processes give what one gives, whichever engine drives them; a run that silently became one stops."""
+
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from accelerate.utils import DistributedType
+from safetensors.numpy import load_file
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.launch.engine import Engine, check_accelerator
+
+ENGINES = ["ddp", "zero2", "zero3"]
+# the same eight examples a step; dropout draws differ between processes
+STEPS = ["train.max_steps=2", "train.learning_rate=1e-3", "adapter.lora_dropout=0.0"]
+
+
+def torchrun() -> list[str]:
+    """Two processes on this machine, by what accelerate itself starts them with on GPUs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+
+
+@pytest.fixture(scope="module")
+def engine_files(workplace) -> dict[str, Path]:
+    """Accelerate configs: DDP on processors, ZeRO-2 as shipped, ZeRO-3 as shipped but with nothing left whole."""
+    two = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2}
+    zero3 = json.loads(Path("accelerate_configs/zero3.json").read_text())
+    whole = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
+    zero3["zero_optimization"] |= {f"stage3_{name}": 0 for name in whole}
+    (workplace.folder / "zero3.json").write_text(json.dumps(zero3))
+    deepspeed = {"deepspeed_config_file": str(workplace.folder / "zero3.json"), "zero3_init_flag": False}
+    contents = {
+        "ddp": two | {"distributed_type": "MULTI_CPU", "use_cpu": True},
+        "zero3": two | {"distributed_type": "DEEPSPEED", "deepspeed_config": deepspeed},
+    }
+    for name, content in contents.items():
+        (workplace.folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    files = {name: workplace.folder / f"{name}.yaml" for name in contents}
+    return files | {"zero2": Path("accelerate_configs/deepspeed_zero2.yaml")}
+
+
+@pytest.fixture
+def two_processes(request, engine_files) -> tuple[list[str], list[str]]:
+    """Overrides and launcher of the engine that a test is parametrized with."""
+    if request.param != "ddp":
+        if importlib.util.find_spec("deepspeed") is None:
+            pytest.skip("deepspeed is not installed: pip install 'lalm-mer[deepspeed]'")
+        if shutil.which("g++") is None:
+            pytest.skip("DeepSpeed compiles with g++ at first use; there is none")
+    return ["train.use_cpu=true", f"engine.accelerate_config={engine_files[request.param]}"], torchrun()
+
+
+@pytest.fixture(scope="module")
+def one_process(workplace) -> Path:
+    """Two steps of eight examples in one process."""
+    workplace.run("finetune", workplace.folder / "one_process", *STEPS, "train.per_device_train_batch_size=8")
+    return workplace.folder / "one_process"
+
+
+def history(run: Path) -> pd.DataFrame:
+    return pd.read_json(run / "history.jsonl", lines=True)
+
+
+def assert_equal_predictions(run: Path, other: Path) -> None:
+    """The same answers to the same utterances in the same order, and nearly the same log-probabilities."""
+    table, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
+    assert len(table) == 21
+    pd.testing.assert_frame_equal(table, expected, check_exact=False, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
+def test_two_processes_learn_and_score_as_one_does(two_processes, one_process, workplace, tmp_path):
+    overrides, launcher = two_processes
+    workplace.run(
+        "finetune", tmp_path, *STEPS, "train.per_device_train_batch_size=4", *overrides, launcher=launcher
+    )  # fmt: skip
+    found, expected = history(tmp_path), history(one_process)
+    assert list(found["step"]) == list(expected["step"]) == [1, 2, 2]
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(found["grad_norm"][:2], expected["grad_norm"][:2], rtol=1e-4)
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, one_process)]
+    assert adapters[0].keys() == adapters[1].keys()
+    learned = 0.0
+    for name, tensor in adapters[1].items():
+        np.testing.assert_allclose(adapters[0][name], tensor, atol=1e-6, err_msg=name)
+        learned += np.abs(tensor).max() if "lora_B" in name else 0.0
+    assert learned > 0.005  # lora_B begins with zeros; a step of Adam moves it by the learning rate
+    assert_equal_predictions(tmp_path, one_process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
+def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, wait_for, tmp_path):
+    overrides, launcher = two_processes
+    overrides += ["train.eval_strategy=steps", "train.eval_steps=4", "train.save_total_limit=5"]
+    workplace.run("finetune", tmp_path / "uninterrupted", *overrides, launcher=launcher)
+    run = tmp_path / "run"
+    launched = workplace.start("finetune", f"output.dir={run}", *overrides, launcher=torchrun())
+    second = run / "checkpoints" / "checkpoint-8" / "WHOLE"  # in the middle of the second epoch
+    wait_for(launched, second.exists)
+    launched.kill()
+    assert not (run / "checkpoints" / "checkpoint-12" / "WHOLE").exists()
+    written = second.stat().st_mtime_ns
+    workplace.run("finetune", run, *overrides, launcher=torchrun())
+    assert second.stat().st_mtime_ns == written
+    assert (run / "history.jsonl").read_text() == (tmp_path / "uninterrupted" / "history.jsonl").read_text()
+    adapter, expected = (
+        (folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (run, tmp_path / "uninterrupted")
+    )
+    assert adapter == expected
+    # a checkpoint holds the adapter, never the base model
+    base = (workplace.folder / "model" / "model.safetensors").stat().st_size
+    assert all(path.stat().st_size < base / 2 for path in (run / "checkpoints").rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp_path):
+    overrides = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
+    done = workplace.run("zero_shot", tmp_path, *overrides, launcher=torchrun())
+    assert_equal_predictions(tmp_path, prompted)
+    assert "error" not in done.stderr
+
+
+def test_one_process_where_two_were_asked_for_is_an_error(workplace, engine_files, tmp_path):
+    launcher = workplace.accelerate_launch(engine_files["ddp"])  # accelerate starts one, and says nothing
+    overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files['ddp']}"]
+    done = workplace.start("finetune", *overrides, launcher=launcher).result()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "started as 1 process(es)" in line
+    assert "ddp.yaml says 2" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "environment", "says"),
+    [
+        ("zero2", {"ACCELERATE_USE_CPU": "true"}, "2 process(es) by MULTI_CPU"),  # DeepSpeed replaced by DDP
+        ("ddp", {}, "accelerate set up 1 process(es)"),  # two copies that do not know of each other
+    ],
+)
+def test_an_engine_that_was_silently_replaced_is_an_error(engine, environment, says, workplace, engine_files, tmp_path):
+    if engine == "zero2" and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed: pip install 'lalm-mer[deepspeed]'")
+    overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files[engine]}"]
+    overrides += ["train.use_cpu=true"] if environment else []
+    done = workplace.start("finetune", *overrides, launcher=torchrun(), **environment).result()
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "error: " in line and says in line]
+    assert lines, done.stderr[-3000:]
+    assert not list(tmp_path.rglob("predictions.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processes", "found", "running", "fits"),
+    [
+        ("NO", 1, "NO", 1, True),
+        ("MULTI_GPU", 2, "MULTI_GPU", 2, True),
+        ("MULTI_GPU", 2, "MULTI_GPU", 1, False),
+        ("DEEPSPEED", 2, "MULTI_CPU", 2, False),
+        ("FSDP", 2, "NO", 1, False),
+        ("NO", 1, "MULTI_GPU", 1, False),
+    ],
+)
+def test_the_engine_found_is_compared_with_the_one_asked_for(wanted, processes, found, running, fits):
+    engine = Engine("some.yaml", wanted, processes, None)
+    accelerator = SimpleNamespace(distributed_type=DistributedType(found), num_processes=running)
+    if fits:
+        check_accelerator(engine, accelerator)
+        return
+    with pytest.raises(ConfigError, match=rf"some\.yaml says {processes} by {wanted}"):
+        check_accelerator(engine, accelerator)
+
+
+@pytest.mark.slow
+def test_an_adapter_in_shares_of_fsdp2_is_saved_and_loaded_whole(workplace, tmp_path):
+    script = [str(Path(__file__).with_name("fsdp2_round_trip.py")), str(workplace.folder / "model"), str(tmp_path)]
+    done = subprocess.run([*torchrun(), *script], env=workplace.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "adapter_model.safetensors").is_file()
