@@ -53,7 +53,7 @@ def train_baseline(settings: BaselineSettings) -> None:
         train=baseline.data.train,
         dev=baseline.data.dev,
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))
     log_probs = trainer.score(baseline.data.test.select(baseline.data.scored))
     trainer.save_trained(run.path / "model")
     run.finish(baseline.data, spread(baseline.data, log_probs))

@@ -176,7 +176,7 @@ class FusionSettings:
 
     modalities: str = "audio+transcript"
     features: str = "opensmile"
-    bert: str = "bert-base-uncased"
+    bert: str = "google-bert/bert-base-uncased"
     bert_revision: str | None = None
     audio_branch: BranchSettings = field(default_factory=BranchSettings)
     transcript_branch: BranchSettings = field(default_factory=BranchSettings)
