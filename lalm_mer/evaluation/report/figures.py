@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,9 @@ def _data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _shortened(text: str, length: int = 44) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _wrapped(name: str) -> str:
+    """A row's name on two lines, so that its end, the modalities, is not what gets cut."""
+    return "\n".join(textwrap.wrap(name, width=42, max_lines=2, placeholder="…"))
 
 
 def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -52,7 +54,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
     """
     chance = 100 / len(rows[0].run.labels)
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(7.6, 0.95 + 0.42 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         ends = [chance]
         for place, row in enumerate(rows):
@@ -75,7 +77,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         margin = max(2.0, 0.06 * (max(ends) - min(ends)))
         axes.set_xlim(max(-1.0, min(ends) - margin), min(101.0, max(ends) + margin))
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), [_shortened(name) for name in names])
+        axes.set_yticks(range(len(rows)), [_wrapped(name) for name in names])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E2E2E2", linewidth=0.8)
