@@ -98,14 +98,26 @@ def build_fusion(
         label_smoothing=label_smoothing,
         class_weights=class_weights,
     )
+    return network, FusionCollator(network, _fill_stores(network, train, others, cache_dir, corpus_hash, processes))
+
+
+def _fill_stores(
+    network: FusionNetwork,
+    train: Iterable[Example],
+    others: Sequence[Iterable[Example]],
+    cache_dir: Path,
+    corpus_hash: str,
+    processes: int,
+) -> dict[str, FeatureStore]:
+    """Store what is missing, and set the network's normalisation from the train split alone."""
     stores: dict[str, FeatureStore] = {}
-    if acoustic is not None:
-        stores["audio"] = FeatureStore(cache_dir, corpus_hash, acoustic)
-    if isinstance(transcripts, FrozenBert):
-        stores["transcript"] = FeatureStore(cache_dir, corpus_hash, transcripts)
+    if network.acoustic is not None:
+        stores["audio"] = FeatureStore(cache_dir, corpus_hash, network.acoustic)
+    if isinstance(network.transcripts, FrozenBert):
+        stores["transcript"] = FeatureStore(cache_dir, corpus_hash, network.transcripts)
     for modality, store in stores.items():
         for examples in (train, *others):
             store.add(examples, processes)
         frames = (store.frames(example) for example in train)
         network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))  # type: ignore[arg-type]
-    return network, FusionCollator(network, stores)
+    return stores
