@@ -52,6 +52,7 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         others=(data.dev, data.test),
         modalities=fusion.modalities,
         features=fusion.features,
+        trim_db=fusion.trim_db,
         bert=fusion.bert,
         bert_revision=fusion.bert_revision,
         audio_branch=fusion.audio_branch,

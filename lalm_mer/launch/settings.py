@@ -171,11 +171,13 @@ class FusionSettings:
     """The fusion baseline.
 
     ``features``: opensmile or log_mel; ``bert``: Hub id or folder of a frozen BERT, or scratch; ``class_weights``:
-    none or balanced (inverse frequency in train).
+    none or balanced (inverse frequency in train); ``trim_db``: silence at both ends lies this far below the loudest
+    25 ms, null keeps it.
     """
 
     modalities: str = "audio+transcript"
     features: str = "opensmile"
+    trim_db: float | None = 35.0
     bert: str = "google-bert/bert-base-uncased"
     bert_revision: str | None = None
     audio_branch: BranchSettings = field(default_factory=BranchSettings)

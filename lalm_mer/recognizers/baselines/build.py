@@ -70,10 +70,6 @@ def build_fusion(
         ConfigError: if a name or a value is unknown
         ModelError: if openSMILE or the BERT cannot be had
         LalmMerError: naming the utterance that cannot be read
-
-    Example:
-        >>> network, collator = build_fusion(train, labels, corpus_hash=root_hash)  # doctest: +SKIP
-        >>> network(**collator(train[:8]))["losses"].mean().backward()  # doctest: +SKIP
     """
     if modalities not in MODALITIES:
         raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
