@@ -25,7 +25,7 @@ def run_identity(
     """Content of run.json, less versions and times.
 
     Args:
-        settings: resolved config; how and where it runs (``engine``, ``output``) is not part of its identity
+        settings: resolved config
         data: corpus, task and folds
         recognizer: name shown in comparisons
         base_model: Hub id or folder
@@ -35,9 +35,6 @@ def run_identity(
         notes: what a reader of the figures has to know
     """
     protocol = data.folded.folds.protocol
-    config = to_dict(settings)
-    for where in ("engine", "output"):
-        config.pop(where)
     summary = data.folded.corpus.summary
     return {
         "recognizer": recognizer,
@@ -57,5 +54,5 @@ def run_identity(
         "shared_in": protocol.shared_in,
         "hashes": {"data": summary["root_hash"], "folds": data.folded.folds.digest, **digests},
         "notes": notes,
-        "config": config,
+        "config": to_dict(settings),
     }

@@ -22,6 +22,10 @@ from lalm_mer.launch.data import RunData
 __all__ = ["RunFolder", "open_run"]
 
 _FORMAT = 1
+_HOW = {
+    "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir"
+}  # fmt: skip
+"""Config of where and how fast a run goes, not of what comes out: it may change between two processes of one run."""
 
 
 @dataclass
@@ -60,6 +64,8 @@ class RunFolder:
         """
         if not self.writes:
             return
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()  # transformers makes it, also where nothing is trained
         table = data.test.utterances()
         predictions = Predictions.from_scores(
             utterance_ids=list(table["utterance_id"]),
@@ -119,7 +125,7 @@ def _has_results(path: Path) -> bool:
 
 def _require_same(path: Path, key: str, earlier: object, now: object) -> None:
     if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in sorted(earlier.keys() | now.keys()):
+        for name in sorted((earlier.keys() | now.keys()) - _HOW):
             _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name))
     elif earlier != now:
         raise ConfigError(
