@@ -18,7 +18,7 @@ def test_a_chat_template_never_sees_words():
     messages, words = mark_parts(conversation(*hostile))
     assert words == ["Be kind.", *hostile]
     assert [message["role"] for message in messages] == ["system", "user"]
-    assert messages[1]["content"][0] == {"type": "audio"}
+    assert messages[1]["content"][0] == {"type": "audio", "audio_url": ""}
     shown = str(messages)
     assert "kind" not in shown
     assert "im_end" not in shown
