@@ -66,7 +66,7 @@ def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], lis
             if part.kind == "audio":
                 content.append(
                     {"type": "audio", "audio_url": ""}
-                )  # some templates look for the key, others for the type
+                )  # templates look for key or type
             else:
                 content.append({"type": "text", "text": f"\ue000{len(words)}\ue001"})
                 words.append(part.words)
