@@ -64,9 +64,7 @@ def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], lis
         content: list[dict[str, str]] = []
         for part in message.parts:
             if part.kind == "audio":
-                content.append(
-                    {"type": "audio", "audio_url": ""}
-                )  # templates look for key or type
+                content.append({"type": "audio", "audio_url": ""})  # templates look for key or type
             else:
                 content.append({"type": "text", "text": f"\ue000{len(words)}\ue001"})
                 words.append(part.words)
