@@ -57,6 +57,7 @@ def finetune(settings: FinetuneSettings) -> None:
     log_probs = trainer.score(language.data.test.select(language.data.scored))
     trainer.save_trained(run.path / "adapter")
     run.finish(language.data, spread(language.data, log_probs))
+    trainer.close()
 
 
 if __name__ == "__main__":

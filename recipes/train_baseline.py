@@ -57,6 +57,7 @@ def train_baseline(settings: BaselineSettings) -> None:
     log_probs = trainer.score(baseline.data.test.select(baseline.data.scored))
     trainer.save_trained(run.path / "model")
     run.finish(baseline.data, spread(baseline.data, log_probs))
+    trainer.close()
 
 
 if __name__ == "__main__":

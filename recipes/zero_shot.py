@@ -50,6 +50,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     )
     log_probs = trainer.score(language.data.test.select(language.data.scored))
     run.finish(language.data, spread(language.data, log_probs))
+    trainer.close()
 
 
 if __name__ == "__main__":

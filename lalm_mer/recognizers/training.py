@@ -126,6 +126,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             if self.is_world_process_zero():
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 
+    def close(self) -> None:
+        """Let the processes part in good order; without it one may abort at exit although all its work is done."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     def prediction_step(
         self,
         model: nn.Module,
