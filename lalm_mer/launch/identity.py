@@ -1,4 +1,4 @@
-"""What identifies a run: the part of run.json that two processes of one run must agree on, and evaluation reads."""
+"""What a run is, as run.json tells evaluation; two processes of one run must agree on its config and hashes."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFol
 
     Args:
         path: the folder
-        identity: what decides the outcome; ``config`` and ``hashes`` must equal those of an earlier process
+        identity: content of run.json as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an
+            earlier process, but for the settings of where and how fast it runs
         writes: whether this process writes (the first of all)
 
     Raises:
