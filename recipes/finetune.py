@@ -11,14 +11,13 @@ again with the same command, it goes on from its last whole checkpoint.
 from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import adapt, model_digest, open_language_run, recognizer_name
+from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import FinetuneSettings
-from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
-from lalm_mer.recognizers.training import last_whole_checkpoint
+from lalm_mer.launch.trainers import is_first_process, seed_everything
 
 
 def finetune(settings: FinetuneSettings) -> None:
@@ -41,23 +40,7 @@ def finetune(settings: FinetuneSettings) -> None:
         print(f"{run.path} is finished; nothing to do")
         return
     model = adapt(language, settings.adapter, shown=run.writes)
-    trainer = make_trainer(
-        model,
-        settings.train,
-        engine,
-        folder=run.checkpoints,
-        history=run.history,
-        collators=language.collators,
-        label_set=language.label_set,
-        seed=settings.seed,
-        train=language.data.train,
-        dev=language.data.dev,
-    )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))
-    log_probs = trainer.score(language.data.test.select(language.data.scored))
-    trainer.save_trained(run.path / "adapter")
-    run.finish(language.data, spread(language.data, log_probs))
-    trainer.close()
+    learn_and_score(model, settings, engine, run, language.data, language.collators, saved_as="adapter")
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.baseline import baseline_notes, open_baseline_run, recognizer_name
-from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine
 from lalm_mer.launch.identity import run_identity
+from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import BaselineSettings
-from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
-from lalm_mer.recognizers.training import last_whole_checkpoint
+from lalm_mer.launch.trainers import is_first_process, seed_everything
 
 
 def train_baseline(settings: BaselineSettings) -> None:
@@ -41,23 +40,9 @@ def train_baseline(settings: BaselineSettings) -> None:
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
         return
-    trainer = make_trainer(
-        baseline.network,
-        settings.train,
-        engine,
-        folder=run.checkpoints,
-        history=run.history,
-        collators=(baseline.collator, baseline.collator),
-        label_set=baseline.data.folded.task.label_set,
-        seed=settings.seed,
-        train=baseline.data.train,
-        dev=baseline.data.dev,
+    learn_and_score(
+        baseline.network, settings, engine, run, baseline.data, (baseline.collator, baseline.collator), saved_as="model"
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))
-    log_probs = trainer.score(baseline.data.test.select(baseline.data.scored))
-    trainer.save_trained(run.path / "model")
-    run.finish(baseline.data, spread(baseline.data, log_probs))
-    trainer.close()
 
 
 if __name__ == "__main__":

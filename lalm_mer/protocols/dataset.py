@@ -56,6 +56,10 @@ class ExampleDataset:
         durations = self._utterances["duration_s"]
         return [float(durations[row]) for row in self._rows]
 
+    def truths(self) -> list[str]:
+        """The task's label of each example, in order."""
+        return list(self.utterances()["truth"])
+
     def utterances(self) -> pd.DataFrame:
         """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", "label"]).select(self._rows)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from transformers import TrainingArguments
 
+from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.build import build_fusion
@@ -15,7 +17,15 @@ from lalm_mer.recognizers.training import RecognizerTrainer
 LABELS = ("happy", "sad")
 
 
+class Examples(list):
+    """A list that names its truths, as the datasets of a fold do."""
+
+    def truths(self):
+        return [example.label for example in self]
+
+
 def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(examples, tmp_path):
+    examples = Examples(examples)
     torch.manual_seed(0)
     network, collator = build_fusion(
         examples, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
@@ -39,3 +49,21 @@ def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(exam
     with torch.no_grad():
         restored = again(**FusionCollator(again)(examples))["log_probs"]
     np.testing.assert_allclose(restored, scores, atol=1e-5)
+
+
+def test_scores_that_come_back_in_another_order_are_refused(examples, tmp_path):
+    network, collator = build_fusion(
+        examples, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
+        audio_branch=BranchSettings(),
+    )  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = RecognizerTrainer(network, arguments, collators=(collator, collator), label_set=LabelSet(LABELS))
+    examples = Examples(examples)
+    trainer.score(examples)
+    order = [0, 2, 1, *range(3, len(examples))]  # first and last stay in their places
+    examples.truths = lambda: [examples[index].label for index in order]
+    with pytest.raises(PredictionError, match="out of order"):
+        trainer.score(examples)
