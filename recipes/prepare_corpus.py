@@ -14,8 +14,7 @@ from typing import Any
 
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import LalmMerError
-from lalm_mer.corpora.settings import PrepareSettings, open_reader
-from lalm_mer.corpora.writer import write_corpus
+from lalm_mer.corpora.settings import PrepareSettings, prepare
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,24 +40,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def prepare(config_path: Path, overrides: Sequence[str]) -> None:
-    """Run one preparation and print what it found."""
-    config = load_config(PrepareSettings, config_path, overrides)
-    reading = open_reader(config.corpus)
-    out_dir = Path(config.output.dir)
-    summary = write_corpus(
-        reading.rows,
-        corpus=reading.corpus,
-        out_dir=out_dir,
-        loader_version=reading.loader_version,
-        synthetic=reading.synthetic,
-        ranges=reading.ranges,
-        tasks=reading.tasks,
-        extra=reading.extra,
-    )
-    print_summary(summary, out_dir)
-
-
 def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
     """What a person wants to check before training on it."""
     kind = " (synthetic)" if summary["synthetic"] else ""
@@ -73,8 +54,11 @@ def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
     print(f"labels      {labels or 'none'}")
     print(f"speakers    {len(summary['speakers'])}")
     print(f"hours       {summary['duration_s'] / 3600:.2f}")
+    if summary["n_without_audio"]:
+        print(f"no audio    {summary['n_without_audio']}")
     for task, counts in summary["tasks"].items():
-        print(f"task        {task}: {sum(counts.values()) - counts['unmapped']} mapped, {counts['unmapped']} unmapped")
+        n_mapped = summary["n_utterances"] - counts["unmapped"]
+        print(f"task        {task}: {n_mapped} mapped, {counts['unmapped']} unmapped")
     for modality, uar in summary.get("ceilings", {}).items():
         print(f"ceiling     {modality}: UAR {uar:.3f}")
     print(f"written to  {out_dir}")
@@ -84,7 +68,8 @@ def main() -> int:
     """Run, and turn an error that a user can mend into one line."""
     arguments = parse_arguments()
     try:
-        prepare(arguments.config, arguments.overrides)
+        settings = load_config(PrepareSettings, arguments.config, arguments.overrides)
+        print_summary(prepare(settings), Path(settings.output.dir))
     except LalmMerError as error:
         if arguments.debug:
             raise

@@ -10,9 +10,11 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from lalm_mer.core.errors import AudioError
+from lalm_mer.core.errors import AudioError, ConfigError
 
-__all__ = ["Waveform", "decode"]
+__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_video", "encode_flac"]
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".flv"))
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,41 @@ def _check_whole(content: bytes, name: str) -> None:
     streamed = declared >= 0xFFFFFFFF  # written to a pipe: the size was never filled in
     if not streamed and len(content) < declared - 1:  # some writers count a pad byte they do not write
         raise AudioError(f"{name}: {len(content)} bytes of the {declared} its header declares", "truncated")
+
+
+def encode_flac(waveform: Waveform) -> bytes:
+    """Mono FLAC of 24 bits, which holds every sample of 16- and 24-bit audio exactly."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform.samples, waveform.sampling_rate, format="FLAC", subtype="PCM_24")
+    return file.getvalue()
+
+
+def decode_video(content: bytes, name: str) -> Waveform:
+    """Decode the audio of a video, mixed down to mono, at its own rate.
+
+    Args:
+        content: the bytes of a video file
+        name: what to call it in errors
+
+    Raises:
+        AudioError: with reason ``unreadable`` or ``empty``
+        ConfigError: if the extra ``video`` is not installed
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(f"{name}: a video needs PyAV to be heard; pip install 'lalm-mer[video]'") from error
+    try:
+        with av.open(io.BytesIO(content), mode="r") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name}: a video without sound", "empty")
+            resampler = av.AudioResampler(format="fltp")
+            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+            frames += resampler.resample(None)
+            rate = int(container.streams.audio[0].rate)
+    except av.FFmpegError as error:
+        raise AudioError(f"{name}: not a video that FFmpeg reads ({' '.join(str(error).split())})") from error
+    if not frames:
+        raise AudioError(f"{name}: no samples", "empty")
+    samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]).astype(np.float32)
+    return Waveform(samples, rate)

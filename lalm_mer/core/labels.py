@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lalm_mer.core.errors import ConfigError
 
-__all__ = ["UNPARSED", "UNSCORED", "LabelSet", "Task"]
+__all__ = ["NUMBERS", "UNPARSED", "UNSCORED", "Interval", "LabelSet", "Task", "plurality", "vote_distribution"]
 
 UNPARSED = "<unparsed>"
 UNSCORED = "<unscored>"
+NUMBERS = ("valence", "arousal", "dominance", "sentiment")
+"""Columns of the utterance table that hold numbers to predict."""
+
+_INTERVAL = re.compile(r"(?P<left>[\[(])\s*(?P<low>-?[\d.]+)\s*,\s*(?P<high>-?[\d.]+)\s*(?P<right>[\])])")
 
 
 @dataclass(frozen=True)
@@ -64,30 +70,141 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A range of numbers, each end in it or not.
+
+    Example:
+        >>> 0.0 in Interval.parse("[-3, 0)"), -3 in Interval.parse("[-3, 0)")
+        (False, True)
+    """
+
+    low: float
+    high: float
+    low_in: bool
+    high_in: bool
+
+    @classmethod
+    def parse(cls, written: str) -> Interval:
+        """Read ``[-3, 0)`` and the like.
+
+        Raises:
+            ConfigError: if it is not written so, or is empty
+        """
+        found = _INTERVAL.fullmatch(written.strip())
+        if found is None or float(found["low"]) > float(found["high"]):
+            raise ConfigError(f"interval {written!r}: expected two numbers in order, such as [-3, 0) or (0, 3]")
+        return cls(float(found["low"]), float(found["high"]), found["left"] == "[", found["right"] == "]")
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.low_in else value > self.low
+        below = value <= self.high if self.high_in else value < self.high
+        return above and below
+
+
+@dataclass(frozen=True)
 class Task:
-    """What is asked of a corpus: a label set, and how the corpus's labels map onto it.
+    """What is asked of a corpus: a label set, and how what the corpus says maps onto it.
 
     Args:
         name: name of the task, for example ``ravdess_8``
-        label_set: the K labels predicted
+        label_set: the K labels predicted; of a ``scalar`` task None
         label_map: corpus label -> task label; a corpus label without an entry is unmapped
+        kind: ``single`` (one label an utterance), ``multi`` (those labels whose intensity is above zero) or
+            ``scalar`` (a number)
+        column: of the utterance table, where the answer stands: ``label``, ``ratings`` (the label with most votes; a
+            tie is unmapped), ``intensities``, or a column of numbers
+        channel: of ``ratings`` in several channels, the one that counts
+        intervals: task label -> numbers that mean it, for a ``single`` task on a column of numbers
 
     Raises:
-        ConfigError: if the map leads outside the label set
+        ConfigError: if the map leads outside the label set, or the parts do not belong together
     """
 
     name: str
-    label_set: LabelSet
-    label_map: Mapping[str, str]
+    label_set: LabelSet | None
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "single"
+    column: str = "label"
+    channel: str | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for source, label in self.label_map.items():
-            if label not in self.label_set.labels:
+        labels = self.label_set.labels if self.label_set else ()
+        for source, label in (*self.label_map.items(), *((label, label) for label in self.intervals)):
+            if label not in labels:
                 raise ConfigError(
-                    f"task {self.name}: label {source!r} maps to {label!r}, which is not one of "
-                    f"{list(self.label_set.labels)}"
+                    f"task {self.name}: label {source!r} maps to {label!r}, which is not one of {list(labels)}"
                 )
+        allowed = {"single": ("label", "ratings", *NUMBERS), "multi": ("intensities",), "scalar": NUMBERS}
+        if self.kind not in allowed or self.column not in allowed[self.kind]:
+            raise ConfigError(f"task {self.name}: no {self.kind!r} task can be read from column {self.column!r}")
+        if (self.kind == "scalar") != (self.label_set is None) or bool(self.intervals) != (
+            self.kind == "single" and self.column in NUMBERS
+        ):
+            raise ConfigError(
+                f"task {self.name}: labels, map and intervals do not fit a {self.kind} task on {self.column}"
+            )
 
-    def label_of(self, corpus_label: str | None) -> str | None:
-        """The task's label for a corpus label; None where it is unmapped."""
-        return None if corpus_label is None else self.label_map.get(corpus_label)
+    @property
+    def labels(self) -> LabelSet:
+        """The label set.
+
+        Raises:
+            ConfigError: if the task predicts a number
+        """
+        if self.label_set is None:
+            raise ConfigError(f"task {self.name} predicts a number and has no labels; choose a task with labels")
+        return self.label_set
+
+    def targets_of(self, value: Any) -> tuple[str, ...] | None:  # noqa: ANN401 a cell of the table
+        """The task's labels of an utterance, from its cell in ``column``; None where it is unmapped.
+
+        A scalar task has no label: () where there is a number.
+        """
+        if value is None:
+            return None
+        if self.kind == "scalar":
+            return ()
+        if self.kind == "multi":
+            names = [self.label_map.get(row["label"]) for row in value if row["intensity"] > 0]
+            return tuple(name for name in self.labels.labels if name in names)
+        if self.column == "ratings":
+            value = plurality(vote_distribution(value, self.channel))
+        if self.intervals:
+            return next(((label,) for label, interval in self.intervals.items() if value in interval), None)
+        return (self.label_map[value],) if value in self.label_map else None
+
+    def label_of(self, value: Any) -> str | None:  # noqa: ANN401 a cell of the table
+        """The one label of an utterance, from its cell in ``column``; None where it is unmapped.
+
+        Raises:
+            ConfigError: if the task is not ``single``
+        """
+        if self.kind != "single":
+            raise ConfigError(f"task {self.name} is {self.kind}: an utterance has no single label in it")
+        targets = self.targets_of(value)
+        return targets[0] if targets else None
+
+
+def vote_distribution(ratings: Sequence[Mapping[str, Any]], channel: str | None = None) -> dict[str, float]:
+    """Fraction of the votes for each label; empty where nobody voted.
+
+    Args:
+        ratings: ``label`` and ``votes`` of each row, as in the utterance table
+        channel: which of several channels; its name leaves the labels
+
+    Example:
+        >>> vote_distribution([{"label": "voice:sad", "votes": 3}, {"label": "face:sad", "votes": 9}], "voice")
+        {'sad': 1.0}
+    """
+    prefix = "" if channel is None else f"{channel}:"
+    votes = {row["label"].removeprefix(prefix): row["votes"] for row in ratings if row["label"].startswith(prefix)}
+    total = sum(votes.values())
+    return {label: n / total for label, n in votes.items()} if total else {}
+
+
+def plurality(distribution: Mapping[str, float]) -> str | None:
+    """The label with most of the votes; None where two have as many, or there is none."""
+    most = max(distribution.values(), default=0.0)
+    first = [label for label, share in distribution.items() if share == most]
+    return first[0] if len(first) == 1 else None

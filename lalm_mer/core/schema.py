@@ -7,35 +7,37 @@ from dataclasses import dataclass
 
 from lalm_mer.core.audio import Waveform
 
-__all__ = ["Example", "Rejection", "Utterance"]
+__all__ = ["Example", "Facts", "Rejection", "Utterance"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
     """One utterance of a corpus as its release describes it; what the release does not say is None.
 
+    What only the audio itself can tell (rate, duration) is measured when the corpus is written.
+
     Args:
         utterance_id: unique in the corpus
         corpus: name of the corpus
-        audio_path: path of the audio file relative to the corpus root, with forward slashes
-        audio_bytes: the encoded audio as shipped (or as synthesised)
-        sampling_rate: rate of the encoded audio, in Hz
-        start_s: start of the utterance within the file, in seconds; None for a whole file
+        audio_path: path of the audio (or video) file relative to the corpus root, with forward slashes
+        audio_bytes: the encoded audio, where the reader made it itself; None to read ``audio_path``
+        cut: whether ``audio_path`` is a longer recording, of which only ``start_s`` to ``end_s`` is the utterance
+        start_s: start of the utterance in the recording that the release took it from, in seconds
         end_s: its end, in seconds
-        duration_s: duration of the utterance, in seconds
         transcript_source: ``human``, ``asr`` or ``simulated``
         script: what is said or acted, where several utterances share it
+        split: the release's own split, as it names it
         label: as the corpus names it
-        ratings: label -> number of votes
+        ratings: label -> number of votes; ``channel:label`` where several channels were rated
+        sentiment: on the scale that the corpus's ranges give
         intensities: label -> intensity, for multi-label corpora
     """
 
     utterance_id: str
     corpus: str
-    audio_path: str
-    audio_bytes: bytes
-    sampling_rate: int
-    duration_s: float
+    audio_path: str | None = None
+    audio_bytes: bytes | None = None
+    cut: bool = False
     start_s: float | None = None
     end_s: float | None = None
     transcript: str | None = None
@@ -49,6 +51,7 @@ class Utterance:
     dialogue: str | None = None
     turn: int | None = None
     script: str | None = None
+    split: str | None = None
     label: str | None = None
     ratings: Mapping[str, int] | None = None
     valence: float | None = None
@@ -57,6 +60,15 @@ class Utterance:
     sentiment: float | None = None
     intensities: Mapping[str, float] | None = None
     video_path: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an utterance id tells by itself, by the rule of its corpus; None where it does not."""
+
+    speaker: str | None = None
+    session: str | None = None
+    script: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,38 @@
 
 A reader is a function ``read(root, ...) -> Iterator[Utterance | Rejection]``. It yields one of the two for every file
 or row that it finds, in an order that does not depend on the file system, and raises ``CorpusError`` only where
-nothing can be read at all.
+nothing can be read at all. It opens no audio: the writer does, on all cores, and rejects what cannot be heard.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.audio import decode
+from lalm_mer.core.audio import VIDEO_SUFFIXES, decode, decode_video, encode_flac
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
-from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.labels import Interval, LabelSet, Task
 from lalm_mer.core.schema import Rejection
 
-__all__ = ["AUDIO_SUFFIXES", "AudioFile", "list_files", "load_tasks", "read_audio"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioFile",
+    "decoded_text",
+    "list_files",
+    "load_tasks",
+    "number_of",
+    "read_audio",
+    "read_table",
+    "relative",
+]
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".au", ".sph", ".wma")
@@ -29,13 +42,13 @@ AUDIO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class AudioFile:
-    """One audio file, or a part of one, that has been decoded once to see that it is whole.
+    """The audio of one utterance, decoded once to see that it is whole.
 
     Args:
         path: relative to the corpus root, with forward slashes
-        content: its bytes as shipped
-        sampling_rate: of the encoded audio, in Hz
-        duration_s: of the part asked for, in seconds
+        content: encoded: the file as shipped; of a video or of a part of a recording, FLAC of what was asked for
+        sampling_rate: of ``content``, in Hz
+        duration_s: of ``content``, in seconds
     """
 
     path: str
@@ -63,13 +76,13 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
             path = Path(folder, name)
             if path.is_symlink() and not _is_inside(root, path):
                 found_here.append(_outside(root, path))
-    yield from sorted(found_here, key=lambda item: _relative(root, item) if isinstance(item, Path) else item.path)
+    yield from sorted(found_here, key=lambda item: relative(root, item) if isinstance(item, Path) else item.path)
 
 
 def read_audio(
     root: Path, path: Path, start_s: float | None = None, end_s: float | None = None
 ) -> AudioFile | Rejection:
-    """Read and check one audio file inside ``root``.
+    """Read and check one audio or video file inside ``root``.
 
     Args:
         root: folder of the corpus
@@ -83,18 +96,82 @@ def read_audio(
     """
     if not _is_inside(root, path):
         return _outside(root, path)
-    name = _relative(root, path)
+    name = relative(root, path)
     if not path.is_file():
         return Rejection(name, "missing_audio", "no such file in the corpus folder")
     try:
         content = path.read_bytes()
     except OSError as error:
         return Rejection(name, "unreadable", f"cannot be opened ({error.strerror})")
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES
     try:
+        if is_video:
+            content = encode_flac(decode_video(content, name))
         waveform = decode(content, name, start_s, end_s)
     except AudioError as error:
         return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
+    if start_s is not None or end_s is not None:
+        content = encode_flac(waveform)
     return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s)
+
+
+def decoded_text(root: Path, path: Path) -> str:
+    """The characters of a release's table or transcript: UTF-8 (with or without BOM), and if it is not, Windows-1252.
+
+    Raises:
+        CorpusError: if it cannot be read, or leads out of ``root``
+    """
+    if not _is_inside(root, path):
+        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); is {root} the folder of the release?") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def read_table(
+    root: Path, path: Path, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[Mapping[str, str] | Rejection]:
+    """Rows of a release's CSV as {column: cell}, stripped; further columns stay.
+
+    A row with fewer cells than the header has, cut in half say, is rejected as ``bad_row``.
+
+    Args:
+        root: folder of the release
+        path: the CSV
+        columns: what it must have
+        delimiter: between its cells
+
+    Raises:
+        CorpusError: if it cannot be read or lacks a column
+    """
+    records = csv.reader(io.StringIO(decoded_text(root, path), newline=""), delimiter=delimiter)
+    header = [name.strip() for name in next(records, [])]
+    missing = sorted(set(columns) - set(header))
+    if missing:
+        raise CorpusError(f"{path}: no column {missing[0]!r}, found {', '.join(header) or 'none'}")
+    name = relative(root, path)
+    for number, record in enumerate(records, start=2):
+        if not record:
+            continue
+        if len(record) < len(header):
+            detail = f"row {number}: {len(record)} cells of {len(header)}: {delimiter.join(record)[:80]!r}"
+            yield Rejection(name, "bad_row", " ".join(detail.split()))
+        else:
+            yield {column: cell.strip() for column, cell in zip(header, record, strict=False)}
+
+
+def number_of(cell: str) -> float | None:
+    """A finite number; None for an empty cell, ``NA`` and the like, or anything else that is no number."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def load_tasks(corpus: str) -> dict[str, Task]:
@@ -123,13 +200,23 @@ def load_tasks(corpus: str) -> dict[str, Task]:
 
 
 def _task(name: str, content: Any, path: Path) -> Task:  # noqa: ANN401 a YAML value
-    if not isinstance(content, dict) or set(content) != {"source", "labels", "map"}:
-        raise ConfigError(f"{path}: task {name!r} needs the keys source, labels and map, and no other")
-    forms = {label: tuple(forms) for label, forms in content["labels"].items()}
-    return Task(name, LabelSet(tuple(forms), forms), dict(content["map"]))
+    known = {"source", "labels", "map", "kind", "column", "channel", "intervals"}
+    if not isinstance(content, dict) or not {"source"} <= set(content) <= known:
+        raise ConfigError(f"{path}: task {name!r} needs a source, and may have {', '.join(sorted(known))} and no other")
+    forms = {label: tuple(forms) for label, forms in content.get("labels", {}).items()}
+    return Task(
+        name,
+        LabelSet(tuple(forms), forms) if forms else None,
+        dict(content.get("map", {})),
+        kind=content.get("kind", "single"),
+        column=content.get("column", "label"),
+        channel=content.get("channel"),
+        intervals={label: Interval.parse(written) for label, written in content.get("intervals", {}).items()},
+    )
 
 
-def _relative(root: Path, path: Path) -> str:
+def relative(root: Path, path: Path) -> str:
+    """``path`` below ``root``, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -139,5 +226,5 @@ def _is_inside(root: Path, path: Path) -> bool:
 
 def _outside(root: Path, path: Path) -> Rejection:
     return Rejection(
-        _relative(root, path), "outside_root", "leads out of the corpus folder; copy what it points to into it"
+        relative(root, path), "outside_root", "leads out of the corpus folder; copy what it points to into it"
     )

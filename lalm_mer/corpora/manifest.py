@@ -14,19 +14,20 @@ from typing import Any
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_audio
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
 
 __all__ = ["LOADER_VERSION", "read"]
 
-LOADER_VERSION = "1"
+LOADER_VERSION = "2"
 
 _STRINGS = ("transcript", "transcript_source", "speaker", "gender", "ethnicity", "language", "session", "dialogue",
-            "script", "label", "video_path")  # fmt: skip
+            "script", "split", "label", "video_path")  # fmt: skip
 _INTEGERS = ("age", "turn")
 _DIMENSIONS = ("valence", "arousal", "dominance", "sentiment")
 _TIMES = ("start_s", "end_s")
 _COLUMNS = ("path", "utterance_id", *_STRINGS, *_INTEGERS, *_DIMENSIONS, *_TIMES)
 _TRANSCRIPT_SOURCES = ("human", "asr", "simulated")
+_HEADER = 0  # number of the header among the records of a CSV
 _DELIMITERS = (",", "\t", ";", "|")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
@@ -64,8 +65,9 @@ def read(
     encoding: str = "utf-8-sig",
     delimiter: str | None = None,
     ranges: Mapping[str, Sequence[float]] | None = None,
+    cut: bool = True,
 ) -> Iterator[Utterance | Rejection]:
-    """Read the rows of a manifest in the order of their paths, then the audio files that no row names (``orphan``).
+    """Read the rows of a manifest in their order, then the audio files that no row names (``orphan``).
 
     Only ``path`` (relative to the root) is required; ``utterance_id`` defaults to the path without its suffix. An
     empty cell is missing. A column that the manifest lacks is missing throughout, unless ``columns`` names it.
@@ -79,6 +81,7 @@ def read(
         encoding: of the manifest's characters; nothing is guessed
         delimiter: between the fields of a CSV; None for the one of comma, tab, semicolon and bar that its header has
         ranges: dimension -> lowest and highest value; a value outside is a ``bad_value``
+        cut: whether ``start_s`` and ``end_s`` are to be cut out of the file; False where the files are cut already
 
     Raises:
         ConfigError: if ``columns`` or ``ranges`` name what the library does not have, or the encoding is unknown
@@ -86,22 +89,23 @@ def read(
     """
     columns, ranges = columns or {}, ranges or {}
     _check_options(columns, ranges)
-    rows = _rows(root, manifest, columns, encoding, delimiter)
-    for row in rows:
+    characters = _decoded(root, manifest, encoding)
+    has_columns = _has_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
+    for row in _rows(_records(characters, manifest, delimiter), has_columns):  # all of it, before any work is done
         label = row.cells.get("label")
         if labels is not None and label not in (None, "") and label not in labels:
             raise CorpusError(
                 f"{manifest}: row {row.number}, utterance {row.utterance_id}: label {label!r} is not among the "
                 f"declared corpus.labels {list(labels)}; mend the row or declare it"
             )
-    named: set[Path] = set()
-    for row in sorted(rows, key=lambda row: (row.path, row.number)):
-        named.add((root / row.path).resolve())
-        yield _read_row(root, row, corpus, ranges)
+    named: set[str] = set()
+    for row in _rows(_records(characters, manifest, delimiter), has_columns):
+        named.add(str((root / row.path).resolve()))
+        yield _read_row(row, corpus, ranges, cut=cut)
     for item in list_files(root):
         if isinstance(item, Rejection):
             yield item
-        elif item.suffix.lower() in AUDIO_SUFFIXES and item.resolve() not in named:
+        elif item.suffix.lower() in AUDIO_SUFFIXES and str(item.resolve()) not in named:
             yield Rejection(item.relative_to(root).as_posix(), "orphan", f"no row of {manifest} names it")
 
 
@@ -117,25 +121,36 @@ def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[flo
             )
 
 
-def _rows(root: Path, manifest: str, columns: Mapping[str, str], encoding: str, delimiter: str | None) -> list[_Row]:
-    """Every row of the manifest, its cells under the library's names."""
-    characters = _decoded(root, manifest, encoding)
-    if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
-        numbered = _jsonl(characters, manifest)
-        header = sorted({name for _, cells in numbered for name in cells})
-    else:
-        header, numbered = _csv(characters, manifest, delimiter)
+def _has_columns(
+    records: Iterator[tuple[int, Values]], manifest: str, columns: Mapping[str, str], *, cut: bool
+) -> dict[str, str]:
+    """Column of the library -> column of the manifest, for those that it has."""
+    header: dict[str, None] = {}
+    for _, cells in records:
+        header.update(dict.fromkeys(cells))
     for name in ("path", *columns):
         if columns.get(name, name) not in header:
             raise CorpusError(
                 f"{manifest}: no column {columns.get(name, name)!r} for {name!r}, found {', '.join(header) or 'none'}; "
                 f"set corpus.columns.{name}"
             )
-    if {columns.get(name, name) for name in _TIMES} & set(header) and columns.get(
-        "utterance_id", "utterance_id"
-    ) not in header:
+    found = {name: columns.get(name, name) for name in _COLUMNS if columns.get(name, name) in header}
+    if cut and set(_TIMES) & set(found) and "utterance_id" not in found:
         raise CorpusError(f"{manifest}: start_s or end_s makes several utterances a file: add a column utterance_id")
-    return [_Row(number, {name: cells.get(columns.get(name, name)) for name in _COLUMNS}) for number, cells in numbered]
+    return found
+
+
+def _rows(records: Iterator[tuple[int, Values]], has_columns: Mapping[str, str]) -> Iterator[_Row]:
+    for number, cells in records:
+        if number > _HEADER:
+            yield _Row(number, {name: cells.get(has_columns.get(name, "")) for name in _COLUMNS})
+
+
+def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
+    """Number and cells of each row, under the manifest's own names."""
+    if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
+        return _jsonl(characters, manifest)
+    return _csv(characters, manifest, delimiter)
 
 
 def _decoded(root: Path, manifest: str, encoding: str) -> str:
@@ -156,33 +171,32 @@ def _decoded(root: Path, manifest: str, encoding: str) -> str:
         ) from error
 
 
-def _csv(characters: str, manifest: str, delimiter: str | None) -> tuple[list[str], list[tuple[int, Values]]]:
+def _csv(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
+    """The header (as a row numbered ``_HEADER``, so that a manifest without rows has columns too), then every row."""
     first_line = characters.partition("\n")[0]
     found = delimiter or max(_DELIMITERS, key=first_line.count)
     try:
-        records = list(csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True))
+        records = csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True)
+        header = [name.strip() for name in next(records, [])]
+        doubled = sorted({name for name in header if header.count(name) > 1})
+        if doubled:
+            raise CorpusError(f"{manifest}: column {doubled[0]!r} stands twice in its header; rename one")
+        yield _HEADER, dict.fromkeys(header)
+        for number, record in enumerate(records, start=2):
+            if not record:  # an empty line
+                continue
+            if len(record) != len(header):
+                raise CorpusError(
+                    f"{manifest}: row {number} has {len(record)} fields, the header {len(header)}; quote a field that "
+                    f"holds {found!r}"
+                )
+            yield number, dict(zip(header, record, strict=True))
     except (csv.Error, TypeError) as error:
         raise CorpusError(f"{manifest}: not a CSV with delimiter {found!r} ({error}); set corpus.delimiter") from error
-    header = [name.strip() for name in records[0]] if records else []
-    doubled = sorted({name for name in header if header.count(name) > 1})
-    if doubled:
-        raise CorpusError(f"{manifest}: column {doubled[0]!r} stands twice in its header; rename one")
-    numbered = []
-    for number, record in enumerate(records[1:], start=2):
-        if not record:  # an empty line
-            continue
-        if len(record) != len(header):
-            raise CorpusError(
-                f"{manifest}: row {number} has {len(record)} fields, the header {len(header)}; quote a field that "
-                f"holds {found!r}"
-            )
-        numbered.append((number, dict(zip(header, record, strict=True))))
-    return header, numbered
 
 
-def _jsonl(characters: str, manifest: str) -> list[tuple[int, Values]]:
-    numbered = []
-    for number, line in enumerate(characters.split("\n"), start=1):
+def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values]]:
+    for number, line in enumerate(io.StringIO(characters, newline="\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -191,27 +205,21 @@ def _jsonl(characters: str, manifest: str) -> list[tuple[int, Values]]:
             raise CorpusError(f"{manifest}: line {number} is not JSON ({error.msg})") from error
         if not isinstance(cells, dict):
             raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
-        numbered.append((number, cells))
-    return numbered
+        yield number, cells
 
 
-def _read_row(root: Path, row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]]) -> Utterance | Rejection:
+def _read_row(row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]], *, cut: bool) -> Utterance | Rejection:
     if not row.path:
         return Rejection(f"row {row.number}", "bad_value", "path is empty")
     try:
         values = _values(row.cells, ranges)
     except _BadValueError as error:
         return Rejection(row.path, "bad_value", f"row {row.number}: {error}")
-    audio = read_audio(root, root / row.path, values["start_s"], values["end_s"])
-    if isinstance(audio, Rejection):
-        return audio
     return Utterance(
         utterance_id=row.utterance_id,
         corpus=corpus,
-        audio_path=audio.path,
-        audio_bytes=audio.content,
-        sampling_rate=audio.sampling_rate,
-        duration_s=audio.duration_s,
+        audio_path=Path(row.path).as_posix(),
+        cut=cut and (values["start_s"] is not None or values["end_s"] is not None),
         **values,
     )
 

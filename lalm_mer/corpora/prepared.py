@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
 
 
 def load(folder: Path) -> PreparedCorpus:
-    """Open a prepared corpus; its Parquet is read into memory, so no cache can be stale and no network is asked.
+    """Open a prepared corpus, on disk: memory stays flat however large it is, and no network is asked.
+
+    ``datasets`` keeps an Arrow copy in its own cache (HF_DATASETS_CACHE), under the corpus's hash, so it is never
+    that of an earlier preparation.
 
     Args:
         folder: the ``output.dir`` of its preparation
@@ -74,13 +78,22 @@ def load(folder: Path) -> PreparedCorpus:
         raise CorpusError(f"{folder}: not a prepared corpus (utterances/, rejected.jsonl, summary.json); {_HINT}")
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        parts = [pq.read_table(path) for path in sorted((folder / "utterances").glob("*.parquet"))]
-        table = pa.concat_tables(parts)
-    except (ValueError, OSError, pa.ArrowException) as error:
+        parts = sorted((folder / "utterances").glob("*.parquet"))
+        n_rows = sum(pq.read_metadata(path).num_rows for path in parts)
+        if n_rows != summary["n_utterances"]:
+            raise CorpusError(
+                f"{folder}: {n_rows} utterances where summary.json counts {summary['n_utterances']}; {_HINT}"
+            )
+        dataset = _opened(parts, str(summary["root_hash"]))
+    except (ValueError, KeyError, OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+        if isinstance(error, CorpusError):
+            raise
         raise CorpusError(f"{folder}: damaged ({' '.join(str(error).split())}); {_HINT}") from error
-    if table.num_rows != summary["n_utterances"]:
-        raise CorpusError(
-            f"{folder}: {table.num_rows} utterances where summary.json counts {summary['n_utterances']}; {_HINT}"
-        )
-    dataset = datasets.Dataset(table).cast_column("audio", datasets.Audio(decode=False))
-    return PreparedCorpus(summary["corpus"], dataset, summary)
+    return PreparedCorpus(summary["corpus"], dataset.cast_column("audio", datasets.Audio(decode=False)), summary)
+
+
+def _opened(parts: list[Path], root_hash: str) -> datasets.Dataset:
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lalm_mer" / root_hash
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    return datasets.Dataset.from_parquet([str(path) for path in parts], cache_dir=str(cache))

@@ -7,15 +7,16 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lalm_mer.core.schema import Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_audio
+from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
 
-__all__ = ["LOADER_VERSION", "read"]
+__all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
 
-LOADER_VERSION = "1"
+LOADER_VERSION = "2"
+RANGES: Mapping[str, Sequence[float]] = {}
 
 _NAME = re.compile(
     r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-(?P<statement>0[12])-"
@@ -54,16 +55,10 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
         return Rejection(where, "not_speech_audio", f"{kind}; speech audio is modality 03, channel 01")
     if path.parent.name != f"Actor_{name['actor']}":
         return Rejection(where, "folder_mismatch", f"actor {name['actor']} by its name, but in {path.parent.name!r}")
-    audio = read_audio(root, path)
-    if isinstance(audio, Rejection):
-        return audio
     return Utterance(
         utterance_id=path.stem,
         corpus="ravdess",
-        audio_path=audio.path,
-        audio_bytes=audio.content,
-        sampling_rate=audio.sampling_rate,
-        duration_s=audio.duration_s,
+        audio_path=where,
         transcript=_STATEMENTS[name["statement"]],
         transcript_source="human",
         speaker=name["actor"],
@@ -72,3 +67,14 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
         script=name["statement"],
         label=_EMOTIONS[int(name["emotion"]) - 1],
     )
+
+
+def facts(utterance_id: str) -> Facts | None:
+    """Speaker and script that an utterance id tells; None where it is no id of this corpus.
+
+    Example:
+        >>> facts("03-01-05-01-02-01-12")
+        Facts(speaker='12', session=None, script='02')
+    """
+    name = _NAME.fullmatch(utterance_id)
+    return Facts(speaker=name["actor"], script=name["statement"]) if name else None

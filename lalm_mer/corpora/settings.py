@@ -6,15 +6,26 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
-from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora import circumplex, manifest, ravdess
 from lalm_mer.corpora.prepared import declared_task
+from lalm_mer.corpora.writer import write_corpus
 
-__all__ = ["READERS", "CorpusSettings", "OutputSettings", "PrepareSettings", "Reader", "Reading", "open_reader"]
+__all__ = [
+    "READERS",
+    "CorpusSettings",
+    "OutputSettings",
+    "PrepareSettings",
+    "Reader",
+    "Reading",
+    "Release",
+    "open_reader",
+    "prepare",
+]
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,8 @@ class CorpusSettings:
 
     Args:
         name: the reader, one of ``READERS``
-        root: folder of the release (ravdess, manifest)
+        root: folder of the release (all but circumplex)
+        missing_audio: reject or keep an utterance whose audio is not there (all but circumplex); default reject
         manifest: file name of the manifest within the root (manifest)
         alias: name of the corpus in the tables (manifest); default ``manifest``
         columns: column of the library -> column of the manifest, where their names differ (manifest)
@@ -31,6 +43,8 @@ class CorpusSettings:
         encoding: of the manifest's characters (manifest); default ``utf-8-sig``
         delimiter: between the fields of a CSV (manifest); default: found from its header
         ranges: dimension -> lowest and highest value of its scale (manifest)
+        cut: whether start_s and end_s are to be cut out of the file (manifest); default true. False where the files
+            are cut already and the times are the label's
         variant: which of the variants (circumplex); default ``masked``
         seed: of what is drawn (circumplex); default 0
         noise: fraction of voices with the other arousal (circumplex); default 0
@@ -38,6 +52,7 @@ class CorpusSettings:
 
     name: str
     root: str | None = None
+    missing_audio: str | None = None
     manifest: str | None = None
     alias: str | None = None
     columns: dict[str, str] | None = None
@@ -45,6 +60,7 @@ class CorpusSettings:
     encoding: str | None = None
     delimiter: str | None = None
     ranges: dict[str, list[float]] | None = None
+    cut: bool | None = None
     variant: str | None = None
     seed: int | None = None
     noise: float | None = None
@@ -56,9 +72,11 @@ class OutputSettings:
 
     Args:
         dir: folder that becomes the prepared corpus
+        processes: how many read audio; null for one a core. The result is the same
     """
 
     dir: str
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,19 +94,40 @@ class Reading:
     corpus: str
     rows: Iterator[Utterance | Rejection]
     loader_version: str
+    root: Path | None = None
+    keeps_missing: bool = False
     synthetic: bool = False
     ranges: Mapping[str, Sequence[float]] | None = None
     tasks: Mapping[str, Task] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Release(Protocol):
+    """What the module of a released corpus offers."""
+
+    LOADER_VERSION: str
+    RANGES: Mapping[str, Sequence[float]]
+
+    def read(self, root: Path) -> Iterator[Utterance | Rejection]:
+        """Every utterance of the release."""
+        ...
+
+    def facts(self, utterance_id: str) -> Facts | None:
+        """What an utterance id tells by itself; None where it is no id of this corpus."""
+        ...
+
+
 @dataclass(frozen=True)
 class Reader:
-    """A reader and the keys of the config that are its own; ``required`` ones among them must be set."""
+    """A reader and the keys of the config that are its own; ``required`` ones among them must be set.
+
+    ``facts`` tells what an utterance id says by itself: speaker, session, script.
+    """
 
     open: Callable[[CorpusSettings], Reading]
     keys: frozenset[str]
     required: tuple[str, ...] = ()
+    facts: Callable[[str], Facts | None] | None = None
 
 
 def open_reader(settings: CorpusSettings) -> Reading:
@@ -113,8 +152,56 @@ def open_reader(settings: CorpusSettings) -> Reading:
     return reader.open(settings)
 
 
-def _open_ravdess(settings: CorpusSettings) -> Reading:
-    return Reading("ravdess", ravdess.read(Path(settings.root or "")), ravdess.LOADER_VERSION)
+def prepare(settings: PrepareSettings) -> dict[str, Any]:
+    """Run one preparation.
+
+    Returns:
+        The summary, as in ``summary.json``
+
+    Raises:
+        ConfigError: as ``open_reader``
+        CorpusError: as ``write_corpus``
+    """
+    processes = settings.output.processes
+    if processes is not None and processes < 1:
+        raise ConfigError(f"key 'output.processes': {processes}; expected 1 or more")
+    reading = open_reader(settings.corpus)
+    return write_corpus(
+        reading.rows,
+        corpus=reading.corpus,
+        out_dir=Path(settings.output.dir),
+        loader_version=reading.loader_version,
+        root=reading.root,
+        keeps_missing=reading.keeps_missing,
+        synthetic=reading.synthetic,
+        ranges=reading.ranges,
+        tasks=reading.tasks,
+        extra=reading.extra,
+        processes=processes,
+    )
+
+
+def _of_release(name: str, release: Release) -> Reader:
+    """A reader whose corpus is a folder laid out as its release is."""
+
+    def open_release(settings: CorpusSettings) -> Reading:
+        root = Path(settings.root or "")
+        return Reading(
+            name,
+            release.read(root),
+            release.LOADER_VERSION,
+            root=root,
+            keeps_missing=_keeps_missing(settings),
+            ranges=release.RANGES or None,
+        )
+
+    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts)
+
+
+def _keeps_missing(settings: CorpusSettings) -> bool:
+    if settings.missing_audio not in (None, "reject", "keep"):
+        raise ConfigError(f"key 'corpus.missing_audio': {settings.missing_audio!r}; expected reject or keep")
+    return settings.missing_audio == "keep"
 
 
 def _open_manifest(settings: CorpusSettings) -> Reading:
@@ -128,11 +215,21 @@ def _open_manifest(settings: CorpusSettings) -> Reading:
         encoding=settings.encoding or "utf-8-sig",
         delimiter=settings.delimiter,
         ranges=settings.ranges or {},
+        cut=settings.cut is not False,
     )
     declared = settings.labels
     tasks = declared_task(corpus, declared) if declared else {}
     extra = {"declared_labels": declared} if declared else {}
-    return Reading(corpus, rows, manifest.LOADER_VERSION, ranges=settings.ranges, tasks=tasks, extra=extra)
+    return Reading(
+        corpus,
+        rows,
+        manifest.LOADER_VERSION,
+        root=Path(settings.root or ""),
+        keeps_missing=_keeps_missing(settings),
+        ranges=settings.ranges,
+        tasks=tasks,
+        extra=extra,
+    )
 
 
 def _open_circumplex(settings: CorpusSettings) -> Reading:
@@ -144,10 +241,23 @@ def _open_circumplex(settings: CorpusSettings) -> Reading:
 
 
 READERS = {
-    "ravdess": Reader(_open_ravdess, frozenset({"root"}), ("root",)),
+    "ravdess": _of_release("ravdess", ravdess),
     "manifest": Reader(
         _open_manifest,
-        frozenset({"root", "manifest", "alias", "columns", "labels", "encoding", "delimiter", "ranges"}),
+        frozenset(
+            {
+                "root",
+                "missing_audio",
+                "manifest",
+                "alias",
+                "columns",
+                "labels",
+                "encoding",
+                "delimiter",
+                "ranges",
+                "cut",
+            }
+        ),
         ("root", "manifest"),
     ),
     "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise"})),

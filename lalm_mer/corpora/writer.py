@@ -2,70 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import multiprocessing
+import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.labels import Task
-from lalm_mer.core.provenance import hash_bytes, hash_json, write_json
+from lalm_mer.core.provenance import write_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import load_tasks
+from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name
 
 __all__ = ["SCHEMA", "is_prepared", "write_corpus"]
 
-ROWS_IN_A_GROUP = 100  # what is held in memory at a time
 PARTS = frozenset(("utterances", "rejected.jsonl", "summary.json"))
-
-_VOTES = pa.list_(pa.struct([("label", pa.string()), ("votes", pa.int32())]))
-_INTENSITIES = pa.list_(pa.struct([("label", pa.string()), ("intensity", pa.float64())]))
-SCHEMA = pa.schema(
-    [
-        ("utterance_id", pa.string()),
-        ("corpus", pa.string()),
-        ("audio", pa.struct([("path", pa.string()), ("bytes", pa.binary())])),
-        ("sampling_rate", pa.int32()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("duration_s", pa.float64()),
-        *((name, pa.string()) for name in ("transcript", "transcript_source", "speaker", "gender")),
-        ("age", pa.int32()),
-        *((name, pa.string()) for name in ("ethnicity", "language", "session", "dialogue")),
-        ("turn", pa.int32()),
-        ("script", pa.string()),
-        ("label", pa.string()),
-        ("ratings", _VOTES),
-        *((name, pa.float64()) for name in ("valence", "arousal", "dominance", "sentiment")),
-        ("intensities", _INTENSITIES),
-        ("video_path", pa.string()),
-    ]
-)
+_ROWS_IN_A_PART = 128
 
 
 @dataclass
-class _Counts:
-    """What has gone by so far; a hash a row is all that is kept of it."""
+class _Totals:
+    """What the parts counted, added up."""
 
+    n_utterances: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    first_rejection: Rejection | None = None
+    first_rejection: dict[str, str] | None = None
     labels: Counter[str] = field(default_factory=Counter)
     speakers: Counter[str] = field(default_factory=Counter)
-    ids: dict[str, str] = field(default_factory=dict)
-    row_hashes: list[tuple[str, str]] = field(default_factory=list)
+    tasks: dict[str, Counter[str]] = field(default_factory=dict)
+    without_audio: int = 0
     duration_s: float = 0.0
+    rows_hash: Any = field(default_factory=hashlib.sha256)
 
-    def root_hash(self) -> str:
-        """One hash of every audio file and row, whatever their order and machine."""
-        return hash_json(sorted(self.row_hashes))
+    def add(self, part: PartCounts) -> None:
+        self.n_utterances += len(part.row_hashes)
+        for digest in part.row_hashes:
+            self.rows_hash.update(digest.encode())
+        self.rejected.update(rejection["reason"] for rejection in part.rejected)
+        self.first_rejection = self.first_rejection or next(iter(part.rejected), None)
+        self.labels.update(part.labels)
+        self.speakers.update(part.speakers)
+        for name, counts in part.tasks.items():
+            self.tasks.setdefault(name, Counter()).update(counts)
+        self.without_audio += part.without_audio
+        self.duration_s += part.duration_s
 
 
 def write_corpus(
@@ -74,25 +65,32 @@ def write_corpus(
     corpus: str,
     out_dir: Path,
     loader_version: str,
+    root: Path | None = None,
+    keeps_missing: bool = False,
     synthetic: bool = False,
     ranges: Mapping[str, Sequence[float]] | None = None,
     tasks: Mapping[str, Task] | None = None,
     extra: Mapping[str, Any] | None = None,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Stream ``rows`` to ``out_dir``, which appears whole at the end or not at all.
 
     A prepared corpus that is already there is replaced; of two utterances with one id the first is kept and the other
-    rejected as ``duplicate_id``. ``n_found = n_utterances + n_rejected`` by construction.
+    rejected as ``duplicate_id``. ``n_found = n_utterances + n_rejected`` by construction. Killed and called again with
+    the same rows, it goes on where it was.
 
     Args:
         rows: what a reader yields
         corpus: name of the corpus
         out_dir: folder to write
         loader_version: version of the reader
+        root: folder of the release, in which the rows' ``audio_path`` lie
+        keeps_missing: whether an utterance whose audio is not there is kept without it, instead of rejected
         synthetic: whether the speech is synthetic
         ranges: ``valence``, ``arousal``, ``dominance`` or ``sentiment`` -> lowest and highest value of its scale
         tasks: tasks to count the labels of; None for those the package knows for ``corpus``
         extra: further keys of the summary, plain data
+        processes: how many read audio; None for one a core. The result is the same
 
     Returns:
         The summary, as written to ``summary.json``
@@ -103,31 +101,30 @@ def write_corpus(
     """
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CorpusError(f"{out_dir}: holds something that is not a prepared corpus; choose another output.dir")
-    counts = _Counts()
+    known = load_tasks(corpus) if tasks is None else tasks
+    scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
+    metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
+    totals = _Totals(tasks={name: Counter() for name in known})
     with _replaced_at_the_end(out_dir) as partial:
-        (partial / "utterances").mkdir()
-        metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": ranges}
-        with (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
-            kept = _kept(rows, corpus, counts, rejected)
-            _write_parquet(kept, partial / "utterances" / "part-00000.parquet", metadata, counts)
-        _require_utterances(counts, corpus)
-        known = load_tasks(corpus) if tasks is None else tasks
-        summary = {
-            "corpus": corpus,
-            "synthetic": synthetic,
-            "root_hash": counts.root_hash(),
-            "loader_version": loader_version,
-            "n_found": len(counts.ids) + counts.rejected.total(),
-            "n_utterances": len(counts.ids),
-            "n_rejected": counts.rejected.total(),
-            "rejected": dict(sorted(counts.rejected.items())),
-            "labels": dict(sorted(counts.labels.items())),
-            "speakers": dict(sorted(counts.speakers.items())),
-            "duration_s": round(counts.duration_s, 3),
-            "ranges": None if ranges is None else {name: list(scale) for name, scale in ranges.items()},
-            "tasks": {name: _task_counts(task, counts) for name, task in known.items()},
-            **(extra or {}),
-        }
+        parts = (
+            Part(number, chunk, root, keeps_missing, metadata, known)
+            for number, chunk in enumerate(_chunks(_without_duplicates(rows)))
+        )
+        n_parts = 0
+        with (
+            (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
+            tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
+        ):
+            for counts in _made(parts, partial / "utterances", processes or os.cpu_count() or 1):
+                totals.add(counts)
+                rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
+                bar.update(len(counts.row_hashes) + len(counts.rejected))
+                n_parts += 1
+        if not totals.n_utterances:
+            shutil.rmtree(partial)
+        _require_utterances(totals, corpus)
+        _keep_only_parts(partial / "utterances", n_parts)
+        summary = metadata | _summary(totals, known) | dict(extra or {})
         write_json(partial / "summary.json", summary)
     return summary
 
@@ -137,98 +134,101 @@ def is_prepared(folder: Path) -> bool:
     return folder.is_dir() and {path.name for path in folder.iterdir()} == PARTS
 
 
+def _summary(totals: _Totals, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    n_rejected = totals.rejected.total()
+    return {
+        "root_hash": totals.rows_hash.hexdigest(),
+        "n_found": totals.n_utterances + n_rejected,
+        "n_utterances": totals.n_utterances,
+        "n_rejected": n_rejected,
+        "n_without_audio": totals.without_audio,
+        "rejected": dict(sorted(totals.rejected.items())),
+        "labels": dict(sorted(totals.labels.items())),
+        "speakers": dict(sorted(totals.speakers.items())),
+        "duration_s": round(totals.duration_s, 3),
+        "tasks": {
+            name: {label: totals.tasks[name][label] for label in (*_counted(task), "unmapped")}
+            for name, task in tasks.items()
+        },
+    }
+
+
+def _counted(task: Task) -> tuple[str, ...]:
+    return task.label_set.labels if task.label_set else ("mapped",)
+
+
 @contextmanager
 def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
-    """A fresh folder beside ``out_dir`` that takes its place if the block ends without an error."""
+    """A folder beside ``out_dir`` that takes its place if the block ends without an error, and else stays to go on."""
     out_dir = out_dir.resolve()
     partial, old = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old"))
     try:
         if old.exists() and not out_dir.exists():  # a run was killed between the two renames below
             old.replace(out_dir)
-        for leftover in (partial, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        partial.mkdir(parents=True)
+        if old.exists():
+            shutil.rmtree(old)
+        (partial / "utterances").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CorpusError(f"{out_dir}: cannot be written ({error}); choose another output.dir") from error
-    try:
-        yield partial
-        if out_dir.exists():
-            out_dir.replace(old)
-        partial.replace(out_dir)
-    finally:
-        if partial.exists():
-            shutil.rmtree(partial)
+    yield partial
+    if out_dir.exists():
+        out_dir.replace(old)
+    partial.replace(out_dir)
     if old.exists():
         shutil.rmtree(old)
 
 
-def _kept(rows: Iterable[Utterance | Rejection], corpus: str, counts: _Counts, rejected: Any) -> Iterator[Utterance]:  # noqa: ANN401 a text file
-    """The utterances among ``rows``; everything else goes to ``rejected``."""
-    for row in tqdm(rows, desc=f"prepare {corpus}", unit=" files", disable=None):
-        if isinstance(row, Utterance) and row.utterance_id in counts.ids:
-            detail = f"utterance {row.utterance_id} was already read from {counts.ids[row.utterance_id]}"
-            row = Rejection(row.audio_path, "duplicate_id", detail)
-        if isinstance(row, Rejection):
-            counts.rejected[row.reason] += 1
-            counts.first_rejection = counts.first_rejection or row
-            rejected.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-        else:
-            counts.ids[row.utterance_id] = row.audio_path
-            yield row
+def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utterance | Rejection]:
+    first_path: dict[str, str] = {}
+    for row in rows:
+        if isinstance(row, Utterance):
+            path = row.audio_path or row.utterance_id
+            if row.utterance_id in first_path:
+                detail = f"utterance {row.utterance_id} was already read from {first_path[row.utterance_id]}"
+                yield Rejection(path, "duplicate_id", detail)
+                continue
+            first_path[row.utterance_id] = path
+        yield row
 
 
-def _write_parquet(rows: Iterable[Utterance], path: Path, metadata: Mapping[str, Any], counts: _Counts) -> None:
-    encoded = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
-    # Sound does not repeat, so a dictionary of it would be built in vain.
-    dictionary = [name for name in SCHEMA.names if name not in ("utterance_id", "audio")]
-    with pq.ParquetWriter(path, SCHEMA.with_metadata(encoded), compression="zstd", use_dictionary=dictionary) as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            group.append(_row(row, counts))
-            if len(group) == ROWS_IN_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-                group = []
-        if group:
-            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-        writer.add_key_value_metadata({"root_hash": json.dumps(counts.root_hash())})
+def _chunks(rows: Iterator[Utterance | Rejection]) -> Iterator[list[Utterance | Rejection]]:
+    while chunk := list(itertools.islice(rows, _ROWS_IN_A_PART)):
+        yield chunk
 
 
-def _row(utterance: Utterance, counts: _Counts) -> dict[str, Any]:
-    """One row as Parquet has it, counted and hashed."""
-    row = {name: getattr(utterance, name) for name in SCHEMA.names if name != "audio"}
-    if utterance.ratings is not None:
-        row["ratings"] = [{"label": label, "votes": n} for label, n in sorted(utterance.ratings.items())]
-    if utterance.intensities is not None:
-        intensities = sorted(utterance.intensities.items())
-        row["intensities"] = [{"label": label, "intensity": value} for label, value in intensities]
-    identity = [utterance.audio_path, hash_bytes(utterance.audio_bytes), row]
-    counts.row_hashes.append((utterance.audio_path, hash_json(identity)))
-    counts.duration_s += utterance.duration_s
-    if utterance.label is not None:
-        counts.labels[utterance.label] += 1
-    if utterance.speaker is not None:
-        counts.speakers[utterance.speaker] += 1
-    return row | {"audio": {"path": utterance.audio_path, "bytes": utterance.audio_bytes}}
-
-
-def _require_utterances(counts: _Counts, corpus: str) -> None:
-    if counts.ids:
+def _made(parts: Iterator[Part], folder: Path, processes: int) -> Iterator[PartCounts]:
+    """Counts of the parts, in their order; of a corpus of one part, or with one process, made right here."""
+    first = list(itertools.islice(parts, 2))
+    if processes == 1 or len(first) < 2:
+        for part in itertools.chain(first, parts):
+            yield make_part(part, folder)
         return
-    first = counts.first_rejection
-    if first is None:
+    # spawned, not forked: the parent may hold threads
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[PartCounts]] = deque()
+        for part in itertools.chain(first, parts):
+            waiting.append(pool.submit(make_part, part, folder))
+            if len(waiting) > 2 * processes:  # what is read ahead is held in memory
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _keep_only_parts(folder: Path, n_parts: int) -> None:
+    """Remove the counts, and what a killed run on other rows left behind."""
+    wanted = {part_name(number) for number in range(n_parts)}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+
+
+def _require_utterances(totals: _Totals, corpus: str) -> None:
+    if totals.n_utterances:
+        return
+    if totals.first_rejection is None:
         raise CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
+    first = totals.first_rejection
     raise CorpusError(
-        f"{corpus}: all {counts.rejected.total()} files found were rejected, the first one {first.path}: "
-        f"{first.reason} ({first.detail}); nothing was written"
+        f"{corpus}: all {totals.rejected.total()} files were rejected, for example {first['path']}: {first['reason']} "
+        f"({first['detail']}); is corpus.root its release?"
     )
-
-
-def _task_counts(task: Task, counts: _Counts) -> dict[str, int]:
-    """Utterances of each label of the task; those without one, unlabelled ones included, are unmapped."""
-    found = dict.fromkeys(task.label_set.labels, 0)
-    for corpus_label, n in counts.labels.items():
-        label = task.label_of(corpus_label)
-        if label is not None:
-            found[label] += n
-    return found | {"unmapped": len(counts.ids) - sum(found.values())}

@@ -44,7 +44,7 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
     data = open_data(folded, settings.split.fold, sampling_rate=SAMPLING_RATE if hears else None)
     if "transcript" in fusion.modalities:
         require_transcripts(data, settings.data.dir)
-    labels = folded.task.label_set.labels
+    labels = folded.label_set.labels
     network, collator = build_fusion(
         data.train,
         labels,

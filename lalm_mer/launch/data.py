@@ -68,7 +68,7 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():
-        reasons = [refuses(duration_s) if refuses else None for duration_s in examples.durations_s()]
+        reasons = [_reason(duration_s, sampling_rate, refuses) for duration_s in examples.durations_s()]
         names = examples.utterances()["utterance_id"]
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
         refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
@@ -82,6 +82,13 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
         kept["test"],
         {split: lines for split, lines in refused.items() if lines},
     )
+
+
+def _reason(duration_s: float | None, sampling_rate: int | None, refuses: Refuses | None) -> str | None:
+    """Why a recognizer cannot take an utterance; None where it can."""
+    if duration_s is None:
+        return None if sampling_rate is None else "it has no audio"
+    return refuses(duration_s) if refuses else None
 
 
 def require_transcripts(data: RunData, folder: str) -> None:

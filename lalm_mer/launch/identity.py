@@ -48,7 +48,7 @@ def run_identity(
         "fold": settings.split.fold,
         "seed": settings.seed,
         "task": data.folded.task.name,
-        "labels": list(data.folded.task.label_set.labels),
+        "labels": list(data.folded.label_set.labels),
         "unmapped": data.folded.unmapped,
         "disjoint_in": protocol.disjoint_in,
         "shared_in": protocol.shared_in,

@@ -65,7 +65,7 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     """
     prompt = load_prompt(Path(settings.prompt.file))
     folded = open_corpus(settings.data, settings.split)
-    label_set = prompt.label_set(folded.task.label_set)
+    label_set = prompt.label_set(folded.label_set)
     family = _load_family(settings.model)
     hears = prompt.hears
     data = open_data(

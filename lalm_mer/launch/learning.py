@@ -42,7 +42,7 @@ def learn_and_score(
         folder=run.checkpoints,
         history=run.history,
         collators=collators,
-        label_set=data.folded.task.label_set,
+        label_set=data.folded.label_set,
         seed=settings.seed,
         train=data.train,
         dev=data.dev,

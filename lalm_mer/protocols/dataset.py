@@ -9,9 +9,8 @@ import datasets
 import pandas as pd
 
 from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import ConfigError, CorpusError
-from lalm_mer.core.labels import Task
-from lalm_mer.core.provenance import hash_bytes
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.schema import Example
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
@@ -41,20 +40,21 @@ class ExampleDataset:
 
     def __getitem__(self, index: int) -> Example:
         row = self._utterances[self._rows[index]]
-        label = self._task.label_of(row["label"])
+        found = row[self._task.column]
+        label = self._task.label_of(found)
         if label is None:
             raise CorpusError(
-                f"utterance {row['utterance_id']}: label {row['label']!r} is not in task {self._task.name}"
+                f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
         return Example(row["utterance_id"], row["speaker"], label, row["transcript"], self._waveform(row))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
-    def durations_s(self) -> list[float]:
-        """Duration of each utterance, in seconds, without decoding it."""
-        durations = self._utterances["duration_s"]
-        return [float(durations[row]) for row in self._rows]
+    def durations_s(self) -> list[float | None]:
+        """Duration of each utterance, in seconds, without decoding it; None where it has no audio."""
+        durations = self._utterances["duration_s"][:]
+        return [durations[row] for row in self._rows]
 
     def truths(self) -> list[str]:
         """The task's label of each example, in order."""
@@ -62,9 +62,10 @@ class ExampleDataset:
 
     def utterances(self) -> pd.DataFrame:
         """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
-        columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", "label"]).select(self._rows)
+        answer = self._task.column
+        columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
         frame: pd.DataFrame = columns.to_pandas()
-        frame["truth"] = [self._task.label_of(label) for label in frame.pop("label")]
+        frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
     def select(self, indices: Sequence[int]) -> ExampleDataset:
@@ -76,10 +77,10 @@ class ExampleDataset:
         if self._sampling_rate is None:
             return None
         audio = row["audio"]
-        assert isinstance(audio, Mapping)
+        if not isinstance(audio, Mapping):
+            raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
         name = f"utterance {row['utterance_id']} ({audio['path']})"
-        start_s, end_s = row["start_s"], row["end_s"]
-        return decode(audio["bytes"], name, start_s, end_s).resampled(self._sampling_rate)  # type: ignore[arg-type]
+        return decode(audio["bytes"], name).resampled(self._sampling_rate)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class FoldedCorpus:
     task: Task
     folds: Folds
     unmapped: int
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels of the task."""
+        return self.task.labels
 
     def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
         """One side of a fold, in the order of utterance ids.
@@ -122,19 +128,16 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
     task = protocol.resolve_task(corpus.tasks)
-    utterances = _columns(corpus.dataset)
-    mapped = utterances[[task.label_of(label) is not None for label in utterances["label"]]]
+    utterances = _columns(corpus.dataset, protocol.folds.needs)
+    answers = corpus.dataset[task.column][:]
+    mapped = utterances[[task.label_of(answer) is not None for answer in answers]]
     if mapped.empty:
         raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}")
     return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
 
 
-def _columns(dataset: datasets.Dataset) -> pd.DataFrame:
+def _columns(dataset: datasets.Dataset, needed: Sequence[str]) -> pd.DataFrame:
     """What folds are made of and compared in, without the audio itself."""
-    names = ["utterance_id", "label", *(column for column in COLUMNS if column != "audio")]
-    frame: pd.DataFrame = dataset.select_columns(names).to_pandas()
-    frame["audio"] = [
-        hash_bytes(row["audio"]["bytes"] + repr((row["start_s"], row["end_s"])).encode())
-        for row in dataset.select_columns(["audio", "start_s", "end_s"])
-    ]
-    return frame
+    names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
+    frame: pd.DataFrame = dataset.select_columns(sorted(names)).to_pandas()
+    return frame.rename(columns={"audio_sha256": "audio"})

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lalm_mer.core.audio import decode
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.corpora.circumplex.voices import Voices
 
 __all__ = ["LOADER_VERSION", "read"]
 
-LOADER_VERSION = "1"
+LOADER_VERSION = "2"
 
 
 def read(variant: str = "masked", seed: int = 0, noise: float = 0.0) -> Iterator[Utterance]:
     """Make every utterance of train, dev and test, in the order of their ids; bit-identical for equal settings.
 
-    ``session`` holds the side of the split and ``script`` the carrier sentence. The utterance id is the same in every
+    ``split`` holds the side and ``script`` the carrier sentence. The utterance id is the same in every
     variant and is never to be shown to a recognizer: it names word and arousal.
 
     Args:
@@ -32,22 +31,18 @@ def read(variant: str = "masked", seed: int = 0, noise: float = 0.0) -> Iterator
     voices = Voices(variant, seed)
     rows = (cell for side in design.SIDES for cell in design.cells(side, seed, noise))
     for cell in sorted(rows, key=lambda cell: cell.utterance_id):
-        content = voices.wav(cell)
-        waveform = decode(content, cell.utterance_id)
         transcript = design.transcript(variant, cell)
         yield Utterance(
             utterance_id=cell.utterance_id,
             corpus="circumplex",
             audio_path=f"{cell.utterance_id}.wav",
-            audio_bytes=content,
-            sampling_rate=waveform.sampling_rate,
-            duration_s=waveform.duration_s,
+            audio_bytes=voices.wav(cell),
             transcript=transcript,
             transcript_source=None if transcript is None else "simulated",
             speaker=cell.speaker.name,
             gender=cell.speaker.gender,
             language="en",
-            session=cell.side,
             script=cell.carrier.name,
+            split=cell.side,
             label=design.label(variant, cell),
         )

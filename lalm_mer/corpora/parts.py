@@ -1,0 +1,237 @@
+"""One part of a prepared corpus: read the audio of a few hundred rows, check it, and write them as one Parquet file.
+
+Parts are made by as many processes as there are cores, in any order; each depends on its own rows alone, so the
+result is the same as from one process, and a part that an earlier, killed run finished is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lalm_mer.core.audio import decode
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.labels import Task
+from lalm_mer.core.provenance import atomic_path, hash_bytes, hash_json, write_json
+from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.corpora.base import AudioFile, read_audio
+
+__all__ = ["SCHEMA", "Part", "PartCounts", "make_part", "part_name"]
+
+_FORMAT = 1
+_ROWS_IN_A_GROUP = 32  # what is held in memory at a time
+
+_VOTES = pa.list_(pa.struct([("label", pa.string()), ("votes", pa.int32())]))
+_INTENSITIES = pa.list_(pa.struct([("label", pa.string()), ("intensity", pa.float64())]))
+SCHEMA = pa.schema(
+    [
+        ("utterance_id", pa.string()),
+        ("corpus", pa.string()),
+        ("audio", pa.struct([("path", pa.string()), ("bytes", pa.binary())])),
+        ("audio_sha256", pa.string()),
+        ("sampling_rate", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        *((name, pa.string()) for name in ("transcript", "transcript_source", "speaker", "gender")),
+        ("age", pa.int32()),
+        *((name, pa.string()) for name in ("ethnicity", "language", "session", "dialogue")),
+        ("turn", pa.int32()),
+        *((name, pa.string()) for name in ("script", "split", "label")),
+        ("ratings", _VOTES),
+        *((name, pa.float64()) for name in ("valence", "arousal", "dominance", "sentiment")),
+        ("intensities", _INTENSITIES),
+        ("video_path", pa.string()),
+    ]
+)
+_MEASURED = ("audio", "audio_sha256", "sampling_rate", "duration_s")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process needs to make a part.
+
+    Args:
+        number: from 0, in the order of the reader
+        rows: what the reader yielded
+        root: folder of the release; None where the reader makes the audio itself
+        keeps_missing: whether an utterance whose audio is not there is kept without it
+        metadata: of the Parquet file
+        tasks: to count the labels of
+    """
+
+    number: int
+    rows: Sequence[Utterance | Rejection]
+    root: Path | None
+    keeps_missing: bool
+    metadata: Mapping[str, Any]
+    tasks: Mapping[str, Task]
+
+    def key(self) -> str:
+        """Hash of all that the part depends on; of audio files their size and time of change."""
+        rows = [_key_of(row, self.root) for row in self.rows]
+        return hash_json(
+            [_FORMAT, rows, self.keeps_missing, dict(self.metadata), sorted(map(repr, self.tasks.values()))]
+        )
+
+
+@dataclass
+class PartCounts:
+    """What a part holds; sums of these make the summary.
+
+    Args:
+        key: ``Part.key`` of what it was made from
+        rejected: path, reason and detail of each rejection
+        row_hashes: of each kept row, in order
+        labels: as the corpus names them
+        speakers: utterances of each
+        tasks: task -> label -> utterances
+        without_audio: utterances that were kept without
+        duration_s: of all, in seconds
+    """
+
+    key: str
+    rejected: list[dict[str, str]]
+    row_hashes: list[str]
+    labels: dict[str, int]
+    speakers: dict[str, int]
+    tasks: dict[str, dict[str, int]]
+    without_audio: int
+    duration_s: float
+
+
+def part_name(number: int) -> str:
+    """File name of a part."""
+    return f"part-{number:05d}.parquet"
+
+
+def make_part(part: Part, folder: Path) -> PartCounts:
+    """Write ``folder``/part-NNNNN.parquet and its counts beside it; nothing is done where both are there already.
+
+    A part without a kept row leaves no Parquet file.
+    """
+    counts_file = folder / f"part-{part.number:05d}.json"
+    parquet = folder / part_name(part.number)
+    key = part.key()
+    earlier = _earlier_counts(counts_file, key)
+    if earlier is not None and (parquet.is_file() or not earlier.row_hashes):
+        return earlier
+    counts = PartCounts(key, [], [], Counter(), Counter(), {name: Counter() for name in part.tasks}, 0, 0.0)
+    rows = _kept_rows(part, counts)
+    parquet.unlink(missing_ok=True)
+    first = next(rows, None)
+    if first is not None:
+        with atomic_path(parquet) as partial:
+            _write(partial, first, rows, part.metadata)
+    write_json(counts_file, asdict(counts))
+    return counts
+
+
+def _earlier_counts(file: Path, key: str) -> PartCounts | None:
+    if not file.is_file():
+        return None
+    counts = PartCounts(**json.loads(file.read_text(encoding="utf-8")))
+    return counts if counts.key == key else None
+
+
+def _key_of(row: Utterance | Rejection, root: Path | None) -> list[Any]:
+    cells = {field.name: getattr(row, field.name) for field in fields(row)}
+    if isinstance(row, Rejection):
+        return ["rejected", cells]
+    if row.audio_bytes is not None:
+        return ["made", cells | {"audio_bytes": hash_bytes(row.audio_bytes)}]
+    stat = None
+    if root is not None and row.audio_path is not None and (root / row.audio_path).is_file():
+        found = (root / row.audio_path).stat()
+        stat = [found.st_size, found.st_mtime_ns]
+    return ["found", cells, stat]
+
+
+def _kept_rows(part: Part, counts: PartCounts) -> Iterator[dict[str, Any]]:
+    for row in part.rows:
+        audio = _audio_of(row, part) if isinstance(row, Utterance) else None
+        rejection = row if isinstance(row, Rejection) else audio if isinstance(audio, Rejection) else None
+        if rejection is not None:
+            counts.rejected.append(asdict(rejection))
+            continue
+        assert isinstance(row, Utterance)
+        assert not isinstance(audio, Rejection)
+        cells = _cells(row, audio)
+        _count(cells, counts, part.tasks)
+        yield cells
+
+
+def _audio_of(row: Utterance, part: Part) -> AudioFile | Rejection | None:
+    if row.audio_bytes is not None:
+        name = row.audio_path or row.utterance_id
+        waveform = decode(row.audio_bytes, name)
+        return AudioFile(name, row.audio_bytes, waveform.sampling_rate, waveform.duration_s)
+    if row.audio_path is None:
+        if part.keeps_missing:
+            return None
+        return Rejection(row.utterance_id, "missing_audio", "the release has no audio for it")
+    if part.root is None:
+        raise CorpusError(f"utterance {row.utterance_id}: {row.audio_path} cannot be looked up without a corpus root")
+    times = (row.start_s, row.end_s) if row.cut else (None, None)
+    audio = read_audio(part.root, part.root / row.audio_path, *times)
+    if isinstance(audio, Rejection):
+        if audio.reason == "missing_audio" and part.keeps_missing:
+            return None
+        return Rejection(audio.path, audio.reason, f"utterance {row.utterance_id}: {audio.detail}")
+    return audio
+
+
+def _cells(row: Utterance, audio: AudioFile | None) -> dict[str, Any]:
+    """One row as Parquet has it."""
+    cells = {name: getattr(row, name) for name in SCHEMA.names if name not in _MEASURED}
+    if row.ratings is not None:
+        cells["ratings"] = [{"label": label, "votes": n} for label, n in sorted(row.ratings.items())]
+    if row.intensities is not None:
+        pairs = sorted(row.intensities.items())
+        cells["intensities"] = [{"label": label, "intensity": value} for label, value in pairs]
+    measured: tuple[Any, ...] = (None, None, None, None)
+    if audio is not None:
+        measured = (
+            {"path": audio.path, "bytes": audio.content},
+            hash_bytes(audio.content),
+            audio.sampling_rate,
+            audio.duration_s,
+        )
+    return cells | dict(zip(_MEASURED, measured, strict=True))
+
+
+def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Task]) -> None:
+    path = cells["audio"]["path"] if cells["audio"] else None
+    hashed = {name: value for name, value in cells.items() if name != "audio"}
+    counts.row_hashes.append(hash_json([path, hashed]))
+    counts.without_audio += cells["audio"] is None
+    counts.duration_s += cells["duration_s"] or 0.0
+    for column, counter in (("label", counts.labels), ("speaker", counts.speakers)):
+        if cells[column] is not None:
+            counter[cells[column]] = counter.get(cells[column], 0) + 1
+    for name, task in tasks.items():
+        targets = task.targets_of(cells[task.column])
+        found = ("unmapped",) if targets is None else targets if task.kind != "scalar" else ("mapped",)
+        for label in found:
+            counts.tasks[name][label] = counts.tasks[name].get(label, 0) + 1
+
+
+def _write(path: Path, first: dict[str, Any], rest: Iterator[dict[str, Any]], metadata: Mapping[str, Any]) -> None:
+    encoded = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
+    # Sound does not repeat, so a dictionary of it would be built in vain.
+    dictionary = [name for name in SCHEMA.names if name not in ("utterance_id", "audio", "audio_sha256")]
+    with pq.ParquetWriter(path, SCHEMA.with_metadata(encoded), compression="zstd", use_dictionary=dictionary) as writer:
+        group = [first]
+        for row in rest:
+            if len(group) == _ROWS_IN_A_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+                group = []
+            group.append(row)
+        writer.write_table(pa.Table.from_pylist(group, SCHEMA))
