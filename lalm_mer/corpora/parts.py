@@ -7,7 +7,6 @@ result is the same as from one process, and a part that an earlier, killed run f
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lalm_mer.core.audio import decode
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import AudioError, CorpusError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.provenance import atomic_path, hash_bytes, hash_json, write_json
 from lalm_mer.core.schema import Rejection, Utterance
@@ -123,7 +122,7 @@ def make_part(part: Part, folder: Path) -> PartCounts:
     earlier = _earlier_counts(counts_file, key)
     if earlier is not None and (parquet.is_file() or not earlier.row_hashes):
         return earlier
-    counts = PartCounts(key, [], [], Counter(), Counter(), {name: Counter() for name in part.tasks}, 0, 0.0)
+    counts = PartCounts(key, [], [], {}, {}, {name: {} for name in part.tasks}, 0, 0.0)
     rows = _kept_rows(part, counts)
     parquet.unlink(missing_ok=True)
     first = next(rows, None)
@@ -171,7 +170,10 @@ def _kept_rows(part: Part, counts: PartCounts) -> Iterator[dict[str, Any]]:
 def _audio_of(row: Utterance, part: Part) -> AudioFile | Rejection | None:
     if row.audio_bytes is not None:
         name = row.audio_path or row.utterance_id
-        waveform = decode(row.audio_bytes, name)
+        try:
+            waveform = decode(row.audio_bytes, name)
+        except AudioError as error:
+            return Rejection(name, error.reason, str(error).removeprefix(f"{name}: "))
         return AudioFile(name, row.audio_bytes, waveform.sampling_rate, waveform.duration_s)
     if row.audio_path is None:
         if part.keeps_missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.labels import Task
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.provenance import hash_json, write_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name
@@ -43,12 +42,11 @@ class _Totals:
     tasks: dict[str, Counter[str]] = field(default_factory=dict)
     without_audio: int = 0
     duration_s: float = 0.0
-    rows_hash: Any = field(default_factory=hashlib.sha256)
+    row_hashes: list[str] = field(default_factory=list)
 
     def add(self, part: PartCounts) -> None:
         self.n_utterances += len(part.row_hashes)
-        for digest in part.row_hashes:
-            self.rows_hash.update(digest.encode())
+        self.row_hashes += part.row_hashes
         self.rejected.update(rejection["reason"] for rejection in part.rejected)
         self.first_rejection = self.first_rejection or next(iter(part.rejected), None)
         self.labels.update(part.labels)
@@ -137,7 +135,7 @@ def is_prepared(folder: Path) -> bool:
 def _summary(totals: _Totals, tasks: Mapping[str, Task]) -> dict[str, Any]:
     n_rejected = totals.rejected.total()
     return {
-        "root_hash": totals.rows_hash.hexdigest(),
+        "root_hash": hash_json(sorted(totals.row_hashes)),
         "n_found": totals.n_utterances + n_rejected,
         "n_utterances": totals.n_utterances,
         "n_rejected": n_rejected,
@@ -229,6 +227,6 @@ def _require_utterances(totals: _Totals, corpus: str) -> None:
         raise CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
     first = totals.first_rejection
     raise CorpusError(
-        f"{corpus}: all {totals.rejected.total()} files were rejected, for example {first['path']}: {first['reason']} "
-        f"({first['detail']}); is corpus.root its release?"
+        f"{corpus}: all {totals.rejected.total()} files found were rejected, the first one {first['path']}: "
+        f"{first['reason']} ({first['detail']}); nothing was written"
     )

@@ -16,7 +16,8 @@ def circumplex_table():
             {
                 "utterance_id": cell.utterance_id,
                 "speaker": cell.speaker.name,
-                "session": cell.side,
+                "session": None,
+                "split": cell.side,
                 "script": cell.carrier.name,
                 "transcript": design.transcript(variant, cell),
                 "audio": hash_bytes(

@@ -24,7 +24,7 @@ def corpus(tmp_path, tone):
                     Utterance(
                         utterance_id=f"s{speaker}_{number}", corpus="toy", audio_path=f"s{speaker}_{number}.wav",
                         audio_bytes=tone(seconds=0.4, rate=rate, hertz=100 + 10 * speaker + number, channels=2),
-                        sampling_rate=rate, duration_s=0.4, transcript=f"{speaker} says {number}.",
+                        transcript=f"{speaker} says {number}.",
                         speaker=f"s{speaker}", label=label,
                     )
                 )  # fmt: skip
@@ -75,13 +75,13 @@ def test_audio_comes_at_the_rate_asked_for(corpus, rate):
         assert abs(spectrum.argmax() / 0.4 - (100 + 10 * int(speaker) + int(number))) <= 1.25  # half a bin
 
 
-def test_only_the_part_between_its_times_is_heard(corpus):
+def test_an_utterance_without_audio_is_named_where_it_is_to_be_heard(corpus):
     utterances = corpus().dataset
-    row = {name: utterances[name][0] for name in utterances.column_names} | {"start_s": 0.1, "end_s": 0.3}
+    row = {name: utterances[name][0] for name in utterances.column_names} | {"audio": None}
     task = protocol().resolve_task({})
-    example = ExampleDataset([row], [0], task, 8000)[0]
-    whole = ExampleDataset([row | {"start_s": None, "end_s": None}], [0], task, 8000)[0]
-    np.testing.assert_array_equal(example.waveform.samples, whole.waveform.samples[800:2400])
+    assert ExampleDataset([row], [0], task, None)[0].waveform is None
+    with pytest.raises(AudioError, match="utterance s0_0 has no audio"):
+        ExampleDataset([row], [0], task, 8000)[0]
 
 
 def test_damaged_audio_names_the_utterance(corpus):
@@ -125,8 +125,7 @@ def test_the_same_sound_under_two_names_is_a_leak(corpus, tmp_path, tone):
     rows = [
         Utterance(
             utterance_id=f"u{number}", corpus="toy", audio_path=f"{number}.wav",
-            audio_bytes=tone(hertz=100 if number < 2 else 100 + number), sampling_rate=8000, duration_s=0.2,
-            speaker=f"s{number}", label=("happy", "sad")[number % 2],
+            audio_bytes=tone(hertz=100 if number < 2 else 100 + number),             speaker=f"s{number}", label=("happy", "sad")[number % 2],
         )
         for number in range(5)
     ]  # fmt: skip

@@ -21,7 +21,11 @@ def prepared_ravdess(shared_data_folder, tmp_path_factory):
         pytest.skip(f"no RAVDESS in {shared_data_folder}")
     folder = tmp_path_factory.mktemp("ravdess")
     write_corpus(
-        read(shared_data_folder / "ravdess"), corpus="ravdess", out_dir=folder / "out", loader_version=LOADER_VERSION
+        read(shared_data_folder / "ravdess"),
+        corpus="ravdess",
+        root=shared_data_folder / "ravdess",
+        out_dir=folder / "out",
+        loader_version=LOADER_VERSION,
     )
     return load(folder / "out")
 
@@ -76,15 +80,15 @@ def test_circumplex_sides_share_nothing_that_is_claimed(circumplex_table, name, 
     task = protocol.resolve_task(load_tasks("circumplex"))
     assert set(frame["label"]) == set(task.label_set.labels) == set(design.labels(variant))
     # the claim is checked: one carrier on two sides breaks it
-    first_test = frame.index[frame["session"] == "test"][0]
-    frame.loc[first_test, "script"] = frame.loc[frame["session"] == "train", "script"].iloc[0]
+    first_test = frame.index[frame["split"] == "test"][0]
+    frame.loc[first_test, "script"] = frame.loc[frame["split"] == "train", "script"].iloc[0]
     with pytest.raises(SplitLeakError, match="values of script"):
         make_folds(frame, protocol)
 
 
 def test_a_test_set_is_fully_crossed_so_that_each_word_comes_with_each_voice(circumplex_table):
     frame = circumplex_table("masked")
-    test = frame[frame["session"] == "test"]
+    test = frame[frame["split"] == "test"]
     assert test["label"].value_counts().nunique() == 1
     assert (test.groupby("transcript")["label"].nunique() == 2).all()
     assert (test.groupby("audio")["label"].nunique() == 2).all()
