@@ -5,7 +5,8 @@ Example:
 
 Each RUN is a run folder (run.json, predictions.parquet, history.jsonl), one fold and one seed. Runs of the same
 recognizer, modalities, method, corpus and protocol become one row: folds are pooled per seed, then averaged over seeds.
-Runs that were tested on different data, folds or utterances are refused: their figures do not compare.
+Runs that were tested on different data, folds or utterances are refused: their figures do not compare. So are runs
+whose transcripts name the label (data.transcript_source=simulated), unless asked for with --allow-simulated.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for comparison.csv, comparison.json, report.html"
     )
+    parser.add_argument(
+        "--allow-simulated", action="store_true", help="take runs whose transcripts name the label: an upper bound"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     try:
-        comparison = compare([read_run(folder) for folder in options.runs])
+        comparison = compare([read_run(folder) for folder in options.runs], allow_simulated=options.allow_simulated)
         write_comparison(comparison, options.out)
         report = options.out / "report.html"
         write_report(comparison, report, command=shlex.join(["python", "eval/compare.py", *arguments]))

@@ -11,13 +11,13 @@ again with the same command, it goes on from its last whole checkpoint.
 from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import adapt, model_digest, open_language_run, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import FinetuneSettings
-from lalm_mer.launch.trainers import is_first_process, seed_everything
+from lalm_mer.launch.trainers import seed_everything
 
 
 def finetune(settings: FinetuneSettings) -> None:

@@ -1,4 +1,5 @@
-"""Prepare a corpus: read a release (or make the synthetic one), write Parquet, list what was rejected and why.
+"""Prepare a corpus: read a release (or make the synthetic one), write Parquet, list what was rejected and why, and
+record the folds of every protocol in eval/protocols that is for it.
 
 python recipes/prepare_corpus.py --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess
 python recipes/prepare_corpus.py --config recipes/corpora/circumplex.yaml corpus.variant=spoken
@@ -15,12 +16,15 @@ from typing import Any
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import LalmMerError
 from lalm_mer.corpora.settings import PrepareSettings, prepare
+from lalm_mer.protocols.record import record_folds
+
+PROTOCOLS = Path(__file__).resolve().parents[1] / "eval" / "protocols"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description="Prepare a corpus: one Parquet table of utterances, rejected.jsonl and summary.json.",
+        description="Prepare a corpus: a Parquet table of utterances, its folds, rejected.jsonl and summary.json.",
         epilog=(
             "examples:\n"
             "  %(prog)s --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess\n"
@@ -69,7 +73,11 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         settings = load_config(PrepareSettings, arguments.config, arguments.overrides)
-        print_summary(prepare(settings), Path(settings.output.dir))
+        out_dir = Path(settings.output.dir)
+        summary = prepare(settings)
+        print_summary(summary, out_dir)
+        for line in record_folds(out_dir, summary["corpus"], PROTOCOLS):
+            print(line)
     except LalmMerError as error:
         if arguments.debug:
             raise

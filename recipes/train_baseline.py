@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.baseline import baseline_notes, open_baseline_run, recognizer_name
-from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import BaselineSettings
-from lalm_mer.launch.trainers import is_first_process, seed_everything
+from lalm_mer.launch.trainers import seed_everything
 
 
 def train_baseline(settings: BaselineSettings) -> None:

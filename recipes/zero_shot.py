@@ -11,12 +11,12 @@ from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
-from lalm_mer.launch.engine import expected_engine
+from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import model_digest, open_language_run, recognizer_name
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
-from lalm_mer.launch.trainers import is_first_process, make_trainer, seed_everything
+from lalm_mer.launch.trainers import make_trainer, seed_everything
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:

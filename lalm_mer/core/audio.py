@@ -15,6 +15,8 @@ from lalm_mer.core.errors import AudioError, ConfigError
 __all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_video", "encode_flac"]
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".flv"))
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # FFmpeg's names of them
+_TRACK_TOLERANCE_S = 0.25  # encoders pad, and edit lists trim, a few frames
 
 
 @dataclass(frozen=True)
@@ -126,31 +128,40 @@ def encode_flac(waveform: Waveform) -> bytes:
 
 
 def decode_video(content: bytes, name: str) -> Waveform:
-    """Decode the audio of a video, mixed down to mono, at its own rate.
+    """Decode the first sound track of a video, mixed down to mono, at its own rate.
+
+    A file that names other files, as playlists do, is no video here: nothing but ``content`` is opened.
 
     Args:
         content: the bytes of a video file
         name: what to call it in errors
 
     Raises:
-        AudioError: with reason ``unreadable`` or ``empty``
+        AudioError: with reason ``unreadable``, ``empty`` or ``truncated``
         ConfigError: if the extra ``video`` is not installed
     """
     try:
         import av
     except ImportError as error:
         raise ConfigError(f"{name}: a video needs PyAV to be heard; pip install 'lalm-mer[video]'") from error
+    options = {"format_whitelist": _CONTAINERS}
     try:
-        with av.open(io.BytesIO(content), mode="r") as container:
+        with av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name}: a video without sound", "empty")
+            track = container.streams.audio[0]
+            declared_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
             resampler = av.AudioResampler(format="fltp")
-            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+            frames = [part for frame in container.decode(track) for part in resampler.resample(frame)]
             frames += resampler.resample(None)
-            rate = int(container.streams.audio[0].rate)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, ValueError) as error:  # PyAV says with a ValueError that rate or channels change midway
         raise AudioError(f"{name}: not a video that FFmpeg reads ({' '.join(str(error).split())})") from error
     if not frames:
         raise AudioError(f"{name}: no samples", "empty")
     samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]).astype(np.float32)
-    return Waveform(samples, rate)
+    waveform = Waveform(samples, int(frames[0].sample_rate))
+    if waveform.duration_s < declared_s - _TRACK_TOLERANCE_S:  # FFmpeg ends a cut file without a word
+        raise AudioError(
+            f"{name}: {waveform.duration_s:.3f} s of the {declared_s:.3f} s of sound its header declares", "truncated"
+        )
+    return waveform

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import circumplex, manifest, ravdess
+from lalm_mer.corpora import circumplex, crema_d, emodb, iemocap, manifest, meld, mosei, msp_podcast, ravdess
 from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
 
@@ -121,13 +121,15 @@ class Release(Protocol):
 class Reader:
     """A reader and the keys of the config that are its own; ``required`` ones among them must be set.
 
-    ``facts`` tells what an utterance id says by itself: speaker, session, script.
+    ``facts`` tells what an utterance id says by itself: speaker, session, script. ``known_defects``: utterance id ->
+    what others found wrong with it, with its source.
     """
 
     open: Callable[[CorpusSettings], Reading]
     keys: frozenset[str]
     required: tuple[str, ...] = ()
     facts: Callable[[str], Facts | None] | None = None
+    known_defects: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_reader(settings: CorpusSettings) -> Reading:
@@ -181,7 +183,7 @@ def prepare(settings: PrepareSettings) -> dict[str, Any]:
     )
 
 
-def _of_release(name: str, release: Release) -> Reader:
+def _of_release(name: str, release: Release, known_defects: Mapping[str, str] | None = None) -> Reader:
     """A reader whose corpus is a folder laid out as its release is."""
 
     def open_release(settings: CorpusSettings) -> Reading:
@@ -195,7 +197,7 @@ def _of_release(name: str, release: Release) -> Reader:
             ranges=release.RANGES or None,
         )
 
-    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts)
+    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects or {})
 
 
 def _keeps_missing(settings: CorpusSettings) -> bool:
@@ -242,6 +244,12 @@ def _open_circumplex(settings: CorpusSettings) -> Reading:
 
 READERS = {
     "ravdess": _of_release("ravdess", ravdess),
+    "crema_d": _of_release("crema_d", crema_d, crema_d.KNOWN_DEFECTS),
+    "emodb": _of_release("emodb", emodb),
+    "iemocap": _of_release("iemocap", iemocap),
+    "meld": _of_release("meld", meld, meld.KNOWN_DEFECTS),
+    "mosei": _of_release("mosei", mosei),
+    "msp_podcast": _of_release("msp_podcast", msp_podcast),
     "manifest": Reader(
         _open_manifest,
         frozenset(

@@ -128,8 +128,8 @@ def write_corpus(
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether ``folder`` is a corpus that ``write_corpus`` wrote, and holds nothing else."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} == PARTS
+    """Whether ``folder`` is a corpus that ``write_corpus`` wrote, and holds nothing but that and its folds."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} - {"folds"} == PARTS
 
 
 def _summary(totals: _Totals, tasks: Mapping[str, Task]) -> dict[str, Any]:

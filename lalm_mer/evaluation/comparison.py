@@ -21,7 +21,8 @@ from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 __all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"]
 
 COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
-           "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic")  # fmt: skip
+           "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
+           "transcript_source")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -49,9 +50,15 @@ class Row:
         return self.runs[0]
 
     @property
+    def modalities(self) -> str:
+        """What it hears and reads, with the transcripts' source where that is not the corpus."""
+        source = self.run.transcript_source
+        return self.run.modalities if source in (None, "corpus") else f"{self.run.modalities} ({source})"
+
+    @property
     def label(self) -> str:
         """Short name, for example ``qwen2_audio lora audio+transcript``."""
-        return f"{self.run.recognizer} {self.run.method} {self.run.modalities}"
+        return f"{self.run.recognizer} {self.run.method} {self.modalities}"
 
     @property
     def uar_sd(self) -> float | None:
@@ -88,6 +95,7 @@ class Row:
             "seeds": len(self.uar_by_seed),
             "uar_sd": self.uar_sd,
             "synthetic": self.run.synthetic,
+            "transcript_source": self.run.transcript_source,
         }
 
 
@@ -109,7 +117,7 @@ class Pair:
 
     def as_dict(self) -> dict[str, Any]:
         """The entry in comparison.json."""
-        identity = ("recognizer", "modalities", "method")
+        identity = ("recognizer", "modalities", "method", "transcript_source")
         return {
             "corpus": self.a.run.corpus,
             "protocol": self.a.run.protocol,
@@ -140,7 +148,7 @@ class Comparison:
         return blocks
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison:
     """Group runs into rows, score them and test the pairs that answer the project's question.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
@@ -148,7 +156,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models or prompts; or if there is no run
+            label set, or one row would mix base models, prompts or transcripts; if a run read simulated transcripts
+            and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
         raise PredictionError("no run to compare; give at least one run folder")
@@ -156,14 +165,20 @@ def compare(runs: Sequence[Run]) -> Comparison:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
+    leaking = [run.name for run in runs if run.transcript_source == "simulated"]
+    if leaking and not allow_simulated:
+        raise PredictionError(
+            f"{leaking[0]} read simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
+            "leave such runs out, or ask for them with --allow-simulated"
+        )
     by_block: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_block.setdefault((run.corpus, run.protocol), []).append(run)
     for members in by_block.values():
         _require_comparable(members)
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        key = (run.recognizer, run.modalities, run.method, run.corpus, run.protocol)
+        key = (run.recognizer, run.modalities, run.method, run.corpus, run.protocol, run.transcript_source)
         groups.setdefault(key, []).append(run)
     rows = tuple(_make_row(members) for members in groups.values())
     for block in Comparison(rows, ()).blocks().values():
@@ -227,8 +242,8 @@ def _make_row(runs: Sequence[Run]) -> Row:
                 f"{earlier.name} and {run.name} are both fold {run.fold}, seed {run.seed} of {run.recognizer} "
                 f"{run.method} {run.modalities}; give one, or name their recognizers apart"
             )
-        for key in ("base_model", "prompt"):
-            pair = (first.hashes[key], run.hashes[key])
+        for key in ("base_model", "prompt", "transcripts"):
+            pair = (first.hashes.get(key), run.hashes.get(key))
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")
     folds = {seed: sorted(fold for fold, of in seen if of == seed) for _, seed in seen}
@@ -254,6 +269,8 @@ def _require_same_folds(rows: Sequence[Row]) -> None:
 
 def _is_asked(a: Row, b: Row) -> bool:
     """Whether the pair answers a question: what a modality adds, or what a method adds."""
+    if len({a.run.transcript_source, b.run.transcript_source} - {None}) > 1:
+        return False
     same_recognizer = a.run.recognizer == b.run.recognizer
     if a.run.method == b.run.method:
         fused = [row.run.modalities == "audio+transcript" for row in (a, b)]

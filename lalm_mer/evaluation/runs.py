@@ -14,11 +14,12 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.evaluation.metrics import unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
 
-__all__ = ["METHODS", "MODALITIES", "Run", "read_run"]
+__all__ = ["METHODS", "MODALITIES", "TRANSCRIPT_SOURCES", "Run", "read_run"]
 
 MODALITIES = ("audio", "transcript", "audio+transcript")
 METHODS = ("zero_shot", "lora", "full", "baseline", "late_fusion")
 _TRAINED_BY_STEPS = ("lora", "full")
+TRANSCRIPT_SOURCES = ("corpus", "asr", "simulated")
 _FORMAT = 1
 _AGREEMENT = 1e-6
 
@@ -27,6 +28,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "recognizer": (str,),
     "base_model": (str, type(None)),
     "modalities": (str,),
+    "transcript_source": (str, type(None)),
     "method": (str,),
     "corpus": (str,),
     "synthetic": (bool,),
@@ -58,6 +60,7 @@ class Run:
         recognizer: name of the recognizer
         base_model: name or path of its base model; None where it has none
         modalities: one of ``MODALITIES``
+        transcript_source: one of ``TRANSCRIPT_SOURCES``; ``simulated`` ones name the label; None where it reads none
         method: one of ``METHODS``
         corpus: name of the corpus
         synthetic: whether the corpus is synthetic
@@ -86,6 +89,7 @@ class Run:
     recognizer: str
     base_model: str | None
     modalities: str
+    transcript_source: str | None
     method: str
     corpus: str
     synthetic: bool
@@ -161,6 +165,13 @@ def _check_content(content: dict[str, Any], file: Path) -> None:
     for key, allowed in (("modalities", MODALITIES), ("method", METHODS)):
         if content[key] not in allowed:
             raise PredictionError(f"{file}: key {key!r}: expected one of {list(allowed)}, found {content[key]!r}")
+    source, reads = content["transcript_source"], "transcript" in content["modalities"]
+    if (source not in TRANSCRIPT_SOURCES) if reads else (source is not None):
+        expected = f"one of {list(TRANSCRIPT_SOURCES)}" if reads else "null"
+        raise PredictionError(
+            f"{file}: key 'transcript_source': expected {expected} with modalities {content['modalities']}, "
+            f"found {source!r}"
+        )
     for key in ("labels", "disjoint_in", "shared_in", "notes"):
         if not all(isinstance(item, str) for item in content[key]):
             raise PredictionError(f"{file}: key {key!r}: expected a list of strings, found {content[key]!r}")

@@ -49,7 +49,7 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         data.train,
         labels,
         corpus_hash=folded.corpus.summary["root_hash"],
-        others=(data.dev, data.test),
+        others=(data.dev, data.test.select(data.scored)),
         modalities=fusion.modalities,
         features=fusion.features,
         trim_db=fusion.trim_db,
@@ -65,8 +65,8 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         cache_dir=Path(fusion.cache_dir),
         processes=fusion.processes,
     )
-    stored = open_data(folded, settings.split.fold, sampling_rate=None)
-    return BaselineRun(network, collator, replace(data, train=stored.train, dev=stored.dev, test=stored.test))
+    silent = {side: getattr(data, side).unheard() for side in ("train", "dev", "test")}
+    return BaselineRun(network, collator, replace(data, **silent))
 
 
 def recognizer_name(fusion: FusionSettings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,17 @@ import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
+from lalm_mer.launch.engine import is_first_process
 from lalm_mer.launch.settings import DataSettings, SplitSettings
 from lalm_mer.protocols.dataset import ExampleDataset, FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
+from lalm_mer.protocols.transcripts import (
+    SOURCES,
+    Transcripts,
+    asr_transcripts,
+    load_transcripts,
+    simulated_transcripts,
+)
 
 __all__ = ["RunData", "open_corpus", "open_data", "require_transcripts", "spread"]
 
@@ -44,7 +52,12 @@ class RunData:
 
 
 def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
-    """The prepared corpus of a run, under its protocol."""
+    """The prepared corpus of a run, under its protocol, with the transcripts that the run is to read.
+
+    Raises:
+        ConfigError: if protocol and corpus, or the settings of transcripts, do not belong together
+        CorpusError: if the corpus or a table of transcripts cannot be read, or an utterance has no transcript in it
+    """
     corpus = load(Path(data.dir))
     protocol = load_protocol(Path(split.protocol))
     if protocol.corpus not in (None, corpus.name):
@@ -52,7 +65,24 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
             f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, "
             f"but {data.dir} holds {corpus.name}"
         )
-    return fold_corpus(corpus, protocol)
+    folded = fold_corpus(corpus, protocol)
+    if is_first_process():
+        print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what a split proves belongs beside its figures
+    return replace(folded, transcripts=_transcripts(data, folded))
+
+
+def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None:
+    source = data.transcript_source
+    if source not in SOURCES:
+        raise ConfigError(f"key 'data.transcript_source': {source!r}; expected one of {', '.join(SOURCES)}")
+    if (source == "asr") != (data.transcripts is not None):
+        raise ConfigError(
+            f"key 'data.transcripts': {data.transcripts!r} with data.transcript_source={source}; give a file with asr, "
+            "and with nothing else"
+        )
+    if data.transcripts is not None:
+        return asr_transcripts(load_transcripts(Path(data.transcripts)), folded.truths, folded.corpus.name)
+    return simulated_transcripts(folded.truths, folded.label_set) if source == "simulated" else None
 
 
 def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None) -> RunData:

@@ -13,7 +13,7 @@ from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.settings import EngineSettings
 
-__all__ = ["Engine", "check_accelerator", "expected_engine"]
+__all__ = ["Engine", "check_accelerator", "expected_engine", "is_first_process"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Engine:
     distributed_type: str
     num_processes: int
     deepspeed_config_file: str | None
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of all, the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def expected_engine(settings: EngineSettings) -> Engine:

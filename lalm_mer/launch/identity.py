@@ -7,6 +7,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.launch.data import RunData
 from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
+from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
 __all__ = ["run_identity"]
 
@@ -36,10 +37,14 @@ def run_identity(
     """
     protocol = data.folded.folds.protocol
     summary = data.folded.corpus.summary
+    source = data.folded.transcript_source if "transcript" in modalities else None
+    if source is not None and data.folded.transcripts is not None:
+        digests = digests | {"transcripts": data.folded.transcripts.digest}
     return {
         "recognizer": recognizer,
         "base_model": base_model,
         "modalities": modalities,
+        "transcript_source": source,
         "method": method,
         "corpus": data.folded.corpus.name,
         "synthetic": bool(summary["synthetic"]),
@@ -52,7 +57,12 @@ def run_identity(
         "unmapped": data.folded.unmapped,
         "disjoint_in": protocol.disjoint_in,
         "shared_in": protocol.shared_in,
+        "primary_metric": protocol.primary_metric,
         "hashes": {"data": summary["root_hash"], "folds": data.folded.folds.digest, **digests},
-        "notes": notes,
+        "notes": [
+            *([SIMULATED_NOTE] if source == "simulated" else []),
+            *notes,
+            *(f"Split: {line}." for line in data.folded.folds.departures()),
+        ],
         "config": to_dict(settings),
     }

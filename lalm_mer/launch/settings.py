@@ -21,15 +21,25 @@ __all__ = [
     "SplitSettings",
     "TinySettings",
     "TrainSettings",
+    "TranscribeDataSettings",
+    "TranscribeSettings",
+    "TranscriberSettings",
+    "TranscriptFileSettings",
     "ZeroShotSettings",
 ]
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """``dir``: a folder that prepare_corpus.py wrote."""
+    """``dir``: a folder that prepare_corpus.py wrote.
+
+    ``transcript_source``: corpus; asr, which reads the file ``transcripts`` that transcribe.py wrote (or a CSV); or
+    simulated, whose sentences name the label: the comparison refuses such a run unless asked.
+    """
 
     dir: str
+    transcript_source: str = "corpus"
+    transcripts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(ScoringSettings):
-    """How a recognizer learns; names as in transformers.TrainingArguments. Dev UAR chooses the checkpoint."""
+    """How a recognizer learns; names as in transformers.TrainingArguments. Dev chooses the checkpoint."""
 
     num_train_epochs: float = 3.0
     max_steps: int = -1
@@ -201,4 +211,40 @@ class BaselineSettings:
     baseline: FusionSettings = field(default_factory=FusionSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TranscribeDataSettings:
+    """``dir``: a folder that prepare_corpus.py wrote."""
+
+    dir: str
+
+
+@dataclass(frozen=True)
+class TranscriberSettings:
+    """``id``: a Hub id or a local folder of a Whisper model; ``language``: code or name, null detects it."""
+
+    id: str
+    revision: str | None = None
+    dtype: str = "float32"
+    language: str | None = None
+    batch_size: int = 8
+    use_cpu: bool = False
+
+
+@dataclass(frozen=True)
+class TranscriptFileSettings:
+    """``file``: the table of transcripts, a ``.parquet`` file."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class TranscribeSettings:
+    """A YAML for transcribe.py."""
+
+    data: TranscribeDataSettings
+    model: TranscriberSettings
+    output: TranscriptFileSettings
     seed: int = 0

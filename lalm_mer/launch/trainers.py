@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.engine import Engine, check_accelerator
 from lalm_mer.launch.settings import ScoringSettings, TrainSettings
 from lalm_mer.protocols.dataset import ExampleDataset
-from lalm_mer.recognizers.training import Collator, RecognizerTrainer
+from lalm_mer.recognizers.training import DEV_METRICS, Collator, RecognizerTrainer
 
-__all__ = ["is_first_process", "make_trainer", "seed_everything"]
+__all__ = ["make_trainer", "seed_everything"]
 
 
 class _History(TrainerCallback):  # type: ignore[misc]
@@ -66,17 +65,12 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
     for entry in log_history:
         where = {"step": entry["step"], "epoch": entry.get("epoch")}
         if "eval_uar" in entry:
-            dev = {key: entry[f"eval_{key}"] for key in ("loss", "uar", "weighted_accuracy")}
+            dev = {key: entry[f"eval_{key}"] for key in ("loss", *DEV_METRICS)}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
             extra: dict[str, object] = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
             rows.append({**where, "split": "train", "loss": entry["loss"], **extra})
     return [json.dumps(row) + "\n" for row in rows]
-
-
-def is_first_process() -> bool:
-    """Whether this process is the first of all, the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def seed_everything(seed: int) -> None:
@@ -98,6 +92,7 @@ def make_trainer(
     seed: int,
     train: ExampleDataset | None = None,
     dev: ExampleDataset | None = None,
+    best_by: str = "uar",
 ) -> RecognizerTrainer:
     """Build the trainer that learns (with ``TrainSettings``) or only scores.
 
@@ -112,6 +107,7 @@ def make_trainer(
         seed: of weights, order and dropout
         train: training examples
         dev: examples that choose the checkpoint
+        best_by: one of ``DEV_METRICS``, which they choose it by
 
     Raises:
         ConfigError: if the engine found is not the one expected
@@ -134,7 +130,7 @@ def make_trainer(
     }
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
-        shared |= _learning(settings)
+        shared |= _learning(settings) | {"metric_for_best_model": best_by}
         callbacks.append(_History(history))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
@@ -182,7 +178,6 @@ def _learning(settings: TrainSettings) -> dict[str, Any]:
         "save_strategy": settings.eval_strategy,
         "save_steps": settings.eval_steps or 500,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "uar",
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
     }

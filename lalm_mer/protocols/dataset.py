@@ -15,8 +15,9 @@ from lalm_mer.core.schema import Example
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
 from lalm_mer.protocols.splits import Folds, make_folds
+from lalm_mer.protocols.transcripts import Transcripts
 
-__all__ = ["ExampleDataset", "FoldedCorpus", "fold_corpus"]
+__all__ = ["ExampleDataset", "FoldedCorpus", "compared_columns", "fold_corpus"]
 
 
 class ExampleDataset:
@@ -27,13 +28,22 @@ class ExampleDataset:
         rows: which of its rows, in order
         task: maps the corpus's labels
         sampling_rate: rate the recognizer hears at, in Hz; None leaves the audio alone
+        transcripts: read in place of the corpus's own; None for those
     """
 
-    def __init__(self, utterances: datasets.Dataset, rows: list[int], task: Task, sampling_rate: int | None) -> None:
+    def __init__(
+        self,
+        utterances: datasets.Dataset,
+        rows: list[int],
+        task: Task,
+        sampling_rate: int | None,
+        transcripts: Transcripts | None = None,
+    ) -> None:
         self._utterances = utterances
         self._rows = rows
         self._task = task
         self._sampling_rate = sampling_rate
+        self._transcripts = transcripts
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -46,7 +56,9 @@ class ExampleDataset:
             raise CorpusError(
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
-        return Example(row["utterance_id"], row["speaker"], label, row["transcript"], self._waveform(row))
+        name = row["utterance_id"]
+        transcript = row["transcript"] if self._transcripts is None else self._transcripts.by_id[name]
+        return Example(name, row["speaker"], label, transcript, self._waveform(row))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -65,13 +77,19 @@ class ExampleDataset:
         answer = self._task.column
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
         frame: pd.DataFrame = columns.to_pandas()
+        if self._transcripts is not None:
+            frame["transcript"] = [self._transcripts.by_id[name] for name in frame["utterance_id"]]
         frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
     def select(self, indices: Sequence[int]) -> ExampleDataset:
         """The examples at ``indices``, in that order."""
         rows = [self._rows[index] for index in indices]
-        return ExampleDataset(self._utterances, rows, self._task, self._sampling_rate)
+        return ExampleDataset(self._utterances, rows, self._task, self._sampling_rate, self._transcripts)
+
+    def unheard(self) -> ExampleDataset:
+        """The same examples without their waveforms, for what keeps its own features of them."""
+        return ExampleDataset(self._utterances, self._rows, self._task, None, self._transcripts)
 
     def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
         if self._sampling_rate is None:
@@ -92,12 +110,14 @@ class FoldedCorpus:
         task: the protocol's task
         folds: proven folds
         unmapped: how many utterances the task leaves out
+        transcripts: what is read in place of the corpus's own; the folds are made and proven with its own in any case
     """
 
     corpus: PreparedCorpus
     task: Task
     folds: Folds
     unmapped: int
+    transcripts: Transcripts | None = None
 
     @property
     def label_set(self) -> LabelSet:
@@ -114,7 +134,26 @@ class FoldedCorpus:
         """
         position = {name: row for row, name in enumerate(self.corpus.dataset["utterance_id"])}
         rows = [position[name] for name in self.folds.ids(fold, split)]
-        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate)
+        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.transcripts)
+
+    @property
+    def truths(self) -> dict[str, str]:
+        """Utterance id -> the task's label, of every utterance that is in a fold."""
+        columns = (self.corpus.dataset[name][:] for name in ("utterance_id", self.task.column))
+        answers = dict(zip(*columns, strict=True))
+        labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
+        return {name: label for name, label in labels.items() if label is not None}
+
+    @property
+    def transcript_source(self) -> str:
+        """``corpus``, ``asr`` or ``simulated``: the last means that transcripts name the label.
+
+        A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
+        """
+        if self.transcripts is not None:
+            return self.transcripts.source
+        sources = set(self.corpus.dataset["transcript_source"][:])
+        return "simulated" if "simulated" in sources and not self.corpus.summary["synthetic"] else "corpus"
 
 
 def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
@@ -128,7 +167,7 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
     task = protocol.resolve_task(corpus.tasks)
-    utterances = _columns(corpus.dataset, protocol.folds.needs)
+    utterances = compared_columns(corpus.dataset, protocol.folds.needs)
     answers = corpus.dataset[task.column][:]
     mapped = utterances[[task.label_of(answer) is not None for answer in answers]]
     if mapped.empty:
@@ -136,8 +175,21 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
 
 
-def _columns(dataset: datasets.Dataset, needed: Sequence[str]) -> pd.DataFrame:
-    """What folds are made of and compared in, without the audio itself."""
+def compared_columns(dataset: datasets.Dataset, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """What folds are made of and compared in, without the audio itself.
+
+    Args:
+        dataset: of a prepared corpus
+        needed: further columns
+
+    Returns:
+        ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of its content, and transcripts are
+        compared without case and spacing
+    """
     names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
+    absent = sorted(names - set(dataset.column_names))
+    if absent:
+        raise ConfigError(f"no column {absent[0]!r} in the utterance table; it has {', '.join(dataset.column_names)}")
     frame: pd.DataFrame = dataset.select_columns(sorted(names)).to_pandas()
+    frame["transcript"] = frame["transcript"].astype("string").str.casefold().str.split().str.join(" ")
     return frame.rename(columns={"audio_sha256": "audio"})

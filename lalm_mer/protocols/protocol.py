@@ -15,6 +15,7 @@ __all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSide", "Protocol", "load_p
 COLUMNS = ("speaker", "session", "script", "transcript", "audio")
 """What the sides of a split are compared in; ``audio`` is the content of the file."""
 
+METRICS = ("uar", "weighted_accuracy", "macro_f1", "weighted_f1")
 _RULES = ("listed", "grouped", "column", "crossed", "file")
 
 
@@ -88,7 +89,7 @@ class Protocol:
         release: which release of it the known sides are of
         task: a task of the corpus, by name
         inline_task: the task itself, for a corpus without tasks of its own
-        primary_metric: what models are selected by and compared in
+        primary_metric: one of ``METRICS``: what dev chooses a checkpoint by
         known: fold -> side -> what is known of it; a corpus at hand that differs is said so
     """
 
@@ -134,6 +135,10 @@ def load_protocol(path: Path) -> Protocol:
     rule = protocol.folds
     if rule.rule not in _RULES:
         raise ConfigError(f"{path}: key 'folds.rule': {rule.rule!r}; expected one of {', '.join(_RULES)}")
+    if protocol.primary_metric not in METRICS:
+        raise ConfigError(
+            f"{path}: key 'primary_metric': {protocol.primary_metric!r}; expected one of {', '.join(METRICS)}"
+        )
     named = [("folds.column", list(rule.needs))] if rule.rule in ("listed", "grouped", "crossed") else []
     for key in ("disjoint_in", "shared_in", "unknown_in"):
         named.append((key, getattr(protocol, key)))

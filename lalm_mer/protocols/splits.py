@@ -127,8 +127,6 @@ def _deal(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple
     if rule.rule == "crossed":
         yield from _crossed(utterances, rule, name)
         return
-    if rule.column not in utterances:
-        raise ConfigError(f"protocol {name}: no column {rule.column!r} in the utterance table")
     groups = utterances[rule.column]
     if rule.rule == "file":
         yield from _by_file(groups, rule, name)
@@ -166,7 +164,9 @@ def _by_file(groups: pd.Series, rule: FoldRule, name: str) -> Iterator[tuple[int
     listed = pd.read_csv(rule.file, dtype=str, keep_default_na=False)
     if not {rule.column, "split"} <= set(listed.columns) or set(listed["split"]) != set(SPLITS):
         raise ConfigError(f"protocol {name}: {rule.file} needs columns {rule.column}, split, and all of {SPLITS}")
-    for fold, of_fold in listed.groupby(listed["fold"].astype(int) if "fold" in listed else 1):
+    if "fold" not in listed:
+        listed["fold"] = "1"
+    for fold, of_fold in listed.groupby(listed["fold"].astype(int)):
         doubled = of_fold.loc[of_fold[rule.column].duplicated(), rule.column]
         if len(doubled):
             raise ConfigError(f"protocol {name}: {rule.file} lists {doubled.iloc[0]} twice in fold {fold}")

@@ -1,7 +1,8 @@
 """The one loop that all recognizers learn and are scored by: transformers' Trainer.
 
 A recognizer is a ``Recognizer`` module whose forward returns per-utterance losses and, in evaluation, label
-log-probabilities. Dev UAR chooses the checkpoint; a checkpoint counts only once it is whole.
+log-probabilities. Dev chooses the checkpoint, by the protocol's primary metric; a checkpoint counts only once it
+is whole.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.evaluation.metrics import unweighted_average_recall, weighted_accuracy
+from lalm_mer.evaluation.metrics import macro_f1, unweighted_average_recall, weighted_accuracy, weighted_f1
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
-__all__ = ["Collator", "Examples", "Recognizer", "RecognizerTrainer", "last_whole_checkpoint"]
+__all__ = ["DEV_METRICS", "Collator", "Examples", "Recognizer", "RecognizerTrainer", "last_whole_checkpoint"]
 
 Collator = Callable[[Sequence[Example]], dict[str, Tensor]]
+
+DEV_METRICS = {
+    "uar": unweighted_average_recall,
+    "weighted_accuracy": weighted_accuracy,
+    "macro_f1": macro_f1,
+    "weighted_f1": weighted_f1,
+}
+"""What dev may choose a checkpoint by."""
 
 _TRAINED = "trained.safetensors"
 _WHOLE = "WHOLE"  # written last: a checkpoint without it was cut short
@@ -59,7 +68,7 @@ class Recognizer(Protocol):
 
 
 class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
-    """Trainer over any ``Recognizer``: keeps only trained weights, counts losses by item, selects by dev UAR.
+    """Trainer over any ``Recognizer``: keeps only trained weights, counts losses by item, selects by dev.
 
     Args:
         model: the recognizer
@@ -154,11 +163,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         labels = self._label_set.labels
         truth = [labels[index] for index in prediction.label_ids]
         predicted = [labels[index] for index in log_probs.argmax(axis=1)]
-        return {
-            "loss": float(losses.sum() / items.sum()),
-            "uar": unweighted_average_recall(truth, predicted, labels),
-            "weighted_accuracy": weighted_accuracy(truth, predicted, labels),
-        }
+        scores = {name: metric(truth, predicted, labels) for name, metric in DEV_METRICS.items()}
+        return {"loss": float(losses.sum() / items.sum()), **scores}
 
     # The scoring collator packs all answers, the training one the true answer alone.
 

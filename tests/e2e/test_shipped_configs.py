@@ -9,7 +9,13 @@ import yaml
 
 from lalm_mer.core.config import load_config
 from lalm_mer.corpora.settings import PrepareSettings
-from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, TinySettings, ZeroShotSettings
+from lalm_mer.launch.settings import (
+    BaselineSettings,
+    FinetuneSettings,
+    TinySettings,
+    TranscribeSettings,
+    ZeroShotSettings,
+)
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 
@@ -21,6 +27,7 @@ SCHEMAS = {
     "recipes/zero_shot.py": ZeroShotSettings,
     "recipes/finetune.py": FinetuneSettings,
     "recipes/train_baseline.py": BaselineSettings,
+    "recipes/transcribe.py": TranscribeSettings,
 }
 
 

@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from lalm_mer.evaluation.comparison import Row
 
-__all__ = ["curves", "forest"]
+__all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers differ as well.
 _STYLES = {"audio": ("#0072B2", "o"), "transcript": ("#D55E00", "s"), "audio+transcript": ("#007A5A", "D")}
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
-_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
     "svg.fonttype": "path",  # no font of the reader's machine is needed
     "text.parse_math": False,  # a label may hold a dollar sign
@@ -33,7 +33,8 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """A figure as an image that a page carries in itself."""
     FigureCanvasSVG(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -53,7 +54,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         names: what to call each row
     """
     chance = 100 / len(rows[0].run.labels)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         ends = [chance]
@@ -83,7 +84,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         axes.grid(axis="x", color="#E2E2E2", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel("UAR, percent")
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def curves(row: Row) -> str | None:
@@ -94,7 +95,7 @@ def curves(row: Row) -> str | None:
     chance = 100 / len(row.run.labels)
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 2.5), layout="constrained")
         loss, recall = figure.subplots(1, 2)
         for number, run in enumerate(trained):
@@ -118,4 +119,4 @@ def curves(row: Row) -> str | None:
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.grid(color="#E8E8E8", linewidth=0.8)
-        return _data_uri(figure)
+        return data_uri(figure)

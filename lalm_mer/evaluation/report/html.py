@@ -76,7 +76,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name(row: Row) -> str:
-    return f"{row.run.recognizer}, {_METHODS[row.run.method]}, {row.run.modalities}"
+    return f"{row.run.recognizer}, {_METHODS[row.run.method]}, {row.modalities}"
 
 
 def _title(comparison: Comparison) -> str:
@@ -156,7 +156,7 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
             {
                 "recognizer": row.run.recognizer,
                 "base_model": row.run.base_model,
-                "modalities": row.run.modalities,
+                "modalities": row.modalities,
                 "method": _METHODS[row.run.method],
                 "cells": cells,
                 "n": f"{row.utterances():,}",

@@ -111,7 +111,7 @@ def comparison_text(comparison: Comparison) -> str:
                 else f"{percent(values['uar_low'])} to {percent(values['uar_high'])}"
             )
             table.append(
-                [values["recognizer"], values["modalities"], values["method"], str(values["n"])]
+                [values["recognizer"], row.modalities, values["method"], str(values["n"])]
                 + [str(values["n_unscored"]), percent(values["uar"]), interval]
                 + [percent(values[name]) for name in ("wa", "macro_f1", "weighted_f1")]
                 + [str(values["folds"]), str(values["seeds"])]

@@ -1,4 +1,5 @@
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import soundfile
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Rejection
-from lalm_mer.corpora.base import AudioFile, list_files, load_tasks, read_audio
+from lalm_mer.corpora.base import AudioFile, list_files, load_tasks, number_of, read_audio, read_table
 
 
 def nan_wav() -> bytes:
@@ -101,3 +102,39 @@ def test_ravdess_task_has_the_eight_classes_in_the_releases_order():
 @pytest.mark.parametrize("corpus", ["of_the_users_own", "../tasks/ravdess", ""])
 def test_an_unknown_corpus_has_no_tasks(corpus):
     assert load_tasks(corpus) == {}
+
+
+TABLE = "Name,Words,Emotion\nu1, It\u2019s fine ,joy\nu2,cut in ha\nu3,Yes,anger,and more\n\nu4,,joy\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_release_table_in_any_encoding_loses_no_row(tmp_path, encoding, newline):
+    (tmp_path / "t.csv").write_bytes(TABLE.replace("\n", newline).encode(encoding))
+    rows = list(read_table(tmp_path, tmp_path / "t.csv", ["Emotion", "Name"]))
+    assert rows[0] == {"Name": "u1", "Words": "It\u2019s fine", "Emotion": "joy"}
+    assert rows[1] == Rejection("t.csv", "bad_row", "row 3: 2 cells of 3: 'u2,cut in ha'")
+    assert (rows[2]["Emotion"], rows[3]["Words"], len(rows)) == ("anger", "", 4)
+
+
+def test_a_table_without_its_column_or_outside_the_root_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text(TABLE)
+    with pytest.raises(CorpusError, match=r"t\.csv: no column 'Speaker', found Name, Words, Emotion"):
+        list(read_table(tmp_path, tmp_path / "t.csv", ["Speaker"]))
+    with pytest.raises(CorpusError, match=r"gone\.csv: cannot be read"):
+        list(read_table(tmp_path, tmp_path / "gone.csv", []))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link.csv").symlink_to(tmp_path / "t.csv")
+    with pytest.raises(CorpusError, match=r"link\.csv: leads out of the corpus folder"):
+        list(read_table(tmp_path / "root", tmp_path / "root/link.csv", []))
+
+
+def test_a_table_of_100_000_rows_is_read_in_a_moment(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label\n" + "".join(f"u{number},joy\n" for number in range(100_000)))
+    began = time.monotonic()
+    assert sum(isinstance(row, dict) for row in read_table(tmp_path, tmp_path / "t.csv", ["id"])) == 100_000
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_no_number_is_missing():
+    assert [number_of(cell) for cell in ("1.5", " -2 ", "", "NA", "nan", "inf", "1,5")] == [1.5, -2.0, *[None] * 5]

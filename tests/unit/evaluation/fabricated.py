@@ -44,7 +44,9 @@ def fabricated_run_json(**changed: Any) -> dict[str, Any]:
         "versions": {"python": "3.11.2", "torch": "2.13.0"}, "git": {"commit": "c0ffee", "modified": False},
         "started_at": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    return content | changed
+    content |= changed
+    reads = "transcript" in str(content["modalities"])
+    return {"transcript_source": "corpus" if reads else None} | content
 
 
 def write_history(folder: Path, seed: int, skill: float) -> None:

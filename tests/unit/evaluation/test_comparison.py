@@ -37,7 +37,9 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     write_comparison(comparison, tmp_path / "out")
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS) == [*INTERFACE.split(), "folds", "seeds", "uar_sd", "synthetic"]
+    assert list(rows[0]) == list(COLUMNS)
+    further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source"]
+    assert list(COLUMNS) == [*INTERFACE.split(), *further]
     assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert list(content["rows"][0]) == list(COLUMNS)
@@ -122,3 +124,31 @@ def test_no_run_and_a_run_twice_are_errors(fabricate):
     folder = fabricate("one")
     with pytest.raises(PredictionError, match="given twice"):
         compared(folder, folder)
+
+
+def test_runs_whose_transcripts_name_the_label_are_taken_only_when_asked_for(fabricate):
+    honest = read_run(fabricate("honest", modalities="audio+transcript"))
+    leaking = read_run(fabricate("leaking", modalities="audio+transcript", transcript_source="simulated"))
+    with pytest.raises(PredictionError, match=r"leaking read simulated transcripts.*--allow-simulated"):
+        compare([honest, leaking])
+    rows = compare([honest, leaking], allow_simulated=True).rows
+    assert [row.modalities for row in rows] == ["audio+transcript", "audio+transcript (simulated)"]
+
+
+def test_recognised_and_human_transcripts_are_rows_of_their_own_and_tested_within_a_source(fabricate):
+    runs = [
+        read_run(fabricate(f"{source}_{modalities}", modalities=modalities, transcript_source=source))
+        for source, modalities in [
+            (None, "audio"), ("corpus", "transcript"), ("corpus", "audio+transcript"),
+            ("asr", "transcript"), ("asr", "audio+transcript"),
+        ]
+    ]  # fmt: skip
+    comparison = compare(runs)
+    assert list(comparison.frame()["transcript_source"].fillna("none")) == ["none", "corpus", "corpus", "asr", "asr"]
+    pairs = {(pair.a.modalities, pair.b.modalities) for pair in comparison.pairs}
+    assert pairs == {
+        ("audio+transcript", "audio"),
+        ("audio+transcript", "transcript"),
+        ("audio+transcript (asr)", "audio"),
+        ("audio+transcript (asr)", "transcript (asr)"),
+    }

@@ -125,7 +125,8 @@ def test_the_same_sound_under_two_names_is_a_leak(corpus, tmp_path, tone):
     rows = [
         Utterance(
             utterance_id=f"u{number}", corpus="toy", audio_path=f"{number}.wav",
-            audio_bytes=tone(hertz=100 if number < 2 else 100 + number),             speaker=f"s{number}", label=("happy", "sad")[number % 2],
+            audio_bytes=tone(hertz=100 if number < 2 else 100 + number),
+            speaker=f"s{number}", label=("happy", "sad")[number % 2],
         )
         for number in range(5)
     ]  # fmt: skip

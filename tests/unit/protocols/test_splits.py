@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
-from lalm_mer.protocols.protocol import COLUMNS, FoldRule, Protocol
-from lalm_mer.protocols.splits import SPLITS, make_folds
+from lalm_mer.protocols.protocol import COLUMNS, FoldRule, KnownSide, Protocol
+from lalm_mer.protocols.splits import SPLITS, hash_ids, make_folds
 
 LISTED = FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4", "s5"]})
 
@@ -163,3 +163,122 @@ def test_there_is_no_fold_beyond_the_last():
 def test_the_protocol_is_kept_with_its_folds():
     asked = replace(protocol(), version=7)
     assert make_folds(table(), asked).protocol.version == 7
+
+
+CROSSED = FoldRule("crossed", test={1: ["A", "p1"], 2: ["B", "p2"], 3: ["C", "p3"], 4: ["D", "p2"]})
+
+
+def sessions_and_scripts():
+    """Four sessions, each with improvisations (no script) and the same three plays."""
+    rows = [
+        {
+            "utterance_id": f"{session}_{script or 'impro'}_{number}",
+            "speaker": f"s{session}",
+            "session": session,
+            "script": script,
+            "transcript": None,
+            "audio": f"{session} {script} {number}",
+        }
+        for session in "ABCD"
+        for script in (None, "p1", "p2", "p3")
+        for number in range(2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_crossed_holds_out_a_session_and_a_script_together():
+    folds = make_folds(sessions_and_scripts(), protocol(CROSSED, ["speaker", "session", "script", "audio"]))
+    assert folds.ids(1, "test") == ["A_impro_0", "A_impro_1", "A_p1_0", "A_p1_1"]
+    assert folds.ids(1, "dev") == ["B_impro_0", "B_impro_1", "B_p2_0", "B_p2_1"]
+    assert {name.rpartition("_")[0] for name in folds.ids(1, "train")} == {"C_impro", "C_p3", "D_impro", "D_p3"}
+    assert folds.pooled() == 4 * 4  # of 32: two plays of each session are tested nowhere
+    assert "16 utterances tested" in folds.describe()[0]
+    plain = FoldRule("listed", "session", test={1: ["A"], 2: ["B"], 3: ["C"], 4: ["D"]})
+    with pytest.raises(SplitLeakError, match="3 values of script stand on two sides"):
+        make_folds(sessions_and_scripts(), protocol(plain, ["speaker", "session", "script"]))
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        ({1: ["A", "p1"], 2: ["B", "p1"], 3: ["C", "p3"]}, "fold 1 and the next hold out the same"),
+        ({1: ["A", "p1"], 2: ["B", "p9"], 3: ["C", "p3"]}, "'p9'.* is not a session and a script of the corpus"),
+        ({1: ["A", "p1"], 2: ["B", "p2"]}, "numbered 1, 2, 3"),
+    ],
+)
+def test_a_crossed_rule_that_does_not_fit_the_corpus(test, told):
+    with pytest.raises(ConfigError, match=told):
+        make_folds(sessions_and_scripts(), protocol(FoldRule("crossed", test=test)))
+
+
+def test_dev_groups_may_be_listed_too():
+    frame = table(["aF", "aM", "bF", "bM"], session=["a"] * 4 + ["b"] * 4)
+    rule = FoldRule(
+        "listed",
+        "speaker",
+        test={1: ["aF"], 2: ["aM"], 3: ["bF"], 4: ["bM"]},
+        dev={1: ["aM"], 2: ["aF"], 3: ["bM"], 4: ["bF"]},
+    )
+    folds = make_folds(frame, protocol(rule, shared_in=["session"]))
+    assert [speakers(folds, fold, "dev") for fold in (1, 2, 3, 4)] == [["aM"], ["aF"], ["bM"], ["bF"]]
+    assert speakers(folds, 1, "train") == ["bF", "bM"]
+    with pytest.raises(ConfigError, match="dev must list, for each fold, speakers that it does not test"):
+        make_folds(frame, protocol(replace(rule, dev={**rule.dev, 1: ["aF"]}), shared_in=["session"]))
+
+
+def test_a_file_may_say_the_split(tmp_path):
+    (tmp_path / "lists.csv").write_text(
+        "session,split,fold\na,train,1\nb,dev,1\nc,test,1\na,test,2\nb,train,2\nc,dev,2\n"
+    )
+    frame = table(session=["a", "a", "b", "b", "c", "c", "c", "c", "z", "z"])
+    folds = make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv")), ["session"]))
+    assert [len(folds.ids(1, split)) for split in SPLITS] == [2, 2, 4]
+    assert folds.ids(2, "test") == folds.ids(1, "train")
+    assert not any(name.startswith("s5") for name in folds.frame["utterance_id"])  # session z is on no side
+    (tmp_path / "lists.csv").write_text("session,split\na,train\na,dev\nc,test\n")
+    with pytest.raises(ConfigError, match="lists a twice in fold 1"):
+        make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv"))))
+
+
+def test_a_column_is_mapped_and_other_values_are_on_no_side():
+    frame = table(split=["Train"] * 4 + ["Development"] * 2 + ["Test1"] * 2 + ["Test2"] * 2)
+    rule = FoldRule("column", "split", map={"Train": "train", "Development": "dev", "Test1": "test"})
+    folds = make_folds(frame, protocol(rule))
+    assert [len(folds.ids(1, split)) for split in SPLITS] == [4, 2, 2]
+    with pytest.raises(ConfigError, match=r"must hold .*'Test9'"):
+        make_folds(frame, protocol(replace(rule, map={"Train": "train", "Development": "dev", "Test9": "test"})))
+
+
+def test_what_is_unknown_may_be_declared_and_is_counted():
+    frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
+    frame.loc[[0, 9], "speaker"] = None
+    asked = replace(protocol(FoldRule("column", "session")), unknown_in=["speaker"])
+    folds = make_folds(frame, asked)
+    assert folds.unknown == {"speaker": 2}
+    assert "speaker (2 utterances unknown)" in folds.describe()[1]
+    frame.loc[[1, 8], "speaker"] = "s9"
+    with pytest.raises(SplitLeakError, match="values of speaker"):
+        make_folds(frame, asked)
+
+
+def test_a_split_says_what_it_shares_and_when_it_is_speaker_dependent():
+    frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
+    frame.loc[[0, 9], "speaker"] = "s1"
+    folds = make_folds(frame, protocol(FoldRule("column", "session"), [], ["speaker"]))
+    assert folds.shared == {"speaker": 1}
+    assert folds.describe()[1:] == [
+        "train, dev and test are disjoint in: nothing; they share: speaker (1 values)",
+        "speaker-dependent: its figures do not compare with speaker-independent ones",
+    ]
+
+
+def test_a_corpus_that_is_not_the_one_the_protocol_knows_is_said():
+    whole = make_folds(table(), protocol())
+    known = {1: {"test": KnownSide(4, hash_ids(whole.ids(1, "test"))), "train": KnownSide(4)}}
+    asked = replace(protocol(), known=known, release="release 2")
+    assert make_folds(table(), asked).departures() == []
+    fewer = make_folds(table().drop(index=1), asked)
+    assert fewer.departures() == ["fold 1 test: 3 utterances here, 4 in the protocol"]
+    assert fewer.describe()[-1].startswith("not the utterances of release 2 (fold 1 test: 3 utterances here")
+    renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
+    assert make_folds(renamed, asked).departures() == ["fold 1 test: 4 utterances, but others than the protocol's"]

@@ -1,0 +1,95 @@
+"""Check a prepared corpus: do audio, transcript and times of each utterance belong together, and can it be heard?
+
+Examples:
+    python eval/check_corpus.py outputs/data/ravdess
+    python eval/check_corpus.py outputs/data/mine --asr outputs/mine_asr.parquet --out outputs/mine_quality
+    python eval/check_corpus.py outputs/data/mine --word-times alignments/ --set longest_s=30
+
+DATA_DIR is what recipes/prepare_corpus.py wrote. The output folder gets quality.csv (all measures and flags, a row an
+utterance), quality.json (counts and thresholds) and quality.html (the suspicious ones, each with its reason). A wrong
+transcript can be told only with --asr, a table with utterance_id and hypothesis as recipes/transcribe.py writes it.
+--word-times is a folder of <utterance_id>.TextGrid, .ctm or .json with times from the start of the utterance's audio.
+Nothing is changed or left out. Exit status 0: checked, whatever was found; 1: could not be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lalm_mer.core.errors import ConfigError, CorpusError, LalmMerError
+from lalm_mer.corpora import PreparedCorpus, load
+from lalm_mer.corpora.settings import READERS
+from lalm_mer.protocols.alignment import Quality, check_corpus
+from lalm_mer.protocols.quality.flags import Thresholds, with_settings
+from lalm_mer.protocols.quality.report import write_quality_report
+from lalm_mer.protocols.transcripts import load_transcripts
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA_DIR", type=Path, help="prepared corpus")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: <DATA_DIR>_quality)")
+    parser.add_argument("--asr", type=Path, metavar="FILE", help="what speech recognition heard: Parquet or CSV")
+    parser.add_argument("--word-times", type=Path, metavar="DIR", help="one file of word times an utterance")
+    parser.add_argument("--processes", type=int, metavar="N", help="how many decode audio (default: one a core)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="name=value", help="change a threshold; the report lists them"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    data = options.data.resolve()
+    out = options.out or data.with_name(f"{data.name}_quality")
+    try:
+        if options.processes is not None and options.processes < 1:
+            raise ConfigError(f"--processes {options.processes}: expected 1 or more")
+        if options.word_times is not None and not options.word_times.is_dir():
+            raise CorpusError(f"--word-times {options.word_times}: no such folder")
+        if out.resolve().is_relative_to(data):
+            raise ConfigError(f"--out {out}: lies in the prepared corpus, which holds nothing else; choose another")
+        thresholds = with_settings(Thresholds(), options.set)
+        corpus = load(options.data)
+        quality = check_corpus(
+            corpus,
+            out,
+            thresholds=thresholds,
+            hypotheses=load_transcripts(options.asr).hypotheses if options.asr else None,
+            word_times=options.word_times,
+            known_defects=known_defects(corpus),
+            processes=options.processes,
+        )
+        report = out / "quality.html"
+        write_quality_report(quality, report, command=shlex.join(["python", "eval/check_corpus.py", *arguments]))
+    except (LalmMerError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_quality(quality)
+    print(f"\nreport: {report}")
+    return 0
+
+
+def known_defects(corpus: PreparedCorpus) -> Mapping[str, str]:
+    """Defects that the corpus's reader knows of; none of a corpus of the user's own."""
+    reader = READERS.get(corpus.name)
+    defects: Mapping[str, str] = reader.known_defects if reader else {}
+    return defects
+
+
+def print_quality(quality: Quality) -> None:
+    """How many utterances have each flag, a line each."""
+    summary = quality.summary
+    print(f"{'corpus':<22} {quality.corpus}{' (synthetic)' if summary['synthetic'] else ''}")
+    print(f"{'utterances':<22} {summary['n_utterances']}")
+    print(f"{'suspicious':<22} {summary['n_flagged']} ({summary['n_flagged'] / summary['n_utterances']:.1%})")
+    for flag, n in summary["flags"].items():
+        print(f"{flag:<22} {'not checked' if n is None else n}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

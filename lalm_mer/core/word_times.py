@@ -1,0 +1,168 @@
+"""When each word of an utterance is spoken: the files of forced aligners (TextGrid, CTM, JSON) in one form."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+
+__all__ = ["WORD_TIME_SUFFIXES", "WordTime", "find_word_times", "read_word_times"]
+
+WORD_TIME_SUFFIXES = (".TextGrid", ".textgrid", ".ctm", ".json")
+_SILENCE = frozenset(("", "sil", "sp", "<eps>", "<sil>", "<p:>"))  # how MFA, Kaldi and WebMAUS write a pause
+_WORD_TIERS = ("words", "word", "ort-mau", "ort")
+
+
+@dataclass(frozen=True)
+class WordTime:
+    """One word of an utterance.
+
+    Args:
+        word: as the aligner wrote it
+        start_s: from the start of the utterance's audio, in seconds; None where the aligner did not find the word
+        end_s: its end, in seconds; None likewise
+    """
+
+    word: str
+    start_s: float | None
+    end_s: float | None
+
+
+def find_word_times(folder: Path, utterance_id: str) -> Path | None:
+    """The file in ``folder`` that is named after the utterance; None where there is none.
+
+    Raises:
+        CorpusError: if the id or a link leads out of the folder, or two files are named after the utterance
+    """
+    named = [folder / f"{utterance_id}{suffix}" for suffix in WORD_TIME_SUFFIXES]
+    found = [path for path in named if path.is_file()]
+    outside = [path for path in found if not path.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise CorpusError(f"{outside[0]}: leads out of {folder}; copy what it points to into it")
+    different = {path.resolve() for path in found}  # a file system may not tell .TextGrid from .textgrid
+    if len(different) > 1 and not found[0].samefile(found[1]):
+        raise CorpusError(f"{found[0]}: {found[1].name} is named after utterance {utterance_id} too; keep one of them")
+    return found[0] if found else None
+
+
+def read_word_times(path: Path, utterance_id: str) -> tuple[WordTime, ...]:
+    """The words of one utterance in the order of the file; pauses are left out.
+
+    ``.TextGrid``: the tier of intervals that is called words, or the only one. ``.ctm``: lines of
+    ``utterance channel start duration word [confidence]``, of which those of this utterance are taken. ``.json``: a
+    list of ``{word, start, end}``, or an object that has it as ``words``; ``start_s`` and ``end_s`` are understood too.
+
+    Args:
+        path: the file
+        utterance_id: whose words are wanted
+
+    Raises:
+        CorpusError: naming file and line, or word, if it cannot be read or a time makes no sense
+        ConfigError: if it is a TextGrid and praatio is not installed
+    """
+    readers = {".textgrid": _textgrid, ".ctm": _ctm, ".json": _json}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise CorpusError(f"{path}: word times are read from {', '.join(WORD_TIME_SUFFIXES)}, found {path.suffix!r}")
+    try:
+        return tuple(reader(path, utterance_id))
+    except OSError as error:
+        if isinstance(error, CorpusError):
+            raise
+        raise CorpusError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: byte {error.start} is not UTF-8; convert the file") from error
+
+
+def _word_time(where: str, word: object, start_s: object, end_s: object) -> WordTime:
+    if not isinstance(word, str):
+        raise CorpusError(f"{where}: the word is {word!r}; expected a string")
+    if start_s is None and end_s is None:
+        return WordTime(word, None, None)
+    for name, value in (("start", start_s), ("end", end_s)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CorpusError(f"{where}: word {word!r} has {name} {value!r}; expected seconds, or no times at all")
+    assert isinstance(start_s, int | float)
+    assert isinstance(end_s, int | float)
+    if not 0 <= start_s <= end_s:
+        raise CorpusError(f"{where}: word {word!r} from {start_s} to {end_s} s; expected 0 <= start <= end")
+    return WordTime(word, float(start_s), float(end_s))
+
+
+def _json(path: Path, utterance_id: str) -> Iterator[WordTime]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
+    words = content.get("words") if isinstance(content, dict) else content
+    if not isinstance(words, list):
+        raise CorpusError(f"{path}: expected a list of words, or an object with the key 'words'")
+    for number, entry in enumerate(words, start=1):
+        where = f"{path}: word {number} of utterance {utterance_id}"
+        if not isinstance(entry, dict) or "word" not in entry:
+            raise CorpusError(f"{where}: {str(entry)[:60]!r}; expected an object with word, start and end")
+        yield _word_time(where, entry["word"], _either(entry, "start"), _either(entry, "end"))
+
+
+def _either(entry: dict[str, Any], name: str) -> Any:  # noqa: ANN401 a JSON value
+    return entry.get(f"{name}_s", entry.get(name))
+
+
+def _ctm(path: Path, utterance_id: str) -> Iterator[WordTime]:
+    others: dict[str, None] = {}
+    n_lines = 0
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            fields = line.split()
+            if not fields or fields[0].startswith(";;"):  # a comment of the NIST format
+                continue
+            where = f"{path}: line {number}"
+            if len(fields) not in (5, 6):
+                raise CorpusError(
+                    f"{where}: {len(fields)} fields; expected utterance, channel, start, duration, word, [confidence]"
+                )
+            if fields[0] != utterance_id:
+                others[fields[0]] = None
+                continue
+            n_lines += 1
+            try:
+                start_s, duration_s = float(fields[2]), float(fields[3])
+            except ValueError as error:
+                raise CorpusError(f"{where}: start {fields[2]!r} and duration {fields[3]!r} are no numbers") from error
+            if fields[4].lower() not in _SILENCE:
+                yield _word_time(where, fields[4], start_s, start_s + duration_s)
+    if others and not n_lines:
+        raise CorpusError(f"{path}: no line of utterance {utterance_id}, but of {next(iter(others))}")
+
+
+def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:
+    try:
+        from praatio import textgrid
+        from praatio.utilities.errors import PraatioException
+    except ImportError as error:
+        raise ConfigError(f"{path}: a TextGrid needs praatio to be read; pip install praatio") from error
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
+    except UnicodeDecodeError:
+        raise
+    except (PraatioException, ValueError, IndexError, KeyError) as error:
+        # praatio reads the file in one piece and does not say at which line it stopped
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise CorpusError(f"{path}: not a TextGrid that can be read ({detail})") from error
+    tiers = {tier.name: tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)}
+    of_words = [name for name in tiers if name.lower().split(" - ")[-1].strip() in _WORD_TIERS]
+    names = of_words or list(tiers)
+    if len(names) != 1:
+        raise CorpusError(
+            f"{path}: which tier holds the words of {utterance_id}? Found {', '.join(tiers) or 'none'}; "
+            "call one, and only one, 'words'"
+        )
+    for number, entry in enumerate(tiers[names[0]].entries, start=1):
+        if entry.label.strip().lower() not in _SILENCE:
+            where = f"{path}: interval {number} of tier {names[0]!r}"
+            yield _word_time(where, entry.label.strip(), entry.start, entry.end)

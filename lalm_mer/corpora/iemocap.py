@@ -1,0 +1,243 @@
+"""IEMOCAP, the Interactive Emotional Dyadic Motion Capture database: its utterances as released.
+
+References:
+    Busso et al. 2008, Language Resources and Evaluation 42(4): 335-359. Signed licence of the University of Southern
+    California.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
+
+__all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
+
+LOADER_VERSION = "1"
+RANGES: Mapping[str, Sequence[float]] = {"valence": [1, 5], "arousal": [1, 5], "dominance": [1, 5]}
+
+# The first letter says who wore the markers; the speaker is the letter of the last token.
+_NAME = re.compile(
+    r"(?P<dialogue>(?P<session>Ses0[1-5])[FM]_(?:impro\d\d[a-z]?|(?P<script>script\d\d)_\d[a-z]?))_"
+    r"(?P<letter>[FM])(?:XX)?\d+"
+)
+_SECONDS = r"\d+(?:\.\d*)?"
+_LABEL_LINE = re.compile(
+    rf"\[\s*(?P<start>{_SECONDS})\s*-\s*(?P<end>{_SECONDS})\s*\]\s+(?P<name>\S+)\s+(?P<label>\S+)\s+"
+    r"\[(?P<valence>[^,\]]*),(?P<arousal>[^,\]]*),(?P<dominance>[^,\]]*)\].*"
+)
+_RATER_LINE = re.compile(r"(?P<kind>[CA])-(?P<rater>[EFM])\d+:(?P<rest>.*)")
+_TRANSCRIPT_LINE = re.compile(
+    rf"(?P<name>Ses\w+)\s*(?:\[\s*(?P<start>{_SECONDS})\s*-\s*(?P<end>{_SECONDS})\s*\])?\s*:\s*(?P<words>.*)"
+)
+_SESSION = re.compile(r"Session[1-5]")
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """A label line and the votes below it."""
+
+    line: re.Match[str]
+    name: re.Match[str]
+    ratings: dict[str, int]
+
+    @property
+    def times_s(self) -> tuple[float, float]:
+        return float(self.line["start"]), float(self.line["end"])
+
+
+def read(root: Path) -> Iterator[Utterance | Rejection]:
+    """Read ``SessionN/{dialog/EmoEvaluation, dialog/transcriptions, sentences/wav}``, wherever below ``root`` they lie.
+
+    An utterance is what an evaluation names; ``xxx``, no agreement, is a label like any other. ``ratings`` are the
+    votes of the external evaluators (``C-E1`` ...) alone: the label is their majority, while the speaker's rating of
+    him- or herself (``C-F1``, ``C-M1``) in the same file is no perception by others. A vote may name several
+    categories and then counts once for each. ``start_s`` and ``end_s`` are times in the dialogue's recording, and
+    ``turn`` counts the evaluated utterances of a dialogue by them, from 1. Lines of a transcription without an
+    utterance id (``M: ...``) and turns that nobody evaluated (``..._MXX0``) belong to no utterance.
+
+    Args:
+        root: folder of the release
+
+    Raises:
+        CorpusError: if there is no such folder, or an evaluation or transcription cannot be read
+    """
+    evaluations: list[Path] = []
+    recordings: list[str] = []
+    for item in list_files(root):
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        kind = _kind(item.relative_to(root).parts[:-1], item.suffix.lower())
+        if kind == "evaluation":
+            evaluations.append(item)
+        elif kind == "recording":
+            recordings.append(relative(root, item))
+    evaluated: set[str | None] = set()
+    for path in evaluations:
+        for row in _read_dialogue(root, path):
+            if isinstance(row, Utterance):
+                evaluated.add(row.audio_path)
+            yield row
+    for recording in recordings:
+        if recording not in evaluated:
+            yield Rejection(recording, "orphan", "no label line in dialog/EmoEvaluation names it")
+
+
+def facts(utterance_id: str) -> Facts | None:
+    """Speaker, session and script that an utterance id tells; None where it is no id of this corpus.
+
+    The script is the play (``script01``), of which ``script01_1`` to ``script01_3`` are parts; improvisations have
+    none.
+
+    Example:
+        >>> facts("Ses01F_script02_1_M003")
+        Facts(speaker='Ses01M', session='Ses01', script='script02')
+        >>> facts("Ses05M_impro08b_F010").script is None
+        True
+    """
+    name = _NAME.fullmatch(utterance_id)
+    return Facts(_speaker(name), name["session"], name["script"]) if name else None
+
+
+def _speaker(name: re.Match[str]) -> str:
+    return name["session"] + name["letter"]
+
+
+def _kind(folders: Sequence[str], suffix: str) -> str | None:
+    """What a file is by the folders it lies in; None for all that is no utterance, such as motion capture."""
+    if len(folders) >= 3 and _SESSION.fullmatch(folders[-3]) and tuple(folders[-2:]) == ("dialog", "EmoEvaluation"):
+        return "evaluation" if suffix == ".txt" else None
+    if len(folders) >= 4 and _SESSION.fullmatch(folders[-4]) and tuple(folders[-3:-1]) == ("sentences", "wav"):
+        return "recording" if suffix in AUDIO_SUFFIXES else None
+    return None
+
+
+def _read_dialogue(root: Path, path: Path) -> Iterator[Utterance | Rejection]:
+    """What one file of ``EmoEvaluation`` names, in its order."""
+    evaluations: list[_Evaluation] = []
+    for item in _evaluations(decoded_text(root, path), relative(root, path)):
+        if isinstance(item, Rejection):
+            yield item
+        else:
+            evaluations.append(item)
+    session = path.parents[2]
+    lines: dict[str, list[re.Match[str]]] = {}
+    for dialogue in dict.fromkeys(evaluation.name["dialogue"] for evaluation in evaluations):
+        transcription = session / "dialog" / "transcriptions" / f"{dialogue}.txt"
+        if not transcription.exists():
+            continue
+        for line in _transcript_lines(decoded_text(root, transcription), relative(root, transcription)):
+            if isinstance(line, Rejection):
+                yield line
+            else:
+                lines.setdefault(line["name"], []).append(line)
+    in_time = sorted(range(len(evaluations)), key=lambda index: evaluations[index].times_s)
+    turn = {index: number for number, index in enumerate(in_time, start=1)}
+    for index, evaluation in enumerate(evaluations):
+        name = evaluation.name
+        wav = session / "sentences" / "wav" / name["dialogue"] / f"{name.string}.wav"
+        yield _utterance(evaluation, relative(root, wav), turn[index], lines.get(name.string, []))
+
+
+def _utterance(
+    evaluation: _Evaluation, audio_path: str, turn: int, transcript_lines: Sequence[re.Match[str]]
+) -> Utterance:
+    line, name = evaluation.line, evaluation.name
+    transcript = _transcript(transcript_lines, evaluation.times_s)
+    start_s, end_s = evaluation.times_s
+    return Utterance(
+        utterance_id=name.string,
+        corpus="iemocap",
+        audio_path=audio_path,
+        start_s=start_s,
+        end_s=end_s,
+        transcript=transcript,
+        transcript_source=None if transcript is None else "human",
+        speaker=_speaker(name),
+        gender={"F": "female", "M": "male"}[name["letter"]],
+        language="en",
+        session=name["session"],
+        dialogue=name["dialogue"],
+        turn=turn,
+        script=name["script"],
+        label=line["label"],
+        ratings=evaluation.ratings or None,
+        valence=number_of(line["valence"]),
+        arousal=number_of(line["arousal"]),
+        dominance=number_of(line["dominance"]),
+    )
+
+
+def _evaluations(content: str, where: str) -> Iterator[_Evaluation | Rejection]:
+    """Each label line with the external evaluators' votes; a line that cannot be read is rejected.
+
+    What stands below a label line that cannot be read goes with it: its votes are nobody else's.
+    """
+    for block in _blocks(content):
+        number, head = block[0]
+        line = _LABEL_LINE.fullmatch(head)
+        if line is None:
+            expected = "expected [start - end] name label [V, A, D]"
+            yield _bad_row(where, number, head, expected)
+            continue
+        name = _NAME.fullmatch(line["name"])
+        if name is None:
+            yield _bad_row(where, number, head, "not named as the release names its utterances")
+            continue
+        votes: Counter[str] = Counter()
+        for number, text in block[1:]:
+            rater = _RATER_LINE.fullmatch(text)
+            external = rater is not None and rater["kind"] + rater["rater"] == "CE"
+            if rater is None or (external and "(" not in rater["rest"]):
+                yield _bad_row(where, number, text, f"no whole rater's line; left out of the votes on {name.string}")
+            elif external:
+                named = (label.strip() for label in rater["rest"].partition("(")[0].split(";"))
+                votes.update({label for label in named if label})
+        yield _Evaluation(line, name, dict(sorted(votes.items())))
+
+
+def _blocks(content: str) -> Iterator[list[tuple[int, str]]]:
+    """Numbered lines of each utterance: parted by blank lines, or where a bracket opens the next."""
+    block: list[tuple[int, str]] = []
+    for number, raw in enumerate(io.StringIO(content, newline=None), start=1):
+        line = raw.strip()
+        if block and (not line or line.startswith("[")):
+            yield block
+            block = []
+        if line and not line.startswith("%"):
+            block.append((number, line))
+    if block:
+        yield block
+
+
+def _transcript_lines(content: str, where: str) -> Iterator[re.Match[str] | Rejection]:
+    """Lines that begin with an utterance id; one that is cut off within its head is rejected."""
+    for number, raw in enumerate(io.StringIO(content, newline=None), start=1):
+        line = raw.strip()
+        found = _TRANSCRIPT_LINE.fullmatch(line)
+        if found is not None:
+            yield found
+        elif line.startswith("Ses"):
+            yield _bad_row(where, number, line, "expected name [start-end]: words")
+
+
+def _transcript(lines: Sequence[re.Match[str]], times_s: tuple[float, float]) -> str | None:
+    """Of several lines of one utterance, the one nearest to the label's times, or else the first."""
+    spoken = [line for line in lines if line["words"]]
+    timed = [line for line in spoken if line["start"] is not None]
+    if timed:
+        start_s, end_s = times_s
+        nearest = min(timed, key=lambda line: abs(float(line["start"]) - start_s) + abs(float(line["end"]) - end_s))
+        return str(nearest["words"])
+    return str(spoken[0]["words"]) if spoken else None
+
+
+def _bad_row(where: str, number: int, line: str, why: str) -> Rejection:
+    return Rejection(where, "bad_row", f"line {number}: {' '.join(line[:80].split())!r}: {why}")

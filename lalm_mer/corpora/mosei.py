@@ -1,0 +1,267 @@
+"""CMU-MOSEI, Multimodal Opinion Sentiment and Emotion Intensity: labelled sentences of monologue videos.
+
+References:
+    Zadeh et al. 2018, Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable Dynamic Fusion
+    Graph, ACL. Order of the labels: CMU-MultimodalSDK, standard_datasets/CMU_MOSEI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lalm_mer.core.audio import VIDEO_SUFFIXES
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
+
+__all__ = ["EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
+
+LOADER_VERSION = "1"
+RANGES: Mapping[str, Sequence[float]] = {"sentiment": (-3.0, 3.0)}
+EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+"""The emotions whose intensity, from 0 to 3, follows sentiment in the label file."""
+
+_LABEL_FILE = "CMU_MOSEI_Labels.csd"
+_VIDEO = re.compile(r"[A-Za-z0-9_-]{11}|\d{3,8}")  # of YouTube, or of an earlier site
+_ID = re.compile(rf"(?P<video>{_VIDEO.pattern})_(?:0|[1-9]\d*)")
+_AUDIO, _TRANSCRIPTS, _VIDEOS = "Audio/Full/WAV_16000", "Transcript/Segmented/Combined", "Videos/Full/Combined"
+_FOLDERS = {_AUDIO: ".wav", _TRANSCRIPTS: ".txt", _VIDEOS: ".mp4"}
+_PADDING_S = 1.0  # segments were widened, so the first of a video often begins about half a second before it does
+_SAME = 0.5  # a neighbour shares only the padding, far less of its time than this
+
+
+@dataclass
+class _Files:
+    """Where the release's files lie: folder of the release -> video -> path."""
+
+    labels: list[Path] = field(default_factory=list)
+    of: dict[str, dict[str, Path]] = field(default_factory=lambda: {folder: {} for folder in _FOLDERS})
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a transcript file: times in seconds."""
+
+    start_s: float
+    end_s: float
+    transcript: str
+
+
+def read(root: Path) -> Iterator[Utterance | Rejection]:
+    """Read ``CMU_MOSEI_Labels.csd`` and what lies under ``Raw``: one utterance a labelled interval.
+
+    The id is ``<video>_<n>``, n counting the video's intervals in the label file from 0; it is not the clip number of
+    transcripts and cut videos, which does not always follow them. The writer cuts ``start_s`` to ``end_s`` out of the
+    video's WAV, or of its MP4 where there is no WAV. An interval that begins up to 1 s before its recording does
+    begins with it. The transcript is the line whose times share at least half of their union with the interval's;
+    None where there is none. Sentences without a label are no utterances; a recording without any is an ``orphan``.
+
+    Args:
+        root: folder of the release
+
+    Raises:
+        CorpusError: if there is no such folder, or it has no label file that can be read
+        ConfigError: if the extra ``mosei`` is not installed
+    """
+    files = _Files()
+    for item in list_files(root):
+        if isinstance(item, Rejection):
+            yield item
+        elif item.name == _LABEL_FILE:
+            files.labels.append(item)
+        else:
+            rejection = _take_file(root, item, files)
+            if rejection is not None:
+                yield rejection
+    if not files.labels:
+        raise CorpusError(f"{root}: no {_LABEL_FILE}; set corpus.root to the folder that holds it and Raw")
+    labels, *others = sorted(files.labels, key=lambda path: (len(path.parts), path))
+    for other in others:
+        yield Rejection(relative(root, other), "duplicate_table", f"labels were read from {relative(root, labels)}")
+    labelled: set[str] = set()
+    for video, intervals, values in _label_arrays(root, labels):
+        labelled.add(video)
+        yield from _read_video(root, video, intervals, values, files)
+    for folder in (_AUDIO, _VIDEOS):
+        for video, path in sorted(files.of[folder].items()):
+            if video not in labelled:
+                yield Rejection(relative(root, path), "orphan", f"{_LABEL_FILE} has no label for this video")
+
+
+def facts(utterance_id: str) -> Facts | None:
+    """The video that an utterance id tells, as its session; None where it is no id of this corpus.
+
+    Example:
+        >>> facts("-lzEya4AM_4_12")
+        Facts(speaker=None, session='-lzEya4AM_4', script=None)
+    """
+    name = _ID.fullmatch(utterance_id)
+    return Facts(session=name["video"]) if name else None
+
+
+def _take_file(root: Path, path: Path, files: _Files) -> Rejection | None:
+    """Note a file of one of the three folders; another kind of recording there, or a second one, is rejected."""
+    folder, suffix = "/".join(path.relative_to(root).parts[:-1][-3:]), path.suffix.lower()
+    if _FOLDERS.get(folder) != suffix:
+        if folder not in _FOLDERS or suffix not in AUDIO_SUFFIXES | VIDEO_SUFFIXES:
+            return None
+        return Rejection(relative(root, path), "unexpected_name", f"files here are named <video>{_FOLDERS[folder]}")
+    first = files.of[folder].setdefault(path.stem, path)
+    if first is path:
+        return None
+    return Rejection(relative(root, path), "duplicate_file", f"{relative(root, first)} is taken")
+
+
+def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Each video of the label file, sorted, with its intervals and features (None where they are not there).
+
+    An HDF5 file can point to others; what does so is not followed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigError(f"{path}: an HDF5 file needs h5py to be read; pip install 'lalm-mer[mosei]'") from error
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+
+    def member(group: Any, name: str) -> Any:  # noqa: ANN401 a group or an array of HDF5
+        is_here = isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink)
+        return group[name] if is_here else None
+
+    def array(group: Any, name: str) -> Any:  # noqa: ANN401
+        found = member(group, name)
+        is_here = isinstance(found, h5py.Dataset) and not found.external and not found.is_virtual
+        return found[()] if is_here else None
+
+    try:
+        with h5py.File(path, "r") as file:
+            data = member(member(file, "All Labels"), "data")
+            if not isinstance(data, h5py.Group):
+                raise CorpusError(f"{path}: no group 'All Labels/data', found {', '.join(sorted(file)) or 'nothing'}")
+            for video in sorted(data):
+                group = member(data, video)
+                yield video, array(group, "intervals"), array(group, "features")
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, CorpusError):
+            raise
+        raise CorpusError(f"{path}: damaged ({' '.join(str(error).split())}); fetch it again") from error
+
+
+def _read_video(
+    root: Path,
+    video: str,
+    intervals: Any,  # noqa: ANN401 what the label file holds, checked here
+    values: Any,  # noqa: ANN401
+    files: _Files,
+) -> Iterator[Utterance | Rejection]:
+    if _VIDEO.fullmatch(video) is None:
+        yield Rejection(video, "unexpected_name", "not named as CMU-MOSEI names its videos: 11 characters, or a number")
+        return
+    times, scores = _numbers(intervals, 2), _numbers(values, 1 + len(EMOTIONS))
+    if times is None or scores is None or len(times) != len(scores):
+        detail = f"intervals {_shape(intervals)}, features {_shape(values)}; expected (n, 2) and (n, 7) numbers"
+        yield Rejection(video, "bad_row", f"{_LABEL_FILE}: {detail}")
+        return
+    lines: list[_Line] = []
+    transcript = files.of[_TRANSCRIPTS].get(video)
+    if transcript is not None:
+        for item in _lines(root, transcript):
+            if isinstance(item, Rejection):
+                yield item
+            else:
+                lines.append(item)
+    wav, mp4 = files.of[_AUDIO].get(video), files.of[_VIDEOS].get(video)
+    heard = wav or mp4 or _expected(root, video, files)
+    video_path = relative(root, mp4) if mp4 else None
+    for number, (interval, row) in enumerate(zip(times.tolist(), scores.tolist(), strict=True)):
+        yield _read_interval(f"{video}_{number}", interval, row, lines, (relative(root, heard), video_path))
+
+
+def _numbers(found: Any, width: int) -> npt.NDArray[np.float64] | None:  # noqa: ANN401
+    """A table of numbers that is ``width`` wide, or None."""
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu" or found.shape[1:] != (width,):
+        return None
+    return found.astype(np.float64)
+
+
+def _shape(found: Any) -> str:  # noqa: ANN401
+    return f"{found.shape} {found.dtype}" if isinstance(found, np.ndarray) else "missing"
+
+
+def _expected(root: Path, video: str, files: _Files) -> Path:
+    """Where the WAV that is not there would lie."""
+    first = next(iter(files.of[_AUDIO].values()), root / "Raw" / _AUDIO / "x")
+    return first.with_name(f"{video}.wav")
+
+
+def _read_interval(
+    utterance_id: str,
+    interval: Sequence[float],
+    values: Sequence[float],
+    lines: Sequence[_Line],
+    paths: tuple[str, str | None],
+) -> Utterance | Rejection:
+    start_s, end_s = interval
+    if not (np.isfinite(interval).all() and -_PADDING_S <= start_s < end_s and end_s > 0):
+        detail = f"{_LABEL_FILE}: from {start_s} to {end_s} s; expected a start of 0 or more before its end"
+        return Rejection(utterance_id, "bad_interval", detail)
+    lowest, highest = RANGES["sentiment"]
+    sentiment, *intensities = (value if np.isfinite(value) else None for value in values)
+    if sentiment is not None and not lowest <= sentiment <= highest:
+        detail = f"{_LABEL_FILE}: sentiment {sentiment}; expected {lowest:g} to {highest:g}"
+        return Rejection(utterance_id, "bad_value", detail)
+    felt = {name: value for name, value in zip(EMOTIONS, intensities, strict=True) if value is not None}
+    video = utterance_id.rpartition("_")[0]
+    transcript = _line_of(start_s, end_s, lines)
+    return Utterance(
+        utterance_id=utterance_id,
+        corpus="mosei",
+        audio_path=paths[0],
+        cut=True,
+        start_s=max(0.0, start_s),
+        end_s=end_s,
+        transcript=transcript,
+        transcript_source="human" if transcript else None,
+        language="en",
+        session=video,
+        dialogue=video,
+        sentiment=sentiment,
+        intensities=felt or None,
+        video_path=paths[1],
+    )
+
+
+def _lines(root: Path, path: Path) -> Iterator[_Line | Rejection]:
+    """Lines ``video___clip___start___end___transcript``; both the video and the transcript may hold underscores."""
+    where, prefix = relative(root, path), f"{path.stem}___"
+    if not path.resolve().is_relative_to(root.resolve()):
+        yield Rejection(where, "outside_root", "leads out of the corpus folder; copy what it points to into it")
+        return
+    for number, line in enumerate(decoded_text(root, path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        cells = line.removeprefix(prefix).split("___", 3) if line.startswith(prefix) else []
+        start_s, end_s = (number_of(cell) for cell in cells[1:3]) if len(cells) == 4 else (None, None)
+        if start_s is None or end_s is None:
+            detail = f"line {number}: {line.strip()[:80]!r}; expected {prefix}clip___start___end___transcript"
+            yield Rejection(where, "bad_row", detail)
+        else:
+            yield _Line(start_s, end_s, cells[3].strip())
+
+
+def _line_of(start_s: float, end_s: float, lines: Sequence[_Line]) -> str | None:
+    """What is said in an interval: the line that shares most of its time, if that is half of both or more."""
+
+    def shared(line: _Line) -> float:
+        both = min(end_s, line.end_s) - max(start_s, line.start_s)
+        return both / (max(end_s, line.end_s) - min(start_s, line.start_s))
+
+    best = max(lines, key=shared, default=None)
+    return (best.transcript or None) if best is not None and shared(best) >= _SAME else None

@@ -1,0 +1,197 @@
+"""MSP-Podcast, emotional speech cut from podcasts (not the Spotify podcast corpus): its speaking turns as released.
+
+References:
+    Lotfian & Busso 2019, IEEE Transactions on Affective Computing 10(4): 471-483. Signed licence of the University of
+    Texas at Dallas.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, read_table, relative
+
+__all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
+
+LOADER_VERSION = "1"
+RANGES: Mapping[str, Sequence[float]] = {"valence": [1, 7], "arousal": [1, 7], "dominance": [1, 7]}
+
+_NAME = re.compile(r"MSP-PODCAST_(?:(?P<podcast>\d+)|(?P<test3>test3))_\d+(?:_\d+)*")
+_FILE_NAME = re.compile(r"(?P<name>[\w-]+)(?:\.wav)?")
+_SPLIT = re.compile(r"Train|Development|Validation|Test[1-9]|")  # a shorter word is one cut off
+_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+_UNKNOWN = ("", "unknown", "na", "n/a", "none", "nan")
+# One cell a rater, as releases about 1.11 write it: worker; primary class; secondary classes; A:..; V:..; D:..;
+_RATER_CELL = re.compile(r"[^;]*;(?P<primary>[^;]*);.*", re.DOTALL)
+
+
+@dataclass
+class _Found:
+    """What lies in the release, by utterance id.
+
+    Args:
+        recordings: paths below the root
+        transcripts: files, absolute
+        ratings: primary class -> votes
+    """
+
+    recordings: dict[str, str] = field(default_factory=dict)
+    transcripts: dict[str, Path] = field(default_factory=dict)
+    ratings: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def read(root: Path) -> Iterator[Utterance | Rejection]:
+    """Read ``Labels/labels_consensus.csv``, ``Labels/labels_detailed.csv``, ``Audios`` (or ``Audio``), ``Transcripts``.
+
+    An utterance is a row of the consensus labels, or an audio file without one: the release keeps the labels of Test3
+    (``MSP-PODCAST_test3_...``) to itself, so such a file has neither label nor speaker. ``X``, no agreement, and
+    ``O``, other, are labels like any other. ``ratings`` are the raters' primary classes as they wrote them, and
+    ``session`` is the podcast.
+
+    Args:
+        root: folder of the release, or one above it
+
+    Raises:
+        CorpusError: if there is no such folder, no table of consensus labels or two, or a table lacks a column
+    """
+    files: list[Path] = []
+    for item in list_files(root):
+        if isinstance(item, Rejection):
+            yield item
+        else:
+            files.append(item)
+    consensus = _consensus_table(root, files)
+    detailed = consensus.with_name("labels_detailed.csv")
+    found = _Found()
+    yield from _find_recordings(root, consensus.parents[1], files, found)
+    if detailed in files:
+        yield from _find_ratings(root, detailed, found)
+    labelled: set[str] = set()
+    for row in _utterances(root, consensus, found):
+        if isinstance(row, Utterance):
+            labelled.add(row.utterance_id)
+        yield row
+    for utterance_id, audio_path in sorted(found.recordings.items()):
+        if utterance_id not in labelled:
+            yield _utterance(root, utterance_id, audio_path, {}, found)
+    known = labelled | found.recordings.keys()
+    for utterance_id in sorted(found.ratings.keys() - known):
+        detail = f"votes on {utterance_id}, which has neither a row in {consensus.name} nor audio"
+        yield Rejection(relative(root, detailed), "orphan", detail)
+    for utterance_id in sorted(found.transcripts.keys() - known):
+        detail = f"has neither a row in {consensus.name} nor audio"
+        yield Rejection(relative(root, found.transcripts[utterance_id]), "orphan", detail)
+
+
+def facts(utterance_id: str) -> Facts | None:
+    """Session (the podcast) that an utterance id tells; None where it is no id of this corpus.
+
+    The speaker stands in the labels alone, and an id of Test3 hides its podcast too.
+
+    Example:
+        >>> facts("MSP-PODCAST_0023_0048")
+        Facts(speaker=None, session='0023', script=None)
+        >>> facts("MSP-PODCAST_test3_0048").session is None
+        True
+    """
+    name = _NAME.fullmatch(utterance_id)
+    return Facts(session=name["podcast"]) if name else None
+
+
+def _consensus_table(root: Path, files: Sequence[Path]) -> Path:
+    """The table nearest to the root: some copies keep those of earlier releases deeper down."""
+    tables = [path for path in files if path.relative_to(root).parts[-2:] == ("Labels", "labels_consensus.csv")]
+    depth = min((len(path.parts) for path in tables), default=0)
+    tables = [path for path in tables if len(path.parts) == depth]
+    if len(tables) != 1:
+        found = " and ".join(relative(root, path) for path in tables) or "none"
+        raise CorpusError(
+            f"{root}: expected one Labels/labels_consensus.csv, found {found}; set corpus.root to one release's folder"
+        )
+    return tables[0]
+
+
+def _find_recordings(root: Path, release: Path, files: Iterable[Path], found: _Found) -> Iterator[Rejection]:
+    """Audio and transcripts of the release; a second audio file of one utterance is rejected."""
+    for path in files:
+        folder = path.relative_to(release).parts[0] if path.is_relative_to(release) else ""
+        if folder in ("Audios", "Audio") and path.suffix.lower() in AUDIO_SUFFIXES:
+            where = relative(root, path)
+            first = found.recordings.setdefault(path.stem, where)
+            if first != where:
+                yield Rejection(where, "duplicate_id", f"utterance {path.stem} was already read from {first}")
+        elif folder == "Transcripts" and path.suffix.lower() == ".txt":
+            found.transcripts[path.stem] = path
+
+
+def _find_ratings(root: Path, table: Path, found: _Found) -> Iterator[Rejection]:
+    """Votes of every rater, in either layout: a column ``EmoClass_Major``, or all of a rater in ``EmoDetail``."""
+    for row in read_table(root, table, ("FileName",)):
+        if isinstance(row, Rejection):
+            yield row
+            continue
+        if "EmoClass_Major" in row:
+            primary: str | None = row["EmoClass_Major"]
+        elif "EmoDetail" in row:
+            cell = _RATER_CELL.fullmatch(row["EmoDetail"])
+            primary = cell["primary"].strip() if cell else None
+        else:
+            raise CorpusError(f"{table}: no column 'EmoClass_Major' or 'EmoDetail', found {', '.join(row)}")
+        name = _FILE_NAME.fullmatch(row["FileName"])
+        if name is None or primary is None:
+            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: expected a file name and a whole vote")
+        elif primary:
+            found.ratings.setdefault(name["name"], Counter())[primary] += 1
+
+
+def _utterances(root: Path, table: Path, found: _Found) -> Iterator[Utterance | Rejection]:
+    release = table.parents[1]
+    folder = next((release / name for name in ("Audios", "Audio") if (release / name).is_dir()), release / "Audios")
+    for row in read_table(root, table, _COLUMNS):
+        if isinstance(row, Rejection):
+            yield row
+            continue
+        name = _FILE_NAME.fullmatch(row["FileName"])
+        if name is None or not _SPLIT.fullmatch(row["Split_Set"]):
+            expected = "expected a file name, and Train, Development or Test1, 2 ... as Split_Set"
+            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: {expected}")
+            continue
+        utterance_id = name["name"]
+        audio_path = found.recordings.get(utterance_id) or relative(root, folder / f"{utterance_id}.wav")
+        yield _utterance(root, utterance_id, audio_path, row, found)
+
+
+def _utterance(root: Path, utterance_id: str, audio_path: str, row: Mapping[str, str], found: _Found) -> Utterance:
+    """One utterance; ``row`` is empty where the release has no labels for it."""
+    name = _NAME.fullmatch(utterance_id)
+    told = {column: cell for column, cell in row.items() if cell.lower() not in _UNKNOWN}
+    file = found.transcripts.get(utterance_id)
+    transcript = None if file is None else " ".join(decoded_text(root, file).split()) or None
+    ratings = found.ratings.get(utterance_id)
+    return Utterance(
+        utterance_id=utterance_id,
+        corpus="msp_podcast",
+        audio_path=audio_path,
+        transcript=transcript,
+        transcript_source=None if transcript is None else "human",
+        speaker=told.get("SpkrID"),
+        gender=told["Gender"].lower() if "Gender" in told else None,
+        language="en",
+        session=name["podcast"] if name else None,
+        split=told.get("Split_Set") or ("Test3" if name and name["test3"] else None),
+        label=told.get("EmoClass"),
+        ratings=dict(sorted(ratings.items())) if ratings else None,
+        valence=number_of(told.get("EmoVal", "")),
+        arousal=number_of(told.get("EmoAct", "")),
+        dominance=number_of(told.get("EmoDom", "")),
+    )
+
+
+def _shown(row: Mapping[str, str]) -> str:
+    return repr(" ".join(",".join(row.values())[:80].split()))

@@ -1,0 +1,266 @@
+"""Speech recognition by Whisper (Radford et al. 2022) on transformers' own classes, for a whole corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.provenance import hash_file, hash_json
+
+__all__ = ["Transcriber", "transcribe_utterances"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Transcriber:
+    """A Whisper model that writes down what it hears: greedy, no temperature fallback, so the same each time.
+
+    Args:
+        model: WhisperForConditionalGeneration
+        processor: WhisperProcessor
+        name: what to call it in errors
+        digest: what identifies the weights: hash of a local folder, or ``id@commit`` of the Hub
+        language: code (``en``) or name (``english``); None to detect it for each utterance. An English-only model
+            takes none
+
+    Raises:
+        ConfigError: if the model does not know ``language``
+        ModelError: if the processor's window is not the model's
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 a transformers model
+        processor: Any,  # noqa: ANN401
+        *,
+        name: str,
+        digest: str,
+        language: str | None = None,
+    ) -> None:
+        self._model = model.eval()
+        self._processor = processor
+        self.name = name
+        self.digest = digest
+        frames = 2 * int(model.config.max_source_positions)
+        if int(processor.feature_extractor.nb_max_frames) != frames:
+            raise ModelError(
+                f"model {name!r}: its feature extractor makes {processor.feature_extractor.nb_max_frames} frames, but "
+                f"its encoder takes {frames}; the two are not of one model"
+            )
+        self._options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+        if getattr(model.generation_config, "is_multilingual", False):
+            self._options["task"] = "transcribe"
+        if language is not None:
+            self._options["language"] = _language(model.generation_config, language, name)
+
+    @classmethod
+    def load(
+        cls,
+        model_id: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        language: str | None = None,
+        device: str = "cpu",
+    ) -> Transcriber:
+        """Load model and processor: safetensors weights alone, no code of the repository's own.
+
+        Args:
+            model_id: Hub id or local folder
+            revision: branch, tag or commit on the Hub
+            dtype: ``float32``, ``bfloat16`` or ``float16``
+            language: see the class
+            device: as torch names it
+
+        Raises:
+            ConfigError: if ``dtype`` or ``language`` cannot be
+            ModelError: naming the id, if it cannot be found or is no Whisper model
+        """
+        if dtype not in _DTYPES:
+            raise ConfigError(f"key 'model.dtype': {dtype!r}; expected one of {', '.join(_DTYPES)}")
+        try:
+            config = AutoConfig.from_pretrained(model_id, revision=revision, trust_remote_code=False)
+            if config.model_type != "whisper":
+                raise ModelError(f"model {model_id!r} is a {config.model_type}; transcripts need a Whisper model")
+            processor = WhisperProcessor.from_pretrained(model_id, revision=revision)
+            model, found = WhisperForConditionalGeneration.from_pretrained(
+                model_id,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            if found["missing_keys"]:  # transformers would make them up, with a warning alone
+                raise ModelError(f"model {model_id!r}: no weights of {sorted(found['missing_keys'])[0]}; is it whole?")
+        except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, ModelError):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"model {model_id!r} cannot be loaded as Whisper: {reason}; model.id is a Hub id or a local folder "
+                "with safetensors weights"
+            ) from error
+        digest = _digest(model_id, model)
+        return cls(model.to(device), processor, name=model_id, digest=digest, language=language)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self._processor.feature_extractor.sampling_rate)
+
+    @property
+    def window_s(self) -> float:
+        """What it hears at once, in seconds: 30 for the published models."""
+        return float(self._processor.feature_extractor.n_samples / self.sampling_rate)
+
+    def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
+        """What is said in each, as the model writes it, without the space at either end.
+
+        Those that fit its window go together; a longer one goes alone through Whisper's own long-form decoding, which
+        moves on to the last timestamp that it wrote.
+
+        Args:
+            waveforms: B utterances at ``sampling_rate``
+
+        Raises:
+            AudioError: if a waveform is at another rate
+            ModelError: if one is longer than the window and the model has no timestamps
+        """
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, "Whisper")
+        whole = [index for index, waveform in enumerate(waveforms) if waveform.duration_s <= self.window_s]
+        written: dict[int, str] = {}
+        if whole:
+            hypotheses = self._written([waveforms[index] for index in whole], padding="max_length")
+            written.update(zip(whole, hypotheses, strict=True))
+        for index in sorted(set(range(len(waveforms))) - set(whole)):
+            if getattr(self._model.generation_config, "no_timestamps_token_id", None) is None:
+                raise ModelError(
+                    f"model {self.name!r} has no timestamps, so it cannot transcribe {waveforms[index].duration_s:.1f} "
+                    f"s of speech: its window is {self.window_s:g} s"
+                )
+            written[index] = self._written([waveforms[index]], padding="longest", return_timestamps=True)[0]
+        return [written[index] for index in range(len(waveforms))]
+
+    @torch.inference_mode()
+    def _written(self, waveforms: Sequence[Waveform], *, padding: str, **options: bool) -> list[str]:
+        features = self._processor.feature_extractor(
+            [waveform.samples for waveform in waveforms],
+            sampling_rate=self.sampling_rate,
+            padding=padding,
+            truncation=False,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids = self._model.generate(
+            features["input_features"].to(self._model.device, self._model.dtype),
+            attention_mask=features["attention_mask"].to(self._model.device),
+            **self._options,
+            **options,
+        )
+        return [hypothesis.strip() for hypothesis in self._processor.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _language(generation_config: Any, language: str, name: str) -> str:  # noqa: ANN401 transformers' own
+    if not getattr(generation_config, "is_multilingual", False):
+        raise ConfigError(f"key 'model.language': {name} knows one language alone; leave model.language=null")
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    known = {token.strip("<|>") for token in generation_config.lang_to_id}
+    if code not in known:
+        raise ConfigError(f"key 'model.language': {name} does not know {language!r}; it knows {sorted(known)}")
+    return str(code)
+
+
+def _digest(model_id: str, model: Any) -> str:  # noqa: ANN401 a transformers model
+    folder = Path(model_id)
+    if folder.is_dir():
+        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
+    return f"{model_id}@{getattr(model.config, '_commit_hash', None)}"
+
+
+def transcribe_utterances(
+    transcriber: Transcriber,
+    utterances: datasets.Dataset,
+    *,
+    identity: Mapping[str, Any],
+    journal: Path,
+    batch_size: int,
+) -> dict[str, str]:
+    """Transcribe every utterance that has audio, the longest first, so that batches are even.
+
+    ``journal`` receives a line a batch; killed and called again, it goes on after the last whole line, with the very
+    batches that an undisturbed run has. Only a journal that the same ``identity`` began is gone on with.
+
+    Args:
+        transcriber: the model
+        utterances: rows of a prepared corpus
+        identity: plain data, all that decides what comes out
+        journal: a file to keep what is done; left there at the end
+        batch_size: utterances at a time
+
+    Returns:
+        utterance id -> what was recognised, in the order of ``utterances``
+
+    Raises:
+        ConfigError: if ``batch_size`` is below 1, or ``journal`` is of another identity
+        AudioError: naming an utterance whose audio is damaged
+    """
+    if batch_size < 1:
+        raise ConfigError(f"key 'model.batch_size': {batch_size}; expected 1 or more")
+    columns = utterances.select_columns(["utterance_id", "audio"])
+    names, durations = utterances["utterance_id"][:], utterances["duration_s"][:]
+    heard = [row for row, duration_s in enumerate(durations) if duration_s is not None]
+    done = _open_journal(journal, identity)
+    order = sorted(heard, key=lambda row: (-durations[row], names[row]))
+    left = [row for row in order if names[row] not in done]
+    with (
+        journal.open("a", encoding="utf-8") as file,
+        tqdm(
+            total=len(heard), initial=len(heard) - len(left), desc="transcribe", unit=" utterances", disable=None
+        ) as bar,
+    ):
+        for start in range(0, len(left), batch_size):
+            rows = left[start : start + batch_size]
+            hypotheses = transcriber.transcribe([_waveform(columns[row], transcriber.sampling_rate) for row in rows])
+            batch = {names[row]: hypothesis for row, hypothesis in zip(rows, hypotheses, strict=True)}
+            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+            file.flush()
+            done |= batch
+            bar.update(len(rows))
+    return {names[row]: done[names[row]] for row in heard}
+
+
+def _waveform(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
+    name = f"utterance {row['utterance_id']} ({row['audio']['path']})"
+    return decode(row["audio"]["bytes"], name).resampled(sampling_rate)
+
+
+def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
+    """What an earlier process finished; its last line is dropped where a kill cut it short."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    content = journal.read_bytes() if journal.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
+    if not lines:
+        journal.write_text(json.dumps(dict(identity), ensure_ascii=False) + "\n", encoding="utf-8")
+        return {}
+    for key in sorted(lines[0].keys() | identity.keys()):
+        if lines[0].get(key) != identity.get(key):
+            raise ConfigError(
+                f"{journal}: the beginning of another transcription, with {key} = {lines[0].get(key)!r}, now it is "
+                f"{identity.get(key)!r}; choose another output.file, or remove {journal.name}"
+            )
+    if len(whole) < len(content):
+        journal.write_bytes(whole)
+    return {name: hypothesis for line in lines[1:] for name, hypothesis in line.items()}

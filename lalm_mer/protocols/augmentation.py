@@ -1,0 +1,407 @@
+"""Training audio changed at random, never dev or test: speed, reverberation, noise, gain, MP3 (by audiomentations)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import random
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing import RawValue
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import soundfile
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.schema import Example
+from lalm_mer.protocols.dataset import ExampleDataset
+
+__all__ = [
+    "AugmentSettings", "Augmentation", "AugmentedExamples", "GainSettings", "Mp3Settings", "NoiseSettings",
+    "ReverbSettings", "SpeedSettings",
+]  # fmt: skip
+
+_Samples: TypeAlias = npt.NDArray[np.float32]
+_Step: TypeAlias = Callable[[_Samples, int], _Samples]
+
+_NAMES = ("speed", "reverb", "noise", "gain", "mp3")  # in the order in which they are done
+_RANGES = (
+    ("speed", "rate", 0.5, 2.0), ("reverb", "rt60_s", 0.15, 2.0),  # below, no wall absorbs enough
+    ("noise", "snr_db", -30.0, 100.0), ("gain", "gain_db", -60.0, 60.0), ("mp3", "bitrate_kbps", 8, 320),
+)  # fmt: skip
+_BITRATES_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320)
+_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # those that audiomentations looks for and libsndfile reads
+_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_MP3_SHORTEST_S = 0.1
+_REFLECTIONS = 8  # order of the image sources: 20 ms of computing a clip; 12 would take half a second
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """Noise added at a signal-to-noise ratio drawn from a range.
+
+    ``p``: probability; ``color``: white, or random (a slope of -6 to 6 dB an octave: brown to violet); ``folder``: of
+    noise recordings, of which a part is added instead.
+    """
+
+    p: float = 0.0
+    min_snr_db: float = 5.0
+    max_snr_db: float = 30.0
+    color: str = "white"
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """Played faster (rate above 1) or slower; pitch moves with it. A clip becomes up to 1 / min_rate times as long."""
+
+    p: float = 0.0
+    min_rate: float = 0.9
+    max_rate: float = 1.1
+
+
+@dataclass(frozen=True)
+class ReverbSettings:
+    """Rooms, simulated with a reverberation time (RT60) from a range, or ``folder``: of impulse responses.
+
+    Simulated rooms hold the early reflections alone, up to the 8th; long tails need recorded impulse responses.
+    """
+
+    p: float = 0.0
+    min_rt60_s: float = 0.2
+    max_rt60_s: float = 0.8
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class GainSettings:
+    """Made louder or softer by a gain from a range."""
+
+    p: float = 0.0
+    min_gain_db: float = -6.0
+    max_gain_db: float = 6.0
+
+
+@dataclass(frozen=True)
+class Mp3Settings:
+    """Encoded as MP3 at a bit rate from a range, and decoded again; clips under 0.1 s are left alone."""
+
+    p: float = 0.0
+    min_bitrate_kbps: int = 16
+    max_bitrate_kbps: int = 64
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What is done to a training clip, in this order; each at random with its ``p``, which is 0 (off) by default."""
+
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
+    reverb: ReverbSettings = field(default_factory=ReverbSettings)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    gain: GainSettings = field(default_factory=GainSettings)
+    mp3: Mp3Settings = field(default_factory=Mp3Settings)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of what is done at all."""
+        return tuple(name for name in _NAMES if getattr(self, name).p != 0)
+
+
+class Augmentation:
+    """A chain of changes to a waveform, drawn from a key: the same key gives the same samples, bit for bit.
+
+    The draws depend on nothing else, neither on the process nor on what was drawn before, and leave Python's and
+    numpy's own random states as they found them. Reverberation and MP3 keep the root mean square, for loudness tells
+    emotions apart. The output is float32 at the same rate; where it would exceed full scale the whole clip is scaled
+    down to it, never clipped. Only speed changes the length.
+
+    Args:
+        settings: what is done
+
+    Raises:
+        ConfigError: if a range is empty or impossible, a package is missing, or a folder has no audio that opens
+
+    Example:
+        >>> change = Augmentation(AugmentSettings(gain=GainSettings(p=1, min_gain_db=-6.0206, max_gain_db=-6.0206)))
+        >>> change(Waveform(np.full(4, 0.5, np.float32), 16_000), "seed 0, epoch 0, utterance u1").samples.round(3)
+        array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    """
+
+    def __init__(self, settings: AugmentSettings) -> None:
+        _check(settings)
+        self.settings = settings
+        self._noises = _recordings("noise", settings.noise.folder) if settings.noise.p else []
+        self._responses = _recordings("reverb", settings.reverb.folder) if settings.reverb.p else []
+        self._chains: dict[tuple[int, bool], list[_Step]] = {}
+
+    def __call__(self, waveform: Waveform, key: str, *, changes_speed: bool = True) -> Waveform:
+        """The waveform changed.
+
+        Args:
+            waveform: not empty
+            key: what the draws are made from
+            changes_speed: whether its length may change
+
+        Raises:
+            AudioError: if a change made samples that are not finite
+            ConfigError: if MP3 does not know the rate
+        """
+        rate = waveform.sampling_rate
+        chain = self._chain(rate, changes_speed)
+        samples = waveform.samples
+        with _drawn_from(key), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of every silent or resampled noise
+            for step in chain:
+                samples = np.asarray(step(samples, rate), dtype=np.float32)
+        if samples is waveform.samples:
+            return waveform
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{key}: augmentation made samples that are NaN or infinite", "non_finite")
+        return Waveform(_within_full_scale(samples, waveform.samples), rate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chains": {}}  # each process builds its own
+
+    def digest(self) -> str:
+        """Hash of the settings with names and sizes of the recordings in their folders."""
+        files = [(path.name, path.stat().st_size) for path in (*self._noises, *self._responses)]
+        return hash_json({"settings": repr(self.settings), "files": files})
+
+    def _chain(self, rate: int, changes_speed: bool) -> list[_Step]:
+        if (rate, changes_speed) not in self._chains:
+            settings = self.settings if changes_speed else replace(self.settings, speed=SpeedSettings())
+            self._chains[rate, changes_speed] = _steps(settings, rate, self._noises, self._responses)
+        return self._chains[rate, changes_speed]
+
+
+class AugmentedExamples:
+    """Training examples whose waveforms change anew in every epoch.
+
+    What an example sounds like depends on (seed, epoch, utterance id, which of its repeats it is) alone: on no worker,
+    order or earlier epoch, so that a run which goes on from a checkpoint hears what it would have heard. The epoch
+    lives in memory that worker processes share, also those that stay alive between epochs, whatever their start
+    method; set it before the epoch's first example is asked for. Examples without a waveform pass untouched.
+
+    Args:
+        examples: of the training side alone
+        augmentation: what is done
+        seed: of the run
+        refuses: why a recognizer cannot take a duration in seconds, or None: utterances that it could not take at
+            either end of the range of speeds keep their own speed; None where it takes all
+        epoch: the shared epoch of another set; None for one of its own
+
+    Attributes:
+        augmentation: what is done to them
+        keep_their_speed: ids of the utterances that it could not take slower or faster
+    """
+
+    def __init__(
+        self,
+        examples: ExampleDataset,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        refuses: Callable[[float], str | None] | None = None,
+        epoch: Any = None,  # noqa: ANN401 a shared integer of ctypes
+    ) -> None:
+        self._examples = examples
+        self.augmentation = augmentation
+        self._seed = seed
+        self._refuses = refuses
+        self._epoch = RawValue("q", 0) if epoch is None else epoch  # without a lock: those belong to a start method
+        self._ids = list(examples.utterances()["utterance_id"])
+        self._repeats = _repeats(self._ids)
+        self.keep_their_speed = self._keep_their_speed(examples.durations_s())
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self._examples[index]
+        if example.waveform is None:
+            return example
+        key = f"seed {self._seed}, epoch {self.epoch}, repeat {self._repeats[index]}, utterance {example.utterance_id}"
+        changes_speed = example.utterance_id not in self.keep_their_speed
+        return replace(example, waveform=self.augmentation(example.waveform, key, changes_speed=changes_speed))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def epoch(self) -> int:
+        """From 0."""
+        return int(self._epoch.value)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew, in this process and in every worker process that has these examples."""
+        self._epoch.value = epoch
+
+    def durations_s(self) -> list[float | None]:
+        """Duration of each utterance before augmentation, in seconds; None where it has no audio."""
+        return self._examples.durations_s()
+
+    def truths(self) -> list[str]:
+        """The task's label of each example, in order."""
+        return self._examples.truths()
+
+    def utterances(self) -> pd.DataFrame:
+        """The table of the examples, as ``ExampleDataset.utterances`` makes it."""
+        return self._examples.utterances()
+
+    def select(self, indices: Sequence[int]) -> AugmentedExamples:
+        """The examples at ``indices``, in that order and in the same epoch; repeats are counted within them."""
+        chosen = self._examples.select(indices)
+        return AugmentedExamples(chosen, self.augmentation, seed=self._seed, refuses=self._refuses, epoch=self._epoch)
+
+    def _keep_their_speed(self, durations: Sequence[float | None]) -> frozenset[str]:
+        speed = self.augmentation.settings.speed
+        if self._refuses is None or not speed.p:
+            return frozenset()
+        slowest, fastest = speed.min_rate / 1.001, speed.max_rate * 1.001  # rates are rounded to whole Hz
+        return frozenset(
+            name
+            for name, duration_s in zip(self._ids, durations, strict=True)
+            if duration_s and (self._refuses(duration_s / slowest) or self._refuses(duration_s / fastest))
+        )
+
+
+def _check(settings: AugmentSettings) -> None:
+    for name in _NAMES:
+        p = getattr(settings, name).p
+        if not 0 <= p <= 1:
+            raise ConfigError(f"key 'augment.{name}.p': {p}; expected a probability in [0, 1]")
+    for name, what, least, most in _RANGES:
+        section = getattr(settings, name)
+        low, high = getattr(section, f"min_{what}"), getattr(section, f"max_{what}")
+        if not least <= low <= high <= most:
+            raise ConfigError(
+                f"keys 'augment.{name}.min_{what}' and 'max_{what}': {low:g} and {high:g}; expected {least:g} <= "
+                f"minimum <= maximum <= {most:g}"
+            )
+    bitrates = (settings.mp3.min_bitrate_kbps, settings.mp3.max_bitrate_kbps)
+    if not set(bitrates) <= set(_BITRATES_KBPS):
+        raise ConfigError(f"section 'augment.mp3': bit rates {bitrates}; expected two of {_BITRATES_KBPS}")
+    if settings.noise.color not in ("white", "random"):
+        raise ConfigError(f"key 'augment.noise.color': {settings.noise.color!r}; expected white or random")
+    needed = {
+        "audiomentations": settings.active,
+        "pyroomacoustics": settings.reverb.p and not settings.reverb.folder,
+        "fast_mp3_augment": settings.mp3.p,
+    }
+    missing = [package for package, wanted in needed.items() if wanted and importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"section 'augment' needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
+
+
+def _recordings(section: str, folder: str | None) -> list[Path]:
+    """Audio files below a user's folder, sorted, each of which opens and holds sound."""
+    if folder is None:
+        return []
+    found = sorted(path.absolute() for path in Path(folder).rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise ConfigError(f"key 'augment.{section}.folder': no {', '.join(_SUFFIXES)} file in {folder}")
+    for path in found:
+        try:  # impulse responses are short, and a silent one would silence the clip
+            holds = soundfile.info(str(path)).frames if section == "noise" else soundfile.read(str(path))[0].any()
+        except soundfile.LibsndfileError as error:
+            raise ConfigError(f"key 'augment.{section}.folder': {path} does not open ({error.error_string})") from error
+        if not holds:
+            raise ConfigError(f"key 'augment.{section}.folder': {path} holds no sound; remove it")
+    return found
+
+
+def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: list[Path]) -> list[_Step]:
+    """The transforms that are on, for clips at ``rate`` Hz, in the order in which sound meets them."""
+    if not settings.active:
+        return []
+    import audiomentations as kept
+
+    speed, reverb, noise, gain, mp3 = settings.speed, settings.reverb, settings.noise, settings.gain, settings.mp3
+    steps: list[_Step] = []
+    if speed.p:  # resampled to another rate, and played at its own
+        low, high = round(rate / speed.max_rate), round(rate / speed.min_rate)
+        steps.append(kept.Resample(min_sample_rate=low, max_sample_rate=high, p=speed.p))
+    if reverb.p and responses:
+        paths = [str(path) for path in responses]
+        steps.append(_keeping_level(kept.ApplyImpulseResponse(paths, p=reverb.p, leave_length_unchanged=True)))
+    elif reverb.p:
+        room = kept.RoomSimulator(
+            calculation_mode="rt60", min_target_rt60=reverb.min_rt60_s, max_target_rt60=reverb.max_rt60_s,
+            min_mic_distance=0.5, max_mic_distance=2.0, max_order=_REFLECTIONS, leave_length_unchanged=True,
+            use_ray_tracing=False, p=reverb.p,  # its rays are drawn where no seed reaches
+        )  # fmt: skip
+        steps.append(_keeping_level(room))
+    snr = {"min_snr_db": noise.min_snr_db, "max_snr_db": noise.max_snr_db, "p": noise.p}
+    if noise.p and noises:
+        steps.append(kept.AddBackgroundNoise([str(path) for path in noises], **snr))
+    elif noise.p:
+        steps.append(kept.AddGaussianSNR(**snr) if noise.color == "white" else kept.AddColorNoise(**snr))
+    if gain.p:
+        steps.append(kept.Gain(min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db, p=gain.p))
+    if mp3.p:
+        steps.append(_keeping_level(_mp3(kept, mp3, rate)))
+    return steps
+
+
+def _mp3(kept: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the module of audiomentations
+    if rate not in _MP3_RATES:
+        raise ConfigError(f"section 'augment.mp3': no MP3 at {rate} Hz, only at {_MP3_RATES}; set augment.mp3.p=0")
+    low, high = mp3.min_bitrate_kbps, mp3.max_bitrate_kbps
+    transform: _Step = kept.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
+    return lambda samples, rate: transform(samples, rate) if len(samples) >= _MP3_SHORTEST_S * rate else samples
+
+
+def _keeping_level(transform: _Step) -> _Step:
+    """The transform, its output scaled to the root mean square of its input."""
+
+    def step(samples: _Samples, rate: int) -> _Samples:
+        changed = transform(samples, rate)
+        before, after = _rms(samples), _rms(changed)
+        return changed if changed is samples or not after else changed * np.float32(before / after)
+
+    return step
+
+
+def _rms(samples: _Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def _within_full_scale(samples: _Samples, before: _Samples) -> _Samples:
+    """Scaled down to a peak of 1, or to the peak it had before where that was more."""
+    most, peak = max(1.0, float(np.abs(before).max())), float(np.abs(samples).max())
+    return samples if peak <= most else samples * np.float32(most / peak)
+
+
+@contextmanager
+def _drawn_from(key: str) -> Iterator[None]:
+    """Python's and numpy's global states, which audiomentations draws from, seeded by a key and put back."""
+    digest = hashlib.sha256(key.encode()).digest()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(int.from_bytes(digest, "big"))
+    np.random.seed(np.frombuffer(digest, dtype=">u4").astype(np.uint32))
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _repeats(names: Sequence[str]) -> list[int]:
+    """How often each name stood before in the list.
+
+    Example:
+        >>> _repeats(["a", "b", "a"])
+        [0, 0, 1]
+    """
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [next(numbers[name]) for name in names]

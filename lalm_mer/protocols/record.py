@@ -1,0 +1,81 @@
+"""The folds of a prepared corpus on disk, with the hashes by which anybody can tell that theirs are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
+from lalm_mer.core.provenance import atomic_path
+from lalm_mer.corpora import load
+from lalm_mer.protocols.dataset import fold_corpus
+from lalm_mer.protocols.protocol import load_protocol
+from lalm_mer.protocols.splits import SPLITS, Folds, hash_ids
+
+__all__ = ["read_folds", "record_folds", "write_folds"]
+
+
+def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
+    """Write the folds of every protocol that is for a prepared corpus.
+
+    Args:
+        folder: of the prepared corpus, which receives ``folds/<protocol>.parquet``
+        name: of the corpus
+        protocols: folder of protocol files
+
+    Returns:
+        what each split proves, or why the protocol does not fit this corpus, in lines
+    """
+    lines: list[str] = []
+    fitting = [protocol for protocol in map(load_protocol, sorted(protocols.glob("*.yaml"))) if protocol.corpus == name]
+    if not fitting:
+        return lines
+    corpus = load(folder)
+    for protocol in fitting:
+        try:
+            folds = fold_corpus(corpus, protocol).folds
+        except (ConfigError, CorpusError, SplitLeakError) as error:  # a part of a release, or another variant
+            lines.append(f"protocol {protocol.name} does not fit: {error}")
+            continue
+        write_folds(folds, folder / "folds" / f"{protocol.name}.parquet")
+        lines += folds.describe()
+    return lines
+
+
+def write_folds(folds: Folds, path: Path) -> None:
+    """Write ``utterance_id``, ``fold`` and ``split``, with the protocol and the hashes of every side as metadata."""
+    numbers = sorted({int(fold) for fold in folds.frame["fold"]})
+    sides = {
+        str(fold): {split: {"n": len(ids := folds.ids(fold, split)), "sha256": hash_ids(ids)} for split in SPLITS}
+        for fold in numbers
+    }
+    metadata = {
+        "protocol": folds.protocol.name,
+        "version": str(folds.protocol.version),
+        "hash": folds.digest,
+        "sides": json.dumps(sides),
+    }
+    table = pa.Table.from_pandas(folds.frame, preserve_index=False).replace_schema_metadata(metadata)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_folds(path: Path) -> tuple[pa.Table, dict[str, str]]:
+    """A file of ``write_folds``: its rows and its metadata.
+
+    Raises:
+        CorpusError: if it is not one
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); prepare the corpus again"
+        ) from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if not {"protocol", "version", "hash", "sides"} <= set(metadata):
+        raise CorpusError(f"{path}: not a file of folds; prepare the corpus again")
+    return table, metadata

@@ -1,0 +1,101 @@
+"""Transcripts by speech recognition: Whisper writes down every utterance of a prepared corpus.
+
+Example:
+  python recipes/transcribe.py --config recipes/transcribe/whisper.yaml \\
+      data.dir=outputs/data/ravdess output.file=outputs/transcripts/ravdess_whisper.parquet
+
+The table has utterance_id, hypothesis (as the model wrote it), reference (the corpus's transcript, unless the corpus
+says that it is itself recognised or simulated), word_error_rate and n_reference_words. Errors are counted after case
+is folded and punctuation, but for apostrophes inside words, is removed. Killed and started again with the same
+command, it goes on. Runs read the table with data.transcript_source=asr data.transcripts=FILE.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.provenance import package_versions
+from lalm_mer.corpora import PreparedCorpus, load
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.settings import TranscribeSettings
+from lalm_mer.launch.trainers import seed_everything
+from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
+from lalm_mer.protocols.transcripts import load_transcripts, make_rows, pooled_word_error_rate, write_transcripts
+
+
+def transcribe(settings: TranscribeSettings) -> None:
+    """Transcribe a corpus and compare with its own transcripts."""
+    out = Path(settings.output.file)
+    if out.suffix != ".parquet":
+        raise ConfigError(f"key 'output.file': {out}; expected a name that ends in .parquet")
+    seed_everything(settings.seed)
+    corpus = load(Path(settings.data.dir))
+    model = settings.model
+    transcriber = Transcriber.load(
+        model.id,
+        revision=model.revision,
+        dtype=model.dtype,
+        language=model.language,
+        device="cuda" if torch.cuda.is_available() and not model.use_cpu else "cpu",
+    )
+    identity = {
+        "format": 1,
+        "model": model.id,
+        "model_digest": transcriber.digest,
+        "dtype": model.dtype,
+        "language": model.language,
+        "seed": settings.seed,
+        "corpus": corpus.name,
+        "root_hash": corpus.summary["root_hash"],
+    }
+    if is_finished(out, identity):
+        print(f"{out} is finished; nothing to do")
+        return
+    journal = out.with_name(f".{out.name}.partial.jsonl")
+    hypotheses = transcribe_utterances(
+        transcriber, corpus.dataset, identity=identity, journal=journal, batch_size=model.batch_size
+    )
+    rows = make_rows(hypotheses, references(corpus))
+    write_transcripts(out, rows, identity | {"revision": model.revision, "versions": package_versions()})
+    journal.unlink()
+    print_summary(rows, len(corpus.dataset) - len(rows), out)
+
+
+def is_finished(out: Path, identity: dict[str, object]) -> bool:
+    """Whether the very same transcription was already written."""
+    if not out.exists():
+        return False
+    found = load_transcripts(out).metadata
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise ConfigError(
+                f"key 'output.file': {out} holds transcripts with {key} = {found.get(key)!r}, now it is {value!r}; "
+                "choose another file, or remove that one"
+            )
+    return True
+
+
+def references(corpus: PreparedCorpus) -> dict[str, str | None]:
+    """Utterance id -> the corpus's transcript, where it is not said to be recognised or simulated itself."""
+    columns = ("utterance_id", "transcript", "transcript_source")
+    rows = zip(*(corpus.dataset[column][:] for column in columns), strict=True)
+    return {name: None if source in ("asr", "simulated") else transcript for name, transcript, source in rows}
+
+
+def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:
+    """What a person wants to know before a run reads the transcripts."""
+    known = rows[rows["reference"].notna()]
+    rate = pooled_word_error_rate(list(known["reference"]), list(known["hypothesis"]))
+    shown = "none" if rate is None else f"{100 * rate:.1f}%"
+    print(f"transcribed         {len(rows)}")
+    print(f"nothing recognised  {(rows['hypothesis'] == '').sum()}")
+    print(f"without audio       {n_without_audio} (left out)")
+    print(f"without reference   {len(rows) - len(known)}")
+    print(f"word error rate     {shown} over {known['n_reference_words'].sum()} words (case and punctuation aside)")
+    print(f"written to          {out}")
+
+
+if __name__ == "__main__":
+    run_recipe(__doc__, TranscribeSettings, transcribe)

@@ -1,0 +1,158 @@
+import builtins
+
+import numpy as np
+import pytest
+
+from lalm_mer.core.audio import Waveform, decode, decode_video, encode_flac
+from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.corpora.base import read_audio
+
+av = pytest.importorskip("av", reason="the extra `video` is not installed")
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A maker of MP4 files: a moving picture, and AAC sound of one tone a channel."""
+
+    def make(seconds=1.0, rate=44100, hertz=(440.0, 440.0), picture=True, options=None):
+        path = tmp_path / "made.mp4"
+        with av.open(str(path), "w", options=options or {}) as container:
+            pictures = container.add_stream("mpeg4", rate=10) if picture else None
+            track = container.add_stream("aac", rate=rate, layout="stereo" if len(hertz) == 2 else "mono")
+            if pictures is not None:
+                pictures.width = pictures.height = 32
+                pictures.pix_fmt = "yuv420p"
+                for number in range(round(10 * seconds)):
+                    frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8), format="rgb24")
+                    container.mux(pictures.encode(frame))
+                container.mux(pictures.encode(None))
+            time = np.arange(round(seconds * rate)) / rate
+            samples = np.stack([0.4 * np.sin(2 * np.pi * tone * time) for tone in hertz]).astype(np.float32)
+            for start in range(0, samples.shape[1], 1024):
+                part = np.ascontiguousarray(samples[:, start : start + 1024])
+                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=track.layout.name)
+                frame.sample_rate, frame.pts = rate, start
+                container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+        return path.read_bytes()
+
+    return make
+
+
+def silent_video(path):
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=10)
+        pictures.width = pictures.height = 32
+        pictures.pix_fmt = "yuv420p"
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8), format="rgb24")
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode(None))
+    return path.read_bytes()
+
+
+def pitch(waveform):
+    spectrum = np.abs(np.fft.rfft(waveform.samples * np.hanning(len(waveform.samples))))
+    return np.argmax(spectrum) * waveform.sampling_rate / len(waveform.samples)
+
+
+@pytest.mark.parametrize("picture", [True, False])
+@pytest.mark.parametrize(("rate", "hertz"), [(44100, (440.0, 440.0)), (16000, (300.0,)), (48000, (1000.0, 1000.0))])
+def test_duration_rate_and_pitch_are_those_of_the_sound(video, picture, rate, hertz):
+    waveform = decode_video(video(1.5, rate, hertz, picture), "clip.mp4")
+    assert waveform.sampling_rate == rate
+    assert waveform.samples.dtype == np.float32
+    assert waveform.samples.ndim == 1
+    assert waveform.duration_s == pytest.approx(1.5, abs=2 * 1024 / rate)  # AAC comes in blocks of 1024
+    assert pitch(waveform) == pytest.approx(hertz[0], abs=2.0)
+    assert np.abs(waveform.samples).max() == pytest.approx(0.4, abs=0.05)
+
+
+def test_both_channels_are_heard(video):
+    samples = decode_video(video(1.0, 44100, (400.0, 900.0)), "clip.mp4").samples
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    hertz = np.fft.rfftfreq(len(samples), 1 / 44100)
+    loudest = [spectrum[np.abs(hertz - tone) < 5].max() for tone in (400.0, 900.0)]
+    assert loudest[0] == pytest.approx(loudest[1], rel=0.2)
+    assert min(loudest) > 50 * np.median(spectrum)
+    middle = samples[4410:-4410]
+    assert np.sqrt((middle**2).mean()) == pytest.approx(0.2, abs=0.02)  # the mean of both, not their sum
+
+
+def test_a_video_without_sound_is_empty(tmp_path):
+    with pytest.raises(AudioError, match=r"clip\.mp4: a video without sound") as error:
+        decode_video(silent_video(tmp_path / "silent.mp4"), "clip.mp4")
+    assert error.value.reason == "empty"
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+def test_what_is_no_video_is_unreadable(content):
+    with pytest.raises(AudioError, match=r"clip\.mp4: not a video") as error:
+        decode_video(content, "clip.mp4")
+    assert error.value.reason == "unreadable"
+    assert "\n" not in str(error.value)
+
+
+def test_a_video_cut_before_its_header_is_unreadable(video):
+    content = video()
+    with pytest.raises(AudioError) as error:
+        decode_video(content[: content.find(b"moov")], "clip.mp4")
+    assert error.value.reason == "unreadable"
+
+
+def test_no_cut_of_a_video_with_its_header_in_front_passes_for_a_whole_one(video):
+    content = video(3.0, options={"movflags": "faststart"})
+    assert content.find(b"moov") < content.find(b"mdat")
+    reasons = set()
+    for tenth in range(1, 10):
+        with pytest.raises(AudioError) as error:
+            decode_video(content[: len(content) * tenth // 10], "clip.mp4")
+        reasons.add(error.value.reason)
+    assert "truncated" in reasons
+
+
+def test_a_damaged_middle_is_said(video):
+    content = bytearray(video(2.0))
+    start = content.find(b"mdat") + 4
+    content[start + 1000 : start + 6000] = bytes(5000)
+    with pytest.raises(AudioError, match="not a video that FFmpeg reads"):
+        decode_video(bytes(content), "clip.mp4")
+
+
+def test_a_playlist_opens_no_other_file(video, tmp_path, monkeypatch):
+    (tmp_path / "secret.mp4").write_bytes(video())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AudioError, match="not a video"):
+        decode_video(b"ffconcat version 1.0\nfile secret.mp4\n", "clip.mp4")
+    (tmp_path / "secret.mp4").rename(tmp_path / "secret")
+    with pytest.raises(AudioError, match="not a video"):
+        decode_video(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret\n#EXT-X-ENDLIST\n", "clip.mp4")
+
+
+def test_a_corpus_keeps_the_sound_of_a_video_as_flac(video, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(content := video(1.0, 48000))
+    audio = read_audio(tmp_path, tmp_path / "clip.mp4")
+    assert audio.path == "clip.mp4"
+    assert audio.content[:4] == b"fLaC"
+    original = decode_video(content, "clip.mp4")
+    heard = decode(audio.content, "clip.mp4")
+    assert np.abs(heard.samples - original.samples).max() < 2**-22
+    part = read_audio(tmp_path, tmp_path / "clip.mp4", 0.25, 0.75)
+    assert part.duration_s == 0.5
+    assert decode(part.content, "").samples == pytest.approx(heard.samples[12000:36000], abs=2**-22)
+    rejection = read_audio(tmp_path, tmp_path / "clip.mp4", 0.5, 9.0)
+    assert rejection.reason == "truncated"
+
+
+def test_without_pyav_the_extra_is_named(video, monkeypatch):
+    content, original = video(), builtins.__import__
+
+    def without_av(name, *arguments, **options):
+        if name == "av":
+            raise ImportError("No module named 'av'")
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    with pytest.raises(ConfigError, match=r"clip\.mp4: a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
+        decode_video(content, "clip.mp4")
+    assert decode(encode_flac(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01

@@ -1,0 +1,284 @@
+"""A tiny Whisper with random weights hears tones and writes words: what they are means nothing, that they stay does."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import AudioError, ConfigError, ModelError
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import load, write_corpus
+from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
+
+WORDS = (
+    "kids",
+    "are",
+    "talking",
+    "by",
+    "the",
+    "door",
+    "dogs",
+    "sitting",
+    "it",
+    "is",
+    "eleven",
+    "would",
+    "like",
+    "clock",
+)
+SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+           "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
+WINDOW_S = 2
+
+
+def build_tiny_whisper(folder, *, multilingual=True):
+    """A Whisper of two layers, window 2 s, whose tokens are whole words; saved with its processor."""
+    vocabulary = {f"\u0120{word}": number for number, word in enumerate(sorted(WORDS))}
+    end = SPECIAL[0]
+    tokenizer = WhisperTokenizer(vocabulary, merges=[], extra_special_tokens=list(SPECIAL[1:]), pad_token=end)
+    timestamps = [f"<|{number * 0.02:.2f}|>" for number in range(WINDOW_S * 50 + 1)]
+    tokenizer.add_tokens(timestamps)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, *timestamps)}
+    ends = {f"{name}_token_id": ids[end] for name in ("pad", "bos", "eos")}
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        max_source_positions=WINDOW_S * 50, max_target_positions=48, init_std=0.6,  # wide enough for words to differ
+        decoder_start_token_id=ids["<|startoftranscript|>"], begin_suppress_tokens=None, **ends,
+    )  # fmt: skip
+    languages = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|de|>")}}
+    tasks = {"task_to_id": {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=ids["<|startoftranscript|>"], no_timestamps_token_id=ids["<|notimestamps|>"],
+        max_length=16, max_initial_timestamp_index=1, suppress_tokens=[ids[token] for token in SPECIAL[1:]],
+        begin_suppress_tokens=[ids[end], *(ids[token] for token in timestamps)], is_multilingual=multilingual,
+        **(languages | tasks if multilingual else {}), **ends,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=16, chunk_length=WINDOW_S), tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny_whisper")
+    build_tiny_whisper(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transcriber(whisper_folder):
+    return Transcriber.load(str(whisper_folder), language="en")
+
+
+def sine(hertz, seconds, rate=16_000):
+    time_s = np.arange(round(seconds * rate)) / rate
+    return Waveform((0.3 * np.sin(2 * np.pi * hertz * time_s)).astype(np.float32), rate)
+
+
+SOUNDS = [(200, 0.5), (400, 1.0), (2000, 3.3), (1000, 1.5), (3000, 2.0), (500, 5.1), (300, 0.3)]
+
+
+def test_a_batch_writes_what_each_alone_would_in_the_order_given(transcriber):
+    sounds = [sine(*sound) for sound in SOUNDS]
+    together = transcriber.transcribe(sounds)
+    assert together == [transcriber.transcribe([sound])[0] for sound in sounds]
+    assert len(set(together)) >= 5  # or the order would not be seen
+    for hypothesis in together:
+        assert hypothesis
+        assert set(hypothesis.split()) <= set(WORDS)  # no token of its own grammar, no timestamp
+        assert hypothesis == hypothesis.strip()
+
+
+def test_more_than_a_window_is_heard_to_its_end(transcriber):
+    """Truncated at the window, both would be the same."""
+    quiet = Waveform(np.zeros(32_000, dtype=np.float32), 16_000)
+    same_start = [
+        Waveform(np.concatenate([sine(500, 2.0).samples, rest.samples]), 16_000) for rest in (sine(3000, 2.0), quiet)
+    ]
+    first, second = transcriber.transcribe(same_start)
+    assert first != second
+
+
+def test_the_language_is_told_or_detected(whisper_folder, transcriber):
+    sounds = [sine(hertz, 1.0) for hertz in (200, 400, 800, 1600, 3200)]
+    german, by_name = (Transcriber.load(str(whisper_folder), language=name) for name in ("de", "German"))
+    told = {"en": transcriber.transcribe(sounds), "de": german.transcribe(sounds)}
+    assert told["en"] != told["de"]
+    assert by_name.transcribe(sounds) == told["de"]
+    detected = Transcriber.load(str(whisper_folder)).transcribe(sounds)
+    for place, hypothesis in enumerate(detected):
+        assert hypothesis in (told["en"][place], told["de"][place])
+
+
+def test_a_language_that_the_model_does_not_know(whisper_folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"'model.language'.*does not know 'fr'.*\['de', 'en'\]"):
+        Transcriber.load(str(whisper_folder), language="fr")
+    build_tiny_whisper(tmp_path, multilingual=False)
+    english_only = Transcriber.load(str(tmp_path))
+    assert english_only.transcribe([sine(300, 1.0)])[0]
+    with pytest.raises(ConfigError, match="knows one language alone"):
+        Transcriber.load(str(tmp_path), language="en")
+
+
+def test_audio_at_another_rate_is_refused(transcriber):
+    with pytest.raises(AudioError, match="Whisper takes audio at 16000 Hz, found 8000 Hz"):
+        transcriber.transcribe([sine(300, 1.0, rate=8000)])
+
+
+def test_a_model_without_timestamps_says_what_it_cannot(whisper_folder):
+    transcriber = Transcriber.load(str(whisper_folder))
+    transcriber._model.generation_config.no_timestamps_token_id = None
+    with pytest.raises(ModelError, match=r"cannot transcribe 2\.5 s"):
+        transcriber.transcribe([sine(300, 2.5)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "bert"}, "is a bert; transcripts need a Whisper model"),
+        ({"max_source_positions": 50}, "cannot be loaded as Whisper"),
+        ({"decoder_layers": 3}, r"no weights of model\.decoder\.layers\.2"),  # or a third would be made up
+    ],
+)
+def test_a_model_of_another_kind_is_refused(whisper_folder, tmp_path, changes, says):
+    for path in whisper_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match=says):
+        Transcriber.load(str(tmp_path))
+
+
+def test_an_extractor_of_another_window_is_refused(whisper_folder, tmp_path):
+    for path in whisper_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    WhisperProcessor(
+        WhisperFeatureExtractor(feature_size=16, chunk_length=3), WhisperTokenizer.from_pretrained(whisper_folder)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="makes 300 frames, but its encoder takes 200"):
+        Transcriber.load(str(tmp_path))
+
+
+def test_only_safetensors_weights_are_read(whisper_folder, tmp_path):
+    for path in whisper_folder.iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        Transcriber.load(str(tmp_path))
+
+
+def test_what_cannot_be_found_and_wrong_types(whisper_folder):
+    with pytest.raises(ModelError, match="'no/such/whisper'"):
+        Transcriber.load("no/such/whisper")
+    with pytest.raises(ConfigError, match=r"'model.dtype'.*int4"):
+        Transcriber.load(str(whisper_folder), dtype="int4")
+
+
+def test_the_digest_is_of_the_content(whisper_folder, tmp_path):
+    for path in whisper_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    same = Transcriber.load(str(tmp_path)).digest
+    assert same == Transcriber.load(str(whisper_folder)).digest
+    (tmp_path / "generation_config.json").write_text(
+        (tmp_path / "generation_config.json").read_text().replace('"max_length": 16', '"max_length": 12')
+    )
+    assert Transcriber.load(str(tmp_path)).digest != same
+
+
+@pytest.fixture
+def utterances(tmp_path, tone):
+    """Nine synthetic utterances of different lengths and rates, one of them without audio."""
+    rows = [
+        Utterance(
+            utterance_id=f"u{number}", corpus="beeps", audio_path=f"u{number}.wav", speaker="s",
+            audio_bytes=tone(seconds=0.4 + 0.3 * number, rate=8000 + 8000 * (number % 2), hertz=200 * (number + 1)),
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    rows.insert(3, Utterance(utterance_id="silent", corpus="beeps", speaker="s", transcript="Nothing."))
+    write_corpus(
+        rows, corpus="beeps", out_dir=tmp_path / "data", loader_version="1", synthetic=True, keeps_missing=True
+    )
+    return load(tmp_path / "data").dataset
+
+
+class Interrupted(Exception):
+    """In place of a kill."""
+
+
+class Counting:
+    """A transcriber that counts its batches, and ends the process before one of them."""
+
+    def __init__(self, transcriber, last=None):
+        self._transcriber, self._last, self.batches = transcriber, last, []
+        self.sampling_rate = transcriber.sampling_rate
+
+    def transcribe(self, waveforms):
+        if len(self.batches) == self._last:
+            raise Interrupted
+        self.batches.append([round(waveform.duration_s, 1) for waveform in waveforms])
+        return self._transcriber.transcribe(waveforms)
+
+
+IDENTITY = {"model": "tiny", "root_hash": "r"}
+
+
+def run(transcriber, utterances, journal, batch_size=3, identity=IDENTITY):
+    return transcribe_utterances(
+        transcriber, utterances, identity=identity, journal=journal, batch_size=batch_size
+    )  # fmt: skip
+
+
+def test_every_utterance_with_audio_the_longest_first(transcriber, utterances, tmp_path):
+    counting = Counting(transcriber)
+    hypotheses = run(counting, utterances, tmp_path / "journal")
+    assert list(hypotheses) == [f"u{number}" for number in range(8)]
+    assert counting.batches == [[2.5, 2.2, 1.9], [1.6, 1.3, 1.0], [0.7, 0.4]]
+    assert run(transcriber, utterances, tmp_path / "other", batch_size=1) == hypotheses
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"u4": "kids a', b'{"u4": "kids are"}'])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(transcriber, utterances, tmp_path, damage):
+    whole = run(transcriber, utterances, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(Counting(transcriber, last=1), utterances, tmp_path / "journal")
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(damage)
+    again = Counting(transcriber)
+    assert run(again, utterances, tmp_path / "journal") == whole
+    assert again.batches == [[1.6, 1.3, 1.0], [0.7, 0.4]]
+    assert (tmp_path / "journal").read_bytes() == (tmp_path / "whole").read_bytes()
+    finished = Counting(transcriber)
+    assert run(finished, utterances, tmp_path / "journal") == whole
+    assert finished.batches == []
+
+
+def test_a_run_killed_while_it_began(transcriber, utterances, tmp_path):
+    (tmp_path / "journal").write_text('{"model": "ti')
+    assert run(transcriber, utterances, tmp_path / "journal") == run(transcriber, utterances, tmp_path / "whole")
+    assert (tmp_path / "journal").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_another_run_is_not_gone_on_with(transcriber, utterances, tmp_path):
+    run(transcriber, utterances, tmp_path / "journal")
+    with pytest.raises(ConfigError, match="another transcription, with model = 'tiny', now it is 'small'"):
+        run(transcriber, utterances, tmp_path / "journal", identity={"model": "small", "root_hash": "r"})
+
+
+def test_a_batch_of_nothing_is_refused(transcriber, utterances, tmp_path):
+    with pytest.raises(ConfigError, match=r"'model.batch_size': 0"):
+        run(transcriber, utterances, tmp_path / "journal", batch_size=0)

@@ -1,0 +1,149 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import load, write_corpus
+from lalm_mer.protocols.audit import audit_split, read_split_file
+
+REPO_ROOT = Path(__file__).resolve().parents[3]
+
+
+def ravdess_ids(*actors, emotions=(1, 3, 5)):
+    return [f"03-01-{emotion:02d}-01-01-01-{actor:02d}" for actor in actors for emotion in emotions]
+
+
+def sharing(audit, column, sides=("train", "test")):
+    (found,) = [found for found in audit.sharings if (found.column, found.sides) == (column, sides)]
+    return found
+
+
+def run(*arguments):
+    command = [sys.executable, "eval/audit_split.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ids.txt", "a\n\nb\n"),
+        ("ids.csv", "\ufeffutterance_id,label\r\na,x\r\nb,y\r\n"),
+        ("ids.tsv", "emo\tkey\nx\ta\ny\tb\n"),
+        ("ids.jsonl", '{"key": "a", "emo": "x"}\n{"key": "b", "emo": "y"}\n'),
+        ("ids.json", '{"a": {"emo": "x"}, "b": {"emo": "y"}}'),
+        ("list.json", '["a", {"utterance_id": "b"}]'),
+    ],
+)
+def test_files_of_every_form(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_split_file(tmp_path / name) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ids.txt", "\n", "no utterance ids"),
+        ("ids.txt", "a\na\n", "1 ids stand twice, for example a"),
+        ("ids.csv", "who,label\na,x\n", "row 2 has no id; expected one of utterance_id, key"),
+        ("ids.jsonl", "{oops}\n", r"not valid \.jsonl"),
+        ("ids.jsonl", "7\n", "line 1 has no id"),
+    ],
+)
+def test_a_file_without_ids_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        read_split_file(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"gone\.txt: cannot be read"):
+        read_split_file(tmp_path / "gone.txt")
+
+
+def test_what_the_ids_tell_is_compared_on_every_pair_of_sides():
+    audit = audit_split({"train": ravdess_ids(1, 2), "dev": ravdess_ids(3), "test": ravdess_ids(2, 4)})
+    assert (audit.corpus, audit.n) == ("ravdess", {"train": 6, "dev": 3, "test": 6})
+    shared = sharing(audit, "speaker")
+    assert (shared.shared, shared.n_values, shared.n_utterances, shared.example) == (1, 2, 3, "02")
+    assert sharing(audit, "utterance").shared == 3  # actor 2's clips stand on both
+    assert sharing(audit, "speaker", ("train", "dev")).shared == 0
+    assert sharing(audit, "script").shared == 1
+    assert audit.unknown == ["session", "transcript", "audio"]
+    assert [line.partition(" share")[0] for line in audit.failures(["speaker"])] == ["train and test"] * 2
+
+
+def test_other_ways_to_write_an_id():
+    plain, emobox = ravdess_ids(1), [f"ravdess-{name}" for name in ravdess_ids(2)]
+    paths = [f"Actor_03/{name}.wav" for name in ravdess_ids(3)]
+    audit = audit_split({"train": plain, "dev": emobox, "test": paths})
+    assert (audit.corpus, audit.failures(["speaker"])) == ("ravdess", [])
+
+
+def test_what_is_not_known_proves_nothing():
+    audit = audit_split({"train": ravdess_ids(1), "test": ravdess_ids(2)})
+    assert audit.failures(["speaker"]) == []
+    assert audit.failures(["session"]) == [
+        "session of any utterance is not known, so nothing is proven; give --data or --corpus"
+    ]
+
+
+def test_ids_of_no_corpus_and_of_another():
+    with pytest.raises(ConfigError, match="no corpus knows ids such as 'u1'; say --corpus"):
+        audit_split({"train": ["u1"], "test": ["u2"]})
+    with pytest.raises(ConfigError, match="'u1' is no utterance id of ravdess; is --corpus right"):
+        audit_split({"train": ["u1"], "test": ["u2"]}, "ravdess")
+    with pytest.raises(ConfigError, match=r"no corpus 'fau_aibo' whose ids tell anything; expected one of .*ravdess"):
+        audit_split({"train": ["u1"], "test": ["u2"]}, "fau_aibo")
+
+
+@pytest.fixture
+def prepared(tmp_path, tone):
+    rows = [
+        Utterance(
+            utterance_id=f"u{n}", corpus="mine", audio_path=f"{n}.wav", audio_bytes=tone(hertz=100 + 50 * min(n, 4)),
+            transcript=("Yes.", "yes. ", "No.", "Maybe so.", "I see.", "We do.")[n], label="a",
+            speaker=None if n == 5 else f"s{n}",
+        )
+        for n in range(6)
+    ]  # fmt: skip
+    write_corpus(rows, corpus="mine", out_dir=tmp_path / "mine", loader_version="1", processes=1)
+    return tmp_path / "mine"
+
+
+def test_a_prepared_corpus_tells_transcripts_and_sounds(prepared):
+    corpus = load(prepared)
+    audit = audit_split({"train": ["u0", "u2", "u4"], "test": ["u1", "u3", "u5"]}, prepared=corpus)
+    assert (sharing(audit, "transcript").shared, sharing(audit, "transcript").example) == (1, "yes.")
+    assert (sharing(audit, "audio").shared, sharing(audit, "speaker").shared) == (1, 0)
+    assert sharing(audit, "speaker").n_unknown == 1
+    assert audit.failures(["speaker"])[0].startswith("speaker of 1 utterances is not known")
+    with pytest.raises(CorpusError, match="1 ids are not in the prepared corpus mine, for example u9"):
+        audit_split({"train": ["u0"], "test": ["u9"]}, prepared=corpus)
+
+
+def test_the_command_says_it_by_its_status(tmp_path, prepared):
+    files = {}
+    for name, ids in {
+        "train": ravdess_ids(1, 2),
+        "clean": ravdess_ids(3),
+        "leaking": ravdess_ids(2, emotions=(7,)),
+    }.items():
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps({"key": f"ravdess-{name}", "emo": "x"}) + "\n" for name in ids))
+    clean = run("--train", files["train"], "--test", files["clean"])
+    assert (clean.returncode, clean.stderr) == (0, "")
+    assert "passes      disjoint in speaker" in clean.stdout
+    leaking = run("--train", files["train"], "--test", files["leaking"])
+    assert leaking.returncode == 1
+    assert "speaker     1 of 1 of test are in train too (1 utterances of test)" in leaking.stdout
+    assert "speaker-dependent: its figures do not compare" in leaking.stdout
+    assert run("--train", files["train"], "--test", files["clean"], "--require", "speaker,script").returncode == 1
+    wrong = run("--train", files["train"], "--test", files["clean"], "--require", "voice")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: --require voice: expected some of speaker, session, script, transcript, audio\n",
+    )
+    known = run("--train", files["train"], "--test", files["clean"], "--data", prepared)
+    assert known.returncode == 2
+    assert "not in the prepared corpus mine" in known.stderr
