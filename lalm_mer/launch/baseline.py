@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.data import RunData, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import BaselineSettings, FusionSettings
+from lalm_mer.protocols.augmentation import AugmentedExamples
 from lalm_mer.protocols.dataset import ExampleDataset
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
 from lalm_mer.recognizers.baselines.build import build_fusion
@@ -42,11 +41,14 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
     folded = open_corpus(settings.data, settings.split)
     hears = "audio" in fusion.modalities
     data = open_data(folded, settings.split.fold, sampling_rate=SAMPLING_RATE if hears else None)
+    data = balanced(data, settings.balance, settings.seed)
+    learnt = augmented(data, settings.augment, settings.seed)
     if "transcript" in fusion.modalities:
         require_transcripts(data, settings.data.dir)
     labels = folded.label_set.labels
+    assert isinstance(data.train, ExampleDataset)
     network, collator = build_fusion(
-        data.train,
+        data.train.distinct(),
         labels,
         corpus_hash=folded.corpus.summary["root_hash"],
         others=(data.dev, data.test.select(data.scored)),
@@ -61,11 +63,12 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         hidden=fusion.hidden,
         dropout=fusion.dropout,
         label_smoothing=fusion.label_smoothing,
-        class_weights=_class_weights(fusion, data.train, labels),
         cache_dir=Path(fusion.cache_dir),
         processes=fusion.processes,
     )
     silent = {side: getattr(data, side).unheard() for side in ("train", "dev", "test")}
+    if isinstance(learnt.train, AugmentedExamples):  # what is heard anew in every epoch is in no store
+        silent["train"] = learnt.train
     return BaselineRun(network, collator, replace(data, **silent))
 
 
@@ -82,12 +85,3 @@ def baseline_notes(fusion: FusionSettings) -> list[str]:
     if "audio" in fusion.modalities and fusion.features == "opensmile":
         notes.append("Acoustic features by openSMILE, whose licence is for research.")
     return notes
-
-
-def _class_weights(fusion: FusionSettings, train: ExampleDataset, labels: tuple[str, ...]) -> list[float] | None:
-    if fusion.class_weights == "none":
-        return None
-    if fusion.class_weights != "balanced":
-        raise ConfigError(f"key 'baseline.class_weights': {fusion.class_weights!r}; expected none or balanced")
-    counts = Counter(train.utterances()["truth"])
-    return [len(train) / (len(labels) * counts[label]) for label in labels]

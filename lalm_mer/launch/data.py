@@ -13,7 +13,9 @@ import pandas as pd
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
 from lalm_mer.launch.engine import is_first_process
-from lalm_mer.launch.settings import DataSettings, SplitSettings
+from lalm_mer.launch.settings import BalanceSettings, DataSettings, SplitSettings
+from lalm_mer.protocols.augmentation import Augmentation, AugmentedExamples, AugmentSettings
+from lalm_mer.protocols.balancing import Balanced, balance, class_weights
 from lalm_mer.protocols.dataset import ExampleDataset, FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.transcripts import (
@@ -24,7 +26,7 @@ from lalm_mer.protocols.transcripts import (
     simulated_transcripts,
 )
 
-__all__ = ["RunData", "open_corpus", "open_data", "require_transcripts", "spread"]
+__all__ = ["RunData", "augmented", "balanced", "open_corpus", "open_data", "require_transcripts", "spread"]
 
 Refuses = Callable[[float], str | None]
 """Duration in seconds -> why a recognizer cannot take it, or None."""
@@ -36,19 +38,23 @@ class RunData:
 
     Args:
         folded: corpus, task and folds
-        train: what is trained on, without ``refused``
+        train: what is trained on, without ``refused``; balanced and augmented where that is asked for
         dev: what chooses the checkpoint, without ``refused``
         test: all of the test set
         scored: positions in ``test`` that the recognizer takes; the others are unscored, and stay in the denominator
         refused: split -> one line for each utterance that the recognizer cannot take
+        balance: how often there are train's classes and groups, before and after; None where nothing is trained
+        class_weights: what the loss of each of the K classes is multiplied by; None weights all alike
     """
 
     folded: FoldedCorpus
-    train: ExampleDataset
+    train: ExampleDataset | AugmentedExamples
     dev: ExampleDataset
     test: ExampleDataset
     scored: list[int]
     refused: dict[str, list[str]]
+    balance: Balanced | None = None
+    class_weights: tuple[float, ...] | None = None
 
 
 def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
@@ -112,6 +118,51 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
         kept["test"],
         {split: lines for split, lines in refused.items() if lines},
     )
+
+
+def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:
+    """The run with its train side balanced, and its class weights.
+
+    Raises:
+        ConfigError: if a name is unknown, an utterance has no group, or a label to be weighted has no training example
+    """
+    if settings.class_weights not in ("none", "balanced"):
+        raise ConfigError(f"key 'balance.class_weights': {settings.class_weights!r}; expected none or balanced")
+    if isinstance(data.train, AugmentedExamples):
+        raise TypeError("balance before augmenting")
+    table = data.train.utterances()
+    grouped = "group" in settings.sampling or settings.max_per_group is not None
+    chosen = balance(
+        list(table["truth"]),
+        data.train.column(settings.by) if grouped else None,
+        list(table["utterance_id"]),
+        sampling=settings.sampling,
+        direction=settings.direction,
+        max_per_class=settings.max_per_class,
+        max_per_group=settings.max_per_group,
+        seed=seed,
+    )
+    train = data.train.select(chosen.indices)
+    weighted = settings.class_weights == "balanced"
+    weights = class_weights(train.truths(), data.folded.label_set.labels) if weighted else None
+    return replace(data, train=train, balance=chosen, class_weights=weights)
+
+
+def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: Refuses | None = None) -> RunData:
+    """The run with its train side augmented; itself where nothing is to be done.
+
+    Raises:
+        ConfigError: if the settings cannot be done, or the run does not hear
+    """
+    augmentation = Augmentation(settings)
+    if not settings.active or isinstance(data.train, AugmentedExamples):
+        return data
+    if not data.train.hears:
+        raise ConfigError(
+            f"key 'augment.{settings.active[0]}.p': the run reads transcripts alone, so there is nothing to augment; "
+            f"set augment.{settings.active[0]}.p=0"
+        )
+    return replace(data, train=AugmentedExamples(data.train, augmentation, seed=seed, refuses=refuses))
 
 
 def _reason(duration_s: float | None, sampling_rate: int | None, refuses: Refuses | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.launch.data import RunData
 from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
+from lalm_mer.protocols.augmentation import AugmentedExamples
 from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
 __all__ = ["run_identity"]
@@ -36,6 +37,11 @@ def run_identity(
         notes: what a reader of the figures has to know
     """
     protocol = data.folded.folds.protocol
+    labels = data.folded.label_set.labels
+    if isinstance(data.train, AugmentedExamples):
+        digests = digests | {"augmentation": data.train.augmentation.digest()}
+        if data.train.keep_their_speed:
+            notes = [*notes, f"{len(data.train.keep_their_speed)} training utterances keep their speed: near a limit."]
     summary = data.folded.corpus.summary
     source = data.folded.transcript_source if "transcript" in modalities else None
     if source is not None and data.folded.transcripts is not None:
@@ -53,12 +59,14 @@ def run_identity(
         "fold": settings.split.fold,
         "seed": settings.seed,
         "task": data.folded.task.name,
-        "labels": list(data.folded.label_set.labels),
+        "labels": list(labels),
         "unmapped": data.folded.unmapped,
         "disjoint_in": protocol.disjoint_in,
         "shared_in": protocol.shared_in,
         "primary_metric": protocol.primary_metric,
         "hashes": {"data": summary["root_hash"], "folds": data.folded.folds.digest, **digests},
+        "balance": None if data.balance is None else data.balance.to_dict(),
+        "class_weights": dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
         "notes": [
             *([SIMULATED_NOTE] if source == "simulated" else []),
             *notes,

@@ -10,7 +10,7 @@ from peft import PeftModel
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, hash_json
-from lalm_mer.launch.data import RunData, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.adapters import add_lora
 from lalm_mer.models.answer_model import AnswerModel
@@ -74,6 +74,10 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
         sampling_rate=family.sampling_rate if hears else None,
         refuses=family.refuses if hears else None,
     )
+    if isinstance(settings, FinetuneSettings):
+        data = augmented(
+            balanced(data, settings.balance, settings.seed), settings.augment, settings.seed, refuses=family.refuses
+        )
     if prompt.reads:
         require_transcripts(data, settings.data.dir)
     collators = (

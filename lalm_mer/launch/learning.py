@@ -46,6 +46,7 @@ def learn_and_score(
         seed=settings.seed,
         train=data.train,
         dev=data.dev,
+        class_weights=data.class_weights,
         best_by=data.folded.folds.protocol.primary_metric,
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))

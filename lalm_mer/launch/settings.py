@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lalm_mer.protocols.augmentation import AugmentSettings
 from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings
 
 __all__ = [
     "AdapterSettings",
+    "AugmentSettings",
+    "BalanceSettings",
     "BaselineSettings",
     "DataSettings",
     "EngineSettings",
@@ -113,6 +116,23 @@ class TrainSettings(ScoringSettings):
 
 
 @dataclass(frozen=True)
+class BalanceSettings:
+    """Which training examples are learnt from and how much each counts; dev and test keep their own frequencies.
+
+    ``sampling``: none, class, group or class_and_group; ``direction``: over repeats the few, under leaves out of the
+    many; ``by``: the column that groups (speaker, gender, session ...); ``max_per_class``, ``max_per_group``: caps,
+    drawn first; ``class_weights``: none, or balanced (inverse frequency, after sampling).
+    """
+
+    sampling: str = "none"
+    direction: str = "over"
+    by: str = "speaker"
+    max_per_class: int | None = None
+    max_per_group: int | None = None
+    class_weights: str = "none"
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """What the run expects to be launched with; compared with what is found, and a difference is an error.
 
@@ -155,6 +175,8 @@ class FinetuneSettings:
     model: ModelSettings
     adapter: AdapterSettings
     output: OutputSettings
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     seed: int = 0
@@ -180,9 +202,8 @@ class TinySettings:
 class FusionSettings:
     """The fusion baseline.
 
-    ``features``: opensmile or log_mel; ``bert``: Hub id or folder of a frozen BERT, or scratch; ``class_weights``:
-    none or balanced (inverse frequency in train); ``trim_db``: silence at both ends lies this far below the loudest
-    25 ms, null keeps it.
+    ``features``: opensmile or log_mel; ``bert``: Hub id or folder of a frozen BERT, or scratch; ``trim_db``: silence at
+    both ends lies this far below the loudest 25 ms, null keeps it.
     """
 
     modalities: str = "audio+transcript"
@@ -196,7 +217,6 @@ class FusionSettings:
     hidden: int = 64
     dropout: float = 0.3
     label_smoothing: float = 0.0
-    class_weights: str = "none"
     cache_dir: str = "outputs/cache"
     processes: int = 2
 
@@ -209,6 +229,8 @@ class BaselineSettings:
     split: SplitSettings
     output: OutputSettings
     baseline: FusionSettings = field(default_factory=FusionSettings)
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     seed: int = 0

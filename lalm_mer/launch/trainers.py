@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.engine import Engine, check_accelerator
 from lalm_mer.launch.settings import ScoringSettings, TrainSettings
-from lalm_mer.protocols.dataset import ExampleDataset
-from lalm_mer.recognizers.training import DEV_METRICS, Collator, RecognizerTrainer
+from lalm_mer.recognizers.training import DEV_METRICS, Collator, Examples, RecognizerTrainer
 
 __all__ = ["make_trainer", "seed_everything"]
 
@@ -90,8 +90,9 @@ def make_trainer(
     collators: tuple[Collator, Collator],
     label_set: LabelSet,
     seed: int,
-    train: ExampleDataset | None = None,
-    dev: ExampleDataset | None = None,
+    train: Examples | None = None,
+    dev: Examples | None = None,
+    class_weights: Sequence[float] | None = None,
     best_by: str = "uar",
 ) -> RecognizerTrainer:
     """Build the trainer that learns (with ``TrainSettings``) or only scores.
@@ -107,6 +108,7 @@ def make_trainer(
         seed: of weights, order and dropout
         train: training examples
         dev: examples that choose the checkpoint
+        class_weights: what the training loss of each of the K classes is multiplied by; None weights all alike
         best_by: one of ``DEV_METRICS``, which they choose it by
 
     Raises:
@@ -141,6 +143,7 @@ def make_trainer(
         label_set=label_set,
         train_examples=train,
         dev_examples=dev,
+        class_weights=class_weights,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict

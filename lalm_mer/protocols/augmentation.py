@@ -42,7 +42,6 @@ _RANGES = (
 _BITRATES_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320)
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # those that audiomentations looks for and libsndfile reads
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_MP3_SHORTEST_S = 0.1
 _REFLECTIONS = 8  # order of the image sources: 20 ms of computing a clip; 12 would take half a second
 
 
@@ -156,9 +155,8 @@ class Augmentation:
             AudioError: if a change made samples that are not finite
             ConfigError: if MP3 does not know the rate
         """
-        rate = waveform.sampling_rate
+        samples, rate = waveform.samples, waveform.sampling_rate
         chain = self._chain(rate, changes_speed)
-        samples = waveform.samples
         with _drawn_from(key), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of every silent or resampled noise
             for step in chain:
@@ -175,7 +173,7 @@ class Augmentation:
     def digest(self) -> str:
         """Hash of the settings with names and sizes of the recordings in their folders."""
         files = [(path.name, path.stat().st_size) for path in (*self._noises, *self._responses)]
-        return hash_json({"settings": repr(self.settings), "files": files})
+        return hash_json([repr(self.settings), files])
 
     def _chain(self, rate: int, changes_speed: bool) -> list[_Step]:
         if (rate, changes_speed) not in self._chains:
@@ -231,8 +229,8 @@ class AugmentedExamples:
         if example.waveform is None:
             return example
         key = f"seed {self._seed}, epoch {self.epoch}, repeat {self._repeats[index]}, utterance {example.utterance_id}"
-        changes_speed = example.utterance_id not in self.keep_their_speed
-        return replace(example, waveform=self.augmentation(example.waveform, key, changes_speed=changes_speed))
+        free = example.utterance_id not in self.keep_their_speed
+        return replace(example, waveform=self.augmentation(example.waveform, key, changes_speed=free))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -332,8 +330,8 @@ def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: 
         low, high = round(rate / speed.max_rate), round(rate / speed.min_rate)
         steps.append(kept.Resample(min_sample_rate=low, max_sample_rate=high, p=speed.p))
     if reverb.p and responses:
-        paths = [str(path) for path in responses]
-        steps.append(_keeping_level(kept.ApplyImpulseResponse(paths, p=reverb.p, leave_length_unchanged=True)))
+        room = kept.ApplyImpulseResponse([str(path) for path in responses], p=reverb.p, leave_length_unchanged=True)
+        steps.append(_keeping_level(room))
     elif reverb.p:
         room = kept.RoomSimulator(
             calculation_mode="rt60", min_target_rt60=reverb.min_rt60_s, max_target_rt60=reverb.max_rt60_s,
@@ -358,7 +356,7 @@ def _mp3(kept: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the m
         raise ConfigError(f"section 'augment.mp3': no MP3 at {rate} Hz, only at {_MP3_RATES}; set augment.mp3.p=0")
     low, high = mp3.min_bitrate_kbps, mp3.max_bitrate_kbps
     transform: _Step = kept.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
-    return lambda samples, rate: transform(samples, rate) if len(samples) >= _MP3_SHORTEST_S * rate else samples
+    return lambda samples, rate: transform(samples, rate) if len(samples) >= 0.1 * rate else samples
 
 
 def _keeping_level(transform: _Step) -> _Step:

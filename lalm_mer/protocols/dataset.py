@@ -63,6 +63,11 @@ class ExampleDataset:
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def hears(self) -> bool:
+        """Whether the examples come with their waveforms."""
+        return self._sampling_rate is not None
+
     def durations_s(self) -> list[float | None]:
         """Duration of each utterance, in seconds, without decoding it; None where it has no audio."""
         durations = self._utterances["duration_s"][:]
@@ -82,14 +87,33 @@ class ExampleDataset:
         frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
+    def column(self, name: str) -> list[str | None]:
+        """Any other column of the utterance table, as strings: ``gender``, ``session`` ...; None where it is missing.
+
+        Raises:
+            ConfigError: if there is no such column
+        """
+        if name not in self._utterances.column_names or name == "audio":
+            raise ConfigError(
+                f"no column {name!r} in the utterance table; it has {', '.join(self._utterances.column_names)}"
+            )
+        values = self._utterances[name][:]
+        return [None if values[row] is None else str(values[row]) for row in self._rows]
+
+    def distinct(self) -> ExampleDataset:
+        """The same examples, each once."""
+        return self._with(list(dict.fromkeys(self._rows)), self._sampling_rate)
+
     def select(self, indices: Sequence[int]) -> ExampleDataset:
         """The examples at ``indices``, in that order."""
-        rows = [self._rows[index] for index in indices]
-        return ExampleDataset(self._utterances, rows, self._task, self._sampling_rate, self._transcripts)
+        return self._with([self._rows[index] for index in indices], self._sampling_rate)
 
     def unheard(self) -> ExampleDataset:
         """The same examples without their waveforms, for what keeps its own features of them."""
-        return ExampleDataset(self._utterances, self._rows, self._task, None, self._transcripts)
+        return self._with(self._rows, None)
+
+    def _with(self, rows: list[int], sampling_rate: int | None) -> ExampleDataset:
+        return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._transcripts)
 
     def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
         if self._sampling_rate is None:

@@ -77,6 +77,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         label_set: the K labels
         train_examples: None where nothing is trained
         dev_examples: None where nothing is trained
+        class_weights: what the training loss of each of the K classes is multiplied by, 1 on average over the training
+            examples, so that the sum is still divided by the number of items; None weights all alike. Dev loss is bare
         callbacks: transformers' own
     """
 
@@ -89,10 +91,12 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         label_set: LabelSet,
         train_examples: Examples | None = None,
         dev_examples: Examples | None = None,
+        class_weights: Sequence[float] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self._train_collator, self._score_collator = collators
         self._label_set = label_set
+        self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,
             args=args,
@@ -142,6 +146,13 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """Let the processes part in good order; without it one may abort at exit although all its work is done."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Loss of a training batch, each utterance's weighted by its class."""
+        if self._class_weights is not None:
+            weights = self._class_weights.to(inputs["truth"].device)[inputs["truth"]]
+            self.compute_loss_func = partial(_mean_loss, weights=weights)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(
         self,
@@ -195,6 +206,9 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         if self._has_ended():  # it was killed after its last step; transformers would take one more
             self.control.should_training_stop = True
         else:
+            set_epoch = getattr(self.train_dataset, "set_epoch", None)
+            if set_epoch is not None:  # accelerate forgets it with several processes, and in an epoch gone on with
+                set_epoch(kwargs["epoch"])
             super()._run_epoch(*args, **kwargs)
 
     def _has_ended(self) -> bool:
@@ -293,7 +307,13 @@ def last_whole_checkpoint(folder: Path, *, removes: bool = True) -> Path | None:
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _mean_loss(outputs: dict[str, Tensor], labels: object, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Sum of the losses over the items of the whole accumulated batch, so that 8 x 1 equals 1 x 8."""
+def _mean_loss(
+    outputs: dict[str, Tensor],
+    labels: object,
+    num_items_in_batch: Tensor | int | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Sum of the (weighted) losses over the items of the whole accumulated batch, so that 8 x 1 equals 1 x 8."""
     items = outputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
-    return outputs["losses"].sum() / items
+    losses = outputs["losses"] if weights is None else outputs["losses"] * weights
+    return losses.sum() / items

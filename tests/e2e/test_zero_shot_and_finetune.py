@@ -41,7 +41,9 @@ def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 31))
     dev = [row for row in rows if row["split"] == "dev"]
     assert [row["step"] for row in dev] == [10, 20, 30]
-    assert set(dev[0]) == {"step", "epoch", "split", "loss", "uar", "weighted_accuracy"}
+    assert set(dev[0]) == {
+        "step", "epoch", "split", "loss", "uar", "weighted_accuracy", "macro_f1", "weighted_f1"
+    }  # fmt: skip
     assert dev[-1]["loss"] < dev[0]["loss"]
     run = json.loads((uninterrupted / "run.json").read_text())
     assert run["config"]["adapter"]["lora_dropout"] == 0.3

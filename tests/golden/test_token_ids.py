@@ -148,7 +148,8 @@ def test_folds_of_the_synthetic_circumplex_corpus(name):
     frame = pd.DataFrame(
         {
             "utterance_id": [cell.utterance_id for cell in cells],
-            "session": [cell.side for cell in cells],
+            "split": [cell.side for cell in cells],
+            "session": None,
             "speaker": [cell.speaker.name for cell in cells],
             "script": [cell.carrier.name for cell in cells],
             "transcript": None,

@@ -33,7 +33,6 @@ def build_fusion(
     hidden: int = 64,
     dropout: float = 0.3,
     label_smoothing: float = 0.0,
-    class_weights: Sequence[float] | None = None,
     cache_dir: Path = Path("outputs/cache/acoustic"),
     processes: int = 1,
 ) -> tuple[FusionNetwork, FusionCollator]:
@@ -59,7 +58,6 @@ def build_fusion(
         hidden: units of the dense layer
         dropout: probability after the dense layer
         label_smoothing: share of the target spread over all labels
-        class_weights: K weights of the cross entropy
         cache_dir: folder of the stored features
         processes: worker processes that compute them
 
@@ -92,7 +90,6 @@ def build_fusion(
         hidden=hidden,
         dropout=dropout,
         label_smoothing=label_smoothing,
-        class_weights=class_weights,
     )
     return network, FusionCollator(network, _fill_stores(network, train, others, cache_dir, corpus_hash, processes))
 

@@ -56,17 +56,14 @@ class FusionNetwork(nn.Module):
         hidden: units of the dense layer between the concatenation and the K logits; 0 for none
         dropout: probability after the dense layer
         label_smoothing: share of the target spread over all labels, training only
-        class_weights: K weights of the cross entropy; None weights every utterance alike
 
     Raises:
-        ConfigError: if there is no branch, or the weights are not K
+        ConfigError: if there is no branch, or a number is out of range
 
     References:
         Pepino et al., "Fusion approaches for emotion recognition from speech using acoustic and text-based features",
         ICASSP 2020.
     """
-
-    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -80,13 +77,10 @@ class FusionNetwork(nn.Module):
         hidden: int = 64,
         dropout: float = 0.3,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if acoustic is None and transcripts is None:
             raise ConfigError("a fusion network needs acoustic features, transcripts, or both; found neither")
-        if class_weights is not None and len(class_weights) != len(labels):
-            raise ConfigError(f"{len(class_weights)} class weights for {len(labels)} labels; expected one a label")
         if hidden < 0 or not 0 <= dropout < 1 or not 0 <= label_smoothing < 1:
             raise ConfigError(
                 f"hidden={hidden}, dropout={dropout}, label_smoothing={label_smoothing}: expected 0 or more units and "
@@ -107,8 +101,6 @@ class FusionNetwork(nn.Module):
         self._head_settings = {"hidden": hidden, "dropout": dropout, "label_smoothing": label_smoothing}
         self.label_smoothing = label_smoothing
         self.head = self._make_head(hidden, dropout)
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights)
 
     @property
     def modalities(self) -> str:
@@ -140,7 +132,7 @@ class FusionNetwork(nn.Module):
 
         Returns:
             ``log_probs`` (B, K), log_softmax; with ``truth`` also ``losses`` (B,), cross entropy, and ``items`` (B,),
-            the weight of each, so that the mean loss is the sum of the losses over the sum of the items
+            1 each, so that the mean loss is the sum of the losses over the sum of the items
         """
         pooled = []
         if "audio" in self.branches:
@@ -158,11 +150,8 @@ class FusionNetwork(nn.Module):
         if truth is None:
             return scores
         smoothing = self.label_smoothing if self.training else 0.0
-        losses = F.cross_entropy(
-            logits.float(), truth, weight=self.class_weights, label_smoothing=smoothing, reduction="none"
-        )
-        items = torch.ones_like(losses) if self.class_weights is None else self.class_weights[truth]
-        return {"losses": losses, "items": items, **scores}
+        losses = F.cross_entropy(logits.float(), truth, label_smoothing=smoothing, reduction="none")
+        return {"losses": losses, "items": torch.ones_like(losses), **scores}
 
     def save_trained(self, folder: Path) -> None:
         """Write what predicting again needs: weights with normalisation, settings, and the scratch tokenizer.
@@ -199,7 +188,6 @@ class FusionNetwork(nn.Module):
             audio_branch=BranchSettings(**branches["audio"]) if "audio" in branches else None,
             transcript_branch=BranchSettings(**branches["transcript"]) if "transcript" in branches else None,
             scratch=scratch,
-            class_weights=config["class_weights"],
             **config["head"],
         )
         try:
@@ -222,7 +210,6 @@ class FusionNetwork(nn.Module):
             "modalities": self.modalities,
             "branches": {name: asdict(cast(SequenceBranch, branch).settings) for name, branch in self.branches.items()},
             "head": self._head_settings,
-            "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "acoustic": None if self.acoustic is None else self.acoustic.settings(),
             "transcripts": _describe(self.transcripts),
             "scratch": None if self._scratch is None else asdict(self._scratch),

@@ -62,13 +62,13 @@ def test_absent_modality_is_not_read(examples, tmp_path):
     assert not any("transcript" in name or "embedder" in name for name, _ in network.named_parameters())
 
 
-def test_losses_are_cross_entropy_by_class_weight(examples, tmp_path):
-    network, collator = build(examples, tmp_path, modalities="audio", class_weights=[1.0, 3.0])
+def test_losses_are_cross_entropy(examples, tmp_path):
+    network, collator = build(examples, tmp_path, modalities="audio")
     batch = collator(examples[:8])
     output = network.eval()(**batch)
-    expected = -output["log_probs"].gather(1, batch["truth"][:, None])[:, 0] * torch.tensor([1.0, 3.0])[batch["truth"]]
+    expected = -output["log_probs"].gather(1, batch["truth"][:, None])[:, 0]
     torch.testing.assert_close(output["losses"], expected)
-    assert output["items"].tolist() == [1.0, 3.0] * 4
+    assert output["items"].tolist() == [1.0] * 8
     del batch["truth"]
     assert set(network(**batch)) == {"log_probs"}
 
@@ -100,7 +100,7 @@ def test_swapped_audio_changes_the_scores(examples, tmp_path):
 def test_saved_network_predicts_the_same(bert, examples, tmp_path, request):
     bert = request.getfixturevalue("bert_folder") if bert == "frozen" else bert
     branch = BranchSettings(batch_norm=True, pooling="mean_std", layers=1)
-    network, collator = build(examples, tmp_path, bert=bert, audio_branch=branch, class_weights=[1.0, 2.0], hidden=0)
+    network, collator = build(examples, tmp_path, bert=bert, audio_branch=branch, hidden=0)
     network(**collator(examples))  # moves the running statistics
     before = log_probs(network, collator, examples)
     network.save_trained(tmp_path / "saved")
@@ -149,8 +149,6 @@ def test_incomplete_folder_is_one_line(tmp_path, examples):
 def test_wrong_settings(examples, tmp_path):
     with pytest.raises(ConfigError, match="modalities 'video' are unknown"):
         build(examples, tmp_path, modalities="video")
-    with pytest.raises(ConfigError, match="1 class weights for 2 labels"):
-        build(examples, tmp_path, modalities="audio", class_weights=[1.0])
     with pytest.raises(ConfigError, match="dropout=2"):
         build(examples, tmp_path, modalities="audio", dropout=2.0)
     with pytest.raises(ConfigError, match="found neither"):

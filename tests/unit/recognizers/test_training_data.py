@@ -1,0 +1,162 @@
+"""Balanced, weighted and augmented training data in the loop that all recognizers learn by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example
+from lalm_mer.protocols.augmentation import (
+    Augmentation,
+    AugmentedExamples,
+    AugmentSettings,
+    GainSettings,
+    NoiseSettings,
+)
+from lalm_mer.protocols.balancing import class_weights
+from lalm_mer.recognizers.training import RecognizerTrainer
+
+LABELS = LabelSet(("happy", "sad"))
+
+
+class Examples(list):
+    """What the datasets of a fold offer, in memory."""
+
+    def truths(self):
+        return [example.label for example in self]
+
+    def durations_s(self):
+        return [example.waveform.duration_s for example in self]
+
+    def utterances(self):
+        return {"utterance_id": [example.utterance_id for example in self]}
+
+
+class Loudness(nn.Module):
+    """A recognizer by level; keeps the numbers that it was given in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+        self.heard = []
+
+    def forward(self, level, truth, labels=None):
+        if self.training:
+            self.heard += level.flatten().tolist()
+        log_probs = self.linear(level).log_softmax(dim=1)
+        losses = -log_probs.gather(1, truth[:, None])[:, 0]
+        return {"losses": losses, "items": torch.ones_like(losses), "log_probs": log_probs}
+
+    def save_trained(self, folder):
+        pass
+
+
+def collate(examples):
+    truth = torch.tensor([LABELS.index(example.label) for example in examples])
+    level = torch.tensor([[float(np.abs(example.waveform.samples).sum())] for example in examples])
+    return {"level": level / 100, "truth": truth, "labels": truth}
+
+
+class Killed(Exception):
+    """A run that ends in the middle."""
+
+
+class KillAt(TrainerCallback):
+    """Ends a run after a step, once its checkpoint is whole."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.fixture
+def examples():
+    random = np.random.default_rng(0)
+    waves = [Waveform(0.1 * random.standard_normal(800).astype(np.float32), 16_000) for _ in range(12)]
+    return Examples(Example(f"u{n:02}", "s", LABELS.labels[n % 4 == 0], None, wave) for n, wave in enumerate(waves))
+
+
+def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, callbacks=(), **settings):
+    set_seed(0)
+    arguments = TrainingArguments(
+        output_dir=str(folder), num_train_epochs=3, per_device_train_batch_size=batch, learning_rate=0.05,
+        gradient_accumulation_steps=accumulated, eval_strategy="steps", eval_steps=2, save_strategy="steps",
+        save_steps=2, load_best_model_at_end=True, metric_for_best_model="uar", use_cpu=True, report_to="none",
+        remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0, seed=0, data_seed=0, logging_steps=1,
+    )  # fmt: skip
+    return RecognizerTrainer(
+        Loudness(), arguments, collators=(collate, collate), label_set=LABELS, train_examples=train, dev_examples=dev,
+        callbacks=callbacks, **settings,
+    )  # fmt: skip
+
+
+def augmented(examples):
+    settings = AugmentSettings(noise=NoiseSettings(p=1), gain=GainSettings(p=1))
+    return AugmentedExamples(examples, Augmentation(settings), seed=0)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_epoch_is_heard_anew_and_a_run_that_goes_on_hears_the_same(examples, tmp_path, workers):
+    whole = trainer(tmp_path / "whole", augmented(examples), examples, workers=workers)
+    whole.train()
+    heard = whole.model.heard
+    assert len(heard) == len(set(heard)) == 3 * 12
+    expected = augmented(examples)
+    for epoch in range(3):
+        expected.set_epoch(epoch)
+        levels = collate(list(expected))["level"].flatten().tolist()
+        assert sorted(heard[12 * epoch : 12 * epoch + 12]) == sorted(levels)
+    killed = trainer(tmp_path / "cut", augmented(examples), examples, workers=workers, callbacks=[KillAt(8)])
+    with pytest.raises(Killed):
+        killed.train()
+    assert killed.state.epoch == pytest.approx(8 / 6)  # in the middle of the second epoch
+    again = trainer(tmp_path / "cut", augmented(examples), examples, workers=workers)
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-8"))
+    assert again.model.heard == heard[16:]
+    torch.testing.assert_close(again.model.linear.weight, whole.model.linear.weight, rtol=0, atol=0)
+
+
+def test_dev_is_heard_as_it_is(examples, tmp_path):
+    bare = trainer(tmp_path / "bare", examples, examples)
+    changed = trainer(tmp_path / "changed", augmented(examples), examples)
+    batches = [next(iter(one.get_eval_dataloader()))["level"] for one in (bare, changed)]
+    assert torch.equal(*batches)
+
+
+def test_the_weighted_loss_is_by_class_and_accumulates_exactly(examples, tmp_path):
+    weights = class_weights(examples.truths(), LABELS.labels)
+    assert weights == pytest.approx((12 / 18, 2.0))
+    at_once = trainer(tmp_path / "a", examples, examples, batch=12, class_weights=weights)
+    one_by_one = trainer(tmp_path / "b", examples, examples, batch=1, accumulated=12, class_weights=weights)
+    with torch.no_grad():
+        batch = collate(examples)
+        losses = at_once.model(**batch)["losses"]
+        expected = float((losses * torch.tensor(weights)[batch["truth"]]).sum() / 12)
+        bare_dev = float(losses.mean())
+    at_once.model.heard.clear()
+    assert at_once.evaluate()["eval_loss"] == pytest.approx(bare_dev, rel=1e-6)
+    logs = []
+    for one in (at_once, one_by_one):
+        one.train()
+        logs.append([entry["loss"] for entry in one.state.log_history if "loss" in entry])
+    assert logs[0][0] == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(logs[1], logs[0], rtol=1e-5)
+    torch.testing.assert_close(one_by_one.model.linear.weight, at_once.model.linear.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_one_are_no_weights(examples, tmp_path):
+    runs = [trainer(tmp_path / name, examples, examples, **more) for name, more in (
+        ("none", {}), ("ones", {"class_weights": (1.0, 1.0)}),
+    )]  # fmt: skip
+    for run in runs:
+        run.train()
+    assert torch.equal(runs[0].model.linear.weight, runs[1].model.linear.weight)
