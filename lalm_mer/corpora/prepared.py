@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
+from lalm_mer.corpora.parts import SCHEMA
 from lalm_mer.corpora.writer import is_prepared
 
 __all__ = ["PreparedCorpus", "declared_task", "load"]
@@ -79,6 +80,9 @@ def load(folder: Path) -> PreparedCorpus:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         parts = sorted((folder / "utterances").glob("*.parquet"))
+        of_another_version = [path for path in parts if pq.read_schema(path).names != SCHEMA.names]
+        if of_another_version:
+            raise CorpusError(f"{folder}: prepared by another version of this library, with other columns; {_HINT}")
         n_rows = sum(pq.read_metadata(path).num_rows for path in parts)
         if n_rows != summary["n_utterances"]:
             raise CorpusError(

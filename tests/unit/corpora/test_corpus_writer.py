@@ -210,7 +210,11 @@ def test_load_names_what_is_wrong(rows, tmp_path):
     with pytest.raises(CorpusError, match=r"not a prepared corpus .*prepare_corpus\.py"):
         load(tmp_path)
     write(rows, tmp_path / "out")
-    (tmp_path / "out/utterances/part-00000.parquet").write_bytes(b"PAR1")
+    part = tmp_path / "out/utterances/part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["split"]), part)
+    with pytest.raises(CorpusError, match="prepared by another version of this library"):
+        load(tmp_path / "out")
+    part.write_bytes(b"PAR1")
     with pytest.raises(CorpusError, match="damaged"):
         load(tmp_path / "out")
 
