@@ -12,13 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
+from lalm_mer.models.families.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
 __all__ = ["Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
@@ -68,6 +70,16 @@ class Family(ABC):
     audio_token: ClassVar[str]
     towers: ClassVar[Mapping[str, str]]
     """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
+    model_class: ClassVar[type[Any]]
+    """The transformers class of the whole model"""
+    published: ClassVar[Sequence[str]]
+    """Hub ids of published weights"""
+    licence: ClassVar[str]
+    """Of the published weights"""
+    contamination: ClassVar[Mapping[str, str]]
+    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    batch_tolerance: ClassVar[float] = 1e-5
+    """Largest difference of a score between a batch of one and of several; a larger one asks for batches of one"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
         self.model = model
@@ -85,8 +97,8 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, model_id: str | Path, *, revision: str | None, dtype: str, attn_implementation: str) -> Family:
-        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code."""
+    def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
+        """Save a randomly initialised model and its processor, marked ``randomly_initialised`` in its config."""
 
     @property
     @abstractmethod
@@ -118,7 +130,38 @@ class Family(ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """The output layer: (..., H) -> (..., vocabulary)."""
 
+    # What a family file may write otherwise
+
+    @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
+        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        return AutoProcessor.from_pretrained(source, revision=revision)
+
     # What all families share
+
+    @classmethod
+    def load(cls, model_id: str | Path, *, revision: str | None, dtype: str, attn_implementation: str) -> Self:
+        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+
+        Raises:
+            ModelError: naming the id, if it cannot be found or is of another family
+        """
+        source = str(model_id)
+        try:
+            processor = cls.load_processor(source, revision)
+            model = cls.model_class.from_pretrained(
+                source,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"model {source!r} cannot be loaded as {cls.name}: {reason}; model.id is a Hub id or a local folder"
+            ) from error
+        return cls(model, processor)
 
     def refuses(self, duration_s: float) -> str | None:
         """Why the family cannot take audio of this duration, in seconds; None where it can."""

@@ -8,14 +8,37 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import (
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Config,
+    WhisperFeatureExtractor,
+)
 from transformers.masking_utils import create_bidirectional_mask
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
 
 __all__ = ["Qwen2Audio"]
+
+_TEMPLATE = (
+    "{% set audio = namespace(count=0) %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}"
+    "{% set audio.count = audio.count + 1 %}"
+    "{{ 'Audio ' ~ audio.count ~ ': <|audio_bos|><|AUDIO|><|audio_eos|>\\n' }}"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 class Qwen2Audio(Family):
@@ -30,29 +53,48 @@ class Qwen2Audio(Family):
         "language_model": "model.language_model",
     }
 
-    @classmethod
-    def load(cls, model_id: str | Path, *, revision: str | None, dtype: str, attn_implementation: str) -> Qwen2Audio:
-        """Load model and processor.
+    model_class = Qwen2AudioForConditionalGeneration
+    published = ("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B")
+    licence = "Apache-2.0"
+    contamination = {  # noqa: RUF012 constant
+        "meld": "Its authors report its figure on MELD (Chu et al. 2024, arXiv:2407.10759) and do not name the corpora "
+        "it was trained on, so that neither this one nor another public one can be ruled out.",
+    }
 
-        Raises:
-            ModelError: naming the id, if it cannot be found or is no Qwen2-Audio
-        """
-        source = str(model_id)
-        try:
-            processor = AutoProcessor.from_pretrained(source, revision=revision)
-            model = Qwen2AudioForConditionalGeneration.from_pretrained(
-                source,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attn_implementation,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"model {source!r} cannot be loaded as {cls.name}: {reason}; model.id is a Hub id or a local folder"
-            ) from error
-        return cls(model, processor)
+    @classmethod
+    def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
+        """A Whisper-like tower of 64 mel bands over a Qwen2 of the same width."""
+        special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+        tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<|endoftext|>")
+        extractor = WhisperFeatureExtractor(feature_size=64, chunk_length=shape.window_s)
+        processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=_TEMPLATE)
+        config = Qwen2AudioConfig(
+            audio_config=Qwen2AudioEncoderConfig(
+                num_mel_bins=64,
+                encoder_layers=shape.layers,
+                encoder_attention_heads=shape.heads,
+                encoder_ffn_dim=4 * shape.hidden_size,
+                d_model=shape.hidden_size,
+                max_source_positions=shape.window_s * 50,
+            ).to_dict(),
+            text_config=Qwen2Config(
+                vocab_size=len(tokenizer),
+                hidden_size=shape.hidden_size,
+                intermediate_size=4 * shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads // 2,
+                initializer_range=shape.initializer_range,
+                bos_token_id=None,
+                eos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token),
+                pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+            ).to_dict(),
+            audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
+            initializer_range=shape.initializer_range,
+        )
+        config.randomly_initialised = True
+        Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
+        processor.save_pretrained(folder)
 
     @property
     def sampling_rate(self) -> int:

@@ -49,18 +49,13 @@ def clip_lengths(family):
     return [1, 100, *near_hops, 4801, 12345, 16000, 16161, 27183, window - hop - 1, window - hop, window - 1, window]
 
 
-def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noise):
+def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noise, heard_by_processor):
     lengths = clip_lengths(family)
     waveforms = [noise(samples) for samples in lengths]
     with torch.no_grad():
         heard = family.encode_audio(**family.audio_inputs(waveforms))
     assert int(heard.lengths.max()) <= heard.states.shape[1]
-    processed = [
-        family.processor(
-            text=[family.audio_token], audio=[waveform.samples], sampling_rate=family.sampling_rate, return_tensors="pt"
-        )["input_ids"]
-        for waveform in waveforms
-    ]
+    processed = [heard_by_processor(family, [waveform])["input_ids"] for waveform in waveforms]
     counts = {
         samples: (family.audio_token_count(samples), frames, int((ids == family.audio_token_id).sum()))
         for samples, frames, ids in zip(lengths, heard.lengths.tolist(), processed, strict=True)

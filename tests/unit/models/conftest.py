@@ -43,7 +43,7 @@ class Toy(Family):
     longest_audio_s = 2.0
 
     @classmethod
-    def load(cls, model_id, *, revision, dtype, attn_implementation):
+    def build_tiny(cls, folder, shape):
         raise NotImplementedError
 
     def audio_token_count(self, samples):

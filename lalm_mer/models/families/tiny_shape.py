@@ -1,0 +1,62 @@
+"""What tiny models of every family are made from: a shape, and a tokenizer that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+__all__ = ["TinyShape", "byte_level_bpe"]
+
+
+@dataclass(frozen=True)
+class TinyShape:
+    """Sizes of a randomly initialised model.
+
+    Args:
+        words: lines on which the tokenizer is trained
+        window_s: the audio tower's window, in whole seconds
+        hidden_size: width of tower and language model
+        layers: layers of each
+        vocabulary: tokens at most
+        initializer_range: standard deviation of the weights
+    """
+
+    words: Sequence[str]
+    window_s: int
+    hidden_size: int = 128
+    layers: int = 2
+    vocabulary: int = 600
+    initializer_range: float = 0.02
+
+    @property
+    def heads(self) -> int:
+        """Attention heads, of 32 each where the width allows."""
+        return max(2, self.hidden_size // 32)
+
+
+def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that can write any string: every byte is in its alphabet.
+
+    Args:
+        shape: words and size
+        special: tokens that only a chat template writes, the end and padding tokens among them
+        eos: which of them ends a turn
+        pad: which of them fills
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=shape.vocabulary,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sorted(shape.words), trainer)
+    others = [token for token in special if token not in (eos, pad)]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=eos, pad_token=pad, extra_special_tokens=[*others, eos]
+    )
