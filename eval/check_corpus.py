@@ -26,7 +26,7 @@ from lalm_mer.corpora.settings import READERS
 from lalm_mer.protocols.alignment import Quality, check_corpus
 from lalm_mer.protocols.quality.flags import Thresholds, with_settings
 from lalm_mer.protocols.quality.report import write_quality_report
-from lalm_mer.protocols.transcripts import load_transcripts
+from lalm_mer.protocols.transcripts import load_transcripts, require_same_corpus
 
 
 def main(arguments: list[str]) -> int:
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
             corpus,
             out,
             thresholds=thresholds,
-            hypotheses=load_transcripts(options.asr).hypotheses if options.asr else None,
+            hypotheses=heard(options.asr, corpus) if options.asr else None,
             word_times=options.word_times,
             known_defects=known_defects(corpus),
             processes=options.processes,
@@ -72,6 +72,13 @@ def main(arguments: list[str]) -> int:
     print_quality(quality)
     print(f"\nreport: {report}")
     return 0
+
+
+def heard(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
+    """What speech recognition heard in this very corpus."""
+    table = load_transcripts(file)
+    require_same_corpus(table, corpus.name, corpus.summary["root_hash"])
+    return table.hypotheses
 
 
 def known_defects(corpus: PreparedCorpus) -> Mapping[str, str]:

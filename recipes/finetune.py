@@ -13,7 +13,7 @@ from pathlib import Path
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import adapt, model_digest, open_language_run, recognizer_name
+from lalm_mer.launch.language import adapt, base_digest, open_language_run, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import FinetuneSettings
@@ -32,7 +32,7 @@ def finetune(settings: FinetuneSettings) -> None:
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
         method="lora",
-        digests={"prompt": language.prompt.digest, "base_model": model_digest(settings.model, language.family)},
+        digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
         notes=language.notes(),
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())

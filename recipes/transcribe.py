@@ -46,6 +46,8 @@ def transcribe(settings: TranscribeSettings) -> None:
         "model_digest": transcriber.digest,
         "dtype": model.dtype,
         "language": model.language,
+        "batch_size": model.batch_size,
+        "device": transcriber.device,
         "seed": settings.seed,
         "corpus": corpus.name,
         "root_hash": corpus.summary["root_hash"],

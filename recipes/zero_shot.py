@@ -13,7 +13,7 @@ from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import model_digest, open_language_run, recognizer_name
+from lalm_mer.launch.language import base_digest, open_language_run, recognizer_name
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
 from lalm_mer.launch.trainers import make_trainer, seed_everything
@@ -31,7 +31,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
         method="zero_shot",
-        digests={"prompt": language.prompt.digest, "base_model": model_digest(settings.model, language.family)},
+        digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
         notes=language.notes(),
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())

@@ -12,7 +12,7 @@ import soxr
 
 from lalm_mer.core.errors import AudioError, ConfigError
 
-__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_video", "encode_flac"]
+__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_video", "encode"]
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".flv"))
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # FFmpeg's names of them
@@ -120,10 +120,12 @@ def _check_whole(content: bytes, name: str) -> None:
         raise AudioError(f"{name}: {len(content)} bytes of the {declared} its header declares", "truncated")
 
 
-def encode_flac(waveform: Waveform) -> bytes:
-    """Mono FLAC of 24 bits, which holds every sample of 16- and 24-bit audio exactly."""
+def encode(waveform: Waveform) -> bytes:
+    """Mono audio: FLAC of 24 bits, which holds 16- and 24-bit audio exactly; beyond full scale WAV of floats."""
     file = io.BytesIO()
-    soundfile.write(file, waveform.samples, waveform.sampling_rate, format="FLAC", subtype="PCM_24")
+    fits = np.abs(waveform.samples).max(initial=0.0) <= 1.0
+    container, subtype = ("FLAC", "PCM_24") if fits else ("WAV", "FLOAT")
+    soundfile.write(file, waveform.samples, waveform.sampling_rate, format=container, subtype=subtype)
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ UNSCORED = "<unscored>"
 NUMBERS = ("valence", "arousal", "dominance", "sentiment")
 """Columns of the utterance table that hold numbers to predict."""
 
-_INTERVAL = re.compile(r"(?P<left>[\[(])\s*(?P<low>-?[\d.]+)\s*,\s*(?P<high>-?[\d.]+)\s*(?P<right>[\])])")
+_INTERVAL = re.compile(r"(?P<left>[\[(])\s*(?P<low>-?\d+(?:\.\d+)?)\s*,\s*(?P<high>-?\d+(?:\.\d+)?)\s*(?P<right>[\])])")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "git_commit", "hash_bytes", "hash_file", "hash_json", "package_versions", "write_json"]
+__all__ = [
+    "atomic_path",
+    "git_commit",
+    "hash_bytes",
+    "hash_file",
+    "hash_json",
+    "model_digest",
+    "package_versions",
+    "write_json",
+]
 
 _PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
              "deepspeed", "bitsandbytes", "opensmile", "espeakng-loader")  # fmt: skip
@@ -37,6 +46,14 @@ def hash_json(value: object) -> str:
         True
     """
     return hash_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def model_digest(model_id: str, commit: str | None) -> str:
+    """What identifies a model: the content of a local folder, or the commit of a Hub id."""
+    folder = Path(model_id)
+    if folder.is_dir():
+        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
+    return f"{model_id}@{commit}"
 
 
 @contextmanager

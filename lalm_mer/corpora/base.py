@@ -8,6 +8,7 @@ nothing can be read at all. It opens no audio: the writer does, on all cores, an
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import os
@@ -17,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.audio import VIDEO_SUFFIXES, decode, decode_video, encode_flac
+from lalm_mer.core.audio import VIDEO_SUFFIXES, decode, decode_video, encode
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
 from lalm_mer.core.labels import Interval, LabelSet, Task
@@ -46,7 +47,7 @@ class AudioFile:
 
     Args:
         path: relative to the corpus root, with forward slashes
-        content: encoded: the file as shipped; of a video or of a part of a recording, FLAC of what was asked for
+        content: encoded: the file as shipped; of a video or of a part of a recording, what was asked for, lossless
         sampling_rate: of ``content``, in Hz
         duration_s: of ``content``, in seconds
     """
@@ -70,7 +71,9 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
         raise CorpusError(f"corpus root {root}: expected a folder, found {found}; set corpus.root")
     found_here: list[Path | Rejection] = []
     for folder, subfolders, files in os.walk(root):
-        found_here += [Path(folder, name) for name in files if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                found_here.append(Path(folder, name) if _is_utf8(name) else _unnameable(root, Path(folder, name)))
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in subfolders:  # os.walk lists links to folders but does not enter them
             path = Path(folder, name)
@@ -94,25 +97,35 @@ def read_audio(
         The file, or a rejection with reason ``outside_root``, ``missing_audio``, ``unreadable``, ``empty``,
         ``truncated`` or ``non_finite``
     """
-    if not _is_inside(root, path):
-        return _outside(root, path)
     name = relative(root, path)
-    if not path.is_file():
-        return Rejection(name, "missing_audio", "no such file in the corpus folder")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Rejection(name, "unreadable", f"cannot be opened ({error.strerror})")
-    is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        if not _is_inside(root, path):
+            return _outside(root, path)
+        if not path.is_file():
+            return Rejection(name, "missing_audio", "no such file in the corpus folder")
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        content = b"" if is_video else path.read_bytes()
+    except (OSError, ValueError) as error:  # too long a name, a null byte in it, no permission
+        reason = getattr(error, "strerror", None) or error
+        return Rejection(name, "unreadable", f"cannot be opened ({reason})")
     try:
         if is_video:
-            content = encode_flac(decode_video(content, name))
+            content = _sound_of(path, name, path.stat().st_mtime_ns)
         waveform = decode(content, name, start_s, end_s)
     except AudioError as error:
         return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
     if start_s is not None or end_s is not None:
-        content = encode_flac(waveform)
+        content = encode(waveform)
     return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s)
+
+
+@functools.lru_cache(maxsize=1)  # the utterances of a video are neighbours, and it is long
+def _sound_of(path: Path, name: str, modified_ns: int) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be opened ({error.strerror})", "unreadable") from error
+    return encode(decode_video(content, name))
 
 
 def decoded_text(root: Path, path: Path) -> str:
@@ -218,6 +231,15 @@ def _task(name: str, content: Any, path: Path) -> Task:  # noqa: ANN401 a YAML v
 def relative(root: Path, path: Path) -> str:
     """``path`` below ``root``, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _unnameable(root: Path, path: Path) -> Rejection:
+    readable = relative(root, path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return Rejection(readable, "unreadable_name", "its name is not UTF-8; rename the file")
 
 
 def _is_inside(root: Path, path: Path) -> bool:

@@ -33,6 +33,7 @@ _LABEL_LINE = re.compile(
     r"\[(?P<valence>[^,\]]*),(?P<arousal>[^,\]]*),(?P<dominance>[^,\]]*)\].*"
 )
 _RATER_LINE = re.compile(r"(?P<kind>[CA])-(?P<rater>[EFM])\d+:(?P<rest>.*)")
+_NEAR_S = 1.0  # how far from its label's times a transcript's may lie
 _TRANSCRIPT_LINE = re.compile(
     rf"(?P<name>Ses\w+)\s*(?:\[\s*(?P<start>{_SECONDS})\s*-\s*(?P<end>{_SECONDS})\s*\])?\s*:\s*(?P<words>.*)"
 )
@@ -229,14 +230,23 @@ def _transcript_lines(content: str, where: str) -> Iterator[re.Match[str] | Reje
 
 
 def _transcript(lines: Sequence[re.Match[str]], times_s: tuple[float, float]) -> str | None:
-    """Of several lines of one utterance, the one nearest to the label's times, or else the first."""
+    """Of several lines of one utterance, the one nearest to the label's times; one that is elsewhere is not its own.
+
+    Where no line is near, the first one without times.
+    """
+    start_s, end_s = times_s
     spoken = [line for line in lines if line["words"]]
-    timed = [line for line in spoken if line["start"] is not None]
-    if timed:
-        start_s, end_s = times_s
-        nearest = min(timed, key=lambda line: abs(float(line["start"]) - start_s) + abs(float(line["end"]) - end_s))
+    near = [
+        line
+        for line in spoken
+        if line["start"] is not None
+        and float(line["start"]) < end_s + _NEAR_S
+        and float(line["end"]) > start_s - _NEAR_S
+    ]
+    if near:
+        nearest = min(near, key=lambda line: abs(float(line["start"]) - start_s) + abs(float(line["end"]) - end_s))
         return str(nearest["words"])
-    return str(spoken[0]["words"]) if spoken else None
+    return next((str(line["words"]) for line in spoken if line["start"] is None), None)
 
 
 def _bad_row(where: str, number: int, line: str, why: str) -> Rejection:

@@ -6,6 +6,7 @@ result is the same as from one process, and a part that an earlier, killed run f
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -124,7 +125,8 @@ def make_part(part: Part, folder: Path) -> PartCounts:
         return earlier
     counts = PartCounts(key, [], [], {}, {}, {name: {} for name in part.tasks}, 0, 0.0)
     rows = _kept_rows(part, counts)
-    parquet.unlink(missing_ok=True)
+    for stale in (counts_file, parquet):  # the counts first: they vouch for the Parquet file
+        stale.unlink(missing_ok=True)
     first = next(rows, None)
     if first is not None:
         with atomic_path(parquet) as partial:
@@ -136,8 +138,8 @@ def make_part(part: Part, folder: Path) -> PartCounts:
 def _earlier_counts(file: Path, key: str) -> PartCounts | None:
     if not file.is_file():
         return None
-    counts = PartCounts(**json.loads(file.read_text(encoding="utf-8")))
-    return counts if counts.key == key else None
+    written = json.loads(file.read_text(encoding="utf-8"))
+    return PartCounts(**written) if written["key"] == key else None
 
 
 def _key_of(row: Utterance | Rejection, root: Path | None) -> list[Any]:
@@ -147,9 +149,10 @@ def _key_of(row: Utterance | Rejection, root: Path | None) -> list[Any]:
     if row.audio_bytes is not None:
         return ["made", cells | {"audio_bytes": hash_bytes(row.audio_bytes)}]
     stat = None
-    if root is not None and row.audio_path is not None and (root / row.audio_path).is_file():
-        found = (root / row.audio_path).stat()
-        stat = [found.st_size, found.st_mtime_ns]
+    if root is not None and row.audio_path is not None:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or no name of a file: read_audio says which
+            found = (root / row.audio_path).stat()
+            stat = [found.st_size, found.st_mtime_ns]
     return ["found", cells, stat]
 
 

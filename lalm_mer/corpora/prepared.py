@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA
@@ -29,13 +32,49 @@ class PreparedCorpus:
 
     Args:
         name: name of the corpus
-        dataset: one row an utterance; ``audio`` holds the encoded bytes, not samples
+        parts: its Parquet files, in order
         summary: content of ``summary.json``
     """
 
     name: str
-    dataset: datasets.Dataset
+    parts: tuple[Path, ...]
     summary: dict[str, Any]
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        """One row an utterance; ``audio`` holds the encoded bytes, not samples.
+
+        ``datasets`` keeps an Arrow copy in its own cache (HF_DATASETS_CACHE) under the corpus's hash, so it is never
+        that of an earlier preparation; memory stays flat however large the corpus is.
+
+        Raises:
+            CorpusError: if a part is damaged, or the cache cannot be written
+        """
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / "lalm_mer" / str(self.summary["root_hash"])
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
+        try:
+            opened = datasets.Dataset.from_parquet([str(path) for path in self.parts], cache_dir=str(cache))
+        except (OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise CorpusError(
+                f"{self.parts[0].parent}: cannot be copied to {cache} ({reason}); see to disk space there, or set "
+                "HF_DATASETS_CACHE to another folder"
+            ) from error
+        return opened.cast_column("audio", datasets.Audio(decode=False))
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Some columns of every utterance, straight from Parquet, so that no sound is read.
+
+        Raises:
+            ConfigError: naming a column that there is not
+        """
+        absent = sorted(set(names) - set(SCHEMA.names))
+        if absent:
+            raise ConfigError(f"no column {absent[0]!r} in the utterance table; it has {', '.join(SCHEMA.names)}")
+        tables = [pq.read_table(path, columns=list(names), partitioning=None) for path in self.parts]
+        frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        return frame
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -56,10 +95,7 @@ def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
 
 
 def load(folder: Path) -> PreparedCorpus:
-    """Open a prepared corpus, on disk: memory stays flat however large it is, and no network is asked.
-
-    ``datasets`` keeps an Arrow copy in its own cache (HF_DATASETS_CACHE), under the corpus's hash, so it is never
-    that of an earlier preparation.
+    """Open a prepared corpus, on disk; no network is asked.
 
     Args:
         folder: the ``output.dir`` of its preparation
@@ -88,16 +124,8 @@ def load(folder: Path) -> PreparedCorpus:
             raise CorpusError(
                 f"{folder}: {n_rows} utterances where summary.json counts {summary['n_utterances']}; {_HINT}"
             )
-        dataset = _opened(parts, str(summary["root_hash"]))
-    except (ValueError, KeyError, OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, CorpusError):
             raise
         raise CorpusError(f"{folder}: damaged ({' '.join(str(error).split())}); {_HINT}") from error
-    return PreparedCorpus(summary["corpus"], dataset.cast_column("audio", datasets.Audio(decode=False)), summary)
-
-
-def _opened(parts: list[Path], root_hash: str) -> datasets.Dataset:
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lalm_mer" / root_hash
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    return datasets.Dataset.from_parquet([str(path) for path in parts], cache_dir=str(cache))
+    return PreparedCorpus(summary["corpus"], tuple(parts), summary)

@@ -10,21 +10,24 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import CorpusError, LalmMerError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.provenance import hash_json, write_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name
 
-__all__ = ["SCHEMA", "is_prepared", "write_corpus"]
+__all__ = ["SCHEMA", "is_prepared", "usable_cores", "write_corpus"]
 
 PARTS = frozenset(("utterances", "rejected.jsonl", "summary.json"))
 _ROWS_IN_A_PART = 128
@@ -73,9 +76,9 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Stream ``rows`` to ``out_dir``, which appears whole at the end or not at all.
 
-    A prepared corpus that is already there is replaced; of two utterances with one id the first is kept and the other
-    rejected as ``duplicate_id``. ``n_found = n_utterances + n_rejected`` by construction. Killed and called again with
-    the same rows, it goes on where it was.
+    A prepared corpus that is already there is replaced; of two utterances with one id the first one found counts and
+    the other is rejected as ``duplicate_id``. ``n_found = n_utterances + n_rejected`` by construction.
+    Killed and called again with the same rows, it goes on where it was.
 
     Args:
         rows: what a reader yields
@@ -88,14 +91,15 @@ def write_corpus(
         ranges: ``valence``, ``arousal``, ``dominance`` or ``sentiment`` -> lowest and highest value of its scale
         tasks: tasks to count the labels of; None for those the package knows for ``corpus``
         extra: further keys of the summary, plain data
-        processes: how many read audio; None for one a core. The result is the same
+        processes: how many read audio; None for one a core. The result is the same. They are spawned, so a script of
+            your own needs ``if __name__ == "__main__":`` around the call
 
     Returns:
         The summary, as written to ``summary.json``
 
     Raises:
-        CorpusError: if nothing was found, if everything was rejected (nothing is written then), or if ``out_dir``
-            holds something that is not a prepared corpus
+        CorpusError: if nothing was found, if everything was rejected (nothing is written then), if ``out_dir`` holds
+            something that is not a prepared corpus or is being written by another process, or if writing fails
     """
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CorpusError(f"{out_dir}: holds something that is not a prepared corpus; choose another output.dir")
@@ -113,7 +117,7 @@ def write_corpus(
             (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
             tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
         ):
-            for counts in _made(parts, partial / "utterances", processes or os.cpu_count() or 1):
+            for counts in _made(parts, partial / "utterances", processes or usable_cores()):
                 totals.add(counts)
                 rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
                 bar.update(len(counts.row_hashes) + len(counts.rejected))
@@ -121,9 +125,9 @@ def write_corpus(
         if not totals.n_utterances:
             shutil.rmtree(partial)
         _require_utterances(totals, corpus)
-        _keep_only_parts(partial / "utterances", n_parts)
         summary = metadata | _summary(totals, known) | dict(extra or {})
         write_json(partial / "summary.json", summary)
+        _keep_only_parts(partial / "utterances", n_parts)
     return summary
 
 
@@ -159,21 +163,40 @@ def _counted(task: Task) -> tuple[str, ...]:
 def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
     """A folder beside ``out_dir`` that takes its place if the block ends without an error, and else stays to go on."""
     out_dir = out_dir.resolve()
-    partial, old = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old"))
+    partial, old, locked = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old", "lock"))
     try:
-        if old.exists() and not out_dir.exists():  # a run was killed between the two renames below
-            old.replace(out_dir)
-        if old.exists():
-            shutil.rmtree(old)
-        (partial / "utterances").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CorpusError(f"{out_dir}: cannot be written ({error}); choose another output.dir") from error
-    yield partial
-    if out_dir.exists():
-        out_dir.replace(old)
-    partial.replace(out_dir)
-    if old.exists():
-        shutil.rmtree(old)
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(locked, timeout=0):
+            if old.exists() and not out_dir.exists():  # a run was killed between the two renames below
+                old.replace(out_dir)
+            if old.exists():
+                shutil.rmtree(old)
+            (partial / "utterances").mkdir(parents=True, exist_ok=True)
+            yield partial
+            if out_dir.exists():
+                out_dir.replace(old)
+            partial.replace(out_dir)
+            if old.exists():
+                shutil.rmtree(old)
+            locked.unlink(missing_ok=True)
+    except Timeout as error:
+        raise CorpusError(
+            f"{out_dir}: another process is preparing it; wait for it, or choose another output.dir"
+        ) from error
+    except LalmMerError:
+        locked.unlink(missing_ok=True)
+        raise
+    except (OSError, pa.ArrowException, BrokenProcessPool) as error:
+        reason = " ".join(str(error).split())
+        raise CorpusError(
+            f"{out_dir}: cannot be written ({reason}); see to disk space and memory, or choose another output.dir, and "
+            "run again: what was done is kept"
+        ) from error
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utterance | Rejection]:
@@ -182,7 +205,7 @@ def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utter
         if isinstance(row, Utterance):
             path = row.audio_path or row.utterance_id
             if row.utterance_id in first_path:
-                detail = f"utterance {row.utterance_id} was already read from {first_path[row.utterance_id]}"
+                detail = f"utterance {row.utterance_id} was already found at {first_path[row.utterance_id]}"
                 yield Rejection(path, "duplicate_id", detail)
                 continue
             first_path[row.utterance_id] = path

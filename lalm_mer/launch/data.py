@@ -23,6 +23,7 @@ from lalm_mer.protocols.transcripts import (
     Transcripts,
     asr_transcripts,
     load_transcripts,
+    require_same_corpus,
     simulated_transcripts,
 )
 
@@ -87,7 +88,9 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
             "and with nothing else"
         )
     if data.transcripts is not None:
-        return asr_transcripts(load_transcripts(Path(data.transcripts)), folded.truths, folded.corpus.name)
+        table = load_transcripts(Path(data.transcripts))
+        require_same_corpus(table, folded.corpus.name, folded.corpus.summary["root_hash"])
+        return asr_transcripts(table, folded.heard)
     return simulated_transcripts(folded.truths, folded.label_set) if source == "simulated" else None
 
 
@@ -104,7 +107,10 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():
-        reasons = [_reason(duration_s, sampling_rate, refuses) for duration_s in examples.durations_s()]
+        reasons = [
+            _reason(duration_s, refuses, needs_audio=sampling_rate is not None or folded.transcript_source == "asr")
+            for duration_s in examples.durations_s()
+        ]
         names = examples.utterances()["utterance_id"]
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
         refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
@@ -165,10 +171,10 @@ def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: R
     return replace(data, train=AugmentedExamples(data.train, augmentation, seed=seed, refuses=refuses))
 
 
-def _reason(duration_s: float | None, sampling_rate: int | None, refuses: Refuses | None) -> str | None:
+def _reason(duration_s: float | None, refuses: Refuses | None, *, needs_audio: bool) -> str | None:
     """Why a recognizer cannot take an utterance; None where it can."""
     if duration_s is None:
-        return None if sampling_rate is None else "it has no audio"
+        return "it has no audio" if needs_audio else None
     return refuses(duration_s) if refuses else None
 
 
@@ -178,7 +184,7 @@ def require_transcripts(data: RunData, folder: str) -> None:
     Raises:
         ConfigError: naming an utterance without one
     """
-    table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.test)])
+    table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.test.select(data.scored))])
     missing = table.loc[table["transcript"].isna(), "utterance_id"]
     if len(missing):
         raise ConfigError(

@@ -61,6 +61,7 @@ def run_identity(
         "task": data.folded.task.name,
         "labels": list(labels),
         "unmapped": data.folded.unmapped,
+        "left_out": data.folded.folds.left_out[settings.split.fold],
         "disjoint_in": protocol.disjoint_in,
         "shared_in": protocol.shared_in,
         "primary_metric": protocol.primary_metric,

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.core.provenance import model_digest
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.adapters import add_lora
@@ -20,7 +20,7 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt, load_prompt
 from lalm_mer.recognizers.training import Collator
 
-__all__ = ["LanguageRun", "adapt", "model_digest", "open_language_run", "recognizer_name"]
+__all__ = ["LanguageRun", "adapt", "base_digest", "open_language_run", "recognizer_name"]
 
 _RANDOM = "The base model is randomly initialised: its figures say nothing about the published model."
 
@@ -140,10 +140,6 @@ def _load_family(settings: ModelSettings) -> Family:
     )
 
 
-def model_digest(settings: ModelSettings, family: Family) -> str:
-    """What identifies the base model: the content of a local folder, or the commit of a Hub id."""
-    folder = Path(settings.id)
-    if folder.is_dir():
-        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
-    commit = getattr(family.model.config, "_commit_hash", None)
-    return f"{settings.id}@{commit}"
+def base_digest(settings: ModelSettings, family: Family) -> str:
+    """What identifies the base model of a run."""
+    return model_digest(settings.id, getattr(family.model.config, "_commit_hash", None))

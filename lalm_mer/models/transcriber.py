@@ -15,7 +15,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lalm_mer.core.audio import Waveform, decode
 from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.core.provenance import model_digest
 
 __all__ = ["Transcriber", "transcribe_utterances"]
 
@@ -111,8 +111,13 @@ class Transcriber:
                 f"model {model_id!r} cannot be loaded as Whisper: {reason}; model.id is a Hub id or a local folder "
                 "with safetensors weights"
             ) from error
-        digest = _digest(model_id, model)
+        digest = model_digest(model_id, getattr(model.config, "_commit_hash", None))
         return cls(model.to(device), processor, name=model_id, digest=digest, language=language)
+
+    @property
+    def device(self) -> str:
+        """Where it computes: ``cpu`` or ``cuda``."""
+        return str(self._model.device.type)
 
     @property
     def sampling_rate(self) -> int:
@@ -180,13 +185,6 @@ def _language(generation_config: Any, language: str, name: str) -> str:  # noqa:
     if code not in known:
         raise ConfigError(f"key 'model.language': {name} does not know {language!r}; it knows {sorted(known)}")
     return str(code)
-
-
-def _digest(model_id: str, model: Any) -> str:  # noqa: ANN401 a transformers model
-    folder = Path(model_id)
-    if folder.is_dir():
-        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
-    return f"{model_id}@{getattr(model.config, '_commit_hash', None)}"
 
 
 def transcribe_utterances(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import tempfile
 from array import array
 from collections import Counter
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.corpora.writer import usable_cores
 from lalm_mer.protocols.quality.flags import (
     FLAGS,
     Finding,
@@ -153,7 +153,7 @@ def check_corpus(
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+", encoding="utf-8", dir=out_dir) as spool:
         with tqdm(desc=f"measure {corpus.name}", total=len(corpus.dataset), unit=" utterances", disable=None) as bar:
-            for chunk in measured(corpus.dataset, word_times, processes or os.cpu_count() or 1):
+            for chunk in measured(corpus.dataset, word_times, processes or usable_cores()):
                 for row in chunk:
                     seen.add(row, defects, hypotheses)
                     if index is not None:

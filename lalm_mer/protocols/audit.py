@@ -119,6 +119,8 @@ def _ids(content: str, suffix: str) -> Iterator[str]:
         )
     elif suffix == ".json":
         whole = json.loads(content)
+        if not isinstance(whole, list | dict):
+            raise KeyError("neither a list nor an object")
         yield from (_id_of(item, f"item {n}") for n, item in enumerate(whole, 1))
     elif suffix in (".csv", ".tsv"):
         rows = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
@@ -163,7 +165,11 @@ def audit_split(
                 f"no corpus {corpus!r} whose ids tell anything; expected one of {', '.join(sorted(known))}"
             )
         table = _from_ids(names, corpus, known[corpus])
-    of_side = {side: table.loc[list(ids)].assign(utterance=list(ids)) for side, ids in sides.items()}
+    of_side = {side: table.loc[list(ids)] for side, ids in sides.items()}
+    for side, rows in of_side.items():
+        doubled = rows.index[rows["utterance"].duplicated()]
+        if len(doubled):
+            raise ConfigError(f"{side}: {len(doubled)} utterances stand twice, for example {doubled[0]}")
     columns = ("utterance", *(column for column in COLUMNS if table[column].notna().any()))
     sharings = [_sharing(column, pair, of_side) for pair in itertools.combinations(of_side, 2) for column in columns]
     unknown = [column for column in COLUMNS if column not in columns]
@@ -184,8 +190,9 @@ def _forms(name: str) -> Iterator[str]:
                 yield f"{of_split['split'].replace('val', 'dev')}_{of_split['rest']}"
 
 
-def _facts_of(name: str, facts: Any) -> Facts | None:  # noqa: ANN401 a reader's function
-    return next((found for form in _forms(name) if (found := facts(form)) is not None), None)
+def _facts_of(name: str, facts: Any) -> tuple[str, Facts] | None:  # noqa: ANN401 a reader's function
+    """The id as its corpus writes it, and what it tells."""
+    return next(((form, found) for form in _forms(name) if (found := facts(form)) is not None), None)
 
 
 def _corpus_of(names: Sequence[str], known: Mapping[str, Any]) -> str:
@@ -205,12 +212,13 @@ def _from_ids(names: Sequence[str], corpus: str, facts: Any) -> pd.DataFrame:  #
         found = _facts_of(name, facts)
         if found is None:
             raise ConfigError(f"{name!r} is no utterance id of {corpus}; is --corpus right?")
-        rows[name] = asdict(found)
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(COLUMNS))
+        form, told = found
+        rows[name] = asdict(told) | {"utterance": form}
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=["utterance", *COLUMNS])
 
 
 def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFrame:
-    table = compared_columns(prepared.dataset).set_index("utterance_id")
+    table = compared_columns(prepared).set_index("utterance_id")
     known = set(table.index)
     rows = {name: next((form for form in (name, *_forms(name)) if form in known), None) for name in names}
     missing = [name for name, row in rows.items() if row is None]
@@ -218,7 +226,8 @@ def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFra
         raise CorpusError(
             f"{len(missing)} ids are not in the prepared corpus {prepared.name}, for example {missing[0]}"
         )
-    found = table.loc[list(rows.values())]
+    known_as = [str(row) for row in rows.values()]
+    found = table.loc[known_as].assign(utterance=known_as)
     found.index = pd.Index(list(rows))
     return found
 

@@ -57,7 +57,7 @@ class ExampleDataset:
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
         name = row["utterance_id"]
-        transcript = row["transcript"] if self._transcripts is None else self._transcripts.by_id[name]
+        transcript = row["transcript"] if self._transcripts is None else self._transcripts.by_id.get(name)
         return Example(name, row["speaker"], label, transcript, self._waveform(row))
 
     def __iter__(self) -> Iterator[Example]:
@@ -83,7 +83,7 @@ class ExampleDataset:
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
         frame: pd.DataFrame = columns.to_pandas()
         if self._transcripts is not None:
-            frame["transcript"] = [self._transcripts.by_id[name] for name in frame["utterance_id"]]
+            frame["transcript"] = [self._transcripts.by_id.get(name) for name in frame["utterance_id"]]
         frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
@@ -156,28 +156,37 @@ class FoldedCorpus:
             split: ``train``, ``dev`` or ``test``
             sampling_rate: in Hz; None for recognizers that do not hear
         """
-        position = {name: row for row, name in enumerate(self.corpus.dataset["utterance_id"])}
+        position = {name: row for row, name in enumerate(self.corpus.columns(["utterance_id"])["utterance_id"])}
         rows = [position[name] for name in self.folds.ids(fold, split)]
         return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.transcripts)
 
     @property
     def truths(self) -> dict[str, str]:
         """Utterance id -> the task's label, of every utterance that is in a fold."""
-        columns = (self.corpus.dataset[name][:] for name in ("utterance_id", self.task.column))
-        answers = dict(zip(*columns, strict=True))
+        table = self.corpus.columns(["utterance_id", self.task.column])
+        answers = dict(zip(table["utterance_id"], table[self.task.column], strict=True))
         labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
         return {name: label for name, label in labels.items() if label is not None}
 
     @property
+    def heard(self) -> list[str]:
+        """Ids of the utterances in a fold that have audio."""
+        table = self.corpus.columns(["utterance_id", "audio_sha256"])
+        with_audio = set(table.loc[table["audio_sha256"].notna(), "utterance_id"])
+        return sorted(with_audio & set(self.folds.frame["utterance_id"]))
+
+    @property
     def transcript_source(self) -> str:
-        """``corpus``, ``asr`` or ``simulated``: the last means that transcripts name the label.
+        """``corpus``, ``asr`` or ``simulated``: the last of these that any utterance in a fold has; it names labels.
 
         A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
         """
         if self.transcripts is not None:
             return self.transcripts.source
-        sources = set(self.corpus.dataset["transcript_source"][:])
-        return "simulated" if "simulated" in sources and not self.corpus.summary["synthetic"] else "corpus"
+        table = self.corpus.columns(["utterance_id", "transcript_source"])
+        used = table[table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
+        sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
+        return next((source for source in ("simulated", "asr") if source in sources), "corpus")
 
 
 def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
@@ -191,29 +200,27 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
     task = protocol.resolve_task(corpus.tasks)
-    utterances = compared_columns(corpus.dataset, protocol.folds.needs)
-    answers = corpus.dataset[task.column][:]
+    utterances = compared_columns(corpus, protocol.folds.needs)
+    answers = corpus.columns([task.column])[task.column]
     mapped = utterances[[task.label_of(answer) is not None for answer in answers]]
     if mapped.empty:
         raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}")
     return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
 
 
-def compared_columns(dataset: datasets.Dataset, needed: Sequence[str] = ()) -> pd.DataFrame:
+def compared_columns(corpus: PreparedCorpus, needed: Sequence[str] = ()) -> pd.DataFrame:
     """What folds are made of and compared in, without the audio itself.
 
     Args:
-        dataset: of a prepared corpus
+        corpus: the prepared corpus
         needed: further columns
 
     Returns:
         ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of its content, and transcripts are
-        compared without case and spacing
+        compared without case and spacing; an empty one says nothing
     """
     names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
-    absent = sorted(names - set(dataset.column_names))
-    if absent:
-        raise ConfigError(f"no column {absent[0]!r} in the utterance table; it has {', '.join(dataset.column_names)}")
-    frame: pd.DataFrame = dataset.select_columns(sorted(names)).to_pandas()
-    frame["transcript"] = frame["transcript"].astype("string").str.casefold().str.split().str.join(" ")
+    frame = corpus.columns(sorted(names))
+    words = frame["transcript"].astype("string").str.casefold().str.split().str.join(" ")
+    frame["transcript"] = words.mask(words == "")
     return frame.rename(columns={"audio_sha256": "audio"})

@@ -149,9 +149,11 @@ def load_protocol(path: Path) -> Protocol:
     both = sorted(set(protocol.disjoint_in) & set(protocol.shared_in))
     if both:
         raise ConfigError(f"{path}: keys 'disjoint_in' and 'shared_in': {both[0]!r} is in both")
-    stray = sorted(set(protocol.unknown_in) - set(protocol.disjoint_in))
+    stray = sorted(set(protocol.unknown_in) - ({"speaker", "session"} & set(protocol.disjoint_in)))
     if stray:
-        raise ConfigError(f"{path}: key 'unknown_in': {stray[0]!r} is not in 'disjoint_in'")
+        raise ConfigError(
+            f"{path}: key 'unknown_in': {stray[0]!r}; expected speaker or session, where 'disjoint_in' has it"
+        )
     if rule.rule == "file":
         return _with_file_beside(protocol, path)
     return protocol

@@ -15,7 +15,7 @@ from lalm_mer.protocols.dataset import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds, hash_ids
 
-__all__ = ["read_folds", "record_folds", "write_folds"]
+__all__ = ["record_folds", "write_folds"]
 
 
 def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
@@ -37,7 +37,10 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
     for protocol in fitting:
         try:
             folds = fold_corpus(corpus, protocol).folds
-        except (ConfigError, CorpusError, SplitLeakError) as error:  # a part of a release, or another variant
+        except SplitLeakError as error:
+            lines.append(f"LEAK: {error}")
+            continue
+        except (ConfigError, CorpusError) as error:  # a part of a release, or another variant
             lines.append(f"protocol {protocol.name} does not fit: {error}")
             continue
         write_folds(folds, folder / "folds" / f"{protocol.name}.parquet")
@@ -61,21 +64,3 @@ def write_folds(folds: Folds, path: Path) -> None:
     table = pa.Table.from_pandas(folds.frame, preserve_index=False).replace_schema_metadata(metadata)
     with atomic_path(path) as partial:
         pq.write_table(table, partial)
-
-
-def read_folds(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """A file of ``write_folds``: its rows and its metadata.
-
-    Raises:
-        CorpusError: if it is not one
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); prepare the corpus again"
-        ) from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if not {"protocol", "version", "hash", "sides"} <= set(metadata):
-        raise CorpusError(f"{path}: not a file of folds; prepare the corpus again")
-    return table, metadata

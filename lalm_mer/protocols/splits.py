@@ -28,6 +28,7 @@ class Folds:
         digest: SHA-256 of fold, split and utterance id of every row, sorted
         shared: column -> largest number of its values that stand on two sides of a fold
         unknown: column of ``disjoint_in`` -> utterances that have none, so that nothing can be said of them
+        left_out: fold -> utterances of the task that are on none of its sides
     """
 
     frame: pd.DataFrame
@@ -35,6 +36,7 @@ class Folds:
     digest: str
     shared: dict[str, int]
     unknown: dict[str, int]
+    left_out: dict[int, int]
 
     def ids(self, fold: int, split: str) -> list[str]:
         """Utterance ids of one side of a fold, sorted.
@@ -79,6 +81,9 @@ class Folds:
             f"train, dev and test are disjoint in: {', '.join(claims) or 'nothing'}; "
             f"they share: {', '.join(shared) or 'nothing'}",
         ]
+        left_out = [f"{n} of fold {fold}" for fold, n in self.left_out.items() if n]
+        if left_out:
+            lines.append(f"utterances of the task on no side: {', '.join(left_out)}")
         if "speaker" in protocol.shared_in:
             lines.append("speaker-dependent: its figures do not compare with speaker-independent ones")
         departures = self.departures()
@@ -119,7 +124,8 @@ def make_folds(utterances: pd.DataFrame, protocol: Protocol) -> Folds:
     frame = pd.concat(frames).sort_values(["fold", "split", "utterance_id"]).reset_index(drop=True)
     shared, unknown = _prove(frame, utterances, protocol)
     rows = [[int(fold), split, name] for fold, split, name in frame[["fold", "split", "utterance_id"]].to_numpy()]
-    return Folds(frame, protocol, hash_json(rows), shared, unknown)
+    left_out = {int(str(fold)): len(utterances) - len(of_fold) for fold, of_fold in frame.groupby("fold")}
+    return Folds(frame, protocol, hash_json(rows), shared, unknown, left_out)
 
 
 def _deal(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:

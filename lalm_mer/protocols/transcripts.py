@@ -29,6 +29,7 @@ __all__ = [
     "load_transcripts",
     "make_rows",
     "pooled_word_error_rate",
+    "require_same_corpus",
     "simulated_transcript",
     "simulated_transcripts",
     "word_error_rate",
@@ -271,20 +272,32 @@ def _read_csv(path: Path) -> tuple[_Rows, dict[str, Any]]:
     return rows, {}
 
 
-def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str], corpus: str) -> Transcripts:
+def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> None:
+    """Check that a table, where it says of what it is, is of this very preparation.
+
+    Raises:
+        CorpusError: if it is of another corpus, or of another preparation of it
+    """
+    named = table.metadata.get("corpus", corpus)
+    if named != corpus:
+        raise CorpusError(f"{table.source}: transcripts of corpus {named}, but this is {corpus}")
+    if table.metadata.get("root_hash", root_hash) != root_hash:
+        raise CorpusError(
+            f"{table.source}: transcripts of another preparation of {corpus}, whose audio or rows differ; transcribe "
+            "this one"
+        )
+
+
+def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Transcripts:
     """The recognised transcripts of a run's utterances; rows of other utterances are left aside.
 
     Args:
         table: of the corpus
         utterance_ids: all that the run may read
-        corpus: its name, compared with the table's where that says one
 
     Raises:
-        CorpusError: if the table is of another corpus, or an utterance has no row
+        CorpusError: if an utterance has no row
     """
-    named = table.metadata.get("corpus", corpus)
-    if named != corpus:
-        raise CorpusError(f"{table.source}: transcripts of corpus {named}, but the run is on {corpus}")
     wanted = sorted(utterance_ids)
     missing = [name for name in wanted if name not in table.hypotheses]
     if missing:

@@ -78,7 +78,9 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         train_examples: None where nothing is trained
         dev_examples: None where nothing is trained
         class_weights: what the training loss of each of the K classes is multiplied by, 1 on average over the training
-            examples, so that the sum is still divided by the number of items; None weights all alike. Dev loss is bare
+            examples. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; where an item is a
+            token and answers differ in length, that scales the whole loss a little. None weights all alike. Dev loss
+            is bare
         callbacks: transformers' own
     """
 

@@ -75,7 +75,7 @@ class FeatureStore:
         self._key = {"corpus": corpus_hash, "extractor": extractor.settings()}
         self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(self._key)[:16]}"
         self._parts: list[datasets.Dataset] = []
-        self._places: dict[str, tuple[int, int, str]] = {}  # part, row, source_hash
+        self._places: dict[str, dict[str | None, tuple[int, int]]] = {}  # id -> source_hash -> part, row
         for path in sorted(self.folder.glob("part-*.arrow")):
             self._open(path)
 
@@ -134,7 +134,7 @@ class FeatureStore:
         """
         place = self._stored(example)
         if place is not None:
-            part, row, _ = place
+            part, row = place
             stored = self._parts[part].data.column("features")[row].values
             return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
         if self.extractor.source_hash(example) is None:
@@ -144,19 +144,19 @@ class FeatureStore:
             )
         return self.extractor.extract(example)
 
-    def _stored(self, example: Example) -> tuple[int, int, str] | None:
-        place = self._places.get(example.utterance_id)
-        if place is None:
-            return None
+    def _stored(self, example: Example) -> tuple[int, int] | None:
+        places = self._places.get(example.utterance_id, {})
         found = self.extractor.source_hash(example)
-        return place if found in (None, place[2]) else None
+        if found is None:  # by its id alone: the newest
+            return next(reversed(places.values()), None)
+        return places.get(found)
 
     def _open(self, path: Path) -> None:
         part = datasets.Dataset.from_file(str(path))
         number = len(self._parts)
         self._parts.append(part)
         for row, (utterance_id, source_hash) in enumerate(zip(part["utterance_id"], part["source_hash"], strict=True)):
-            self._places[utterance_id] = (number, row, source_hash)
+            self._places.setdefault(utterance_id, {})[source_hash] = (number, row)
 
     def _rows(self, examples: Iterator[Example], processes: int) -> Iterator[tuple[str, str | None, Frames]]:
         if processes == 1:

@@ -51,7 +51,7 @@ def test_an_interval_knows_its_ends(written, inside, outside):
     assert not any(value in interval for value in outside)
 
 
-@pytest.mark.parametrize("written", ["0 to 3", "[3, 0]", "[0; 3]", "", "[a, b]"])
+@pytest.mark.parametrize("written", ["0 to 3", "[3, 0]", "[0; 3]", "", "[a, b]", "[1.2.3, 4]"])
 def test_what_is_no_interval_is_refused(written):
     with pytest.raises(ConfigError, match="expected two numbers in order"):
         Interval.parse(written)

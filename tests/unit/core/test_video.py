@@ -3,7 +3,7 @@ import builtins
 import numpy as np
 import pytest
 
-from lalm_mer.core.audio import Waveform, decode, decode_video, encode_flac
+from lalm_mer.core.audio import Waveform, decode, decode_video, encode
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.corpora.base import read_audio
 
@@ -155,4 +155,4 @@ def test_without_pyav_the_extra_is_named(video, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_av)
     with pytest.raises(ConfigError, match=r"clip\.mp4: a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
         decode_video(content, "clip.mp4")
-    assert decode(encode_flac(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01
+    assert decode(encode(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import CorpusError
@@ -308,3 +310,66 @@ def test_datasets_streams_the_parts(rows, tmp_path):
     files = str(tmp_path / "out/utterances/*.parquet")
     stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     assert [row["utterance_id"] for row in stream] == [row.utterance_id for row in many]
+
+
+def test_two_preparations_of_one_folder_do_not_meet(rows, tmp_path):
+    def slow():
+        yield rows[0]
+        with pytest.raises(CorpusError, match="out: another process is preparing it"):
+            write(rows, tmp_path / "out")
+        yield rows[1]
+
+    assert write(slow(), tmp_path / "out")["n_utterances"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_counts_never_vouch_for_rows_of_another_run(rows, tmp_path, monkeypatch):
+    """Run A ends after a part, run B replaces it and is killed before its counts are written, and A comes again."""
+    made = parts.Part(0, rows, None, False, {"corpus": "tiny"}, {})
+    other = parts.Part(0, [replace(rows[0], label="sad")], None, False, {"corpus": "tiny"}, {})
+    first = parts.make_part(made, tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(parts, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            parts.make_part(other, tmp_path)
+    assert parts.make_part(made, tmp_path) == first
+    assert pq.read_table(tmp_path / "part-00000.parquet")["label"].to_pylist() == ["glad", None]
+
+
+def test_names_that_no_file_can_have_reject_their_rows_alone(rows, tmp_path):
+    odd = [
+        replace(rows[0], utterance_id=f"u{number}", audio_path=path, audio_bytes=None)
+        for number, path in enumerate(("x" * 300 + ".wav", "a\0b.wav"))
+    ]
+    summary = write([*odd, rows[1]], tmp_path / "out", root=tmp_path)
+    assert (summary["n_utterances"], summary["rejected"]) == (1, {"unreadable": 2})
+
+
+def test_a_disk_that_is_full_is_one_line(rows, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parts, "write_json", full)
+    with pytest.raises(CorpusError, match=r"cannot be written .*No space left on device.*what was done is kept"):
+        write(rows, tmp_path / "out")
+
+
+def test_sound_beyond_full_scale_is_kept(rows, tmp_path):
+    file = io.BytesIO()
+    loud = np.linspace(-1.5, 1.5, 8000, dtype=np.float32)
+    soundfile.write(file, loud, 8000, format="WAV", subtype="FLOAT")
+    (tmp_path / "loud.wav").write_bytes(file.getvalue())
+    cut = replace(rows[0], audio_path="loud.wav", audio_bytes=None, cut=True, start_s=0.0, end_s=0.5)
+    write([cut], tmp_path / "out", root=tmp_path)
+    (row,) = load(tmp_path / "out").dataset
+    np.testing.assert_array_equal(decode(row["audio"]["bytes"], "loud").samples, loud[:4000])
+
+
+def test_a_cache_that_cannot_be_written_is_not_a_damaged_corpus(rows, tmp_path, monkeypatch):
+    write(rows, tmp_path / "out")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    prepared = load(tmp_path / "out")
+    assert list(prepared.columns(["utterance_id"])["utterance_id"]) == ["u1", "u2"]  # needs no cache
+    with pytest.raises(CorpusError, match="set HF_DATASETS_CACHE to another folder"):
+        _ = prepared.dataset

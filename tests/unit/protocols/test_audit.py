@@ -80,6 +80,14 @@ def test_other_ways_to_write_an_id():
     assert (audit.corpus, audit.failures(["speaker"])) == ("ravdess", [])
 
 
+def test_one_utterance_written_in_two_ways_is_one_utterance():
+    (name,) = ravdess_ids(1, emotions=(1,))
+    audit = audit_split({"train": [f"Actor_01/{name}.wav"], "test": [f"ravdess-{name}"]})
+    assert sharing(audit, "utterance").shared == 1
+    with pytest.raises(ConfigError, match="train: 1 utterances stand twice"):
+        audit_split({"train": [name, f"{name}.wav"], "test": ravdess_ids(2)})
+
+
 def test_what_is_not_known_proves_nothing():
     audit = audit_split({"train": ravdess_ids(1), "test": ravdess_ids(2)})
     assert audit.failures(["speaker"]) == []

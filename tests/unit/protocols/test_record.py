@@ -1,11 +1,11 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
-from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
-from lalm_mer.protocols.record import read_folds, record_folds
+from lalm_mer.protocols.record import record_folds
 from lalm_mer.protocols.splits import hash_ids
 
 PROTOCOL = """
@@ -43,7 +43,8 @@ def test_every_protocol_of_the_corpus_is_recorded_or_says_why_not(corpus, tmp_pa
         "protocol too_many does not fit: protocol too_many: 4 speakers for 9 folds; needs 3 <= k <= speakers"
     )
     assert len(lines) == 3
-    table, told = read_folds(tmp_path / "toy/folds/fits.parquet")
+    table = pq.read_table(tmp_path / "toy/folds/fits.parquet")
+    told = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert (told["protocol"], told["version"], table.num_rows) == ("fits", "3", 4 * 12)
     sides = json.loads(told["sides"])
     rows = table.to_pylist()
@@ -53,7 +54,10 @@ def test_every_protocol_of_the_corpus_is_recorded_or_says_why_not(corpus, tmp_pa
     assert load(tmp_path / "toy").summary["n_utterances"] == 12  # folds beside it do not disturb
 
 
-def test_another_file_is_refused(tmp_path):
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(CorpusError, match=r"x\.parquet: cannot be read"):
-        read_folds(tmp_path / "x.parquet")
+def test_a_leak_is_no_misfit(corpus, tmp_path):
+    protocols = tmp_path / "protocols"
+    protocols.mkdir()
+    content = PROTOCOL.format(name="leaks", corpus="toy", k=4).replace("shared_in: [audio]", "shared_in: []")
+    (protocols / "leaks.yaml").write_text(content)
+    (line,) = record_folds(corpus, "toy", protocols)
+    assert line.startswith("LEAK: protocol leaks, fold 1: 1 values of audio stand on two sides")

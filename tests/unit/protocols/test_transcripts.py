@@ -13,6 +13,7 @@ from lalm_mer.protocols.transcripts import (
     load_transcripts,
     make_rows,
     pooled_word_error_rate,
+    require_same_corpus,
     simulated_transcript,
     simulated_transcripts,
     word_error_rate,
@@ -170,19 +171,22 @@ def test_files_that_are_no_tables(tmp_path):
 def test_a_run_reads_what_was_recognised(rows, tmp_path):
     write_transcripts(tmp_path / "t.parquet", rows, METADATA)
     table = load_transcripts(tmp_path / "t.parquet")
-    transcripts = asr_transcripts(table, ["u3", "u2"], "toy")
+    transcripts = asr_transcripts(table, ["u3", "u2"])
     assert transcripts.source == "asr"
     assert transcripts.by_id == {"u2": "", "u3": "hm"}  # nothing recognised is no missing transcript
     assert transcripts.digest == table.digest
     with pytest.raises(CorpusError, match="no transcript of 2 of 3 utterances, for example u7"):
-        asr_transcripts(table, ["u9", "u1", "u7"], "toy")
-    with pytest.raises(CorpusError, match="transcripts of corpus toy, but the run is on meld"):
-        asr_transcripts(table, ["u1"], "meld")
+        asr_transcripts(table, ["u9", "u1", "u7"])
+    with pytest.raises(CorpusError, match="transcripts of corpus toy, but this is meld"):
+        require_same_corpus(table, "meld", METADATA["root_hash"])
+    with pytest.raises(CorpusError, match="transcripts of another preparation of toy"):
+        require_same_corpus(table, "toy", "another")
+    require_same_corpus(table, "toy", METADATA["root_hash"])
 
 
 def test_a_table_that_names_no_corpus_is_taken(tmp_path):
     (tmp_path / "t.csv").write_text("utterance_id,hypothesis\nu1,hi\n")
-    assert asr_transcripts(load_transcripts(tmp_path / "t.csv"), ["u1"], "meld").by_id == {"u1": "hi"}
+    assert asr_transcripts(load_transcripts(tmp_path / "t.csv"), ["u1"]).by_id == {"u1": "hi"}
 
 
 def test_the_digest_follows_the_content(tmp_path):
