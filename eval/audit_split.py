@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     try:
         required = [column.strip() for column in options.require.split(",") if column.strip()]
         unknown = [column for column in required if column not in COLUMNS]
-        if unknown:
-            raise ConfigError(f"--require {unknown[0]}: expected some of {', '.join(COLUMNS)}")
+        if unknown or not required:
+            raise ConfigError(f"--require {(unknown or ['of nothing'])[0]}: expected some of {', '.join(COLUMNS)}")
         files = {side: getattr(options, side) for side in ("train", "dev", "test") if getattr(options, side)}
         sides = {side: read_split_file(path) for side, path in files.items()}
         audit = audit_split(sides, options.corpus, load(options.data) if options.data else None)

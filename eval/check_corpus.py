@@ -78,6 +78,8 @@ def heard(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
     """What speech recognition heard in this very corpus."""
     table = load_transcripts(file)
     require_same_corpus(table, corpus.name, corpus.summary["root_hash"])
+    ids = set(corpus.columns(["utterance_id"])["utterance_id"])
+    print(f"{file}: {len(ids & set(table.hypotheses))} of {len(ids)} utterances were heard")
     return table.hypotheses
 
 

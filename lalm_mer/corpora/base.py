@@ -34,6 +34,7 @@ __all__ = [
     "read_audio",
     "read_table",
     "relative",
+    "require_inside",
 ]
 
 AUDIO_SUFFIXES = frozenset(
@@ -70,7 +71,12 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
         found = "a file" if root.exists() else "nothing"
         raise CorpusError(f"corpus root {root}: expected a folder, found {found}; set corpus.root")
     found_here: list[Path | Rejection] = []
-    for folder, subfolders, files in os.walk(root):
+
+    def closed(error: OSError) -> None:
+        path = relative(root, Path(error.filename))
+        found_here.append(Rejection(path, "unreadable", f"the folder cannot be opened ({error.strerror})"))
+
+    for folder, subfolders, files in os.walk(root, onerror=closed):
         for name in files:
             if not name.startswith("."):
                 found_here.append(Path(folder, name) if _is_utf8(name) else _unnameable(root, Path(folder, name)))
@@ -105,7 +111,7 @@ def read_audio(
             return Rejection(name, "missing_audio", "no such file in the corpus folder")
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         content = b"" if is_video else path.read_bytes()
-    except (OSError, ValueError) as error:  # too long a name, a null byte in it, no permission
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, no permission, links in a ring
         reason = getattr(error, "strerror", None) or error
         return Rejection(name, "unreadable", f"cannot be opened ({reason})")
     try:
@@ -134,8 +140,7 @@ def decoded_text(root: Path, path: Path) -> str:
     Raises:
         CorpusError: if it cannot be read, or leads out of ``root``
     """
-    if not _is_inside(root, path):
-        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+    require_inside(root, path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -144,6 +149,22 @@ def decoded_text(root: Path, path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("cp1252", errors="replace")
+
+
+def require_inside(root: Path, path: Path) -> None:
+    """Check that a table of a release is a file of that release.
+
+    Raises:
+        CorpusError: if it leads out of ``root``, or is no regular file
+    """
+    try:
+        inside, regular = _is_inside(root, path), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CorpusError(f"{path}: cannot be opened ({error})") from error
+    if not inside:
+        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+    if path.exists() and not regular:
+        raise CorpusError(f"{path}: not a regular file; is {root} the folder of the release?")
 
 
 def read_table(
@@ -162,7 +183,7 @@ def read_table(
     Raises:
         CorpusError: if it cannot be read or lacks a column
     """
-    records = csv.reader(io.StringIO(decoded_text(root, path), newline=""), delimiter=delimiter)
+    records = _records(decoded_text(root, path), path, delimiter)
     header = [name.strip() for name in next(records, [])]
     missing = sorted(set(columns) - set(header))
     if missing:
@@ -176,6 +197,13 @@ def read_table(
             yield Rejection(name, "bad_row", " ".join(detail.split()))
         else:
             yield {column: cell.strip() for column, cell in zip(header, record, strict=False)}
+
+
+def _records(characters: str, path: Path, delimiter: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(characters, newline=""), delimiter=delimiter)
+    except csv.Error as error:  # a cell beyond 128 KiB: a quotation mark that never closes
+        raise CorpusError(f"{path}: not a CSV that can be read ({error}); mend its quotation marks") from error
 
 
 def number_of(cell: str) -> float | None:

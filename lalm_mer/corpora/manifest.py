@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, relative, require_inside
 
 __all__ = ["LOADER_VERSION", "read"]
 
@@ -27,6 +28,8 @@ _DIMENSIONS = ("valence", "arousal", "dominance", "sentiment")
 _TIMES = ("start_s", "end_s")
 _COLUMNS = ("path", "utterance_id", *_STRINGS, *_INTEGERS, *_DIMENSIONS, *_TIMES)
 _TRANSCRIPT_SOURCES = ("human", "asr", "simulated")
+_NOT_UNICODE = re.compile("[\ud800-\udfff]")
+_LONGEST_NAME = 255
 _HEADER = 0  # number of the header among the records of a CSV
 _DELIMITERS = (",", "\t", ";", "|")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
@@ -100,13 +103,13 @@ def read(
             )
     named: set[str] = set()
     for row in _rows(_records(characters, manifest, delimiter), has_columns):
-        named.add(str((root / row.path).resolve()))
+        named.add(os.path.normpath(row.path))
         yield _read_row(row, corpus, ranges, cut=cut)
     for item in list_files(root):
         if isinstance(item, Rejection):
             yield item
-        elif item.suffix.lower() in AUDIO_SUFFIXES and str(item.resolve()) not in named:
-            yield Rejection(item.relative_to(root).as_posix(), "orphan", f"no row of {manifest} names it")
+        elif item.suffix.lower() in AUDIO_SUFFIXES and relative(root, item) not in named:
+            yield Rejection(relative(root, item), "orphan", f"no row of {manifest} names it")
 
 
 def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[float]]) -> None:
@@ -156,6 +159,7 @@ def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[
 def _decoded(root: Path, manifest: str, encoding: str) -> str:
     if not root.is_dir():
         raise CorpusError(f"corpus root {root}: no such folder; set corpus.root")
+    require_inside(root, root / manifest)
     try:
         content = (root / manifest).read_bytes()
         return content.decode(encoding)
@@ -201,8 +205,8 @@ def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values]]:
             continue
         try:
             cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{manifest}: line {number} is not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{manifest}: line {number} is not JSON that can be read ({error})") from error
         if not isinstance(cells, dict):
             raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
         yield number, cells
@@ -212,9 +216,12 @@ def _read_row(row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]], *, 
     if not row.path:
         return Rejection(f"row {row.number}", "bad_value", "path is empty")
     try:
+        _identifier("path", row.cells.get("path"))
+        _identifier("utterance_id", row.cells.get("utterance_id"))
         values = _values(row.cells, ranges)
     except _BadValueError as error:
-        return Rejection(row.path, "bad_value", f"row {row.number}: {error}")
+        shown = row.path if row.path.isprintable() else f"row {row.number}"
+        return Rejection(shown[:_LONGEST_NAME], "bad_value", f"row {row.number}: {error}")
     return Utterance(
         utterance_id=row.utterance_id,
         corpus=corpus,
@@ -249,14 +256,27 @@ def _string(name: str, cell: object) -> str | None:
         return None
     if isinstance(cell, (bool, float, list, dict)):
         raise _BadValueError(f"{name} {cell!r} is not a string")
+    if _NOT_UNICODE.search(str(cell)):
+        raise _BadValueError(f"{name} {cell!r} holds half a character")
     return str(cell)
+
+
+def _identifier(name: str, cell: object) -> str:
+    """A path or id: one line of visible characters, short enough for a file name's part."""
+    written = _string(name, cell) or ""
+    if not written.isprintable() or max(map(len, written.split("/"))) > _LONGEST_NAME:
+        raise _BadValueError(f"{name} {written[:80]!r}: expected printable characters, {_LONGEST_NAME} at most")
+    return written
 
 
 def _number(name: str, cell: object) -> float | None:
     """A finite number, or None for an empty cell; ``3,5``, ``1_000`` and ``nan`` are none."""
     if cell is None or cell == "":
         return None
-    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool) and math.isfinite(cell)
+    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool) and abs(cell) < 1e300
     if not is_number and not (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
         raise _BadValueError(f"{name} {cell!r} is not a number")
-    return float(cell)  # type: ignore[arg-type]
+    number = float(cell)  # type: ignore[arg-type]
+    if not math.isfinite(number) or (name in _INTEGERS and abs(number) >= 2**31):
+        raise _BadValueError(f"{name} {str(cell)[:40]!r} is too large")
+    return number

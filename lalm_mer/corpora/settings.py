@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +209,8 @@ def _keeps_missing(settings: CorpusSettings) -> bool:
 
 def _open_manifest(settings: CorpusSettings) -> Reading:
     corpus = settings.alias or "manifest"
+    if not re.fullmatch(r"\w[\w.-]*", corpus):
+        raise ConfigError(f"key 'corpus.alias': {corpus!r}; expected letters, digits, '_', '-' and '.'")
     rows = manifest.read(
         Path(settings.root or ""),
         settings.manifest or "",

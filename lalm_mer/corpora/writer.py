@@ -185,6 +185,8 @@ def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
         ) from error
     except LalmMerError:
         locked.unlink(missing_ok=True)
+        if not any(path.is_file() for path in partial.rglob("part-*")):  # nothing to go on with
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     except (OSError, pa.ArrowException, BrokenProcessPool) as error:
         reason = " ".join(str(error).split())
@@ -249,7 +251,8 @@ def _require_utterances(totals: _Totals, corpus: str) -> None:
     if totals.first_rejection is None:
         raise CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
     first = totals.first_rejection
+    hint = "; corpus.missing_audio=keep keeps utterances without audio" if totals.rejected["missing_audio"] else ""
     raise CorpusError(
-        f"{corpus}: all {totals.rejected.total()} files found were rejected, the first one {first['path']}: "
-        f"{first['reason']} ({first['detail']}); nothing was written"
+        f"{corpus}: all {totals.rejected.total()} files or rows found were rejected, the first one {first['path']}: "
+        f"{first['reason']} ({first['detail']}); nothing was written{hint}"
     )

@@ -94,13 +94,15 @@ def read_split_file(path: Path) -> list[str]:
     Raises:
         ConfigError: naming the file, if it cannot be read, has no ids, or has one twice
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a regular file; expected a list of utterance ids")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     try:
         ids = list(_ids(content, path.suffix.lower()))
-    except (json.JSONDecodeError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ConfigError(f"{path}: not valid {path.suffix} ({' '.join(str(error).split())})") from error
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]}; expected one of {', '.join(_ID_COLUMNS)}") from None
@@ -156,6 +158,8 @@ def audit_split(
     known = {name: reader.facts for name, reader in READERS.items() if reader.facts is not None}
     names = [name for ids in sides.values() for name in ids]
     if prepared is not None:
+        if corpus not in (None, prepared.name):
+            raise ConfigError(f"--corpus {corpus}, but the prepared corpus of --data is {prepared.name}")
         table = _from_prepared(names, prepared)
         corpus = prepared.name
     else:
@@ -196,11 +200,14 @@ def _facts_of(name: str, facts: Any) -> tuple[str, Facts] | None:  # noqa: ANN40
 
 
 def _corpus_of(names: Sequence[str], known: Mapping[str, Any]) -> str:
-    fitting = [corpus for corpus, facts in known.items() if all(_facts_of(name, facts) is not None for name in names)]
+    strange = {corpus: [name for name in names if _facts_of(name, facts) is None] for corpus, facts in known.items()}
+    nearest = min(strange, key=lambda corpus: len(strange[corpus]))
+    fitting = [corpus for corpus, others in strange.items() if not others]
     if len(fitting) != 1:
         found = f"{' and '.join(fitting)} know" if fitting else "no corpus knows"
+        example = names[0] if fitting else strange[nearest][0]
         raise ConfigError(
-            f"{found} ids such as {names[0]!r}; say --corpus, one of {', '.join(sorted(known))}, or give a prepared "
+            f"{found} ids such as {example!r}; say --corpus, one of {', '.join(sorted(known))}, or give a prepared "
             "corpus by --data"
         )
     return fitting[0]

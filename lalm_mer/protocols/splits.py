@@ -214,7 +214,11 @@ def _listed(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str]
         raise ConfigError(f"protocol {name}: folds must be numbered 1, 2, 3 ..., found {sorted(rule.test)}")
     if len(set(listed)) < len(listed) or set(listed) != set(groups):
         odd = sorted(set(listed) ^ set(groups))
-        raise ConfigError(f"protocol {name}: the listed {rule.column}s are not those of the corpus, once each: {odd}")
+        shown = ", ".join(odd[:5]) + (" ..." if len(odd) > 5 else "")
+        raise ConfigError(
+            f"protocol {name}: the listed {rule.column}s are not those of the corpus, once each: {len(odd)} differ "
+            f"({shown})"
+        )
     if rule.dev and (
         set(rule.dev) != set(rule.test) or any(set(rule.dev[fold]) & set(rule.test[fold]) for fold in rule.dev)
     ):

@@ -1,4 +1,5 @@
 import io
+import os
 import time
 from pathlib import Path
 
@@ -138,3 +139,30 @@ def test_a_table_of_100_000_rows_is_read_in_a_moment(tmp_path):
 
 def test_what_is_no_number_is_missing():
     assert [number_of(cell) for cell in ("1.5", " -2 ", "", "NA", "nan", "inf", "1,5")] == [1.5, -2.0, *[None] * 5]
+
+
+def test_a_folder_that_cannot_be_opened_and_a_name_that_cannot_be_written_are_listed(tmp_path, monkeypatch):
+    for name in ("a/1.wav", "b/2.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = list(list_files(tmp_path))
+    assert [item.name for item in found if isinstance(item, Path)] == ["1.wav"]
+    assert {item.path: item.reason for item in found if isinstance(item, Rejection)} == {
+        "b": "unreadable",
+        "caf\\xe9.wav": "unreadable_name",
+    }
+
+
+def test_a_quotation_mark_that_never_closes_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text('id,words\n1,"' + "x" * 200_000)
+    with pytest.raises(CorpusError, match=r"t\.csv: not a CSV that can be read"):
+        list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))

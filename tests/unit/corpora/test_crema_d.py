@@ -323,7 +323,7 @@ def test_no_facts_of_what_is_no_id(utterance_id):
 def test_order_does_not_depend_on_the_file_system(release, monkeypatch):
     expected = list(crema_d.read(release))
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda top: ((at, sub[::-1], files[::-1]) for at, sub, files in walk(top)))
+    monkeypatch.setattr(os, "walk", lambda top, **_: ((at, sub[::-1], files[::-1]) for at, sub, files in walk(top)))
     assert list(crema_d.read(release)) == expected
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -178,3 +179,48 @@ def test_no_manifest_and_no_folder(folder):
         list(manifest.read(folder, "gone.csv"))
     with pytest.raises(CorpusError, match=r"no such folder; set corpus\.root"):
         list(manifest.read(folder / "gone", "m.csv"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"path": "a.wav", "transcript": "\ud800 hi"},
+        {"path": "a\u0000.wav"},
+        {"path": "x" * 5000},
+        {"path": ["a.wav"]},
+        {"path": "a.wav", "utterance_id": {"x": 1}},
+        {"path": "a.wav", "utterance_id": "two\nlines"},
+        {"path": "a.wav", "age": 99999999999},
+        {"path": "a.wav", "valence": 10**400},
+        {"path": "a.wav", "utterance_id": "x", "end_s": "1e999"},
+    ],
+)
+def test_a_value_that_no_table_can_hold_rejects_its_row(folder, row):
+    rows = read(folder, json.dumps(row) + '\n{"path": "b.flac", "utterance_id": "b"}\n', "rows.jsonl")
+    assert (rows[0].reason, rows[1].utterance_id) == ("bad_value", "b")
+    assert "\n" not in rows[0].path
+    write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
+
+
+def test_json_too_deep_to_read_names_its_line(folder):
+    for content in ("[" * 100_000, '{"path": "a.wav", "age": ' + "9" * 5000 + "}"):
+        with pytest.raises(CorpusError, match=r"rows\.jsonl: line 1 is not JSON that can be read"):
+            read(folder, content + "\n", "rows.jsonl")
+
+
+def test_a_manifest_elsewhere_or_no_file_is_refused(folder):
+    (folder.parent / "m.csv").write_text("path\na.wav\n")
+    (folder / "link.csv").symlink_to(folder.parent / "m.csv")
+    for name in ("../m.csv", "link.csv"):
+        with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+            list(manifest.read(folder, name))
+    os.mkfifo(folder / "pipe.csv")
+    with pytest.raises(CorpusError, match="not a regular file"):
+        list(manifest.read(folder, "pipe.csv"))
+
+
+def test_links_in_a_ring_reject_themselves_alone(folder):
+    (folder / "loop.wav").symlink_to(folder / "loop.wav")
+    rows = read(folder, "path\na.wav\nloop.wav\n")
+    summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
+    assert (summary["n_utterances"], summary["rejected"]) == (1, {"orphan": 2, "unreadable": 1})

@@ -51,6 +51,9 @@ def test_files_of_every_form(tmp_path, name, content):
         ("ids.csv", "who,label\na,x\n", "row 2 has no id; expected one of utterance_id, key"),
         ("ids.jsonl", "{oops}\n", r"not valid \.jsonl"),
         ("ids.jsonl", "7\n", "line 1 has no id"),
+        ("ids.json", "5", "neither a list nor an object"),
+        ("ids.json", '"abc"', "neither a list nor an object"),
+        ("ids.json", "[" * 100_000, r"not valid \.json"),
     ],
 )
 def test_a_file_without_ids_is_named(tmp_path, name, content, said):
@@ -152,6 +155,7 @@ def test_the_command_says_it_by_its_status(tmp_path, prepared):
         2,
         "error: --require voice: expected some of speaker, session, script, transcript, audio\n",
     )
+    assert run("--train", files["train"], "--test", files["clean"], "--require", ",").returncode == 2
     known = run("--train", files["train"], "--test", files["clean"], "--data", prepared)
     assert known.returncode == 2
     assert "not in the prepared corpus mine" in known.stderr
