@@ -37,5 +37,5 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) -e ".[augment,deepspeed,mosei,video,dev]"
+	$(PIP) -e ".[augment,deepspeed,mosei,quant,video,dev]"
 	touch $@

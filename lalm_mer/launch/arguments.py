@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from lalm_mer.core.errors import LalmMerError
 __all__ = ["run_recipe"]
 
 SettingsT = TypeVar("SettingsT")
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
 
 
 def run_recipe(description: str, schema: type[SettingsT], recipe: Callable[[SettingsT], None]) -> None:

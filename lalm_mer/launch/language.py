@@ -22,6 +22,7 @@ from lalm_mer.recognizers.training import Collator
 
 __all__ = ["LanguageRun", "adapt", "base_digest", "open_language_run", "recognizer_name"]
 
+_EXACT = 1e-4
 _RANDOM = "The base model is randomly initialised: its figures say nothing about the published model."
 
 
@@ -51,6 +52,9 @@ class LanguageRun:
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
         notes = [_RANDOM] if self.family.randomly_initialised else []
+        known = self.family.contamination.get(self.data.folded.corpus.name)
+        if known is not None and not self.family.randomly_initialised:
+            notes.append(f"Contamination of {self.family.name}: {known}")
         for split, lines in self.data.refused.items():
             left = "unscored, counted as errors" if split == "test" else "left out"
             notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
@@ -67,6 +71,7 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     folded = open_corpus(settings.data, settings.split)
     label_set = prompt.label_set(folded.label_set)
     family = _load_family(settings.model)
+    _require_batches_it_can_take(family, settings)
     hears = prompt.hears
     data = open_data(
         folded,
@@ -121,7 +126,8 @@ def adapt(language: LanguageRun, settings: AdapterSettings, *, shown: bool) -> A
 
 def recognizer_name(settings: ModelSettings) -> str:
     """Name shown in comparisons: the family and which of its models."""
-    return f"{settings.family} ({Path(settings.id).name})"
+    quantised = f", {settings.quantization}" if settings.quantization else ""
+    return f"{settings.family} ({Path(settings.id).name}{quantised})"
 
 
 def _load_family(settings: ModelSettings) -> Family:
@@ -137,7 +143,22 @@ def _load_family(settings: ModelSettings) -> Family:
         revision=settings.revision,
         dtype=settings.dtype,
         attn_implementation=settings.attn_implementation,
+        quantization=settings.quantization,
     )
+
+
+def _require_batches_it_can_take(family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
+    """A family whose scores depend on what else is in the batch runs one utterance at a time."""
+    if family.batch_tolerance <= _EXACT:
+        return
+    section, learns = ("train", True) if isinstance(settings, FinetuneSettings) else ("scoring", False)
+    sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    for key in ("per_device_eval_batch_size", *(["per_device_train_batch_size"] if learns else [])):
+        if getattr(sizes, key) != 1:
+            raise ConfigError(
+                f"key '{section}.{key}': {getattr(sizes, key)}; scores of {family.name} differ by up to "
+                f"{family.batch_tolerance:g} with what else is in the batch: set it to 1"
+            )
 
 
 def base_digest(settings: ModelSettings, family: Family) -> str:

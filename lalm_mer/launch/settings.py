@@ -62,13 +62,16 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """``id``: a Hub id or a local folder; ``dtype``: float32, bfloat16 or float16."""
+    """``id``: a Hub id or a local folder; ``dtype``: float32, bfloat16 or float16; ``quantization``: nf4 (the language
+    model in 4 bits: QLoRA) or null.
+    """
 
     family: str
     id: str
     revision: str | None = None
     dtype: str = "bfloat16"
     attn_implementation: str = "sdpa"
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,18 @@
 """The families: a file an architecture, and one line here."""
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.models.families.audioflamingo3 import AudioFlamingo3
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.glmasr import GlmAsr
+from lalm_mer.models.families.musicflamingo import MusicFlamingo
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
+from lalm_mer.models.families.qwen3_asr import Qwen3Asr
 
 __all__ = ["FAMILIES", "family_class"]
 
-FAMILIES: dict[str, type[Family]] = {family.name: family for family in (Qwen2Audio,)}
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family for family in (Qwen2Audio, AudioFlamingo3, MusicFlamingo, GlmAsr, Qwen3Asr)
+}
 
 
 def family_class(name: str) -> type[Family]:

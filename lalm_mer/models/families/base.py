@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
 __all__ = ["Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
@@ -80,6 +81,8 @@ class Family(ABC):
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
     batch_tolerance: ClassVar[float] = 1e-5
     """Largest difference of a score between a batch of one and of several; a larger one asks for batches of one"""
+    pads_short_audio: ClassVar[bool] = False
+    """Whether its front end fills short audio with silence, so that none is too short"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
         self.model = model
@@ -140,13 +143,34 @@ class Family(ABC):
     # What all families share
 
     @classmethod
-    def load(cls, model_id: str | Path, *, revision: str | None, dtype: str, attn_implementation: str) -> Self:
+    def load(
+        cls,
+        model_id: str | Path,
+        *,
+        revision: str | None,
+        dtype: str,
+        attn_implementation: str,
+        quantization: str | None = None,
+    ) -> Self:
         """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+
+        Args:
+            model_id: Hub id or folder
+            revision: branch, tag or commit
+            dtype: float32, bfloat16 or float16
+            attn_implementation: sdpa or eager
+            quantization: ``nf4`` holds the language model in 4 bits; None holds nothing so
 
         Raises:
             ModelError: naming the id, if it cannot be found or is of another family
+            ConfigError: if the quantization is unknown, or its extra is not installed
         """
         source = str(model_id)
+        extra: dict[str, Any] = {}
+        if quantization is not None:
+            if quantization != NF4:
+                raise ConfigError(f"key 'model.quantization': {quantization!r}; expected nf4 or null")
+            extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype))
         try:
             processor = cls.load_processor(source, revision)
             model = cls.model_class.from_pretrained(
@@ -155,12 +179,15 @@ class Family(ABC):
                 dtype=getattr(torch, dtype),
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
+                **extra,
             )
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: {reason}; model.id is a Hub id or a local folder"
             ) from error
+        if quantization is not None:
+            require_language_model_alone(model, cls.towers, cls.name)
         return cls(model, processor)
 
     def refuses(self, duration_s: float) -> str | None:

@@ -1,0 +1,74 @@
+"""QLoRA's base model: NF4 with double quantisation on the language model alone, towers and output layer as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from lalm_mer.core.errors import ConfigError, ModelError
+
+__all__ = ["NF4", "nf4_config", "require_language_model_alone"]
+
+NF4 = "nf4"
+
+
+def nf4_config(towers: Mapping[str, str], dtype: torch.dtype) -> BitsAndBytesConfig:
+    """What ``from_pretrained`` takes to load the language model in 4 bits.
+
+    Args:
+        towers: tower -> its full module path; bitsandbytes ignores shorter names and would quantise them
+        dtype: that is computed in
+
+    Raises:
+        ConfigError: if the extra ``quant`` is not installed
+
+    References:
+        Dettmers et al. 2023, QLoRA, NeurIPS.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("key 'model.quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
+    kept = [path for tower, path in towers.items() if tower != "language_model"]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=NF4,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*kept, "lm_head"],
+    )
+
+
+def require_language_model_alone(model: nn.Module, towers: Mapping[str, str], name: str) -> int:
+    """Check where the 4-bit layers are, and keep them trainable through on a CPU.
+
+    On a CPU with avx512_bf16, bitsandbytes packs the weights anew in the first forward in evaluation mode, and layers
+    below get no gradient through them from then on; so that path is switched off.
+
+    Args:
+        model: as loaded
+        towers: tower -> its module path
+        name: of the family, for the error
+
+    Returns:
+        how many layers are quantised
+
+    Raises:
+        ModelError: if one lies outside the language model, or there is none
+    """
+    import bitsandbytes
+
+    quantised: dict[str, Any] = {
+        path: module for path, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
+    }
+    inside = f"{towers['language_model']}."
+    stray = [path for path in quantised if not path.startswith(inside)]
+    if stray or not quantised:
+        found = f"{stray[0]} is quantised" if stray else "no layer is quantised"
+        raise ModelError(f"{name}: {found}; expected the linear layers of {towers['language_model']} alone")
+    for module in quantised.values():
+        module.support_avx512bf16_for_cpu = False
+    return len(quantised)

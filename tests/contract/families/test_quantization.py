@@ -1,0 +1,100 @@
+"""QLoRA on a CPU: the language model alone in 4 bits, and gradients that an evaluation in between does not stop."""
+
+import re
+
+import pytest
+import torch
+
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.models.adapters import ALL_LINEAR, add_lora
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.families import family_class
+from lalm_mer.models.quantization import require_language_model_alone
+
+bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+
+
+@pytest.fixture
+def quantised(family_name, tiny_folder):
+    def load():
+        family = family_class(family_name).load(
+            tiny_folder(family_name), revision=None, dtype="float32", attn_implementation="sdpa", quantization="nf4"
+        )
+        family.model.eval()
+        return family
+
+    return load
+
+
+def test_the_language_model_alone_is_in_4_bits(quantised):
+    family = quantised()
+    of_tower = {
+        tower: [
+            type(module).__name__ for module in family.submodule(tower).modules() if isinstance(module, torch.nn.Linear)
+        ]
+        for tower in family.towers
+    }
+    assert set(of_tower["language_model"]) == {"Linear4bit"}
+    assert "Linear4bit" not in of_tower["projector"] + of_tower["audio_tower"]
+    others = [name for name, module in family.model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert all(name.startswith(f"{family.towers['language_model']}.") for name in others)
+
+
+def gradients(family, prompt, label_set, examples, *, evaluates):
+    """Of every adapter, after a training step that an evaluation may have come before."""
+    model, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in family.towers}, r=4, lora_alpha=8, lora_dropout=0.0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_" in name:
+                parameter.normal_(std=0.1, generator=generator)
+    owners = [label for label, _ in answer_forms(label_set)]
+    recognizer = AnswerModel(family, owners, len(label_set), model)
+    batch = AnswerCollator(family, prompt, label_set, every_answer=False)(examples)
+    batch.pop("labels")
+    steps = []
+    for step in range(2):
+        recognizer.train()
+        recognizer.zero_grad()
+        recognizer(**batch)["losses"].sum().backward()
+        steps.append({name: p.grad.clone() for name, p in recognizer.named_parameters() if p.requires_grad})
+        if evaluates and step == 0:
+            recognizer.eval()
+            with torch.no_grad():
+                recognizer(**AnswerCollator(family, prompt, label_set, every_answer=True)(examples))
+    return steps
+
+
+def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised, prompts, label_set, examples):
+    prompt, chosen = prompts["audio_transcript"], examples[:2]
+    with_evaluation = gradients(quantised(), prompt, label_set, chosen, evaluates=True)
+    without = gradients(quantised(), prompt, label_set, chosen, evaluates=False)
+    for one, other in zip(with_evaluation, without, strict=True):
+        assert one.keys() == other.keys()
+        for name, gradient in one.items():
+            assert gradient.abs().sum() > 0, name
+            torch.testing.assert_close(gradient, other[name], rtol=0.0, atol=0.0)
+
+
+def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, prompts, examples, score):
+    full = score(family, prompts["audio_transcript"], examples[:3])
+    four_bit = score(quantised(), prompts["audio_transcript"], examples[:3])
+    assert torch.isfinite(four_bit).all()
+    assert (full - four_bit).abs().max() > 1e-6  # it is quantised
+    assert (full - four_bit).abs().max() < 2.0
+
+
+def test_a_tower_that_was_quantised_is_named(quantised):
+    family = quantised()
+    with pytest.raises(ModelError, match=re.escape("is quantised; expected the linear layers of model.nowhere alone")):
+        require_language_model_alone(family.model, {"language_model": "model.nowhere"}, family.name)
+    with pytest.raises(ModelError, match="no layer is quantised"):
+        require_language_model_alone(torch.nn.Linear(2, 2), family.towers, family.name)
+
+
+def test_another_quantization_is_refused(family_name, tiny_folder):
+    with pytest.raises(ConfigError, match=r"key 'model.quantization': 'int3'; expected nf4 or null"):
+        family_class(family_name).load(
+            tiny_folder(family_name), revision=None, dtype="float32", attn_implementation="sdpa", quantization="int3"
+        )
