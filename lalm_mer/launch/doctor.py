@@ -1,0 +1,90 @@
+"""What this machine has: versions, devices, extras, and whether each family runs here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from packaging.requirements import Requirement
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.provenance import package_versions
+from lalm_mer.core.schema import Example
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.tiny import build_tiny
+from lalm_mer.prompting.prompts import Prompt
+
+__all__ = ["examine", "family_status"]
+
+_LABELS = LabelSet(("happy", "sad"))
+
+
+def examine(*, builds: bool) -> Iterator[str]:
+    """Lines of the report, as they are found.
+
+    Args:
+        builds: whether a tiny random model of every family is built and asked, which takes some seconds each
+    """
+    for name, version in package_versions().items():
+        yield f"package     {name} {version or 'not installed'}"
+    yield from _devices()
+    yield from _extras()
+    for name, family in FAMILIES.items():
+        status = family_status(family) if builds else "known; --build asks a tiny random model of it"
+        yield f"family      {name}: {status}"
+        yield f"            weights {', '.join(family.published)}; licence {family.licence}"
+        for corpus, known in family.contamination.items():
+            yield f"            contamination, {corpus}: {known}"
+
+
+def _devices() -> Iterator[str]:
+    if not torch.cuda.is_available():
+        yield f"device      CPU alone, {torch.get_num_threads()} threads; torch {torch.__version__} finds no GPU"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        yield f"device      cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
+
+
+def _extras() -> Iterator[str]:
+    """Each extra of this package's own metadata, with what it lacks."""
+    distribution = importlib.metadata.distribution("lalm-mer")
+    wanted: dict[str, list[str]] = {}
+    for line in distribution.requires or []:
+        requirement = Requirement(line)
+        found = re.search(r'extra == "([^"]+)"', str(requirement.marker or ""))
+        if found and requirement.marker and requirement.marker.evaluate({"extra": found[1]}):
+            wanted.setdefault(found[1], []).append(requirement.name)
+    installed = package_versions({name for names in wanted.values() for name in names})
+    for extra, names in sorted(wanted.items()):
+        missing = [name for name in names if installed[name] is None]
+        told = f"lacks {', '.join(missing)}: pip install 'lalm-mer[{extra}]'" if missing else "installed"
+        yield f"extra       {extra}: {told}"
+
+
+def family_status(family: type[Family]) -> str:
+    """Whether a tiny random model of a family can be built, loaded and asked here; if not, the exact reason."""
+    prompt = Prompt("doctor", None, (("audio", ""), ("words", "They say: "), ("transcript", "")), {}, "")
+    noise = np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            build_tiny(family.name, Path(folder), words=["happy sad how they feel"], window_s=2, hidden_size=32)
+            loaded = family.load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
+            waveform = Waveform(noise, 16_000).resampled(loaded.sampling_rate)
+            example = Example("u", None, "happy", "well", waveform)
+            collator = AnswerCollator(loaded, prompt, _LABELS, every_answer=True)
+            owners = [label for label, _ in answer_forms(_LABELS)]
+            with torch.no_grad():
+                scores = AnswerModel(loaded, owners, len(_LABELS)).eval()(**collator([example]))["log_probs"]
+    except Exception as error:  # the report is the place where any reason is told
+        return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return "runs" if bool(torch.isfinite(scores).all()) else "does not run: its scores are not finite"

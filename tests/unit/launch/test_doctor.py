@@ -1,0 +1,38 @@
+import subprocess
+import sys
+
+import pytest
+
+from lalm_mer.launch import doctor
+from lalm_mer.models.families import FAMILIES
+
+
+def test_the_command_tells_versions_devices_extras_and_families():
+    done = subprocess.run([sys.executable, "-m", "lalm_mer.cli", "doctor"], capture_output=True, text=True, check=True)
+    told = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert {kind for kind, _ in told} == {"package", "device", "extra", "family", "weights", "contamination,"}
+    assert [rest.partition(":")[0] for kind, rest in told if kind == "family"] == list(FAMILIES)
+    extras = {rest.partition(":")[0] for kind, rest in told if kind == "extra"}
+    assert {"acoustic", "augment", "deepspeed", "mosei", "quant", "synthesis", "video", "dev"} <= extras
+    assert any(rest.startswith("torch ") for _, rest in told)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_runs_here(name):
+    assert doctor.family_status(FAMILIES[name]) == "runs"
+
+
+def test_a_family_that_does_not_run_says_why(monkeypatch):
+    family = next(iter(FAMILIES.values()))
+
+    def broken(*_, **__):
+        raise RuntimeError("no such\nkernel")
+
+    monkeypatch.setattr(family, "build_tiny", broken)
+    assert doctor.family_status(family) == "does not run: RuntimeError: no such kernel"
+
+
+def test_a_missing_extra_says_how_to_get_it(monkeypatch):
+    versions = doctor.package_versions
+    monkeypatch.setattr(doctor, "package_versions", lambda *names: versions(*names) | {"h5py": None})
+    assert "extra       mosei: lacks h5py: pip install 'lalm-mer[mosei]'" in list(doctor._extras())
