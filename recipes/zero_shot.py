@@ -4,7 +4,8 @@ Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
-The run folder receives run.json, predictions.parquet and metrics.json.
+The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
+model is scored under an adapter that finetune.py trained; the run's method is then lora.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, open_language_run, recognizer_name
+from lalm_mer.launch.language import base_digest, load_adapted, open_language_run, recognizer_name
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
 from lalm_mer.launch.trainers import make_trainer, seed_everything
@@ -24,22 +25,32 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     language = open_language_run(settings)
+    digests: dict[str, str | None] = {
+        "prompt": language.prompt.digest,
+        "base_model": base_digest(settings.model, language.family),
+    }
+    notes = language.notes()
+    if settings.model.adapter is None:
+        model = language.answer_model()
+    else:
+        model, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
+        notes += fit
     identity = run_identity(
         settings,
         language.data,
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
-        method="zero_shot",
-        digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
-        notes=language.notes(),
+        method="zero_shot" if settings.model.adapter is None else "lora",
+        digests=digests,
+        notes=notes,
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
         return
     trainer = make_trainer(
-        language.answer_model(),
+        model,
         settings.scoring,
         engine,
         folder=run.checkpoints,

@@ -126,7 +126,8 @@ def read_run(folder: Path) -> Run:
     _check_content(content, file)
     predictions = Predictions.read(folder / "predictions.parquet")
     _check_agreement(content, predictions)
-    history = _read_history(folder / "history.jsonl", required=content["method"] in _TRAINED_BY_STEPS)
+    trained_here = content["method"] in _TRAINED_BY_STEPS and "adapter" not in content["hashes"]
+    history = _read_history(folder / "history.jsonl", required=trained_here)
     metrics = None
     if (folder / "metrics.json").exists():
         metrics = _read_object(folder / "metrics.json")

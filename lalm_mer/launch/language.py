@@ -9,18 +9,19 @@ from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.provenance import model_digest
+from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_lora, load_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt, load_prompt
+from lalm_mer.recognizers.hub import load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
-__all__ = ["LanguageRun", "adapt", "base_digest", "open_language_run", "recognizer_name"]
+__all__ = ["LanguageRun", "adapt", "base_digest", "load_adapted", "open_language_run", "recognizer_name"]
 
 _EXACT = 1e-4
 _RANDOM = "The base model is randomly initialised: its figures say nothing about the published model."
@@ -122,6 +123,29 @@ def adapt(language: LanguageRun, settings: AdapterSettings, *, shown: bool) -> A
                 f"beside {row.base_parameters:,} frozen"
             )
     return language.answer_model(adapted)
+
+
+def load_adapted(language: LanguageRun, settings: ModelSettings, fold: int) -> tuple[AnswerModel, str, list[str]]:
+    """The model under an adapter that an earlier run trained, from a folder or the Hub.
+
+    Returns:
+        the model, the SHA-256 of the adapter's weights, and notes for a reader of the figures
+
+    Raises:
+        AdapterError: if there is no such adapter, or it does not fit the model
+        SplitLeakError: if it was trained on another fold of the same folds
+    """
+    folder = load_adapter_from(str(settings.adapter), settings.adapter_revision)
+    folded = language.data.folded
+    hashes = {
+        "folds": folded.folds.digest,
+        "prompt": language.prompt.digest,
+        "base_model": base_digest(settings, language.family),
+    }
+    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
+    notes = require_fit(folder, now=now | {"quantization": settings.quantization})
+    adapted = language.answer_model(load_adapter(language.family, folder))
+    return adapted, hash_file(folder / "adapter_model.safetensors"), notes
 
 
 def recognizer_name(settings: ModelSettings) -> str:

@@ -15,6 +15,7 @@ __all__ = [
     "BaselineSettings",
     "DataSettings",
     "EngineSettings",
+    "FinetuneOutputSettings",
     "FinetuneSettings",
     "FusionSettings",
     "ModelSettings",
@@ -63,7 +64,8 @@ class PromptSettings:
 @dataclass(frozen=True)
 class ModelSettings:
     """``id``: a Hub id or a local folder; ``dtype``: float32, bfloat16 or float16; ``quantization``: nf4 (the language
-    model in 4 bits: QLoRA) or null.
+    model in 4 bits: QLoRA) or null; ``adapter``, for zero_shot.py: a LoRA adapter's Hub id or folder, or a run folder;
+    ``adapter_revision``: on the Hub.
     """
 
     family: str
@@ -72,6 +74,8 @@ class ModelSettings:
     dtype: str = "bfloat16"
     attn_implementation: str = "sdpa"
     quantization: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,14 @@ class OutputSettings:
 
 
 @dataclass(frozen=True)
+class FinetuneOutputSettings(OutputSettings):
+    """``push_to``: user/name on the Hub, where the adapter of the finished run goes; ``push_private``: hidden there."""
+
+    push_to: str | None = None
+    push_private: bool = False
+
+
+@dataclass(frozen=True)
 class ZeroShotSettings:
     """A YAML for zero_shot.py."""
 
@@ -177,7 +189,7 @@ class FinetuneSettings:
     prompt: PromptSettings
     model: ModelSettings
     adapter: AdapterSettings
-    output: OutputSettings
+    output: FinetuneOutputSettings
     balance: BalanceSettings = field(default_factory=BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -95,7 +95,8 @@ def load_adapter(family: Family, folder: Path, *, trainable: bool = False) -> Pe
         reason = " ".join(str(error).split())[:300]
         raise AdapterError(f"{folder}: the adapter does not fit this {family.name} model: {reason}") from error
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        odd = set(file.keys()) ^ set(get_peft_model_state_dict(model))
+        kept = get_peft_model_state_dict(model, save_embedding_layers=False)  # "auto" would ask the Hub
+        odd = set(file.keys()) ^ set(kept)
     if odd:  # peft would leave these as they are
         raise AdapterError(
             f"{folder}: the adapter does not fit this {family.name} model: {len(odd)} odd tensors, {min(odd)}"
@@ -124,8 +125,8 @@ def _report(family: Family, model: PeftModel, towers: Mapping[str, Sequence[str]
     trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
     rows = []
     counted = 0
-    for tower, root in family.towers.items():
-        own = {name: parameter for name, parameter in trainable.items() if name.startswith(f"{root}.")}
+    for tower in family.towers:
+        own = {name: parameter for name, parameter in trainable.items() if _innermost(family, name) == tower}
         modules = {name.partition(".lora_")[0] for name in own}
         if bool(own) != bool(towers.get(tower)):
             raise AdapterError(f"{family.name}: the adapter has {len(own)} tensors in the {tower}, against its config")
@@ -137,3 +138,9 @@ def _report(family: Family, model: PeftModel, towers: Mapping[str, Sequence[str]
         outside = next(name for name in trainable if not name.startswith(tuple(family.towers.values())))
         raise AdapterError(f"{family.name}: the adapter reaches outside the towers, for example {outside}")
     return rows
+
+
+def _innermost(family: Family, name: str) -> str | None:
+    """The tower a parameter is in; where one's path leads through another's, the longer path counts."""
+    holding = [tower for tower, root in family.towers.items() if name.startswith(f"{root}.")]
+    return max(holding, key=lambda tower: len(family.towers[tower]), default=None)

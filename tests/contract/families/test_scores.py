@@ -63,9 +63,15 @@ def test_two_steps_are_the_models_own_forward(family, prompts, label_set, exampl
     assert count == 1 or len({len(ids) for ids in rows}) > 1
     ours = two_steps(family, rows, waveforms)
     with torch.no_grad():
-        own = family.model(**own_inputs(family, rows, waveforms)).logits
+        if family.own_batches_agree:
+            own = family.model(**own_inputs(family, rows, waveforms)).logits
+        else:  # padding leaks in the model's own batches: each sequence alone is the truth
+            own = [
+                family.model(**own_inputs(family, [ids], waveforms[row : row + 1])).logits[0]
+                for row, ids in enumerate(rows)
+            ]
     for row, ids in enumerate(rows):  # nothing is asked of padding
-        torch.testing.assert_close(ours[row, : len(ids)], own[row, : len(ids)], **EXACT)
+        torch.testing.assert_close(ours[row, : len(ids)], own[row][: len(ids)], **EXACT)
         if count > 1:
             alone = two_steps(family, [ids], waveforms[row : row + 1])
             torch.testing.assert_close(ours[row, : len(ids)], alone[0], **EXACT)

@@ -1,0 +1,257 @@
+"""Granite Speech (Saon et al. 2025): a conformer over blocks, a Q-Former over windows, Granite as language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    Blip2QFormerConfig,
+    GraniteConfig,
+    GraniteSpeechConfig,
+    GraniteSpeechEncoderConfig,
+    GraniteSpeechForConditionalGeneration,
+    GraniteSpeechProcessor,
+)
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.chat_templates import for_parts
+from lalm_mer.models.families.granite_mel import extractor_class
+from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
+from lalm_mer.models.families.own_length import at_own_length
+from lalm_mer.models.families.plain_words import plain_word_ids
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+
+__all__ = ["GraniteSpeech"]
+
+_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
+)
+# The published template writes the day of today where there is no system message: scores would change overnight.
+# These are the words of the model card's example.
+_SYSTEM = (
+    "Knowledge Cutoff Date: April 2024.\nToday's Date: April 9, 2025.\n"
+    "You are Granite, developed by IBM. You are a helpful AI assistant"
+)
+
+
+class GraniteSpeech(Family):
+    """Granite Speech 3.3 on transformers' own classes.
+
+    The weights' own LoRA adapter, which their authors switch on wherever there is audio, is merged into the language
+    model; a prompt without audio is read by the merged model too. Each waveform is encoded at its own length, so that
+    scores do not depend on the batch; the model's own forward lets padding leak into the shorter ones.
+    It was trained on public corpora of speech recognition and translation, says its model card, and synthetic ones.
+    Logits are divided by the language model's ``logits_scaling``, as Granite's own head does and as the weights were
+    trained; the head in transformers 5.23 leaves that out.
+    """
+
+    name = "granite_speech"
+    stop_token = "<|end_of_text|>"
+    audio_token = "<|audio|>"
+    towers = {  # noqa: RUF012 constant
+        "audio_tower": "model.encoder",
+        "projector": "model.projector",
+        "language_model": "model.language_model",
+    }
+    model_class = GraniteSpeechForConditionalGeneration
+    published = ("ibm-granite/granite-speech-3.3-2b", "ibm-granite/granite-speech-3.3-8b")
+    licence = "Apache-2.0"
+    contamination = {}  # noqa: RUF012 constant
+    own_batches_agree = False
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
+        super().__init__(model, processor)
+        whole: Any = model
+        whole.supports_gradient_checkpointing = True  # the language model's layers do, and the whole does not say so
+
+    @classmethod
+    def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
+        """The published windows of 15 frames and 3 queries, over a Granite of the same width."""
+        special = [cls.stop_token, "<|start_of_role|>", "<|end_of_role|>", cls.audio_token]
+        tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=cls.stop_token)
+        processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=_TEMPLATE)
+        stop = tokenizer.convert_tokens_to_ids(cls.stop_token)
+        config = GraniteSpeechConfig(
+            encoder_config=GraniteSpeechEncoderConfig(
+                num_layers=shape.layers,
+                hidden_dim=shape.hidden_size,
+                num_heads=shape.heads,
+                context_size=20,
+                max_pos_emb=32,
+                dropout=0.0,
+                initializer_range=shape.initializer_range,
+            ).to_dict(),
+            projector_config=Blip2QFormerConfig(
+                hidden_size=shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=4 * shape.hidden_size,
+                encoder_hidden_size=shape.hidden_size,
+                cross_attention_frequency=1,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                initializer_range=shape.initializer_range,
+            ).to_dict(),
+            text_config=GraniteConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=shape.hidden_size,
+                intermediate_size=4 * shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads // 2,
+                initializer_range=shape.initializer_range,
+                bos_token_id=stop,
+                eos_token_id=stop,
+                pad_token_id=stop,
+            ).to_dict(),
+            audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
+            initializer_range=shape.initializer_range,
+            has_lora_adapter=False,
+            tie_word_embeddings=False,
+        )
+        config.randomly_initialised = True
+        config.longest_audio_s = shape.window_s
+        GraniteSpeechForConditionalGeneration(config).save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
+        """transformers' processor, with a template that takes audio slots and does not tell the day."""
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        extractor = extractor_class().from_pretrained(source, revision=revision)
+        published = getattr(tokenizer, "chat_template", None) or _TEMPLATE
+        processor = GraniteSpeechProcessor(
+            extractor, tokenizer, chat_template=for_parts(published, cls.audio_token, _SYSTEM)
+        )
+        processor.feature_extractor = extractor  # as the other families' processors call it
+        return processor
+
+    @classmethod
+    def load(
+        cls,
+        model_id: str | Path,
+        *,
+        revision: str | None,
+        dtype: str,
+        attn_implementation: str,
+        quantization: str | None = None,
+    ) -> Self:
+        """Open model and processor; the adapter that comes with the weights is merged."""
+        refuse_pickled(Path(model_id))
+        family = super().load(
+            model_id,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+        )
+        merge_adapters(family.model, cls.name)
+        return family
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def longest_audio_s(self) -> float:
+        """The tower has no window; five minutes bound what one forward may cost."""
+        return float(getattr(self.model.config, "longest_audio_s", 300.0))
+
+    def audio_token_count(self, samples: int) -> int:
+        """Queries of all windows, the last one filled up; 0 where the extractor cannot pad by reflection."""
+        frames = self._tower_frames(samples)
+        config: Any = self.model.config
+        return -(-frames // int(config.window_size)) * self._queries
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Log-mel spectrograms, each normalised by itself, two mel frames stacked to one.
+
+        Returns:
+            ``audio_features`` (A, frames, 2 * mel bins), padded at the end, and ``audio_frames`` (A,)
+
+        Raises:
+            AudioError: if a waveform is not at the family's rate
+        """
+        extractor = self.processor.feature_extractor
+        width = 2 * int(extractor.melspec_kwargs["n_mels"])
+        each = []
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+            heard = self._tower_frames(len(waveform.samples)) > 0
+            each.append(extractor([waveform.samples])["input_features"][0] if heard else torch.zeros((0, width)))
+        return {
+            "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
+            "audio_frames": torch.tensor([len(features) for features in each]),
+        }
+
+    def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
+        """Step one, each waveform at its own length; as many tower frames as one placeholder needs are stacked.
+
+        The projector fills its last window with zeros, and so do the rows here: one row is one placeholder.
+        """
+        tower: Any = self.submodule("audio_tower")
+        for module in tower.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()  # its running statistics are the weights'; no adapter would store others
+        config: Any = self.model.config
+        windows = -(-audio_frames // config.window_size)
+        width = int(tower.config.hidden_dim)
+        total = int(windows.max()) * int(config.window_size)
+        states = at_own_length(
+            lambda features: tower(features).last_hidden_state,
+            audio_features,
+            audio_frames,
+            (total, width),
+            tower.dtype,
+        )
+        rows = states.reshape(len(states), total // config.downsample_rate, width * config.downsample_rate)
+        return TowerOutput(rows, windows * self._queries)
+
+    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Step two: (B, T, H)."""
+        language_model: Any = self.submodule("language_model")
+        is_audio = inputs.input_ids == self.audio_token_id
+        embeddings = language_model.get_input_embeddings()(inputs.input_ids.masked_fill(is_audio, 0))
+        if audio is not None:
+            config: Any = self.model.config
+            frames = audio.states.reshape(len(audio.states), audio.states.shape[1] * config.downsample_rate, -1)
+            projected = self.submodule("projector")(frames)
+            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
+        hidden: Tensor = language_model(
+            inputs_embeds=embeddings,
+            position_ids=inputs.position_ids,
+            attention_mask=inputs.attention_mask,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer, scaled as the language model was trained."""
+        config: Any = self.model.config
+        logits: Tensor = self.model.get_submodule("lm_head")(hidden) / config.text_config.logits_scaling
+        return logits
+
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
+        return plain_word_ids(self.tokenizer, words, self.name)
+
+    @property
+    def _queries(self) -> int:
+        config: Any = self.model.config
+        return int(config.window_size) // int(config.downsample_rate)
+
+    def _tower_frames(self, samples: int) -> int:
+        mel: dict[str, int] = self.processor.feature_extractor.melspec_kwargs
+        if samples <= mel["n_fft"] // 2:
+            return 0
+        return (samples // mel["hop_length"] + 1) // 2

@@ -1,0 +1,60 @@
+"""Push the adapter of a finished LoRA run to the Hugging Face Hub, with a model card.
+
+Example:
+  python recipes/push_adapter.py outputs/my_run --repo user/name --licence cc-by-nc-4.0 --private
+  python recipes/push_adapter.py outputs/my_run --repo user/name --dry-run --out outputs/my_push
+
+The token is read from HF_TOKEN, or from where `hf auth login` put it. Pushed are the adapter (safetensors), the
+processor's settings, prompt.yaml, labels.json, run.json without local paths, metrics.json and README.md; never a
+checkpoint, a prediction or a transcript. Look at it first: --dry-run writes the folder and asks no network. Prompt and
+protocol are read where run.json says they were, so start it from the same folder as the run.
+Afterwards recipes/zero_shot.py takes model.adapter=user/name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lalm_mer.core.errors import LalmMerError
+from lalm_mer.recognizers.hub import assemble, push_run
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path, help="finished run folder of finetune.py")
+    parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository on the Hub, made if need be")
+    parser.add_argument("--private", action="store_true", help="make it a private one")
+    parser.add_argument("--licence", metavar="ID", help="of the adapter, for example cc-by-nc-4.0; default: not stated")
+    parser.add_argument("--base-model", metavar="USER/NAME", help="the base model's id, where the run used a copy")
+    parser.add_argument("--dry-run", action="store_true", help="write the folder to --out and push nothing")
+    parser.add_argument("--out", type=Path, help="with --dry-run: a new or empty folder")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    if options.dry_run != (options.out is not None):
+        parser.error("--dry-run and --out go together")
+    try:
+        return push_adapter(options)
+    except (LalmMerError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def push_adapter(options: argparse.Namespace) -> int:
+    """Assemble, and push unless it is a dry run."""
+    named = {"licence": options.licence, "base_model": options.base_model}
+    if options.dry_run:
+        folder = assemble(options.run, options.out, repo_id=options.repo, **named)
+        print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))
+        print(f"written to {folder}; nothing was pushed")
+    else:
+        print(f"pushed: {push_run(options.run, options.repo, private=options.private, **named)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from lalm_mer.core.errors import ModelError
+from lalm_mer.models.adapters import ALL_LINEAR, add_lora
+from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
+from lalm_mer.models.families.tiny_shape import TinyShape
+
+SHAPE = TinyShape(("one two three", "three four"), 1, hidden_size=32, initializer_range=0.1)
+
+
+def load(folder):
+    return Phi4Multimodal.load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    Phi4Multimodal.build_tiny(tmp_path, SHAPE)
+    return tmp_path
+
+
+@pytest.fixture
+def published(tiny):
+    """Trained weights, as they say, and what they are with the adapter that lies beside them."""
+    torch.manual_seed(0)
+    adapted = get_peft_model(load(tiny).model, LoraConfig(r=4, target_modules=r"model\.layers\..*(qkv|o|down)_proj"))
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:
+            nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(tiny / "speech-lora")
+    config = json.loads((tiny / "config.json").read_text())
+    del config["randomly_initialised"]
+    (tiny / "config.json").write_text(json.dumps(config))
+    return tiny, adapted.eval()
+
+
+def test_the_adapter_for_speech_is_merged(published, tmp_path):
+    folder, adapted = published
+    family = load(folder)
+    ids = torch.tensor([family.word_ids("one two three four")])
+    with torch.no_grad():
+        theirs = adapted(input_ids=ids).logits
+        torch.testing.assert_close(family.model(ids).logits, theirs, rtol=0.0, atol=1e-5)
+        with adapted.disable_adapter():
+            assert (family.model(ids).logits - adapted(input_ids=ids).logits).abs().max() > 1e-2
+    assert not any("lora_" in name for name, _ in family.model.named_parameters())
+    family.model.save_pretrained(tmp_path / "copy")
+    type(family).load_processor(str(folder), None).save_pretrained(tmp_path / "copy")
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "copy").model(ids).logits, theirs, rtol=0.0, atol=1e-5)
+
+
+def test_trained_weights_without_it_are_refused(published):
+    folder, _ = published
+    (folder / "speech-lora" / "adapter_model.safetensors").rename(folder / "speech-lora" / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"speech-lora: an adapter_config.json without adapter_model.safetensors"):
+        load(folder)
+    (folder / "speech-lora" / "adapter_config.json").unlink()
+    with pytest.raises(ModelError, match=r"no adapter in its folder 'speech-lora' .* has not learnt to listen"):
+        load(folder)
+
+
+def test_projector_and_tower_are_told_apart_though_one_holds_the_other(tiny):
+    family = load(tiny)
+    assert set(dict(family.submodule("projector").named_children())) == {"up_proj_for_speech", "down_proj_for_speech"}
+    _, report = add_lora(family, {"audio_tower": [ALL_LINEAR]}, r=2, lora_alpha=2, lora_dropout=0.0)
+    modules = {row.tower: row.modules for row in report}
+    assert modules["audio_tower"] > 0
+    assert modules["projector"] == modules["language_model"] == 0
