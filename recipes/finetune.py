@@ -15,8 +15,9 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import adapt, base_digest, open_language_run, recognizer_name
+from lalm_mer.launch.language import adapt, base_digest, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
+from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import RunFolder, open_run
 from lalm_mer.launch.settings import FinetuneSettings
 from lalm_mer.launch.trainers import seed_everything
@@ -31,7 +32,7 @@ def finetune(settings: FinetuneSettings) -> None:
         check_repo_id(settings.output.push_to, "key 'output.push_to':")
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
-    language = open_language_run(settings)
+    language = open_model_run(settings)
     identity = run_identity(
         settings,
         language.data,

@@ -14,7 +14,8 @@ from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, load_adapted, open_language_run, recognizer_name
+from lalm_mer.launch.language import base_digest, load_adapted, recognizer_name
+from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
 from lalm_mer.launch.trainers import make_trainer, seed_everything
@@ -24,7 +25,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set by the model as it is."""
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
-    language = open_language_run(settings)
+    language = open_model_run(settings)
     digests: dict[str, str | None] = {
         "prompt": language.prompt.digest,
         "base_model": base_digest(settings.model, language.family),

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from peft import PeftModel
+from torch import nn
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.adapters import add_lora, load_adapter
+from lalm_mer.models.adapters import Adaptable, add_lora, load_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
+from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.prompting.prompts import Prompt, load_prompt
 from lalm_mer.recognizers.hub import load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
-__all__ = ["LanguageRun", "adapt", "base_digest", "load_adapted", "open_language_run", "recognizer_name"]
+__all__ = [
+    "RANDOM_NOTE",
+    "AdaptableRun",
+    "LanguageRun",
+    "adapt",
+    "base_digest",
+    "load_adapted",
+    "open_language_run",
+    "recognizer_name",
+]
 
 _EXACT = 1e-4
-_RANDOM = "The base model is randomly initialised: its figures say nothing about the published model."
+RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing about the published model."
+"""For ``run.json``."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class LanguageRun:
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
-        notes = [_RANDOM] if self.family.randomly_initialised else []
+        notes = [RANDOM_NOTE] if self.family.randomly_initialised else []
         known = self.family.contamination.get(self.data.folded.corpus.name)
         if known is not None and not self.family.randomly_initialised:
             notes.append(f"Contamination of {self.family.name}: {known}")
@@ -68,6 +81,10 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     Raises:
         ConfigError: if the prompt reads transcripts that the corpus does not have
     """
+    if isinstance(settings, FinetuneSettings) and settings.objective != "cross_entropy":
+        raise ConfigError(
+            f"key 'objective': {settings.objective!r}; {settings.model.family} learns its answers by cross_entropy"
+        )
     prompt = load_prompt(Path(settings.prompt.file))
     folded = open_corpus(settings.data, settings.split)
     label_set = prompt.label_set(folded.label_set)
@@ -93,14 +110,51 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     return LanguageRun(family, prompt, label_set, data, collators)
 
 
-def adapt(language: LanguageRun, settings: AdapterSettings, *, shown: bool) -> AnswerModel:
+class AdaptableRun(Protocol):
+    """What recipes ask of a run: a ``LanguageRun`` has it, and so has a ``ClapRun``."""
+
+    @property
+    def family(self) -> Adaptable:
+        """The model."""
+        ...
+
+    @property
+    def prompt(self) -> Prompt | Ensemble:
+        """What it is given besides."""
+        ...
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels with the prompt's surface forms."""
+        ...
+
+    @property
+    def data(self) -> RunData:
+        """The three sides of the fold."""
+        ...
+
+    @property
+    def collators(self) -> tuple[Collator, Collator]:
+        """Of a training batch and of a batch to be scored."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        ...
+
+    def answer_model(self, adapted: PeftModel | None = None) -> nn.Module:
+        """The recognizer over the model, adapted or bare."""
+        ...
+
+
+def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
     """Add a LoRA adapter and print, tower by tower, what it touches.
 
     Raises:
         AdapterError: if a target matches nothing
         ConfigError: if it touches towers that a prompt without audio never reaches
     """
-    if not language.prompt.hears:
+    if "audio" not in language.prompt.modalities:
         deaf = [tower for tower in ("audio_tower", "projector") if settings.towers.get(tower)]
         if deaf:
             raise ConfigError(
@@ -125,7 +179,7 @@ def adapt(language: LanguageRun, settings: AdapterSettings, *, shown: bool) -> A
     return language.answer_model(adapted)
 
 
-def load_adapted(language: LanguageRun, settings: ModelSettings, fold: int) -> tuple[AnswerModel, str, list[str]]:
+def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, list[str]]:
     """The model under an adapter that an earlier run trained, from a folder or the Hub.
 
     Returns:
@@ -185,6 +239,6 @@ def _require_batches_it_can_take(family: Family, settings: ZeroShotSettings | Fi
             )
 
 
-def base_digest(settings: ModelSettings, family: Family) -> str:
+def base_digest(settings: ModelSettings, family: Adaptable) -> str:
     """What identifies the base model of a run."""
     return model_digest(settings.id, getattr(family.model.config, "_commit_hash", None))

@@ -182,7 +182,7 @@ class ZeroShotSettings:
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """A YAML for finetune.py."""
+    """A YAML for finetune.py; ``objective``: cross_entropy or, for family clap, contrastive."""
 
     data: DataSettings
     split: SplitSettings
@@ -194,6 +194,7 @@ class FinetuneSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    objective: str = "cross_entropy"
     seed: int = 0
 
 

@@ -6,18 +6,38 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import nn
 
 from lalm_mer.core.errors import AdapterError
-from lalm_mer.models.families.base import Family
 
-__all__ = ["ALL_LINEAR", "TowerReport", "add_lora", "load_adapter"]
+__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_lora", "load_adapter"]
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for every linear layer of a tower."""
+
+
+class Adaptable(Protocol):
+    """What an adapter asks of a model: a family has it, and so has ``Clap``."""
+
+    model: Any
+
+    @property
+    def name(self) -> str:
+        """Its name in errors."""
+        ...
+
+    @property
+    def towers(self) -> Mapping[str, str]:
+        """Tower -> module path in the transformers model."""
+        ...
+
+    def submodule(self, tower: str) -> nn.Module:
+        """The module of a tower, adapters included."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class TowerReport:
 
 
 def add_lora(
-    family: Family,
+    family: Adaptable,
     towers: Mapping[str, Sequence[str]],
     *,
     r: int,
@@ -80,7 +100,7 @@ def add_lora(
     return model, _report(family, model, towers)
 
 
-def load_adapter(family: Family, folder: Path, *, trainable: bool = False) -> PeftModel:
+def load_adapter(family: Adaptable, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Load an adapter onto the family's model, from safetensors alone.
 
     Raises:
@@ -104,7 +124,7 @@ def load_adapter(family: Family, folder: Path, *, trainable: bool = False) -> Pe
     return model
 
 
-def _pattern(family: Family, tower: str, targets: Sequence[str]) -> str:
+def _pattern(family: Adaptable, tower: str, targets: Sequence[str]) -> str:
     """A regular expression for exactly the targets within one tower; peft matches it against full module names."""
     root = family.towers[tower]
     linear = [
@@ -121,7 +141,7 @@ def _pattern(family: Family, tower: str, targets: Sequence[str]) -> str:
     return rf"{re.escape(root)}\.(?:.*\.)?(?:{'|'.join(map(re.escape, chosen))})"
 
 
-def _report(family: Family, model: PeftModel, towers: Mapping[str, Sequence[str]]) -> list[TowerReport]:
+def _report(family: Adaptable, model: PeftModel, towers: Mapping[str, Sequence[str]]) -> list[TowerReport]:
     trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
     rows = []
     counted = 0
@@ -140,7 +160,7 @@ def _report(family: Family, model: PeftModel, towers: Mapping[str, Sequence[str]
     return rows
 
 
-def _innermost(family: Family, name: str) -> str | None:
+def _innermost(family: Adaptable, name: str) -> str | None:
     """The tower a parameter is in; where one's path leads through another's, the longer path counts."""
     holding = [tower for tower, root in family.towers.items() if name.startswith(f"{root}.")]
     return max(holding, key=lambda tower: len(family.towers[tower]), default=None)

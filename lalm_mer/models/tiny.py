@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.tiny_shape import TinyShape
 
@@ -28,7 +29,7 @@ def build_tiny(
     """Build a randomly initialised model of a family and save it with its processor, as ``from_pretrained`` expects.
 
     Args:
-        family: name of the family
+        family: name of the family, or clap
         folder: where to write
         words: lines on which the tokenizer is trained
         window_s: the audio tower's window, in whole seconds; the published Qwen2-Audio has 30
@@ -45,6 +46,6 @@ def build_tiny(
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        family_class(family).build_tiny(folder, shape)
+        (Clap if family == Clap.name else family_class(family)).build_tiny(folder, shape)
     finally:
         torch.set_rng_state(state)

@@ -23,6 +23,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import write_json
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import read_run
+from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import load_prompt
@@ -77,6 +78,8 @@ def assemble(
     _check_weights(run_folder / "adapter")
     model = description["config"]["model"]
     published = base_model or _published(model["id"])
+    if model["family"] == Clap.name:
+        raise AdapterError(f"{run_folder}: an adapter of a CLAP; only those of audio-language models are pushed so far")
     family = family_class(model["family"])
     protocol = load_protocol(Path(description["config"]["split"]["protocol"]))
     label_set = _label_set(description, protocol)

@@ -16,6 +16,7 @@ from lalm_mer.launch.settings import (
     TranscribeSettings,
     ZeroShotSettings,
 )
+from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 
@@ -68,7 +69,7 @@ def test_it_loads_with_its_launch_line_and_its_override(file, monkeypatch):
     assert changed != settings
     for config in (settings, changed):
         if hasattr(config, "prompt"):
-            load_prompt(Path(config.prompt.file))
+            (load_ensemble if config.model.family == "clap" else load_prompt)(Path(config.prompt.file))
         if hasattr(config, "split"):
             load_protocol(Path(config.split.protocol))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 
@@ -130,9 +131,15 @@ def test_every_module_lists_what_it_offers():
 
 
 def test_every_shipped_prompt_loads():
-    prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts").rglob("*.yaml"))}
+    prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts").glob("*.yaml"))}
     assert {prompt.modalities for prompt in prompts.values()} == {"audio", "transcript", "audio+transcript"}
     assert [path.name for path, prompt in prompts.items() if prompt.name != path.stem] == []
+
+
+def test_every_shipped_ensemble_loads():
+    ensembles = {path: load_ensemble(path) for path in sorted((ROOT / "prompts" / "ensembles").glob("*.yaml"))}
+    assert ensembles
+    assert [path.name for path, ensemble in ensembles.items() if ensemble.name != path.stem] == []
 
 
 def test_every_shipped_protocol_loads():

@@ -1,0 +1,247 @@
+"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with one space between them.
+
+It reads no transcript and answers nothing, so it is no family: it offers what adapters ask of one (``name``, ``model``,
+``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.models.clap_recognizer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
+    ClapTextConfig,
+    PreTrainedTokenizerFast,
+)
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.models.families.tiny_shape import TinyShape
+
+__all__ = ["Clap"]
+
+_MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
+_FRAMES_PER_S = 100
+_FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers that follow from the config
+
+
+class Clap:
+    """A CLAP on transformers' own classes, with its processor.
+
+    Args:
+        model: a ClapModel
+        processor: a ClapProcessor
+
+    Raises:
+        ModelError: if the feature extractor fuses long audio and the model does not, or the other way round
+    """
+
+    name: ClassVar[str] = "clap"
+    towers: ClassVar[Mapping[str, str]] = {
+        "audio_tower": "audio_model",
+        "audio_projector": "audio_projection",
+        "text_tower": "text_model",
+        "text_projector": "text_projection",
+    }
+    published: ClassVar[Sequence[str]] = (
+        "laion/clap-htsat-unfused",
+        "laion/clap-htsat-fused",
+        "laion/larger_clap_general",
+        "laion/larger_clap_music_and_speech",
+    )
+    licence: ClassVar[str] = "Apache-2.0"
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
+        config: Any = model.config
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.extractor = processor.feature_extractor
+        self.fuses = bool(config.audio_config.enable_fusion)
+        if self.fuses != (self.extractor.truncation == "fusion"):
+            raise ModelError(
+                f"clap: the model has enable_fusion={self.fuses}, but its feature extractor has "
+                f"truncation={self.extractor.truncation!r}; expected fusion with the one, rand_trunc without"
+            )
+
+    @classmethod
+    def load(cls, model_id: str | Path, *, revision: str | None = None, dtype: str = "float32") -> Self:
+        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+
+        Raises:
+            ModelError: naming the id, if it cannot be found or is no CLAP
+        """
+        source = str(model_id)
+        try:
+            processor = ClapProcessor.from_pretrained(source, revision=revision)
+            config = AutoConfig.from_pretrained(source, revision=revision)
+            if not isinstance(config, ClapConfig):
+                raise ValueError(f"its config says {config.model_type!r}")
+            model, report = ClapModel.from_pretrained(
+                source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            )
+            missing = [name for name in report["missing_keys"] if not name.endswith(_FOLLOWING)]
+            if missing:  # transformers would draw them
+                raise ValueError(f"{len(missing)} weights missing, for example {min(missing)}")
+        except (OSError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"model {source!r} cannot be loaded as clap: {reason}; model.id is a Hub id or a local folder (a .pt "
+                "file of laion-clap is converted first)"
+            ) from error
+        return cls(model, processor)
+
+    @classmethod
+    def build_tiny(cls, folder: Path, shape: TinyShape, *, fuses: bool = False) -> None:
+        """Save a randomly initialised CLAP: an HTS-AT of two stages, a RoBERTa, and a processor; no download.
+
+        Raises:
+            ConfigError: if the window is longer than the 10 s that HTS-AT takes
+        """
+        frames = shape.window_s * _FRAMES_PER_S + 1
+        spec_size = next((size for size in (128, 256) if frames <= size * size // _MEL_BANDS), None)
+        if spec_size is None:
+            raise ConfigError(f"a window of {shape.window_s} s: clap takes 10 s at most")
+        tokenizer = _roberta_tokenizer(shape)
+        factor = shape.initializer_range / 0.02
+        config = ClapConfig(
+            text_config=ClapTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=4 * shape.hidden_size,
+                max_position_embeddings=130,
+                layer_norm_eps=1e-5,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                initializer_factor=factor,
+            ).to_dict(),
+            audio_config=ClapAudioConfig(
+                spec_size=spec_size,
+                patch_embeds_hidden_size=shape.hidden_size // 2,
+                hidden_size=shape.hidden_size,
+                depths=[shape.layers] * 2,
+                num_attention_heads=[shape.heads] * 2,
+                hidden_dropout_prob=0.0,
+                enable_fusion=fuses,
+                fusion_type="aff_2d" if fuses else None,
+                initializer_factor=factor,
+            ).to_dict(),
+            projection_dim=shape.hidden_size,
+            initializer_factor=factor,
+            randomly_initialised=True,
+        )
+        extractor = ClapFeatureExtractor(
+            max_length_s=shape.window_s, frequency_min=50, truncation="fusion" if fuses else "rand_trunc"
+        )
+        model = ClapModel(config)
+        norm = (
+            model.audio_model.audio_encoder.batch_norm
+        )  # decibels, which a random tower cannot tell apart as they are
+        nn.init.constant_(norm.running_mean, -40.0)
+        nn.init.constant_(norm.running_var, 400.0)
+        model.save_pretrained(folder)
+        ClapProcessor(extractor, tokenizer).save_pretrained(folder)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self.extractor.sampling_rate)
+
+    @property
+    def randomly_initialised(self) -> bool:
+        """Whether the weights were never trained."""
+        return bool(getattr(self.model.config, "randomly_initialised", False))
+
+    def submodule(self, tower: str) -> nn.Module:
+        """The module of a tower, adapters included."""
+        return self.model.get_submodule(self.towers[tower])
+
+    def refuses(self, duration_s: float) -> str | None:
+        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        return None if round(duration_s * self.sampling_rate) >= 1 else f"{duration_s:.6f} s has no sample"
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Log-mel spectrograms as ClapFeatureExtractor makes them, less its dice.
+
+        What is shorter than the window is repeated and padded as the extractor is set to. Of longer audio the extractor
+        takes a random crop: here it is the middle one; where it fuses the whole with three random crops, one from each
+        third of their possible starts, here each is the middle of its third. And where it fuses and nothing in a batch
+        is longer, it calls a random one longer: here none is. So a clip's score is the same in any batch and any run.
+
+        Returns:
+            ``input_features`` (B, 1, F, 64), or (B, 4, F, 64) with fusion; ``is_longer`` (B, 1)
+
+        Raises:
+            AudioError: if a waveform has another rate
+        """
+        rows = []
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+            rows.append(self._log_mel(waveform))
+        return {
+            "input_features": torch.stack([mel for mel, _ in rows]),
+            "is_longer": torch.tensor([[longer] for _, longer in rows]),
+        }
+
+    def _log_mel(self, waveform: Waveform) -> tuple[Tensor, bool]:
+        """A spectrogram (1 or 4, F, 64), and whether three crops of longer audio are in it."""
+        samples, window = waveform.samples, int(self.extractor.nb_max_samples)
+        over = len(samples) - window
+        if over > 0 and self.fuses:
+            return self._fused(self._extracted(samples, max_length=len(samples))[0], window)
+        start = max(over, 0) // 2
+        return self._extracted(samples[start : start + window], max_length=window), False
+
+    def _fused(self, mel: Tensor, window: int) -> tuple[Tensor, bool]:
+        """The whole, shrunk to the window, before its three crops; F frames a crop."""
+        frames = window // int(self.extractor.hop_length) + 1
+        if len(mel) == frames:  # longer by less than a frame
+            return mel.expand(4, -1, -1), False
+        thirds = torch.arange(len(mel) - frames + 1).tensor_split(3)
+        starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
+        whole = nn.functional.interpolate(mel[None, None], size=[frames, _MEL_BANDS], mode="bilinear")[0, 0]
+        return torch.stack([whole, *(mel[start : start + frames] for start in starts)]), True
+
+    def _extracted(self, samples: Any, max_length: int) -> Tensor:  # noqa: ANN401 an array
+        inputs = self.extractor(samples, sampling_rate=self.sampling_rate, max_length=max_length, return_tensors="pt")
+        features: Tensor = inputs["input_features"][0].float()
+        return features
+
+
+def _roberta_tokenizer(shape: TinyShape) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with RoBERTa's special tokens at their places."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=shape.vocabulary,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sorted(shape.words), trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )

@@ -1,0 +1,89 @@
+"""Ensemble files: YAML with sentences that describe a voice, for models that compare audio with a description.
+
+Nothing is asked and nothing answered: each label is described in several sentences, and the audio is compared with
+all of them. So a file has ``templates`` with the one slot ``{{ label }}`` in place of a prompt's user message, and
+``answers`` as a prompt has them: the surface forms that are put into the slot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.provenance import hash_json
+
+__all__ = ["Ensemble", "load_ensemble"]
+
+_SLOT = re.compile(r"\{\{ *label *\}\}")
+
+
+@dataclass(frozen=True)
+class _EnsembleFile:
+    name: str
+    templates: list[str]
+    answers: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Sentences that describe each label.
+
+    Args:
+        name: name of the ensemble
+        templates: sentences with one slot ``{{ label }}``
+        answers: label -> surface forms, which replace those of the label set
+        digest: SHA-256 of the file's content
+    """
+
+    name: str
+    templates: tuple[str, ...]
+    answers: Mapping[str, tuple[str, ...]]
+    digest: str
+
+    @property
+    def modalities(self) -> str:
+        """``audio``: what is described is a voice."""
+        return "audio"
+
+    def label_set(self, label_set: LabelSet) -> LabelSet:
+        """The label set with this ensemble's surface forms in place of its own.
+
+        Raises:
+            ConfigError: if the ensemble gives forms for some labels of the task and not for others
+        """
+        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
+        missing = [label for label in label_set.labels if label not in relevant]
+        if relevant and missing:
+            raise ConfigError(f"ensemble {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
+        return replace(label_set, forms=relevant) if relevant else label_set
+
+    def descriptions(self, label_set: LabelSet) -> list[tuple[int, str]]:
+        """Every template with every surface form in its slot, and the index of the label it describes."""
+        return [
+            (index, form.join(_SLOT.split(template)))
+            for index, label in enumerate(label_set.labels)
+            for form in label_set.forms_of(label)
+            for template in self.templates
+        ]
+
+
+def load_ensemble(path: Path) -> Ensemble:
+    """Read an ensemble file.
+
+    Raises:
+        ConfigError: naming the file, if it has an unknown key, no template, one twice, or one without exactly one slot
+    """
+    file = load_config(_EnsembleFile, path)
+    if not file.templates or len(set(file.templates)) < len(file.templates):
+        raise ConfigError(f"{path}: key 'templates': {len(file.templates)} sentences; at least one, and none twice")
+    for template in file.templates:
+        if len(_SLOT.findall(template)) != 1 or "{" in _SLOT.sub("", template):
+            raise ConfigError(f"{path}: key 'templates': {template!r} needs exactly one slot, {{{{ label }}}}")
+    answers = {label: tuple(forms) for label, forms in file.answers.items()}
+    digest = hash_json({"templates": file.templates, "answers": file.answers})
+    return Ensemble(file.name, tuple(file.templates), answers, digest)

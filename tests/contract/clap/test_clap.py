@@ -1,0 +1,384 @@
+"""CLAP as a recognizer: scores, what they may not depend on, adapters, learning, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import normalizers
+from transformers import ClapModel, ClapProcessor, TrainingArguments
+
+from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.errors import AdapterError, AudioError, ConfigError, ModelError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example
+from lalm_mer.models.adapters import ALL_LINEAR, add_lora, load_adapter
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
+from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.prompting.ensembles import Ensemble
+from lalm_mer.recognizers.training import RecognizerTrainer
+
+RATE = 48_000
+LABELS = LabelSet(("happy", "angry", "sad"), {"happy": ("happy", "full of joy")})
+ENSEMBLE = Ensemble("two", ("The speaker sounds {{ label }}.", "{{ label }} speech"), {}, "digest")
+EXACT = {"rtol": 0.0, "atol": 1e-5}
+SECONDS = (1.0, 2.0, 0.3, 2.001, 2.5, 5.0, 0.01, 9.3)
+RANK = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+TOWERS = tuple(Clap.towers)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fused"])
+def folder(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("clap")
+    torch.manual_seed(0)
+    words = tuple(sentence for _, sentence in ENSEMBLE.descriptions(LABELS))
+    Clap.build_tiny(path, TinyShape(words, 2, 32, 2, 320, 0.1), fuses=request.param)
+    return path
+
+
+@pytest.fixture
+def clap(folder):
+    return Clap.load(folder)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [
+        Example(f"u{number}", "s", LABELS.labels[number % 3], None, noise(seconds, number))
+        for number, seconds in enumerate(SECONDS)
+    ]
+
+
+def noise(seconds, seed=0, rate=RATE):
+    values = np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * rate))
+    return Waveform(values.astype(np.float32), rate)
+
+
+def score(recognizer, examples):
+    recognizer.eval()
+    with torch.no_grad():
+        return recognizer(**ClapCollator(recognizer.clap, LABELS, counts=False)(examples))["log_probs"]
+
+
+def shake(model):
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_" in name:
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+
+
+# Audio
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 1.9999, 2.0])
+def test_audio_within_the_window_is_what_the_extractor_makes_of_it(clap, seconds):
+    waveform = noise(seconds)
+    ours = clap.audio_inputs([waveform])
+    theirs = clap.extractor([waveform.samples], sampling_rate=RATE, return_tensors="pt")
+    torch.testing.assert_close(ours["input_features"], theirs["input_features"].float(), rtol=0, atol=0)
+    assert ours["is_longer"].tolist() == [[False]]
+
+
+@pytest.mark.parametrize("seconds", [2.001, 2.5, 2.04, 7.0])
+def test_longer_audio_is_what_the_extractor_makes_of_it_when_its_dice_fall_in_the_middle(clap, seconds, monkeypatch):
+    waveform = noise(seconds)
+    monkeypatch.setattr(np.random, "choice", lambda starts: starts[len(starts) // 2])
+    monkeypatch.setattr(np.random, "randint", lambda low, high: (high - 1) // 2 if high > 1 else 0)
+    ours = clap.audio_inputs([waveform])
+    theirs = clap.extractor([waveform.samples], sampling_rate=RATE, return_tensors="pt")
+    torch.testing.assert_close(ours["input_features"], theirs["input_features"].float(), **EXACT)
+    if clap.fuses and seconds > 2.01:  # alone in a batch, a shorter one is called longer by the extractor
+        assert ours["is_longer"].tolist() == theirs["is_longer"].tolist() == [[True]]
+
+
+def test_no_dice_are_thrown(clap, examples):
+    waveforms = [example.waveform for example in examples]
+    np.random.seed(1)
+    first = clap.audio_inputs(waveforms)
+    np.random.seed(2)
+    second = clap.audio_inputs(waveforms)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_rate_is_refused(clap):
+    with pytest.raises(AudioError, match="clap takes audio at 48000 Hz, found 16000 Hz"):
+        clap.audio_inputs([noise(1.0, rate=16_000)])
+
+
+def test_an_example_without_audio_is_refused(clap):
+    with pytest.raises(ConfigError, match="utterance u: clap hears"):
+        ClapCollator(clap, LABELS, counts=False)([Example("u", None, "sad", None, None)])
+
+
+# Scores
+
+
+def test_a_batch_of_one_scores_as_a_batch_of_eight(clap, examples):
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS)
+    together = score(recognizer, examples)
+    alone = torch.cat([score(recognizer, [example]) for example in examples])
+    torch.testing.assert_close(together, alone, **EXACT)
+    torch.testing.assert_close(score(recognizer, examples[::-1]).flip(0), together, **EXACT)
+
+
+def test_scores_are_distributions_that_hear(clap, examples):
+    log_probs = score(ClapRecognizer(clap, ENSEMBLE, LABELS), examples)
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(len(examples)))
+    assert (log_probs.std(dim=0) > 1e-4).all()
+
+
+def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examples):
+    plain = LabelSet(LABELS.labels)
+    ensemble = Ensemble("one", ("a voice, {{ label }}",), {}, "digest")
+    recognizer = ClapRecognizer(clap, ensemble, plain).eval()
+    batch = ClapCollator(clap, plain, counts=False)(examples)
+    words = ClapProcessor.from_pretrained(folder).tokenizer(
+        [f"a voice, {label}" for label in plain.labels], padding=True, return_tensors="pt"
+    )
+    own = ClapModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = own(**words, input_features=batch["input_features"], is_longer=batch["is_longer"]).logits_per_audio
+        output = recognizer(**batch)
+    torch.testing.assert_close(output["log_probs"], logits.log_softmax(dim=1), **EXACT)
+    torch.testing.assert_close(output["losses"], -output["log_probs"].gather(1, batch["truth"][:, None])[:, 0])
+    assert output["items"].tolist() == [1] * len(examples)
+
+
+def test_a_label_lies_in_the_middle_of_its_descriptions(clap, examples):
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS).eval()
+    batch = ClapCollator(clap, LABELS, counts=False)(examples[:2])
+    with torch.no_grad():
+        audio = clap.model.get_audio_features(batch["input_features"], batch["is_longer"]).pooler_output
+        rows = []
+        for label in LABELS.labels:
+            of_label = []
+            for form in LABELS.forms_of(label):
+                for sentence in (f"The speaker sounds {form}.", f"{form} speech"):
+                    ids = torch.tensor([clap.tokenizer(sentence)["input_ids"]])
+                    of_label.append(clap.model.get_text_features(ids).pooler_output[0])
+            mean = torch.stack(of_label).mean(dim=0)
+            rows.append(mean / mean.norm())
+        expected = (clap.model.logit_scale_a.exp() * audio @ torch.stack(rows).T).log_softmax(dim=1)
+    torch.testing.assert_close(score(recognizer, examples[:2]), expected, **EXACT)
+
+
+def test_two_labels_described_alike_are_refused(clap):
+    same = Ensemble("same", ("{{ label }}",), {}, "digest")
+    clap.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ConfigError, match="tokens of another label"):
+        ClapRecognizer(clap, same, LabelSet(("sad", "SAD")))
+
+
+def test_a_description_beyond_the_text_encoder_is_refused(clap):
+    with pytest.raises(ConfigError, match="tokens; clap reads 128 at most"):
+        ClapRecognizer(clap, Ensemble("long", ("{{ label }}" + " ß" * 200,), {}, "digest"), LABELS)
+
+
+# Adapters
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_lora_lands_in_the_chosen_tower_alone_and_moves_the_scores(clap, folder, examples, tower, tmp_path):
+    before = score(ClapRecognizer(clap, ENSEMBLE, LABELS), examples)
+    model, report = add_lora(clap, {tower: [ALL_LINEAR]}, **RANK)
+    trained = [name for name, parameter in clap.model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(name.startswith(Clap.towers[tower] + ".") and ".lora_" in name for name in trained)
+    assert {row.tower: bool(row.modules) for row in report} == {name: name == tower for name in TOWERS}
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model)
+    torch.testing.assert_close(score(recognizer, examples), before, **EXACT)
+    shake(model)
+    after = score(recognizer, examples)
+    assert (after - before).abs().max() > 1e-3
+    recognizer.save_trained(tmp_path / "adapter")
+    again = Clap.load(folder)
+    loaded = load_adapter(again, tmp_path / "adapter")
+    torch.testing.assert_close(score(ClapRecognizer(again, ENSEMBLE, LABELS, loaded), examples), after, **EXACT)
+    other = Clap.load(folder)
+    PeftModel.from_pretrained(other.model, tmp_path / "adapter")  # without this library
+    torch.testing.assert_close(score(ClapRecognizer(other, ENSEMBLE, LABELS), examples), after, **EXACT)
+
+
+def test_an_unknown_tower_is_refused(clap):
+    with pytest.raises(AdapterError, match="unknown tower 'language_model'; expected audio_tower"):
+        add_lora(clap, {"language_model": [ALL_LINEAR]}, **RANK)
+
+
+# Training
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "contrastive"])
+@pytest.mark.parametrize("towers", [TOWERS, TOWERS[:2], TOWERS[2:]], ids=["both", "audio", "text"])
+def test_gradients_reach_what_is_trained(clap, examples, towers, objective):
+    model, _ = add_lora(clap, {tower: [ALL_LINEAR] for tower in towers}, **RANK)
+    shake(model)
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective).train()
+    recognizer(**ClapCollator(clap, LABELS, counts=False)(examples))["losses"].sum().backward()
+    for name, parameter in recognizer.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.requires_grad and ".key." not in name:  # a constant in all keys leaves attention as it is
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_training_mode_leaves_statistics_and_frozen_text_alone(clap, examples):
+    model, _ = add_lora(clap, {"audio_tower": [ALL_LINEAR]}, **RANK)
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    batch = ClapCollator(clap, LABELS, counts=False)(examples)
+    recognizer(**batch)
+    after = recognizer.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert not any(module.training for module in clap.submodule("text_tower").modules())
+    assert clap.submodule("audio_tower").training
+
+
+def test_cross_entropy_of_eight_is_that_of_eight_times_one(clap, examples):
+    model, _ = add_lora(clap, {"audio_projector": [ALL_LINEAR]}, **RANK)
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
+    clap.model.eval()  # no dropout
+    collator = ClapCollator(clap, LABELS, counts=True)
+    together, *alone = [collator(rows) for rows in (examples, *([example] for example in examples))]
+    assert together["labels"].tolist() == together["truth"].tolist()
+    losses = torch.cat([recognizer(**batch)["losses"] for batch in alone])
+    torch.testing.assert_close(recognizer(**together)["losses"], losses, **EXACT)
+
+
+def test_the_contrastive_loss_by_hand(clap, examples):
+    one_each = Ensemble("one", ("{{ label }} speech",), {}, "digest")
+    plain = LabelSet(LABELS.labels)
+    recognizer = ClapRecognizer(clap, one_each, plain, objective="contrastive").train()
+    clap.model.eval()  # no dropout
+    rows = [examples[i] for i in (0, 1, 2)]  # three labels: the plain loss of CLAP
+    batch = ClapCollator(clap, plain, counts=False)(rows)
+    words = clap.tokenizer([f"{label} speech" for label in plain.labels], padding=True, return_tensors="pt")
+    own = {"input_features": batch["input_features"], "is_longer": batch["is_longer"]}
+    with torch.no_grad():
+        mean = recognizer(**batch)["losses"].mean()
+        audio, text = (getattr(clap.model(**words, **own), f"logits_per_{side}") for side in ("audio", "text"))
+    eye = torch.arange(3)
+    expected = (torch.nn.functional.cross_entropy(audio, eye) + torch.nn.functional.cross_entropy(text, eye)) / 2
+    torch.testing.assert_close(mean, expected, **EXACT)
+    alike = [examples[i] for i in (0, 3, 6)]  # one label: nothing to tell apart, and no pair pushed away
+    losses = recognizer(**ClapCollator(clap, plain, counts=False)(alike))["losses"]
+    assert losses.mean() >= np.log(3) - 1e-4
+
+
+class Tones:
+    """Three labels, three pitches; each example of its own phase and loudness."""
+
+    hertz = (220.0, 900.0, 3000.0)
+
+    def __init__(self, count, seed):
+        generator = np.random.default_rng(seed)
+        self.examples = []
+        for number in range(count):
+            time = np.arange(2 * RATE) / RATE
+            samples = generator.uniform(0.1, 0.4) * np.sin(
+                2 * np.pi * self.hertz[number % 3] * time + generator.uniform(0, 6)
+            )
+            samples = (samples + generator.normal(scale=0.01, size=len(time))).astype(np.float32)
+            self.examples.append(Example(f"t{number}", "s", LABELS.labels[number % 3], None, Waveform(samples, RATE)))
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+    def truths(self):
+        return [example.label for example in self.examples]
+
+
+@pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
+@pytest.mark.parametrize(("objective", "rate", "warmup"), [("cross_entropy", 5e-3, 10), ("contrastive", 5e-3, 10)])
+def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
+    model, _ = add_lora(clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, r=8, lora_alpha=16, lora_dropout=0.0)
+    torch.manual_seed(0)
+    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=100, per_device_train_batch_size=12, per_device_eval_batch_size=12,
+        learning_rate=rate, warmup_steps=warmup, eval_strategy="steps", eval_steps=50, save_strategy="steps",
+        save_steps=50,
+        load_best_model_at_end=True, metric_for_best_model="uar", greater_is_better=True, use_cpu=True,
+        remove_unused_columns=False, report_to="none", disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    trainer = RecognizerTrainer(
+        recognizer,
+        arguments,
+        collators=(ClapCollator(clap, LABELS, counts=True), ClapCollator(clap, LABELS, counts=False)),
+        label_set=LABELS,
+        train_examples=Tones(48, 1),
+        dev_examples=Tones(12, 2),
+    )
+    test = Tones(24, 3)
+    truth = [LABELS.index(label) for label in test.truths()]
+    before = trainer.score(test).argmax(axis=1)
+    trainer.train()
+    after = trainer.score(test)
+    assert (before == truth).mean() < 0.7
+    assert (after.argmax(axis=1) == truth).mean() > 0.9
+    recognizer.save_trained(tmp_path / "adapter")
+    again = Clap.load(clap.model.config.name_or_path)
+    loaded = ClapRecognizer(again, ENSEMBLE, LABELS, load_adapter(again, tmp_path / "adapter"))
+    np.testing.assert_allclose(score(loaded, test.examples).numpy(), after, atol=1e-5)
+
+
+def test_gradient_checkpointing_is_refused_in_words(clap):
+    with pytest.raises(ConfigError, match=r"train\.gradient_checkpointing"):
+        ClapRecognizer(clap, ENSEMBLE, LABELS).gradient_checkpointing_enable()
+
+
+def test_an_unknown_objective_is_refused(clap):
+    with pytest.raises(ConfigError, match="'triplet'; expected one of cross_entropy, contrastive"):
+        ClapRecognizer(clap, ENSEMBLE, LABELS, objective="triplet")
+
+
+# Loading
+
+
+def test_a_folder_of_another_model_is_refused(tiny_folder):
+    with pytest.raises(ModelError, match="cannot be loaded as clap"):
+        Clap.load(tiny_folder("qwen2_audio"))
+
+
+def test_missing_weights_are_an_error_and_not_drawn(folder, tmp_path):
+    clap = Clap.load(folder)
+    clap.processor.save_pretrained(tmp_path)
+    state = {name: value for name, value in clap.model.state_dict().items() if name != "audio_projection.linear2.bias"}
+    clap.model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ModelError, match=r"1 weights missing, for example audio_projection\.linear2\.bias"):
+        Clap.load(tmp_path)
+
+
+def test_pickled_weights_are_refused(folder, tmp_path):
+    clap = Clap.load(folder)
+    clap.processor.save_pretrained(tmp_path)
+    clap.model.config.save_pretrained(tmp_path)
+    torch.save(clap.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded as clap"):
+        Clap.load(tmp_path)
+
+
+def test_a_front_end_that_does_not_fit_the_model_is_refused(clap):
+    clap.extractor.truncation = "rand_trunc" if clap.fuses else "fusion"
+    with pytest.raises(ModelError, match="enable_fusion"):
+        Clap(clap.model, clap.processor)
+
+
+def test_a_tiny_clap_says_that_it_is_random_and_takes_ten_seconds_at_most(clap, tmp_path):
+    assert clap.randomly_initialised
+    with pytest.raises(ConfigError, match="10 s at most"):
+        Clap.build_tiny(tmp_path, TinyShape(("a",), 11))
+
+
+def test_real_speech_is_scored(clap, shared_data):
+    paths = sorted((shared_data / "ravdess").rglob("*.flac"))[:4]
+    if not paths:
+        pytest.skip(f"no RAVDESS clips in {shared_data}")
+    rows = [
+        Example(path.stem, None, "sad", None, decode(path.read_bytes(), path.name).resampled(RATE)) for path in paths
+    ]
+    log_probs = score(ClapRecognizer(clap, ENSEMBLE, LABELS), rows)
+    assert log_probs.shape == (4, 3)
+    assert torch.isfinite(log_probs).all()
+    assert len({tuple(row) for row in log_probs.tolist()}) == 4
