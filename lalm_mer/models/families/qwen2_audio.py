@@ -19,7 +19,8 @@ from transformers import (
 from transformers.masking_utils import create_bidirectional_mask
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.in_place import InPlaceFamily
 from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
 
 __all__ = ["Qwen2Audio"]
@@ -41,17 +42,12 @@ _TEMPLATE = (
 )
 
 
-class Qwen2Audio(Family):
+class Qwen2Audio(InPlaceFamily):
     """Qwen2-Audio on transformers' own classes; published as Qwen/Qwen2-Audio-7B-Instruct (Apache-2.0)."""
 
     name = "qwen2_audio"
     stop_token = "<|im_end|>"
     audio_token = "<|AUDIO|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "language_model": "model.language_model",
-    }
 
     model_class = Qwen2AudioForConditionalGeneration
     published = ("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B")
@@ -97,11 +93,6 @@ class Qwen2Audio(Family):
         processor.save_pretrained(folder)
 
     @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
     def longest_audio_s(self) -> float:
         """The tower's window, in seconds: 30 for the published model."""
         return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
@@ -145,24 +136,3 @@ class Qwen2Audio(Family):
         )
         states = tower(audio_features, attention_mask=mask).last_hidden_state
         return TowerOutput(states, (after_conv - 2) // 2 + 1)
-
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        language_model: Any = self.submodule("language_model")
-        embeddings = language_model.get_input_embeddings()(inputs.input_ids)
-        if audio is not None:
-            projected = self.submodule("projector")(audio.states)
-            is_audio = inputs.input_ids == self.audio_token_id
-            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        hidden: Tensor = language_model(
-            inputs_embeds=embeddings,
-            position_ids=inputs.position_ids,
-            attention_mask=inputs.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer."""
-        logits: Tensor = self.model.get_submodule("lm_head")(hidden)
-        return logits
