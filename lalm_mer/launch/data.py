@@ -104,13 +104,11 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
         refuses: tells what the recognizer cannot take; None where it takes all
     """
     sides = {split: folded.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
+    needs_audio = sampling_rate is not None or folded.transcript_source == "asr"
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():
-        reasons = [
-            _reason(duration_s, refuses, needs_audio=sampling_rate is not None or folded.transcript_source == "asr")
-            for duration_s in examples.durations_s()
-        ]
+        reasons = [_reason(duration_s, refuses, needs_audio=needs_audio) for duration_s in examples.durations_s()]
         names = examples.utterances()["utterance_id"]
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
         refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]

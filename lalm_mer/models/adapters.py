@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from lalm_mer.core.errors import AdapterError
 
-__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_lora", "load_adapter"]
+__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_lora", "load_adapter", "tower_of"]
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for every linear layer of a tower."""
@@ -80,13 +79,13 @@ def add_lora(
     Raises:
         AdapterError: if a tower is unknown, a target matches no linear layer in its tower, or nothing is targeted
     """
-    patterns = []
+    modules: list[str] = []
     for tower, targets in towers.items():
         if tower not in family.towers:
             raise AdapterError(f"key 'adapter.towers': unknown tower {tower!r}; expected {', '.join(family.towers)}")
         if targets:
-            patterns.append(_pattern(family, tower, targets))
-    if not patterns:
+            modules += _targeted(family, tower, targets)
+    if not modules:
         raise AdapterError("key 'adapter.towers': no tower has a target; name at least one, for example q_proj")
     config = LoraConfig(
         r=r,
@@ -94,7 +93,7 @@ def add_lora(
         lora_dropout=lora_dropout,
         use_rslora=use_rslora,
         use_dora=use_dora,
-        target_modules="|".join(patterns),
+        target_modules=modules,
     )
     model = get_peft_model(family.model, config)
     return model, _report(family, model, towers)
@@ -124,12 +123,25 @@ def load_adapter(family: Adaptable, folder: Path, *, trainable: bool = False) ->
     return model
 
 
-def _pattern(family: Adaptable, tower: str, targets: Sequence[str]) -> str:
-    """A regular expression for exactly the targets within one tower; peft matches it against full module names."""
+def tower_of(family: Adaptable, name: str) -> str | None:
+    """The tower of a module or parameter by its full name; None outside all.
+
+    Where one tower stands within another, what is inside belongs to the inner one.
+    """
+    holding = [tower for tower, root in family.towers.items() if f"{name}.".startswith(f"{root}.")]
+    return max(holding, key=lambda tower: len(family.towers[tower]), default=None)
+
+
+def _targeted(family: Adaptable, tower: str, targets: Sequence[str]) -> list[str]:
+    """Full names of exactly the targets within one tower.
+
+    Not a regular expression: for a mixture of experts peft replaces one by the last names of what it matched, which
+    then match in every tower.
+    """
     root = family.towers[tower]
-    linear = [
-        name for name, module in family.submodule(tower).named_modules() if name and isinstance(module, nn.Linear)
-    ]
+    modules = {f"{root}.{name}".rstrip("."): module for name, module in family.submodule(tower).named_modules()}
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear = [name for name in linear if tower_of(family, name) == tower]
     last_names = sorted({name.rpartition(".")[2] for name in linear})
     chosen = last_names if list(targets) == [ALL_LINEAR] else list(targets)
     for target in chosen:
@@ -138,29 +150,24 @@ def _pattern(family: Adaptable, tower: str, targets: Sequence[str]) -> str:
                 f"key 'adapter.towers.{tower}': target {target!r} matches no linear layer; the {tower} of "
                 f"{family.name} has {', '.join(last_names)}"
             )
-    return rf"{re.escape(root)}\.(?:.*\.)?(?:{'|'.join(map(re.escape, chosen))})"
+    return [name for name in linear if name.rpartition(".")[2] in chosen]
 
 
 def _report(family: Adaptable, model: PeftModel, towers: Mapping[str, Sequence[str]]) -> list[TowerReport]:
     trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
     rows = []
     counted = 0
-    for tower in family.towers:
-        own = {name: parameter for name, parameter in trainable.items() if _innermost(family, name) == tower}
+    for tower, root in family.towers.items():
+        own = {name: parameter for name, parameter in trainable.items() if tower_of(family, name) == tower}
         modules = {name.partition(".lora_")[0] for name in own}
         if bool(own) != bool(towers.get(tower)):
             raise AdapterError(f"{family.name}: the adapter has {len(own)} tensors in the {tower}, against its config")
-        every = sum(parameter.numel() for parameter in family.submodule(tower).parameters())
+        parameters = family.submodule(tower).named_parameters(prefix=root)
+        every = sum(parameter.numel() for name, parameter in parameters if tower_of(family, name) == tower)
         added = sum(parameter.numel() for parameter in own.values())
         rows.append(TowerReport(tower, len(modules), added, every - added))
         counted += len(own)
     if counted != len(trainable):
-        outside = next(name for name in trainable if not name.startswith(tuple(family.towers.values())))
+        outside = next(name for name in trainable if tower_of(family, name) is None)
         raise AdapterError(f"{family.name}: the adapter reaches outside the towers, for example {outside}")
     return rows
-
-
-def _innermost(family: Adaptable, name: str) -> str | None:
-    """The tower a parameter is in; where one's path leads through another's, the longer path counts."""
-    holding = [tower for tower, root in family.towers.items() if name.startswith(f"{root}.")]
-    return max(holding, key=lambda tower: len(family.towers[tower]), default=None)

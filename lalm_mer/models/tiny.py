@@ -43,6 +43,8 @@ def build_tiny(
         ConfigError: if there is no such family, or no tiny model of it can be built here, with the reason
     """
     shape = TinyShape(tuple(words), window_s, hidden_size, layers, vocabulary, initializer_range)
+    if family != Clap.name:
+        family_class(family).require_what_it_needs()
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

@@ -8,14 +8,29 @@ from lalm_mer.models.families.glmasr import GlmAsr
 from lalm_mer.models.families.granite_speech import GraniteSpeech
 from lalm_mer.models.families.musicflamingo import MusicFlamingo
 from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
+from lalm_mer.models.families.qwen2_5_omni import Qwen25Omni
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.models.families.qwen3_asr import Qwen3Asr
+from lalm_mer.models.families.qwen3_omni_moe import Qwen3OmniMoe
+from lalm_mer.models.families.voxtral import Voxtral
 
 __all__ = ["FAMILIES", "family_class"]
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
-    for family in (Qwen2Audio, AudioFlamingo3, MusicFlamingo, GlmAsr, Qwen3Asr, GraniteSpeech, Phi4Multimodal, Gemma4)
+    for family in (
+        Qwen2Audio,
+        AudioFlamingo3,
+        MusicFlamingo,
+        GlmAsr,
+        Qwen3Asr,
+        GraniteSpeech,
+        Phi4Multimodal,
+        Gemma4,
+        Qwen25Omni,
+        Qwen3OmniMoe,
+        Voxtral,
+    )
 }
 
 

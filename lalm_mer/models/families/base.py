@@ -8,6 +8,7 @@ because nothing but these two steps touches a model.
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,10 @@ class Family(ABC):
     """Whether the transformers model, too, scores an utterance in a padded batch as it scores it alone"""
     pads_short_audio: ClassVar[bool] = False
     """Whether its front end fills short audio with silence, so that none is too short"""
+    fills_windows: ClassVar[bool] = False
+    """Every utterance fills as many placeholders as whole windows, with silence"""
+    needs: ClassVar[str | None] = None
+    """Module without which its tokenizer cannot be opened; the extra that brings it has the family's name"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
         self.model = model
@@ -147,6 +152,16 @@ class Family(ABC):
     # What all families share
 
     @classmethod
+    def require_what_it_needs(cls) -> None:
+        """Check that the package of its own extra is installed.
+
+        Raises:
+            ConfigError: naming the package and the extra
+        """
+        if cls.needs is not None and importlib.util.find_spec(cls.needs) is None:
+            raise ConfigError(f"key 'model.family': {cls.name} needs {cls.needs}; pip install 'lalm-mer[{cls.name}]'")
+
+    @classmethod
     def load(
         cls,
         model_id: str | Path,
@@ -169,6 +184,7 @@ class Family(ABC):
             ModelError: naming the id, if it cannot be found or is of another family
             ConfigError: if the quantization is unknown, or its extra is not installed
         """
+        cls.require_what_it_needs()
         source = str(model_id)
         extra: dict[str, Any] = {}
         if quantization is not None:

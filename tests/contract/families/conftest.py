@@ -131,11 +131,40 @@ def heard_by_processor():
     return own_audio
 
 
-def own_audio(family, waveforms):
-    """``own/<family>.py`` says it where a processor is called in another way than most."""
+@pytest.fixture(scope="session")
+def made_by_processor():
+    """Token ids of a conversation that a family's processor itself makes, words as they are."""
+    return own_prompt
+
+
+def own(family, name):
+    """``own/<family>.py`` says what a processor is asked in another way than most."""
     file = Path(__file__).parent / "own" / f"{family.name}.py"
-    if file.is_file():
-        return runpy.run_path(str(file))["own_audio"](family, waveforms)
+    return runpy.run_path(str(file)).get(name) if file.is_file() else None
+
+
+def own_prompt(family, conversation, waveforms):
+    if special := own(family, "own_prompt"):
+        return special(family, conversation, waveforms)
+    messages = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "audio"} if part.kind == "audio" else {"type": "text", "text": part.words}
+                for part in message.parts
+            ],
+        }
+        for message in conversation.messages
+    ]
+    rendered = family.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    sound = {"audio": [each.samples for each in waveforms], "sampling_rate": family.sampling_rate}
+    sound = sound if waveforms else {"audio": None}
+    return family.processor(text=[rendered], return_tensors="pt", **sound)["input_ids"][0].tolist()
+
+
+def own_audio(family, waveforms):
+    if special := own(family, "own_audio"):
+        return special(family, waveforms)
     return family.processor(
         text=[family.audio_token] * len(waveforms),
         audio=[waveform.samples for waveform in waveforms],

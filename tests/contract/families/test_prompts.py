@@ -64,7 +64,7 @@ def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noi
     assert {samples: count for samples, count in counts.items() if len(set(count)) > 1} == {}
     ours = [count[0] for count in counts.values()]
     assert min(ours) >= 0
-    assert len(set(ours)) > 5
+    assert len(set(ours)) == 1 if family.fills_windows else len(set(ours)) > 5
 
 
 def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(family):
@@ -84,25 +84,14 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
 
 
 @pytest.mark.parametrize("prompt_name", sorted(path.stem for path in PROMPTS.glob("*.yaml")))
-def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(family, prompts, label_set, examples, prompt_name):
+def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
+    family, prompts, label_set, examples, made_by_processor, prompt_name
+):
     prompt = prompts[prompt_name]
     for example in examples[:4]:
         conversation = prompt.conversation(example, label_set)
-        messages = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "audio"} if part.kind == "audio" else {"type": "text", "text": part.words}
-                    for part in message.parts
-                ],
-            }
-            for message in conversation.messages
-        ]
-        rendered = family.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        assert f"{example.transcript}\n" in rendered or not prompt.reads
-        sound = {"audio": [example.waveform.samples], "sampling_rate": family.sampling_rate}
-        sound = sound if prompt.hears else {"audio": None}
-        theirs = family.processor(text=[rendered], return_tensors="pt", **sound)["input_ids"][0].tolist()
+        theirs = made_by_processor(family, conversation, [example.waveform] if prompt.hears else [])
+        assert not prompt.reads or f"{example.transcript}\n" in family.tokenizer.decode(theirs)
         counts = [family.audio_token_count(len(example.waveform.samples))] if prompt.hears else []
         ours = family.prompt_ids(conversation, counts)
         assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)

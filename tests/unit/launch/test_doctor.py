@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 
@@ -18,8 +19,11 @@ def test_the_command_tells_versions_devices_extras_and_families():
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_runs_here(name):
-    assert doctor.family_status(FAMILIES[name]) == "runs"
+def test_every_family_runs_here_or_says_what_it_needs(name):
+    needs = FAMILIES[name].needs
+    lacks = needs is not None and importlib.util.find_spec(needs) is None
+    told = f"does not run: ConfigError: key 'model.family': {name} needs {needs}; pip install 'lalm-mer[{name}]'"
+    assert doctor.family_status(FAMILIES[name]) == (told if lacks else "runs")
 
 
 def test_a_family_that_does_not_run_says_why(monkeypatch):

@@ -1,0 +1,214 @@
+"""Voxtral (Liu et al. 2025): a Whisper encoder over whole windows, a projector that joins frames by four, Mistral."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LlamaConfig,
+    VoxtralConfig,
+    VoxtralEncoderConfig,
+    VoxtralForConditionalGeneration,
+    VoxtralProcessor,
+    WhisperFeatureExtractor,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ModelError
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.in_place import InPlaceFamily
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.prompting.conversation import Conversation
+
+__all__ = ["Voxtral"]
+
+_FRAMES_A_TOKEN = 4
+_SPECIAL = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
+    *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
+    *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "<SPECIAL_20>", "<SPECIAL_21>"),
+    *("<SPECIAL_22>", "<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"),
+)
+"""Control tokens by rank; transformers takes 24 for the audio's"""
+_TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]")}
+
+
+class Voxtral(InPlaceFamily):
+    """Voxtral on transformers' own classes and mistral-common's tokenizer, which has no chat template.
+
+    The tower masks nothing: an utterance fills a whole window with silence, and so many placeholders. The published
+    tokenizer refuses a system turn beside audio; what the system says stands at the head of the first user's turn.
+    """
+
+    name = "voxtral"
+    stop_token = "</s>"
+    audio_token = "[AUDIO]"
+    model_class = VoxtralForConditionalGeneration
+    published = ("mistralai/Voxtral-Mini-3B-2507", "mistralai/Voxtral-Small-24B-2507")
+    licence = "Apache-2.0"
+    contamination = {}  # noqa: RUF012 constant
+    pads_short_audio = True
+    fills_windows = True
+    needs = "mistral_common"
+
+    @classmethod
+    def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
+        """A Whisper encoder of 128 mel bands over a Llama of the same width, and a tekken file of the words."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tekken.json").write_text(json.dumps(_tekken(shape)), encoding="utf-8")
+        from transformers.tokenization_mistral_common import MistralCommonBackend  # here: the rest does without
+
+        tokenizer = MistralCommonBackend(tokenizer_path=folder / "tekken.json")
+        extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
+        config = VoxtralConfig(
+            audio_config=VoxtralEncoderConfig(
+                num_mel_bins=128,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                intermediate_size=_FRAMES_A_TOKEN * shape.hidden_size,
+                hidden_size=shape.hidden_size,
+                max_source_positions=shape.window_s * 50,
+                initializer_range=shape.initializer_range,
+            ).to_dict(),
+            text_config=LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=shape.hidden_size,
+                intermediate_size=4 * shape.hidden_size,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads // 2,
+                head_dim=shape.hidden_size // shape.heads,
+                initializer_range=shape.initializer_range,
+                bos_token_id=_SPECIAL.index("<s>"),
+                eos_token_id=_SPECIAL.index(cls.stop_token),
+                pad_token_id=_SPECIAL.index("<pad>"),
+            ).to_dict(),
+            audio_token_id=_SPECIAL.index(cls.audio_token),
+            initializer_range=shape.initializer_range,
+        )
+        config.randomly_initialised = True
+        VoxtralForConditionalGeneration(config).save_pretrained(folder)
+        VoxtralProcessor(extractor, tokenizer).save_pretrained(folder)
+
+    @property
+    def longest_audio_s(self) -> float:
+        """The tower's window, in seconds: 30 for the published models, which can join several; here it is one."""
+        return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
+
+    def audio_token_count(self, samples: int) -> int:
+        """Those of a whole window."""
+        extractor = self.processor.feature_extractor
+        return int(extractor.nb_max_frames) // 2 // _FRAMES_A_TOKEN if samples > 0 else 0
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Log-mel spectrograms padded to the tower's window.
+
+        Returns:
+            ``audio_features`` (A, mel bins, window frames)
+
+        Raises:
+            AudioError: if a waveform is not at the family's rate
+        """
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+        batch = self.processor.feature_extractor(
+            [waveform.samples for waveform in waveforms],
+            sampling_rate=self.sampling_rate,
+            padding="max_length",
+            truncation=False,
+            return_tensors="pt",
+        )
+        return {"audio_features": batch["input_features"]}
+
+    def encode_audio(self, audio_features: Tensor) -> TowerOutput:  # type: ignore[override]
+        """Step one: convolutions and transformer; four frames side by side are one state, as the projector takes it."""
+        tower: Any = self.submodule("audio_tower")
+        frames = tower(audio_features).last_hidden_state
+        states = frames.reshape(len(frames), -1, frames.shape[-1] * _FRAMES_A_TOKEN)
+        return TowerOutput(states, torch.full((len(states),), states.shape[1], device=states.device))
+
+    def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
+        """Token ids of a conversation up to where the answer begins, placeholders expanded.
+
+        The tokenizer never writes a control token for characters, so that all structure is written here.
+
+        Args:
+            conversation: what is asked
+            audio_tokens: how many placeholders each audio slot needs, in order
+
+        Raises:
+            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is neither system's nor user's
+        """
+        if conversation.audio_slots != len(audio_tokens):
+            raise ModelError(
+                f"{self.name}: {conversation.audio_slots} audio slots, as many placeholders and {len(audio_tokens)} "
+                "waveforms; all three must agree"
+            )
+        counts = iter(audio_tokens)
+        ids = [self._token_id("<s>")]
+        kept: list[int] = []  # the system's words, where audio forbids a turn of their own
+        for message in conversation.messages:
+            if message.role not in _TURNS:
+                raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {' and '.join(_TURNS)}")
+            said: list[int] = []
+            for part in message.parts:
+                if part.kind == "audio":
+                    said += [self._token_id("[BEGIN_AUDIO]"), *[self.audio_token_id] * next(counts)]
+                else:
+                    said += self.word_ids(part.words)
+            if message.role == "system" and audio_tokens:
+                kept += said + self.word_ids("\n\n")
+                continue
+            begin, end = _TURNS[message.role]
+            ids += [self._token_id(begin), *kept, *said, self._token_id(end)]
+            kept = []
+        return ids
+
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words; mistral-common never makes a control token of them."""
+        ids: list[int] = self.tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+        return ids
+
+
+def _tekken(shape: TinyShape) -> dict[str, Any]:
+    """A tekken file: all bytes and then merged words by rank, control tokens, and the window that audio fills."""
+    trained = byte_level_bpe(shape, ["<unk>"], eos="<unk>", pad="<unk>").get_vocab()
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    ranked = [
+        bytes(byte_of[character] for character in token)
+        for token in sorted(trained, key=lambda token: trained[token])
+        if token != "<unk>"
+    ]
+    words = [bytes([byte]) for byte in range(256)] + [token for token in ranked if len(token) > 1]
+    vocab = [
+        {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": token.decode(errors="replace")}
+        for rank, token in enumerate(words)
+    ]
+    return {
+        "vocab": vocab,
+        "special_tokens": [
+            {"rank": rank, "token_str": token, "is_control": True} for rank, token in enumerate(_SPECIAL)
+        ],
+        "config": {
+            "pattern": r" ?\S+|\s+",
+            "num_vocab_tokens": len(vocab),
+            "default_vocab_size": len(vocab) + len(_SPECIAL),
+            "default_num_special_tokens": len(_SPECIAL),
+            "version": "v7",
+        },
+        "version": 1,
+        "type": "Tekken",
+        "audio": {
+            "sampling_rate": 16000,
+            "frame_rate": 12.5,
+            "audio_encoding_config": {"num_mel_bins": 128, "hop_length": 160, "window_size": 400},
+            "chunk_length_s": float(shape.window_s),
+        },
+    }
