@@ -50,6 +50,11 @@ class Ensemble:
         """``audio``: what is described is a voice."""
         return "audio"
 
+    @property
+    def hears(self) -> bool:
+        """Always."""
+        return True
+
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with this ensemble's surface forms in place of its own.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import datasets
 import pandas as pd
@@ -11,13 +11,30 @@ import pandas as pd
 from lalm_mer.core.audio import Waveform, decode
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Turn
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
 from lalm_mer.protocols.splits import Folds, make_folds
 from lalm_mer.protocols.transcripts import Transcripts
 
-__all__ = ["ExampleDataset", "FoldedCorpus", "compared_columns", "fold_corpus"]
+__all__ = ["Beside", "ExampleDataset", "FoldedCorpus", "compared_columns", "fold_corpus"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What examples take from elsewhere than the row of their utterance.
+
+    Args:
+        transcripts: read in place of the corpus's own; None for those
+        context: utterance id -> the turns before it
+        descriptors: utterance id -> its voice in words
+        without_audio: whether an utterance that has no audio is read all the same; else it is an error to hear it
+    """
+
+    transcripts: Transcripts | None = None
+    context: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
+    descriptors: Mapping[str, str] = field(default_factory=dict)
+    without_audio: bool = False
 
 
 class ExampleDataset:
@@ -28,7 +45,7 @@ class ExampleDataset:
         rows: which of its rows, in order
         task: maps the corpus's labels
         sampling_rate: rate the recognizer hears at, in Hz; None leaves the audio alone
-        transcripts: read in place of the corpus's own; None for those
+        beside: what comes from elsewhere
     """
 
     def __init__(
@@ -37,13 +54,13 @@ class ExampleDataset:
         rows: list[int],
         task: Task,
         sampling_rate: int | None,
-        transcripts: Transcripts | None = None,
+        beside: Beside = Beside(),
     ) -> None:
         self._utterances = utterances
         self._rows = rows
         self._task = task
         self._sampling_rate = sampling_rate
-        self._transcripts = transcripts
+        self._beside = beside
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -56,9 +73,18 @@ class ExampleDataset:
             raise CorpusError(
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
-        name = row["utterance_id"]
-        transcript = row["transcript"] if self._transcripts is None else self._transcripts.by_id.get(name)
-        return Example(name, row["speaker"], label, transcript, self._waveform(row))
+        name, beside = row["utterance_id"], self._beside
+        waveform = self._waveform(row)
+        return Example(
+            name,
+            row["speaker"],
+            label,
+            row["transcript"] if beside.transcripts is None else beside.transcripts.by_id.get(name),
+            waveform,
+            without_audio=self.hears and waveform is None,
+            context=beside.context.get(name, ()),
+            descriptors=beside.descriptors.get(name),
+        )
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -82,8 +108,8 @@ class ExampleDataset:
         answer = self._task.column
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
         frame: pd.DataFrame = columns.to_pandas()
-        if self._transcripts is not None:
-            frame["transcript"] = [self._transcripts.by_id.get(name) for name in frame["utterance_id"]]
+        if self._beside.transcripts is not None:
+            frame["transcript"] = [self._beside.transcripts.by_id.get(name) for name in frame["utterance_id"]]
         frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
@@ -113,12 +139,14 @@ class ExampleDataset:
         return self._with(self._rows, None)
 
     def _with(self, rows: list[int], sampling_rate: int | None) -> ExampleDataset:
-        return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._transcripts)
+        return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._beside)
 
     def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
         if self._sampling_rate is None:
             return None
         audio = row["audio"]
+        if audio is None and self._beside.without_audio:
+            return None
         if not isinstance(audio, Mapping):
             raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
         name = f"utterance {row['utterance_id']} ({audio['path']})"
@@ -134,14 +162,14 @@ class FoldedCorpus:
         task: the protocol's task
         folds: proven folds
         unmapped: how many utterances the task leaves out
-        transcripts: what is read in place of the corpus's own; the folds are made and proven with its own in any case
+        beside: what examples take from elsewhere; the folds are made and proven with the corpus's own in any case
     """
 
     corpus: PreparedCorpus
     task: Task
     folds: Folds
     unmapped: int
-    transcripts: Transcripts | None = None
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def label_set(self) -> LabelSet:
@@ -158,7 +186,7 @@ class FoldedCorpus:
         """
         position = {name: row for row, name in enumerate(self.corpus.columns(["utterance_id"])["utterance_id"])}
         rows = [position[name] for name in self.folds.ids(fold, split)]
-        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.transcripts)
+        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.beside)
 
     @property
     def truths(self) -> dict[str, str]:
@@ -181,8 +209,8 @@ class FoldedCorpus:
 
         A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
         """
-        if self.transcripts is not None:
-            return self.transcripts.source
+        if self.beside.transcripts is not None:
+            return self.beside.transcripts.source
         table = self.corpus.columns(["utterance_id", "transcript_source"])
         used = table[table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])

@@ -90,6 +90,8 @@ class Family(ABC):
     """Whether its front end fills short audio with silence, so that none is too short"""
     fills_windows: ClassVar[bool] = False
     """Every utterance fills as many placeholders as whole windows, with silence"""
+    one_turn: ClassVar[str | None] = None
+    """Why its conversations hold one question alone; None where answered examples may stand before it"""
     needs: ClassVar[str | None] = None
     """Module without which its tokenizer cannot be opened; the extra that brings it has the family's name"""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.schema import Turn
 from lalm_mer.models.collator import IGNORED, AnswerCollator, answer_forms
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
@@ -180,6 +181,22 @@ def test_a_hostile_transcript_is_data(family, prompts, label_set, examples, host
     assert not set(transcript) & set(family.tokenizer.all_special_ids)
     assert ids.count(family.stop_token_id) == first.count(family.stop_token_id)
     assert family.tokenizer.decode(transcript) == hostile
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, examples, hostile):
+    """Turns before, names of speakers, words for a voice, labels."""
+    count = family.audio_token_count(len(examples[0].waveform.samples))
+    forms = replace(label_set, forms={**label_set.forms, "calm": (hostile.strip() or "calm",)})
+
+    def ids_of(words, forms):
+        example = replace(examples[0], speaker=words, context=(Turn(words, words),), descriptors=words)
+        conversations = [prompts[name].conversation(example, forms) for name in ("dialogue", "described")]
+        return [token for conversation in conversations for token in family.prompt_ids(conversation, [count])]
+
+    ids, ordinary = ids_of(hostile, forms), ids_of("plain", label_set)
+    for token in {*family.tokenizer.all_special_ids, family.audio_token_id, family.stop_token_id}:
+        assert ids.count(token) == ordinary.count(token)
 
 
 def test_hostile_transcripts_are_scored_like_any_other(family, prompts, examples, score):
