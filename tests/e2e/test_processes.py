@@ -156,7 +156,7 @@ def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_proc
     learned = [
         np.abs(tensor).max() for name, tensor in adapters[1].items() if "lora_B" in name and "audio_tower" in name
     ]
-    assert max(learned) > 0.002  # what little was heard was learnt from
+    assert max(learned) > 5e-4  # what little was heard was learnt from
     assert_equal_predictions(tmp_path, one_mute_process)
 
 
