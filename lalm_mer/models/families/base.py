@@ -162,10 +162,21 @@ class Family(ABC):
     # What all families share
 
     @classmethod
-    def save_tiny(cls, folder: Path, config: Any, processor: Any) -> None:  # noqa: ANN401 each family's own classes
-        """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``."""
+    def save_tiny(cls, folder: Path, config: Any, processor: Any, *, stirred: str | None = None) -> None:  # noqa: ANN401
+        """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``.
+
+        Args:
+            folder: where to write
+            config: of ``model_class``
+            processor: whatever ``load_processor`` opens
+            stirred: last name of parameters that are to start at one, not at zero, lest what is behind them be mute
+        """
         config.randomly_initialised = True
-        cls.model_class(config).save_pretrained(folder)
+        model = cls.model_class(config)
+        for name, parameter in model.named_parameters():
+            if name.rpartition(".")[2] == stirred:
+                nn.init.ones_(parameter)
+        model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
     @classmethod

@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from lalm_mer.models.families.audio_only import AudioOnlyProcessor, opened_parts
-from lalm_mer.models.families.base import LanguageInputs, TowerOutput, fill_placeholders
-from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.gemma import GemmaFamily
+from lalm_mer.models.families.own_length import at_own_length
 from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Gemma4"]
@@ -39,7 +40,6 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|turn>model\\n' }}{% endif %}"
 )
 _BEFORE_AUDIO, _AFTER_AUDIO = "<|audio>", "<audio|>"
-_UNKNOWN = "What audio it was trained on is not public as a whole, so that no corpus can be ruled out."
 
 
 class _Processor(AudioOnlyProcessor, Gemma4Processor):  # type: ignore[misc]
@@ -47,24 +47,15 @@ class _Processor(AudioOnlyProcessor, Gemma4Processor):  # type: ignore[misc]
     audio_token, boa_token, eoa_token = "<|audio|>", _BEFORE_AUDIO, _AFTER_AUDIO
 
 
-class Gemma4(OwnLengthFamily):
-    """Gemma 4 E2B and E4B on transformers' own classes; the larger ones have no audio tower.
-
-    Sliding attention is kept where answers share a prompt: a token sees as far back, in positions, as it would alone.
-    """
+class Gemma4(GemmaFamily):
+    """Gemma 4 E2B and E4B on transformers' own classes; the larger ones have no audio tower."""
 
     name = "gemma4"
     stop_token = "<turn|>"
     audio_token = "<|audio|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.embed_audio",
-        "language_model": "model.language_model",
-    }
     model_class = Gemma4ForConditionalGeneration
     published = ("google/gemma-4-E2B-it", "google/gemma-4-E4B-it")
     licence = "Apache-2.0"
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
     longest_s = 30.0
     """After which its processor cuts audio off"""
     audio_marks = (_BEFORE_AUDIO, _AFTER_AUDIO)
@@ -143,51 +134,14 @@ class Gemma4(OwnLengthFamily):
         shape = (int(lengths.max()), int(tower.config.output_proj_dims))
         return TowerOutput(at_own_length(encode, audio_features, audio_frames, shape, tower.dtype), lengths)
 
-    def project(self, states: Tensor) -> Tensor:
-        """The projector, which takes token ids too and wants to be told."""
-        projected: Tensor = self.submodule("projector")(inputs_embeds=states)
-        return projected
-
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        language_model: Any = self.submodule("language_model")
-        is_audio = inputs.input_ids == self.audio_token_id
-        # as in the model's own forward, a placeholder has the embeddings of padding in every layer
-        words = inputs.input_ids.masked_fill(is_audio, language_model.config.pad_token_id)
-        embeddings = language_model.get_input_embeddings()(words)
-        every_layer = None
-        if language_model.config.hidden_size_per_layer_input:
-            every_layer = language_model.get_per_layer_inputs(words, embeddings)
-        if audio is not None:
-            projected = self.project(audio.states)
-            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        hidden: Tensor = language_model(
-            inputs_embeds=embeddings,
-            per_layer_inputs=every_layer,
-            position_ids=inputs.position_ids,
-            attention_mask=self._masks(inputs, int(language_model.config.sliding_window)),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer, softly capped."""
-        config: Any = self.model.config
-        logits = super().logits(hidden)
-        cap = config.text_config.final_logit_softcapping
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    @staticmethod
-    def _masks(inputs: LanguageInputs, window: int) -> Tensor | dict[str, Tensor]:
-        mask = inputs.attention_mask
-        if mask.ndim == 2:
-            return mask  # the model makes both kinds from it
-        positions = inputs.position_ids
-        far = positions[:, :, None] - positions[:, None, :] >= window
-        return {
-            "full_attention": mask,
-            "sliding_attention": mask.masked_fill(far[:, None], torch.finfo(mask.dtype).min),
-        }
+    def embedded(self, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As in the model's own forward, a placeholder has the embeddings of padding in every layer."""
+        decoder = self.decoder()
+        words = ids.masked_fill(is_audio, decoder.config.pad_token_id)
+        embeddings = decoder.get_input_embeddings()(words)
+        if not decoder.config.hidden_size_per_layer_input:
+            return embeddings, None
+        return embeddings, decoder.get_per_layer_inputs(words, embeddings)
 
     def _mel_frames(self, samples: int) -> int:
         extractor: Any = self.processor.feature_extractor
