@@ -3,6 +3,7 @@
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.models.families.audioflamingo3 import AudioFlamingo3
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.gemma3n import Gemma3n
 from lalm_mer.models.families.gemma4 import Gemma4
 from lalm_mer.models.families.glmasr import GlmAsr
 from lalm_mer.models.families.granite_speech import GraniteSpeech
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Family]] = {
         GraniteSpeech,
         Phi4Multimodal,
         Gemma4,
+        Gemma3n,
         Qwen25Omni,
         Qwen3OmniMoe,
         Voxtral,

@@ -24,7 +24,7 @@ from transformers import (
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Qwen3Asr"]
 
@@ -107,15 +107,9 @@ class Qwen3Asr(InPlaceFamily):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
+                **language_sizes(shape, len(tokenizer)),
                 head_dim=shape.hidden_size // shape.heads,
                 tie_word_embeddings=True,
-                initializer_range=shape.initializer_range,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
@@ -125,10 +119,8 @@ class Qwen3Asr(InPlaceFamily):
             eos_token_id=tokenizer.eos_token_id,
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
         config.longest_audio_s = float(shape.window_s)
-        Qwen3ASRForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers' own
