@@ -17,7 +17,7 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
-__all__ = ["Prompt", "load_prompt"]
+__all__ = ["Prompt", "load_prompt", "with_answers"]
 
 _SLOTS = ("audio", "transcript", "labels")
 _MARK = re.compile("\ue000(\\w+)\ue001")
@@ -72,11 +72,7 @@ class Prompt:
         Raises:
             ConfigError: if the prompt gives forms for some labels of the task and not for others
         """
-        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
-        missing = [label for label in label_set.labels if label not in relevant]
-        if relevant and missing:
-            raise ConfigError(f"prompt {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
-        return replace(label_set, forms=relevant) if relevant else label_set
+        return with_answers(label_set, self.answers, f"prompt {self.name}")
 
     def conversation(self, example: Example, label_set: LabelSet) -> Conversation:
         """The conversation for one example; labels are listed by their first surface form.
@@ -100,6 +96,24 @@ class Prompt:
         if self.system is not None:
             messages = (Message("system", (Part("words", self.system),)), *messages)
         return Conversation(messages)
+
+
+def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], where: str) -> LabelSet:
+    """The label set with the surface forms that a file gives its labels; itself where the file gives none.
+
+    Args:
+        label_set: of the task
+        answers: label -> surface forms; labels of other tasks are passed over
+        where: what to call the file in errors
+
+    Raises:
+        ConfigError: if there are forms for some labels of the task and not for others
+    """
+    relevant = {label: forms for label, forms in answers.items() if label in label_set.labels}
+    missing = [label for label in label_set.labels if label not in relevant]
+    if relevant and missing:
+        raise ConfigError(f"{where}: answers are given for {sorted(relevant)} but not for {missing}")
+    return replace(label_set, forms=relevant) if relevant else label_set
 
 
 def load_prompt(path: Path) -> Prompt:
