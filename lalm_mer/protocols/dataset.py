@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,7 +148,16 @@ class FoldedCorpus:
             split: ``train``, ``dev`` or ``test``
             sampling_rate: in Hz; None for recognizers that do not hear
         """
-        rows = [self._position[name] for name in self.folds.ids(fold, split)]
+        return self.examples_of(self.folds.ids(fold, split), sampling_rate)
+
+    def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
+        """Some examples, in the order of ``utterance_ids``; whatever side they are on.
+
+        Args:
+            utterance_ids: of utterances in a fold
+            sampling_rate: in Hz; None for recognizers that do not hear
+        """
+        rows = [self._position[name] for name in utterance_ids]
         return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.transcripts)
 
     @property

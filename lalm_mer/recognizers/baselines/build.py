@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Example
+from lalm_mer.protocols.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings
-from lalm_mer.recognizers.baselines.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionCollator, FusionNetwork, TranscriptReader
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
 
