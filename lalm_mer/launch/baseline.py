@@ -8,7 +8,7 @@ from pathlib import Path
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import BaselineSettings, FusionSettings
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.dataset import ExampleDataset
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
 from lalm_mer.recognizers.baselines.build import build_fusion

@@ -10,7 +10,7 @@ from peft import PeftModel
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data
-from lalm_mer.launch.language import RANDOM_NOTE
+from lalm_mer.launch.notes import run_notes
 from lalm_mer.launch.settings import FinetuneSettings, ModelSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
@@ -61,11 +61,7 @@ class ClapRun:
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
-        notes = [RANDOM_NOTE] if self.family.randomly_initialised else []
-        for split, lines in self.data.refused.items():
-            left = "unscored, counted as errors" if split == "test" else "left out"
-            notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
-        return notes
+        return run_notes(self.family, self.data)
 
 
 def open_clap_run(settings: ZeroShotSettings | FinetuneSettings) -> ClapRun:

@@ -14,7 +14,8 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
 from lalm_mer.launch.engine import is_first_process
 from lalm_mer.launch.settings import BalanceSettings, DataSettings, SplitSettings
-from lalm_mer.protocols.augmentation import Augmentation, AugmentedExamples, AugmentSettings
+from lalm_mer.protocols.augmentation import Augmentation, AugmentSettings
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.balancing import Balanced, balance, class_weights
 from lalm_mer.protocols.dataset import Beside, ExampleDataset, FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol

@@ -7,7 +7,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.launch.data import RunData
 from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
 __all__ = ["run_identity"]

@@ -14,6 +14,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.core.schema import Example
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.notes import run_notes
 from lalm_mer.launch.prompting import Asked, content_free, open_prompts, surrounded, take_shots
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.adapters import Adaptable, add_lora, load_adapter
@@ -27,7 +28,6 @@ from lalm_mer.recognizers.hub import load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
 __all__ = [
-    "RANDOM_NOTE",
     "AdaptableRun",
     "LanguageRun",
     "adapt",
@@ -38,8 +38,6 @@ __all__ = [
 ]
 
 _EXACT = 1e-4
-RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing about the published model."
-"""For ``run.json``."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +94,7 @@ class LanguageRun:
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
-        notes = [RANDOM_NOTE] if self.family.randomly_initialised else []
-        known = self.family.contamination.get(self.data.folded.corpus.name)
-        if known is not None and not self.family.randomly_initialised:
-            notes.append(f"Contamination of {self.family.name}: {known}")
-        for split, lines in self.data.refused.items():
-            left = "unscored, counted as errors" if split == "test" else "left out"
-            notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
-        return notes + self.asked.notes()
+        return run_notes(self.family, self.data) + self.asked.notes()
 
 
 def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> LanguageRun:

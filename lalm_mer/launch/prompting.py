@@ -19,7 +19,7 @@ from lalm_mer.launch.settings import FinetuneSettings, PromptSettings, ZeroShotS
 from lalm_mer.models.collator import AnswerCollator
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt, load_prompt
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.context import dialogue_context
 from lalm_mer.protocols.dataset import FoldedCorpus
 from lalm_mer.protocols.shots import choose_shots

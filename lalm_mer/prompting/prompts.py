@@ -17,7 +17,7 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
-__all__ = ["Prompt", "load_prompt"]
+__all__ = ["Prompt", "load_prompt", "with_answers"]
 
 _SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
 _MARK = re.compile("\ue000(\\w+)\ue001")
@@ -78,11 +78,7 @@ class Prompt:
         Raises:
             ConfigError: if the prompt gives forms for some labels of the task and not for others
         """
-        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
-        missing = [label for label in label_set.labels if label not in relevant]
-        if relevant and missing:
-            raise ConfigError(f"prompt {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
-        return replace(label_set, forms=relevant) if relevant else label_set
+        return with_answers(label_set, self.answers, f"prompt {self.name}")
 
     def asks_for(self, slot: str) -> bool:
         """Whether it has that slot."""
@@ -137,6 +133,24 @@ class Prompt:
             elif not example.without_audio:
                 parts.append(Part("audio", waveform=example.waveform))
         return tuple(parts)
+
+
+def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], where: str) -> LabelSet:
+    """The label set with the surface forms that a file gives its labels; itself where the file gives none.
+
+    Args:
+        label_set: of the task
+        answers: label -> surface forms; labels of other tasks are passed over
+        where: what to call the file in errors
+
+    Raises:
+        ConfigError: if there are forms for some labels of the task and not for others
+    """
+    relevant = {label: forms for label, forms in answers.items() if label in label_set.labels}
+    missing = [label for label in label_set.labels if label not in relevant]
+    if relevant and missing:
+        raise ConfigError(f"{where}: answers are given for {sorted(relevant)} but not for {missing}")
+    return replace(label_set, forms=relevant) if relevant else label_set
 
 
 def load_prompt(path: Path) -> Prompt:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import datasets
 import pandas as pd
 
-from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.schema import Example, Turn
-from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.corpora import PreparedCorpus, waveform_of
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
 from lalm_mer.protocols.splits import Folds, make_folds
 from lalm_mer.protocols.transcripts import Transcripts
@@ -74,14 +74,14 @@ class ExampleDataset:
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
         name, beside = row["utterance_id"], self._beside
-        waveform = self._waveform(row)
+        without_audio = self.hears and row["audio"] is None and beside.without_audio
         return Example(
             name,
             row["speaker"],
             label,
             row["transcript"] if beside.transcripts is None else beside.transcripts.by_id.get(name),
-            waveform,
-            without_audio=self.hears and waveform is None,
+            None if self._sampling_rate is None or without_audio else waveform_of(row, self._sampling_rate),
+            without_audio=without_audio,
             context=beside.context.get(name, ()),
             descriptors=beside.descriptors.get(name),
         )
@@ -141,17 +141,6 @@ class ExampleDataset:
     def _with(self, rows: list[int], sampling_rate: int | None) -> ExampleDataset:
         return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._beside)
 
-    def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
-        if self._sampling_rate is None:
-            return None
-        audio = row["audio"]
-        if audio is None and self._beside.without_audio:
-            return None
-        if not isinstance(audio, Mapping):
-            raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
-        name = f"utterance {row['utterance_id']} ({audio['path']})"
-        return decode(audio["bytes"], name).resampled(self._sampling_rate)
-
 
 @dataclass(frozen=True)
 class FoldedCorpus:
@@ -184,23 +173,29 @@ class FoldedCorpus:
             split: ``train``, ``dev`` or ``test``
             sampling_rate: in Hz; None for recognizers that do not hear
         """
-        position = {name: row for row, name in enumerate(self.corpus.columns(["utterance_id"])["utterance_id"])}
-        rows = [position[name] for name in self.folds.ids(fold, split)]
+        return self.examples_of(self.folds.ids(fold, split), sampling_rate)
+
+    def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
+        """Some examples, in the order of ``utterance_ids``; whatever side they are on.
+
+        Args:
+            utterance_ids: of utterances in a fold
+            sampling_rate: in Hz; None for recognizers that do not hear
+        """
+        rows = [self._position[name] for name in utterance_ids]
         return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.beside)
 
     @property
     def truths(self) -> dict[str, str]:
         """Utterance id -> the task's label, of every utterance that is in a fold."""
-        table = self.corpus.columns(["utterance_id", self.task.column])
-        answers = dict(zip(table["utterance_id"], table[self.task.column], strict=True))
+        answers = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
         labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
         return {name: label for name, label in labels.items() if label is not None}
 
     @property
     def heard(self) -> list[str]:
         """Ids of the utterances in a fold that have audio."""
-        table = self.corpus.columns(["utterance_id", "audio_sha256"])
-        with_audio = set(table.loc[table["audio_sha256"].notna(), "utterance_id"])
+        with_audio = set(self._table.loc[self._table["audio_sha256"].notna(), "utterance_id"])
         return sorted(with_audio & set(self.folds.frame["utterance_id"]))
 
     @property
@@ -211,10 +206,21 @@ class FoldedCorpus:
         """
         if self.beside.transcripts is not None:
             return self.beside.transcripts.source
-        table = self.corpus.columns(["utterance_id", "transcript_source"])
-        used = table[table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
+        used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
         return next((source for source in ("simulated", "asr") if source in sources), "corpus")
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """What is asked of every utterance here, read once."""
+        return self.corpus.columns(
+            list(dict.fromkeys(["utterance_id", self.task.column, "audio_sha256", "transcript_source"]))
+        )
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        """Utterance id -> its row."""
+        return {name: row for row, name in enumerate(self._table["utterance_id"])}
 
 
 def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
