@@ -5,9 +5,9 @@ import pytest
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.launch.notes import RANDOM_NOTE, run_notes
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.families import FAMILIES, family_class
 
-MODELS = {**FAMILIES, "clap": Clap}
+MODELS = {**{name: family_class(name) for name in FAMILIES}, "clap": Clap}
 
 
 def model(name, *, random=False):
