@@ -90,6 +90,8 @@ class Family(ABC):
     """Whether its front end fills short audio with silence, so that none is too short"""
     fills_windows: ClassVar[bool] = False
     """Every utterance fills as many placeholders as whole windows, with silence"""
+    one_turn: ClassVar[str | None] = None
+    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
     """What the processor, not the chat template, writes before and after an audio slot"""
     needs: ClassVar[str | None] = None
