@@ -1,10 +1,11 @@
-"""The families: a file an architecture, and one line here."""
+"""The families: a file an architecture, and one line here; and ``generic``, for what has no file yet."""
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.models.families.audioflamingo3 import AudioFlamingo3
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.gemma3n import Gemma3n
 from lalm_mer.models.families.gemma4 import Gemma4
+from lalm_mer.models.families.generic import Generic
 from lalm_mer.models.families.glmasr import GlmAsr
 from lalm_mer.models.families.granite_speech import GraniteSpeech
 from lalm_mer.models.families.musicflamingo import MusicFlamingo
@@ -15,7 +16,7 @@ from lalm_mer.models.families.qwen3_asr import Qwen3Asr
 from lalm_mer.models.families.qwen3_omni_moe import Qwen3OmniMoe
 from lalm_mer.models.families.voxtral import Voxtral
 
-__all__ = ["FAMILIES", "family_class"]
+__all__ = ["FAMILIES", "Generic", "family_class"]
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
@@ -42,6 +43,7 @@ def family_class(name: str) -> type[Family]:
     Raises:
         ConfigError: if there is none
     """
-    if name not in FAMILIES:
-        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    known: dict[str, type[Family]] = {**FAMILIES, Generic.name: Generic}
+    if name not in known:
+        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(known)}")
+    return known[name]
