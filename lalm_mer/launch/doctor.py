@@ -21,6 +21,7 @@ from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.generic import LIMITS, Generic
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import Prompt
 
@@ -41,6 +42,9 @@ def examine(*, builds: bool) -> Iterator[str]:
     yield from _extras()
     for name in FAMILIES:
         yield from _family(name, builds=builds)
+    yield f"other       {Generic.name}: any model that transformers has a class for; asked as it opens"
+    for limit in LIMITS:
+        yield f"            limit, {limit}"
 
 
 def _family(name: str, *, builds: bool) -> Iterator[str]:
@@ -52,6 +56,8 @@ def _family(name: str, *, builds: bool) -> Iterator[str]:
     status = family_status(family) if builds else "known; --build asks a tiny random model of it"
     yield f"family      {name}: {status}"
     yield f"            weights {', '.join(family.published)}; licence {family.licence}"
+    if family.one_turn is not None:
+        yield f"            one turn alone: {family.one_turn}"
     for corpus, known in family.contamination.items():
         yield f"            contamination, {corpus}: {known}"
 

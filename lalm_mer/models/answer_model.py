@@ -84,7 +84,8 @@ class AnswerModel(nn.Module):
         tower_output = self.family.encode_audio(**audio) if audio else None
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
             # silence heard for nobody: its projected frames go nowhere, but every weight takes part
-            tower_output = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
+            nobodys = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
+            tower_output = None if self.family.whole else nobodys
         several = targets.shape[1] > 1
         mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)

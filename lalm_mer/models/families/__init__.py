@@ -1,4 +1,4 @@
-"""The families: a file an architecture, and one line here. None is imported before it is asked for."""
+"""The families: a file an architecture, and one line here; none is imported before it is asked for."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ FAMILIES = {
     "voxtral": "Voxtral",
 }
 """Name of a family, which is that of its file here -> the class in it"""
+_FOR_ALL_ELSE = {"generic": "Generic"}
 
 
 def family_class(name: str) -> type[Family]:
@@ -34,12 +35,13 @@ def family_class(name: str) -> type[Family]:
         ConfigError: if there is none
         ModelError: if the transformers that is installed does not have it
     """
-    if name not in FAMILIES:
-        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(FAMILIES)}")
+    known = {**FAMILIES, **_FOR_ALL_ELSE}
+    if name not in known:
+        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(known)}")
     try:
         module = import_module(f"{__name__}.{name}")
     except ImportError as error:
         raise ModelError(
             f"family {name}: {error}; a newer transformers has it: pip install --upgrade transformers"
         ) from error
-    return cast("type[Family]", getattr(module, FAMILIES[name]))
+    return cast("type[Family]", getattr(module, known[name]))

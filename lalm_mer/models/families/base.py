@@ -90,8 +90,10 @@ class Family(ABC):
     """Whether its front end fills short audio with silence, so that none is too short"""
     fills_windows: ClassVar[bool] = False
     """Every utterance fills as many placeholders as whole windows, with silence"""
+    whole: ClassVar[str | None] = None
+    """Why its two steps are one, so that no tower output can be kept; None where there are two"""
     one_turn: ClassVar[str | None] = None
-    """Why its conversations hold one question alone; None where answered examples may stand before it"""
+    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
     """What the processor, not the chat template, writes before and after an audio slot"""
     needs: ClassVar[str | None] = None
@@ -220,6 +222,8 @@ class Family(ABC):
         if quantization is not None:
             if quantization != NF4:
                 raise ConfigError(f"key 'model.quantization': {quantization!r}; expected nf4 or null")
+            if cls.whole is not None:
+                raise ConfigError(f"key 'model.quantization': {cls.name} takes null alone; {cls.whole}")
             parts = {**cls.towers, **{path: path for path in cls.beside}}
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:

@@ -34,6 +34,7 @@ class FlamingoFamily(WindowedFamily):
 
     stop_token = "<|im_end|>"
     audio_token = "<sound>"
+    one_turn = "its processor takes one waveform a conversation"
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Mel frames, halved by a strided convolution and again by pooling."""

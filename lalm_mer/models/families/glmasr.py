@@ -56,6 +56,7 @@ class GlmAsr(WindowedFamily):
     published = ("zai-org/GLM-ASR-Nano-2512",)
     licence = "MIT"
     contamination = {}  # noqa: RUF012 constant
+    one_turn = "its processor takes one waveform a conversation"
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:

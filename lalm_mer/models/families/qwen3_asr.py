@@ -77,6 +77,7 @@ class Qwen3Asr(InPlaceFamily):
     published = ("Qwen/Qwen3-ASR-1.7B-hf", "Qwen/Qwen3-ASR-0.6B-hf")
     licence = "Apache-2.0"
     contamination = {}  # noqa: RUF012 constant
+    one_turn = "its processor takes one waveform a conversation, and its template has one user's turn"
     pads_short_audio: ClassVar[bool] = True
     """Its front end fills what is shorter than 0.5 s with silence"""
 

@@ -37,7 +37,7 @@ _SPECIAL = (
     *("<SPECIAL_22>", "<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"),
 )
 """Control tokens by rank; transformers takes 24 for the audio's"""
-_TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]")}
+_TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]"), "assistant": ("", "</s>")}
 
 
 class Voxtral(InPlaceFamily):
@@ -123,7 +123,7 @@ class Voxtral(InPlaceFamily):
             audio_tokens: how many placeholders each audio slot needs, in order
 
         Raises:
-            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is neither system's nor user's
+            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is of an unknown role
         """
         if conversation.audio_slots != len(audio_tokens):
             raise ModelError(
@@ -135,7 +135,7 @@ class Voxtral(InPlaceFamily):
         kept: list[int] = []  # the system's words, where audio forbids a turn of their own
         for message in conversation.messages:
             if message.role not in _TURNS:
-                raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {' and '.join(_TURNS)}")
+                raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {', '.join(_TURNS)}")
             said: list[int] = []
             for part in message.parts:
                 if part.kind == "audio":
@@ -146,7 +146,7 @@ class Voxtral(InPlaceFamily):
                 kept += said + self.word_ids("\n\n")
                 continue
             begin, end = _TURNS[message.role]
-            ids += [self._token_id(begin), *kept, *said, self._token_id(end)]
+            ids += [*([self._token_id(begin)] if begin else []), *kept, *said, self._token_id(end)]
             kept = []
         return ids
 

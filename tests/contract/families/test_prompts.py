@@ -1,6 +1,7 @@
 """Token ids: placeholders, the processor's own template, the supervised tokens, and transcripts that mean harm."""
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Turn
 from lalm_mer.models.collator import IGNORED, AnswerCollator, answer_forms
+from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 HOSTILE = {
@@ -97,6 +99,33 @@ def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
         ours = family.prompt_ids(conversation, counts)
         assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
         assert ours == theirs  # the shipped prompts meet at line ends, where the tiny tokenizers cut anyway
+
+
+def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_of_them(
+    family, noise, made_by_processor
+):
+    waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
+    conversation = Conversation(
+        (
+            Message("system", (Part("words", "You recognise the emotion of a speaker."),)),
+            Message("user", (Part("audio"), Part("words", "Which emotion?"))),
+            Message("assistant", (Part("words", "angry"),)),
+            Message("user", (Part("audio"), Part("words", "And here?"))),
+        )
+    )
+    if family.one_turn is not None:
+        with pytest.raises(ValueError, match="1 text but 2 audios; they must match 1:1"):
+            made_by_processor(family, conversation, waveforms)
+        return
+    counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+    ours = family.prompt_ids(conversation, counts)
+    theirs = made_by_processor(family, conversation, waveforms)
+    assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
+    assert ours == theirs
+    runs = [len(list(run)) for is_audio, run in groupby(ours, lambda id_: id_ == family.audio_token_id) if is_audio]
+    assert runs == counts
+    answer = family.answer_ids("angry")  # as one is supervised: its words, and the stop token
+    assert answer in [ours[start : start + len(answer)] for start in range(len(ours))]
 
 
 def test_a_waveform_too_few_or_too_many_is_an_error(family, prompts, label_set, examples):

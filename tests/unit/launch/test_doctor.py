@@ -6,13 +6,16 @@ import pytest
 
 from lalm_mer.launch import doctor
 from lalm_mer.models.families import FAMILIES, family_class
+from lalm_mer.models.families.generic import LIMITS
 
 
 def test_the_command_tells_versions_devices_extras_and_families():
     done = subprocess.run([sys.executable, "-m", "lalm_mer.cli", "doctor"], capture_output=True, text=True, check=True)
     told = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
-    assert {kind for kind, _ in told} == {"package", "device", "extra", "family", "weights", "contamination,"}
+    kinds = {"package", "device", "extra", "family", "weights", "contamination,", "one", "other", "limit,"}
+    assert {kind for kind, _ in told} == kinds
     assert [rest.partition(":")[0] for kind, rest in told if kind == "family"] == list(FAMILIES)
+    assert [rest for kind, rest in told if kind == "limit,"] == list(LIMITS)
     extras = {rest.partition(":")[0] for kind, rest in told if kind == "extra"}
     assert {"acoustic", "augment", "deepspeed", "mosei", "quant", "synthesis", "video", "dev"} <= extras
     assert any(rest.startswith("torch ") for _, rest in told)
