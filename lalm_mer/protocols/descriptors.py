@@ -121,7 +121,7 @@ def _pitch(samples: _Array, sounding: npt.NDArray[np.bool_]) -> float | None:
     window = hann(_PITCH_WINDOW, sym=False)
     correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])  # Boersma's correction
     shortest, longest = int(_RATE / _HIGHEST_HZ), round(_RATE / _LOWEST_HZ)
-    lags = np.arange(shortest, longest + 1)
+    lags = np.arange(shortest - 1, longest + 2)  # a peak needs a neighbour on either side
     strength = correlation[:, lags] - _OCTAVE_COST * np.log2(lags / shortest)
     inner = strength[:, 1:-1]
     peaks = (inner >= strength[:, :-2]) & (inner >= strength[:, 2:])
@@ -138,8 +138,8 @@ def _pitch(samples: _Array, sounding: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _autocorrelation(frames: _Array) -> _Array:
-    """Of each frame, 1 at lag 0; as far as half its length."""
-    spectrum = np.fft.rfft(frames, 2 * _PITCH_WINDOW)
+    """Of each frame, 1 at lag 0; as far as half its length, to which so much padding keeps it from wrapping."""
+    spectrum = np.fft.rfft(frames, _PITCH_WINDOW * 3 // 2)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, : _PITCH_WINDOW // 2]
     return np.asarray(correlation / np.maximum(correlation[:, :1], _DIGITAL_SILENCE))
 
@@ -304,6 +304,7 @@ def describe_corpus(
     measures = {name: _measures(store.stored(name)) for name in heard}
     train = [name for name in dict.fromkeys(train_ids) if name in measures]
     table = folded.corpus.columns(["utterance_id", "speaker"])
-    speakers = dict(zip(table["utterance_id"], table["speaker"], strict=True))
-    terciles = Terciles.of([measures[name] for name in train], [speakers[name] for name in train])
+    known = table.dropna(subset=["speaker"])
+    speakers = dict(zip(known["utterance_id"], known["speaker"], strict=True))
+    terciles = Terciles.of([measures[name] for name in train], [speakers.get(name) for name in train])
     return Descriptors({name: in_words(found, terciles) for name, found in measures.items()}, measures, terciles)

@@ -152,26 +152,29 @@ PROTOCOL = Protocol(
     inline_task=InlineTask("two", {"happy": ["happy"], "sad": ["sad"]}),
 )  # fmt: skip
 
+BY_SESSION = dataclasses.replace(PROTOCOL, folds=FoldRule("grouped", "session", k=3), disjoint_in=["session"])
+
 
 @pytest.fixture
 def folded(tmp_path):
     """A maker of a folded corpus: six synthetic speakers of rising pitch, one with an utterance without audio."""
 
-    def make(name="toy", **pitches):
+    def make(name="toy", speakers=True, **pitches):
         rows = [
             Utterance(
                 utterance_id=f"s{speaker}_{label}", corpus="toy", audio_path=f"s{speaker}_{label}.flac", label=label,
                 audio_bytes=encode(wave(pitches.get(f"s{speaker}_{label}", 100 + 50 * speaker), 0.5)),
-                speaker=f"s{speaker}", transcript=f"{speaker} says so.", transcript_source="human",
+                speaker=f"s{speaker}" if speakers else None, session=f"s{speaker}",
+                transcript=f"{speaker} says so.", transcript_source="human",
             )
             for speaker in range(6) for label in ("happy", "sad")
         ]  # fmt: skip
-        rows.append(Utterance(utterance_id="s0_mute", corpus="toy", label="sad", speaker="s0"))
+        rows.append(Utterance(utterance_id="s0_mute", corpus="toy", label="sad", speaker="s0", session="s0"))
         write_corpus(
             rows, corpus="toy", out_dir=tmp_path / name, loader_version="1", synthetic=True, keeps_missing=True,
             processes=1,
         )  # fmt: skip
-        return fold_corpus(load(tmp_path / name), PROTOCOL)
+        return fold_corpus(load(tmp_path / name), PROTOCOL if speakers else BY_SESSION)
 
     return make
 
@@ -203,6 +206,13 @@ def test_every_utterance_with_audio_is_described_and_the_others_are_not(folded, 
     for example in toy.examples_of(toy.heard, RATE):
         assert measure(example.waveform) == found.measures[example.utterance_id]
         assert in_words(measure(example.waveform), found.terciles) == found.by_id[example.utterance_id]
+
+
+def test_utterances_of_nobody_known_are_speakers_of_their_own(folded, tmp_path):
+    toy = folded(speakers=False)
+    train = [name for name in toy.folds.ids(1, "train") if name != "s0_mute"]
+    terciles = describe_corpus(toy, train, tmp_path / "cache", processes=1).terciles
+    assert terciles.n_speakers == terciles.n_utterances == len(train)
 
 
 def test_what_is_measured_is_kept_for_other_folds_and_runs(folded, tmp_path, monkeypatch):
