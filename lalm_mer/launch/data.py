@@ -109,7 +109,7 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
     """
     sides = {split: folded.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
     hears = sampling_rate is not None and not folded.beside.without_audio
-    needs_audio = hears or folded.transcript_source == "asr"
+    needs_audio = hears or bool(folded.beside.descriptors) or folded.transcript_source == "asr"
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():

@@ -109,7 +109,7 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
         )
     folded = open_corpus(settings.data, settings.split)
     asked = open_prompts(settings, folded.label_set)
-    folded = surrounded(folded, asked, settings.prompt)
+    folded, asked = surrounded(folded, asked, settings.prompt, settings.split.fold)
     family = _load_family(settings.model)
     _require_batches_it_can_take(family, settings)
     hears = any(prompt.hears for prompt in asked.prompts)

@@ -22,6 +22,7 @@ from lalm_mer.prompting.prompts import Prompt, load_prompt
 from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.context import dialogue_context
 from lalm_mer.protocols.dataset import FoldedCorpus
+from lalm_mer.protocols.descriptors import describe_corpus
 from lalm_mer.protocols.shots import choose_shots
 
 __all__ = ["Asked", "content_free", "open_prompts", "surrounded", "take_shots"]
@@ -38,12 +39,14 @@ class Asked:
         label_set: the K labels with the prompts' surface forms
         orders: of the labels in the prompt
         shots: examples that stand answered in every prompt
+        terciles: digest of what is low and high among the training voices, where voices are put in words
     """
 
     prompts: tuple[Prompt, ...]
     label_set: LabelSet
     orders: tuple[tuple[str, ...], ...]
     shots: tuple[Example, ...] = ()
+    terciles: str | None = None
 
     def collators(self, family: Family, *, every_answer: bool) -> tuple[AnswerCollator, ...]:
         """One for each way of asking."""
@@ -56,7 +59,8 @@ class Asked:
         """What the run's figures depend on, for run.json."""
         also = {"also": hash_json([prompt.digest for prompt in self.prompts[1:]])} if self.prompts[1:] else {}
         shots = {"shots": hash_json([shot.utterance_id for shot in self.shots])} if self.shots else {}
-        return {"prompt": self.prompts[0].digest, **also, **shots}
+        terciles = {"terciles": self.terciles} if self.terciles else {}
+        return {"prompt": self.prompts[0].digest, **also, **shots, **terciles}
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
@@ -108,8 +112,8 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
     return Asked(prompts, sets[0], tuple(labels[step:] + labels[:step] for step in steps))
 
 
-def surrounded(folded: FoldedCorpus, asked: Asked, settings: PromptSettings) -> FoldedCorpus:
-    """The corpus with what the prompts ask for beside an utterance's own row.
+def surrounded(folded: FoldedCorpus, asked: Asked, settings: PromptSettings, fold: int) -> tuple[FoldedCorpus, Asked]:
+    """The corpus with what the prompts ask for beside an utterance's own row: turns before, voices in words.
 
     Raises:
         ConfigError: if the corpus cannot give it
@@ -124,7 +128,11 @@ def surrounded(folded: FoldedCorpus, asked: Asked, settings: PromptSettings) -> 
             f"key 'data.without_audio': read, but prompt {asked.prompts[0].name} reads no transcript, so nothing would "
             "be left of such an utterance; set it to refuse"
         )
-    return replace(folded, beside=beside)
+    if any(prompt.asks_for("descriptors") for prompt in asked.prompts):
+        described = describe_corpus(folded, folded.folds.ids(fold, "train"), Path(settings.cache_dir))
+        beside = replace(beside, descriptors=described.by_id)
+        asked = replace(asked, terciles=described.digest)
+    return replace(folded, beside=beside), asked
 
 
 def take_shots(

@@ -66,7 +66,7 @@ class PromptSettings:
     many turns of the dialogue before the utterance, for a prompt with that slot. For zero_shot.py alone: ``also``,
     further prompt files, and ``label_orders``, how many rotations of the label list, all averaged as probabilities.
     ``label_score``: sum of the answer's token log-probabilities, their mean, or pmi (the sum less that of a prompt
-    without content).
+    without content). ``cache_dir``: where what is measured of voices is kept, for prompts with descriptors.
     """
 
     file: str
@@ -75,6 +75,7 @@ class PromptSettings:
     also: list[str] = field(default_factory=list)
     label_orders: int = 1
     label_score: str = "sum"
+    cache_dir: str = "outputs/cache"
 
 
 @dataclass(frozen=True)

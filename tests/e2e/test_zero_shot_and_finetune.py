@@ -115,6 +115,7 @@ WAYS = {
     "templates": ["prompt.also=[prompts/brief_audio_transcript.yaml]"],
     "mean": ["prompt.label_score=mean"],
     "pmi": ["prompt.label_score=pmi"],
+    "descriptors": ["prompt.file=prompts/described.yaml"],
     "all at once": ["prompt.shots=2", "prompt.label_orders=2", "prompt.label_score=pmi"],
 }
 
@@ -122,7 +123,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_other_ways_of_asking_give_other_scores(way, prompted, workplace, tmp_path):
     out = tmp_path / "run"
-    assert workplace.again("zero_shot", f"output.dir={out}", *WAYS[way]) == 0
+    cache = f"prompt.cache_dir={workplace.folder / 'cache'}"
+    assert workplace.again("zero_shot", f"output.dir={out}", cache, *WAYS[way]) == 0
     table, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (out, prompted))
     scores, before = (each[each["status"] == "scored"].filter(like="log_prob_") for each in (table, plain))
     assert len(scores) == len(before) == 20
