@@ -60,6 +60,7 @@ class Clap:
         "laion/larger_clap_music_and_speech",
     )
     licence: ClassVar[str] = "Apache-2.0"
+    contamination: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         config: Any = model.config
@@ -75,6 +76,11 @@ class Clap:
             )
 
     @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
+        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        return ClapProcessor.from_pretrained(source, revision=revision)
+
+    @classmethod
     def load(cls, model_id: str | Path, *, revision: str | None = None, dtype: str = "float32") -> Self:
         """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
 
@@ -83,7 +89,7 @@ class Clap:
         """
         source = str(model_id)
         try:
-            processor = ClapProcessor.from_pretrained(source, revision=revision)
+            processor = cls.load_processor(source, revision)
             config = AutoConfig.from_pretrained(source, revision=revision)
             if not isinstance(config, ClapConfig):
                 raise ValueError(f"its config says {config.model_type!r}")

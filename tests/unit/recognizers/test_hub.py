@@ -12,7 +12,8 @@ from lalm_mer.evaluation.metrics import score
 from lalm_mer.models.adapters import add_lora, load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.hub import assemble, check_repo_id, load_adapter_from, require_fit
+from lalm_mer.recognizers.hub import load_adapter_from, require_fit
+from lalm_mer.recognizers.hub_folder import assemble, check_repo_id
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
