@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hub_server import TOKEN, serve, speak_to
+import yaml
+from hub_server import TOKEN, refuses, serve, speak_to
 
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.runs import read_run
+from lalm_mer.models.tiny import build_tiny
+from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.recognizers.hub import load_adapter_from, push
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +139,53 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
 
     offline = online | {"HF_HUB_OFFLINE": "1"}  # what was downloaded once is there
     workplace.run("zero_shot", tmp_path / "offline", "model.adapter=jane/adapter", **offline)
+
+
+def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace, here, tmp_path):
+    words = Path(ROOT / "prompts" / "ensembles" / "emotion.yaml").read_text("utf-8").splitlines()
+    build_tiny("clap", tmp_path / "model", words=words, window_s=2, hidden_size=32, layers=1, vocabulary=400,
+               initializer_range=0.1)  # fmt: skip
+    config = yaml.safe_load(workplace.config("finetune").read_text())
+    config["prompt"]["file"] = "prompts/ensembles/emotion.yaml"
+    config["model"] |= {"family": "clap", "id": str(tmp_path / "model")}
+    config["output"]["dir"] = str(tmp_path / "run")
+    (tmp_path / "zero_shot.yaml").write_text(
+        yaml.safe_dump({key: config[key] for key in ("data", "split", "prompt", "model", "output")})
+    )
+    config["adapter"]["towers"] = {"audio_tower": ["query", "value"], "text_projector": ["linear1"]}
+    config["train"]["num_train_epochs"] = 1
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(config))
+    assert workplace.script("recipes/finetune.py", "--config", str(tmp_path / "finetune.yaml")) == 0
+
+    pushed = workplace.script("recipes/push_adapter.py", str(tmp_path / "run"), "--repo", "jane/adapter")
+    assert pushed == 0
+    files = here.head("jane/adapter")[1]
+    assert {"adapter_model.safetensors", "prompt.yaml", "labels.json", "tokenizer.json", "README.md"} <= set(files)
+    (tmp_path / "pushed.yaml").write_bytes(files["prompt.yaml"])
+    assert load_ensemble(tmp_path / "pushed.yaml").digest == read_run(tmp_path / "run").hashes["prompt"]
+    assert "descriptions" in files["README.md"].decode()
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+
+    overrides = ["model.adapter=jane/adapter", f"prompt.file={tmp_path / 'pushed.yaml'}"]
+    config = str(tmp_path / "zero_shot.yaml")
+    for out, options in (("adapted", overrides), ("bare", [])):
+        options = [*options, f"output.dir={tmp_path / out}"]
+        assert workplace.script("recipes/zero_shot.py", "--config", config, *options) == 0
+    run, adapted, bare = (pd.read_parquet(tmp_path / out / "predictions.parquet") for out in ("run", "adapted", "bare"))
+    pd.testing.assert_frame_equal(adapted, run, atol=1e-6, rtol=0)
+    assert (bare.filter(like="log_prob_") - run.filter(like="log_prob_")).abs().max().max() > 1e-4
+
+
+def test_a_hub_that_fails_after_training_leaves_the_run_and_is_asked_again(uninterrupted, workplace, here, capsys):
+    command = ("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter")
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    here.faults = [("POST /api/models/jane/adapter/commit", refuses(403))]
+    assert workplace.again(*command) == 1
+    assert "jane/adapter: cannot be pushed to the Hub, the commit failed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+    here.faults = []
+    assert workplace.again(*command) == 0
+    assert "adapter_model.safetensors" in here.head("jane/adapter")[1]
 
 
 def test_an_adapter_is_not_scored_on_another_fold(uninterrupted, workplace, tmp_path, capsys):
