@@ -155,6 +155,7 @@ def test_half_a_file_is_never_used(hub, tmp_path, monkeypatch, chunk):
         with pytest.raises(AdapterError, match="cannot be loaded from the Hub") as caught:
             load_adapter_from("jane/adapter")
         assert "\n" not in str(caught.value)
+    assert len([path for method, path in hub.asked if method == "GET" and path.endswith("safetensors")]) <= 60
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AdapterError, match="cannot be loaded from the Hub"):
         load_adapter_from("jane/adapter")
@@ -186,11 +187,13 @@ def test_hashes_that_lead_out_of_the_cache_are_refused(hub, tmp_path, lie):
     assert not list(tmp_path.rglob("evil*"))
 
 
-@pytest.mark.parametrize("sha", ["../../../../evil", 7, None])
-def test_a_commit_that_is_no_hash_is_refused(hub, tmp_path, sha):
+@pytest.mark.parametrize(
+    ("sha", "said"), [("../../../../evil", "is no hash"), ("..", "is no hash"), (7, "Error"), (None, "revision sha")]
+)
+def test_a_commit_that_is_no_hash_is_refused(hub, tmp_path, sha, said):
     hub.commit("jane/adapter", FILES)
     hub.faults = [("GET /api/models/jane/adapter$", lambda handler: handler.answer(200, {"id": "x", "sha": sha}))]
-    with pytest.raises(AdapterError, match="cannot be loaded from the Hub") as caught:
+    with pytest.raises(AdapterError, match=f"cannot be loaded from the Hub.*{said}") as caught:
         load_adapter_from("jane/adapter")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("evil*"))
