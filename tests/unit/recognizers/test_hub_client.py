@@ -3,6 +3,7 @@
 import json
 import time
 
+import huggingface_hub
 import pytest
 import torch
 from hub_server import cuts, drops, once, refuses, serve, speak_to, stalls
@@ -210,3 +211,21 @@ def test_an_answer_that_makes_no_sense_is_told(hub, folder, request_line, answer
     with pytest.raises(AdapterError, match="cannot be pushed to the Hub") as caught:
         push(folder, "jane/adapter")
     assert "\n" not in str(caught.value)
+
+
+def test_where_nobody_listens(tmp_path, monkeypatch, folder):
+    with serve() as server:
+        speak_to(server, tmp_path / "cache", monkeypatch)
+    for call in (lambda: push(folder, "jane/adapter"), lambda: load_adapter_from("jane/adapter")):
+        with pytest.raises(AdapterError, match=r"jane/adapter: cannot be .*Connection refused") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_the_client_is_left_as_it_was(hub, folder):
+    before = huggingface_hub.get_session().event_hooks
+    push(folder, "jane/adapter")
+    hub.faults = [("GET /api", refuses(403))]
+    with pytest.raises(AdapterError):
+        load_adapter_from("jane/adapter")
+    assert huggingface_hub.get_session().event_hooks == before
