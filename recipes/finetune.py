@@ -41,7 +41,7 @@ def finetune(settings: FinetuneSettings) -> None:
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
         method="lora",
-        digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
+        digests={**language.digests, "base_model": base_digest(settings.model, language.family)},
         notes=language.notes(),
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())

@@ -19,6 +19,7 @@ from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
 from lalm_mer.launch.trainers import make_trainer, seed_everything
+from lalm_mer.recognizers.scoring import score_by_all
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
@@ -27,7 +28,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     seed_everything(settings.seed)
     language = open_model_run(settings)
     digests: dict[str, str | None] = {
-        "prompt": language.prompt.digest,
+        **language.digests,
         "base_model": base_digest(settings.model, language.family),
     }
     notes = language.notes()
@@ -60,7 +61,8 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         label_set=language.label_set,
         seed=settings.seed,
     )
-    log_probs = trainer.score(language.data.test.select(language.data.scored))
+    test = language.data.test.select(language.data.scored)
+    log_probs = score_by_all(trainer, test, language.ways, language.content_free)
     run.finish(language.data, spread(language.data, log_probs))
     trainer.close()
 

@@ -44,6 +44,16 @@ def tone() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
+def tiny_whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multilingual Whisper with random weights and a window of 2 s."""
+    from tiny_whisper import build_tiny_whisper  # here, so that other tests do not load torch
+
+    folder = tmp_path_factory.mktemp("tiny_whisper")
+    build_tiny_whisper(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A maker of tiny models with random weights and a window of 2 s; each family is built once a session."""
     made: dict[str, Path] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lalm_mer.core.audio import Waveform
 
-__all__ = ["Example", "Facts", "Rejection", "Utterance"]
+__all__ = ["Example", "Facts", "Rejection", "Turn", "Utterance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,19 @@ class Rejection:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What somebody said before an utterance, in the same dialogue.
+
+    Args:
+        speaker: None where the corpus does not say
+        transcript: their words
+    """
+
+    speaker: str | None
+    transcript: str
+
+
+@dataclass(frozen=True)
 class Example:
     """One utterance of a fold as a recognizer sees it.
 
@@ -96,6 +109,9 @@ class Example:
         label: the task's label (the truth)
         transcript: None where the recognizer reads none
         waveform: mono samples; None where the recognizer hears none
+        without_audio: whether it is read all the same although the corpus has no audio of it
+        context: the turns before it, the nearest last
+        descriptors: its voice in words; None where nobody asked
     """
 
     utterance_id: str
@@ -103,3 +119,6 @@ class Example:
     label: str
     transcript: str | None
     waveform: Waveform | None
+    without_audio: bool = False
+    context: tuple[Turn, ...] = ()
+    descriptors: str | None = None

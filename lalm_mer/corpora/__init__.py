@@ -1,7 +1,7 @@
 """Corpora: readers of releases on disk, one writer that prepares them, and ``load`` that opens what it wrote."""
 
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.corpora.prepared import PreparedCorpus, load
+from lalm_mer.corpora.prepared import PreparedCorpus, load, waveform_of
 from lalm_mer.corpora.writer import write_corpus
 
-__all__ = ["PreparedCorpus", "load", "load_tasks", "write_corpus"]
+__all__ = ["PreparedCorpus", "load", "load_tasks", "waveform_of", "write_corpus"]

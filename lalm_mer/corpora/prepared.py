@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA
 from lalm_mer.corpora.writer import is_prepared
 
-__all__ = ["PreparedCorpus", "declared_task", "load"]
+__all__ = ["PreparedCorpus", "declared_task", "load", "waveform_of"]
 
 _HINT = "prepare it with `python recipes/prepare_corpus.py --config recipes/corpora/<corpus>.yaml`"
 
@@ -92,6 +93,22 @@ def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
     """
     name = f"{corpus}_{len(labels)}"
     return {name: Task(name, LabelSet(tuple(labels)), {label: label for label in labels})}
+
+
+def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
+    """The sound of one row of a prepared corpus.
+
+    Args:
+        row: with ``utterance_id`` and ``audio``, as ``PreparedCorpus.dataset`` gives it
+        sampling_rate: rate wanted, in Hz
+
+    Raises:
+        AudioError: naming the utterance, if it has no audio, or its audio is damaged
+    """
+    audio = row["audio"]
+    if audio is None:
+        raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
+    return decode(audio["bytes"], f"utterance {row['utterance_id']} ({audio['path']})").resampled(sampling_rate)
 
 
 def load(folder: Path) -> PreparedCorpus:

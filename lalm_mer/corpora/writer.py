@@ -112,16 +112,7 @@ def write_corpus(
             Part(number, chunk, root, keeps_missing, metadata, known)
             for number, chunk in enumerate(_chunks(_without_duplicates(rows)))
         )
-        n_parts = 0
-        with (
-            (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
-            tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
-        ):
-            for counts in _made(parts, partial / "utterances", processes or usable_cores()):
-                totals.add(counts)
-                rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
-                bar.update(len(counts.row_hashes) + len(counts.rejected))
-                n_parts += 1
+        n_parts = _write_parts(parts, partial, totals, corpus, processes or usable_cores())
         if not totals.n_utterances:
             shutil.rmtree(partial)
         _require_utterances(totals, corpus)
@@ -217,6 +208,21 @@ def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utter
 def _chunks(rows: Iterator[Utterance | Rejection]) -> Iterator[list[Utterance | Rejection]]:
     while chunk := list(itertools.islice(rows, _ROWS_IN_A_PART)):
         yield chunk
+
+
+def _write_parts(parts: Iterator[Part], partial: Path, totals: _Totals, corpus: str, processes: int) -> int:
+    """Make the parts and list what is rejected, adding up their counts; how many parts there are."""
+    n_parts = 0
+    with (
+        (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
+        tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
+    ):
+        for counts in _made(parts, partial / "utterances", processes):
+            totals.add(counts)
+            rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
+            bar.update(len(counts.row_hashes) + len(counts.rejected))
+            n_parts += 1
+    return n_parts
 
 
 def _made(parts: Iterator[Part], folder: Path, processes: int) -> Iterator[PartCounts]:

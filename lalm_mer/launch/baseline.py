@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import BaselineSettings, FusionSettings
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.dataset import ExampleDataset
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
 from lalm_mer.recognizers.baselines.build import build_fusion
@@ -38,6 +39,8 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         ConfigError: if transcripts are asked for that the corpus does not have, or a name is unknown
     """
     fusion = settings.baseline
+    if settings.data.without_audio != "refuse":
+        raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     folded = open_corpus(settings.data, settings.split)
     hears = "audio" in fusion.modalities
     data = open_data(folded, settings.split.fold, sampling_rate=SAMPLING_RATE if hears else None)

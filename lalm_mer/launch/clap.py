@@ -10,8 +10,8 @@ from peft import PeftModel
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data
-from lalm_mer.launch.language import RANDOM_NOTE
-from lalm_mer.launch.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.launch.notes import run_notes
+from lalm_mer.launch.settings import FinetuneSettings, ModelSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
@@ -40,17 +40,28 @@ class ClapRun:
     collators: tuple[Collator, Collator]
     objective: str
 
+    @property
+    def ways(self) -> tuple[Collator, ...]:
+        """Of batches to be scored: it is asked in one way."""
+        return self.collators[1:]
+
+    @property
+    def content_free(self) -> None:
+        """Nothing is taken off."""
+        return
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What its figures depend on besides data and model."""
+        return {"prompt": self.prompt.digest}
+
     def answer_model(self, adapted: PeftModel | None = None) -> ClapRecognizer:
         """The recognizer over the model, adapted or bare."""
         return ClapRecognizer(self.family, self.prompt, self.label_set, adapted, objective=self.objective)
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
-        notes = [RANDOM_NOTE] if self.family.randomly_initialised else []
-        for split, lines in self.data.refused.items():
-            left = "unscored, counted as errors" if split == "test" else "left out"
-            notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
-        return notes
+        return run_notes(self.family, self.data)
 
 
 def open_clap_run(settings: ZeroShotSettings | FinetuneSettings) -> ClapRun:
@@ -60,6 +71,11 @@ def open_clap_run(settings: ZeroShotSettings | FinetuneSettings) -> ClapRun:
         ConfigError: if the settings ask for what CLAP does not do
     """
     ensemble = load_ensemble(Path(settings.prompt.file))
+    if settings.prompt != PromptSettings(settings.prompt.file) or settings.data.without_audio != "refuse":
+        raise ConfigError(
+            "section 'prompt': clap compares a voice with descriptions and takes a file alone (several templates stand "
+            "in it), and data.without_audio=refuse"
+        )
     folded = open_corpus(settings.data, settings.split)
     label_set = ensemble.label_set(folded.label_set)
     clap = _load(settings.model)

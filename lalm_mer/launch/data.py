@@ -14,9 +14,10 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
 from lalm_mer.launch.engine import is_first_process
 from lalm_mer.launch.settings import BalanceSettings, DataSettings, SplitSettings
-from lalm_mer.protocols.augmentation import Augmentation, AugmentedExamples, AugmentSettings
+from lalm_mer.protocols.augmentation import Augmentation, AugmentSettings
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.balancing import Balanced, balance, class_weights
-from lalm_mer.protocols.dataset import ExampleDataset, FoldedCorpus, fold_corpus
+from lalm_mer.protocols.dataset import Beside, ExampleDataset, FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.transcripts import (
     SOURCES,
@@ -75,7 +76,10 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> FoldedCorpus:
     folded = fold_corpus(corpus, protocol)
     if is_first_process():
         print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what a split proves belongs beside its figures
-    return replace(folded, transcripts=_transcripts(data, folded))
+    if data.without_audio not in ("refuse", "read"):
+        raise ConfigError(f"key 'data.without_audio': {data.without_audio!r}; expected refuse or read")
+    beside = Beside(transcripts=_transcripts(data, folded), without_audio=data.without_audio == "read")
+    return replace(folded, beside=beside)
 
 
 def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None:
@@ -104,7 +108,8 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
         refuses: tells what the recognizer cannot take; None where it takes all
     """
     sides = {split: folded.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
-    needs_audio = sampling_rate is not None or folded.transcript_source == "asr"
+    hears = sampling_rate is not None and not folded.beside.without_audio
+    needs_audio = hears or folded.transcript_source == "asr"
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():

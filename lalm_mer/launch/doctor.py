@@ -13,13 +13,15 @@ import torch
 from packaging.requirements import Requirement
 
 from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.schema import Example
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
-from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.generic import LIMITS, Generic
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import Prompt
 
@@ -38,12 +40,26 @@ def examine(*, builds: bool) -> Iterator[str]:
         yield f"package     {name} {version or 'not installed'}"
     yield from _devices()
     yield from _extras()
-    for name, family in FAMILIES.items():
-        status = family_status(family) if builds else "known; --build asks a tiny random model of it"
-        yield f"family      {name}: {status}"
-        yield f"            weights {', '.join(family.published)}; licence {family.licence}"
-        for corpus, known in family.contamination.items():
-            yield f"            contamination, {corpus}: {known}"
+    for name in FAMILIES:
+        yield from _family(name, builds=builds)
+    yield f"other       {Generic.name}: any model that transformers has a class for; asked as it opens"
+    for limit in LIMITS:
+        yield f"            limit, {limit}"
+
+
+def _family(name: str, *, builds: bool) -> Iterator[str]:
+    try:
+        family = family_class(name)
+    except ModelError as error:
+        yield f"family      {name}: does not run: {error}"
+        return
+    status = family_status(family) if builds else "known; --build asks a tiny random model of it"
+    yield f"family      {name}: {status}"
+    yield f"            weights {', '.join(family.published)}; licence {family.licence}"
+    if family.one_turn is not None:
+        yield f"            one turn alone: {family.one_turn}"
+    for corpus, known in family.contamination.items():
+        yield f"            contamination, {corpus}: {known}"
 
 
 def _devices() -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.launch.data import RunData
 from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
 __all__ = ["run_identity"]
@@ -44,8 +44,8 @@ def run_identity(
             notes = [*notes, f"{len(data.train.keep_their_speed)} training utterances keep their speed: near a limit."]
     summary = data.folded.corpus.summary
     source = data.folded.transcript_source if "transcript" in modalities else None
-    if source is not None and data.folded.transcripts is not None:
-        digests = digests | {"transcripts": data.folded.transcripts.digest}
+    if source is not None and data.folded.beside.transcripts is not None:
+        digests = digests | {"transcripts": data.folded.beside.transcripts.digest}
     return {
         "recognizer": recognizer,
         "base_model": base_model,

@@ -12,20 +12,22 @@ from torch import nn
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, model_digest
+from lalm_mer.core.schema import Example
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.notes import run_notes
+from lalm_mer.launch.prompting import Asked, content_free, open_prompts, surrounded, take_shots
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.adapters import Adaptable, add_lora, load_adapter
 from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.collator import answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.ensembles import Ensemble
-from lalm_mer.prompting.prompts import Prompt, load_prompt
+from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.hub import load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
 __all__ = [
-    "RANDOM_NOTE",
     "AdaptableRun",
     "LanguageRun",
     "adapt",
@@ -36,8 +38,6 @@ __all__ = [
 ]
 
 _EXACT = 1e-4
-RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing about the published model."
-"""For ``run.json``."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +46,55 @@ class LanguageRun:
 
     Args:
         family: the model
-        prompt: what is asked
-        label_set: the K labels with the prompt's surface forms
+        asked: in which ways
         data: the three sides of the fold
-        collators: of a training batch and of a batch to be scored
+        label_score: ``sum``, ``mean`` or ``pmi``
     """
 
     family: Family
-    prompt: Prompt
-    label_set: LabelSet
+    asked: Asked
     data: RunData
-    collators: tuple[Collator, Collator]
+    label_score: str
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is asked first of all."""
+        return self.asked.prompts[0]
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels with the prompt's surface forms."""
+        return self.asked.label_set
+
+    @property
+    def collators(self) -> tuple[Collator, Collator]:
+        """Of a training batch and of a batch to be scored."""
+        return self.asked.collators(self.family, every_answer=False)[0], self.ways[0]
+
+    @property
+    def ways(self) -> tuple[Collator, ...]:
+        """Of batches to be scored, one for each way of asking."""
+        return self.asked.collators(self.family, every_answer=True)
+
+    @property
+    def content_free(self) -> Example | None:
+        """What says nothing, where its score is to be taken off."""
+        return content_free(self.family, self.label_set.labels) if self.label_score == "pmi" else None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What its figures depend on besides data and model."""
+        return self.asked.digests()
 
     def answer_model(self, adapted: PeftModel | None = None) -> AnswerModel:
         """The two-step forward over the model, adapted or bare."""
         owners = [index for index, _ in answer_forms(self.label_set)]
-        return AnswerModel(self.family, owners, len(self.label_set), adapted)
+        normalised = self.label_score == "mean"
+        return AnswerModel(self.family, owners, len(self.label_set), adapted, length_normalised=normalised)
 
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
-        notes = [RANDOM_NOTE] if self.family.randomly_initialised else []
-        known = self.family.contamination.get(self.data.folded.corpus.name)
-        if known is not None and not self.family.randomly_initialised:
-            notes.append(f"Contamination of {self.family.name}: {known}")
-        for split, lines in self.data.refused.items():
-            left = "unscored, counted as errors" if split == "test" else "left out"
-            notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
-        return notes
+        return run_notes(self.family, self.data) + self.asked.notes()
 
 
 def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> LanguageRun:
@@ -85,29 +107,26 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
         raise ConfigError(
             f"key 'objective': {settings.objective!r}; {settings.model.family} learns its answers by cross_entropy"
         )
-    prompt = load_prompt(Path(settings.prompt.file))
     folded = open_corpus(settings.data, settings.split)
-    label_set = prompt.label_set(folded.label_set)
+    asked = open_prompts(settings, folded.label_set)
+    folded = surrounded(folded, asked, settings.prompt)
     family = _load_family(settings.model)
     _require_batches_it_can_take(family, settings)
-    hears = prompt.hears
+    hears = any(prompt.hears for prompt in asked.prompts)
     data = open_data(
         folded,
         settings.split.fold,
         sampling_rate=family.sampling_rate if hears else None,
         refuses=family.refuses if hears else None,
     )
+    asked, data = take_shots(asked, data, settings.prompt, family, settings.seed)
     if isinstance(settings, FinetuneSettings):
         data = augmented(
             balanced(data, settings.balance, settings.seed), settings.augment, settings.seed, refuses=family.refuses
         )
-    if prompt.reads:
+    if any(prompt.reads for prompt in asked.prompts):
         require_transcripts(data, settings.data.dir)
-    collators = (
-        AnswerCollator(family, prompt, label_set, every_answer=False),
-        AnswerCollator(family, prompt, label_set, every_answer=True),
-    )
-    return LanguageRun(family, prompt, label_set, data, collators)
+    return LanguageRun(family, asked, data, settings.prompt.label_score)
 
 
 class AdaptableRun(Protocol):
@@ -138,6 +157,21 @@ class AdaptableRun(Protocol):
         """Of a training batch and of a batch to be scored."""
         ...
 
+    @property
+    def ways(self) -> tuple[Collator, ...]:
+        """Of batches to be scored, one for each way of asking."""
+        ...
+
+    @property
+    def content_free(self) -> Example | None:
+        """What says nothing, where its score is to be taken off."""
+        ...
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What its figures depend on besides data and model."""
+        ...
+
     def notes(self) -> list[str]:
         """What a reader of the figures has to know."""
         ...
@@ -154,7 +188,7 @@ def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> 
         AdapterError: if a target matches nothing
         ConfigError: if it touches towers that a prompt without audio never reaches
     """
-    if "audio" not in language.prompt.modalities:
+    if not language.prompt.hears:
         deaf = [tower for tower in ("audio_tower", "projector") if settings.towers.get(tower)]
         if deaf:
             raise ConfigError(
@@ -193,7 +227,7 @@ def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> 
     folded = language.data.folded
     hashes = {
         "folds": folded.folds.digest,
-        "prompt": language.prompt.digest,
+        **language.digests,
         "base_model": base_digest(settings, language.family),
     }
     now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}

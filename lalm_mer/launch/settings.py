@@ -39,11 +39,15 @@ class DataSettings:
 
     ``transcript_source``: corpus; asr, which reads the file ``transcripts`` that transcribe.py wrote (or a CSV); or
     simulated, whose sentences name the label: the comparison refuses such a run unless asked.
+
+    ``without_audio``: refuse, or read: an utterance that has no audio is then judged by its transcript, its audio slot
+    left out.
     """
 
     dir: str
     transcript_source: str = "corpus"
     transcripts: str | None = None
+    without_audio: str = "refuse"
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,21 @@ class SplitSettings:
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """``file``: a file of prompts/; its slots decide what the model hears and reads."""
+    """``file``: a file of prompts/; its slots decide what the model hears and reads.
+
+    ``shots``: how many training examples stand answered before the question, with their audio; ``context_turns``: how
+    many turns of the dialogue before the utterance, for a prompt with that slot. For zero_shot.py alone: ``also``,
+    further prompt files, and ``label_orders``, how many rotations of the label list, all averaged as probabilities.
+    ``label_score``: sum of the answer's token log-probabilities, their mean, or pmi (the sum less that of a prompt
+    without content).
+    """
 
     file: str
+    shots: int = 0
+    context_turns: int = 0
+    also: list[str] = field(default_factory=list)
+    label_orders: int = 1
+    label_score: str = "sum"
 
 
 @dataclass(frozen=True)

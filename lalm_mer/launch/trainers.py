@@ -114,31 +114,16 @@ def make_trainer(
     Raises:
         ConfigError: if the engine found is not the one expected
     """
-    quiet = not sys.stderr.isatty()
-    shared = {
-        "output_dir": str(folder),
-        "per_device_eval_batch_size": settings.per_device_eval_batch_size,
-        "dataloader_num_workers": settings.dataloader_num_workers,
-        "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
-        "use_cpu": settings.use_cpu,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
-        "deepspeed": engine.deepspeed_config_file,
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "disable_tqdm": quiet,
-        "seed": seed,
-        "data_seed": seed,
-    }
+    passed = _scoring(settings, engine, folder, seed)
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
-        shared |= _learning(settings) | {"metric_for_best_model": best_by}
+        passed |= _learning(settings) | {"metric_for_best_model": best_by}
         callbacks.append(_History(history))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = RecognizerTrainer(
         model,
-        _training_arguments(shared),
+        _training_arguments(passed),
         collators=collators,
         label_set=label_set,
         train_examples=train,
@@ -149,6 +134,25 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     check_accelerator(engine, trainer.accelerator)
     return trainer
+
+
+def _scoring(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:
+    """TrainingArguments of scoring, which learning adds its own to."""
+    return {
+        "output_dir": str(folder),
+        "per_device_eval_batch_size": settings.per_device_eval_batch_size,
+        "dataloader_num_workers": settings.dataloader_num_workers,
+        "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
+        "use_cpu": settings.use_cpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
+        "deepspeed": engine.deepspeed_config_file,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "seed": seed,
+        "data_seed": seed,
+    }
 
 
 def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,24 @@ class AnswerModel(nn.Module):
         label_of_answer: index of the label of each packed answer, as ``answer_forms`` gives them
         label_count: K
         model: the family's model as peft wraps it; None for the bare model
+        length_normalised: score an answer by the mean over its tokens in place of their sum; the loss stays the sum
     """
 
     def __init__(
-        self, family: Family, label_of_answer: Sequence[int], label_count: int, model: PeftModel | None = None
+        self,
+        family: Family,
+        label_of_answer: Sequence[int],
+        label_count: int,
+        model: PeftModel | None = None,
+        *,
+        length_normalised: bool = False,
     ) -> None:
         super().__init__()
         self.model: Any = family.model if model is None else model
         self.family = family
         self.label_of_answer = list(label_of_answer)
         self.label_count = label_count
+        self.length_normalised = length_normalised
 
     def forward(
         self,
@@ -73,6 +82,10 @@ class AnswerModel(nn.Module):
             counted; and, where all answers are packed, ``log_probs`` (B, K)
         """
         tower_output = self.family.encode_audio(**audio) if audio else None
+        if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
+            # silence heard for nobody: its projected frames go nowhere, but every weight takes part
+            nobodys = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
+            tower_output = None if self.family.whole else nobodys
         several = targets.shape[1] > 1
         mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)
@@ -85,7 +98,9 @@ class AnswerModel(nn.Module):
         return {
             "losses": -answers.gather(1, true_answer)[:, 0],
             "items": tokens.gather(1, true_answer)[:, 0],
-            "log_probs": label_log_probs(answers, self.label_of_answer, self.label_count),
+            "log_probs": label_log_probs(
+                answers / tokens if self.length_normalised else answers, self.label_of_answer, self.label_count
+            ),
         }
 
     def save_trained(self, folder: Path) -> None:

@@ -32,6 +32,18 @@ __all__ = ["Clap"]
 
 _MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
 _FRAMES_PER_S = 100
+_SOURCES = (
+    "the sources of LAION-Audio-630K and the other corpora of the paper (Wu et al. 2023, arXiv:2211.06687; lists in "
+    "LAION-AI/audio-dataset, laion-audio-630k/)"
+)
+_LISTED = (
+    f"not named among {_SOURCES}, but in the project's list of collected data (data_collection/README.md, as "
+    "{status}), and which of that list's speech larger_clap_music_and_speech learned from is not published."
+)
+_NOT_LISTED = (
+    f"not named among {_SOURCES}, nor in the project's list of collected data (data_collection/README.md); which "
+    "speech larger_clap_music_and_speech learned from is not published."
+)
 _FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers that follow from the config
 
 
@@ -60,7 +72,16 @@ class Clap:
         "laion/larger_clap_music_and_speech",
     )
     licence: ClassVar[str] = "Apache-2.0"
-    contamination: ClassVar[Mapping[str, str]] = {}
+    contamination: ClassVar[Mapping[str, str]] = {
+        "ravdess": _LISTED.format(status="processed"),
+        "crema_d": _LISTED.format(status="processed"),
+        "iemocap": _LISTED.format(status="assigned"),
+        "msp_podcast": _NOT_LISTED,
+        "meld": _NOT_LISTED,
+        "mosei": f"{_NOT_LISTED} Its videos are YouTube's, as AudioSet's are, which the paper trains on.",
+        "emodb": _NOT_LISTED,
+    }
+    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         config: Any = model.config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,16 +38,29 @@ class AnswerCollator:
         prompt: what is asked
         label_set: the K labels, with the prompt's surface forms
         every_answer: pack all surface forms (scoring) instead of the true label's first (training)
+        shots: examples that stand answered in every prompt
+        order: all labels, in the order in which the prompt lists them; None for that of the label set
 
     Raises:
         ConfigError: if two surface forms have the same tokens
     """
 
-    def __init__(self, family: Family, prompt: Prompt, label_set: LabelSet, *, every_answer: bool) -> None:
+    def __init__(
+        self,
+        family: Family,
+        prompt: Prompt,
+        label_set: LabelSet,
+        *,
+        every_answer: bool,
+        shots: Sequence[Example] = (),
+        order: Sequence[str] | None = None,
+    ) -> None:
         self._family = family
         self._prompt = prompt
         self._label_set = label_set
         self._every_answer = every_answer
+        self._shots = tuple(shots)
+        self._order = order
         self._answers = [family.answer_ids(form) for _, form in answer_forms(label_set)]
         self._true_answer = {label: family.answer_ids(label_set.forms_of(label)[0]) for label in label_set.labels}
         if len({tuple(answer) for answer in self._answers}) < len(self._answers):
@@ -61,7 +75,8 @@ class AnswerCollator:
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``truth`` (B,): index of the true label; the
             audio tower's inputs where the prompt hears; and, to train on, ``labels``: the targets, for counting
         """
-        rows = [self._row(example) for example in examples]
+        asked = [self._asked(example) for example in examples]
+        rows = [self._row(example, ids) for example, (ids, _) in zip(examples, asked, strict=True)]
         width = max(len(ids) for ids, _, _ in rows)
         answers = rows[0][2]
         longest = max(len(answer) for _, _, answers in rows for answer in answers)
@@ -89,21 +104,28 @@ class AnswerCollator:
                 batch["targets"][index, number, : len(answer)] = torch.tensor(answer)
                 start = end
         if self._prompt.hears:
-            batch.update(self._family.audio_inputs([_waveform(example) for example in examples]))
+            # without any audio the tower runs on silence all the same: processes that share weights must run alike
+            heard = [waveform for _, waveforms in asked for waveform in waveforms]
+            batch.update(self._family.audio_inputs(heard or [_silence(self._family.sampling_rate)]))
         if not self._every_answer:
             batch["labels"] = batch["targets"]  # the Trainer counts these and does not hand them on
         return batch
 
-    def _row(self, example: Example) -> tuple[list[int], int, list[list[int]]]:
+    def _asked(self, example: Example) -> tuple[list[int], list[Waveform]]:
+        """Token ids of the prompt, and what fills its audio slots."""
+        conversation = self._prompt.conversation(example, self._label_set, shots=self._shots, order=self._order)
+        waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
+        if len(waveforms) < conversation.audio_slots:
+            raise ConfigError(f"utterance {example.utterance_id}: the prompt hears, but no audio was loaded")
+        counts = [self._family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+        return self._family.prompt_ids(conversation, counts), waveforms
+
+    def _row(self, example: Example, prompt: list[int]) -> tuple[list[int], int, list[list[int]]]:
         """Token ids, length of the prompt, and the packed answers."""
-        audio_tokens = [self._family.audio_token_count(len(_waveform(example).samples))] if self._prompt.hears else []
-        conversation = self._prompt.conversation(example, self._label_set)
-        prompt = self._family.prompt_ids(conversation, audio_tokens)
         answers = self._answers if self._every_answer else [self._true_answer[example.label]]
         return [*prompt, *(token for answer in answers for token in answer)], len(prompt), answers
 
 
-def _waveform(example: Example) -> Waveform:
-    if example.waveform is None:
-        raise ConfigError(f"utterance {example.utterance_id}: the prompt hears, but no audio was loaded")
-    return example.waveform
+def _silence(sampling_rate: int) -> Waveform:
+    """One second."""
+    return Waveform(np.zeros(sampling_rate, dtype=np.float32), sampling_rate)

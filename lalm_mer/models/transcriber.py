@@ -13,9 +13,10 @@ from tqdm import tqdm
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.provenance import model_digest
+from lalm_mer.corpora import waveform_of
 
 __all__ = ["Transcriber", "transcribe_utterances"]
 
@@ -230,18 +231,13 @@ def transcribe_utterances(
     ):
         for start in range(0, len(left), batch_size):
             rows = left[start : start + batch_size]
-            hypotheses = transcriber.transcribe([_waveform(columns[row], transcriber.sampling_rate) for row in rows])
+            hypotheses = transcriber.transcribe([waveform_of(columns[row], transcriber.sampling_rate) for row in rows])
             batch = {names[row]: hypothesis for row, hypothesis in zip(rows, hypotheses, strict=True)}
             file.write(json.dumps(batch, ensure_ascii=False) + "\n")
             file.flush()
             done |= batch
             bar.update(len(rows))
     return {names[row]: done[names[row]] for row in heard}
-
-
-def _waveform(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
-    name = f"utterance {row['utterance_id']} ({row['audio']['path']})"
-    return decode(row["audio"]["bytes"], name).resampled(sampling_rate)
 
 
 def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 
 __all__ = ["Conversation", "Message", "Part", "mark_parts", "split_marked"]
@@ -21,10 +22,12 @@ class Part:
     Args:
         kind: ``audio`` for a slot that a waveform fills, ``words`` for anything tokenised as plain characters
         words: the words; empty for a slot
+        waveform: what fills the slot; None for words, and where no audio was loaded
     """
 
     kind: Literal["audio", "words"]
     words: str = ""
+    waveform: Waveform | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,12 @@ class Conversation:
     @property
     def audio_slots(self) -> int:
         """How many waveforms it needs."""
-        return sum(part.kind == "audio" for message in self.messages for part in message.parts)
+        return len(self.waveforms)
+
+    @property
+    def waveforms(self) -> tuple[Waveform | None, ...]:
+        """What fills its slots, in order."""
+        return tuple(part.waveform for message in self.messages for part in message.parts if part.kind == "audio")
 
 
 def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], list[str]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_json
+from lalm_mer.prompting.prompts import with_answers
 
 __all__ = ["Ensemble", "load_ensemble"]
 
@@ -50,17 +51,18 @@ class Ensemble:
         """``audio``: what is described is a voice."""
         return "audio"
 
+    @property
+    def hears(self) -> bool:
+        """Always."""
+        return True
+
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with this ensemble's surface forms in place of its own.
 
         Raises:
             ConfigError: if the ensemble gives forms for some labels of the task and not for others
         """
-        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
-        missing = [label for label in label_set.labels if label not in relevant]
-        if relevant and missing:
-            raise ConfigError(f"ensemble {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
-        return replace(label_set, forms=relevant) if relevant else label_set
+        return with_answers(label_set, self.answers, f"ensemble {self.name}")
 
     def descriptions(self, label_set: LabelSet) -> list[tuple[int, str]]:
         """Every template with every surface form in its slot, and the index of the label it describes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,10 +17,14 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
-__all__ = ["Prompt", "load_prompt"]
+__all__ = ["Prompt", "load_prompt", "with_answers"]
 
-_SLOTS = ("audio", "transcript", "labels")
+_SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
 _MARK = re.compile("\ue000(\\w+)\ue001")
+UNKNOWN = "somebody"
+"""Stands for a speaker that the corpus does not name."""
+NO_CONTEXT = "(none)"
+"""Stands for the turns before the first one of a dialogue."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class _PromptFile:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with slots for audio, transcript and label list.
+    """A prompt with slots for audio, transcript, label list, the turns before, who speaks, and the voice in words.
 
     The template is rendered once, with marks in its slots: what an utterance says never passes through Jinja.
 
@@ -54,17 +58,19 @@ class Prompt:
     @property
     def hears(self) -> bool:
         """Whether it has an audio slot."""
-        return any(slot == "audio" for slot, _ in self.parts)
+        return self.asks_for("audio")
 
     @property
     def reads(self) -> bool:
         """Whether it has a transcript slot."""
-        return any(slot == "transcript" for slot, _ in self.parts)
+        return self.asks_for("transcript")
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
-        return "+".join(name for name, used in (("audio", self.hears), ("transcript", self.reads)) if used)
+        """``audio``, ``transcript`` or ``audio+transcript``; a voice in words is audio, turns are transcripts."""
+        audio = self.hears or self.asks_for("descriptors")
+        transcript = self.reads or self.asks_for("context")
+        return "+".join(name for name, used in (("audio", audio), ("transcript", transcript)) if used)
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with this prompt's surface forms in place of its own.
@@ -72,34 +78,79 @@ class Prompt:
         Raises:
             ConfigError: if the prompt gives forms for some labels of the task and not for others
         """
-        relevant = {label: forms for label, forms in self.answers.items() if label in label_set.labels}
-        missing = [label for label in label_set.labels if label not in relevant]
-        if relevant and missing:
-            raise ConfigError(f"prompt {self.name}: answers are given for {sorted(relevant)} but not for {missing}")
-        return replace(label_set, forms=relevant) if relevant else label_set
+        return with_answers(label_set, self.answers, f"prompt {self.name}")
 
-    def conversation(self, example: Example, label_set: LabelSet) -> Conversation:
+    def asks_for(self, slot: str) -> bool:
+        """Whether it has that slot."""
+        return any(name == slot for name, _ in self.parts)
+
+    def conversation(
+        self,
+        example: Example,
+        label_set: LabelSet,
+        *,
+        shots: Sequence[Example] = (),
+        order: Sequence[str] | None = None,
+    ) -> Conversation:
         """The conversation for one example; labels are listed by their first surface form.
 
+        Args:
+            example: who is asked about
+            label_set: the K labels
+            shots: examples with their answers, asked and answered before it in turns of their own
+            order: all labels, in the order in which they are listed; None for that of the label set
+
         Raises:
-            ConfigError: naming the utterance, if the prompt reads a transcript and there is none
+            ConfigError: naming the utterance, if the prompt has a slot that it cannot fill
         """
-        if self.reads and example.transcript is None:
-            raise ConfigError(
-                f"utterance {example.utterance_id} has no transcript, which prompt {self.name} reads; "
-                "choose a prompt without one, or transcribe the corpus first"
-            )
-        filled = {
+        listed = ", ".join(label_set.forms_of(label)[0] for label in (label_set.labels if order is None else order))
+        messages = [] if self.system is None else [Message("system", (Part("words", self.system),))]
+        for shot in shots:
+            answer = Part("words", label_set.forms_of(shot.label)[0])
+            messages += [Message("user", self._filled(shot, listed)), Message("assistant", (answer,))]
+        return Conversation((*messages, Message("user", self._filled(example, listed))))
+
+    def _filled(self, example: Example, listed: str) -> tuple[Part, ...]:
+        """The user message, its slots filled; without audio of the utterance, that slot is left out."""
+        for slot, value in (("transcript", example.transcript), ("descriptors", example.descriptors)):
+            if value is None and self.asks_for(slot):
+                raise ConfigError(
+                    f"utterance {example.utterance_id} has no {slot}, which prompt {self.name} reads; choose a prompt "
+                    "without, or make them first (transcripts by recipes/transcribe.py)"
+                )
+        turns = (f"{turn.speaker or UNKNOWN}: {turn.transcript}" for turn in example.context)
+        values = {
             "transcript": example.transcript or "",
-            "labels": ", ".join(label_set.forms_of(label)[0] for label in label_set.labels),
+            "labels": listed,
+            "context": "\n".join(turns) or NO_CONTEXT,
+            "speaker": example.speaker or UNKNOWN,
+            "descriptors": example.descriptors or "",
         }
-        parts = tuple(
-            Part("audio") if slot == "audio" else Part("words", filled.get(slot, words)) for slot, words in self.parts
-        )
-        messages: tuple[Message, ...] = (Message("user", parts),)
-        if self.system is not None:
-            messages = (Message("system", (Part("words", self.system),)), *messages)
-        return Conversation(messages)
+        parts = []
+        for slot, words in self.parts:
+            if slot != "audio":
+                parts.append(Part("words", values.get(slot, words)))
+            elif not example.without_audio:
+                parts.append(Part("audio", waveform=example.waveform))
+        return tuple(parts)
+
+
+def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], where: str) -> LabelSet:
+    """The label set with the surface forms that a file gives its labels; itself where the file gives none.
+
+    Args:
+        label_set: of the task
+        answers: label -> surface forms; labels of other tasks are passed over
+        where: what to call the file in errors
+
+    Raises:
+        ConfigError: if there are forms for some labels of the task and not for others
+    """
+    relevant = {label: forms for label, forms in answers.items() if label in label_set.labels}
+    missing = [label for label in label_set.labels if label not in relevant]
+    if relevant and missing:
+        raise ConfigError(f"{where}: answers are given for {sorted(relevant)} but not for {missing}")
+    return replace(label_set, forms=relevant) if relevant else label_set
 
 
 def load_prompt(path: Path) -> Prompt:
@@ -124,6 +175,7 @@ def load_prompt(path: Path) -> Prompt:
     prompt = Prompt(file.name, file.system, parts, answers, digest)
     if not prompt.modalities:
         raise ConfigError(
-            f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}}: nothing to judge by"
+            f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}} (nor {{{{ descriptors }}}} or "
+            "{{ context }}): nothing to judge by"
         )
     return prompt

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import random
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import RawValue
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import soundfile
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.schema import Example
-from lalm_mer.protocols.dataset import ExampleDataset
 
 __all__ = [
-    "AugmentSettings", "Augmentation", "AugmentedExamples", "GainSettings", "Mp3Settings", "NoiseSettings",
+    "AugmentSettings", "Augmentation", "GainSettings", "Mp3Settings", "NoiseSettings",
     "ReverbSettings", "SpeedSettings",
 ]  # fmt: skip
 
@@ -182,97 +176,6 @@ class Augmentation:
         return self._chains[rate, changes_speed]
 
 
-class AugmentedExamples:
-    """Training examples whose waveforms change anew in every epoch.
-
-    What an example sounds like depends on (seed, epoch, utterance id, which of its repeats it is) alone: on no worker,
-    order or earlier epoch, so that a run which goes on from a checkpoint hears what it would have heard. The epoch
-    lives in memory that worker processes share, also those that stay alive between epochs, whatever their start
-    method; set it before the epoch's first example is asked for. Examples without a waveform pass untouched.
-
-    Args:
-        examples: of the training side alone
-        augmentation: what is done
-        seed: of the run
-        refuses: why a recognizer cannot take a duration in seconds, or None: utterances that it could not take at
-            either end of the range of speeds keep their own speed; None where it takes all
-        epoch: the shared epoch of another set; None for one of its own
-
-    Attributes:
-        augmentation: what is done to them
-        keep_their_speed: ids of the utterances that it could not take slower or faster
-    """
-
-    def __init__(
-        self,
-        examples: ExampleDataset,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        refuses: Callable[[float], str | None] | None = None,
-        epoch: Any = None,  # noqa: ANN401 a shared integer of ctypes
-    ) -> None:
-        self._examples = examples
-        self.augmentation = augmentation
-        self._seed = seed
-        self._refuses = refuses
-        self._epoch = RawValue("q", 0) if epoch is None else epoch  # without a lock: those belong to a start method
-        self._ids = list(examples.utterances()["utterance_id"])
-        self._repeats = _repeats(self._ids)
-        self.keep_their_speed = self._keep_their_speed(examples.durations_s())
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self._examples[index]
-        if example.waveform is None:
-            return example
-        key = f"seed {self._seed}, epoch {self.epoch}, repeat {self._repeats[index]}, utterance {example.utterance_id}"
-        free = example.utterance_id not in self.keep_their_speed
-        return replace(example, waveform=self.augmentation(example.waveform, key, changes_speed=free))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def epoch(self) -> int:
-        """From 0."""
-        return int(self._epoch.value)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew, in this process and in every worker process that has these examples."""
-        self._epoch.value = epoch
-
-    def durations_s(self) -> list[float | None]:
-        """Duration of each utterance before augmentation, in seconds; None where it has no audio."""
-        return self._examples.durations_s()
-
-    def truths(self) -> list[str]:
-        """The task's label of each example, in order."""
-        return self._examples.truths()
-
-    def utterances(self) -> pd.DataFrame:
-        """The table of the examples, as ``ExampleDataset.utterances`` makes it."""
-        return self._examples.utterances()
-
-    def select(self, indices: Sequence[int]) -> AugmentedExamples:
-        """The examples at ``indices``, in that order and in the same epoch; repeats are counted within them."""
-        chosen = self._examples.select(indices)
-        return AugmentedExamples(chosen, self.augmentation, seed=self._seed, refuses=self._refuses, epoch=self._epoch)
-
-    def _keep_their_speed(self, durations: Sequence[float | None]) -> frozenset[str]:
-        speed = self.augmentation.settings.speed
-        if self._refuses is None or not speed.p:
-            return frozenset()
-        slowest, fastest = speed.min_rate / 1.001, speed.max_rate * 1.001  # rates are rounded to whole Hz
-        return frozenset(
-            name
-            for name, duration_s in zip(self._ids, durations, strict=True)
-            if duration_s and (self._refuses(duration_s / slowest) or self._refuses(duration_s / fastest))
-        )
-
-
 def _check(settings: AugmentSettings) -> None:
     for name in _NAMES:
         p = getattr(settings, name).p
@@ -392,14 +295,3 @@ def _drawn_from(key: str) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def _repeats(names: Sequence[str]) -> list[int]:
-    """How often each name stood before in the list.
-
-    Example:
-        >>> _repeats(["a", "b", "a"])
-        [0, 0, 1]
-    """
-    numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-    return [next(numbers[name]) for name in names]

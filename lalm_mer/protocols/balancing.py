@@ -52,11 +52,6 @@ class Balanced:
     before: Counts
     after: Counts
 
-    @property
-    def distinct(self) -> list[int]:
-        """The same positions, each once."""
-        return sorted(set(self.indices))
-
     def to_dict(self) -> dict[str, Any]:
         """Counts before and after, as run.json holds them."""
         return {"before": vars(self.before).copy(), "after": vars(self.after).copy()}

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import datasets
 import pandas as pd
 
-from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
-from lalm_mer.core.schema import Example
-from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.core.schema import Example, Turn
+from lalm_mer.corpora import PreparedCorpus, waveform_of
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
 from lalm_mer.protocols.splits import Folds, make_folds
 from lalm_mer.protocols.transcripts import Transcripts
 
-__all__ = ["ExampleDataset", "FoldedCorpus", "compared_columns", "fold_corpus"]
+__all__ = ["Beside", "ExampleDataset", "FoldedCorpus", "compared_columns", "fold_corpus"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What examples take from elsewhere than the row of their utterance.
+
+    Args:
+        transcripts: read in place of the corpus's own; None for those
+        context: utterance id -> the turns before it
+        descriptors: utterance id -> its voice in words
+        without_audio: whether an utterance that has no audio is read all the same; else it is an error to hear it
+    """
+
+    transcripts: Transcripts | None = None
+    context: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
+    descriptors: Mapping[str, str] = field(default_factory=dict)
+    without_audio: bool = False
 
 
 class ExampleDataset:
@@ -28,7 +45,7 @@ class ExampleDataset:
         rows: which of its rows, in order
         task: maps the corpus's labels
         sampling_rate: rate the recognizer hears at, in Hz; None leaves the audio alone
-        transcripts: read in place of the corpus's own; None for those
+        beside: what comes from elsewhere
     """
 
     def __init__(
@@ -37,13 +54,13 @@ class ExampleDataset:
         rows: list[int],
         task: Task,
         sampling_rate: int | None,
-        transcripts: Transcripts | None = None,
+        beside: Beside = Beside(),
     ) -> None:
         self._utterances = utterances
         self._rows = rows
         self._task = task
         self._sampling_rate = sampling_rate
-        self._transcripts = transcripts
+        self._beside = beside
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -56,9 +73,18 @@ class ExampleDataset:
             raise CorpusError(
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
-        name = row["utterance_id"]
-        transcript = row["transcript"] if self._transcripts is None else self._transcripts.by_id.get(name)
-        return Example(name, row["speaker"], label, transcript, self._waveform(row))
+        name, beside = row["utterance_id"], self._beside
+        without_audio = self.hears and row["audio"] is None and beside.without_audio
+        return Example(
+            name,
+            row["speaker"],
+            label,
+            row["transcript"] if beside.transcripts is None else beside.transcripts.by_id.get(name),
+            None if self._sampling_rate is None or without_audio else waveform_of(row, self._sampling_rate),
+            without_audio=without_audio,
+            context=beside.context.get(name, ()),
+            descriptors=beside.descriptors.get(name),
+        )
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -82,8 +108,8 @@ class ExampleDataset:
         answer = self._task.column
         columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
         frame: pd.DataFrame = columns.to_pandas()
-        if self._transcripts is not None:
-            frame["transcript"] = [self._transcripts.by_id.get(name) for name in frame["utterance_id"]]
+        if self._beside.transcripts is not None:
+            frame["transcript"] = [self._beside.transcripts.by_id.get(name) for name in frame["utterance_id"]]
         frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
         return frame
 
@@ -113,16 +139,7 @@ class ExampleDataset:
         return self._with(self._rows, None)
 
     def _with(self, rows: list[int], sampling_rate: int | None) -> ExampleDataset:
-        return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._transcripts)
-
-    def _waveform(self, row: Mapping[str, object]) -> Waveform | None:
-        if self._sampling_rate is None:
-            return None
-        audio = row["audio"]
-        if not isinstance(audio, Mapping):
-            raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
-        name = f"utterance {row['utterance_id']} ({audio['path']})"
-        return decode(audio["bytes"], name).resampled(self._sampling_rate)
+        return ExampleDataset(self._utterances, rows, self._task, sampling_rate, self._beside)
 
 
 @dataclass(frozen=True)
@@ -134,14 +151,14 @@ class FoldedCorpus:
         task: the protocol's task
         folds: proven folds
         unmapped: how many utterances the task leaves out
-        transcripts: what is read in place of the corpus's own; the folds are made and proven with its own in any case
+        beside: what examples take from elsewhere; the folds are made and proven with the corpus's own in any case
     """
 
     corpus: PreparedCorpus
     task: Task
     folds: Folds
     unmapped: int
-    transcripts: Transcripts | None = None
+    beside: Beside = field(default_factory=Beside)
 
     @property
     def label_set(self) -> LabelSet:
@@ -156,23 +173,29 @@ class FoldedCorpus:
             split: ``train``, ``dev`` or ``test``
             sampling_rate: in Hz; None for recognizers that do not hear
         """
-        position = {name: row for row, name in enumerate(self.corpus.columns(["utterance_id"])["utterance_id"])}
-        rows = [position[name] for name in self.folds.ids(fold, split)]
-        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.transcripts)
+        return self.examples_of(self.folds.ids(fold, split), sampling_rate)
+
+    def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
+        """Some examples, in the order of ``utterance_ids``; whatever side they are on.
+
+        Args:
+            utterance_ids: of utterances in a fold
+            sampling_rate: in Hz; None for recognizers that do not hear
+        """
+        rows = [self._position[name] for name in utterance_ids]
+        return ExampleDataset(self.corpus.dataset, rows, self.task, sampling_rate, self.beside)
 
     @property
     def truths(self) -> dict[str, str]:
         """Utterance id -> the task's label, of every utterance that is in a fold."""
-        table = self.corpus.columns(["utterance_id", self.task.column])
-        answers = dict(zip(table["utterance_id"], table[self.task.column], strict=True))
+        answers = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
         labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
         return {name: label for name, label in labels.items() if label is not None}
 
     @property
     def heard(self) -> list[str]:
         """Ids of the utterances in a fold that have audio."""
-        table = self.corpus.columns(["utterance_id", "audio_sha256"])
-        with_audio = set(table.loc[table["audio_sha256"].notna(), "utterance_id"])
+        with_audio = set(self._table.loc[self._table["audio_sha256"].notna(), "utterance_id"])
         return sorted(with_audio & set(self.folds.frame["utterance_id"]))
 
     @property
@@ -181,12 +204,23 @@ class FoldedCorpus:
 
         A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
         """
-        if self.transcripts is not None:
-            return self.transcripts.source
-        table = self.corpus.columns(["utterance_id", "transcript_source"])
-        used = table[table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
+        if self.beside.transcripts is not None:
+            return self.beside.transcripts.source
+        used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
         return next((source for source in ("simulated", "asr") if source in sources), "corpus")
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """What is asked of every utterance here, read once."""
+        return self.corpus.columns(
+            list(dict.fromkeys(["utterance_id", self.task.column, "audio_sha256", "transcript_source"]))
+        )
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        """Utterance id -> its row."""
+        return {name: row for row, name in enumerate(self._table["utterance_id"])}
 
 
 def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:

@@ -126,13 +126,21 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             )
         return output
 
-    def score(self, examples: Examples) -> npt.NDArray[np.float64]:
+    def score(self, examples: Examples, collator: Collator | None = None) -> npt.NDArray[np.float64]:
         """Label log-probabilities (N, K) of examples, in their order, over all processes.
+
+        Args:
+            examples: N examples
+            collator: asks in another way than the trainer's own
 
         Raises:
             PredictionError: if the processes together return other examples than were asked for
         """
-        output = self.predict(examples)
+        own, self._score_collator = self._score_collator, collator or self._score_collator
+        try:
+            output = self.predict(examples)
+        finally:
+            self._score_collator = own
         truth = np.asarray(output.label_ids)
         if truth.tolist() != [self._label_set.index(label) for label in examples.truths()]:
             raise PredictionError(f"{len(truth)} of {len(examples)} utterances came back from scoring, or out of order")

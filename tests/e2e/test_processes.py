@@ -17,11 +17,14 @@ from accelerate.utils import DistributedType
 from safetensors.numpy import load_file
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import write_corpus
 from lalm_mer.launch.engine import Engine, check_accelerator
 
 ENGINES = ["ddp", "zero2", "zero3"]
 # the same eight examples a step; dropout draws differ between processes
 STEPS = ["train.max_steps=2", "train.learning_rate=1e-3", "adapter.lora_dropout=0.0"]
+MUTE = ["train.num_train_epochs=1", *STEPS[1:], "data.without_audio=read"]
 
 
 def torchrun() -> list[str]:
@@ -99,6 +102,62 @@ def test_two_processes_learn_and_score_as_one_does(two_processes, one_process, w
         learned += np.abs(tensor).max() if "lora_B" in name else 0.0
     assert learned > 0.005  # lora_B begins with zeros; a step of Adam moves it by the learning rate
     assert_equal_predictions(tmp_path, one_process)
+
+
+@pytest.fixture(scope="module")
+def mostly_mute(workplace) -> Path:
+    """The same corpus, but of what is learnt from only two utterances have audio, one a speaker."""
+    heard = {"s5_0", "s6_1"}  # s1 and s2 are the test speakers of fold 1, s3 and s4 those of dev
+    rows = pd.read_parquet(workplace.data / "utterances")
+    utterances = [
+        Utterance(
+            utterance_id=row.utterance_id, corpus="synthetic_beeps", label=row.label, speaker=row.speaker,
+            transcript=row.transcript, audio_path=row.audio["path"] if kept else None,
+            audio_bytes=row.audio["bytes"] if kept else None,
+        )
+        for row in rows.itertuples()
+        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # whole batches: one filled up would weigh twice
+        for kept in [row.speaker in ("s1", "s2", "s3", "s4") or row.utterance_id in heard]
+    ]  # fmt: skip
+    write_corpus(
+        utterances,
+        corpus="synthetic_beeps",
+        out_dir=workplace.folder / "mute",
+        loader_version="1",
+        synthetic=True,
+        keeps_missing=True,
+    )
+    return workplace.folder / "mute"
+
+
+@pytest.fixture(scope="module")
+def one_mute_process(workplace, mostly_mute) -> Path:
+    """An epoch over them in one process."""
+    folder = workplace.folder / "one_mute_process"
+    workplace.run("finetune", folder, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=8")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
+def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_process, mostly_mute, workplace, tmp_path):
+    """16 examples make four batches of two processes; no more than two of the four hold audio."""
+    overrides, launcher = two_processes
+    workplace.run(
+        "finetune", tmp_path, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=4", *overrides,
+        launcher=launcher,
+    )  # fmt: skip
+    found, expected = history(tmp_path), history(one_mute_process)
+    assert list(found["step"]) == list(expected["step"]) == [1, 2, 2]
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, one_mute_process)]
+    for name, tensor in adapters[1].items():
+        np.testing.assert_allclose(adapters[0][name], tensor, atol=1e-6, err_msg=name)
+    learned = [
+        np.abs(tensor).max() for name, tensor in adapters[1].items() if "lora_B" in name and "audio_tower" in name
+    ]
+    assert max(learned) > 5e-4  # what little was heard was learnt from
+    assert_equal_predictions(tmp_path, one_mute_process)
 
 
 @pytest.mark.slow

@@ -21,12 +21,9 @@ CONFIG = "recipes/transcribe/whisper.yaml"
 SENTENCES = ("Kids are talking by the door.", None, "...", "It is eleven.", "I would like a new alarm clock!")
 
 
-@pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whisper")
-    build = runpy.run_path(str(ROOT / "tests/unit/models/test_transcriber.py"))["build_tiny_whisper"]
-    build(folder)
-    return folder
+@pytest.fixture
+def whisper(tiny_whisper_folder):
+    return tiny_whisper_folder
 
 
 @pytest.fixture

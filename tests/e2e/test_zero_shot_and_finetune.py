@@ -107,3 +107,34 @@ def test_another_seed_differs(workplace, uninterrupted, tmp_path):
     assert (tmp_path / adapter).read_bytes() != (uninterrupted / adapter).read_bytes()
     first = [json.loads((folder / "history.jsonl").read_text().splitlines()[0]) for folder in (tmp_path, uninterrupted)]
     assert first[0]["loss"] != first[1]["loss"]  # other examples in the first batch
+
+
+WAYS = {
+    "shots": ["prompt.shots=3"],
+    "orders": ["prompt.label_orders=4"],
+    "templates": ["prompt.also=[prompts/brief_audio_transcript.yaml]"],
+    "mean": ["prompt.label_score=mean"],
+    "pmi": ["prompt.label_score=pmi"],
+    "all at once": ["prompt.shots=2", "prompt.label_orders=2", "prompt.label_score=pmi"],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_ways_of_asking_give_other_scores(way, prompted, workplace, tmp_path):
+    out = tmp_path / "run"
+    assert workplace.again("zero_shot", f"output.dir={out}", *WAYS[way]) == 0
+    table, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (out, prompted))
+    scores, before = (each[each["status"] == "scored"].filter(like="log_prob_") for each in (table, plain))
+    assert len(scores) == len(before) == 20
+    assert np.exp(scores).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert (scores - before).abs().to_numpy().max() > 1e-4
+    run = json.loads((out / "run.json").read_text())
+    assert any("answered training utterances" in note for note in run["notes"]) == ("prompt.shots" in WAYS[way][0])
+
+
+def test_one_order_of_one_template_is_the_plain_run(prompted, workplace, tmp_path):
+    assert (
+        workplace.again("zero_shot", f"output.dir={tmp_path / 'run'}", "prompt.label_orders=1", "prompt.also=[]") == 0
+    )
+    table, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "run", prompted))
+    pd.testing.assert_frame_equal(table, plain)

@@ -1,37 +1,31 @@
-"""The families: a file an architecture, and one line here."""
+"""The families: a file an architecture, and one line here; none is imported before it is asked for."""
 
-from lalm_mer.core.errors import ConfigError
-from lalm_mer.models.families.audioflamingo3 import AudioFlamingo3
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.families.base import Family
-from lalm_mer.models.families.gemma4 import Gemma4
-from lalm_mer.models.families.glmasr import GlmAsr
-from lalm_mer.models.families.granite_speech import GraniteSpeech
-from lalm_mer.models.families.musicflamingo import MusicFlamingo
-from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
-from lalm_mer.models.families.qwen2_5_omni import Qwen25Omni
-from lalm_mer.models.families.qwen2_audio import Qwen2Audio
-from lalm_mer.models.families.qwen3_asr import Qwen3Asr
-from lalm_mer.models.families.qwen3_omni_moe import Qwen3OmniMoe
-from lalm_mer.models.families.voxtral import Voxtral
 
 __all__ = ["FAMILIES", "family_class"]
 
-FAMILIES: dict[str, type[Family]] = {
-    family.name: family
-    for family in (
-        Qwen2Audio,
-        AudioFlamingo3,
-        MusicFlamingo,
-        GlmAsr,
-        Qwen3Asr,
-        GraniteSpeech,
-        Phi4Multimodal,
-        Gemma4,
-        Qwen25Omni,
-        Qwen3OmniMoe,
-        Voxtral,
-    )
+FAMILIES = {
+    "qwen2_audio": "Qwen2Audio",
+    "audioflamingo3": "AudioFlamingo3",
+    "musicflamingo": "MusicFlamingo",
+    "glmasr": "GlmAsr",
+    "qwen3_asr": "Qwen3Asr",
+    "granite_speech": "GraniteSpeech",
+    "phi4_multimodal": "Phi4Multimodal",
+    "gemma4": "Gemma4",
+    "gemma3n": "Gemma3n",
+    "qwen2_5_omni": "Qwen25Omni",
+    "qwen3_omni_moe": "Qwen3OmniMoe",
+    "voxtral": "Voxtral",
 }
+"""Name of a family, which is that of its file here -> the class in it"""
+_FOR_ALL_ELSE = {"generic": "Generic"}
 
 
 def family_class(name: str) -> type[Family]:
@@ -39,7 +33,15 @@ def family_class(name: str) -> type[Family]:
 
     Raises:
         ConfigError: if there is none
+        ModelError: if the transformers that is installed does not have it
     """
-    if name not in FAMILIES:
-        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    known = {**FAMILIES, **_FOR_ALL_ELSE}
+    if name not in known:
+        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(known)}")
+    try:
+        module = import_module(f"{__name__}.{name}")
+    except ImportError as error:
+        raise ModelError(
+            f"family {name}: {error}; a newer transformers has it: pip install --upgrade transformers"
+        ) from error
+    return cast("type[Family]", getattr(module, known[name]))

@@ -41,6 +41,4 @@ class AudioFlamingo3(FlamingoFamily):
             max_audio_len=shape.window_s,
         )
         config = AudioFlamingo3Config(**tiny_configs(shape, tokenizer))
-        config.randomly_initialised = True
-        AudioFlamingo3ForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)

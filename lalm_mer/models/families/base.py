@@ -90,6 +90,12 @@ class Family(ABC):
     """Whether its front end fills short audio with silence, so that none is too short"""
     fills_windows: ClassVar[bool] = False
     """Every utterance fills as many placeholders as whole windows, with silence"""
+    whole: ClassVar[str | None] = None
+    """Why its two steps are one, so that no tower output can be kept; None where there are two"""
+    one_turn: ClassVar[str | None] = None
+    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
+    audio_marks: ClassVar[tuple[str, str]] = ("", "")
+    """What the processor, not the chat template, writes before and after an audio slot"""
     needs: ClassVar[str | None] = None
     """Module without which its tokenizer cannot be opened; the extra that brings it has the family's name"""
 
@@ -149,7 +155,33 @@ class Family(ABC):
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
         return AutoProcessor.from_pretrained(source, revision=revision)
 
+    @classmethod
+    def attention(cls, asked: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
+        """What ``from_pretrained`` is told of attention where ``asked`` is wanted."""
+        return asked
+
+    def merge_published_adapter(self, source: str, revision: str | None) -> None:  # noqa: B027 most do nothing
+        """Make an adapter that is published with the weights a part of them."""
+
     # What all families share
+
+    @classmethod
+    def save_tiny(cls, folder: Path, config: Any, processor: Any, *, stirred: str | None = None) -> None:  # noqa: ANN401
+        """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``.
+
+        Args:
+            folder: where to write
+            config: of ``model_class``
+            processor: whatever ``load_processor`` opens
+            stirred: last name of parameters that are to start at one, not at zero, lest what is behind them be mute
+        """
+        config.randomly_initialised = True
+        model = cls.model_class(config)
+        for name, parameter in model.named_parameters():
+            if name.rpartition(".")[2] == stirred:
+                nn.init.ones_(parameter)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
     @classmethod
     def require_what_it_needs(cls) -> None:
@@ -190,6 +222,8 @@ class Family(ABC):
         if quantization is not None:
             if quantization != NF4:
                 raise ConfigError(f"key 'model.quantization': {quantization!r}; expected nf4 or null")
+            if cls.whole is not None:
+                raise ConfigError(f"key 'model.quantization': {cls.name} takes null alone; {cls.whole}")
             parts = {**cls.towers, **{path: path for path in cls.beside}}
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:
@@ -198,7 +232,7 @@ class Family(ABC):
                 source,
                 revision=revision,
                 dtype=getattr(torch, dtype),
-                attn_implementation=attn_implementation,
+                attn_implementation=cls.attention(attn_implementation),
                 use_safetensors=True,
                 **extra,
             )
@@ -209,7 +243,9 @@ class Family(ABC):
             ) from error
         if quantization is not None:
             require_language_model_alone(model, cls.towers, cls.name)
-        return cls(model, processor)
+        family = cls(model, processor)
+        family.merge_published_adapter(source, revision)
+        return family
 
     def refuses(self, duration_s: float) -> str | None:
         """Why the family cannot take audio of this duration, in seconds; None where it can."""
@@ -246,7 +282,8 @@ class Family(ABC):
             if kind == "words":
                 ids.extend(self.word_ids(piece))
                 continue
-            for token in self.tokenizer(piece, add_special_tokens=False)["input_ids"]:
+            marked = piece.replace(self.audio_token, self.audio_token.join(self.audio_marks))
+            for token in self.tokenizer(marked, add_special_tokens=False)["input_ids"]:
                 if token == self.audio_token_id:
                     slots += 1
                     ids.extend([token] * next(counts, 0))

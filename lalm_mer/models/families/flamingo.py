@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AudioFlamingo3EncoderConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.tiny_shape import TinyShape, language_sizes
 from lalm_mer.models.families.windows import WindowedFamily
 
 __all__ = ["SPECIAL", "TRAINED_ON", "FlamingoFamily", "chat_template", "tiny_configs"]
@@ -34,6 +34,7 @@ class FlamingoFamily(WindowedFamily):
 
     stop_token = "<|im_end|>"
     audio_token = "<sound>"
+    one_turn = "its processor takes one waveform a conversation"
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Mel frames, halved by a strided convolution and again by pooling."""
@@ -85,13 +86,7 @@ def tiny_configs(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> dict[s
         max_source_positions=shape.window_s * 50,
     )
     language_model = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        intermediate_size=4 * shape.hidden_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads // 2,
-        initializer_range=shape.initializer_range,
+        **language_sizes(shape, len(tokenizer)),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

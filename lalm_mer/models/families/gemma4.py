@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     Gemma4AudioConfig,
     Gemma4AudioFeatureExtractor,
     Gemma4Config,
     Gemma4ForConditionalGeneration,
     Gemma4Processor,
     Gemma4TextConfig,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
 )
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.audio_only import AudioOnlyProcessor, opened_parts
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.gemma import GemmaFamily
 from lalm_mer.models.families.own_length import at_own_length
-from lalm_mer.models.families.plain_words import plain_word_ids
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
-from lalm_mer.prompting.conversation import Conversation
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
-__all__ = ["Gemma4", "Gemma4AudioProcessor"]
+__all__ = ["Gemma4"]
 
 _TEMPLATE = (
     "{{ bos_token }}"
@@ -42,49 +40,25 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|turn>model\\n' }}{% endif %}"
 )
 _BEFORE_AUDIO, _AFTER_AUDIO = "<|audio>", "<audio|>"
-_UNKNOWN = "What audio it was trained on is not public as a whole, so that no corpus can be ruled out."
 
 
-class Gemma4AudioProcessor(Gemma4Processor):  # type: ignore[misc]
-    """transformers' processor without images and videos, whose own constructor needs torchvision.
-
-    Args:
-        feature_extractor: transformers' own
-        tokenizer: the model's
-        chat_template: which takes messages of parts
-    """
-
+class _Processor(AudioOnlyProcessor, Gemma4Processor):  # type: ignore[misc]
     return_mm_token_type_ids = False
-
-    def __init__(
-        self,
-        feature_extractor: Gemma4AudioFeatureExtractor,
-        tokenizer: PreTrainedTokenizerBase,
-        chat_template: str | None = None,
-    ) -> None:
-        self.audio_token, self.boa_token, self.eoa_token = Gemma4.audio_token, _BEFORE_AUDIO, _AFTER_AUDIO
-        self.audio_token_id = tokenizer.convert_tokens_to_ids(self.audio_token)
-        ProcessorMixin.__init__(self, feature_extractor, tokenizer, chat_template=chat_template)
+    audio_token, boa_token, eoa_token = "<|audio|>", _BEFORE_AUDIO, _AFTER_AUDIO
 
 
-class Gemma4(Family):
-    """Gemma 4 E2B and E4B on transformers' own classes; the larger ones have no audio tower.
-
-    Sliding attention is kept where answers share a prompt: a token sees as far back, in positions, as it would alone.
-    """
+class Gemma4(GemmaFamily):
+    """Gemma 4 E2B and E4B on transformers' own classes; the larger ones have no audio tower."""
 
     name = "gemma4"
     stop_token = "<turn|>"
     audio_token = "<|audio|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.embed_audio",
-        "language_model": "model.language_model",
-    }
     model_class = Gemma4ForConditionalGeneration
     published = ("google/gemma-4-E2B-it", "google/gemma-4-E4B-it")
     licence = "Apache-2.0"
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
+    longest_s = 30.0
+    """After which its processor cuts audio off"""
+    audio_marks = (_BEFORE_AUDIO, _AFTER_AUDIO)
     beside = ("model.vision_tower", "model.embed_vision")
 
     @classmethod
@@ -93,8 +67,9 @@ class Gemma4(Family):
         special = ["<pad>", "<eos>", "<bos>", "<|turn>", cls.stop_token, cls.audio_token, _BEFORE_AUDIO, _AFTER_AUDIO]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<pad>")
         tokenizer.bos_token = "<bos>"
-        processor = Gemma4AudioProcessor(Gemma4AudioFeatureExtractor(), tokenizer, chat_template=_TEMPLATE)
+        processor = _Processor(Gemma4AudioFeatureExtractor(), tokenizer, chat_template=_TEMPLATE)
         token = tokenizer.convert_tokens_to_ids
+        text_shape = replace(shape, initializer_range=shape.initializer_range / 2)  # embeddings are scaled up
         config = Gemma4Config(
             audio_config=Gemma4AudioConfig(
                 hidden_size=shape.hidden_size,
@@ -105,19 +80,13 @@ class Gemma4(Family):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=Gemma4TextConfig(
-                vocab_size=len(tokenizer),
+                **language_sizes(text_shape, len(tokenizer)),
                 vocab_size_per_layer_input=len(tokenizer),
-                hidden_size=shape.hidden_size,
                 hidden_size_per_layer_input=16,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
                 head_dim=shape.hidden_size // shape.heads,
                 global_head_dim=2 * (shape.hidden_size // shape.heads),
                 sliding_window=16,
                 final_logit_softcapping=30.0,
-                initializer_range=shape.initializer_range / 2,  # embeddings are scaled by the root of their width
                 bos_token_id=token("<bos>"),
                 eos_token_id=[token("<eos>"), token(cls.stop_token)],
                 pad_token_id=token("<pad>"),
@@ -130,87 +99,27 @@ class Gemma4(Family):
             video_token_id=len(tokenizer) + 1,
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
         config.longest_audio_s = shape.window_s
-        Gemma4ForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     @classmethod
-    def load_processor(cls, source: str, revision: str | None) -> Gemma4AudioProcessor:
+    def load_processor(cls, source: str, revision: str | None) -> _Processor:
         """The processor without images and videos."""
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        extractor = Gemma4AudioFeatureExtractor.from_pretrained(source, revision=revision)
-        published = getattr(tokenizer, "chat_template", None) or _TEMPLATE
-        return Gemma4AudioProcessor(extractor, tokenizer, chat_template=published)
+        return _Processor(*opened_parts(Gemma4AudioFeatureExtractor, source, revision, _TEMPLATE))
 
     @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None,
-        dtype: str,
-        attn_implementation: str,
-        quantization: str | None = None,
-    ) -> Self:
-        """Open model and processor; the audio tower has one attention of its own, whatever is asked for."""
-        by_part: Any = {"": attn_implementation, "text_config": attn_implementation, "audio_config": "eager"}
-        return super().load(
-            model_id, revision=revision, dtype=dtype, attn_implementation=by_part, quantization=quantization
-        )
-
-    def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
-        """The prompt, with the tokens around each audio slot that the processor, not the template, writes."""
-        counts = iter(audio_tokens)
-        ids: list[int] = []
-        left = 0
-        for token in super().prompt_ids(conversation, audio_tokens):
-            if token == self.audio_token_id and not left:
-                left = next(counts)
-                ids.append(self._token_id(_BEFORE_AUDIO))
-            ids.append(token)
-            if token == self.audio_token_id:
-                left -= 1
-                ids += [] if left else [self._token_id(_AFTER_AUDIO)]
-        return ids
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
-        return plain_word_ids(self.tokenizer, words, self.name)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """Thirty seconds, after which its processor cuts audio off."""
-        return float(getattr(self.model.config, "longest_audio_s", 30.0))
+    def attention(cls, asked: str) -> Any:  # noqa: ANN401 by part
+        """The audio tower has one attention of its own, whatever is asked for."""
+        return {"": asked, "text_config": asked, "audio_config": "eager"}
 
     def audio_token_count(self, samples: int) -> int:
         """Mel frames whose window ends within the waveform, halved twice and rounded up."""
         return -(-self._mel_frames(samples) // 4)
 
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms without the frames that only padding fills.
-
-        Returns:
-            ``audio_features`` (A, frames, mel bins), padded at the end, and ``audio_frames`` (A,)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        extractor: Any = self.processor.feature_extractor
-        each = []
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-            features = extractor([waveform.samples])["input_features"][0]
-            each.append(torch.from_numpy(features)[: self._mel_frames(len(waveform.samples))])
-        return {
-            "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
-            "audio_frames": torch.tensor([len(features) for features in each]),
-        }
+    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram without the frames that only padding fills."""
+        features = self.processor.feature_extractor([samples])["input_features"][0]
+        return torch.from_numpy(features)[: self._mel_frames(len(samples))]
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one, each waveform at its own length."""
@@ -225,46 +134,14 @@ class Gemma4(Family):
         shape = (int(lengths.max()), int(tower.config.output_proj_dims))
         return TowerOutput(at_own_length(encode, audio_features, audio_frames, shape, tower.dtype), lengths)
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        language_model: Any = self.submodule("language_model")
-        is_audio = inputs.input_ids == self.audio_token_id
-        # as in the model's own forward, a placeholder has the embeddings of padding in every layer
-        words = inputs.input_ids.masked_fill(is_audio, language_model.config.pad_token_id)
-        embeddings = language_model.get_input_embeddings()(words)
-        every_layer = None
-        if language_model.config.hidden_size_per_layer_input:
-            every_layer = language_model.get_per_layer_inputs(words, embeddings)
-        if audio is not None:
-            projected = self.submodule("projector")(inputs_embeds=audio.states)
-            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        hidden: Tensor = language_model(
-            inputs_embeds=embeddings,
-            per_layer_inputs=every_layer,
-            position_ids=inputs.position_ids,
-            attention_mask=self._masks(inputs, int(language_model.config.sliding_window)),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer, softly capped."""
-        config: Any = self.model.config
-        logits: Tensor = self.model.get_submodule("lm_head")(hidden)
-        cap = config.text_config.final_logit_softcapping
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    @staticmethod
-    def _masks(inputs: LanguageInputs, window: int) -> Tensor | dict[str, Tensor]:
-        mask = inputs.attention_mask
-        if mask.ndim == 2:
-            return mask  # the model makes both kinds from it
-        positions = inputs.position_ids
-        far = positions[:, :, None] - positions[:, None, :] >= window
-        return {
-            "full_attention": mask,
-            "sliding_attention": mask.masked_fill(far[:, None], torch.finfo(mask.dtype).min),
-        }
+    def embedded(self, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As in the model's own forward, a placeholder has the embeddings of padding in every layer."""
+        decoder = self.decoder()
+        words = ids.masked_fill(is_audio, decoder.config.pad_token_id)
+        embeddings = decoder.get_input_embeddings()(words)
+        if not decoder.config.hidden_size_per_layer_input:
+            return embeddings, None
+        return embeddings, decoder.get_per_layer_inputs(words, embeddings)
 
     def _mel_frames(self, samples: int) -> int:
         extractor: Any = self.processor.feature_extractor

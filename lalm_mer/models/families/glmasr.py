@@ -15,7 +15,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 from lalm_mer.models.families.windows import WindowedFamily
 
 __all__ = ["GlmAsr"]
@@ -56,6 +56,7 @@ class GlmAsr(WindowedFamily):
     published = ("zai-org/GLM-ASR-Nano-2512",)
     licence = "MIT"
     contamination = {}  # noqa: RUF012 constant
+    one_turn = "its processor takes one waveform a conversation"
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -81,13 +82,7 @@ class GlmAsr(WindowedFamily):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
-                initializer_range=shape.initializer_range,
+                **language_sizes(shape, len(tokenizer)),
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
@@ -95,9 +90,7 @@ class GlmAsr(WindowedFamily):
             audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
-        GlmAsrForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Mel frames, halved by a strided convolution and taken four by four."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     Blip2QFormerConfig,
     GraniteConfig,
     GraniteSpeechConfig,
@@ -18,14 +18,13 @@ from transformers import (
     GraniteSpeechProcessor,
 )
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.audio_only import opened_parts
+from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.chat_templates import for_parts
 from lalm_mer.models.families.granite_mel import extractor_class
 from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.own_length import at_own_length
-from lalm_mer.models.families.plain_words import plain_word_ids
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["GraniteSpeech"]
 
@@ -43,7 +42,7 @@ _SYSTEM = (
 )
 
 
-class GraniteSpeech(Family):
+class GraniteSpeech(OwnLengthFamily):
     """Granite Speech 3.3 on transformers' own classes.
 
     The weights' own LoRA adapter, which their authors switch on wherever there is audio, is merged into the language
@@ -67,6 +66,8 @@ class GraniteSpeech(Family):
     licence = "Apache-2.0"
     contamination = {}  # noqa: RUF012 constant
     own_batches_agree = False
+    longest_s = 300.0
+    """The tower has no window; five minutes bound what one forward may cost"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
@@ -102,13 +103,7 @@ class GraniteSpeech(Family):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=GraniteConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
-                initializer_range=shape.initializer_range,
+                **language_sizes(shape, len(tokenizer)),
                 bos_token_id=stop,
                 eos_token_id=stop,
                 pad_token_id=stop,
@@ -118,54 +113,23 @@ class GraniteSpeech(Family):
             has_lora_adapter=False,
             tie_word_embeddings=False,
         )
-        config.randomly_initialised = True
         config.longest_audio_s = shape.window_s
-        GraniteSpeechForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
         """transformers' processor, with a template that takes audio slots and does not tell the day."""
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        extractor = extractor_class().from_pretrained(source, revision=revision)
-        published = getattr(tokenizer, "chat_template", None) or _TEMPLATE
+        refuse_pickled(Path(source))  # before transformers would read an adapter there
+        extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, _TEMPLATE)
         processor = GraniteSpeechProcessor(
-            extractor, tokenizer, chat_template=for_parts(published, cls.audio_token, _SYSTEM)
+            extractor, tokenizer, chat_template=for_parts(template, cls.audio_token, _SYSTEM)
         )
         processor.feature_extractor = extractor  # as the other families' processors call it
         return processor
 
-    @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None,
-        dtype: str,
-        attn_implementation: str,
-        quantization: str | None = None,
-    ) -> Self:
-        """Open model and processor; the adapter that comes with the weights is merged."""
-        refuse_pickled(Path(model_id))
-        family = super().load(
-            model_id,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-        )
-        merge_adapters(family.model, cls.name)
-        return family
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """The tower has no window; five minutes bound what one forward may cost."""
-        return float(getattr(self.model.config, "longest_audio_s", 300.0))
+    def merge_published_adapter(self, source: str, revision: str | None) -> None:
+        """The one that transformers has opened with the weights."""
+        merge_adapters(self.model, self.name)
 
     def audio_token_count(self, samples: int) -> int:
         """Queries of all windows, the last one filled up; 0 where the extractor cannot pad by reflection."""
@@ -173,26 +137,13 @@ class GraniteSpeech(Family):
         config: Any = self.model.config
         return -(-frames // int(config.window_size)) * self._queries
 
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms, each normalised by itself, two mel frames stacked to one.
-
-        Returns:
-            ``audio_features`` (A, frames, 2 * mel bins), padded at the end, and ``audio_frames`` (A,)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
+    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram, normalised by itself, two mel frames stacked to one."""
         extractor = self.processor.feature_extractor
-        width = 2 * int(extractor.melspec_kwargs["n_mels"])
-        each = []
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-            heard = self._tower_frames(len(waveform.samples)) > 0
-            each.append(extractor([waveform.samples])["input_features"][0] if heard else torch.zeros((0, width)))
-        return {
-            "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
-            "audio_frames": torch.tensor([len(features) for features in each]),
-        }
+        if not self._tower_frames(len(samples)):
+            return torch.zeros((0, 2 * int(extractor.melspec_kwargs["n_mels"])))
+        features: Tensor = extractor([samples])["input_features"][0]
+        return features
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one, each waveform at its own length; as many tower frames as one placeholder needs are stacked.
@@ -217,33 +168,15 @@ class GraniteSpeech(Family):
         rows = states.reshape(len(states), total // config.downsample_rate, width * config.downsample_rate)
         return TowerOutput(rows, windows * self._queries)
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        language_model: Any = self.submodule("language_model")
-        is_audio = inputs.input_ids == self.audio_token_id
-        embeddings = language_model.get_input_embeddings()(inputs.input_ids.masked_fill(is_audio, 0))
-        if audio is not None:
-            config: Any = self.model.config
-            frames = audio.states.reshape(len(audio.states), audio.states.shape[1] * config.downsample_rate, -1)
-            projected = self.submodule("projector")(frames)
-            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        hidden: Tensor = language_model(
-            inputs_embeds=embeddings,
-            position_ids=inputs.position_ids,
-            attention_mask=inputs.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
+    def project(self, states: Tensor) -> Tensor:
+        """The Q-Former, on frames that are no longer stacked."""
+        config: Any = self.model.config
+        return super().project(states.reshape(len(states), states.shape[1] * config.downsample_rate, -1))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output layer, scaled as the language model was trained."""
         config: Any = self.model.config
-        logits: Tensor = self.model.get_submodule("lm_head")(hidden) / config.text_config.logits_scaling
-        return logits
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
-        return plain_word_ids(self.tokenizer, words, self.name)
+        return super().logits(hidden) / float(config.text_config.logits_scaling)
 
     @property
     def _queries(self) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     MusicFlamingoConfig,
     MusicFlamingoForConditionalGeneration,
@@ -18,7 +17,6 @@ from transformers.models.musicflamingo.modeling_musicflamingo import apply_rotar
 
 from lalm_mer.models.families.flamingo import SPECIAL, TRAINED_ON, FlamingoFamily, chat_template, tiny_configs
 from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
-from lalm_mer.prompting.conversation import Conversation
 
 __all__ = ["MusicFlamingo"]
 
@@ -46,10 +44,7 @@ class MusicFlamingo(FlamingoFamily):
         corpus: f"Made from Audio Flamingo 3 (Ghosh et al. 2025, arXiv:2511.10289): {said}."
         for corpus, said in TRAINED_ON.items()
     }
-
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own
-        super().__init__(model, processor)
-        self._begin_id, self._end_id = self._token_id(_BEGIN), self._token_id(_END)
+    audio_marks = (_BEGIN, _END)
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -68,25 +63,7 @@ class MusicFlamingo(FlamingoFamily):
             audio_eos_token_id=tokenizer.convert_tokens_to_ids(_END),
             rope_parameters={"rope_type": "default", "rope_theta": 1200.0},
         )
-        config.randomly_initialised = True
-        MusicFlamingoForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
-        """Token ids of a conversation, the placeholders of each slot between the marks that the processor writes."""
-        ids: list[int] = []
-        counts = iter([count for count in audio_tokens if count])
-        left = 0
-        for token in super().prompt_ids(conversation, audio_tokens):
-            if token == self.audio_token_id and not left:
-                left = next(counts)
-                ids.append(self._begin_id)
-            ids.append(token)
-            if token == self.audio_token_id:
-                left -= 1
-                if not left:
-                    ids.append(self._end_id)
-        return ids
+        cls.save_tiny(folder, config, processor)
 
     def encode_windows(self, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
         """The tower, and its output rotated by the window's number and by the time inside it, which learns nothing."""

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast, ProcessorMixin
+from transformers import WhisperFeatureExtractor
 
 from lalm_mer.core.audio import Waveform
+from lalm_mer.models.families.audio_only import AudioOnlyProcessor
 from lalm_mer.models.families.base import LanguageInputs, TowerOutput
 from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.plain_words import plain_word_ids
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
-__all__ = ["AudioOnlyProcessor", "OmniFamily", "chat_template"]
+__all__ = ["OmniFamily", "chat_template"]
 
-
-class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
-    """Goes before a published processor, whose constructor asks for torchvision for the sake of pictures.
-
-    Args:
-        feature_extractor: of log-mel spectrograms
-        tokenizer: with the audio token among its special tokens
-        chat_template: as published
-    """
-
-    audio_token: str
-    image_token = video_token = None
-
-    def __init__(
-        self,
-        feature_extractor: Any = None,  # noqa: ANN401 transformers builds it by name
-        tokenizer: PreTrainedTokenizerFast | None = None,
-        chat_template: str | None = None,
-    ) -> None:
-        ProcessorMixin.__init__(self, feature_extractor, tokenizer, chat_template=chat_template)
-        self.audio_token_id = self.tokenizer.convert_tokens_to_ids(self.audio_token)
+_FILLER = "<|endoftext|>"
 
 
 class OmniFamily(InPlaceFamily):
@@ -54,22 +37,56 @@ class OmniFamily(InPlaceFamily):
     """The published processor's class behind ``AudioOnlyProcessor``"""
 
     @classmethod
+    def save_tiny_thinker(
+        cls, folder: Path, shape: TinyShape, template: str, tokens: Mapping[str, str], parts: Mapping[str, Any]
+    ) -> None:
+        """A tower of 128 mel bands over a Qwen of the same width; eyes are there, unused.
+
+        Args:
+            folder: where to write
+            shape: of tower and language model
+            template: for chats
+            tokens: key of the config -> token, the audio's first
+            parts: what this thinker's ``audio_config``, ``vision_config`` and ``text_config`` say besides
+        """
+        special = [_FILLER, "<|im_start|>", cls.stop_token, *tokens.values()]
+        tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=_FILLER)
+        tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+        head = shape.hidden_size // shape.heads
+        rotary = {"mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6]}
+        audio = {
+            "num_mel_bins": 128,
+            "encoder_layers": shape.layers,
+            "encoder_attention_heads": shape.heads,
+            "encoder_ffn_dim": 4 * shape.hidden_size,
+            "d_model": shape.hidden_size,
+            "output_dim": shape.hidden_size,
+            "initializer_range": shape.initializer_range,
+        }
+        vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+        text = language_sizes(shape, len(tokenizer)) | {
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **rotary, **parts["rope_parameters"]},
+        }
+        config = cls.model_class.config_class(
+            audio_config=audio | parts["audio_config"],
+            vision_config=vision | {"out_hidden_size": shape.hidden_size} | parts["vision_config"],
+            text_config=text | parts["text_config"],
+            initializer_range=shape.initializer_range,
+            **{key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()},
+        )
+        extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
+        cls.save_tiny(folder, config, cls.processor_class(extractor, tokenizer, chat_template=template))
+
+    @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
         """Its processor without images and video, which need torchvision."""
         return cls.processor_class.from_pretrained(source, revision=revision)
 
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters, ``<tool_call>`` and the like too, which are added but not special."""
-        return plain_word_ids(self.tokenizer, words, self.name)
-
     @abstractmethod
     def tokens_of(self, frames: Tensor) -> Tensor:
         """How many placeholders so many mel frames fill."""
-
-    @property
-    def longest_audio_s(self) -> float:
-        """What the processor takes, in seconds: 300 for the published models; the tower itself works in chunks."""
-        return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
 
     def audio_token_count(self, samples: int) -> int:
         """Those of the mel frames."""
@@ -86,21 +103,11 @@ class OmniFamily(InPlaceFamily):
             AudioError: if a waveform is not at the family's rate
         """
         extractor = self.processor.feature_extractor
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
         hop = int(extractor.hop_length)
         # silence for the last analysis window to reach into, as far as the processor's own padding has it
         longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
-        batch = extractor(
-            [waveform.samples for waveform in waveforms],
-            sampling_rate=self.sampling_rate,
-            padding="max_length",
-            max_length=min(-(-longest // hop) * hop, int(extractor.n_samples)),
-            truncation=False,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return {"audio_features": batch["input_features"], "audio_frames": batch["attention_mask"].sum(-1)}
+        features, frames = self.log_mel(waveforms, min(-(-longest // hop) * hop, int(extractor.n_samples)))
+        return {"audio_features": features, "audio_frames": frames}
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one: the tower's own forward, heard at the projector's door, for the tower returns projected states."""

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-__all__ = ["at_own_length"]
+from lalm_mer.core.audio import Waveform
+from lalm_mer.models.families.in_place import InPlaceFamily
+
+__all__ = ["OwnLengthFamily", "at_own_length"]
+
+
+class OwnLengthFamily(InPlaceFamily):
+    """Each waveform goes through front end and tower alone, or beside those of its own length."""
+
+    longest_s: ClassVar[float]
+    """Longest audio that the published weights take, in seconds; a config may say another"""
+
+    @property
+    def longest_audio_s(self) -> float:
+        """Longest audio it takes, in seconds."""
+        return float(getattr(self.model.config, "longest_audio_s", self.longest_s))
+
+    @abstractmethod
+    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
+        """What the tower takes for one waveform, (frames, bins); no frames where it is too short."""
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Each waveform's own features.
+
+        Returns:
+            ``audio_features`` (A, frames, bins), padded at the end, and ``audio_frames`` (A,)
+
+        Raises:
+            AudioError: if a waveform is not at the family's rate
+        """
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+        each = [self.features_of(waveform.samples) for waveform in waveforms]
+        return {
+            "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
+            "audio_frames": torch.tensor([len(features) for features in each]),
+        }
 
 
 def at_own_length(

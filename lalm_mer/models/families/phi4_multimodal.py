@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     Phi4MultimodalAudioConfig,
     Phi4MultimodalConfig,
     Phi4MultimodalFeatureExtractor,
@@ -20,14 +20,13 @@ from transformers import (
     ProcessorMixin,
 )
 
-from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.audio_only import opened_parts
+from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.chat_templates import for_parts
 from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.own_length import at_own_length
-from lalm_mer.models.families.plain_words import plain_word_ids
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Phi4Multimodal", "Phi4SpeechProcessor"]
 
@@ -78,7 +77,7 @@ class _View(nn.ModuleDict):
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
 
-class Phi4Multimodal(Family):
+class Phi4Multimodal(OwnLengthFamily):
     """Phi-4-multimodal-instruct on transformers' own classes, without remote code: revision ``refs/pr/70`` on the Hub.
 
     transformers keeps the two modality adapters of the checkpoint out of its class. The one for speech is merged into
@@ -101,6 +100,8 @@ class Phi4Multimodal(Family):
     contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
     beside = ("model.embed_tokens_extend.image_embed",)
     own_batches_agree = False
+    longest_s = 40.0
+    """Longer audio is cut into pieces of that length which do not see each other"""
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -110,13 +111,7 @@ class Phi4Multimodal(Family):
         processor = Phi4SpeechProcessor(Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=_TEMPLATE)
         end, pad = tokenizer.convert_tokens_to_ids([cls.stop_token, "<|endoftext|>"])
         config = Phi4MultimodalConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=shape.hidden_size,
-            intermediate_size=4 * shape.hidden_size,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.heads // 2,
-            initializer_range=shape.initializer_range,
+            **language_sizes(shape, len(tokenizer)),
             bos_token_id=pad,
             eos_token_id=[pad, end],
             pad_token_id=pad,
@@ -142,60 +137,39 @@ class Phi4Multimodal(Family):
                 image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
             ).to_dict(),
         )
-        config.randomly_initialised = True
         config.longest_audio_s = shape.window_s
-        Phi4MultimodalForCausalLM(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Phi4SpeechProcessor:
         """The processor without images, with a template that takes audio slots."""
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        extractor = Phi4MultimodalFeatureExtractor.from_pretrained(source, revision=revision)
-        published = getattr(tokenizer, "chat_template", None) or _TEMPLATE
-        processor = Phi4SpeechProcessor(extractor, tokenizer, chat_template=for_parts(published, cls.audio_token))
+        extractor, tokenizer, template = opened_parts(Phi4MultimodalFeatureExtractor, source, revision, _TEMPLATE)
+        processor = Phi4SpeechProcessor(extractor, tokenizer, chat_template=for_parts(template, cls.audio_token))
         processor.feature_extractor = extractor  # as the other families' processors call it
         return processor
 
-    @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None,
-        dtype: str,
-        attn_implementation: str,
-        quantization: str | None = None,
-    ) -> Self:
-        """Open model and processor, and merge the adapter for speech that is published beside the weights.
+    def merge_published_adapter(self, source: str, revision: str | None) -> None:
+        """The one for speech.
 
         Raises:
-            ModelError: if they cannot be opened, or weights that were trained come without that adapter
+            ModelError: if weights that were trained come without it
         """
-        family = super().load(
-            model_id,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-        )
-        model: Any = family.model
-        if family.randomly_initialised or getattr(model.config, "speech_adapter_merged", False):
-            return family
-        refuse_pickled(Path(model_id) / _SPEECH_ADAPTER)
+        model: Any = self.model
+        if self.randomly_initialised or getattr(model.config, "speech_adapter_merged", False):
+            return
+        refuse_pickled(Path(source) / _SPEECH_ADAPTER)
         where = {"subfolder": _SPEECH_ADAPTER} | ({"revision": revision} if revision else {})
         try:
             # under its default name: "speech" is part of names in the projector, which would be reported as missing
-            model.load_adapter(str(model_id), adapter_kwargs=where)
+            model.load_adapter(source, adapter_kwargs=where)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {str(model_id)!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({reason}); "
-                f"without it {cls.name} has not learnt to listen"
+                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({reason}); "
+                f"without it {self.name} has not learnt to listen"
             ) from error
-        merge_adapters(model, cls.name)
+        merge_adapters(model, self.name)
         model.config.speech_adapter_merged = True  # a saved copy holds it
-        return family
 
     def submodule(self, tower: str) -> nn.Module:
         """The modules of a tower; the projector's two layers are siblings of the tower and of the one for images."""
@@ -207,42 +181,18 @@ class Phi4Multimodal(Family):
         )
         return _View({name: module.get_submodule(name) for name in names})
 
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """Forty seconds: longer audio is cut into pieces of that length which do not see each other."""
-        return float(getattr(self.model.config, "longest_audio_s", 40.0))
-
     def audio_token_count(self, samples: int) -> int:
         """Whole mel windows, divided by the conformer's subsampling and rounded up."""
         return -(-self._mel_frames(samples) // self._subsampling)
 
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms, padded at the end.
-
-        Returns:
-            ``audio_features`` (A, frames, mel bins) and ``audio_frames`` (A,)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
+    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram."""
         extractor: Any = self.processor.feature_extractor
-        each = []
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-            if self._mel_frames(len(waveform.samples)):
-                batch = extractor([waveform.samples], sampling_rate=self.sampling_rate, return_tensors="pt")
-                each.append(batch["audio_input_features"][0])
-            else:
-                each.append(torch.zeros((0, extractor.feature_size)))
-        return {
-            "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
-            "audio_frames": torch.tensor([len(features) for features in each]),
-        }
+        if not self._mel_frames(len(samples)):
+            return torch.zeros((0, extractor.feature_size))
+        batch = extractor([samples], sampling_rate=self.sampling_rate, return_tensors="pt")
+        features: Tensor = batch["audio_input_features"][0]
+        return features
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one, each waveform at its own length."""
@@ -252,32 +202,17 @@ class Phi4Multimodal(Family):
         states = at_own_length(lambda features: tower(features, None), audio_features, audio_frames, shape, tower.dtype)
         return TowerOutput(states, lengths)
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        language_model: Any = self.model.get_submodule("model")
-        embeddings = language_model.get_input_embeddings()(inputs.input_ids)
-        if audio is not None:
-            projector: Any = self.submodule("projector")
-            raised = nn.functional.gelu(projector["up_proj_for_speech"](audio.states))
-            projected = projector["down_proj_for_speech"](raised)
-            is_audio = inputs.input_ids == self.audio_token_id
-            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, self.name)
-        hidden: Tensor = language_model(
-            inputs_embeds=embeddings,
-            position_ids=inputs.position_ids,
-            attention_mask=inputs.attention_mask,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
+    def project(self, states: Tensor) -> Tensor:
+        """Two layers."""
+        projector: Any = self.submodule("projector")
+        projected: Tensor = projector["down_proj_for_speech"](
+            nn.functional.gelu(projector["up_proj_for_speech"](states))
+        )
+        return projected
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer."""
-        logits: Tensor = self.model.get_submodule("lm_head")(hidden)
-        return logits
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
-        return plain_word_ids(self.tokenizer, words, self.name)
+    def decoder(self) -> Any:  # noqa: ANN401 transformers' own class
+        """The language model, which holds the towers too."""
+        return self.model.get_submodule("model")
 
     @property
     def _subsampling(self) -> int:

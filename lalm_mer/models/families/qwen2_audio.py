@@ -21,7 +21,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Qwen2Audio"]
 
@@ -74,13 +74,7 @@ class Qwen2Audio(InPlaceFamily):
                 max_source_positions=shape.window_s * 50,
             ).to_dict(),
             text_config=Qwen2Config(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
-                initializer_range=shape.initializer_range,
+                **language_sizes(shape, len(tokenizer)),
                 bos_token_id=None,
                 eos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token),
                 pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
@@ -88,14 +82,7 @@ class Qwen2Audio(InPlaceFamily):
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
-        Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """The tower's window, in seconds: 30 for the published model."""
-        return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
+        cls.save_tiny(folder, config, processor)
 
     def audio_token_count(self, samples: int) -> int:
         """Mel frames, halved by a strided convolution and again by pooling."""
@@ -111,17 +98,8 @@ class Qwen2Audio(InPlaceFamily):
         Raises:
             AudioError: if a waveform is not at the family's rate
         """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        batch = self.processor.feature_extractor(
-            [waveform.samples for waveform in waveforms],
-            sampling_rate=self.sampling_rate,
-            padding="max_length",
-            truncation=False,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return {"audio_features": batch["input_features"], "audio_frames": batch["attention_mask"].sum(-1)}
+        features, frames = self.log_mel(waveforms)
+        return {"audio_features": features, "audio_frames": frames}
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one: convolutions, transformer and pooling; padding is masked as the model's own forward does."""

@@ -24,7 +24,7 @@ from transformers import (
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Qwen3Asr"]
 
@@ -77,6 +77,7 @@ class Qwen3Asr(InPlaceFamily):
     published = ("Qwen/Qwen3-ASR-1.7B-hf", "Qwen/Qwen3-ASR-0.6B-hf")
     licence = "Apache-2.0"
     contamination = {}  # noqa: RUF012 constant
+    one_turn = "its processor takes one waveform a conversation, and its template has one user's turn"
     pads_short_audio: ClassVar[bool] = True
     """Its front end fills what is shorter than 0.5 s with silence"""
 
@@ -107,15 +108,9 @@ class Qwen3Asr(InPlaceFamily):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
+                **language_sizes(shape, len(tokenizer)),
                 head_dim=shape.hidden_size // shape.heads,
                 tie_word_embeddings=True,
-                initializer_range=shape.initializer_range,
                 bos_token_id=None,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
@@ -125,10 +120,8 @@ class Qwen3Asr(InPlaceFamily):
             eos_token_id=tokenizer.eos_token_id,
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
         config.longest_audio_s = float(shape.window_s)
-        Qwen3ASRForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        cls.save_tiny(folder, config, processor)
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers' own

@@ -5,24 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor
-from transformers import (
-    Qwen3OmniMoeProcessor,
-    Qwen3OmniMoeThinkerConfig,
-    Qwen3OmniMoeThinkerForConditionalGeneration,
-    WhisperFeatureExtractor,
-)
+from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditionalGeneration
 
+from lalm_mer.models.families.audio_only import AudioOnlyProcessor
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.omni import AudioOnlyProcessor, OmniFamily, chat_template
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.omni import OmniFamily, chat_template
+from lalm_mer.models.families.tiny_shape import TinyShape
 
 __all__ = ["Qwen3OmniMoe"]
 
-_FILLER = "<|endoftext|>"
-_SPECIAL = (_FILLER, "<|im_start|>", "<|im_end|>", "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>")
-_PICTURES = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+_TOKENS = {
+    "audio_token_id": "<|audio_pad|>",
+    "audio_start_token_id": "<|audio_start|>",
+    "audio_end_token_id": "<|audio_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
 _CHUNK = 100
 """Mel frames, 1 s, that the tower's convolutions take at once; 13 placeholders"""
 
@@ -55,69 +56,15 @@ class Qwen3OmniMoe(OmniFamily):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower of 128 mel bands over a Qwen3 of four experts; eyes are there, unused."""
-        tokenizer = byte_level_bpe(shape, [*_SPECIAL, *_PICTURES], eos=cls.stop_token, pad=_FILLER)
-        tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
-        extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
-        processor = _Processor(
-            extractor, tokenizer, chat_template=chat_template("<|audio_start|><|audio_pad|><|audio_end|>")
-        )
-        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*_SPECIAL, *_PICTURES)}
-        head = shape.hidden_size // shape.heads
-        config = Qwen3OmniMoeThinkerConfig(
-            audio_config={
-                "num_mel_bins": 128,
-                "encoder_layers": shape.layers,
-                "encoder_attention_heads": shape.heads,
-                "encoder_ffn_dim": 4 * shape.hidden_size,
-                "d_model": shape.hidden_size,
-                "downsample_hidden_size": 8,
-                "n_window": _CHUNK // 2,
-                "n_window_infer": _CHUNK,
-                "output_dim": shape.hidden_size,
-                "initializer_range": shape.initializer_range,
-            },
-            vision_config={
-                "depth": 1,
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_heads": 2,
-                "out_hidden_size": shape.hidden_size,
-                "num_position_embeddings": 4,
-                "deepstack_visual_indexes": [],
-            },
-            text_config={
-                "vocab_size": len(tokenizer),
-                "hidden_size": shape.hidden_size,
-                "intermediate_size": 4 * shape.hidden_size,
-                "moe_intermediate_size": shape.hidden_size,
-                "num_experts": 4,
-                "num_experts_per_tok": 2,
-                "num_hidden_layers": shape.layers,
-                "num_attention_heads": shape.heads,
-                "num_key_value_heads": shape.heads // 2,
-                "initializer_range": shape.initializer_range,
-                "eos_token_id": ids[cls.stop_token],
-                "pad_token_id": ids[_FILLER],
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1e6,
-                    "mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6],
-                    "mrope_interleaved": True,
-                },
-            },
-            audio_token_id=ids["<|audio_pad|>"],
-            image_token_id=ids["<|image_pad|>"],
-            video_token_id=ids["<|video_pad|>"],
-            audio_start_token_id=ids["<|audio_start|>"],
-            audio_end_token_id=ids["<|audio_end|>"],
-            vision_start_token_id=ids["<|vision_start|>"],
-            vision_end_token_id=ids["<|vision_end|>"],
-            initializer_range=shape.initializer_range,
-        )
-        config.randomly_initialised = True
-        Qwen3OmniMoeThinkerForConditionalGeneration(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        """A tower in chunks of one second over four experts."""
+        parts = {
+            "audio_config": {"downsample_hidden_size": 8, "n_window": _CHUNK // 2, "n_window_infer": _CHUNK},
+            "vision_config": {"num_position_embeddings": 4, "deepstack_visual_indexes": []},
+            "text_config": {"moe_intermediate_size": shape.hidden_size, "num_experts": 4, "num_experts_per_tok": 2},
+            "rope_parameters": {"mrope_interleaved": True},
+        }
+        template = chat_template("<|audio_start|><|audio_pad|><|audio_end|>")
+        cls.save_tiny_thinker(folder, shape, template, _TOKENS, parts)
 
     def tokens_of(self, frames: Tensor) -> Tensor:
         """Mel frames of every chunk, halved by three strided convolutions."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["TinyShape", "byte_level_bpe"]
+__all__ = ["TinyShape", "byte_level_bpe", "language_sizes"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,16 @@ def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: s
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=eos, pad_token=pad, extra_special_tokens=[*others, eos]
     )
+
+
+def language_sizes(shape: TinyShape, vocabulary: int) -> dict[str, Any]:
+    """Sizes of a tiny language model, by the names that nearly all configs of transformers give them."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": 4 * shape.hidden_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads // 2,
+        "initializer_range": shape.initializer_range,
+    }

@@ -24,7 +24,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 from lalm_mer.prompting.conversation import Conversation
 
 __all__ = ["Voxtral"]
@@ -37,12 +37,13 @@ _SPECIAL = (
     *("<SPECIAL_22>", "<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"),
 )
 """Control tokens by rank; transformers takes 24 for the audio's"""
-_TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]")}
+_TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]"), "assistant": ("", "</s>")}
 
 
 class Voxtral(InPlaceFamily):
     """Voxtral on transformers' own classes and mistral-common's tokenizer, which has no chat template.
 
+    Published models join several windows of 30 s; here audio is one.
     The tower masks nothing: an utterance fills a whole window with silence, and so many placeholders. The published
     tokenizer refuses a system turn beside audio; what the system says stands at the head of the first user's turn.
     """
@@ -78,14 +79,8 @@ class Voxtral(InPlaceFamily):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=shape.hidden_size,
-                intermediate_size=4 * shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads // 2,
+                **language_sizes(shape, len(tokenizer)),
                 head_dim=shape.hidden_size // shape.heads,
-                initializer_range=shape.initializer_range,
                 bos_token_id=_SPECIAL.index("<s>"),
                 eos_token_id=_SPECIAL.index(cls.stop_token),
                 pad_token_id=_SPECIAL.index("<pad>"),
@@ -93,14 +88,7 @@ class Voxtral(InPlaceFamily):
             audio_token_id=_SPECIAL.index(cls.audio_token),
             initializer_range=shape.initializer_range,
         )
-        config.randomly_initialised = True
-        VoxtralForConditionalGeneration(config).save_pretrained(folder)
-        VoxtralProcessor(extractor, tokenizer).save_pretrained(folder)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """The tower's window, in seconds: 30 for the published models, which can join several; here it is one."""
-        return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
+        cls.save_tiny(folder, config, VoxtralProcessor(extractor, tokenizer))
 
     def audio_token_count(self, samples: int) -> int:
         """Those of a whole window."""
@@ -116,16 +104,7 @@ class Voxtral(InPlaceFamily):
         Raises:
             AudioError: if a waveform is not at the family's rate
         """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        batch = self.processor.feature_extractor(
-            [waveform.samples for waveform in waveforms],
-            sampling_rate=self.sampling_rate,
-            padding="max_length",
-            truncation=False,
-            return_tensors="pt",
-        )
-        return {"audio_features": batch["input_features"]}
+        return {"audio_features": self.log_mel(waveforms)[0]}
 
     def encode_audio(self, audio_features: Tensor) -> TowerOutput:  # type: ignore[override]
         """Step one: convolutions and transformer; four frames side by side are one state, as the projector takes it."""
@@ -144,7 +123,7 @@ class Voxtral(InPlaceFamily):
             audio_tokens: how many placeholders each audio slot needs, in order
 
         Raises:
-            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is neither system's nor user's
+            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is of an unknown role
         """
         if conversation.audio_slots != len(audio_tokens):
             raise ModelError(
@@ -156,7 +135,7 @@ class Voxtral(InPlaceFamily):
         kept: list[int] = []  # the system's words, where audio forbids a turn of their own
         for message in conversation.messages:
             if message.role not in _TURNS:
-                raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {' and '.join(_TURNS)}")
+                raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {', '.join(_TURNS)}")
             said: list[int] = []
             for part in message.parts:
                 if part.kind == "audio":
@@ -167,7 +146,7 @@ class Voxtral(InPlaceFamily):
                 kept += said + self.word_ids("\n\n")
                 continue
             begin, end = _TURNS[message.role]
-            ids += [self._token_id(begin), *kept, *said, self._token_id(end)]
+            ids += [*([self._token_id(begin)] if begin else []), *kept, *said, self._token_id(end)]
             kept = []
         return ids
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,27 +44,16 @@ class WindowedFamily(InPlaceFamily):
         Raises:
             AudioError: if a waveform is not at the family's rate
         """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        extractor = self.processor.feature_extractor
-        size = int(extractor.n_samples)
+        size = int(self.processor.feature_extractor.n_samples)
         pieces = [
-            [waveform.samples[start : start + size] for start in range(0, max(1, len(waveform.samples)), size)]
-            for waveform in waveforms
+            [replace(wave, samples=wave.samples[at : at + size]) for at in range(0, max(1, len(wave.samples)), size)]
+            for wave in waveforms
         ]
-        batch = extractor(
-            [piece for of_one in pieces for piece in of_one],
-            sampling_rate=self.sampling_rate,
-            padding="max_length",
-            truncation=False,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        features, frames = self.log_mel([piece for of_one in pieces for piece in of_one])
         counts = [len(of_one) for of_one in pieces]
-        frames = batch["attention_mask"].sum(-1)
         return {
-            "audio_features": pad_sequence(list(batch["input_features"].split(counts)), batch_first=True),
-            "audio_frames": pad_sequence(list(frames.split(counts)), batch_first=True),
+            "audio_features": pad_sequence(list(torch.split(features, counts)), batch_first=True),
+            "audio_frames": pad_sequence(list(torch.split(frames, counts)), batch_first=True),
         }
 
     def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]

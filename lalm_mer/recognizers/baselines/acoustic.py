@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from importlib import metadata, util
@@ -16,7 +15,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
 from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.baselines.features import Frames
+from lalm_mer.protocols.features import Frames, samples_hash
 
 __all__ = ["SAMPLING_RATE", "TRIM_DB", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
 
@@ -65,9 +64,7 @@ class AcousticFeatures(ABC):
 
     def source_hash(self, example: Example) -> str | None:
         """Hash of the samples; None where the example has no waveform."""
-        if example.waveform is None:
-            return None
-        return hashlib.blake2b(np.ascontiguousarray(example.waveform.samples).data, digest_size=16).hexdigest()
+        return samples_hash(example)
 
     def extract(self, example: Example) -> Frames:
         """Features of an example's waveform, (F, D).

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Example
+from lalm_mer.protocols.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings
-from lalm_mer.recognizers.baselines.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionCollator, FusionNetwork, TranscriptReader
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
 
@@ -73,13 +73,7 @@ def build_fusion(
         raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
     scratch = scratch or ScratchSettings()
     acoustic = acoustic_features(features, trim_db) if "audio" in modalities else None
-    transcripts: TranscriptReader | None = None
-    if "transcript" in modalities:
-        transcripts = (
-            train_tokenizer(map(transcript_of, train), scratch)
-            if bert == "scratch"
-            else FrozenBert(bert, bert_revision)
-        )
+    transcripts = _reader(train, scratch, bert, bert_revision) if "transcript" in modalities else None
     network = FusionNetwork(
         labels,
         acoustic=acoustic,
@@ -92,6 +86,12 @@ def build_fusion(
         label_smoothing=label_smoothing,
     )
     return network, FusionCollator(network, _fill_stores(network, train, others, cache_dir, corpus_hash, processes))
+
+
+def _reader(train: Iterable[Example], scratch: ScratchSettings, bert: str, revision: str | None) -> TranscriptReader:
+    if bert == "scratch":
+        return train_tokenizer(map(transcript_of, train), scratch)
+    return FrozenBert(bert, revision)
 
 
 def _fill_stores(

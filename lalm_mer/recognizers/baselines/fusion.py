@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.core.schema import Example
+from lalm_mer.protocols.features import FeatureStore
 from lalm_mer.recognizers.baselines.acoustic import AcousticFeatures, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings, SequenceBranch, frame_mask
-from lalm_mer.recognizers.baselines.features import FeatureStore
 from lalm_mer.recognizers.baselines.word_embeddings import (
     FrozenBert,
     ScratchBert,

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.baselines.features import Frames
+from lalm_mer.protocols.features import Frames
 
 __all__ = ["FrozenBert", "ScratchBert", "ScratchSettings", "TranscriptTokenizer", "train_tokenizer"]
 

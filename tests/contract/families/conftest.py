@@ -9,7 +9,7 @@ import torch
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Turn
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import FAMILIES, family_class
@@ -89,9 +89,12 @@ def noise(family):
 def examples(family, noise):
     """Eight utterances, no two of one length."""
     return [
-        Example(f"u{number}", "s", LABELS.labels[number % 4], sentence, noise(round(s * family.sampling_rate), number))
+        Example(
+            f"u{number}", "s", LABELS.labels[number % 4], sentence, noise(round(s * family.sampling_rate), number),
+            context=(Turn("t", "Who is there?"),), descriptors="pitch high, energy low",
+        )
         for number, (sentence, s) in enumerate(zip(SENTENCES, SECONDS, strict=True))
-    ]
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

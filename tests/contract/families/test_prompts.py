@@ -1,13 +1,16 @@
 """Token ids: placeholders, the processor's own template, the supervised tokens, and transcripts that mean harm."""
 
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
 
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.schema import Turn
 from lalm_mer.models.collator import IGNORED, AnswerCollator, answer_forms
+from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 HOSTILE = {
@@ -98,6 +101,33 @@ def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
         assert ours == theirs  # the shipped prompts meet at line ends, where the tiny tokenizers cut anyway
 
 
+def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_of_them(
+    family, noise, made_by_processor
+):
+    waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
+    conversation = Conversation(
+        (
+            Message("system", (Part("words", "You recognise the emotion of a speaker."),)),
+            Message("user", (Part("audio"), Part("words", "Which emotion?"))),
+            Message("assistant", (Part("words", "angry"),)),
+            Message("user", (Part("audio"), Part("words", "And here?"))),
+        )
+    )
+    if family.one_turn is not None:
+        with pytest.raises(ValueError, match="1 text but 2 audios; they must match 1:1"):
+            made_by_processor(family, conversation, waveforms)
+        return
+    counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+    ours = family.prompt_ids(conversation, counts)
+    theirs = made_by_processor(family, conversation, waveforms)
+    assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
+    assert ours == theirs
+    runs = [len(list(run)) for is_audio, run in groupby(ours, lambda id_: id_ == family.audio_token_id) if is_audio]
+    assert runs == counts
+    answer = family.answer_ids("angry")  # as one is supervised: its words, and the stop token
+    assert answer in [ours[start : start + len(answer)] for start in range(len(ours))]
+
+
 def test_a_waveform_too_few_or_too_many_is_an_error(family, prompts, label_set, examples):
     conversation = prompts["audio"].conversation(examples[0], label_set)
     for counts in ([], [3, 3]):
@@ -180,6 +210,22 @@ def test_a_hostile_transcript_is_data(family, prompts, label_set, examples, host
     assert not set(transcript) & set(family.tokenizer.all_special_ids)
     assert ids.count(family.stop_token_id) == first.count(family.stop_token_id)
     assert family.tokenizer.decode(transcript) == hostile
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, examples, hostile):
+    """Turns before, names of speakers, words for a voice, labels."""
+    count = family.audio_token_count(len(examples[0].waveform.samples))
+    forms = replace(label_set, forms={**label_set.forms, "calm": (hostile.strip() or "calm",)})
+
+    def ids_of(words, forms):
+        example = replace(examples[0], speaker=words, context=(Turn(words, words),), descriptors=words)
+        conversations = [prompts[name].conversation(example, forms) for name in ("dialogue", "described")]
+        return [token for conversation in conversations for token in family.prompt_ids(conversation, [count])]
+
+    ids, ordinary = ids_of(hostile, forms), ids_of("plain", label_set)
+    for token in {*family.tokenizer.all_special_ids, family.audio_token_id, family.stop_token_id}:
+        assert ids.count(token) == ordinary.count(token)
 
 
 def test_hostile_transcripts_are_scored_like_any_other(family, prompts, examples, score):

@@ -1,5 +1,7 @@
 """What a family's two steps say is what the transformers model says by itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -84,6 +86,18 @@ def test_the_model_hears(family, prompts, examples, noise, score):
     scores = score(family, prompts["audio_transcript"], [first, other, first])
     assert (scores[0] - scores[1]).abs().max() > 1e-4
     torch.testing.assert_close(scores[0], scores[2], **EXACT)
+
+
+def test_swapped_audio_moves_scores_far_more_than_a_batch_does(family, prompts, examples, score):
+    prompt = prompts["audio_transcript"]
+    own = score(family, prompt, examples)
+    alone = torch.cat([score(family, prompt, [example]) for example in examples])
+    rotated = [
+        replace(example, waveform=other.waveform)
+        for example, other in zip(examples, examples[1:] + examples[:1], strict=True)
+    ]
+    moved = (score(family, prompt, rotated) - own).abs().median()
+    assert moved >= 100 * max(float((own - alone).abs().max()), 1e-7)
 
 
 def test_a_frozen_towers_output_can_be_kept(family, noise):

@@ -5,6 +5,8 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 
+from small_release import put
+
 LABELS = {
     "xxx": 2507, "fru": 1849, "neu": 1708, "ang": 1103, "sad": 1084, "exc": 1041, "hap": 595, "sur": 107, "fea": 40,
     "oth": 3, "dis": 2,
@@ -82,8 +84,3 @@ def write(root, lines, audio=None):
         put(folder / f"dialog/transcriptions/{dialogue}.txt", "\n".join(words) + "\n")
         for line in said if audio is not None else ():
             put(folder / f"sentences/wav/{dialogue}/{line.name}.wav", audio)
-
-
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)

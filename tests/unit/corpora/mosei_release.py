@@ -1,13 +1,13 @@
 """Writes miniature releases of CMU-MOSEI."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from small_release import put
 
-from lalm_mer.corpora import mosei, write_corpus
+from lalm_mer.corpora import mosei
 
 h5py = pytest.importorskip("h5py", reason="the extra `mosei` is not installed")
 
@@ -20,11 +20,6 @@ OF_TEST = LISTED.loc[(LISTED["split"] == "test") & (LISTED["session"].str.len() 
 TRAIN, TRAIN_NUMBER, UNLISTED = "hh04W3xXa5s", "81406", "abcdefghijk"
 TEST_DASH, TEST = OF_TEST.iloc[0], OF_TEST.iloc[-1]
 DEV = LISTED.loc[(LISTED["split"] == "dev") & (LISTED["session"].str.len() == 11), "session"].iloc[0]
-
-
-def put(root, path, content):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def labels(root, videos, name=CSD):
@@ -48,35 +43,5 @@ def one(root, interval=(1.0, 2.0), values=(0.0, *CALM), lines=None):
     """A release of one utterance, read."""
     labels(root, {TRAIN: [(*interval, *values)]})
     if lines is not None:
-        put(root, f"{TXT}/{TRAIN}.txt", lines)
+        put(root / f"{TXT}/{TRAIN}.txt", lines)
     return list(mosei.read(root))
-
-
-def prepare(root, out, *, keeps_missing=False):
-    summary = write_corpus(
-        mosei.read(root),
-        corpus="mosei",
-        out_dir=out,
-        loader_version=mosei.LOADER_VERSION,
-        root=root,
-        keeps_missing=keeps_missing,
-        ranges=mosei.RANGES,
-        processes=1,
-    )
-    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text("utf-8").splitlines()]
-    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
-    assert summary["n_rejected"] == len(rejected)
-    return summary, rejected
-
-
-def mp4(tmp_path, seconds):
-    av = pytest.importorskip("av", reason="the extra `video` is not installed")
-    path = tmp_path / "made.mp4"
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("aac", rate=16000, layout="mono")
-        samples = np.sin(np.arange(round(seconds * 16000)) / 5)[None].astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-    return path.read_bytes()

@@ -1,14 +1,13 @@
-import json
 import os
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from small_release import prepare, put
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Rejection, Utterance
-from lalm_mer.corpora import crema_d, write_corpus
+from lalm_mer.corpora import crema_d
 
 PROTOCOLS = Path(__file__).resolve().parents[3] / "eval" / "protocols"
 CHANNELS = {"voice": "VoiceVote", "face": "FaceVote", "both": "MultiModalVote"}
@@ -19,11 +18,6 @@ CLIPS = [
     *(f"1091_ITH_{emotion}_XX" for emotion in ("DIS", "FEA", "HAP")),
 ]
 VOTES_HEADER = ["", "A", "D", "F", "H", "N", "S", "fileName", "numResponses", "agreement"]
-
-
-def put(root, path, content):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content)
 
 
 def table(rows, *, end="\n"):
@@ -44,10 +38,9 @@ def votes_table(clips):
 @pytest.fixture
 def release(tmp_path, tone):
     root = tmp_path / "CREMA-D"
-    put(root, "SentenceFilenames.csv", table([["Stimulus_Number", "Filename"], *enumerate(CLIPS, start=1)]))
+    put(root / "SentenceFilenames.csv", table([["Stimulus_Number", "Filename"], *enumerate(CLIPS, start=1)]))
     put(
-        root,
-        "VideoDemographics.csv",
+        root / "VideoDemographics.csv",
         table(
             [
                 ["ActorID", "Age", "Sex", "Race", "Ethnicity"],
@@ -56,26 +49,10 @@ def release(tmp_path, tone):
             ]
         ),
     )
-    put(root, "processedResults/tabulatedVotes.csv", table(votes_table(CLIPS)))
+    put(root / "processedResults/tabulatedVotes.csv", table(votes_table(CLIPS)))
     for place, clip in enumerate(CLIPS):
-        put(root, f"AudioWAV/{clip}.wav", tone(hertz=200 + place))
+        put(root / f"AudioWAV/{clip}.wav", tone(hertz=200 + place))
     return root
-
-
-def prepare(root, out_dir, **options):
-    options = {"keeps_missing": True} | options
-    summary = write_corpus(
-        crema_d.read(root),
-        corpus="crema_d",
-        out_dir=out_dir,
-        loader_version=crema_d.LOADER_VERSION,
-        root=root,
-        processes=1,
-        **options,
-    )
-    rows = [row for path in sorted((out_dir / "utterances").iterdir()) for row in pq.read_table(path).to_pylist()]
-    rejected = [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text("utf-8").splitlines()]
-    return summary, {row["utterance_id"]: row for row in rows}, rejected
 
 
 def reasons(rows):
@@ -87,7 +64,7 @@ def utterances(root):
 
 
 def test_name_and_tables_tell_every_column(release):
-    put(release, "VideoFlash/1002_DFA_NEU_XX.flv", b"FLV")
+    put(release / "VideoFlash/1002_DFA_NEU_XX.flv", b"FLV")
     assert utterances(release)["1002_DFA_NEU_XX"] == Utterance(
         utterance_id="1002_DFA_NEU_XX",
         corpus="crema_d",
@@ -109,7 +86,7 @@ def test_name_and_tables_tell_every_column(release):
 
 
 def test_a_release_is_prepared_whole(release, tmp_path):
-    summary, rows, rejected = prepare(release, tmp_path / "out")
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
     assert (summary["n_found"], summary["n_utterances"], rejected) == (12, 12, [])
     assert summary["labels"] == {"ANG": 3, "SAD": 3, "NEU": 3, "DIS": 1, "FEA": 1, "HAP": 1}
     assert summary["speakers"] == {"1001": 6, "1002": 3, "1091": 3}
@@ -126,10 +103,10 @@ def test_a_release_is_prepared_whole(release, tmp_path):
 
 def test_what_the_tables_name_is_an_utterance_without_its_audio_too(release, tmp_path):
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
-    summary, rows, rejected = prepare(release, tmp_path / "kept")
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "kept", keeps_missing=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (12, 1, [])
     assert rows[CLIPS[0]]["audio"] is None
-    summary, rows, rejected = prepare(release, tmp_path / "rejected", keeps_missing=False)
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "rejected")
     assert (summary["n_utterances"], [(row["path"], row["reason"]) for row in rejected]) == (
         11,
         [(f"AudioWAV/{CLIPS[0]}.wav", "missing_audio")],
@@ -145,8 +122,8 @@ def test_audio_alone_is_a_release(release):
 
 
 def test_clips_are_found_in_any_table_or_on_disk(release, tone):
-    put(release, "SentenceFilenames.csv", table([["Stimulus_Number", "Filename"], [1, "1003_DFA_ANG_XX"]]))
-    put(release, "AudioWAV/1004_DFA_ANG_XX.wav", tone())
+    put(release / "SentenceFilenames.csv", table([["Stimulus_Number", "Filename"], [1, "1003_DFA_ANG_XX"]]))
+    put(release / "AudioWAV/1004_DFA_ANG_XX.wav", tone())
     found = utterances(release)
     assert set(found) == {*CLIPS, "1003_DFA_ANG_XX", "1004_DFA_ANG_XX"}
     assert found["1003_DFA_ANG_XX"].ratings is found["1004_DFA_ANG_XX"].ratings is None
@@ -173,43 +150,43 @@ def test_clips_are_found_in_any_table_or_on_disk(release, tone):
     ],
 )
 def test_what_is_no_clip_of_the_release_is_rejected(release, path, reason):
-    put(release, path, b"")
+    put(release / path, b"")
     assert reasons(crema_d.read(release)) == [(path, reason)]
     assert set(utterances(release)) == set(CLIPS)
 
 
 def test_other_files_are_nobodys_business(release):
     for path in ("README.md", "finishedResponses.csv", "processedResults/summaryTable.csv", "AudioWAV/._1.wav"):
-        put(release, path, b"\0")
+        put(release / path, b"\0")
     assert reasons(crema_d.read(release)) == []
 
 
 def test_the_file_that_older_copies_misname_is_its_clip(release, tone):
-    put(release, "AudioWAV/1040_ITH_SAD_X.wav", tone())
+    put(release / "AudioWAV/1040_ITH_SAD_X.wav", tone())
     assert utterances(release)["1040_ITH_SAD_XX"].audio_path == "AudioWAV/1040_ITH_SAD_X.wav"
 
 
 def test_a_clip_that_lies_there_twice_is_kept_once(release, tmp_path, tone):
-    put(release, f"AudioWAV/{CLIPS[0]}.flac", tone(container="FLAC"))
-    put(release, f"AudioWAV/{CLIPS[1]}.WAV", tone())
-    summary, rows, rejected = prepare(release, tmp_path / "out")
+    put(release / f"AudioWAV/{CLIPS[0]}.flac", tone(container="FLAC"))
+    put(release / f"AudioWAV/{CLIPS[1]}.WAV", tone())
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
     assert (summary["n_found"], len(rows)) == (14, 12)
     assert Counter(row["reason"] for row in rejected) == {"duplicate_id": 2}
 
 
 def test_a_link_of_git_lfs_is_no_audio(release, tmp_path):
-    put(release, f"AudioWAV/{CLIPS[0]}.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
-    _, rows, rejected = prepare(release, tmp_path / "out")
+    put(release / f"AudioWAV/{CLIPS[0]}.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
     assert len(rows) == 11
     assert [(row["path"], row["reason"]) for row in rejected] == [(f"AudioWAV/{CLIPS[0]}.wav", "unreadable")]
 
 
 def test_links_out_of_the_release_are_refused(release, tmp_path, tone):
-    put(tmp_path, "elsewhere/secret.wav", tone())
+    put(tmp_path / "elsewhere/secret.wav", tone())
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").symlink_to(tmp_path / "elsewhere" / "secret.wav")
     (release / "more").symlink_to(tmp_path / "elsewhere")
-    _, rows, rejected = prepare(release, tmp_path / "out")
+    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
     assert len(rows) == 11
     assert {(row["path"], row["reason"]) for row in rejected} == {
         (f"AudioWAV/{CLIPS[0]}.wav", "outside_root"),
@@ -219,7 +196,7 @@ def test_links_out_of_the_release_are_refused(release, tmp_path, tone):
 
 @pytest.mark.parametrize("target", ["elsewhere.csv", "nowhere.csv"])
 def test_a_table_that_leads_out_of_the_release_or_nowhere_is_an_error(release, tmp_path, target):
-    put(tmp_path, "elsewhere.csv", (release / "VideoDemographics.csv").read_bytes())
+    put(tmp_path / "elsewhere.csv", (release / "VideoDemographics.csv").read_bytes())
     (release / "VideoDemographics.csv").unlink()
     (release / "VideoDemographics.csv").symlink_to(tmp_path / target)
     with pytest.raises(CorpusError, match="leads out of the corpus folder"):
@@ -239,19 +216,19 @@ def test_a_table_that_leads_out_of_the_release_or_nowhere_is_an_error(release, t
 def test_tables_written_otherwise_say_the_same(release, change):
     expected = list(crema_d.read(release))
     for name in ("SentenceFilenames.csv", "VideoDemographics.csv", "processedResults/tabulatedVotes.csv"):
-        put(release, name, change((release / name).read_bytes()))
+        put(release / name, change((release / name).read_bytes()))
     assert list(crema_d.read(release)) == expected
 
 
 def test_windows_characters_are_read(release):
     content = (release / "VideoDemographics.csv").read_bytes()
-    put(release, "VideoDemographics.csv", content.replace(b"Caucasian", "Café".encode("cp1252")))
+    put(release / "VideoDemographics.csv", content.replace(b"Caucasian", "Café".encode("cp1252")))
     assert utterances(release)[CLIPS[0]].ethnicity == "Café, Not Hispanic"
 
 
 def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
     content = (release / "processedResults/tabulatedVotes.csv").read_bytes()
-    put(release, "processedResults/tabulatedVotes.csv", content[: content.rindex(b"1091")])
+    put(release / "processedResults/tabulatedVotes.csv", content[: content.rindex(b"1091")])
     assert reasons(crema_d.read(release)) == [("processedResults/tabulatedVotes.csv", "bad_row")]
     cut, whole = utterances(release)[CLIPS[-1]], utterances(release)[CLIPS[-2]]
     assert {key.partition(":")[0] for key in cut.ratings} == {"voice", "face"}
@@ -284,7 +261,7 @@ def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
 )
 def test_a_row_that_says_nothing_is_rejected_and_changes_nothing(release, name, row, detail):
     before = list(crema_d.read(release))
-    put(release, name, (release / name).read_bytes() + table([row]))
+    put(release / name, (release / name).read_bytes() + table([row]))
     rejection, *rest = crema_d.read(release)
     assert (rejection.path, rejection.reason) == (name, "bad_row")
     assert detail in rejection.detail
@@ -294,13 +271,13 @@ def test_a_row_that_says_nothing_is_rejected_and_changes_nothing(release, name, 
 
 def test_an_age_that_is_not_given_is_none(release):
     content = (release / "VideoDemographics.csv").read_bytes()
-    put(release, "VideoDemographics.csv", content.replace(b'"51"', b"NA"))
+    put(release / "VideoDemographics.csv", content.replace(b'"51"', b"NA"))
     assert utterances(release)["1001_IEO_ANG_LO"].age is None
 
 
 @pytest.mark.parametrize("content", [b"", b"Stimulus_Number,File\n1,1001_IEO_NEU_XX\n"])
 def test_a_table_without_its_columns_is_an_error(release, content):
-    put(release, "SentenceFilenames.csv", content)
+    put(release / "SentenceFilenames.csv", content)
     with pytest.raises(CorpusError, match=r"SentenceFilenames\.csv: no column 'Filename'"):
         list(crema_d.read(release))
 
@@ -312,7 +289,7 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
 
 def test_the_folder_above_the_release_is_not_taken_for_it(release, tmp_path):
     with pytest.raises(CorpusError, match="folder_mismatch"):
-        prepare(release.parent, tmp_path / "out")
+        prepare(crema_d, release.parent, tmp_path / "out", keeps_missing=True)
 
 
 @pytest.mark.parametrize("utterance_id", ["1000_IEO_NEU_XX", "1092_IEO_NEU_XX", "1001_IEO_NEU_XX.wav", "03a01Fa", ""])

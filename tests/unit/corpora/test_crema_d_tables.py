@@ -1,17 +1,16 @@
 """The real tables of CREMA-D, and its published folds."""
 
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
+from small_release import prepare
 
 from lalm_mer.core.labels import plurality, vote_distribution
 from lalm_mer.core.schema import Facts, Utterance
-from lalm_mer.corpora import crema_d, write_corpus
+from lalm_mer.corpora import crema_d
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
@@ -25,22 +24,6 @@ CLIPS = [
     *(f"1091_ITH_{emotion}_XX" for emotion in ("DIS", "FEA", "HAP")),
 ]
 VOTES_HEADER = ["", "A", "D", "F", "H", "N", "S", "fileName", "numResponses", "agreement"]
-
-
-def prepare(root, out_dir, **options):
-    options = {"keeps_missing": True} | options
-    summary = write_corpus(
-        crema_d.read(root),
-        corpus="crema_d",
-        out_dir=out_dir,
-        loader_version=crema_d.LOADER_VERSION,
-        root=root,
-        processes=1,
-        **options,
-    )
-    rows = [row for path in sorted((out_dir / "utterances").iterdir()) for row in pq.read_table(path).to_pylist()]
-    rejected = [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text("utf-8").splitlines()]
-    return summary, {row["utterance_id"]: row for row in rows}, rejected
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +94,7 @@ def test_the_real_channels_are_not_one_another(real_rows):
 
 
 def test_the_real_clips_are_heard(real, tmp_path):
-    summary, rows, rejected = prepare(real, tmp_path / "out")
+    summary, rows, rejected = prepare(crema_d, real, tmp_path / "out", keeps_missing=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (7442, 7431, [])
     assert {row["sampling_rate"] for row in rows.values() if row["audio"]} == {16000}
     assert summary["tasks"]["crema_d_6"] == dict.fromkeys(("happy", "sad", "angry", "fearful", "disgust"), 1271) | {

@@ -1,14 +1,13 @@
-import json
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
+from small_release import prepare, put
 
 from lalm_mer.core.errors import CorpusError, SplitLeakError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import emodb, write_corpus
+from lalm_mer.corpora import emodb
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
@@ -24,41 +23,21 @@ CLIPS = [
 ]  # fmt: skip
 
 
-def put(root, path, content):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content)
-
-
 @pytest.fixture
 def release(tmp_path, tone):
     root = tmp_path / "emodb"
     for place, clip in enumerate(CLIPS):
-        put(root, f"wav/{clip}.wav", tone(hertz=200 + place))
-    put(root, "lablaut/03a01Fa.lablaut", b"signal 03a01Fa\n")
-    put(root, "labsilb/03a01Fa.labsilb", b"signal 03a01Fa\n")
-    put(root, "silb/03a01Fa.silb", b"0.0 der\n")
-    put(root, "erkennung.txt", "Satz;erkannt;natürlich\r\n03a01Fa.wav;90,00;100,00\r\n".encode("cp1252"))
-    put(root, "erklaerung.txt", "für".encode("cp1252"))
+        put(root / f"wav/{clip}.wav", tone(hertz=200 + place))
+    put(root / "lablaut/03a01Fa.lablaut", b"signal 03a01Fa\n")
+    put(root / "labsilb/03a01Fa.labsilb", b"signal 03a01Fa\n")
+    put(root / "silb/03a01Fa.silb", b"0.0 der\n")
+    put(root / "erkennung.txt", "Satz;erkannt;natürlich\r\n03a01Fa.wav;90,00;100,00\r\n".encode("cp1252"))
+    put(root / "erklaerung.txt", "für".encode("cp1252"))
     return root
 
 
-def prepare(root, out_dir):
-    summary = write_corpus(
-        emodb.read(root),
-        corpus="emodb",
-        out_dir=out_dir,
-        loader_version=emodb.LOADER_VERSION,
-        root=root,
-        keeps_missing=True,
-        processes=1,
-    )
-    rows = [row for path in sorted((out_dir / "utterances").iterdir()) for row in pq.read_table(path).to_pylist()]
-    rejected = [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text("utf-8").splitlines()]
-    return summary, rows, rejected
-
-
 def test_the_name_tells_every_column(tmp_path, tone):
-    put(tmp_path, "wav/16b03La.wav", tone())
+    put(tmp_path / "wav/16b03La.wav", tone())
     assert list(emodb.read(tmp_path)) == [
         Utterance(
             utterance_id="16b03La",
@@ -77,7 +56,7 @@ def test_the_name_tells_every_column(tmp_path, tone):
 
 
 def test_a_release_is_prepared_whole(release, tmp_path):
-    summary, rows, rejected = prepare(release, tmp_path / "out")
+    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keeps_missing=True)
     assert (summary["n_found"], summary["n_utterances"], summary["n_without_audio"], rejected) == (14, 14, 0, [])
     assert summary["labels"] == {
         "anger": 3, "boredom": 2, "disgust": 1, "fear": 1, "happiness": 2, "neutral": 2, "sadness": 3,
@@ -85,21 +64,21 @@ def test_a_release_is_prepared_whole(release, tmp_path):
     assert summary["tasks"]["emodb_7"] == {
         "neutral": 2, "happy": 2, "sad": 3, "angry": 3, "fearful": 1, "disgust": 1, "bored": 2, "unmapped": 0,
     }  # fmt: skip
-    assert {row["speaker"]: (row["gender"], row["age"]) for row in rows} == SPEAKERS
-    assert len({row["transcript"] for row in rows}) == len({row["script"] for row in rows}) == 10
-    assert {row["ratings"] for row in rows} == {None}
+    assert {row["speaker"]: (row["gender"], row["age"]) for row in rows.values()} == SPEAKERS
+    assert len({row["transcript"] for row in rows.values()}) == len({row["script"] for row in rows.values()}) == 10
+    assert {row["ratings"] for row in rows.values()} == {None}
 
 
 def test_oddities_are_each_rejected_for_what_they_are(release, tmp_path, tone):
-    put(tmp_path, "elsewhere/03a02Wb.wav", tone())
+    put(tmp_path / "elsewhere/03a02Wb.wav", tone())
     (release / "wav" / "03a02Wb.wav").symlink_to(tmp_path / "elsewhere" / "03a02Wb.wav")
     (release / "more").symlink_to(tmp_path / "elsewhere")
-    put(release, "wav/03a01Fa.flac", tone(container="FLAC"))
-    put(release, "copy/16b10Wa.wav", tone())
-    put(release, "wav/03a02Wc.wav", b"")
-    put(release, "wav/03a02Na.wav", tone()[:60])
-    put(release, "wav/03A02FA.wav", tone())
-    summary, rows, rejected = prepare(release, tmp_path / "out")
+    put(release / "wav/03a01Fa.flac", tone(container="FLAC"))
+    put(release / "copy/16b10Wa.wav", tone())
+    put(release / "wav/03a02Wc.wav", b"")
+    put(release / "wav/03a02Na.wav", tone()[:60])
+    put(release / "wav/03A02FA.wav", tone())
+    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keeps_missing=True)
     assert Counter(row["reason"] for row in rejected) == summary["rejected"]
     assert summary["rejected"] == {
         "outside_root": 2, "duplicate_id": 2, "empty": 1, "truncated": 1, "unexpected_name": 1,
@@ -115,7 +94,7 @@ def test_oddities_are_each_rejected_for_what_they_are(release, tmp_path, tone):
     ],
 )  # fmt: skip
 def test_what_is_not_named_so_is_rejected(tmp_path, name):
-    put(tmp_path, name, b"")
+    put(tmp_path / name, b"")
     (rejection,) = emodb.read(tmp_path)
     assert isinstance(rejection, Rejection)
     assert (rejection.path, rejection.reason) == (name, "unexpected_name")
@@ -123,9 +102,9 @@ def test_what_is_not_named_so_is_rejected(tmp_path, name):
 
 def test_clips_are_found_wherever_they_lie_and_other_files_are_nobodys_business(tmp_path, tone):
     for path in ("download/wav/03a01Fa.WAV", "03a01Nc.wav"):
-        put(tmp_path, path, tone())
+        put(tmp_path / path, tone())
     for path in ("README", "wav/._03a01Wa.wav", "wav/Thumbs.db"):
-        put(tmp_path, path, b"\0")
+        put(tmp_path / path, b"\0")
     assert [row.audio_path for row in emodb.read(tmp_path)] == ["03a01Nc.wav", "download/wav/03a01Fa.WAV"]
 
 
@@ -135,9 +114,9 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
 
 
 def test_a_folder_without_audio_says_so(tmp_path):
-    put(tmp_path, "emodb/erkennung.txt", b"")
+    put(tmp_path / "emodb/erkennung.txt", b"")
     with pytest.raises(CorpusError, match="found no audio files"):
-        prepare(tmp_path / "emodb", tmp_path / "out")
+        prepare(emodb, tmp_path / "emodb", tmp_path / "out", keeps_missing=True)
 
 
 def test_facts_are_those_of_the_reader(release):

@@ -1,14 +1,14 @@
-import json
 from collections import Counter
 
 import pytest
-from iemocap_tree import FOUR, LABELS, SESSIONS, Line, published, put, write
+from iemocap_tree import FOUR, LABELS, SESSIONS, Line, published, write
+from small_release import prepare, put
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import load, write_corpus
+from lalm_mer.corpora import iemocap
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.corpora.iemocap import LOADER_VERSION, RANGES, facts, read
+from lalm_mer.corpora.iemocap import facts, read
 
 EVALUATION = """% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]
 
@@ -39,16 +39,6 @@ def put_dialogue(root, evaluation=EVALUATION, transcription=TRANSCRIPTION, dialo
     session = root / f"Session{dialogue[4]}"
     put(session / f"dialog/EmoEvaluation/{dialogue}.txt", evaluation.encode(encoding))
     put(session / f"dialog/transcriptions/{dialogue}.txt", transcription.encode(encoding))
-
-
-def prepare(root, out_dir, **options):
-    """The summary, the rows, and {path: reason} of the rejected."""
-    rows = read(root)
-    options = {"corpus": "iemocap", "loader_version": LOADER_VERSION, "ranges": RANGES, "processes": 1} | options
-    summary = write_corpus(rows, out_dir=out_dir, root=root, **options)
-    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
-    rejected = [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text().splitlines()]
-    return summary, {row["utterance_id"]: row for row in load(out_dir).dataset}, rejected
 
 
 def by_name(root):
@@ -213,7 +203,7 @@ def test_the_miniature_release_is_accounted_for(tmp_path, tone):
     linked = release / "Session2/sentences/wav/Ses02F_impro01/Ses02F_impro01_F000.wav"
     linked.unlink()
     linked.symlink_to(tmp_path / "outside.wav")
-    summary, said, rejected = prepare(tmp_path / "copy", tmp_path / "out")
+    summary, said, rejected = prepare(iemocap, tmp_path / "copy", tmp_path / "out")
     assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (31, 28, 3)
     assert {row["path"].rpartition("/")[2]: row["reason"] for row in rejected} == {
         "Ses01F_impro01_F000.wav": "missing_audio",
@@ -225,7 +215,7 @@ def test_the_miniature_release_is_accounted_for(tmp_path, tone):
     assert summary["ranges"] == {"valence": [1, 5], "arousal": [1, 5], "dominance": [1, 5]}
     first = said["Ses01F_impro01_M000"]
     assert (first["duration_s"], first["start_s"], first["end_s"]) == (0.2, 4.0, 6.5)  # cut by the release already
-    kept, _, _ = prepare(tmp_path / "copy", tmp_path / "kept", keeps_missing=True)
+    kept, _, _ = prepare(iemocap, tmp_path / "copy", tmp_path / "kept", keeps_missing=True)
     assert (kept["n_utterances"], kept["n_without_audio"]) == (29, 1)
 
 
@@ -243,7 +233,7 @@ def test_two_evaluations_of_one_utterance(tmp_path, tone):
     put_dialogue(tmp_path / "r", EVALUATION + "\n[20.0 - 21.0]\tSes01F_impro01_F000\tang\t[1.0, 1.0, 1.0]\n")
     for name in ("F000", "F001", "M000"):
         put(tmp_path / f"r/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_{name}.wav", tone())
-    summary, said, _ = prepare(tmp_path / "r", tmp_path / "out")
+    summary, said, _ = prepare(iemocap, tmp_path / "r", tmp_path / "out")
     assert (summary["n_found"], summary["rejected"]) == (4, {"duplicate_id": 1})
     assert said["Ses01F_impro01_F000"]["label"] == "neu"
 
@@ -259,7 +249,7 @@ def published_release(tmp_path_factory):
 
 def test_the_published_counts(published_release, tmp_path):
     root, lines = published_release
-    summary, said, rejected = prepare(root, tmp_path / "out", keeps_missing=True)
+    summary, said, rejected = prepare(iemocap, root, tmp_path / "out", keeps_missing=True)
     assert not rejected
     assert (summary["n_found"], summary["n_utterances"]) == (10_039, 10_039)
     assert summary["labels"] == LABELS
@@ -288,4 +278,4 @@ def test_order_of_reading_is_of_no_file_system(published_release):
 def test_an_empty_folder_is_no_release(tmp_path):
     (tmp_path / "r").mkdir()
     with pytest.raises(CorpusError, match=r"found no audio files of the corpus; does corpus\.root point"):
-        prepare(tmp_path / "r", tmp_path / "out")
+        prepare(iemocap, tmp_path / "r", tmp_path / "out")

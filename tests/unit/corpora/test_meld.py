@@ -1,15 +1,14 @@
 import csv
 import io
-import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_release import mp4, prepare, put
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import load, meld, write_corpus
+from lalm_mer.corpora import load, meld
 from lalm_mer.protocols.dataset import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
@@ -48,50 +47,21 @@ def table(*rows, header=HEADER, end="\n"):
     return file.getvalue()
 
 
-def put(root, path, content):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content.encode() if isinstance(content, str) else content)
+def prepare_meld(root, out, **options):
+    """The summary, and {path: reason} of the rejected."""
+    summary, _, rejected = prepare(meld, root, out, **options)
+    return summary, {item["path"]: item["reason"] for item in rejected}
 
 
 def plain(root):
     """Three sides of one row each, without clips."""
     for split in FOLDERS:
-        put(root, f"{split}_sent_emo.csv", table(row()))
-
-
-def prepare(root, out, *, keeps_missing=False):
-    summary = write_corpus(
-        meld.read(root),
-        corpus="meld",
-        out_dir=out,
-        loader_version=meld.LOADER_VERSION,
-        root=root,
-        keeps_missing=keeps_missing,
-        ranges=meld.RANGES,
-        processes=1,
-    )
-    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text("utf-8").splitlines()]
-    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
-    assert summary["n_rejected"] == len(rejected)
-    return summary, {item["path"]: item["reason"] for item in rejected}
-
-
-def mp4(tmp_path, seconds=0.5, rate=16000):
-    av = pytest.importorskip("av", reason="the extra `video` is not installed")
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("aac", rate=rate, layout="mono")
-        samples = np.sin(np.arange(round(seconds * rate)) / 5)[None].astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.sample_rate = rate
-        container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-    return path.read_bytes()
+        put(root / f"{split}_sent_emo.csv", table(row()))
 
 
 def test_a_row_tells_every_column(tmp_path):
     plain(tmp_path)
-    put(tmp_path, "train/train_splits/dia0_utt0.mp4", b"video")
+    put(tmp_path / "train/train_splits/dia0_utt0.mp4", b"video")
     train, _, _ = meld.read(tmp_path)
     assert train == Utterance(
         utterance_id="train_dia0_utt0",
@@ -121,10 +91,10 @@ def test_dialogue_numbers_repeat_between_splits(tmp_path):
 
 
 def test_sound_beside_a_video_is_heard_first_and_the_video_is_kept_as_such(tmp_path, tone):
-    put(tmp_path, "train_sent_emo.csv", table(row(1, 0, 0), row(2, 0, 1), row(3, 0, 2)))
+    put(tmp_path / "train_sent_emo.csv", table(row(1, 0, 0), row(2, 0, 1), row(3, 0, 2)))
     for name in ("dia0_utt0.mp4", "dia0_utt1.mp4", "dia0_utt1.flac", "dia0_utt2.mp4", "dia0_utt2.wav"):
-        put(tmp_path, f"train_splits/{name}", b"")
-    put(tmp_path, "train_splits/dia0_utt2.flac", b"")
+        put(tmp_path / f"train_splits/{name}", b"")
+    put(tmp_path / "train_splits/dia0_utt2.flac", b"")
     found = [(item.audio_path, item.video_path) for item in meld.read(tmp_path) if isinstance(item, Utterance)]
     assert found == [
         ("train_splits/dia0_utt0.mp4", "train_splits/dia0_utt0.mp4"),
@@ -148,17 +118,17 @@ def test_sound_beside_a_video_is_heard_first_and_the_video_is_kept_as_such(tmp_p
 )
 def test_a_clip_belongs_to_the_split_of_its_folder(tmp_path, folder, split):
     plain(tmp_path)
-    put(tmp_path, f"{folder}/dia0_utt0.mp4", b"")
+    put(tmp_path / f"{folder}/dia0_utt0.mp4", b"")
     found = {item.split: item.video_path for item in meld.read(tmp_path)}
     assert found == dict.fromkeys(FOLDERS) | {split: f"{folder}/dia0_utt0.mp4"}
 
 
 def test_where_a_missing_clip_is_looked_for(tmp_path):
     plain(tmp_path)
-    put(tmp_path, "dev_sent_emo.csv", table(row(1, 110, 7)))
-    put(tmp_path, "dev_splits_complete/dia9_utt9.mp4", b"")
-    put(tmp_path, "sound/dev/dia9_utt9.wav", b"")
-    put(tmp_path, "test/dia9_utt9.flac", b"")
+    put(tmp_path / "dev_sent_emo.csv", table(row(1, 110, 7)))
+    put(tmp_path / "dev_splits_complete/dia9_utt9.mp4", b"")
+    put(tmp_path / "sound/dev/dia9_utt9.wav", b"")
+    put(tmp_path / "test/dia9_utt9.flac", b"")
     paths = [item.audio_path for item in meld.read(tmp_path) if isinstance(item, Utterance)]
     assert paths == ["train/dia0_utt0.mp4", "dev_splits_complete/dia110_utt7.mp4", "test/dia0_utt0.flac"]
 
@@ -178,7 +148,7 @@ def test_where_a_missing_clip_is_looked_for(tmp_path):
 )
 def test_what_is_no_clip_of_a_row_is_rejected(tmp_path, path, reason):
     plain(tmp_path)
-    put(tmp_path, path, b"")
+    put(tmp_path / path, b"")
     *utterances, rejection = sorted(meld.read(tmp_path), key=lambda item: isinstance(item, Rejection))
     assert (rejection.path, rejection.reason) == (path, reason)
     assert len(utterances) == 3
@@ -187,17 +157,17 @@ def test_what_is_no_clip_of_a_row_is_rejected(tmp_path, path, reason):
 
 def test_hidden_files_and_other_tables_are_nobodys_business(tmp_path):
     plain(tmp_path)
-    put(tmp_path, "train_splits/._dia0_utt0.mp4", b"\0")
-    put(tmp_path, "train_sent_emo_dya.csv", "no such columns")
-    put(tmp_path, "README.txt", "")
+    put(tmp_path / "train_splits/._dia0_utt0.mp4", b"\0")
+    put(tmp_path / "train_sent_emo_dya.csv", "no such columns")
+    put(tmp_path / "README.txt", "")
     assert [type(item) for item in meld.read(tmp_path)] == [Utterance] * 3
 
 
 def test_second_copies_of_a_table_or_a_clip_are_said(tmp_path):
     plain(tmp_path)
-    put(tmp_path, "train/train_sent_emo.csv", table(row(), row(2, 5, 5)))
+    put(tmp_path / "train/train_sent_emo.csv", table(row(), row(2, 5, 5)))
     for path in ("train/dia0_utt0.mp4", "train/train_splits/dia0_utt0.mp4"):
-        put(tmp_path, path, b"")
+        put(tmp_path / path, b"")
     rows = list(meld.read(tmp_path))
     assert Counter(type(item) for item in rows) == {Utterance: 3, Rejection: 2}
     assert {item.path: item.reason for item in rows if isinstance(item, Rejection)} == {
@@ -207,7 +177,7 @@ def test_second_copies_of_a_table_or_a_clip_are_said(tmp_path):
 
 
 def test_a_table_that_is_not_there_is_said(tmp_path):
-    put(tmp_path, "test_sent_emo.csv", table(row()))
+    put(tmp_path / "test_sent_emo.csv", table(row()))
     rows = list(meld.read(tmp_path))
     assert [(item.path, item.reason) for item in rows if isinstance(item, Rejection)] == [
         ("train_sent_emo.csv", "missing_table"),
@@ -225,7 +195,7 @@ def test_any_older_copy_of_a_table_reads_the_same(tmp_path, encoding, end):
     plain(tmp_path)
     said = "I\u2019m \u2013 \u201cfine\u201d\u2026 he said, Chloé"
     content = table(row(Utterance=said, Speaker="Joey and Chandler"), end=end)
-    put(tmp_path, "train_sent_emo.csv", content.encode(encoding))
+    put(tmp_path / "train_sent_emo.csv", content.encode(encoding))
     if encoding == "cp1252":
         assert b"\x92" in content.encode(encoding)
     train, *_ = meld.read(tmp_path)
@@ -235,14 +205,14 @@ def test_any_older_copy_of_a_table_reads_the_same(tmp_path, encoding, end):
 def test_a_further_column_and_another_order_of_columns_do_no_harm(tmp_path):
     plain(tmp_path)
     header = ("Note", *reversed(HEADER))
-    put(tmp_path, "train_sent_emo.csv", table(row(Note="seen"), header=header))
+    put(tmp_path / "train_sent_emo.csv", table(row(Note="seen"), header=header))
     train, *_ = meld.read(tmp_path)
     assert (train.utterance_id, train.label, train.start_s) == ("train_dia0_utt0", "joy", 976.059)
 
 
 def test_a_table_without_a_column_is_an_error(tmp_path):
     plain(tmp_path)
-    put(tmp_path, "dev_sent_emo.csv", "Sr No.,Utterance,Speaker\n1,Hi,Joey\n")
+    put(tmp_path / "dev_sent_emo.csv", "Sr No.,Utterance,Speaker\n1,Hi,Joey\n")
     with pytest.raises(CorpusError, match=r"dev_sent_emo\.csv: no column 'Dialogue_ID'"):
         list(meld.read(tmp_path))
 
@@ -257,7 +227,7 @@ def test_rows_that_cannot_be_read_are_rejected_one_by_one(tmp_path):
         row(5, 0, 5, Sentiment="mixed"),
         row(6, 0, 6),
     )
-    put(tmp_path, "train_sent_emo.csv", whole + '7,"Cut in ha')
+    put(tmp_path / "train_sent_emo.csv", whole + '7,"Cut in ha')
     rows = list(meld.read(tmp_path))
     rejections = [item for item in rows if isinstance(item, Rejection)]
     assert [item.utterance_id for item in rows if isinstance(item, Utterance)][:2] == [
@@ -273,7 +243,7 @@ def test_rows_that_cannot_be_read_are_rejected_one_by_one(tmp_path):
 def test_what_a_row_does_not_say_is_none(tmp_path):
     plain(tmp_path)
     empty = dict.fromkeys(("Utterance", "Speaker", "Emotion", "Sentiment", "Season", "StartTime"), "")
-    put(tmp_path, "train_sent_emo.csv", table(row(**empty)))
+    put(tmp_path / "train_sent_emo.csv", table(row(**empty)))
     train, *_ = meld.read(tmp_path)
     assert train == Utterance(
         utterance_id="train_dia0_utt0",
@@ -300,7 +270,7 @@ def test_what_a_row_does_not_say_is_none(tmp_path):
 )
 def test_times_are_those_of_the_label_in_its_episode(tmp_path, start, end, expected):
     plain(tmp_path)
-    put(tmp_path, "train_sent_emo.csv", table(row(StartTime=start, EndTime=end)))
+    put(tmp_path / "train_sent_emo.csv", table(row(StartTime=start, EndTime=end)))
     train, *_ = meld.read(tmp_path)
     assert (train.start_s, train.end_s) == expected
     assert train.cut is False
@@ -309,13 +279,13 @@ def test_times_are_those_of_the_label_in_its_episode(tmp_path, start, end, expec
 def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
     root = tmp_path / "root"
     plain(root)
-    put(tmp_path, "elsewhere/dia0_utt0.wav", tone())
-    put(tmp_path, "elsewhere/dev_sent_emo.csv", table(row(1, 7, 7)))
-    put(root, "train/dia1_utt0.wav", tone())
-    put(root, "train_sent_emo.csv", table(row(1, 0, 0), row(2, 1, 0)))
+    put(tmp_path / "elsewhere/dia0_utt0.wav", tone())
+    put(tmp_path / "elsewhere/dev_sent_emo.csv", table(row(1, 7, 7)))
+    put(root / "train/dia1_utt0.wav", tone())
+    put(root / "train_sent_emo.csv", table(row(1, 0, 0), row(2, 1, 0)))
     (root / "train/dia0_utt0.wav").symlink_to(tmp_path / "elsewhere/dia0_utt0.wav")
     (root / "dev").symlink_to(tmp_path / "elsewhere")
-    summary, rejected = prepare(root, tmp_path / "out")
+    summary, rejected = prepare_meld(root, tmp_path / "out")
     assert rejected["dev"] == "outside_root"
     assert rejected["train/dia0_utt0.wav"] == "outside_root"
     assert summary["n_utterances"] == 1
@@ -334,9 +304,9 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
         row(4, 1, 0, Emotion="fear", Sentiment="negative", StartTime="?"),
         row(5, 1, 0, Emotion="sadness", Sentiment="negative"),  # twice
     ]
-    put(root, "train/train_sent_emo.csv", table(*train) + "6,Broken\n")
-    put(root, "dev_sent_emo.csv", table(row(1, 0, 0, Emotion="disgust"), row(2, 110, 7), end="\r\n"))
-    put(root, "test_sent_emo.csv", "\ufeff" + table(row(1, 0, 0, Emotion="bored"), row(2, 155, 3)))
+    put(root / "train/train_sent_emo.csv", table(*train) + "6,Broken\n")
+    put(root / "dev_sent_emo.csv", table(row(1, 0, 0, Emotion="disgust"), row(2, 110, 7), end="\r\n"))
+    put(root / "test_sent_emo.csv", "\ufeff" + table(row(1, 0, 0, Emotion="bored"), row(2, 155, 3)))
     video = mp4(tmp_path)
     for path in (
         "train/train_splits/dia0_utt0.mp4",
@@ -346,13 +316,13 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
         "output_repeated_splits_test/dia0_utt0.mp4",
         "output_repeated_splits_test/final_videos_testdia0_utt0.mp4",
     ):
-        put(root, path, video)
-    put(root, "train/train_splits/dia125_utt3.mp4", video[: len(video) // 3])
-    put(root, "train/train_splits/dia0_utt1.wav", tone(0.4, 16000))
-    put(root, "train/train_splits/dia1_utt0.wav", tone(0.3, 16000))
-    put(root, "train/train_splits/._dia0_utt0.mp4", b"\0")
-    put(root, "output_repeated_splits_test/dia155_utt3.flac", tone(0.2, 16000, container="FLAC"))
-    summary, rejected = prepare(root, tmp_path / "out")
+        put(root / path, video)
+    put(root / "train/train_splits/dia125_utt3.mp4", video[: len(video) // 3])
+    put(root / "train/train_splits/dia0_utt1.wav", tone(0.4, 16000))
+    put(root / "train/train_splits/dia1_utt0.wav", tone(0.3, 16000))
+    put(root / "train/train_splits/._dia0_utt0.mp4", b"\0")
+    put(root / "output_repeated_splits_test/dia155_utt3.flac", tone(0.2, 16000, container="FLAC"))
+    summary, rejected = prepare_meld(root, tmp_path / "out")
     assert rejected == {
         "train/train_splits/dia1_utt0.wav": "duplicate_id",
         "train/train_splits/dia125_utt3.mp4": "unreadable",
@@ -368,7 +338,7 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
     durations = {item["utterance_id"]: item["duration_s"] for item in load(tmp_path / "out").dataset}
     assert durations["train_dia0_utt1"] == 0.4  # the WAV, not the video beside it
     assert durations["train_dia0_utt0"] == pytest.approx(0.5, abs=0.13)
-    kept, rejected = prepare(root, tmp_path / "kept", keeps_missing=True)
+    kept, rejected = prepare_meld(root, tmp_path / "kept", keeps_missing=True)
     assert kept["n_utterances"] == 7
     assert kept["n_without_audio"] == 1
     assert "dev_splits_complete/dia110_utt7.mp4" not in rejected
@@ -386,7 +356,7 @@ def prepared(shared_data_folder, tmp_path_factory):
     if not root.is_dir():
         pytest.skip(f"no MELD in {shared_data_folder}")
     folder = tmp_path_factory.mktemp("meld") / "out"
-    _, rejected = prepare(root, folder, keeps_missing=True)
+    _, rejected = prepare_meld(root, folder, keeps_missing=True)
     assert rejected == {}
     return load(folder)
 

@@ -19,12 +19,10 @@ from mosei_release import (
     UNLISTED,
     WAV,
     labels,
-    mp4,
     one,
-    prepare,
-    put,
     said,
 )
+from small_release import mp4, prepare, put
 
 from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import ConfigError, CorpusError
@@ -39,8 +37,8 @@ h5py = pytest.importorskip("h5py", reason="the extra `mosei` is not installed")
 
 
 def test_an_interval_tells_every_column(tmp_path, tone):
-    put(tmp_path, f"{WAV}/{TRAIN}.wav", tone(5.0, 16000))
-    put(tmp_path, f"{MP4}/{TRAIN}.mp4", b"video")
+    put(tmp_path / f"{WAV}/{TRAIN}.wav", tone(5.0, 16000))
+    put(tmp_path / f"{MP4}/{TRAIN}.mp4", b"video")
     values = (-1.5, 0.0, 2.0, 0.5, 0.0, 1.0, 0.0)
     (utterance,) = one(tmp_path, (1.25, 3.5), values, said(TRAIN, (1.25, 3.5, "It was bad.")))
     assert utterance == Utterance(
@@ -63,14 +61,14 @@ def test_an_interval_tells_every_column(tmp_path, tone):
 
 
 def test_a_video_is_heard_where_there_is_no_sound_file(tmp_path):
-    put(tmp_path, f"{MP4}/{TRAIN}.mp4", b"video")
+    put(tmp_path / f"{MP4}/{TRAIN}.mp4", b"video")
     (utterance,) = one(tmp_path)
     assert utterance.audio_path == utterance.video_path == f"{MP4}/{TRAIN}.mp4"
 
 
 def test_where_a_missing_recording_is_looked_for(tmp_path, tone):
     assert one(tmp_path)[0].audio_path == f"{WAV}/{TRAIN}.wav"
-    put(tmp_path, f"CMU_MOSEI/{WAV}/{TEST}.wav", tone())
+    put(tmp_path / f"CMU_MOSEI/{WAV}/{TEST}.wav", tone())
     assert one(tmp_path)[0].audio_path == f"CMU_MOSEI/{WAV}/{TRAIN}.wav"
 
 
@@ -111,7 +109,7 @@ def test_a_transcript_is_found_by_its_times_and_not_by_its_number(tmp_path):
             ]
         },
     )
-    put(tmp_path, f"{TXT}/{TRAIN}.txt", lines)
+    put(tmp_path / f"{TXT}/{TRAIN}.txt", lines)
     found = [(row.transcript, row.transcript_source) for row in mosei.read(tmp_path)]
     assert found == [("Third.", "human"), ("Second.", "human"), ("First.", "human"), (None, None), (None, None)]
 
@@ -120,7 +118,7 @@ def test_a_transcript_is_found_by_its_times_and_not_by_its_number(tmp_path):
 @pytest.mark.parametrize("video", [TRAIN, "abc___def_g", "abcdefghij_", "___________"])
 def test_underscores_in_a_transcript_and_a_video_stay(tmp_path, text, video):
     labels(tmp_path, {video: [(1.0, 2.0, 0, *CALM)]})
-    put(tmp_path, f"{TXT}/{video}.txt", said(video, (1.0, 2.0, text)))
+    put(tmp_path / f"{TXT}/{video}.txt", said(video, (1.0, 2.0, text)))
     (row,) = mosei.read(tmp_path)
     assert (row.utterance_id, row.session, row.transcript) == (f"{video}_0", video, text)
     assert mosei.facts(row.utterance_id) == Facts(session=video)
@@ -201,14 +199,14 @@ def test_a_label_file_that_points_to_others_is_not_followed(tmp_path):
 
 def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
     root = tmp_path / "root"
-    put(tmp_path, "elsewhere/a.wav", tone(3.0, 16000))
-    put(tmp_path, "elsewhere/a.txt", said(TRAIN, (1.0, 2.0, "Secret.")))
-    put(root, f"{WAV}/{TEST}.wav", tone(3.0, 16000))
+    put(tmp_path / "elsewhere/a.wav", tone(3.0, 16000))
+    put(tmp_path / "elsewhere/a.txt", said(TRAIN, (1.0, 2.0, "Secret.")))
+    put(root / f"{WAV}/{TEST}.wav", tone(3.0, 16000))
     (root / TXT).mkdir(parents=True)
     (root / f"{WAV}/{TRAIN}.wav").symlink_to(tmp_path / "elsewhere/a.wav")
     (root / f"{TXT}/{TRAIN}.txt").symlink_to(tmp_path / "elsewhere/a.txt")
     labels(root, {video: [(1.0, 2.0, 0, *CALM)] for video in (TRAIN, TEST)})
-    summary, rejected = prepare(root, tmp_path / "out")
+    summary, _, rejected = prepare(mosei, root, tmp_path / "out")
     assert {(row["path"], row["reason"]) for row in rejected} == {
         (f"{WAV}/{TRAIN}.wav", "outside_root"),
         (f"{TXT}/{TRAIN}.txt", "outside_root"),
@@ -252,10 +250,10 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
 
 def test_other_files_of_the_release_and_second_copies(tmp_path, tone):
     for path in ("Raw/Videos/Segmented/Combined/x_0.mp4", f"{MP4}/._{TRAIN}.mp4", f"{WAV}/list.txt", "Raw/a.wav"):
-        put(tmp_path, path, b"")
-    put(tmp_path, f"{WAV}/{TRAIN}.wav", tone())
-    put(tmp_path, f"{WAV}/{TRAIN}.mp3", b"")
-    put(tmp_path, f"copy/{WAV}/{TRAIN}.wav", tone())
+        put(tmp_path / path, b"")
+    put(tmp_path / f"{WAV}/{TRAIN}.wav", tone())
+    put(tmp_path / f"{WAV}/{TRAIN}.mp3", b"")
+    put(tmp_path / f"copy/{WAV}/{TRAIN}.wav", tone())
     labels(tmp_path / "copy", {TEST: [(1.0, 2.0, 0, *CALM)]})
     *rejections, utterance = one(tmp_path)
     assert utterance.utterance_id == f"{TRAIN}_0"
@@ -269,19 +267,18 @@ def test_other_files_of_the_release_and_second_copies(tmp_path, tone):
 def small_release(root, tmp_path, tone):
     """Twelve utterances that can be heard, and every oddity that was met."""
     for number, video in enumerate((TRAIN, TRAIN_NUMBER, DEV, TEST)):
-        put(root, f"{WAV}/{video}.wav", tone(10.0, 16000, hertz=200 + 40 * number))
-    put(root, f"{MP4}/{TRAIN}.mp4", b"not heard, since there is a WAV")
-    put(root, f"{MP4}/{TEST_DASH}.mp4", mp4(tmp_path, 4.0))
-    put(root, f"{WAV}/unlabelled1.wav", tone())  # a recording without labels
-    put(root, f"{MP4}/unlabelled1.mp4", b"")
-    put(root, f"{TXT}/unlabelled1.txt", said("unlabelled1", (0.0, 1.0, "Nobody rated this.")))
+        put(root / f"{WAV}/{video}.wav", tone(10.0, 16000, hertz=200 + 40 * number))
+    put(root / f"{MP4}/{TRAIN}.mp4", b"not heard, since there is a WAV")
+    put(root / f"{MP4}/{TEST_DASH}.mp4", mp4(tmp_path, 4.0))
+    put(root / f"{WAV}/unlabelled1.wav", tone())  # a recording without labels
+    put(root / f"{MP4}/unlabelled1.mp4", b"")
+    put(root / f"{TXT}/unlabelled1.txt", said("unlabelled1", (0.0, 1.0, "Nobody rated this.")))
     put(
-        root,
-        f"{TXT}/{TRAIN}.txt",
+        root / f"{TXT}/{TRAIN}.txt",
         said(TRAIN, (-0.4, 2.0, "I hated___it."), (2.0, 4.0, "Truly."), (4.0, 6.0, "So."), end="\r\n") + f"{TRAIN}___3",
     )
-    put(root, f"{TXT}/{DEV}.txt", "\ufeff" + said(DEV, (1.0, 3.0, "Good.")))
-    put(root, f"{TXT}/{TEST}.txt", said(TEST, (1.0, 3.0, "It\u2019s fine.")).encode("cp1252"))
+    put(root / f"{TXT}/{DEV}.txt", "\ufeff" + said(DEV, (1.0, 3.0, "Good.")))
+    put(root / f"{TXT}/{TEST}.txt", said(TEST, (1.0, 3.0, "It\u2019s fine.")).encode("cp1252"))
     labels(
         root,
         {
@@ -301,7 +298,7 @@ def small_release(root, tmp_path, tone):
             "lmnopqrstuv": [(0.0, 1.0, 1.0, *CALM)],
         },
     )
-    put(root, f"{WAV}/lmnopqrstuv.wav", tone(10.0, 16000, hertz=500))
+    put(root / f"{WAV}/lmnopqrstuv.wav", tone(10.0, 16000, hertz=500))
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +313,7 @@ def prepared(tmp_path_factory):
         return file.getvalue()
 
     small_release(folder / "root", folder, tone)
-    summary, rejected = prepare(folder / "root", folder / "out")
+    summary, _, rejected = prepare(mosei, folder / "root", folder / "out")
     return load(folder / "out"), summary, rejected
 
 

@@ -1,14 +1,14 @@
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_release import prepare, put
 
 from lalm_mer.core.errors import CorpusError, SplitLeakError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import load, write_corpus
+from lalm_mer.corpora import msp_podcast
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.corpora.msp_podcast import LOADER_VERSION, RANGES, facts, read
+from lalm_mer.corpora.msp_podcast import facts, read
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
 
@@ -46,11 +46,6 @@ def consensus(rows=ROWS):
     return "\n".join([HEADER, *(row.replace(",", ".wav,", 1) for row in rows.splitlines())]) + "\n"
 
 
-def put(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
 @pytest.fixture
 def release(tmp_path, tone):
     """A maker of a miniature release, laid out as its own; twelve utterances where nothing else is said."""
@@ -73,14 +68,6 @@ def utterances(root):
 
 def rejections(root):
     return [row for row in read(root) if isinstance(row, Rejection)]
-
-
-def prepare(root, out_dir, **options):
-    """The summary, and what is rejected."""
-    options = {"corpus": "msp_podcast", "loader_version": LOADER_VERSION, "ranges": RANGES, "processes": 1} | options
-    summary = write_corpus(read(root), out_dir=out_dir, root=root, **options)
-    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
-    return summary, [json.loads(line) for line in (out_dir / "rejected.jsonl").read_text().splitlines()]
 
 
 def test_everything_that_the_release_says_of_an_utterance(release):
@@ -164,7 +151,7 @@ def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
     (root / "Audios/MSP-PODCAST_0002_0001.wav").unlink()
     put(tmp_path / "outside.wav", tone())
     (root / "Audios/MSP-PODCAST_0002_0001.wav").symlink_to(tmp_path / "outside.wav")
-    summary, rejected = prepare(root, tmp_path / "out")
+    summary, rows, rejected = prepare(msp_podcast, root, tmp_path / "out")
     assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (19, 12, 7)
     assert sorted((row["path"], row["reason"]) for row in rejected) == [
         ("Audios/MSP-PODCAST_0001_0008.wav", "duplicate_id"),
@@ -180,10 +167,9 @@ def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
     tasks = summary["tasks"]
     assert tasks["msp_podcast_4"] == {"A": 0, "S": 1, "H": 1, "N": 2, "unmapped": 8}
     assert tasks["msp_podcast_8"] == {"A": 0, "S": 1, "H": 1, "U": 1, "F": 1, "D": 1, "C": 1, "N": 2, "unmapped": 4}
-    rows = {row["utterance_id"]: row for row in load(tmp_path / "out").dataset}
     assert rows["MSP-PODCAST_0010_0001"]["label"] is None  # no row: kept, and of no split
     assert rows["MSP-PODCAST_0010_0001"]["split"] is None
-    kept, _ = prepare(root, tmp_path / "kept", keeps_missing=True)
+    kept, _, _ = prepare(msp_podcast, root, tmp_path / "kept", keeps_missing=True)
     assert (kept["n_utterances"], kept["n_without_audio"], kept["tasks"]["msp_podcast_4"]["N"]) == (13, 1, 3)
 
 
@@ -213,7 +199,8 @@ def test_a_vote_cut_in_half_is_rejected(release):
 
 
 def test_the_same_row_twice_is_rejected_once(release, tmp_path):
-    summary, _ = prepare(release(consensus() + "MSP-PODCAST_0001_0008.wav,A,1,1,1,30,Male,Train\n"), tmp_path / "out")
+    root = release(consensus() + "MSP-PODCAST_0001_0008.wav,A,1,1,1,30,Male,Train\n")
+    summary, _, _ = prepare(msp_podcast, root, tmp_path / "out")
     assert (summary["n_utterances"], summary["rejected"], summary["labels"]["N"]) == (12, {"duplicate_id": 1}, 2)
 
 

@@ -1,19 +1,15 @@
 import librosa
 import numpy as np
 import pytest
+from small_release import put
 
 from lalm_mer.core.audio import decode
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora import ravdess, write_corpus
 
 
-def put(root, path, content):
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    (root / path).write_bytes(content)
-
-
 def test_the_name_tells_every_column(tmp_path, tone):
-    put(tmp_path, "Audio_Speech_Actors_01-24/Actor_12/03-01-06-02-02-01-12.wav", tone(0.5, 48000, 2))
+    put(tmp_path / "Audio_Speech_Actors_01-24/Actor_12/03-01-06-02-02-01-12.wav", tone(0.5, 48000, 2))
     (utterance,) = ravdess.read(tmp_path)
     assert utterance == Utterance(
         utterance_id="03-01-06-02-02-01-12",
@@ -45,21 +41,21 @@ def test_the_name_tells_every_column(tmp_path, tone):
     ],
 )
 def test_what_is_no_clip_of_the_release_is_rejected(tmp_path, tone, path, reason):
-    put(tmp_path, path, tone())
+    put(tmp_path / path, tone())
     (rejection,) = ravdess.read(tmp_path)
     assert isinstance(rejection, Rejection)
     assert (rejection.path, rejection.reason) == (path, reason)
 
 
 def test_other_files_are_nobodys_business(tmp_path, tone):
-    put(tmp_path, "README.md", b"")
-    put(tmp_path, "Actor_01/._03-01-01-01-01-01-01.wav", b"\0")
-    put(tmp_path, "Actor_01/03-01-01-01-01-01-01.WAV", tone())
+    put(tmp_path / "README.md", b"")
+    put(tmp_path / "Actor_01/._03-01-01-01-01-01-01.wav", b"\0")
+    put(tmp_path / "Actor_01/03-01-01-01-01-01-01.WAV", tone())
     assert [type(row) for row in ravdess.read(tmp_path)] == [Utterance]
 
 
 def test_a_long_clip_is_kept(tmp_path, tone):
-    put(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", tone(40.0))
+    put(tmp_path / "Actor_01/03-01-01-01-01-01-01.wav", tone(40.0))
     summary = write_corpus(
         ravdess.read(tmp_path), corpus="ravdess", root=tmp_path, out_dir=tmp_path / "out", loader_version="1"
     )

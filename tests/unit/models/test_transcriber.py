@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_whisper import WORDS, build_tiny_whisper
 from transformers import (
-    GenerationConfig,
-    WhisperConfig,
     WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
     WhisperProcessor,
     WhisperTokenizer,
 )
@@ -20,67 +18,10 @@ from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
 
-WORDS = (
-    "kids",
-    "are",
-    "talking",
-    "by",
-    "the",
-    "door",
-    "dogs",
-    "sitting",
-    "it",
-    "is",
-    "eleven",
-    "would",
-    "like",
-    "clock",
-)
-SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
-           "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
-WINDOW_S = 2
-
-
-def build_tiny_whisper(folder, *, multilingual=True):
-    """A Whisper of two layers, window 2 s, whose tokens are whole words; saved with its processor."""
-    vocabulary = {f"\u0120{word}": number for number, word in enumerate(sorted(WORDS))}
-    end = SPECIAL[0]
-    tokenizer = WhisperTokenizer(vocabulary, merges=[], extra_special_tokens=list(SPECIAL[1:]), pad_token=end)
-    timestamps = [f"<|{number * 0.02:.2f}|>" for number in range(WINDOW_S * 50 + 1)]
-    tokenizer.add_tokens(timestamps)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, *timestamps)}
-    ends = {f"{name}_token_id": ids[end] for name in ("pad", "bos", "eos")}
-    config = WhisperConfig(
-        vocab_size=len(tokenizer), num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
-        max_source_positions=WINDOW_S * 50, max_target_positions=48, init_std=0.6,  # wide enough for words to differ
-        decoder_start_token_id=ids["<|startoftranscript|>"], begin_suppress_tokens=None, **ends,
-    )  # fmt: skip
-    languages = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|de|>")}}
-    tasks = {"task_to_id": {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = WhisperForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=ids["<|startoftranscript|>"], no_timestamps_token_id=ids["<|notimestamps|>"],
-        max_length=16, max_initial_timestamp_index=1, suppress_tokens=[ids[token] for token in SPECIAL[1:]],
-        begin_suppress_tokens=[ids[end], *(ids[token] for token in timestamps)], is_multilingual=multilingual,
-        **(languages | tasks if multilingual else {}), **ends,
-    )  # fmt: skip
-    model.save_pretrained(folder)
-    WhisperProcessor(WhisperFeatureExtractor(feature_size=16, chunk_length=WINDOW_S), tokenizer).save_pretrained(folder)
-
 
 @pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny_whisper")
-    build_tiny_whisper(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def transcriber(whisper_folder):
-    return Transcriber.load(str(whisper_folder), language="en")
+def transcriber(tiny_whisper_folder):
+    return Transcriber.load(str(tiny_whisper_folder), language="en")
 
 
 def sine(hertz, seconds, rate=16_000):
@@ -112,20 +53,20 @@ def test_more_than_a_window_is_heard_to_its_end(transcriber):
     assert first != second
 
 
-def test_the_language_is_told_or_detected(whisper_folder, transcriber):
+def test_the_language_is_told_or_detected(tiny_whisper_folder, transcriber):
     sounds = [sine(hertz, 1.0) for hertz in (200, 400, 800, 1600, 3200)]
-    german, by_name = (Transcriber.load(str(whisper_folder), language=name) for name in ("de", "German"))
+    german, by_name = (Transcriber.load(str(tiny_whisper_folder), language=name) for name in ("de", "German"))
     told = {"en": transcriber.transcribe(sounds), "de": german.transcribe(sounds)}
     assert told["en"] != told["de"]
     assert by_name.transcribe(sounds) == told["de"]
-    detected = Transcriber.load(str(whisper_folder)).transcribe(sounds)
+    detected = Transcriber.load(str(tiny_whisper_folder)).transcribe(sounds)
     for place, hypothesis in enumerate(detected):
         assert hypothesis in (told["en"][place], told["de"][place])
 
 
-def test_a_language_that_the_model_does_not_know(whisper_folder, tmp_path):
+def test_a_language_that_the_model_does_not_know(tiny_whisper_folder, tmp_path):
     with pytest.raises(ConfigError, match=r"'model.language'.*does not know 'fr'.*\['de', 'en'\]"):
-        Transcriber.load(str(whisper_folder), language="fr")
+        Transcriber.load(str(tiny_whisper_folder), language="fr")
     build_tiny_whisper(tmp_path, multilingual=False)
     english_only = Transcriber.load(str(tmp_path))
     assert english_only.transcribe([sine(300, 1.0)])[0]
@@ -138,8 +79,8 @@ def test_audio_at_another_rate_is_refused(transcriber):
         transcriber.transcribe([sine(300, 1.0, rate=8000)])
 
 
-def test_a_model_without_timestamps_says_what_it_cannot(whisper_folder):
-    transcriber = Transcriber.load(str(whisper_folder))
+def test_a_model_without_timestamps_says_what_it_cannot(tiny_whisper_folder):
+    transcriber = Transcriber.load(str(tiny_whisper_folder))
     transcriber._model.generation_config.no_timestamps_token_id = None
     with pytest.raises(ModelError, match=r"cannot transcribe 2\.5 s"):
         transcriber.transcribe([sine(300, 2.5)])
@@ -153,8 +94,8 @@ def test_a_model_without_timestamps_says_what_it_cannot(whisper_folder):
         ({"decoder_layers": 3}, r"no weights of model\.decoder\.layers\.2"),  # or a third would be made up
     ],
 )
-def test_a_model_of_another_kind_is_refused(whisper_folder, tmp_path, changes, says):
-    for path in whisper_folder.iterdir():
+def test_a_model_of_another_kind_is_refused(tiny_whisper_folder, tmp_path, changes, says):
+    for path in tiny_whisper_folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
@@ -162,18 +103,18 @@ def test_a_model_of_another_kind_is_refused(whisper_folder, tmp_path, changes, s
         Transcriber.load(str(tmp_path))
 
 
-def test_an_extractor_of_another_window_is_refused(whisper_folder, tmp_path):
-    for path in whisper_folder.iterdir():
+def test_an_extractor_of_another_window_is_refused(tiny_whisper_folder, tmp_path):
+    for path in tiny_whisper_folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     WhisperProcessor(
-        WhisperFeatureExtractor(feature_size=16, chunk_length=3), WhisperTokenizer.from_pretrained(whisper_folder)
+        WhisperFeatureExtractor(feature_size=16, chunk_length=3), WhisperTokenizer.from_pretrained(tiny_whisper_folder)
     ).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="makes 300 frames, but its encoder takes 200"):
         Transcriber.load(str(tmp_path))
 
 
-def test_only_safetensors_weights_are_read(whisper_folder, tmp_path):
-    for path in whisper_folder.iterdir():
+def test_only_safetensors_weights_are_read(tiny_whisper_folder, tmp_path):
+    for path in tiny_whisper_folder.iterdir():
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
@@ -181,18 +122,18 @@ def test_only_safetensors_weights_are_read(whisper_folder, tmp_path):
         Transcriber.load(str(tmp_path))
 
 
-def test_what_cannot_be_found_and_wrong_types(whisper_folder):
+def test_what_cannot_be_found_and_wrong_types(tiny_whisper_folder):
     with pytest.raises(ModelError, match="'no/such/whisper'"):
         Transcriber.load("no/such/whisper")
     with pytest.raises(ConfigError, match=r"'model.dtype'.*int4"):
-        Transcriber.load(str(whisper_folder), dtype="int4")
+        Transcriber.load(str(tiny_whisper_folder), dtype="int4")
 
 
-def test_the_digest_is_of_the_content(whisper_folder, tmp_path):
-    for path in whisper_folder.iterdir():
+def test_the_digest_is_of_the_content(tiny_whisper_folder, tmp_path):
+    for path in tiny_whisper_folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     same = Transcriber.load(str(tmp_path)).digest
-    assert same == Transcriber.load(str(whisper_folder)).digest
+    assert same == Transcriber.load(str(tiny_whisper_folder)).digest
     (tmp_path / "generation_config.json").write_text(
         (tmp_path / "generation_config.json").read_text().replace('"max_length": 16', '"max_length": 12')
     )

@@ -76,7 +76,10 @@ def test_a_missing_transcript_is_an_error_where_it_is_read(written):
     ("content", "told"),
     [
         ("name: p\nuser: What?", "neither {{ audio }} nor {{ transcript }}"),
-        ("name: p\nuser: '{{ audio }} {{ speaker }}'", "the slots are audio, transcript, labels"),
+        (
+            "name: p\nuser: '{{ audio }} {{ gender }}'",
+            "the slots are audio, transcript, labels, context, speaker, descriptors",
+        ),
         ("name: p\nuser: '{{ audio '", "the slots are"),
         ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "a slot is filtered or cut"),
         ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "a slot is filtered or cut"),

@@ -18,7 +18,6 @@ from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.protocols.augmentation import (
     Augmentation,
-    AugmentedExamples,
     AugmentSettings,
     GainSettings,
     Mp3Settings,
@@ -26,6 +25,7 @@ from lalm_mer.protocols.augmentation import (
     ReverbSettings,
     SpeedSettings,
 )
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.dataset import ExampleDataset
 
 RATE = 16_000
@@ -243,15 +243,6 @@ def test_repeats_of_an_utterance_sound_different_and_the_first_as_if_alone(examp
     first, other, repeat = heard(train)
     assert not np.array_equal(first, repeat)
     assert same(heard(AugmentedExamples(examples, Augmentation(ALONE["white"]), seed=0))[:2], [first, other])
-
-
-def test_a_selection_stays_in_the_epoch(examples):
-    train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
-    chosen = train.select([5, 2])
-    train.set_epoch(4)
-    everything = heard(train)
-    assert same(heard(chosen), [everything[5], everything[2]])
-    assert chosen.epoch == 4
 
 
 def test_examples_without_a_waveform_pass(examples):

@@ -48,6 +48,20 @@ def test_unmapped_utterances_are_counted_and_in_no_fold(corpus):
     assert not folded.folds.frame["utterance_id"].str.endswith(("_2", "_3")).any()
 
 
+def test_columns_are_read_once(corpus, monkeypatch):
+    opened = corpus()
+    folded = fold_corpus(opened, protocol())
+    read = []
+    columns = type(opened).columns
+    monkeypatch.setattr(type(opened), "columns", lambda self, names: read.append(names) or columns(self, names))
+    for split in ("train", "dev", "test"):
+        assert len(folded.examples(1, split, None)) == len(folded.folds.ids(1, split))
+    assert len(folded.truths) == 10
+    assert len(folded.heard) == 10
+    assert folded.transcript_source == "corpus"
+    assert len(read) == 1
+
+
 def test_the_examples_of_a_side_in_the_order_of_ids(corpus):
     folded = fold_corpus(corpus(), protocol())
     train = folded.examples(1, "train", sampling_rate=None)

@@ -13,11 +13,11 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.protocols.augmentation import (
     Augmentation,
-    AugmentedExamples,
     AugmentSettings,
     GainSettings,
     NoiseSettings,
 )
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.balancing import class_weights
 from lalm_mer.recognizers.training import RecognizerTrainer
 

@@ -1,6 +1,7 @@
 import torch
 
 from lalm_mer.models.families.base import LanguageInputs
+from lalm_mer.models.families.gemma import sliding_masks
 from lalm_mer.models.families.gemma4 import Gemma4
 from lalm_mer.models.families.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
@@ -19,7 +20,7 @@ def test_sliding_attention_looks_back_in_positions_not_in_tokens():
     least = torch.finfo(torch.float32).min
     positions = torch.tensor([[0, 1, 2, 3, 3]])  # two answers, a token each
     mask = torch.zeros(1, 1, 5, 5)
-    both = Gemma4._masks(LanguageInputs(positions, positions, mask), 3)
+    both = sliding_masks(LanguageInputs(positions, positions, mask), 3)
     assert both["full_attention"] is mask
     far = both["sliding_attention"][0, 0] == least
     assert far.nonzero().tolist() == [[3, 0], [4, 0]]

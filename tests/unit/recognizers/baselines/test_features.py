@@ -8,8 +8,8 @@ import pytest
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.protocols.features import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import LogMelFeatures
-from lalm_mer.recognizers.baselines.features import FeatureStore, feature_statistics
 
 
 @pytest.fixture

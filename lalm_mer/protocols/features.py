@@ -1,7 +1,8 @@
-"""Frame features of utterances, computed once a corpus, kept on disk and looked up by utterance."""
+"""Features of utterances, computed once a corpus, kept on disk and looked up by utterance."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections import deque
@@ -134,15 +135,29 @@ class FeatureStore:
         """
         place = self._stored(example)
         if place is not None:
-            part, row = place
-            stored = self._parts[part].data.column("features")[row].values
-            return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
+            return self._read(place)
         if self.extractor.source_hash(example) is None:
             raise CorpusError(
                 f"utterance {example.utterance_id}: its features are not in {self.folder} and the example brings "
                 "nothing to compute them from; add it to the store, or load it with its audio and transcript"
             )
         return self.extractor.extract(example)
+
+    def stored(self, utterance_id: str) -> Frames:
+        """The newest features stored under an id, (F, D).
+
+        Raises:
+            CorpusError: if there are none
+        """
+        places = self._places.get(utterance_id)
+        if not places:
+            raise CorpusError(f"utterance {utterance_id}: its features are not in {self.folder}; add it to the store")
+        return self._read(next(reversed(places.values())))
+
+    def _read(self, place: tuple[int, int]) -> Frames:
+        part, row = place
+        stored = self._parts[part].data.column("features")[row].values
+        return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
 
     def _stored(self, example: Example) -> tuple[int, int] | None:
         places = self._places.get(example.utterance_id, {})
@@ -181,6 +196,13 @@ def _row(extractor: FeatureExtractor, example: Example) -> tuple[str, str | None
 def _chain(first: Example, others: Iterator[Example]) -> Iterator[Example]:
     yield first
     yield from others
+
+
+def samples_hash(example: Example) -> str | None:
+    """Hash of the samples, the ``source_hash`` of what reads audio; None where the example has no waveform."""
+    if example.waveform is None:
+        return None
+    return hashlib.blake2b(np.ascontiguousarray(example.waveform.samples).data, digest_size=16).hexdigest()
 
 
 def feature_statistics(

@@ -1,0 +1,248 @@
+"""Any audio-language model that transformers has a class for, so that a new one can be used before it has a family.
+
+Nothing is known of it in advance: the stop token, the placeholder, their number and the towers are read off its
+processor, its chat template and its module names, and one prompt is compared with the processor's own as it opens.
+``LIMITS`` follow from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from jinja2 import TemplateError
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError
+from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
+from lalm_mer.models.families.plain_words import plain_word_ids
+from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
+
+__all__ = ["LIMITS", "Generic"]
+
+_NAMES = {"audio_tower": ("audio_tower", "audio_encoder", "sound_tower", "speech_encoder"), "projector": ("projector",)}
+"""Parts of the last name of a tower's outermost module"""
+_PROBE = Conversation(
+    (
+        Message("user", (Part("audio"), Part("words", "What?"))),
+        Message("assistant", (Part("words", "That."),)),
+        Message("user", (Part("words", "And?"),)),
+    )
+)
+LIMITS = (
+    "it runs whole, from audio to logits, once an answer: slower, and no tower output can be kept",
+    "one utterance at a time, in training and in scoring",
+    "one waveform a prompt, no longer than its feature extractor's window, or 30 s where that has none",
+    "no quantisation, and adapters only where a tower is found by its name",
+    "what its published weights were trained on, and under which licence, is not told",
+    "no model whose processor needs torchvision or whose chat template takes no messages of parts",
+)
+"""Printed by ``lalm-mer doctor`` too"""
+
+
+@dataclass(frozen=True)
+class _Unheard(TowerOutput):
+    """No output of a tower, but what the model's own forward takes for a waveform."""
+
+    features: Mapping[str, Tensor]
+
+
+class _OwnClass:
+    """The class that a config names; AutoModelForMultimodalLM does not know them all."""
+
+    @staticmethod
+    def from_pretrained(source: str, **settings: Any) -> Any:  # noqa: ANN401 transformers' own
+        named = (AutoConfig.from_pretrained(source, revision=settings["revision"]).architectures or ["no class"])[0]
+        own: Any = getattr(transformers, named, None)
+        if own is None:
+            raise ValueError(f"it is of {named}, which transformers {transformers.__version__} does not have")
+        return own.from_pretrained(source, **settings)
+
+
+class Generic(Family):
+    """A model behind its own forward and its own processor, called by ``text`` and ``audio``."""
+
+    name = "generic"
+    towers = {}  # noqa: RUF012 each model's own
+    model_class = _OwnClass
+    published = ()
+    licence = "the model's own"
+    contamination = {}  # noqa: RUF012 constant
+    batch_tolerance = float("inf")
+    whole = "it runs from audio to logits in one, whatever the model is made of"
+    one_turn = "it takes one waveform a prompt"
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 any processor
+        self._counts: dict[int, int] = {}
+        self._extractor: Any = getattr(processor, "feature_extractor", None)
+        config: Any = model.config
+        audio_id = getattr(config, "audio_token_id", None) or getattr(config, "audio_token_index", None)
+        if self._extractor is None or audio_id is None:
+            raise ModelError(f"{self.name}: {type(model).__name__} has no feature_extractor or no audio_token_id")
+        self.towers = _towers(model)  # type: ignore[misc]
+        self.audio_token = processor.tokenizer.convert_ids_to_tokens(audio_id)  # type: ignore[misc]
+        try:
+            rendered = _rendered(processor)
+            self.stop_token = _token_after(processor.tokenizer, rendered, "\ue0001\ue001")  # type: ignore[misc]
+            super().__init__(model, processor)
+            self._compare(rendered)
+        except LalmMerError:
+            raise
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({reason}); it needs a family"
+            ) from error
+
+    @classmethod
+    def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
+        """There is no architecture to build.
+
+        Raises:
+            ConfigError: always
+        """
+        raise ConfigError(f"key 'model.family': {cls.name} has no architecture of its own; name another family")
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self._extractor.sampling_rate)
+
+    @property
+    def longest_audio_s(self) -> float:
+        """The feature extractor's window, in seconds; 30 where it has none."""
+        return float(getattr(self._extractor, "chunk_length", None) or 30.0)
+
+    def audio_token_count(self, samples: int) -> int:
+        """What the processor writes for silence of that length."""
+        if samples < 1:
+            return 0
+        if samples not in self._counts:
+            ids = self._processed(self.audio_token, np.zeros(samples, np.float32))["input_ids"]
+            self._counts[samples] = int((ids == self.audio_token_id).sum())
+        return self._counts[samples]
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """What the processor makes of a waveform, as the model's own forward takes it, ``audio_`` before each name.
+
+        Raises:
+            AudioError: if the waveform is not at the family's rate
+            ModelError: if there are several
+        """
+        if len(waveforms) != 1:
+            raise ModelError(f"{self.name} takes one utterance at a time, found {len(waveforms)}")
+        waveforms[0].require_rate(self.sampling_rate, self.name)
+        processed = self._processed(self.audio_token, waveforms[0].samples)
+        words = set(self.tokenizer.model_input_names) | {"input_ids", "attention_mask", "token_type_ids"}
+        return {f"audio_{name}": value for name, value in processed.items() if name not in words}
+
+    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
+        """Nothing yet: step two does both."""
+        features = {name.removeprefix("audio_"): value for name, value in inputs.items()}
+        nothing = torch.zeros(1, device=next(iter(inputs.values())).device)
+        return _Unheard(nothing, nothing, features)
+
+    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Logits already, (1, T, vocabulary): the output layer of a model may be more than a matrix.
+
+        Raises:
+            ModelError: if there are several rows
+        """
+        if len(inputs.input_ids) != 1:
+            raise ModelError(f"{self.name} takes one utterance at a time, found {len(inputs.input_ids)}")
+        features = audio.features if isinstance(audio, _Unheard) else {}
+        ids, positions = inputs.input_ids[0], inputs.position_ids[0]
+        first, *others = _answer_starts(positions)
+        ends = [*others, len(ids)]
+        prompt = ids[:first]
+        pieces: list[Tensor] = []
+        for start, end in zip([first, *others], ends, strict=True):
+            logits = self._forward(torch.cat([prompt, ids[start:end]]), features)
+            pieces += [logits[first:]] if pieces else [logits]
+        return torch.cat(pieces)[None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """They are there."""
+        return hidden
+
+    def word_ids(self, words: str) -> list[int]:
+        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
+        return plain_word_ids(self.tokenizer, words, self.name)
+
+    def _forward(self, ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        model: Any = self.model
+        heard = {
+            name: value.to(model.dtype) if value.is_floating_point() else value for name, value in features.items()
+        }
+        logits: Tensor = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **heard).logits[0]
+        return logits
+
+    def _processed(self, rendered: str, samples: Any) -> Mapping[str, Any]:  # noqa: ANN401 an array
+        processed: Mapping[str, Any] = self.processor(
+            text=[rendered], audio=[samples], sampling_rate=self.sampling_rate, return_tensors="pt"
+        )
+        return processed
+
+    def _compare(self, rendered: str) -> None:
+        """Find what the processor writes around an audio slot, and check that prompts are made as it makes them."""
+        for number, word in enumerate(mark_parts(_PROBE)[1]):
+            rendered = rendered.replace(f"\ue000{number}\ue001", word)
+        samples = np.zeros(self.sampling_rate, np.float32)
+        theirs = self._processed(rendered, samples)["input_ids"][0].tolist()
+        plain = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        if self.audio_token_id in plain and self.audio_token_id in theirs:
+            slot, last = plain.index(self.audio_token_id), len(theirs) - theirs[::-1].index(self.audio_token_id)
+            before = theirs[slot : theirs.index(self.audio_token_id)]
+            after = theirs[last : len(theirs) - (len(plain) - slot - 1)]
+            self.audio_marks = (self.tokenizer.decode(before), self.tokenizer.decode(after))  # type: ignore[misc]
+        ours = self.prompt_ids(_PROBE, [self.audio_token_count(len(samples))])
+        if ours != theirs:
+            raise ModelError(
+                f"{self.name}: a prompt would be {self.tokenizer.decode(ours)[:120]!r}, but the processor makes "
+                f"{self.tokenizer.decode(theirs)[:120]!r} of it; this model needs a family of its own"
+            )
+
+
+def _answer_starts(positions: Tensor) -> list[int]:
+    """Where answers start that share a prompt: each at the position after it; 0 where there is one sequence alone."""
+    again = (positions != torch.arange(len(positions), device=positions.device)).nonzero()
+    if not len(again):
+        return [0]
+    return [int(start) for start in (positions == positions[int(again[0])]).nonzero()]
+
+
+def _rendered(processor: Any) -> str:  # noqa: ANN401 any processor
+    """The probe as its chat template writes it, numbered marks in place of words."""
+    rendered: str = processor.apply_chat_template(mark_parts(_PROBE)[0], add_generation_prompt=True, tokenize=False)
+    return rendered
+
+
+def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN401 any tokenizer
+    """The special token that a chat template writes right after a mark."""
+    after = rendered.partition(mark)[2]
+    first = tokenizer(after, add_special_tokens=False)["input_ids"][0]
+    if first not in tokenizer.added_tokens_decoder:
+        raise ModelError(f"generic: its chat template ends the assistant's turn with {after[:30]!r}, no special token")
+    token: str = tokenizer.convert_ids_to_tokens(first)
+    return token
+
+
+def _towers(model: Any) -> dict[str, str]:  # noqa: ANN401 any model
+    """The language model by transformers' own lookup, the others by name, where one module alone has such a name."""
+    modules = dict(model.named_modules())
+    decoder = model.get_decoder()
+    towers = {"language_model": next(path for path, module in modules.items() if module is decoder)}
+    for tower, names in _NAMES.items():
+        found = [path for path in modules if any(name in path.rpartition(".")[2] for name in names)]
+        outermost = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+        if len(outermost) == 1:
+            towers[tower] = outermost[0]
+    return towers

@@ -1,0 +1,33 @@
+"""CONTRIBUTING's worked example, followed to the letter: one file and one line, and the contract holds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_family_is_one_file_and_one_line(tmp_path):
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## How to add a family")[2].partition("\n## ")[0]
+    file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(line.splitlines()) == 1
+    for part in ("lalm_mer", "prompts", "tests/contract/families"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("tests/conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / part, tmp_path / part)
+    families = tmp_path / "lalm_mer/models/families"
+    (families / "parrot.py").write_text(file, "utf-8")
+    table = families / "__init__.py"
+    before, opening, after = table.read_text("utf-8").partition("FAMILIES = {\n")
+    table.write_text(before + opening + line + after, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/families", "-k", "parrot"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    ran = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert ran >= 60
+    assert "skipped" not in done.stdout
