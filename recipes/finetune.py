@@ -21,7 +21,8 @@ from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import RunFolder, open_run
 from lalm_mer.launch.settings import FinetuneSettings
 from lalm_mer.launch.trainers import seed_everything
-from lalm_mer.recognizers.hub import check_repo_id, push_run
+from lalm_mer.recognizers.hub import push_run
+from lalm_mer.recognizers.hub_folder import check_repo_id
 
 
 def finetune(settings: FinetuneSettings) -> None:
@@ -55,8 +56,10 @@ def finetune(settings: FinetuneSettings) -> None:
 
 def share(settings: FinetuneSettings, run: RunFolder) -> None:
     """Push the finished run's adapter where the config says; what is there already is not sent again."""
-    if settings.output.push_to is not None and run.writes:
-        print(f"pushed: {push_run(run.path, settings.output.push_to, private=settings.output.push_private)}")
+    output = settings.output
+    if output.push_to is not None and run.writes:
+        address = push_run(run.path, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
+        print(f"pushed: {address}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.errors import LalmMerError
-from lalm_mer.recognizers.hub import assemble, push_run
+from lalm_mer.recognizers.hub import push_run
+from lalm_mer.recognizers.hub_client import TIMEOUT_S
+from lalm_mer.recognizers.hub_folder import assemble
 
 
 def main(arguments: list[str]) -> int:
@@ -29,6 +31,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--private", action="store_true", help="make it a private one")
     parser.add_argument("--licence", metavar="ID", help="of the adapter, for example cc-by-nc-4.0; default: not stated")
     parser.add_argument("--base-model", metavar="USER/NAME", help="the base model's id, where the run used a copy")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT_S,
+        metavar="S",
+        help="longest wait for an answer, default %(default)g s",
+    )
     parser.add_argument("--dry-run", action="store_true", help="write the folder to --out and push nothing")
     parser.add_argument("--out", type=Path, help="with --dry-run: a new or empty folder")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -52,7 +61,8 @@ def push_adapter(options: argparse.Namespace) -> int:
         print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))
         print(f"written to {folder}; nothing was pushed")
     else:
-        print(f"pushed: {push_run(options.run, options.repo, private=options.private, **named)}")
+        named |= {"private": options.private, "timeout_s": options.timeout}
+        print(f"pushed: {push_run(options.run, options.repo, **named)}")
     return 0
 
 

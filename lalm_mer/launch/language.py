@@ -231,7 +231,8 @@ def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> 
         "base_model": base_digest(settings, language.family),
     }
     now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
-    notes = require_fit(folder, now=now | {"quantization": settings.quantization})
+    now |= {"base_model": settings.id, "quantization": settings.quantization}
+    notes = require_fit(folder, now=now)
     adapted = language.answer_model(load_adapter(language.family, folder))
     return adapted, hash_file(folder / "adapter_model.safetensors"), notes
 

@@ -177,10 +177,12 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class FinetuneOutputSettings(OutputSettings):
-    """``push_to``: user/name on the Hub, where the adapter of the finished run goes; ``push_private``: hidden there."""
+    """``push_to``: user/name on the Hub, where the adapter of the finished run goes; ``push_private``: hidden there;
+    ``push_timeout_s``: longest wait for an answer of the Hub, in seconds."""
 
     push_to: str | None = None
     push_private: bool = False
+    push_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)

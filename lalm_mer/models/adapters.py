@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from lalm_mer.core.errors import AdapterError
+from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder, one_line
 
 __all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_lora", "load_adapter", "tower_of"]
 
@@ -103,17 +104,16 @@ def load_adapter(family: Adaptable, folder: Path, *, trainable: bool = False) ->
     """Load an adapter onto the family's model, from safetensors alone.
 
     Raises:
-        AdapterError: naming the folder, if it holds no adapter, one in another format, or one for another model
+        AdapterError: naming the folder, if it holds no adapter, one in another format, one for another model, or more
+            than an adapter
     """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise AdapterError(f"{folder}: no {name}; an adapter as peft saves it is needed, not pickled")
+    check_adapter_folder(folder, towers=family.towers.values())
     try:
         model = PeftModel.from_pretrained(family.model, folder, is_trainable=trainable, use_safetensors=True)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = one_line(error)
         raise AdapterError(f"{folder}: the adapter does not fit this {family.name} model: {reason}") from error
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
         kept = get_peft_model_state_dict(model, save_embedding_layers=False)  # "auto" would ask the Hub
         odd = set(file.keys()) ^ set(kept)
     if odd:  # peft would leave these as they are

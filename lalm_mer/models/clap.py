@@ -97,6 +97,11 @@ class Clap:
             )
 
     @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
+        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        return ClapProcessor.from_pretrained(source, revision=revision)
+
+    @classmethod
     def load(cls, model_id: str | Path, *, revision: str | None = None, dtype: str = "float32") -> Self:
         """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
 
@@ -105,7 +110,7 @@ class Clap:
         """
         source = str(model_id)
         try:
-            processor = ClapProcessor.from_pretrained(source, revision=revision)
+            processor = cls.load_processor(source, revision)
             config = AutoConfig.from_pretrained(source, revision=revision)
             if not isinstance(config, ClapConfig):
                 raise ValueError(f"its config says {config.model_type!r}")

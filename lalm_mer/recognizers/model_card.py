@@ -182,6 +182,7 @@ def render_model_card(facts: CardFacts) -> str:
         base_model=facts.base_model
         or f"a model of family {description['config']['model']['family']} that was a local folder",
         base_licence=f"{facts.base_licence}, as published; see its own card",
+        compares=model["family"] == "clap",
         hears=_HEARS[description["modalities"]],
         labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
         figures=_figures(metrics),

@@ -1,29 +1,25 @@
 """Adapters to the Hub and back, by the real client, against a server in this process that speaks the Hub's API."""
 
-import base64
 import hashlib
 import json
-import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hub_server import TOKEN, refuses, serve, speak_to
 
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.runs import read_run
+from lalm_mer.models.tiny import build_tiny
+from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.recognizers.hub import load_adapter_from, push
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "hf_test"
 SCORES = """
 import sys
 from pathlib import Path
@@ -48,195 +44,11 @@ numpy.save(sys.argv[2], spread(language.data, numpy.concatenate(rows)))
 """
 
 
-class Hub:
-    """What the server holds: repositories, each a list of commits, and large files by their SHA-256."""
-
-    def __init__(self):
-        self.repos = {}
-        self.private = {}
-        self.large = {}
-        self.verified = set()
-        self.asked = []
-
-    def head(self, repo, revision="main"):
-        """Commit and files of a revision; None where there is none."""
-        commits = self.repos.get(repo, [])
-        found = [item for item in commits if item[0] == revision] if revision != "main" else commits[-1:]
-        return found[0] if found else None
-
-    def commit(self, repo, files):
-        sha = hashlib.sha1(f"{repo} {len(self.repos.get(repo, []))}".encode()).hexdigest()
-        self.repos.setdefault(repo, []).append((sha, files))
-        return sha
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The part of the Hub's API that huggingface_hub 2.4 uses for models, without Xet."""
-
-    protocol_version = "HTTP/1.1"
-    hub: Hub
-
-    def log_message(self, *arguments):
-        pass
-
-    def body(self):
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        content = b""
-        while size := int(self.rfile.readline(), 16):
-            content += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return content
-
-    def answer(self, status, content=b"", **headers):
-        if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(content))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def handle_any(self):
-        path = unquote(urlsplit(self.path).path)
-        body = self.body()
-        self.hub.asked.append((self.command, path))
-        known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        for pattern, name in ROUTES:
-            if found := re.fullmatch(pattern, f"{self.command} {path}"):
-                groups = found.groupdict()
-                repo = groups.get("repo")
-                writes = self.command in ("POST", "PUT") and name != "put"
-                if (writes or self.hub.private.get(repo)) and not known:
-                    return self.answer(401, {"error": "Invalid username or password."})
-                if repo is not None and repo not in self.hub.repos:
-                    return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-                return getattr(self, name)(body, **groups)
-        return self.answer(404, {"error": "no such route"})
-
-    do_GET = do_HEAD = do_POST = do_PUT = handle_any
-
-    def create(self, body):
-        asked = json.loads(body)
-        repo = f"{asked['organization']}/{asked['name']}"
-        if repo in self.hub.repos:
-            return self.answer(409, {"error": "exists", "url": f"{self.server.endpoint}/{repo}"})
-        self.hub.private[repo] = asked.get("visibility") == "private"
-        self.hub.commit(repo, {".gitattributes": b"*.safetensors filter=lfs\n"})
-        return self.answer(200, {"url": f"{self.server.endpoint}/{repo}", "name": repo})
-
-    def check_yaml(self, body):
-        head = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])
-        errors = [] if isinstance(head.get("license"), str) else [{"message": "license"}]
-        self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
-
-    def info(self, body, repo, revision="main"):
-        found = self.hub.head(repo, revision)
-        if found is None:
-            return self.answer(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
-        siblings = [{"rfilename": name} for name in found[1]]
-        private = self.hub.private.get(repo, False)
-        return self.answer(200, {"id": repo, "sha": found[0], "private": private, "siblings": siblings})
-
-    def tree(self, body, repo, revision):
-        self.answer(200, [self.entry(path, content) for path, content in self.hub.head(repo, revision)[1].items()])
-
-    @staticmethod
-    def entry(path, content):
-        row = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-        if path.endswith(".safetensors"):
-            sha = hashlib.sha256(content).hexdigest()
-            row["lfs"] = {"oid": sha, "size": len(content), "pointerSize": 134}
-        return row
-
-    def preupload(self, body, repo, revision):
-        files = self.hub.head(repo, revision)[1]
-        rows = []
-        for asked in json.loads(body)["files"]:
-            large = asked["path"].endswith(".safetensors")
-            row = {"path": asked["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-            if asked["path"] in files:
-                content = files[asked["path"]]
-                row["oid"] = hashlib.sha256(content).hexdigest() if large else git_oid(content)
-            rows.append(row)
-        self.answer(200, {"files": rows})
-
-    def batch(self, body, repo):
-        objects = []
-        for item in json.loads(body)["objects"]:
-            if item["oid"] not in self.hub.large:
-                links = {"upload": f"/lfs/{item['oid']}", "verify": "/lfs-verify"}
-                item["actions"] = {kind: {"href": self.server.endpoint + link} for kind, link in links.items()}
-            objects.append(item)
-        self.answer(200, {"transfer": "basic", "objects": objects}, Content_Type="application/vnd.git-lfs+json")
-
-    def put(self, body, oid):
-        assert hashlib.sha256(body).hexdigest() == oid
-        self.hub.large[oid] = body
-        self.answer(200)
-
-    def verify(self, body):
-        asked = json.loads(body)
-        good = len(self.hub.large.get(asked["oid"], b"")) == asked["size"]
-        self.hub.verified |= {asked["oid"]} if good else set()
-        self.answer(200 if good else 422, {})
-
-    def commit(self, body, repo, revision):
-        files = dict(self.hub.head(repo, revision)[1])
-        for line in body.splitlines():
-            item = json.loads(line)
-            value = item["value"]
-            if item["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif item["key"] == "lfsFile":
-                files[value["path"]] = self.hub.large[value["oid"]]
-            elif item["key"] == "deletedFile":
-                del files[value["path"]]
-        sha = self.hub.commit(repo, files)
-        self.answer(200, {"commitUrl": f"{self.server.endpoint}/{repo}/commit/{sha}", "commitOid": sha})
-
-    def resolve(self, body, repo, revision, path):
-        found = self.hub.head(repo, revision)
-        if found is None or path not in found[1]:
-            return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound")
-        content = found[1][path]
-        return self.answer(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=found[0])
-
-
-_REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
-_REVISION = r"(?P<revision>[^/]+)"
-ROUTES = [
-    (r"POST /api/repos/create", "create"),
-    (r"POST /api/validate-yaml", "check_yaml"),
-    (rf"GET /api/models/{_REPO}", "info"),
-    (rf"GET /api/models/{_REPO}/revision/{_REVISION}", "info"),
-    (rf"GET /api/models/{_REPO}/tree/{_REVISION}", "tree"),
-    (rf"POST /api/models/{_REPO}/preupload/{_REVISION}", "preupload"),
-    (rf"POST /api/models/{_REPO}/commit/{_REVISION}", "commit"),
-    (rf"POST /{_REPO[:-1]}?)\.git/info/lfs/objects/batch", "batch"),
-    (r"PUT /lfs/(?P<oid>[0-9a-f]{64})", "put"),
-    (r"POST /lfs-verify", "verify"),
-    (rf"(?:GET|HEAD) /{_REPO}/resolve/{_REVISION}/(?P<path>.+)", "resolve"),
-]
-
-
-def git_oid(content):
-    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-
-
 @pytest.fixture
 def server():
     """A Hub of its own for a test."""
-    handler = type("OneHub", (Handler,), {"hub": Hub()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.endpoint = f"http://127.0.0.1:{running.server_port}"
-        running.hub = handler.hub
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serve() as running:
         yield running
-        running.shutdown()
 
 
 @pytest.fixture
@@ -250,16 +62,8 @@ def online(server, tmp_path):
 
 @pytest.fixture
 def here(server, tmp_path, monkeypatch):
-    """The same for calls in this process, whose client has read its environment already."""
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    """The same for calls in this process."""
+    speak_to(server, tmp_path / "cache", monkeypatch)
     return server.hub
 
 
@@ -335,6 +139,53 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
 
     offline = online | {"HF_HUB_OFFLINE": "1"}  # what was downloaded once is there
     workplace.run("zero_shot", tmp_path / "offline", "model.adapter=jane/adapter", **offline)
+
+
+def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace, here, tmp_path):
+    words = Path(ROOT / "prompts" / "ensembles" / "emotion.yaml").read_text("utf-8").splitlines()
+    build_tiny("clap", tmp_path / "model", words=words, window_s=2, hidden_size=32, layers=1, vocabulary=400,
+               initializer_range=0.1)  # fmt: skip
+    config = yaml.safe_load(workplace.config("finetune").read_text())
+    config["prompt"]["file"] = "prompts/ensembles/emotion.yaml"
+    config["model"] |= {"family": "clap", "id": str(tmp_path / "model")}
+    config["output"]["dir"] = str(tmp_path / "run")
+    (tmp_path / "zero_shot.yaml").write_text(
+        yaml.safe_dump({key: config[key] for key in ("data", "split", "prompt", "model", "output")})
+    )
+    config["adapter"]["towers"] = {"audio_tower": ["query", "value"], "text_projector": ["linear1"]}
+    config["train"]["num_train_epochs"] = 1
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(config))
+    assert workplace.script("recipes/finetune.py", "--config", str(tmp_path / "finetune.yaml")) == 0
+
+    pushed = workplace.script("recipes/push_adapter.py", str(tmp_path / "run"), "--repo", "jane/adapter")
+    assert pushed == 0
+    files = here.head("jane/adapter")[1]
+    assert {"adapter_model.safetensors", "prompt.yaml", "labels.json", "tokenizer.json", "README.md"} <= set(files)
+    (tmp_path / "pushed.yaml").write_bytes(files["prompt.yaml"])
+    assert load_ensemble(tmp_path / "pushed.yaml").digest == read_run(tmp_path / "run").hashes["prompt"]
+    assert "descriptions" in files["README.md"].decode()
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+
+    overrides = ["model.adapter=jane/adapter", f"prompt.file={tmp_path / 'pushed.yaml'}"]
+    config = str(tmp_path / "zero_shot.yaml")
+    for out, options in (("adapted", overrides), ("bare", [])):
+        options = [*options, f"output.dir={tmp_path / out}"]
+        assert workplace.script("recipes/zero_shot.py", "--config", config, *options) == 0
+    run, adapted, bare = (pd.read_parquet(tmp_path / out / "predictions.parquet") for out in ("run", "adapted", "bare"))
+    pd.testing.assert_frame_equal(adapted, run, atol=1e-6, rtol=0)
+    assert (bare.filter(like="log_prob_") - run.filter(like="log_prob_")).abs().max().max() > 1e-4
+
+
+def test_a_hub_that_fails_after_training_leaves_the_run_and_is_asked_again(uninterrupted, workplace, here, capsys):
+    command = ("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter")
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    here.faults = [("POST /api/models/jane/adapter/commit", refuses(403))]
+    assert workplace.again(*command) == 1
+    assert "jane/adapter: cannot be pushed to the Hub, the commit failed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+    here.faults = []
+    assert workplace.again(*command) == 0
+    assert "adapter_model.safetensors" in here.head("jane/adapter")[1]
 
 
 def test_an_adapter_is_not_scored_on_another_fold(uninterrupted, workplace, tmp_path, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fabricated import LABELS, fabricated_predictions, fabricated_run_json, write_history
+from hub_server import drops, refuses, serve, speak_to
 from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError, ConfigError, LalmMerError, ModelError, PredictionError, SplitLeakError
@@ -12,7 +13,8 @@ from lalm_mer.evaluation.metrics import score
 from lalm_mer.models.adapters import add_lora, load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.hub import assemble, check_repo_id, load_adapter_from, require_fit
+from lalm_mer.recognizers.hub import load_adapter_from, push_run, require_fit
+from lalm_mer.recognizers.hub_folder import assemble, check_repo_id
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
@@ -184,6 +186,31 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_not_shared(run, tmp
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
 
 
+@pytest.mark.parametrize("fault", [refuses(500), drops])
+def test_a_hub_that_fails_leaves_the_run_as_it_was(run, tmp_path, monkeypatch, fault):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with serve() as server:
+        speak_to(server, tmp_path / "cache", monkeypatch)
+        server.hub.faults = [("PUT /lfs/", fault)]
+        with pytest.raises(AdapterError, match="jane/adapter: cannot be pushed to the Hub, sending the files failed"):
+            push_run(run, "jane/adapter")
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        server.hub.faults = []
+        push_run(run, "jane/adapter")
+        pushed = server.hub.head("jane/adapter")[1]
+    out = assemble(run, tmp_path / "out", repo_id="jane/adapter")
+    assert pushed.keys() - {".gitattributes"} == PUSHED
+    assert {path.name: path.read_bytes() for path in out.iterdir()}.items() <= pushed.items()
+
+
+def test_a_link_out_of_the_run_is_not_pushed(run, tmp_path):
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is a link that leads out of the folder"):
+        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+
+
 def test_a_folder_with_files_is_not_written_into(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(ConfigError, match="not an empty folder"):
@@ -230,7 +257,8 @@ def test_neither_folder_nor_id(tmp_path):
 def now_of(finished, **changed):
     then = json.loads((finished / "run.json").read_text())
     hashes = then["hashes"] | changed.pop("hashes", {})
-    return {"corpus": "fabricated", "fold": 1, "labels": LABELS, "hashes": hashes, "quantization": None} | changed
+    now = {"corpus": "fabricated", "fold": 1, "labels": LABELS, "hashes": hashes, "quantization": None}
+    return now | {"base_model": then["base_model"]} | changed
 
 
 def test_the_run_it_was_trained_for_needs_no_note(finished):
@@ -247,6 +275,18 @@ def test_another_base_model_is_refused_and_another_copy_noted(finished):
         require_fit(finished / "adapter", now=now_of(finished, hashes={"base_model": "c" * 64}))
     notes = require_fit(finished / "adapter", now=now_of(finished, hashes={"base_model": "Qwen/Qwen2-Audio-7B@0"}))
     assert "another copy or revision" in notes[0]
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["run.json", "alone"])
+def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, beside):
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
+    if not beside:
+        (out / "run.json").unlink()
+    hashes = {"base_model": "Qwen/Qwen2-Audio-7B@0"}
+    with pytest.raises(AdapterError, match=r"trained on Qwen/Qwen2-Audio-7B-Instruct.*set model\.id=Qwen/Qwen2"):
+        require_fit(out, now=now_of(finished, base_model="Qwen/Qwen2-Audio-7B", hashes=hashes))
+    require_fit(out, now=now_of(finished, base_model="qwen/qwen2-audio-7b-instruct"))
+    require_fit(out, now=now_of(finished, base_model=str(tmp_path)))  # a copy may lie anywhere
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""What an adapter's folder may hold: LoRA weights in safetensors and a config that asks for nothing else.
+
+Such a folder may come from anybody. peft would read a pickle, import a module that the config names, or follow a link;
+so the folder is looked at before peft sees it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lalm_mer.core.errors import AdapterError
+
+__all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "one_line", "read_json"]
+
+CONFIG = "adapter_config.json"
+"""File of peft's."""
+WEIGHTS = "adapter_model.safetensors"
+"""File of peft's."""
+_BESIDE = ("run.json", "labels.json", "prompt.yaml")
+_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # peft imports what the last one names
+
+
+def check_adapter_folder(
+    folder: Path, *, named: str | None = None, root: Path | None = None, towers: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Refuse a folder that holds anything but a LoRA adapter that cannot do more than adapt.
+
+    Whole modules beside the LoRA tensors are taken only where the config names them in ``modules_to_save``.
+
+    Args:
+        folder: holds the files of peft's
+        named: how errors name it; None for its path
+        root: no file may lead out of it by a link; None where links are the store's own, as in the Hub's cache
+        towers: module paths of the base model's towers, the only modules that may be saved whole; None to leave that
+            to ``load_adapter``, which knows them
+
+    Returns:
+        content of ``adapter_config.json``
+
+    Raises:
+        AdapterError: in one line, naming file and key
+    """
+    where = named or str(folder)
+    for name in (CONFIG, WEIGHTS, *_BESIDE):
+        path = folder / name
+        if root is not None and not path.resolve().is_relative_to(root.resolve()):
+            raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
+        if name not in _BESIDE and not path.is_file():
+            raise AdapterError(
+                f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors and not pickled"
+            )
+    config = _checked_config(where, folder / CONFIG)
+    whole = config.get("modules_to_save") or []
+    if not isinstance(whole, list) or not all(isinstance(module, str) for module in whole):
+        raise AdapterError(f"{where}: {CONFIG}, key 'modules_to_save': {whole!r}; expected a list of modules, or null")
+    odd = [module for module in whole if towers is not None and module not in towers]
+    if odd:
+        raise AdapterError(
+            f"{where}: {CONFIG}, key 'modules_to_save': {odd[0]!r} would replace a part of the base model; expected "
+            f"LoRA alone, or whole towers: {', '.join(sorted(towers or ()))}"
+        )
+    _check_weights(where, folder / WEIGHTS, whole)
+    return config
+
+
+def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
+    """Content of a JSON file that belongs to an adapter.
+
+    Raises:
+        AdapterError: if it cannot be read, or is no JSON
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of 300 characters at most."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _checked_config(where: str, file: Path) -> dict[str, Any]:
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise AdapterError(f"{where}: {CONFIG} holds a {type(config).__name__}; expected an object, as peft writes it")
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{where}: {CONFIG} says peft_type {kind!r}; expected LORA")
+    code = [key for key in _CODE if config.get(key) not in (None, False)]
+    if code:
+        raise AdapterError(
+            f"{where}: {CONFIG}, key {code[0]!r}: asks for code to be run; only adapters without code are loaded, "
+            "remove the key if the weights are all it needs"
+        )
+    return config
+
+
+def _check_weights(where: str, file: Path, whole: Collection[str]) -> None:
+    """LoRA tensors, and those of the modules that the config says are saved whole."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
+    declared = tuple(f"base_model.model.{module}." for module in whole)
+    odd = [name for name in names if "lora_" not in name and not name.startswith(declared)]
+    if odd or not names:
+        raise AdapterError(f"{where}: {WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected LoRA tensors alone")
