@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -65,8 +66,9 @@ def preflight(
         AudioError: if a waveform has another rate than the model takes
     """
     if not settings.preflight:
-        _say("skipped")
+        _say("left out (preflight=false)")
         return
+    started = time.monotonic()
     examples: ExampleDataset | AugmentedExamples = language.data.train
     if isinstance(settings, ZeroShotSettings):
         examples = language.data.test.select(language.data.scored)
@@ -90,6 +92,7 @@ def preflight(
             _say(line)
         for line in _memory(language, model, settings, _longest(examples, hears=_hears(language)), sharded=sharded):
             _say(line)
+    _say(f"done in {time.monotonic() - started:.1f} s")
 
 
 def dump_labels(settings: FinetuneSettings) -> None:
@@ -129,9 +132,9 @@ def _chosen(examples: ExampleDataset | AugmentedExamples, *, reads: bool) -> lis
     names, transcripts = list(table["utterance_id"]), list(table["transcript"])
     durations = [round(duration_s or 0.0, 2) for duration_s in examples.durations_s()]
     rows = sorted(range(len(names)), key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
-    compared = [names, *([transcripts] if reads else []), durations]
-    again = [_times_before(values, rows) for values in compared]
-    rows.sort(key=lambda row: [times[row] for times in again])
+    again = _times_before(names, rows)
+    compared = [_times_before(values, rows) for values in (durations, *([transcripts] if reads else []))]
+    rows.sort(key=lambda row: (again[row], sum(times[row] for times in compared)))
     found: list[Example] = []
     for row in rows[:_LOOKED_AT]:
         example = examples[row]
