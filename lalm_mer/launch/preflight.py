@@ -78,7 +78,7 @@ def preflight(
     if isinstance(language, LanguageRun):
         for line in _supervised(language, asked[0]):
             _say(line)
-    sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    sizes = _sizes(settings)
     device = _device(sizes)
     if stored_bytes(model) > available_bytes(device, model):
         _say(
@@ -228,11 +228,12 @@ def _scores(language: AdaptableRun, model: nn.Module, asked: Sequence[Example], 
         require_parity(parity, family.name)
     bound = f"at most {parity.bound:.1e}" if batch_size > 1 else "only reported, for batches are of 1"
     yield f"batch parity: {parity.difference:.1e} between {len(asked)} in a batch and one by one ({bound})"
+    different = {"audio": len(asked), "transcript": len({each.transcript for each in asked})}
     swaps = (("audio", "hears", _hears, swapped_audio), ("transcript", "reads", _reads, swapped_transcripts))
     for what, verb, used, swapped in swaps:
         if not used(language):
             continue
-        if len({getattr(each, what if what == "transcript" else "utterance_id") for each in asked}) < 2:
+        if different[what] < 2:
             yield f"{verb}: not asked, for there are no two utterances that differ in {what}"
             continue
         change = median_change(model, collator, asked, swapped(asked))
@@ -250,7 +251,7 @@ def _memory(
     sharded: bool,
 ) -> Iterator[str]:
     learns = isinstance(settings, FinetuneSettings)
-    sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    sizes = _sizes(settings)
     key = "train.per_device_train_batch_size" if learns else "scoring.per_device_eval_batch_size"
     batch_size = getattr(sizes, key.partition(".")[2])
     memory = estimate_memory(
@@ -290,6 +291,10 @@ def _decoder(family: Family) -> Callable[[list[int]], str]:
         return str(family.tokenizer.decode(ids))
 
     return decode
+
+
+def _sizes(settings: ZeroShotSettings | FinetuneSettings) -> ScoringSettings:
+    return settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
 
 
 def _largest_batch(sizes: ScoringSettings) -> int:

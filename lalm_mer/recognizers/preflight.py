@@ -102,8 +102,8 @@ class Parity:
 def batch_parity(model: nn.Module, collator: Collator, examples: Sequence[Example], *, tolerance: float) -> Parity:
     """Scores of all examples in one batch against those of each alone.
 
-    The bound is ``tolerance``, times how much coarser than float32 the model's dtype is (bfloat16: 65536, so that 1e-5
-    becomes 0.66), times the largest score where that is above 1: rounding grows with both.
+    The bound is ``tolerance`` times the largest score where that is above 1, for rounding grows with it, or times how
+    much coarser than float32 the model's dtype is where that is more (bfloat16: 65536, so that 1e-5 becomes 0.66).
 
     Args:
         model: the recognizer, in evaluation mode
@@ -115,7 +115,7 @@ def batch_parity(model: nn.Module, collator: Collator, examples: Sequence[Exampl
     alone = torch.cat([label_scores(model, collator, [example]) for example in examples])
     epsilon = max(torch.finfo(each.dtype).eps for each in model.parameters() if each.is_floating_point())
     size = max(1.0, float(together.abs().max()))
-    return Parity(float((together - alone).abs().max()), tolerance * epsilon / _EPSILON_32 * size, epsilon)
+    return Parity(float((together - alone).abs().max()), tolerance * max(size, epsilon / _EPSILON_32), epsilon)
 
 
 def require_parity(parity: Parity, name: str) -> None:
