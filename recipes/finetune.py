@@ -18,6 +18,7 @@ from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import adapt, base_digest, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.opening import open_model_run
+from lalm_mer.launch.preflight import dump_labels, preflight
 from lalm_mer.launch.run_folder import RunFolder, open_run
 from lalm_mer.launch.settings import FinetuneSettings
 from lalm_mer.launch.trainers import seed_everything
@@ -50,6 +51,7 @@ def finetune(settings: FinetuneSettings) -> None:
         share(settings, run)
         return
     model = adapt(language, settings.adapter, shown=run.writes)
+    preflight(language, model, settings, engine)
     learn_and_score(model, settings, engine, run, language.data, language.collators, saved_as="adapter")
     share(settings, run)
 
@@ -63,4 +65,7 @@ def share(settings: FinetuneSettings, run: RunFolder) -> None:
 
 
 if __name__ == "__main__":
-    run_recipe(__doc__, FinetuneSettings, finetune)
+    dumps = {
+        "--dump-labels": (dump_labels, "print every token of three examples, supervised or not; nothing is learnt")
+    }
+    run_recipe(__doc__, FinetuneSettings, finetune, dumps)

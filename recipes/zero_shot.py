@@ -16,6 +16,7 @@ from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import base_digest, load_adapted, recognizer_name
 from lalm_mer.launch.opening import open_model_run
+from lalm_mer.launch.preflight import preflight
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
 from lalm_mer.launch.trainers import make_trainer, seed_everything
@@ -51,6 +52,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
         return
+    preflight(language, model, settings, engine)
     trainer = make_trainer(
         model,
         settings.scoring,

@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,12 @@ SettingsT = TypeVar("SettingsT")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
 
 
-def run_recipe(description: str, schema: type[SettingsT], recipe: Callable[[SettingsT], None]) -> None:
+def run_recipe(
+    description: str,
+    schema: type[SettingsT],
+    recipe: Callable[[SettingsT], None],
+    instead: Mapping[str, tuple[Callable[[SettingsT], None], str]] | None = None,
+) -> None:
     """Read the command line and the config, and run the recipe.
 
     A mistake that the user can mend is one line on stderr and exit status 1; ``--debug`` shows where it arose.
@@ -29,15 +34,19 @@ def run_recipe(description: str, schema: type[SettingsT], recipe: Callable[[Sett
         description: the recipe's docstring, shown by ``--help``
         schema: frozen dataclass of the recipe's YAML
         recipe: what to do with it
+        instead: flag, such as ``--dump-labels`` -> what is done with it in place of the recipe, and its help
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, metavar="FILE.yaml", help="the run, complete")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(recipe=recipe)
+    for flag, (another, told) in (instead or {}).items():
+        parser.add_argument(flag, dest="recipe", action="store_const", const=another, help=told)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces what the file says")
     arguments = parser.parse_intermixed_args()
     try:
-        recipe(load_config(schema, arguments.config, arguments.overrides))
+        arguments.recipe(load_config(schema, arguments.config, arguments.overrides))
     except LalmMerError as error:
         if arguments.debug:
             raise

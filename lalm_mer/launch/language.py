@@ -207,8 +207,8 @@ def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> 
     if shown:
         for row in report:
             print(  # noqa: T201 what a user should see before training starts
-                f"adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable parameters "
-                f"beside {row.base_parameters:,} frozen"
+                f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
+                f"parameters beside {row.base_parameters:,} frozen"
             )
     return language.answer_model(adapted)
 

@@ -23,7 +23,8 @@ __all__ = ["RunFolder", "open_run"]
 
 _FORMAT = 1
 _HOW = {
-    "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir"
+    "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir",
+    "preflight",
 }  # fmt: skip
 """Config of where and how fast a run goes, not of what comes out: it may change between two processes of one run."""
 

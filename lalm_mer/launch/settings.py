@@ -187,7 +187,7 @@ class FinetuneOutputSettings(OutputSettings):
 
 @dataclass(frozen=True)
 class ZeroShotSettings:
-    """A YAML for zero_shot.py."""
+    """A YAML for zero_shot.py; ``preflight``: a few seconds of checks before the run."""
 
     data: DataSettings
     split: SplitSettings
@@ -196,12 +196,15 @@ class ZeroShotSettings:
     output: OutputSettings
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    preflight: bool = True
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """A YAML for finetune.py; ``objective``: cross_entropy or, for family clap, contrastive."""
+    """A YAML for finetune.py; ``objective``: cross_entropy or, for family clap, contrastive; ``preflight``: a few
+    seconds of checks before the run.
+    """
 
     data: DataSettings
     split: SplitSettings
@@ -214,6 +217,7 @@ class FinetuneSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     objective: str = "cross_entropy"
+    preflight: bool = True
     seed: int = 0
 
 

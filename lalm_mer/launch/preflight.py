@@ -1,0 +1,313 @@
+"""The preflight of a run: which examples are asked, where, and what is printed of it; and the tokens a run learns."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+
+from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.schema import Example
+from lalm_mer.launch.engine import Engine, is_first_process
+from lalm_mer.launch.language import AdaptableRun, LanguageRun
+from lalm_mer.launch.opening import open_model_run
+from lalm_mer.launch.settings import FinetuneSettings, ScoringSettings, ZeroShotSettings
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.families.base import Family
+from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.protocols.dataset import ExampleDataset
+from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
+from lalm_mer.recognizers.preflight import (
+    batch_parity,
+    left_as_found,
+    median_change,
+    outputs,
+    require_change,
+    require_parity,
+    require_supervised,
+    swapped_audio,
+    swapped_transcripts,
+    token_rows,
+)
+
+__all__ = ["dump_labels", "preflight"]
+
+_ASKED = 4
+_LOOKED_AT = 32  # utterances opened at most, to find those
+_SENSIBLE_S = 0.5  # shorter ones only where there are no others
+_DUMPED = 3
+
+
+def preflight(
+    language: AdaptableRun, model: nn.Module, settings: ZeroShotSettings | FinetuneSettings, engine: Engine
+) -> None:
+    """Ask of a recognizer what would spoil its run; a line each, printed by the first process.
+
+    Before the trainer is made, for an engine may share the model out then. It is left as it was found, but for the
+    device, where that is the trainer's too.
+
+    Args:
+        language: what the run is made of
+        model: the recognizer that is to learn or to score
+        settings: of the run; ``preflight`` false does nothing
+        engine: what the run was launched with
+
+    Raises:
+        ModelError: if the model is deaf, blind to transcripts, not the same in a batch, or learns other tokens than
+            the answer's
+        AudioError: if a waveform has another rate than the model takes
+    """
+    if not settings.preflight:
+        _say("left out (preflight=false)")
+        return
+    started = time.monotonic()
+    examples: ExampleDataset | AugmentedExamples = language.data.train
+    if isinstance(settings, ZeroShotSettings):
+        examples = language.data.test.select(language.data.scored)
+    asked = _chosen(examples, reads=_reads(language))
+    if _hears(language):
+        _say(_rates(language, asked))
+    if isinstance(language, LanguageRun):
+        for line in _supervised(language, asked[0]):
+            _say(line)
+    sizes = _sizes(settings)
+    device = _device(sizes)
+    if stored_bytes(model) > available_bytes(device, model):
+        _say(
+            f"the weights take {_size(stored_bytes(model))}, and {device} has {_size(available_bytes(device, model))}: "
+            "not asked whether it hears and reads, nor what a batch does"
+        )
+        return
+    sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
+    with left_as_found(model, device, moves_back=sharded):
+        for line in _scores(language, model, asked, _largest_batch(sizes)):
+            _say(line)
+        for line in _memory(language, model, settings, _longest(examples, hears=_hears(language)), sharded=sharded):
+            _say(line)
+    _say(f"done in {time.monotonic() - started:.1f} s")
+
+
+def dump_labels(settings: FinetuneSettings) -> None:
+    """Print the tokens of a few training examples, and which of them the loss counts; nothing is trained.
+
+    Raises:
+        ConfigError: if the model learns no tokens
+    """
+    language = open_model_run(settings)
+    if not isinstance(language, LanguageRun):
+        raise ConfigError(f"--dump-labels: {settings.model.family} learns no tokens; leave it out")
+    decode = _decoder(language.family)
+    for index in range(min(_DUMPED, len(language.data.train))):
+        example = language.data.train[index]
+        batch = language.collators[0]([example])
+        lines = [f"utterance {example.utterance_id}, label {example.label}: id, supervised, token"]
+        for token, counted, audio in token_rows(batch, language.family.audio_token_id):
+            shown = f"<audio x {audio}>" if audio else repr(decode([token]))
+            lines.append(f"{token:>8} {'yes' if counted else '-':>3} {shown}")
+        if is_first_process():
+            print("\n".join(lines), flush=True)  # noqa: T201 what was asked for
+
+
+def _say(line: str) -> None:
+    if is_first_process():
+        print(f"preflight: {line}", flush=True)  # noqa: T201 what a user should see before hours are spent
+
+
+# Which examples
+
+
+def _chosen(examples: ExampleDataset | AugmentedExamples, *, reads: bool) -> list[Example]:
+    """The shortest sensible examples, no utterance twice, of different transcripts and lengths as far as there are;
+    none silent and no two of the same audio.
+    """
+    table = examples.utterances()
+    names, transcripts = list(table["utterance_id"]), list(table["transcript"])
+    durations = [round(duration_s or 0.0, 2) for duration_s in examples.durations_s()]
+    rows = sorted(range(len(names)), key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
+    again = _times_before(names, rows)
+    compared = [_times_before(values, rows) for values in (durations, *([transcripts] if reads else []))]
+    rows.sort(key=lambda row: (again[row], sum(times[row] for times in compared)))
+    found: list[Example] = []
+    for row in rows[:_LOOKED_AT]:
+        example = examples[row]
+        if _sounds_new(example, found):
+            found.append(example)
+        if len(found) == _ASKED:
+            break
+    return found or [examples[rows[0]]]
+
+
+def _times_before(values: Sequence[object], rows: Sequence[int]) -> dict[int, int]:
+    """Row -> how often its value stood in a row before."""
+    seen: Counter[object] = Counter()
+    times = {}
+    for row in rows:
+        times[row] = seen[values[row]]
+        seen[values[row]] += 1
+    return times
+
+
+def _sounds_new(example: Example, found: Sequence[Example]) -> bool:
+    if example.waveform is None:
+        return True
+    own = example.waveform.samples
+    others = [each.waveform.samples for each in found if each.waveform is not None]
+    return own.min() < own.max() and not any(_begin_alike(own, other) for other in others)
+
+
+def _begin_alike(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> bool:
+    common = min(len(first), len(second))
+    return np.array_equal(first[:common], second[:common])
+
+
+def _longest(examples: ExampleDataset | AugmentedExamples, *, hears: bool) -> Example:
+    """The longest by its audio, then by its transcript."""
+    durations = examples.durations_s() if hears else [None] * len(examples)
+    transcripts = [len(words) if isinstance(words, str) else 0 for words in examples.utterances()["transcript"]]
+    return examples[max(range(len(durations)), key=lambda row: (durations[row] or 0.0, transcripts[row]))]
+
+
+# What is asked of them
+
+
+def _hears(language: AdaptableRun) -> bool:
+    return "audio" in language.prompt.modalities
+
+
+def _reads(language: AdaptableRun) -> bool:
+    return "transcript" in language.prompt.modalities
+
+
+def _rates(language: AdaptableRun, asked: Sequence[Example]) -> str:
+    family = language.family
+    assert isinstance(family, Family | Clap)
+    found = sorted(
+        {int(rate) for rate in language.data.folded.corpus.columns(["sampling_rate"])["sampling_rate"].dropna()}
+    )
+    for example in asked:
+        rate = None if example.waveform is None else example.waveform.sampling_rate
+        if rate != family.sampling_rate:
+            raise AudioError(
+                f"utterance {example.utterance_id}: its waveform is at {rate} Hz, {family.name} takes "
+                f"{family.sampling_rate} Hz; resample it",
+                "sampling_rate",
+            )
+    done = "as it is" if found == [family.sampling_rate] else "resampled"
+    rates = ", ".join(map(str, found))
+    return f"sampling rate: {family.name} takes {family.sampling_rate} Hz; corpus {rates} Hz, {done}"
+
+
+def _supervised(language: LanguageRun, example: Example) -> Iterator[str]:
+    family, decode = language.family, _decoder(language.family)
+    form = language.label_set.forms_of(example.label)[0]
+    answer = family.answer_ids(form)
+    batch = language.collators[0]([example])
+    require_supervised(batch, answer, decode)
+    words, stop = decode(answer[:-1]), decode(answer[-1:])
+    yield f"supervised: {words!r} {stop} ({len(answer)} tokens, utterance {example.utterance_id})"
+    prompt = batch["segment_ids"][0] == 0
+    audio = int((batch["input_ids"][0][prompt] == family.audio_token_id).sum())
+    yield f"prompt: {int(prompt.sum())} tokens, {audio} of them audio placeholders"
+
+
+def _scores(language: AdaptableRun, model: nn.Module, asked: Sequence[Example], batch_size: int) -> Iterator[str]:
+    """Batch parity first: what is heard and read is measured against it."""
+    family, collator = language.family, language.collators[1]
+    assert isinstance(family, Family | Clap)
+    tolerance = family.batch_tolerance if isinstance(family, Family) else Family.batch_tolerance
+    parity = batch_parity(model, collator, asked, tolerance=tolerance)
+    if batch_size > 1:
+        require_parity(parity, family.name)
+    bound = f"at most {parity.bound:.1e}" if batch_size > 1 else "only reported, for batches are of 1"
+    yield f"batch parity: {parity.difference:.1e} between {len(asked)} in a batch and one by one ({bound})"
+    different = {"audio": len(asked), "transcript": len({each.transcript for each in asked})}
+    swaps = (("audio", "hears", _hears, swapped_audio), ("transcript", "reads", _reads, swapped_transcripts))
+    for what, verb, used, swapped in swaps:
+        if not used(language):
+            continue
+        if different[what] < 2:
+            yield f"{verb}: not asked, for there are no two utterances that differ in {what}"
+            continue
+        change = median_change(model, collator, asked, swapped(asked))
+        least = require_change(change, what, family.name, parity=parity, trained=not family.randomly_initialised)
+        wanted = f"more than {least:.1e}" if least else "any change, for its weights are random"
+        yield f"{verb}: another {what} moves label scores by {change:.1e} (median; expected {wanted})"
+
+
+def _memory(
+    language: AdaptableRun,
+    model: nn.Module,
+    settings: ZeroShotSettings | FinetuneSettings,
+    longest: Example,
+    *,
+    sharded: bool,
+) -> Iterator[str]:
+    learns = isinstance(settings, FinetuneSettings)
+    sizes = _sizes(settings)
+    key = "train.per_device_train_batch_size" if learns else "scoring.per_device_eval_batch_size"
+    batch_size = getattr(sizes, key.partition(".")[2])
+    memory = estimate_memory(
+        model,
+        partial(outputs, model, language.collators[0 if learns else 1], [longest]),
+        batch_size=batch_size,
+        learns=learns,
+        checkpointing=getattr(sizes, "gradient_checkpointing", False),
+    )
+    device = next(model.parameters()).device
+    free = available_bytes(device, model)
+    learning = f"gradients {_size(memory.gradients)}, AdamW {_size(memory.optimizer)}, " if learns else ""
+    yield (
+        f"memory: about {_size(memory.total)}{' before the engine shares it out' if sharded else ''}, {device} has "
+        f"{_size(free)}: weights {_size(memory.weights)}, {learning}activations {_size(memory.activations)} "
+        f"(batch of {batch_size}, all as long as {longest.utterance_id})"
+    )
+    if memory.total > free:
+        others = ", train.gradient_checkpointing=true" if learns else ""
+        yield f"WARNING: that may be more than there is; lower {key}{others}, or model.quantization=nf4"
+
+
+def _size(count: float) -> str:
+    """Bytes for a person.
+
+    Example:
+        >>> _size(3 * 2**20), _size(2.5 * 2**30)
+        ('3.0 MiB', '2.5 GiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _decoder(family: Family) -> Callable[[list[int]], str]:
+    """Words of token ids, special tokens shown."""
+
+    def decode(ids: list[int]) -> str:
+        return str(family.tokenizer.decode(ids))
+
+    return decode
+
+
+def _sizes(settings: ZeroShotSettings | FinetuneSettings) -> ScoringSettings:
+    return settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+
+
+def _largest_batch(sizes: ScoringSettings) -> int:
+    return max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1))
+
+
+# Where
+
+
+def _device(sizes: ScoringSettings) -> torch.device:
+    """The device that the trainer will take."""
+    on_cpu = sizes.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,0 +1,89 @@
+"""The preflight of a recipe: what it prints, what it stops, that it can be left out, and that nothing changes by it."""
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.qwen2_audio import Qwen2Audio
+
+SHORT = ("train.max_steps=2", "train.eval_strategy=steps", "train.eval_steps=2", "train.use_cpu=true")
+
+
+def finetuned(workplace, out, capsys, *overrides):
+    """Exit status, and what was printed."""
+    status = workplace.again("finetune", f"output.dir={out}", *SHORT, *overrides)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def deaf(monkeypatch):
+    encode = Qwen2Audio.encode_audio
+
+    def silent(self, **inputs):
+        heard = encode(self, **inputs)
+        return TowerOutput(torch.zeros_like(heard.states), heard.lengths)
+
+    monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
+
+
+def test_a_run_with_it_and_one_without_are_the_same_to_the_bit(workplace, tmp_path, capsys):
+    status, printed, _ = finetuned(workplace, tmp_path / "with", capsys)
+    assert status == 0
+    lines = [line.removeprefix("preflight: ") for line in printed.splitlines() if line.startswith("preflight: ")]
+    assert [re.match("[a-z ]+", line)[0].strip() for line in lines] == [
+        "adapter in audio", "adapter in projector", "adapter in language", "sampling rate", "supervised", "prompt",
+        "batch parity", "hears", "reads", "memory", "done in",
+    ]  # fmt: skip
+    assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, as it is" in printed
+    assert re.search(r"supervised: '(angry|content|happy|sad)' <\|im_end\|> \(\d tokens", printed)
+    assert float(re.search(r"done in ([\d.]+) s", printed)[1]) < 20  # seconds, on a machine with much else to do
+    status, printed, _ = finetuned(workplace, tmp_path / "without", capsys, "preflight=false")
+    assert status == 0
+    assert re.findall("preflight: (?!adapter).*", printed) == ["preflight: left out (preflight=false)"]
+    for name in ("adapter/adapter_model.safetensors", "history.jsonl"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+    tables = [pd.read_parquet(tmp_path / run / "predictions.parquet") for run in ("with", "without")]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    status, printed, _ = finetuned(workplace, tmp_path / "without", capsys)  # how it ran, not what came out
+    assert status == 0
+    assert "nothing to do" in printed
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "zero_shot"])
+def test_a_deaf_model_is_stopped_before_anything_is_learnt_or_scored(workplace, tmp_path, capsys, deaf, recipe):
+    assert workplace.again(recipe, f"output.dir={tmp_path / 'run'}") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: qwen2_audio is deaf: another audio moves its label scores by 0.0e+00 (median)")
+    assert "preflight=false goes on without this check" in error
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
+
+
+def test_a_deaf_model_goes_on_where_that_is_asked_for(workplace, tmp_path, capsys, deaf):
+    assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
+
+
+@pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: that may be more than there is; lower train.per"),
+                                                 (10**5, "not asked whether it hears and reads")])  # fmt: skip
+def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, available, said):
+    monkeypatch.setattr("lalm_mer.launch.preflight.available_bytes", lambda device, model: available)
+    status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)
+    assert status == 0
+    assert said in printed
+
+
+def test_labels_are_dumped_and_nothing_is_learnt(workplace, tmp_path, capsys):
+    assert workplace.again("finetune", f"output.dir={tmp_path / 'run'}", "--dump-labels") == 0
+    blocks = capsys.readouterr().out.split("utterance ")[1:]
+    assert len(blocks) == 3
+    for block in blocks:
+        label = re.match(r".*, label (\w+): id, supervised, token", block)[1]
+        rows = [line.split(maxsplit=2) for line in block.splitlines()[1:] if line]
+        assert [row for row in rows if row[1] == "yes"] == rows[-len([row for row in rows if row[1] == "yes"]) :]
+        learnt = "".join(row[2].strip("'") for row in rows if row[1] == "yes")
+        assert learnt == f"{label}<|im_end|>"
+        assert len([row for row in rows if re.fullmatch(r"<audio x \d+>", row[2])]) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,286 @@
+"""Planted faults: each is named, and nothing else is found in a model without them."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ModelError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example
+from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
+from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.models.families import family_class
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.prompting.ensembles import Ensemble
+from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.preflight import (
+    Parity,
+    batch_parity,
+    label_scores,
+    left_as_found,
+    median_change,
+    require_change,
+    require_parity,
+    require_supervised,
+    swapped_audio,
+    swapped_transcripts,
+    token_rows,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+LABELS = LabelSet(("happy", "angry", "sad"), {"happy": ("full of joy", "happy")})
+ENSEMBLE = Ensemble("one", ("The speaker sounds {{ label }}.",), {}, "digest")
+CPU = torch.device("cpu")
+EXACT = Parity(0.0, 1e-5, 2.0**-23)
+
+
+@pytest.fixture
+def family(tiny_folder):
+    return family_class("qwen2_audio").load(
+        tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
+    )
+
+
+@pytest.fixture
+def model(family):
+    return AnswerModel(family, [label for label, _ in answer_forms(LABELS)], len(LABELS)).eval()
+
+
+@pytest.fixture
+def collators(family):
+    prompt = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
+    return tuple(AnswerCollator(family, prompt, LABELS, every_answer=every) for every in (False, True))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    made = []
+    for number, (seconds, said) in enumerate([(0.5, "no"), (0.9, "the door"), (1.3, "no"), (1.6, "hello there")]):
+        noise = np.random.default_rng(number).normal(scale=0.1, size=round(16_000 * seconds)).astype(np.float32)
+        made.append(Example(f"u{number}", "s", LABELS.labels[number % 3], said, Waveform(noise, 16_000)))
+    return made
+
+
+def asked(model, collators, examples, swapped):
+    with left_as_found(model, CPU):
+        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
+        return parity, median_change(model, collators[1], examples, swapped(examples))
+
+
+def test_a_sound_model_passes(model, collators, examples):
+    parity, heard = asked(model, collators, examples, swapped_audio)
+    require_parity(parity, "qwen2_audio")
+    least = require_change(heard, "audio", "qwen2_audio", parity=parity, trained=True)
+    assert least == pytest.approx(100 * max(parity.difference, 1e-6))
+    assert heard > least
+    _, read = asked(model, collators, examples, swapped_transcripts)
+    require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
+
+
+def test_swapped_audio_keeps_every_length_and_changes_every_sound(examples):
+    swapped = swapped_audio(examples)
+    for own, other, source in zip(examples, swapped, [*examples[1:], examples[0]], strict=True):
+        samples = other.waveform.samples
+        assert len(samples) == len(own.waveform.samples)
+        common = min(len(samples), len(source.waveform.samples))
+        np.testing.assert_array_equal(samples[:common], source.waveform.samples[:common])
+        assert replace(other, waveform=None) == replace(own, waveform=None)
+
+
+def test_swapped_transcripts_differ_where_any_does(examples):
+    assert [each.transcript for each in swapped_transcripts(examples)] == ["the door", "no", "hello there", "no"]
+    assert swapped_transcripts(examples[:1]) == examples[:1]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_deaf_model_is_named_though_it_sees_how_long_the_audio_is(
+    family, model, collators, examples, trained, monkeypatch
+):
+    encode = family.encode_audio
+
+    def deaf(**inputs):
+        heard = encode(**inputs)
+        return TowerOutput(torch.zeros_like(heard.states), heard.lengths)
+
+    monkeypatch.setattr(family, "encode_audio", deaf)
+    parity, heard = asked(model, collators, examples, swapped_audio)
+    others = [*examples[1:], examples[0]]
+    rotated = [replace(own, waveform=other.waveform) for own, other in zip(examples, others, strict=True)]
+    with left_as_found(model, CPU):
+        assert median_change(model, collators[1], examples, rotated) > 1e-3  # lengths alone would hide it
+    with pytest.raises(ModelError, match=r"qwen2_audio is deaf: another audio moves its label scores by 0\.0e\+00"):
+        require_change(heard, "audio", "qwen2_audio", parity=parity, trained=trained)
+
+
+def test_a_model_blind_to_transcripts_is_named(model, collators, examples):
+    def blind(batch):
+        return collators[1]([replace(example, transcript="same") for example in batch])
+
+    parity, read = asked(model, (None, blind), examples, swapped_transcripts)
+    with pytest.raises(ModelError, match="qwen2_audio is blind to transcripts: another transcript moves"):
+        require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
+
+
+def test_what_must_change_follows_the_dtype():
+    half = Parity(0.02, 0.66, 2.0**-7)
+    for change, parity, trained in ((1.1e-4, EXACT, True), (0.021, half, True), (1e-9, EXACT, False)):
+        require_change(change, "audio", "m", parity=parity, trained=trained)
+    for change, parity in ((0.9e-4, EXACT), (0.019, half), (0.007, replace(half, difference=0.0)), (np.nan, EXACT)):
+        with pytest.raises(ModelError, match="m is deaf"):
+            require_change(change, "audio", "m", parity=parity, trained=True)
+
+
+def test_padding_that_leaks_is_named(family, model, collators, examples, monkeypatch):
+    hidden_states = family.hidden_states
+
+    def leaking(inputs, audio):
+        width = inputs.input_ids.shape[1]  # of the longest in the batch
+        return hidden_states(inputs, audio) * (1 + 1e-4 * width)
+
+    with left_as_found(model, CPU):
+        require_parity(batch_parity(model, collators[1], examples, tolerance=1e-5), "qwen2_audio")
+        monkeypatch.setattr(family, "hidden_states", leaking)
+        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
+    assert parity.bound < 1e-3
+    with pytest.raises(ModelError, match=r"qwen2_audio: a batch changes scores by .* padding leaks; set per_device"):
+        require_parity(parity, "qwen2_audio")
+
+
+def test_the_bound_of_parity_follows_dtype_and_size(model, collators, examples):
+    with left_as_found(model, CPU):
+        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
+        size = max(1.0, float(label_scores(model, collators[1], examples).abs().max()))
+        assert parity.bound == pytest.approx(1e-5 * size)
+        model.family.model.to(torch.bfloat16)
+        assert batch_parity(model, collators[1], examples, tolerance=1e-5).bound == pytest.approx(0.655, abs=1e-3)
+    with pytest.raises(ModelError, match="padding leaks"):
+        require_parity(Parity(float("nan"), 1.0, 2.0**-23), "m")
+
+
+def supervised(family, collator, example):
+    answer = family.answer_ids(LABELS.forms_of(example.label)[0])
+    require_supervised(collator([example]), answer, family.tokenizer.decode)
+
+
+def test_supervised_tokens_are_the_answer_and_the_stop_token(family, collators, examples):
+    for example in examples:
+        supervised(family, collators[0], example)
+
+
+def test_a_prompt_that_is_supervised_is_shown(family, collators, examples):
+    def leaking(batch):
+        made = collators[0](batch)
+        ids = made["input_ids"]
+        made["sources"] = torch.arange(ids.shape[1] - 1)[None, None]
+        made["targets"] = ids[:, None, 1:].clone()
+        return made
+
+    with pytest.raises(ModelError, match=r"the loss counts \[.*\] \(\d\d+ tokens\), expected the answer and the stop"):
+        supervised(family, leaking, examples[0])
+
+
+def test_an_answer_looked_for_a_token_too_early_is_shown(family, collators, examples):
+    def shifted(batch):
+        made = collators[0](batch)
+        return made | {"sources": made["sources"] - 1}
+
+    with pytest.raises(ModelError, match="the loss looks for its tokens where there are"):
+        supervised(family, shifted, examples[0])
+
+
+def test_an_answer_without_its_stop_token_is_shown(family, collators, examples):
+    def cut(batch):
+        made = collators[0](batch)
+        return {name: each[..., :-1] if name in ("targets", "sources") else each for name, each in made.items()}
+
+    with pytest.raises(ModelError, match="the loss counts"):
+        supervised(family, cut, examples[0])
+
+
+def test_token_rows_join_placeholders_and_mark_the_answer(family, collators, examples):
+    batch = collators[0]([examples[0]])
+    rows = list(token_rows(batch, family.audio_token_id))
+    answer = family.answer_ids("full of joy")
+    assert [token for token, counted, _ in rows if counted] == answer
+    assert [audio for _, _, audio in rows if audio] == [family.audio_token_count(8000)]
+    assert sum(max(audio, 1) for _, _, audio in rows) == batch["input_ids"].shape[1]
+
+
+def test_everything_is_left_as_it_was_found(family, collators, examples):
+    adapted, _ = add_lora(family, {"language_model": ["q_proj"]}, r=2, lora_alpha=4, lora_dropout=0.5)
+    model = AnswerModel(family, [label for label, _ in answer_forms(LABELS)], len(LABELS), adapted)
+    model.train()
+    family.submodule("audio_tower").eval()  # mixed, as libraries leave it
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+
+    def fail():
+        with left_as_found(model, CPU):
+            assert not any(module.training for module in model.modules())
+            label_scores(model, collators[1], examples)
+            torch.rand(3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.grad is None and not parameter.is_inference() for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.random.get_state()[1].tolist() == states[2]
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("moves_back", [True, False])
+def test_an_engine_that_shares_the_model_out_gets_it_where_it_was(moves_back):
+    class Traveller(nn.Linear):
+        been = ()
+
+        def to(self, device):
+            self.been += (device.type,)
+            return self
+
+    model = Traveller(2, 2)
+    with left_as_found(model, torch.device("meta"), moves_back=moves_back):
+        assert model.been == ("meta",)
+    assert model.been == ("meta", "cpu") if moves_back else ("meta",)
+
+
+@pytest.fixture
+def clap(tmp_path):
+    torch.manual_seed(0)
+    words = tuple(sentence for _, sentence in ENSEMBLE.descriptions(LABELS))
+    Clap.build_tiny(tmp_path, TinyShape(words, 2, 32, 2, 320, 0.1))
+    return Clap.load(tmp_path)
+
+
+def test_clap_is_asked_whether_it_hears(clap, monkeypatch):
+    noises = [np.random.default_rng(number).normal(scale=0.1, size=20_000 * (number + 1)) for number in range(4)]
+    slopes = [np.linspace(1, 0.01 * number, len(noise)) for number, noise in enumerate(noises)]
+    examples = [
+        Example(f"u{number}", "s", "sad", None, Waveform((noise * slope).astype(np.float32), 48_000))
+        for number, (noise, slope) in enumerate(zip(noises, slopes, strict=True))
+    ]
+    model = ClapRecognizer(clap, ENSEMBLE, LABELS)
+    collators = (None, ClapCollator(clap, LABELS, counts=False))
+    parity, heard = asked(model, collators, examples, swapped_audio)
+    require_parity(parity, "clap")
+    require_change(heard, "audio", "clap", parity=parity, trained=True)
+    assert model._kept is None  # what it keeps of the descriptions may depend on autocast, which is the trainer's
+    embed = model._audio_embeddings
+    monkeypatch.setattr(model, "_audio_embeddings", lambda features, longer: torch.ones_like(embed(features, longer)))
+    with pytest.raises(ModelError, match="clap is deaf"):
+        require_change(
+            asked(model, collators, examples, swapped_audio)[1], "audio", "clap", parity=parity, trained=True
+        )
