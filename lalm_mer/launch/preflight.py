@@ -22,7 +22,8 @@ from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.settings import FinetuneSettings, ScoringSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families.base import Family
-from lalm_mer.protocols.augmentation import AugmentedExamples
+from lalm_mer.prompting.prompts import Prompt
+from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.dataset import ExampleDataset
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
@@ -72,7 +73,7 @@ def preflight(
     examples: ExampleDataset | AugmentedExamples = language.data.train
     if isinstance(settings, ZeroShotSettings):
         examples = language.data.test.select(language.data.scored)
-    asked = _chosen(examples, reads=_reads(language))
+    asked = _chosen(examples, hears=_hears(language), reads=_reads(language))
     if _hears(language):
         _say(_rates(language, asked))
     if isinstance(language, LanguageRun):
@@ -124,14 +125,18 @@ def _say(line: str) -> None:
 # Which examples
 
 
-def _chosen(examples: ExampleDataset | AugmentedExamples, *, reads: bool) -> list[Example]:
-    """The shortest sensible examples, no utterance twice, of different transcripts and lengths as far as there are;
-    none silent and no two of the same audio.
+def _chosen(examples: ExampleDataset | AugmentedExamples, *, hears: bool, reads: bool) -> list[Example]:
+    """The shortest sensible examples, with audio where it is heard, of different transcripts and lengths if there are.
+
+    No utterance stands twice, none is silent and no two have the same audio.
     """
     table = examples.utterances()
     names, transcripts = list(table["utterance_id"]), list(table["transcript"])
-    durations = [round(duration_s or 0.0, 2) for duration_s in examples.durations_s()]
-    rows = sorted(range(len(names)), key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
+    known = examples.durations_s()
+    durations = [round(duration_s or 0.0, 2) for duration_s in known]
+    with_audio = [row for row, duration_s in enumerate(known) if duration_s is not None]
+    able = with_audio if hears and with_audio else range(len(names))
+    rows = sorted(able, key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
     again = _times_before(names, rows)
     compared = [_times_before(values, rows) for values in (durations, *([transcripts] if reads else []))]
     rows.sort(key=lambda row: (again[row], sum(times[row] for times in compared)))
@@ -179,11 +184,11 @@ def _longest(examples: ExampleDataset | AugmentedExamples, *, hears: bool) -> Ex
 
 
 def _hears(language: AdaptableRun) -> bool:
-    return "audio" in language.prompt.modalities
+    return language.prompt.hears
 
 
 def _reads(language: AdaptableRun) -> bool:
-    return "transcript" in language.prompt.modalities
+    return isinstance(language.prompt, Prompt) and language.prompt.reads
 
 
 def _rates(language: AdaptableRun, asked: Sequence[Example]) -> str:
@@ -193,6 +198,8 @@ def _rates(language: AdaptableRun, asked: Sequence[Example]) -> str:
         {int(rate) for rate in language.data.folded.corpus.columns(["sampling_rate"])["sampling_rate"].dropna()}
     )
     for example in asked:
+        if example.without_audio:
+            continue
         rate = None if example.waveform is None else example.waveform.sampling_rate
         if rate != family.sampling_rate:
             raise AudioError(

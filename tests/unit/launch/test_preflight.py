@@ -42,13 +42,19 @@ def row(name, seconds, transcript="said", seed=None):
 
 
 def names(rows, **options):
-    return [example.utterance_id for example in _chosen(rows, **{"reads": True} | options)]
+    return [example.utterance_id for example in _chosen(rows, **{"hears": True, "reads": True} | options)]
 
 
 def test_the_shortest_of_different_lengths_are_asked_but_not_the_shortest_of_all():
     rows = Rows(*(row(f"u{number}", seconds) for number, seconds in enumerate([9, 3, 0.2, 1, 1, 2, 0.5, 0.5])))
     assert names(rows, reads=False) == ["u6", "u3", "u5", "u1"]
     assert names(Rows(row("a", 0.2), row("b", 0.3), row("c", 0.6)), reads=False) == ["c", "a", "b"]
+
+
+def test_what_has_no_audio_is_not_asked_where_it_is_to_be_heard():
+    rows = Rows(("mute", None, "said", None), row("a", 1), row("b", 2))
+    assert names(rows) == ["a", "b"]
+    assert "mute" in names(rows, hears=False)
 
 
 def test_transcripts_differ_as_far_as_there_are_others():
