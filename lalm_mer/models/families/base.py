@@ -236,7 +236,7 @@ class Family(ABC):
                 use_safetensors=True,
                 **extra,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: {reason}; model.id is a Hub id or a local folder"

@@ -37,6 +37,7 @@ _PROBE = Conversation(
         Message("user", (Part("words", "And?"),)),
     )
 )
+_UNKNOWN = "This family does not know what a model was trained on, so that no corpus can be ruled out; see its card."
 LIMITS = (
     "it runs whole, from audio to logits, once an answer: slower, and no tower output can be kept",
     "one utterance at a time, in training and in scoring",
@@ -75,7 +76,7 @@ class Generic(Family):
     model_class = _OwnClass
     published = ()
     licence = "the model's own"
-    contamination = {}  # noqa: RUF012 constant
+    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
     batch_tolerance = float("inf")
     whole = "it runs from audio to logits in one, whatever the model is made of"
     one_turn = "it takes one waveform a prompt"
@@ -84,9 +85,14 @@ class Generic(Family):
         self._counts: dict[int, int] = {}
         self._extractor: Any = getattr(processor, "feature_extractor", None)
         config: Any = model.config
-        audio_id = getattr(config, "audio_token_id", None) or getattr(config, "audio_token_index", None)
-        if self._extractor is None or audio_id is None:
-            raise ModelError(f"{self.name}: {type(model).__name__} has no feature_extractor or no audio_token_id")
+        audio_id = getattr(config, "audio_token_id", getattr(config, "audio_token_index", None))
+        if self._extractor is None:
+            raise ModelError(
+                f"{self.name}: {type(processor).__name__} is opened as the processor, without feature_extractor; one "
+                "for pictures too needs torchvision"
+            )
+        if audio_id is None:
+            raise ModelError(f"{self.name}: the config of {type(model).__name__} has no audio_token_id")
         self.towers = _towers(model)  # type: ignore[misc]
         self.audio_token = processor.tokenizer.convert_ids_to_tokens(audio_id)  # type: ignore[misc]
         try:

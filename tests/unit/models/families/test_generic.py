@@ -1,5 +1,6 @@
 """The family for models that have none, against families that know theirs."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -118,6 +119,14 @@ def changed(tiny_folder, tmp_path):
     return change
 
 
+def test_a_config_without_a_placeholder_is_an_error(generic):
+    class Bare(torch.nn.Module):
+        config = object()
+
+    with pytest.raises(ModelError, match="generic: the config of Bare has no audio_token_id"):
+        Generic(Bare(), generic.processor)
+
+
 def test_a_class_that_transformers_does_not_have_is_named(changed):
     folder = changed("config.json", '"Qwen2AudioForConditionalGeneration"', '"Qwen9AudioModel"')
     with pytest.raises(ModelError, match=r"it is of Qwen9AudioModel, which transformers .* does not have") as caught:
@@ -141,4 +150,11 @@ def test_a_template_it_cannot_follow_is_an_error_in_one_line(changed, template, 
     (folder / "chat_template.jinja").write_text(template, "utf-8")
     with pytest.raises(ModelError, match=re.escape(told) if told else None) as caught:
         opened("generic", folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_processor_that_needs_torchvision_is_an_error_in_one_line(tiny_folder):
+    with pytest.raises(ModelError, match="without feature_extractor; one for pictures too needs torchvision") as caught:
+        opened("generic", tiny_folder("qwen2_5_omni"))
     assert "\n" not in str(caught.value)
