@@ -1,4 +1,4 @@
-"""LoRA fine-tuning: learn the answer and the stop token alone, choose the checkpoint by dev UAR, score the test set.
+"""Fine-tuning by LoRA or another adapter: learn the answer and the stop token alone, choose the checkpoint by dev UAR, score the test set.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
@@ -39,7 +39,7 @@ def finetune(settings: FinetuneSettings) -> None:
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
-        method="lora",
+        method=settings.adapter.kind,
         digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
         notes=language.notes(),
     )

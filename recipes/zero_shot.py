@@ -5,7 +5,7 @@ Example:
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
 The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
-model is scored under an adapter that finetune.py trained; the run's method is then lora.
+model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     }
     notes = language.notes()
     if settings.model.adapter is None:
-        model = language.answer_model()
+        model, method = language.answer_model(), "zero_shot"
     else:
-        model, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
+        model, method, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
         notes += fit
     identity = run_identity(
         settings,
@@ -42,7 +42,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
-        method="zero_shot" if settings.model.adapter is None else "lora",
+        method=method,
         digests=digests,
         notes=notes,
     )

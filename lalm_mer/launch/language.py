@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from peft import PeftModel
 from torch import nn
@@ -14,7 +14,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.adapters import Adaptable, add_lora, load_adapter
+from lalm_mer.models.adapters import Adaptable, add_adapter, load_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _EXACT = 1e-4
+_OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
 RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing about the published model."
 """For ``run.json``."""
 
@@ -148,42 +149,54 @@ class AdaptableRun(Protocol):
 
 
 def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
-    """Add a LoRA adapter and print, tower by tower, what it touches.
+    """Add an adapter and print, tower by tower, what it touches.
 
     Raises:
-        AdapterError: if a target matches nothing
-        ConfigError: if it touches towers that a prompt without audio never reaches
+        AdapterError: if a target matches nothing, or a tower cannot be trained so
+        ConfigError: if it touches towers that a prompt without audio never reaches, or an option is of another kind
     """
     if "audio" not in language.prompt.modalities:
-        deaf = [tower for tower in ("audio_tower", "projector") if settings.towers.get(tower)]
-        if deaf:
-            raise ConfigError(
-                f"key 'adapter.towers.{deaf[0]}': prompt {language.prompt.name} has no audio slot, so nothing there "
-                f"would learn; set adapter.towers.{deaf[0]}=[]"
-            )
-    adapted, report = add_lora(
-        language.family,
-        settings.towers,
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
+        for tower in ("audio_tower", "projector"):
+            for key, reached in ((f"towers.{tower}", settings.towers.get(tower)), ("full", tower in settings.full)):
+                if reached:
+                    raise ConfigError(
+                        f"key 'adapter.{key}': prompt {language.prompt.name} has no audio slot, so nothing in the "
+                        f"{tower} would learn; set adapter.{key}=[]"
+                    )
+    adapted, report = add_adapter(
+        language.family, settings.towers, _adapter_options(settings), kind=settings.kind, full=settings.full
     )
     if shown:
         for row in report:
+            in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
             print(  # noqa: T201 what a user should see before training starts
                 f"adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable parameters "
-                f"beside {row.base_parameters:,} frozen"
+                f"beside {row.base_parameters:,} frozen{in_full}"
             )
     return language.answer_model(adapted)
 
 
-def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, list[str]]:
+def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
+    """What peft's config is made from."""
+    of_lora = {name: getattr(settings, name) for name in _OF_LORA}
+    if settings.kind == "lora":
+        twice = [name for name in settings.options if name in of_lora]
+        if twice:
+            raise ConfigError(f"key 'adapter.options.{twice[0]}': say it as adapter.{twice[0]}")
+        return of_lora | settings.options
+    for name, value in of_lora.items():
+        if value != getattr(AdapterSettings, name):
+            raise ConfigError(
+                f"key 'adapter.{name}': is of kind lora; what {settings.kind} takes goes into adapter.options"
+            )
+    return settings.options
+
+
+def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, str, list[str]]:
     """The model under an adapter that an earlier run trained, from a folder or the Hub.
 
     Returns:
-        the model, the SHA-256 of the adapter's weights, and notes for a reader of the figures
+        the model, the adapter's kind, the SHA-256 of its weights, and notes for a reader of the figures
 
     Raises:
         AdapterError: if there is no such adapter, or it does not fit the model
@@ -198,8 +211,9 @@ def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> 
     }
     now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
     notes = require_fit(folder, now=now | {"quantization": settings.quantization})
-    adapted = language.answer_model(load_adapter(language.family, folder))
-    return adapted, hash_file(folder / "adapter_model.safetensors"), notes
+    model = load_adapter(language.family, folder)
+    kind = str(model.active_peft_config.peft_type.value).lower()
+    return language.answer_model(model), kind, hash_file(folder / "adapter_model.safetensors"), notes
 
 
 def recognizer_name(settings: ModelSettings) -> str:

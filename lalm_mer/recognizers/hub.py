@@ -22,7 +22,8 @@ from lalm_mer.core.errors import AdapterError, ConfigError, ModelError, SplitLea
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import write_json
 from lalm_mer.corpora import load_tasks
-from lalm_mer.evaluation.runs import read_run
+from lalm_mer.evaluation.runs import ADAPTERS, read_run
+from lalm_mer.models.adapter_kinds import check_saved_config
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
@@ -56,7 +57,7 @@ def check_repo_id(repo_id: str, key: str) -> None:
 def assemble(
     run_folder: Path, out: Path, *, repo_id: str, licence: str | None = None, base_model: str | None = None
 ) -> Path:
-    """Write the folder that is pushed, from a finished LoRA run: adapter, processor, prompt, labels, figures, card.
+    """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, figures, card.
 
     Args:
         run_folder: as finetune.py left it; ``fairness.json`` in it, if there is one, goes into the card
@@ -66,7 +67,7 @@ def assemble(
         base_model: Hub id of the base model, where the run used a local copy; such a copy's path is never written
 
     Raises:
-        AdapterError: if the run is unfinished, not LoRA, read simulated transcripts, or its adapter is no safetensors
+        AdapterError: if the run is unfinished, trained no adapter, read simulated transcripts, or its adapter is no safetensors
         ConfigError: if the prompt has changed since, a name is wrong, or ``out`` holds files
         PredictionError: if the run folder is malformed
     """
@@ -74,7 +75,7 @@ def assemble(
     check_licence(licence)
     if base_model is not None:
         check_repo_id(base_model, "--base-model")
-    description = _finished_lora(run_folder)
+    description = _finished(run_folder)
     _check_weights(run_folder / "adapter")
     model = description["config"]["model"]
     published = base_model or _published(model["id"])
@@ -255,13 +256,13 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _finished_lora(folder: Path) -> dict[str, Any]:
+def _finished(folder: Path) -> dict[str, Any]:
     """Content of run.json of a run that may be pushed."""
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
-    if run.method != "lora":
-        raise AdapterError(f"{folder}: method {run.method}; only a LoRA run has an adapter to push")
+    if run.method not in ADAPTERS:
+        raise AdapterError(f"{folder}: method {run.method}; only a run that trained an adapter has one to push")
     if run.transcript_source == "simulated":
         raise AdapterError(f"{folder}: its transcripts are simulated and name the label; such an adapter is not shared")
     description: dict[str, Any] = _read_json(folder / "run.json")
@@ -272,22 +273,33 @@ def _finished_lora(folder: Path) -> dict[str, Any]:
 
 
 def _check_weights(folder: Path, named: str | None = None) -> None:
-    """The adapter is LoRA, in safetensors that can be read, and holds no more than an adapter."""
+    """The adapter is of a kind offered, in safetensors that can be read, and holds what its config says and no more."""
     where = named or folder
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise AdapterError(f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors")
-    kind = _read_json(folder / _CONFIG).get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{where}: {_CONFIG} says peft_type {kind!r}; expected LORA")
+        if not _stays(folder, name):
+            raise AdapterError(f"{where}: {name} is a link that leaves its folder; copy the file itself there")
+    content = _read_json(folder / _CONFIG)
+    kind = check_saved_config(content, where)
     try:
         with safe_open(folder / _WEIGHTS, framework="pt") as file:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{where}: {_WEIGHTS} is not safetensors ({_one_line(error)})") from error
-    odd = [name for name in names if "lora_" not in name]
+    copies = tuple(f"base_model.model.{path}." for path in content.get("modules_to_save") or ())
+    odd = [name for name in names if f".{kind.prefix}" not in name and not name.startswith(copies)]
     if odd or not names:
-        raise AdapterError(f"{where}: {_WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected LoRA tensors alone")
+        raise AdapterError(
+            f"{where}: {_WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected the tensors that its config names alone"
+        )
+
+
+def _stays(folder: Path, name: str) -> bool:
+    """Whether a file lies in its folder; a download of the Hub's lies among the blobs beside it."""
+    place = (folder / name).resolve().parent
+    root = folder.resolve()
+    return place == root or (root.parent.name == "snapshots" and place == root.parent.parent / "blobs")
 
 
 def _label_set(description: Mapping[str, Any], protocol: Protocol) -> LabelSet:
