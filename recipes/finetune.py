@@ -1,4 +1,4 @@
-"""Fine-tuning by LoRA or another adapter: learn the answer and the stop token alone, choose the checkpoint by dev UAR, score the test set.
+"""Fine-tuning by LoRA or another adapter: learn the answer alone, choose the checkpoint by dev UAR, score the test set.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
@@ -15,7 +15,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import adapt, base_digest, recognizer_name
+from lalm_mer.launch.language import adapt, base_digest, merged_notes, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import RunFolder, open_run
@@ -41,7 +41,7 @@ def finetune(settings: FinetuneSettings) -> None:
         modalities=language.prompt.modalities,
         method=settings.adapter.kind,
         digests={"prompt": language.prompt.digest, "base_model": base_digest(settings.model, language.family)},
-        notes=language.notes(),
+        notes=language.notes() + merged_notes(language, settings.model, settings.split.fold),
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:

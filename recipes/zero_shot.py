@@ -14,7 +14,7 @@ from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, load_adapted, recognizer_name
+from lalm_mer.launch.language import base_digest, load_adapted, merged_notes, recognizer_name
 from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.run_folder import open_run
 from lalm_mer.launch.settings import ZeroShotSettings
@@ -30,7 +30,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         "prompt": language.prompt.digest,
         "base_model": base_digest(settings.model, language.family),
     }
-    notes = language.notes()
+    notes = language.notes() + merged_notes(language, settings.model, settings.split.fold)
     if settings.model.adapter is None:
         model, method = language.answer_model(), "zero_shot"
     else:

@@ -21,7 +21,7 @@ from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.prompting.prompts import Prompt, load_prompt
-from lalm_mer.recognizers.hub import load_adapter_from, require_fit
+from lalm_mer.recognizers.hub import MERGED_FROM, load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "adapt",
     "base_digest",
     "load_adapted",
+    "merged_notes",
     "open_language_run",
     "recognizer_name",
 ]
@@ -203,17 +204,32 @@ def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> 
         SplitLeakError: if it was trained on another fold of the same folds
     """
     folder = load_adapter_from(str(settings.adapter), settings.adapter_revision)
-    folded = language.data.folded
-    hashes = {
-        "folds": folded.folds.digest,
-        "prompt": language.prompt.digest,
-        "base_model": base_digest(settings, language.family),
-    }
-    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
-    notes = require_fit(folder, now=now | {"quantization": settings.quantization})
+    notes = _fit_of(folder, language, settings, fold, base_digest(settings, language.family))
     model = load_adapter(language.family, folder)
     kind = str(model.active_peft_config.peft_type.value).lower()
     return language.answer_model(model), kind, hash_file(folder / "adapter_model.safetensors"), notes
+
+
+def merged_notes(language: AdaptableRun, settings: ModelSettings, fold: int) -> list[str]:
+    """Where the base model is a copy that an adapter was merged into: what it was trained on.
+
+    Raises:
+        SplitLeakError: if it was trained on another fold of the same folds
+    """
+    folder = Path(settings.id)
+    if not (folder / MERGED_FROM).is_file():
+        return []
+    told = "The base model is a merged copy; what follows of an adapter is of the one within it."
+    return [told, *_fit_of(folder, language, settings, fold, None)]
+
+
+def _fit_of(
+    folder: Path, language: AdaptableRun, settings: ModelSettings, fold: int, base_model: str | None
+) -> list[str]:
+    folded = language.data.folded
+    hashes = {"folds": folded.folds.digest, "prompt": language.prompt.digest, "base_model": base_model}
+    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
+    return require_fit(folder, now=now | {"quantization": settings.quantization})
 
 
 def recognizer_name(settings: ModelSettings) -> str:

@@ -31,7 +31,20 @@ from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import Protocol, load_protocol
 from lalm_mer.recognizers.model_card import CardFacts, check_licence, dev_rule, read_fairness, render_model_card
 
-__all__ = ["assemble", "check_repo_id", "load_adapter_from", "push", "push_run", "require_fit"]
+__all__ = [
+    "MERGED_FROM",
+    "assemble",
+    "check_repo_id",
+    "load_adapter_from",
+    "push",
+    "push_run",
+    "read_trained_run",
+    "require_empty",
+    "require_fit",
+]
+
+MERGED_FROM = "merged_from.json"
+"""In the folder of a merged model: what a run.json says of an adapter, as far as ``require_fit`` reads it."""
 
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -67,7 +80,8 @@ def assemble(
         base_model: Hub id of the base model, where the run used a local copy; such a copy's path is never written
 
     Raises:
-        AdapterError: if the run is unfinished, trained no adapter, read simulated transcripts, or its adapter is no safetensors
+        AdapterError: if the run is unfinished, trained no adapter or read simulated transcripts, or its adapter is not in
+            safetensors
         ConfigError: if the prompt has changed since, a name is wrong, or ``out`` holds files
         PredictionError: if the run folder is malformed
     """
@@ -86,8 +100,7 @@ def assemble(
     label_set = _label_set(description, protocol)
     fairness = run_folder / "fairness.json"
     rows = read_fairness(_read_json(fairness), str(fairness)) if fairness.is_file() else None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
+    require_empty(out)
     out.mkdir(parents=True, exist_ok=True)
     _write_processor(family, model, out)
     shutil.copyfile(run_folder / "adapter" / _WEIGHTS, out / _WEIGHTS)
@@ -208,12 +221,30 @@ def load_adapter_from(source: str, revision: str | None = None) -> Path:
     return folder
 
 
+def require_empty(out: Path) -> None:
+    """Refuse to write among other files.
+
+    Raises:
+        ConfigError: naming the folder
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
+
+
+def read_trained_run(folder: Path) -> dict[str, Any] | None:
+    """What is written of the run that trained an adapter, or what was merged into a model; None where nothing is."""
+    files = (folder / MERGED_FROM, folder / "run.json", folder.parent / "run.json")
+    file = next((file for file in files if file.is_file()), None)
+    return None if file is None else _read_json(file)
+
+
 def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
     """Compare a run that is to use an adapter with the run that trained it, as the ``run.json`` beside it tells.
 
     Args:
-        folder: what ``load_adapter_from`` gave
-        now: ``corpus``, ``fold``, ``labels``, ``hashes`` as in run.json, and ``quantization`` as in its config.model
+        folder: what ``load_adapter_from`` gave, or the folder of a merged model
+        now: ``corpus``, ``fold``, ``labels``, ``hashes`` as in run.json, and ``quantization`` as in its config.model;
+            a ``base_model`` of None is not compared
 
     Returns:
         notes for a reader of the figures
@@ -222,10 +253,9 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
         SplitLeakError: if this is another fold of the same folds: its test set was trained on
         AdapterError: if the adapter was trained on another local base model
     """
-    file = next((place / "run.json" for place in (folder, folder.parent) if (place / "run.json").is_file()), None)
-    if file is None:
+    then = read_trained_run(folder)
+    if then is None:
         return ["Nothing tells what the adapter was trained on: its training data may hold the test set."]
-    then = _read_json(file)
     where = f"adapter {then.get('corpus')}, {then.get('protocol')}, fold {then.get('fold')}"
     hashes, other = now["hashes"], then.get("hashes", {})
     notes = []
@@ -239,7 +269,8 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
         notes.append(f"The {where} was trained on other folds of this corpus: it may know test utterances.")
     else:
         notes.append(f"The {where} was trained on another corpus.")
-    base, trained = hashes["base_model"], other.get("base_model")
+    trained = other.get("base_model")
+    base = hashes["base_model"] or trained
     if base != trained and all("@" not in str(digest) for digest in (base, trained)):
         raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
     if base != trained:
@@ -291,7 +322,7 @@ def _check_weights(folder: Path, named: str | None = None) -> None:
     odd = [name for name in names if f".{kind.prefix}" not in name and not name.startswith(copies)]
     if odd or not names:
         raise AdapterError(
-            f"{where}: {_WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected the tensors that its config names alone"
+            f"{where}: {_WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected what its config names alone"
         )
 
 
