@@ -80,7 +80,7 @@ def assemble(
         base_model: Hub id of the base model, where the run used a local copy; such a copy's path is never written
 
     Raises:
-        AdapterError: if the run is unfinished, trained no adapter or read simulated transcripts, or its adapter is not in
+        AdapterError: if the run is unfinished, trained no adapter or read simulated transcripts, or its adapter is no
             safetensors
         ConfigError: if the prompt has changed since, a name is wrong, or ``out`` holds files
         PredictionError: if the run folder is malformed
