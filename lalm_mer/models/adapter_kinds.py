@@ -145,7 +145,7 @@ def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa:
         )
     plain = json.loads(json.dumps(asdict(kind.config()), default=list))
     for key in sorted({field.name for field in fields(kind.config)} - _IDENTITY - set(kind.options)):
-        if content.get(key, plain[key]) != plain[key]:
+        if (content.get(key, plain[key]) or None) != (plain[key] or None):  # peft writes [] for None
             raise AdapterError(f"{file} says {key} {content[key]!r}; expected {plain[key]!r}: nothing else is loaded")
     start = content.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:

@@ -106,7 +106,7 @@ def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, la
 
 @pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
 def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
-    with pytest.raises(AdapterError, match="the language_model of .* is quantised and cannot be trained in full"):
+    with pytest.raises(AdapterError, match=r"the language_model of .* is quantised and cannot be trained in full"):
         add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])
 
 
