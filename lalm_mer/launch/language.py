@@ -14,6 +14,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.models.adapter_kinds import kind_named
 from lalm_mer.models.adapters import Adaptable, add_adapter, load_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
@@ -179,6 +180,7 @@ def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> 
 
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     """What peft's config is made from."""
+    kind_named(settings.kind)
     of_lora = {name: getattr(settings, name) for name in _OF_LORA}
     if settings.kind == "lora":
         twice = [name for name in settings.options if name in of_lora]
