@@ -1,4 +1,4 @@
-"""LoRA fine-tuning: learn the answer and the stop token alone, choose the checkpoint by dev UAR, score the test set.
+"""Fine-tuning by LoRA or another adapter: learn the answer alone, choose the checkpoint by dev UAR, score the test set.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
@@ -12,10 +12,11 @@ the finished run to the Hub, as recipes/push_adapter.py does.
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.launch.adapting import adapt, merged_notes
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import adapt, base_digest, recognizer_name
+from lalm_mer.launch.language import base_digest, recognizer_name
 from lalm_mer.launch.learning import learn_and_score
 from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.preflight import dump_labels, preflight
@@ -41,9 +42,9 @@ def finetune(settings: FinetuneSettings) -> None:
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
-        method="lora",
+        method=settings.adapter.kind,
         digests={**language.digests, "base_model": base_digest(settings.model, language.family)},
-        notes=language.notes(),
+        notes=language.notes() + merged_notes(language, settings.model, settings.split.fold),
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:

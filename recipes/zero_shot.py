@@ -5,16 +5,17 @@ Example:
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
 The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
-model is scored under an adapter that finetune.py trained; the run's method is then lora.
+model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora.
 """
 
 from pathlib import Path
 
+from lalm_mer.launch.adapting import load_adapted, merged_notes
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, load_adapted, recognizer_name
+from lalm_mer.launch.language import base_digest, recognizer_name
 from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.preflight import preflight
 from lalm_mer.launch.run_folder import open_run
@@ -32,11 +33,11 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         **language.digests,
         "base_model": base_digest(settings.model, language.family),
     }
-    notes = language.notes()
+    notes = language.notes() + merged_notes(language, settings.model, settings.split.fold)
     if settings.model.adapter is None:
-        model = language.answer_model()
+        model, method = language.answer_model(), "zero_shot"
     else:
-        model, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
+        model, method, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
         notes += fit
     identity = run_identity(
         settings,
@@ -44,7 +45,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
-        method="zero_shot" if settings.model.adapter is None else "lora",
+        method=method,
         digests=digests,
         notes=notes,
     )

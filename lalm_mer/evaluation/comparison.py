@@ -15,7 +15,7 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.evaluation.metrics import score, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.runs import Run
+from lalm_mer.evaluation.runs import ADAPTERS, Run
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 
 __all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"]
@@ -281,7 +281,7 @@ def _is_asked(a: Row, b: Row) -> bool:
 
 def _rank(row: Row) -> tuple[bool, int]:
     """The row expected to be better comes first: both modalities, then the method that learns more."""
-    methods = ("lora", "full", "late_fusion", "baseline", "zero_shot")
+    methods = (*ADAPTERS, "full", "late_fusion", "baseline", "zero_shot")
     return (row.run.modalities != "audio+transcript", methods.index(row.run.method))
 
 

@@ -14,11 +14,13 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.evaluation.metrics import unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
 
-__all__ = ["METHODS", "MODALITIES", "TRANSCRIPT_SOURCES", "Run", "read_run"]
+__all__ = ["ADAPTERS", "METHODS", "MODALITIES", "TRANSCRIPT_SOURCES", "Run", "read_run"]
 
 MODALITIES = ("audio", "transcript", "audio+transcript")
-METHODS = ("zero_shot", "lora", "full", "baseline", "late_fusion")
-_TRAINED_BY_STEPS = ("lora", "full")
+ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
+"""Methods that train an adapter, and how they are written."""
+METHODS = ("zero_shot", *ADAPTERS, "full", "baseline", "late_fusion")
+_TRAINED_BY_STEPS = (*ADAPTERS, "full")
 TRANSCRIPT_SOURCES = ("corpus", "asr", "simulated")
 _FORMAT = 1
 _AGREEMENT = 1e-6

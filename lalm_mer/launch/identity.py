@@ -32,7 +32,7 @@ def run_identity(
         recognizer: name shown in comparisons
         base_model: Hub id or folder
         modalities: ``audio``, ``transcript`` or ``audio+transcript``
-        method: ``zero_shot``, ``lora`` or ``baseline``
+        method: ``zero_shot``, the kind of adapter, or ``baseline``
         digests: of prompt and base model
         notes: what a reader of the figures has to know
     """

@@ -11,28 +11,25 @@ from torch import nn
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.provenance import hash_file, model_digest
+from lalm_mer.core.provenance import model_digest
 from lalm_mer.core.schema import Example
 from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.notes import run_notes
 from lalm_mer.launch.prompting import Asked, content_free, open_prompts, surrounded, take_shots
-from lalm_mer.launch.settings import AdapterSettings, FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.adapters import Adaptable, add_lora, load_adapter
+from lalm_mer.launch.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.models.adapters import Adaptable
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.hub import load_adapter_from, require_fit
 from lalm_mer.recognizers.training import Collator
 
 __all__ = [
     "AdaptableRun",
     "LanguageRun",
-    "adapt",
     "base_digest",
-    "load_adapted",
     "open_language_run",
     "recognizer_name",
 ]
@@ -179,62 +176,6 @@ class AdaptableRun(Protocol):
     def answer_model(self, adapted: PeftModel | None = None) -> nn.Module:
         """The recognizer over the model, adapted or bare."""
         ...
-
-
-def adapt(language: AdaptableRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
-    """Add a LoRA adapter and print, tower by tower, what it touches.
-
-    Raises:
-        AdapterError: if a target matches nothing
-        ConfigError: if it touches towers that a prompt without audio never reaches
-    """
-    if not language.prompt.hears:
-        deaf = [tower for tower in ("audio_tower", "projector") if settings.towers.get(tower)]
-        if deaf:
-            raise ConfigError(
-                f"key 'adapter.towers.{deaf[0]}': prompt {language.prompt.name} has no audio slot, so nothing there "
-                f"would learn; set adapter.towers.{deaf[0]}=[]"
-            )
-    adapted, report = add_lora(
-        language.family,
-        settings.towers,
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
-    )
-    if shown:
-        for row in report:
-            print(  # noqa: T201 what a user should see before training starts
-                f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
-                f"parameters beside {row.base_parameters:,} frozen"
-            )
-    return language.answer_model(adapted)
-
-
-def load_adapted(language: AdaptableRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, list[str]]:
-    """The model under an adapter that an earlier run trained, from a folder or the Hub.
-
-    Returns:
-        the model, the SHA-256 of the adapter's weights, and notes for a reader of the figures
-
-    Raises:
-        AdapterError: if there is no such adapter, or it does not fit the model
-        SplitLeakError: if it was trained on another fold of the same folds
-    """
-    folder = load_adapter_from(str(settings.adapter), settings.adapter_revision)
-    folded = language.data.folded
-    hashes = {
-        "folds": folded.folds.digest,
-        **language.digests,
-        "base_model": base_digest(settings, language.family),
-    }
-    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
-    now |= {"base_model": settings.id, "quantization": settings.quantization}
-    notes = require_fit(folder, now=now)
-    adapted = language.answer_model(load_adapter(language.family, folder))
-    return adapted, hash_file(folder / "adapter_model.safetensors"), notes
 
 
 def recognizer_name(settings: ModelSettings) -> str:

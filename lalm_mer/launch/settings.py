@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lalm_mer.protocols.augmentation import AugmentSettings
 from lalm_mer.recognizers.baselines.branches import BranchSettings
@@ -81,7 +82,7 @@ class PromptSettings:
 @dataclass(frozen=True)
 class ModelSettings:
     """``id``: a Hub id or a local folder; ``dtype``: float32, bfloat16 or float16; ``quantization``: nf4 (the language
-    model in 4 bits: QLoRA) or null; ``adapter``, for zero_shot.py: a LoRA adapter's Hub id or folder, or a run folder;
+    model in 4 bits: QLoRA) or null; ``adapter``, for zero_shot.py: an adapter's Hub id or folder, or a run folder;
     ``adapter_revision``: on the Hub.
     """
 
@@ -97,9 +98,15 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """LoRA; ``towers``: tower -> last names of the linear layers to adapt, or [all-linear]."""
+    """``towers``: tower -> last names of the linear layers to adapt, or [all-linear]; ``full``: towers trained in full
+    beside them; ``kind``: lora, loha, lokr, vera, ia3 or oft; ``options``: of peft's config for that kind, under peft's
+    names. The others are of kind lora.
+    """
 
     towers: dict[str, list[str]]
+    full: list[str] = field(default_factory=list)
+    kind: str = "lora"
+    options: dict[str, Any] = field(default_factory=dict)
     r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

@@ -1,4 +1,4 @@
-"""What an adapter's folder may hold: LoRA weights in safetensors and a config that asks for nothing else.
+"""What an adapter's folder may hold: weights in safetensors and a config that asks for what is offered alone.
 
 Such a folder may come from anybody. peft would read a pickle, import a module that the config names, or follow a link;
 so the folder is looked at before peft sees it.
@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lalm_mer.core.errors import AdapterError
+from lalm_mer.models.adapter_kinds import check_saved_config
 
 __all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "one_line", "read_json"]
 
@@ -28,9 +29,9 @@ _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")
 def check_adapter_folder(
     folder: Path, *, named: str | None = None, root: Path | None = None, towers: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Refuse a folder that holds anything but a LoRA adapter that cannot do more than adapt.
+    """Refuse a folder that holds anything but an adapter of a kind that is offered, which can do no more than adapt.
 
-    Whole modules beside the LoRA tensors are taken only where the config names them in ``modules_to_save``.
+    Whole modules beside the adapter's tensors are taken only where the config names them in ``modules_to_save``.
 
     Args:
         folder: holds the files of peft's
@@ -54,18 +55,23 @@ def check_adapter_folder(
             raise AdapterError(
                 f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors and not pickled"
             )
-    config = _checked_config(where, folder / CONFIG)
+    config = read_json(folder / CONFIG)
+    code = [key for key in _CODE if isinstance(config, dict) and config.get(key) not in (None, False)]
+    if code:
+        raise AdapterError(
+            f"{where}: {CONFIG}, key {code[0]!r}: asks for code to be run; only adapters without code are loaded, "
+            "remove the key if the weights are all it needs"
+        )
+    kind = check_saved_config(config, where)
     whole = config.get("modules_to_save") or []
-    if not isinstance(whole, list) or not all(isinstance(module, str) for module in whole):
-        raise AdapterError(f"{where}: {CONFIG}, key 'modules_to_save': {whole!r}; expected a list of modules, or null")
     odd = [module for module in whole if towers is not None and module not in towers]
     if odd:
         raise AdapterError(
             f"{where}: {CONFIG}, key 'modules_to_save': {odd[0]!r} would replace a part of the base model; expected "
-            f"LoRA alone, or whole towers: {', '.join(sorted(towers or ()))}"
+            f"an adapter alone, or whole towers: {', '.join(sorted(towers or ()))}"
         )
-    _check_weights(where, folder / WEIGHTS, whole)
-    return config
+    _check_weights(where, folder / WEIGHTS, kind.prefix, whole)
+    return dict(config)
 
 
 def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
@@ -85,30 +91,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _checked_config(where: str, file: Path) -> dict[str, Any]:
-    config = read_json(file)
-    if not isinstance(config, dict):
-        raise AdapterError(f"{where}: {CONFIG} holds a {type(config).__name__}; expected an object, as peft writes it")
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{where}: {CONFIG} says peft_type {kind!r}; expected LORA")
-    code = [key for key in _CODE if config.get(key) not in (None, False)]
-    if code:
-        raise AdapterError(
-            f"{where}: {CONFIG}, key {code[0]!r}: asks for code to be run; only adapters without code are loaded, "
-            "remove the key if the weights are all it needs"
-        )
-    return config
-
-
-def _check_weights(where: str, file: Path, whole: Collection[str]) -> None:
-    """LoRA tensors, and those of the modules that the config says are saved whole."""
+def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) -> None:
+    """The adapter's tensors, and those of the modules that the config says are saved whole."""
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
     declared = tuple(f"base_model.model.{module}." for module in whole)
-    odd = [name for name in names if "lora_" not in name and not name.startswith(declared)]
+    odd = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
     if odd or not names:
-        raise AdapterError(f"{where}: {WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected LoRA tensors alone")
+        raise AdapterError(
+            f"{where}: {WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected what its config names alone"
+        )

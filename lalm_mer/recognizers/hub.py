@@ -17,7 +17,10 @@ from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder, read_jso
 from lalm_mer.recognizers.hub_client import TIMEOUT_S, check_commit, reaching
 from lalm_mer.recognizers.hub_folder import assemble, check_repo_id, published_id, written_here
 
-__all__ = ["load_adapter_from", "push", "push_run", "require_fit"]
+__all__ = ["MERGED_FROM", "load_adapter_from", "push", "push_run", "read_trained_run", "require_fit"]
+
+MERGED_FROM = "merged_from.json"
+"""In the folder of a merged model: what a run.json says of an adapter, as far as ``require_fit`` reads it."""
 
 _KINDS = ("*.safetensors", "*.json", "*.yaml", "*.md")
 _HUB_OWN = {".gitattributes", "README.md"}
@@ -116,13 +119,30 @@ def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: fl
     return folder
 
 
+def require_empty(out: Path) -> None:
+    """Refuse to write among other files.
+
+    Raises:
+        ConfigError: naming the folder
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
+
+
+def read_trained_run(folder: Path) -> dict[str, Any] | None:
+    """What is written of the run that trained an adapter, or what was merged into a model; None where nothing is."""
+    files = (folder / MERGED_FROM, folder / "run.json", folder.parent / "run.json")
+    file = next((file for file in files if file.is_file()), None)
+    return None if file is None else dict(read_json(file))
+
+
 def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
     """Compare a run that is to use an adapter with the run that trained it, as the ``run.json`` beside it tells.
 
     Args:
-        folder: what ``load_adapter_from`` gave
+        folder: what ``load_adapter_from`` gave, or the folder of a merged model
         now: ``corpus``, ``fold``, ``labels``, ``hashes``, ``base_model`` as in run.json, and ``quantization`` as in its
-            config.model
+            config.model; a base model of None is not compared
 
     Returns:
         notes for a reader of the figures
@@ -131,11 +151,11 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
         SplitLeakError: if this is another fold of the same folds: its test set was trained on
         AdapterError: if the adapter was trained on another base model
     """
-    _require_same_base(folder, str(now["base_model"]))
-    file = next((place / "run.json" for place in (folder, folder.parent) if (place / "run.json").is_file()), None)
-    if file is None:
+    if now["base_model"] is not None:
+        _require_same_base(folder, str(now["base_model"]))
+    then = read_trained_run(folder)
+    if then is None:
         return ["Nothing tells what the adapter was trained on: its training data may hold the test set."]
-    then = read_json(file)
     where = f"adapter {then.get('corpus')}, {then.get('protocol')}, fold {then.get('fold')}"
     hashes, other = now["hashes"], then.get("hashes", {})
     notes = []
@@ -149,7 +169,8 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
         notes.append(f"The {where} was trained on other folds of this corpus: it may know test utterances.")
     else:
         notes.append(f"The {where} was trained on another corpus.")
-    base, trained = hashes["base_model"], other.get("base_model")
+    trained = other.get("base_model")
+    base = hashes["base_model"] or trained
     if base != trained and all("@" not in str(digest) for digest in (base, trained)):
         raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
     if base != trained:

@@ -1,4 +1,4 @@
-"""The folder that is pushed: a finished LoRA run's adapter with all that is needed to use it and to judge it.
+"""The folder that is pushed: a finished run's adapter with all that is needed to use it and to judge it.
 
 What leaves the machine is what ``assemble`` writes: no checkpoint, no prediction, no transcript, no local path.
 """
@@ -16,7 +16,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import write_json
 from lalm_mer.corpora import load_tasks
-from lalm_mer.evaluation.runs import read_run
+from lalm_mer.evaluation.runs import ADAPTERS, read_run
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder, one_line, read_json
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
@@ -26,7 +26,7 @@ from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import Protocol, load_protocol
 from lalm_mer.recognizers.model_card import CardFacts, check_licence, dev_rule, read_fairness, render_model_card
 
-__all__ = ["assemble", "check_repo_id", "published_id", "written_here"]
+__all__ = ["assemble", "check_repo_id", "published_id", "require_empty", "written_here"]
 
 _NAME = r"[a-zA-Z0-9_][\w.-]{0,95}(?<![.-])"
 _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){_NAME}/{_NAME}(?<!\.git)", re.ASCII)
@@ -48,7 +48,7 @@ def check_repo_id(repo_id: str, key: str) -> None:
 def assemble(
     run_folder: Path, out: Path, *, repo_id: str, licence: str | None = None, base_model: str | None = None
 ) -> Path:
-    """Write the folder that is pushed, from a finished LoRA run: adapter, processor, prompt, labels, figures, card.
+    """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, figures, card.
 
     ``prompt.yaml`` is the prompt, or for a CLAP its ensemble of descriptions: what ``prompt.file`` takes.
 
@@ -60,7 +60,8 @@ def assemble(
         base_model: Hub id of the base model, where the run used a local copy; such a copy's path is never written
 
     Raises:
-        AdapterError: if the run is unfinished, not LoRA, read simulated transcripts, or its adapter is no safetensors
+        AdapterError: if the run is unfinished, trained no adapter, or read simulated transcripts, or its adapter is no
+            safetensors
         ConfigError: if the prompt has changed since, a name is wrong, or ``out`` holds files
         PredictionError: if the run folder is malformed
     """
@@ -68,7 +69,7 @@ def assemble(
     check_licence(licence)
     if base_model is not None:
         check_repo_id(base_model, "--base-model")
-    description = _finished_lora(run_folder)
+    description = _finished(run_folder)
     model = description["config"]["model"]
     family = Clap if model["family"] == Clap.name else family_class(model["family"])
     check_adapter_folder(run_folder / "adapter", root=run_folder, towers=family.towers.values())
@@ -77,8 +78,7 @@ def assemble(
     label_set = _label_set(description, protocol)
     fairness = run_folder / "fairness.json"
     rows = read_fairness(read_json(fairness), str(fairness)) if fairness.is_file() else None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
+    require_empty(out)
     out.mkdir(parents=True, exist_ok=True)
     _write_processor(family, model, out)
     shutil.copyfile(run_folder / "adapter" / WEIGHTS, out / WEIGHTS)
@@ -115,13 +115,23 @@ def assemble(
     return out
 
 
-def _finished_lora(folder: Path) -> dict[str, Any]:
+def require_empty(out: Path) -> None:
+    """Refuse to write among other files.
+
+    Raises:
+        ConfigError: naming the folder
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
+
+
+def _finished(folder: Path) -> dict[str, Any]:
     """Content of run.json of a run that may be pushed."""
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
-    if run.method != "lora":
-        raise AdapterError(f"{folder}: method {run.method}; only a LoRA run has an adapter to push")
+    if run.method not in ADAPTERS:
+        raise AdapterError(f"{folder}: method {run.method}; only a run that trained an adapter has one to push")
     if run.transcript_source == "simulated":
         raise AdapterError(f"{folder}: its transcripts are simulated and name the label; such an adapter is not shared")
     description: dict[str, Any] = read_json(folder / "run.json")

@@ -14,6 +14,7 @@ import jinja2
 import yaml
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.evaluation.runs import ADAPTERS
 from lalm_mer.protocols.protocol import Protocol
 
 __all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "read_fairness", "render_model_card"]
@@ -137,7 +138,7 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
     metadata["license"] = licence if licence in _HUB_LICENCES else "other"
     if licence not in _HUB_LICENCES:
         metadata["license_name"] = licence
-    metadata["tags"] = ["speech-emotion-recognition", "lora", "lalm-mer", family]
+    metadata["tags"] = ["speech-emotion-recognition", description["method"], "lalm-mer", family]
     random = any("randomly initialised" in note for note in description["notes"])
     if facts.base_model is None or description["synthetic"] or random:
         return metadata
@@ -201,6 +202,7 @@ def render_model_card(facts: CardFacts) -> str:
         "and so may its test set.",
         licence=facts.licence or "not stated; ask who published it before any use",
         corpus_licence=f"{corpus}: {'synthetic, made by a program' if description['synthetic'] else source}",
+        method=ADAPTERS[description["method"]],
         notes=[note for note in description["notes"] if not note.startswith("Contamination of ")],  # told already
         settings=[
             *_flat("model", how),

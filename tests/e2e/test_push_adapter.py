@@ -216,7 +216,7 @@ def test_a_dry_run_writes_the_folder_and_asks_nobody(uninterrupted, workplace, s
 def test_a_zero_shot_run_is_refused_in_one_line(prompted, workplace, capsys):
     assert workplace.script("recipes/push_adapter.py", str(prompted), "--repo", "jane/adapter") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: {prompted}: method zero_shot; only a LoRA run has an adapter to push"
+    assert line == f"error: {prompted}: method zero_shot; only a run that trained an adapter has one to push"
 
 
 def test_a_wrong_token_is_one_line(here, assembled, monkeypatch):

@@ -14,6 +14,7 @@ from lalm_mer.core.provenance import atomic_path
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.report.figures import curves, forest
 from lalm_mer.evaluation.report.text import p_text, percent, with_interval
+from lalm_mer.evaluation.runs import ADAPTERS
 
 __all__ = ["render_report", "write_report"]
 
@@ -21,7 +22,7 @@ _SIGNIFICANCE = 0.05
 _TIE = 1e-9
 _METHODS = {
     "zero_shot": "zero-shot",
-    "lora": "LoRA",
+    **ADAPTERS,
     "full": "full fine-tuning",
     "baseline": "baseline",
     "late_fusion": "late fusion",

@@ -1,5 +1,6 @@
 """LoRA: where it lands, what it trains, and that others can load it."""
 
+import json
 import re
 import shutil
 
@@ -10,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lalm_mer.core.errors import AdapterError
-from lalm_mer.models.adapters import ALL_LINEAR, add_lora, load_adapter, tower_of
+from lalm_mer.core.provenance import hash_file, model_digest
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora, load_adapter, tower_of
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.merging import merge
 
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 TOWERS = ("language_model", "projector", "audio_tower")
@@ -195,6 +198,49 @@ def test_it_loads_again_here_and_merging_changes_no_score(saved, fresh_family, p
     merged = model.merge_and_unload()
     assert not any("lora_" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], examples[:2]), scores, **EXACT)
+
+
+def test_a_projector_in_full_is_heard(load_family, prompts, examples, score, tmp_path):
+    family, prompt = load_family(), prompts["audio_transcript"]
+    before = score(family, prompt, examples[:2])
+    target = linear_names(family, "language_model")[-1]
+    model, report = add_adapter(family, {"language_model": [target]}, {"r": 2}, full=["projector"])
+    with torch.no_grad():
+        for parameter in family.submodule("projector").parameters():
+            if parameter.requires_grad:
+                parameter *= 1.5
+    scores = score(family, prompt, examples[:2], model)
+    assert (scores - before).abs().max() > 1e-4
+    assert {row.tower: row.full_parameters for row in report}["projector"] == size(load_family(), "projector")
+    model.save_pretrained(tmp_path)
+    family = load_family()
+    again = load_adapter(family, tmp_path)
+    torch.testing.assert_close(score(family, prompt, examples[:2], again), scores, **EXACT)
+
+
+def test_a_merged_copy_is_a_model_of_its_own(saved, load_family, family, tmp_path, prompts, examples, score):
+    folder, scores = saved
+    (tmp_path / "run").mkdir()
+    shutil.copytree(folder, tmp_path / "run" / "adapter")
+    base = family.model.config._name_or_path
+    model = {"family": family.name, "id": base, "revision": None, "dtype": "float32", "quantization": "nf4"}
+    told = {"corpus": "c", "fold": 1, "hashes": {"base_model": model_digest(base, None)}, "config": {"model": model}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    out = merge(str(tmp_path / "run"), tmp_path / "merged")
+    assert not list(out.glob("*.bin")) + list(out.glob("adapter*"))
+    assert json.loads((out / "merged_from.json").read_text())["adapter"] == hash_file(
+        folder / "adapter_model.safetensors"
+    )
+    merged = type(family).load(out, revision=None, dtype="float32", attn_implementation="sdpa")
+    merged.model.eval()
+    assert merged.randomly_initialised
+    prompt = prompts["audio_transcript"]
+    torch.testing.assert_close(score(merged, prompt, examples[:2]), scores, **EXACT)
+    told["hashes"]["base_model"] = "0" * 64
+    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    with pytest.raises(AdapterError, match="was trained on another base model than"):
+        merge(str(tmp_path / "run"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_it_can_be_trained_on(folder, fresh_family):

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.models.adapters import ALL_LINEAR, add_lora
+from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
+from lalm_mer.models.adapter_kinds import KINDS
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
@@ -75,6 +76,38 @@ def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised,
         for name, gradient in one.items():
             assert gradient.abs().sum() > 0, name
             torch.testing.assert_close(gradient, other[name], rtol=0.0, atol=0.0)
+
+
+KIND_OPTIONS = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}}
+
+
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, label_set, examples, kind):
+    family = quantised()
+    if kind in ("loha", "lokr"):
+        with pytest.raises(
+            AdapterError, match=f"key 'adapter.kind': peft has no {kind} for layers in 4 bits, such as "
+        ):
+            add_adapter(family, {"language_model": ["q_proj"]}, {}, kind=kind)
+        add_adapter(family, {"audio_tower": ["q_proj"]}, {}, kind=kind)
+        return
+    model, _ = add_adapter(family, {"language_model": ["q_proj"]}, KIND_OPTIONS.get(kind, {}), kind=kind)
+    recognizer = AnswerModel(family, [0], 1, model).train()
+    batch = AnswerCollator(family, prompts["audio_transcript"], label_set, every_answer=False)(examples[:2])
+    batch.pop("labels")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    recognizer(**batch)["losses"].sum().backward()
+    assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
+    with pytest.raises(AdapterError, match=r"the language_model of .* is quantised and cannot be trained in full"):
+        add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])
 
 
 def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, prompts, examples, score):

@@ -149,7 +149,7 @@ def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_pa
     [
         (lambda run: (run / "metrics.json").unlink(), "not finished"),
         (lambda run: change(run, seconds=None), "not ended"),
-        (lambda run: change(run, method="baseline"), "only a LoRA run"),
+        (lambda run: change(run, method="baseline"), "only a run that trained an adapter"),
         (lambda run: change(run, transcript_source="simulated"), "simulated"),
         (lambda run: (run / "adapter" / "adapter_model.safetensors").rename(run / "adapter" / "adapter_model.bin"),
          "no adapter_model.safetensors"),
@@ -242,6 +242,52 @@ def test_what_is_no_licence_is_refused(finished, tmp_path, licence):
 
 def test_an_adapter_is_found_in_its_run_folder(finished):
     assert load_adapter_from(str(finished)) == finished / "adapter"
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_link_that_leaves_the_folder_is_refused(run, tmp_path, name):
+    (run / "adapter" / name).rename(tmp_path / name)
+    (run / "adapter" / name).symlink_to(tmp_path / name)
+    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+        load_adapter_from(str(run))
+    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+
+
+def test_a_download_of_the_hub_is_links_to_its_blobs(run, tmp_path):
+    blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run / "adapter" / name).rename(blobs / name)
+        (snapshot / name).symlink_to(Path("../../blobs") / name)
+    assert load_adapter_from(str(snapshot)) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"peft_type": "POLY"}, r"says peft_type 'POLY'; expected LORA, LOHA"),
+        ({"auto_mapping": {"parent_library": "evil"}}, r"says auto_mapping 'evil'"),
+        ({"layer_replication": [[0, 1]]}, r"says layer_replication \[\[0, 1\]\]; expected None"),
+    ],
+)
+def test_a_config_that_asks_for_more_is_refused_before_anything_is_loaded(run, written, said):
+    file = run / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | written))
+    with pytest.raises(AdapterError, match=said):
+        load_adapter_from(str(run))
+
+
+def test_a_tower_that_the_config_names_may_be_shared(run, tmp_path):
+    tensors = load_file(run / "adapter" / "adapter_model.safetensors")
+    copy = {"base_model.model.projector.weight": next(iter(tensors.values())).clone()}
+    save_file(tensors | copy, run / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=r"holds base_model\.model\.projector\.weight"):
+        load_adapter_from(str(run))
+    file = run / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"modules_to_save": ["projector"]}))
+    assert load_adapter_from(str(run)) == run / "adapter"
 
 
 def test_a_revision_of_a_folder_means_nothing(finished):

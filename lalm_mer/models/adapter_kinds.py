@@ -1,0 +1,156 @@
+"""Which of peft's methods are offered, by which options, and what a saved adapter's config may say.
+
+Offered is what works on linear layers named one by one, is merged and saved without loss, and needs nothing from the
+training loop. What an option could do beside that (train other modules, change the base weights, import code, fetch
+data) is not offered, and an adapter from elsewhere that asks for it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, VeraConfig
+
+from lalm_mer.core.errors import AdapterError, ConfigError
+
+__all__ = ["KINDS", "AdapterKind", "check_options", "check_saved_config", "kind_named"]
+
+
+@dataclass(frozen=True)
+class AdapterKind:
+    """One of peft's methods.
+
+    Args:
+        config: peft's class
+        prefix: of the names of its tensors
+        options: fields of the config that may be chosen
+        on_4_bits: whether peft has it for layers in 4 bits
+    """
+
+    config: type[PeftConfig]
+    prefix: str
+    options: tuple[str, ...]
+    on_4_bits: bool
+
+
+_LAYERS = ("layers_to_transform", "layers_pattern")
+_PATTERNS = (*_LAYERS, "rank_pattern", "alpha_pattern")
+_LYCORIS = ("r", "alpha", "rank_dropout", "module_dropout", "init_weights", *_PATTERNS)
+
+KINDS: Mapping[str, AdapterKind] = {
+    "lora": AdapterKind(
+        LoraConfig,
+        "lora_",
+        ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "lora_bias", *_PATTERNS),
+        on_4_bits=True,
+    ),
+    "loha": AdapterKind(LoHaConfig, "hada_", _LYCORIS, on_4_bits=False),
+    "lokr": AdapterKind(
+        LoKrConfig,
+        "lokr_",
+        (*_LYCORIS, "decompose_both", "decompose_factor", "rank_dropout_scale"),
+        on_4_bits=False,
+    ),
+    "vera": AdapterKind(
+        VeraConfig,
+        "vera_",
+        ("r", "projection_prng_key", "vera_dropout", "d_initial", "init_weights", *_LAYERS),
+        on_4_bits=True,
+    ),
+    "ia3": AdapterKind(IA3Config, "ia3_", ("feedforward_modules", "init_ia3_weights"), on_4_bits=True),
+    "oft": AdapterKind(
+        OFTConfig,
+        "oft_",
+        ("r", "oft_block_size", "module_dropout", "init_weights", "coft", "eps", "block_share", "use_cayley_neumann",
+         "num_cayley_neumann_terms", *_LAYERS),
+        on_4_bits=True,
+    ),
+}  # fmt: skip
+"""Name, as in ``adapter.kind`` and in lower case of peft's ``peft_type`` -> what it is"""
+
+_NOT_OFFERED = {"adalora": "; adalora would have to set its ranks anew in every step of the training loop"}
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change base weights, or need data
+_IDENTITY = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+             "inference_mode", "target_modules", "exclude_modules", "modules_to_save"}  # fmt: skip
+_OWN_CODE = ("transformers", "lalm_mer")
+
+
+def kind_named(name: str) -> AdapterKind:
+    """The kind of that name.
+
+    Raises:
+        ConfigError: naming those there are
+    """
+    if name not in KINDS:
+        raise ConfigError(f"key 'adapter.kind': {name!r}; expected {', '.join(KINDS)}{_NOT_OFFERED.get(name, '')}")
+    return KINDS[name]
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Compare options with what the kind offers.
+
+    Raises:
+        ConfigError: naming the key and what is offered
+
+    Example:
+        >>> try:
+        ...     check_options("ia3", {"r": 8})
+        ... except ConfigError as error:
+        ...     print(error)
+        key 'adapter.options.r': not for ia3; expected feedforward_modules, init_ia3_weights
+    """
+    offered = kind_named(name).options
+    for key in options:
+        if key not in offered:
+            raise ConfigError(f"key 'adapter.options.{key}': not for {name}; expected {', '.join(offered)}")
+    start = options.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise ConfigError(
+            f"key 'adapter.options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
+        )
+
+
+def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa: ANN401 what a file says
+    """Compare the content of an ``adapter_config.json`` with what is offered.
+
+    Args:
+        content: of the file
+        where: the adapter, for the error
+
+    Returns:
+        its kind
+
+    Raises:
+        AdapterError: if its kind is not offered, or it sets what is not offered
+    """
+    file = f"{where}: adapter_config.json"
+    if not isinstance(content, dict):
+        raise AdapterError(f"{file} holds a {type(content).__name__}; expected a mapping")
+    kind = KINDS.get(str(content.get("peft_type")).lower())
+    if kind is None:
+        raise AdapterError(
+            f"{file} says peft_type {content.get('peft_type')!r}; expected {', '.join(name.upper() for name in KINDS)}"
+        )
+    copies = content.get("modules_to_save") or []
+    if not isinstance(copies, list) or not all(isinstance(path, str) and path for path in copies):
+        raise AdapterError(f"{file} says modules_to_save {copies!r}; expected a list of module paths")
+    library = (content.get("auto_mapping") or {}).get("parent_library") or _OWN_CODE[0]
+    if str(library).split(".")[0] not in _OWN_CODE:
+        raise AdapterError(
+            f"{file} says auto_mapping {library!r}; expected a model class of transformers: no other code is run"
+        )
+    plain = json.loads(json.dumps(asdict(kind.config()), default=list))
+    for key in sorted({field.name for field in fields(kind.config)} - _IDENTITY - set(kind.options)):
+        if (content.get(key, plain[key]) or None) != (plain[key] or None):  # peft writes [] for None
+            raise AdapterError(f"{file} says {key} {content[key]!r}; expected {plain[key]!r}: nothing else is loaded")
+    start = content.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise AdapterError(
+            f"{file} says init_lora_weights {start!r}, which changes the base weights; convert it to plain LoRA by "
+            "peft's save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    return kind

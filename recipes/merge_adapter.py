@@ -1,0 +1,43 @@
+"""Merge the adapter of a finished run into its base model: a folder that model.id takes.
+
+Example:
+  python recipes/merge_adapter.py outputs/my_run --out outputs/my_model
+  python recipes/merge_adapter.py user/name --base-model Qwen/Qwen2-Audio-7B-Instruct --out outputs/my_model
+
+Written are weights (safetensors), processor and merged_from.json, by which zero_shot.py knows what the adapter was
+trained on and refuses another fold of it. The base is opened in the run's dtype, never in 4 bits: for a run with
+model.quantization=nf4 the scores of the merged model differ a little. The base model's licence goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lalm_mer.core.errors import LalmMerError
+from lalm_mer.recognizers.merging import merge
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; 0 if it was merged, 1 for an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="run folder of finetune.py, or user/name of an adapter on the Hub")
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument("--base-model", metavar="ID", help="Hub id or folder of the base, where the run names another")
+    parser.add_argument("--revision", help="of the adapter on the Hub: branch, tag or commit")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(arguments)
+    try:
+        folder = merge(options.run, options.out, base_model=options.base_model, revision=options.revision)
+    except (LalmMerError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"merged into {folder}; score it with model.id={folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
