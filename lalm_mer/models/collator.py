@@ -18,7 +18,7 @@ from lalm_mer.core.schema import Example
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
 
-__all__ = ["IGNORED", "AnswerCollator", "answer_forms"]
+__all__ = ["IGNORED", "AnswerCollator", "answer_forms", "asked"]
 
 IGNORED = -100
 """Fills ``targets`` where there is no token to predict, as everywhere in transformers."""
@@ -27,6 +27,13 @@ IGNORED = -100
 def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
     """All surface forms with the index of their label, the first form of every label before its others."""
     return [(index, form) for index, label in enumerate(label_set.labels) for form in label_set.forms_of(label)]
+
+
+def asked(family: Family, prompt: Prompt, label_set: LabelSet, example: Example) -> tuple[list[int], list[Waveform]]:
+    """What a model is given of one example: token ids up to where the answer begins, and the waveforms in them."""
+    waveforms = [_waveform(example)] if prompt.hears else []
+    counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+    return family.prompt_ids(prompt.conversation(example, label_set), counts), waveforms
 
 
 class AnswerCollator:
@@ -96,9 +103,7 @@ class AnswerCollator:
 
     def _row(self, example: Example) -> tuple[list[int], int, list[list[int]]]:
         """Token ids, length of the prompt, and the packed answers."""
-        audio_tokens = [self._family.audio_token_count(len(_waveform(example).samples))] if self._prompt.hears else []
-        conversation = self._prompt.conversation(example, self._label_set)
-        prompt = self._family.prompt_ids(conversation, audio_tokens)
+        prompt, _ = asked(self._family, self._prompt, self._label_set, example)
         answers = self._answers if self._every_answer else [self._true_answer[example.label]]
         return [*prompt, *(token for answer in answers for token in answer)], len(prompt), answers
 
