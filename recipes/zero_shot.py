@@ -1,5 +1,8 @@
 """Zero-shot prompting: score every label of every test utterance by its likelihood, without training or parsing.
 
+With answering.mode=generation the model answers in words instead, greedily, and a strict parser finds the label in
+them; an answer without exactly one label is unparsed, which counts as an error.
+
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
@@ -10,6 +13,7 @@ model is scored under an adapter that finetune.py trained; the run's method is t
 
 from pathlib import Path
 
+from lalm_mer.launch.answering import asks_for_words, open_answering
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
@@ -24,6 +28,7 @@ from lalm_mer.launch.trainers import make_trainer, seed_everything
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set by the model as it is."""
     engine = expected_engine(settings.engine)
+    in_words = asks_for_words(settings, engine)
     seed_everything(settings.seed)
     language = open_model_run(settings)
     digests: dict[str, str | None] = {
@@ -36,10 +41,14 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     else:
         model, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
         notes += fit
+    answering = open_answering(language, settings.answering) if in_words else None
+    if answering is not None:
+        digests["synonyms"] = answering.digest
+        notes += answering.notes()
     identity = run_identity(
         settings,
         language.data,
-        recognizer=recognizer_name(settings.model),
+        recognizer=recognizer_name(settings.model, generated=in_words),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
         method="zero_shot" if settings.model.adapter is None else "lora",
@@ -49,6 +58,9 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
+        return
+    if answering is not None:
+        run.finish_answers(language.data, *answering.answer(model, settings.scoring, engine))
         return
     trainer = make_trainer(
         model,

@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"
 
 COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
            "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
-           "transcript_source")  # fmt: skip
+           "transcript_source", "n_unparsed")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -96,6 +96,7 @@ class Row:
             "uar_sd": self.uar_sd,
             "synthetic": self.run.synthetic,
             "transcript_source": self.run.transcript_source,
+            "n_unparsed": self.utterances("unparsed"),
         }
 
 
