@@ -72,7 +72,6 @@ _NO_REFUSAL = re.compile(r"\b(?:cannot|can't|could not|couldn't) help but\b")
 
 @dataclass(frozen=True)
 class _SynonymFile:
-    name: str
     synonyms: dict[str, list[str]]
 
 

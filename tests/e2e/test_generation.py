@@ -11,64 +11,66 @@ from lalm_mer.core.labels import UNPARSED
 from lalm_mer.launch.answering import asks_for_words
 from lalm_mer.launch.engine import Engine
 
-GENERATION = ["answering.mode=generation", "answering.max_new_tokens=12"]
+GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3"]
+# enough for a tiny model to say labels
+TAUGHT = ["train.learning_rate=2e-2", "train.num_train_epochs=8", "adapter.lora_dropout=0.0", "adapter.r=16"]
 
 
 @pytest.fixture(scope="module")
-def answered(workplace, uninterrupted):
-    """Run folder of generated answers, under the adapter that the fine-tuning made."""
-    workplace.run("zero_shot", workplace.folder / "answered", f"model.adapter={uninterrupted}", *GENERATION)
+def answered(workplace):
+    """Run folder of answers in words: those of random weights, which name no label."""
+    workplace.run("zero_shot", workplace.folder / "answered", *GENERATION)
     return workplace.folder / "answered"
 
 
-def test_a_run_of_answers_holds_what_it_should(answered, uninterrupted):
+def test_a_run_of_answers_holds_what_it_should(answered):
     run = json.loads((answered / "run.json").read_text())
-    assert (run["method"], run["recognizer"]) == ("lora", "qwen2_audio (model, generated)")
+    assert (run["method"], run["recognizer"]) == ("zero_shot", "qwen2_audio (model, generated)")
     assert run["config"]["answering"]["mode"] == "generation"
     assert len(run["hashes"]["synonyms"]) == 64
-    assert any("generated greedily, 12 tokens at most" in note for note in run["notes"])
+    assert any("generated greedily, 3 tokens at most" in note for note in run["notes"])
     table = pd.read_parquet(answered / "predictions.parquet").set_index("utterance_id")
-    assert len(table) == 21
     assert table.filter(like="log_prob_").isna().all(axis=None)
-    assert table["answer"].isna().sum() == 1
     assert table.loc["s1_too_long", "status"] == "unscored"
-    scored = table[table["status"] == "scored"]
-    assert len(scored) > 5
-    assert (scored["answer"].str.lower().str.contains("angry|content|happy|sad")).all()
-    likely = pd.read_parquet(uninterrupted / "predictions.parquet").set_index("utterance_id")["prediction"]
-    assert (likely[scored.index] == scored["prediction"]).mean() > 0.8  # what it says is what it thinks likely
-    assert set(table.loc[table["status"] == "unparsed", "prediction"]) <= {UNPARSED}
+    assert pd.isna(table.loc["s1_too_long", "answer"])
+    others = table.drop("s1_too_long")
+    assert set(others["prediction"]) == {UNPARSED}
+    assert others["answer"].notna().all()
 
 
-def test_the_metrics_count_every_utterance(answered):
-    table = pd.read_parquet(answered / "predictions.parquet")
+def test_every_utterance_stays_in_the_denominator_and_is_counted(answered, prompted, workplace, tmp_path, capsys):
     metrics = json.loads((answered / "metrics.json").read_text())
-    unparsed = int((table["status"] == "unparsed").sum())
-    assert (metrics["n"], metrics["n_unscored"], metrics["n_unparsed"]) == (21, 1, unparsed)
-    right = (table["truth"] == table["prediction"]).sum()
-    assert metrics["weighted_accuracy"]["value"] == pytest.approx(right / 21)
-
-
-def test_the_bare_model_says_nothing_that_parses(workplace, prompted, answered, tmp_path, capsys):
-    """In this process, and then beside the run that scored likelihoods."""
-    folder = tmp_path / "bare"
-    workplace.run("zero_shot", folder, *GENERATION[:1], "answering.max_new_tokens=3")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["n_unparsed"], metrics["n_unscored"], metrics["uar"]["value"]) == (20, 1, 0.0)
-    runs = [str(prompted), str(folder), str(answered)]
-    assert workplace.script("eval/compare.py", *runs, "--out", str(tmp_path / "out")) == 0
-    table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("run")
-    assert list(table["n"]) == [21] * 3
-    assert list(table["n_unparsed"])[:2] == [0, 20]
+    assert (metrics["n"], metrics["n_unparsed"], metrics["n_unscored"]) == (21, 20, 1)
+    assert metrics["uar"]["value"] == 0.0
+    assert workplace.script("eval/compare.py", str(prompted), str(answered), "--out", str(tmp_path / "out")) == 0
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert list(table["n"]) == [21, 21]
+    assert list(table["n_unparsed"]) == [0, 20]
     assert "unparsed" in capsys.readouterr().out
 
 
-def test_the_same_command_again_changes_nothing(answered, uninterrupted, workplace, capsys):
+def test_the_same_command_again_changes_nothing(answered, workplace, capsys):
     before = (answered / "predictions.parquet").read_bytes()
-    again = [f"output.dir={answered}", f"model.adapter={uninterrupted}", *GENERATION]
-    assert workplace.again("zero_shot", *again) == 0
+    assert workplace.again("zero_shot", f"output.dir={answered}", *GENERATION) == 0
     assert "is finished; nothing to do" in capsys.readouterr().out
     assert (answered / "predictions.parquet").read_bytes() == before
+    assert workplace.again("zero_shot", f"output.dir={answered}") == 1  # another mode is another run
+
+
+@pytest.mark.slow
+def test_an_adapted_model_says_what_it_thinks_likely(workplace, tmp_path):
+    workplace.run("finetune", tmp_path / "taught", *TAUGHT)
+    adapted = [f"model.adapter={tmp_path / 'taught'}", "answering.mode=generation"]
+    workplace.run("zero_shot", tmp_path / "said", *adapted)
+    said, likely = (
+        pd.read_parquet(tmp_path / name / "predictions.parquet").set_index("utterance_id")
+        for name in ("said", "taught")
+    )
+    scored = said[said["status"] == "scored"]
+    assert len(scored) > 15
+    assert scored["answer"].str.contains("angry|content|happy|sad").all()
+    assert (likely.loc[scored.index, "prediction"] == scored["prediction"]).mean() > 0.9
+    assert json.loads((tmp_path / "said" / "run.json").read_text())["method"] == "lora"
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,6 @@ def test_words_for_two_labels_are_refused():
 @pytest.mark.parametrize("entry", ["happy: []", 'happy: ["!"]', "happy: joy", "happy: [joy]\n  happy: [fun]"])
 def test_a_file_of_synonyms_is_read_strictly(tmp_path, entry):
     path = tmp_path / "words.yaml"
-    path.write_text(f"name: words\nsynonyms:\n  {entry}\n", "utf-8")
+    path.write_text(f"synonyms:\n  {entry}\n", "utf-8")
     with pytest.raises(ConfigError, match=r"words\.yaml"):
         load_synonyms(path)
