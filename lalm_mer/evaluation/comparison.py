@@ -157,7 +157,7 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts or transcripts; if a run read simulated transcripts
+            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated transcripts
             and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
@@ -243,7 +243,7 @@ def _make_row(runs: Sequence[Run]) -> Row:
                 f"{earlier.name} and {run.name} are both fold {run.fold}, seed {run.seed} of {run.recognizer} "
                 f"{run.method} {run.modalities}; give one, or name their recognizers apart"
             )
-        for key in ("base_model", "prompt", "transcripts"):
+        for key in ("base_model", "prompt", "transcripts", "synonyms"):
             pair = (first.hashes.get(key), run.hashes.get(key))
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")
