@@ -157,8 +157,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated transcripts
-            and ``allow_simulated`` is not set; or if there is no run
+            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated
+            transcripts and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
         raise PredictionError("no run to compare; give at least one run folder")
