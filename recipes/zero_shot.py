@@ -1,5 +1,8 @@
 """Zero-shot prompting: score every label of every test utterance by its likelihood, without training or parsing.
 
+With answering.mode=generation the model answers in words instead, greedily, and a strict parser finds the label in
+them; an answer without exactly one label is unparsed, which counts as an error.
+
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
@@ -11,6 +14,7 @@ model is scored under an adapter that finetune.py trained; the run's method is t
 from pathlib import Path
 
 from lalm_mer.launch.adapting import load_adapted, merged_notes
+from lalm_mer.launch.answering import asks_for_words, open_answering
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.data import spread
 from lalm_mer.launch.engine import expected_engine, is_first_process
@@ -27,6 +31,7 @@ from lalm_mer.recognizers.scoring import score_by_all
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set by the model as it is."""
     engine = expected_engine(settings.engine)
+    in_words = asks_for_words(settings, engine)
     seed_everything(settings.seed)
     language = open_model_run(settings)
     digests: dict[str, str | None] = {
@@ -39,10 +44,14 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     else:
         model, method, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
         notes += fit
+    answering = open_answering(language, settings.answering) if in_words else None
+    if answering is not None:
+        digests["synonyms"] = answering.digest
+        notes += answering.notes()
     identity = run_identity(
         settings,
         language.data,
-        recognizer=recognizer_name(settings.model),
+        recognizer=recognizer_name(settings.model, generated=in_words),
         base_model=settings.model.id,
         modalities=language.prompt.modalities,
         method=method,
@@ -54,6 +63,9 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         print(f"{run.path} is finished; nothing to do")
         return
     preflight(language, model, settings, engine)
+    if answering is not None:
+        run.finish_answers(language.data, *answering.answer(model, settings.scoring, engine))
+        return
     trainer = make_trainer(
         model,
         settings.scoring,

@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"
 
 COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
            "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
-           "transcript_source")  # fmt: skip
+           "transcript_source", "n_unparsed")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -96,6 +96,7 @@ class Row:
             "uar_sd": self.uar_sd,
             "synthetic": self.run.synthetic,
             "transcript_source": self.run.transcript_source,
+            "n_unparsed": self.utterances("unparsed"),
         }
 
 
@@ -156,8 +157,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts or transcripts; if a run read simulated transcripts
-            and ``allow_simulated`` is not set; or if there is no run
+            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated
+            transcripts and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
         raise PredictionError("no run to compare; give at least one run folder")
@@ -242,7 +243,7 @@ def _make_row(runs: Sequence[Run]) -> Row:
                 f"{earlier.name} and {run.name} are both fold {run.fold}, seed {run.seed} of {run.recognizer} "
                 f"{run.method} {run.modalities}; give one, or name their recognizers apart"
             )
-        for key in ("base_model", "prompt", "transcripts"):
+        for key in ("base_model", "prompt", "transcripts", "synonyms"):
             pair = (first.hashes.get(key), run.hashes.get(key))
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")

@@ -105,23 +105,57 @@ class Predictions:
             )
         unscored = np.isnan(scores).all(axis=1)
         best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
-        frame = pd.DataFrame(
-            {
-                "utterance_id": list(utterance_ids),
-                "speaker": list(speakers),
-                "corpus": corpus,
-                "fold": fold,
-                "seed": seed,
-                "task": "single",
-                "condition": condition,
-                "status": np.where(unscored, "unscored", "scored"),
-                "truth": list(truth),
-                "prediction": np.where(unscored, UNSCORED, np.asarray(labels, dtype=object)[best]),
-                "answer": [None] * count,
-            }
-        )
+        frame = _frame(
+            utterance_ids, speakers, corpus, fold, seed, truth, condition,
+            np.where(unscored, UNSCORED, np.asarray(labels, dtype=object)[best]), [None] * count,
+        )  # fmt: skip
         for column, label in enumerate(labels):
             frame[_PREFIX + label] = scores[:, column]
+        return cls(frame, tuple(labels))
+
+    @classmethod
+    def from_answers(
+        cls,
+        *,
+        utterance_ids: Sequence[str],
+        speakers: Sequence[str | None],
+        corpus: str,
+        fold: int,
+        seed: int,
+        truth: Sequence[str],
+        answers: Sequence[str | None],
+        parsed: Sequence[str],
+        labels: Sequence[str],
+        condition: str = "none",
+    ) -> Predictions:
+        """The table of a recognizer that answers in words: ``log_prob_`` columns are null.
+
+        Args:
+            utterance_ids: N ids; the arguments that are not told here are as in ``from_scores``
+            answers: N free texts, as the model gave them; None for an unscored utterance
+            parsed: N labels, each one of ``labels``, or ``UNPARSED``; an unscored utterance's is not looked at
+
+        Raises:
+            PredictionError: if lengths differ or the table is not valid
+
+        Example:
+            >>> table = Predictions.from_answers(
+            ...     utterance_ids=["u1", "u2", "u3"], speakers=["s1", "s1", None], corpus="demo", fold=1, seed=0,
+            ...     truth=["hap", "sad", "sad"], answers=["Happy.", "Hm", None], parsed=["hap", UNPARSED, UNPARSED],
+            ...     labels=["hap", "sad"])
+            >>> table.frame["status"].tolist()
+            ['scored', 'unparsed', 'unscored']
+        """
+        lengths = {len(column) for column in (utterance_ids, speakers, truth, answers, parsed)}
+        if len(lengths) > 1:
+            raise PredictionError(
+                f"predictions: {len(utterance_ids)} utterances, but {len(speakers)} speakers, {len(truth)} truths, "
+                f"{len(answers)} answers and {len(parsed)} parsed labels; they must agree"
+            )
+        prediction = [UNSCORED if answer is None else label for answer, label in zip(answers, parsed, strict=True)]
+        frame = _frame(utterance_ids, speakers, corpus, fold, seed, truth, condition, prediction, answers)
+        for label in labels:
+            frame[_PREFIX + label] = np.nan
         return cls(frame, tuple(labels))
 
     @classmethod
@@ -183,6 +217,36 @@ class Predictions:
                 f"{list(labels)}; was the file edited? write it again"
             )
         return cls(table.to_pandas(ignore_metadata=True), labels, str(path))
+
+
+def _frame(
+    utterance_ids: Sequence[str],
+    speakers: Sequence[str | None],
+    corpus: str,
+    fold: int,
+    seed: int,
+    truth: Sequence[str],
+    condition: str,
+    prediction: Sequence[str] | npt.NDArray[np.object_],
+    answers: Sequence[str | None],
+) -> pd.DataFrame:
+    """The columns that stand before the scores."""
+    status = {UNPARSED: "unparsed", UNSCORED: "unscored"}
+    return pd.DataFrame(
+        {
+            "utterance_id": list(utterance_ids),
+            "speaker": list(speakers),
+            "corpus": corpus,
+            "fold": fold,
+            "seed": seed,
+            "task": "single",
+            "condition": condition,
+            "status": [status.get(label, "scored") for label in prediction],
+            "truth": list(truth),
+            "prediction": list(prediction),
+            "answer": list(answers),
+        }
+    )
 
 
 def _check_columns(table: Predictions) -> None:

@@ -178,10 +178,10 @@ class AdaptableRun(Protocol):
         ...
 
 
-def recognizer_name(settings: ModelSettings) -> str:
-    """Name shown in comparisons: the family and which of its models."""
+def recognizer_name(settings: ModelSettings, *, generated: bool = False) -> str:
+    """Name shown in comparisons: the family, which of its models, and whether its answers are generated."""
     quantised = f", {settings.quantization}" if settings.quantization else ""
-    return f"{settings.family} ({Path(settings.id).name}{quantised})"
+    return f"{settings.family} ({Path(settings.id).name}{quantised}{', generated' if generated else ''})"
 
 
 def _load_family(settings: ModelSettings) -> Family:

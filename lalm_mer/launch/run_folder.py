@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,21 +63,36 @@ class RunFolder:
             data: whose test utterances were scored
             log_probs: (N, K), a row of NaN for each unscored utterance
         """
-        if not self.writes:
-            return
+        if self.writes:
+            self._end(Predictions.from_scores(**self._rows(data), log_probs=log_probs))
+
+    def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
+        """The same for answers in words.
+
+        Args:
+            data: whose test utterances were asked about
+            answers: N free texts, None for each unscored utterance
+            parsed: N labels or ``UNPARSED``
+        """
+        if self.writes:
+            self._end(Predictions.from_answers(**self._rows(data), answers=answers, parsed=parsed))
+
+    def _rows(self, data: RunData) -> dict[str, Any]:
+        """What a table of predictions says besides the predictions."""
+        table = data.test.utterances()
+        return {
+            "utterance_ids": list(table["utterance_id"]),
+            "speakers": list(table["speaker"]),
+            "corpus": self.description["corpus"],
+            "fold": self.description["fold"],
+            "seed": self.description["seed"],
+            "truth": list(table["truth"]),
+            "labels": self.description["labels"],
+        }
+
+    def _end(self, predictions: Predictions) -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()  # transformers makes it, also where nothing is trained
-        table = data.test.utterances()
-        predictions = Predictions.from_scores(
-            utterance_ids=list(table["utterance_id"]),
-            speakers=list(table["speaker"]),
-            corpus=self.description["corpus"],
-            fold=self.description["fold"],
-            seed=self.description["seed"],
-            truth=list(table["truth"]),
-            log_probs=log_probs,
-            labels=self.description["labels"],
-        )
         predictions.write(self.path / "predictions.parquet")
         self.description["seconds"] = round(time.monotonic() - self.started, 1)
         write_json(self.path / "run.json", self.description)

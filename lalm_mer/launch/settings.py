@@ -11,6 +11,7 @@ from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings
 
 __all__ = [
     "AdapterSettings",
+    "AnsweringSettings",
     "AugmentSettings",
     "BalanceSettings",
     "BaselineSettings",
@@ -124,6 +125,18 @@ class ScoringSettings:
 
 
 @dataclass(frozen=True)
+class AnsweringSettings:
+    """``mode``: likelihood of every label, or generation: greedy, ``max_new_tokens`` at most, and parsed strictly.
+
+    ``synonyms``: of generation, a file of prompts/synonyms/, or null: surface forms alone name a label.
+    """
+
+    mode: str = "likelihood"
+    max_new_tokens: int = 16
+    synonyms: str | None = "prompts/synonyms/english.yaml"
+
+
+@dataclass(frozen=True)
 class TrainSettings(ScoringSettings):
     """How a recognizer learns; names as in transformers.TrainingArguments. Dev chooses the checkpoint."""
 
@@ -201,6 +214,7 @@ class ZeroShotSettings:
     prompt: PromptSettings
     model: ModelSettings
     output: OutputSettings
+    answering: AnsweringSettings = field(default_factory=AnsweringSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     preflight: bool = True

@@ -19,7 +19,7 @@ from lalm_mer.core.schema import Example
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
 
-__all__ = ["IGNORED", "AnswerCollator", "answer_forms"]
+__all__ = ["IGNORED", "AnswerCollator", "answer_forms", "asked"]
 
 IGNORED = -100
 """Fills ``targets`` where there is no token to predict, as everywhere in transformers."""
@@ -28,6 +28,36 @@ IGNORED = -100
 def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
     """All surface forms with the index of their label, the first form of every label before its others."""
     return [(index, form) for index, label in enumerate(label_set.labels) for form in label_set.forms_of(label)]
+
+
+def asked(
+    family: Family,
+    prompt: Prompt,
+    label_set: LabelSet,
+    example: Example,
+    *,
+    shots: Sequence[Example] = (),
+    order: Sequence[str] | None = None,
+) -> tuple[list[int], list[Waveform]]:
+    """What a model is given of one example: token ids up to where the answer begins, and the waveforms in them.
+
+    Args:
+        family: tokenizer and audio front end
+        prompt: what is asked
+        label_set: the K labels
+        example: about whom
+        shots: examples that stand answered before it
+        order: in which the prompt lists the labels; None for that of the label set
+
+    Raises:
+        ConfigError: if the prompt hears and no audio was loaded
+    """
+    conversation = prompt.conversation(example, label_set, shots=shots, order=order)
+    waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
+    if len(waveforms) < conversation.audio_slots:
+        raise ConfigError(f"utterance {example.utterance_id}: the prompt hears, but no audio was loaded")
+    counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+    return family.prompt_ids(conversation, counts), waveforms
 
 
 class AnswerCollator:
@@ -75,8 +105,11 @@ class AnswerCollator:
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``truth`` (B,): index of the true label; the
             audio tower's inputs where the prompt hears; and, to train on, ``labels``: the targets, for counting
         """
-        asked = [self._asked(example) for example in examples]
-        rows = [self._row(example, ids) for example, (ids, _) in zip(examples, asked, strict=True)]
+        asks = [
+            asked(self._family, self._prompt, self._label_set, example, shots=self._shots, order=self._order)
+            for example in examples
+        ]
+        rows = [self._row(example, ids) for example, (ids, _) in zip(examples, asks, strict=True)]
         width = max(len(ids) for ids, _, _ in rows)
         answers = rows[0][2]
         longest = max(len(answer) for _, _, answers in rows for answer in answers)
@@ -105,20 +138,11 @@ class AnswerCollator:
                 start = end
         if self._prompt.hears:
             # without any audio the tower runs on silence all the same: processes that share weights must run alike
-            heard = [waveform for _, waveforms in asked for waveform in waveforms]
+            heard = [waveform for _, waveforms in asks for waveform in waveforms]
             batch.update(self._family.audio_inputs(heard or [_silence(self._family.sampling_rate)]))
         if not self._every_answer:
             batch["labels"] = batch["targets"]  # the Trainer counts these and does not hand them on
         return batch
-
-    def _asked(self, example: Example) -> tuple[list[int], list[Waveform]]:
-        """Token ids of the prompt, and what fills its audio slots."""
-        conversation = self._prompt.conversation(example, self._label_set, shots=self._shots, order=self._order)
-        waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
-        if len(waveforms) < conversation.audio_slots:
-            raise ConfigError(f"utterance {example.utterance_id}: the prompt hears, but no audio was loaded")
-        counts = [self._family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-        return self._family.prompt_ids(conversation, counts), waveforms
 
     def _row(self, example: Example, prompt: list[int]) -> tuple[list[int], int, list[list[int]]]:
         """Token ids, length of the prompt, and the packed answers."""

@@ -193,6 +193,16 @@ def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp
     assert "error" not in done.stderr
 
 
+@pytest.mark.slow
+def test_two_processes_answer_in_words_as_one_does(workplace, engine_files, tmp_path):
+    words = ["answering.mode=generation", "model.dtype=float32"]
+    workplace.run("zero_shot", tmp_path / "one", *words)
+    two = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
+    workplace.run("zero_shot", tmp_path / "two", *words, *two, launcher=torchrun())
+    assert_equal_predictions(tmp_path / "two", tmp_path / "one")
+    assert pd.read_parquet(tmp_path / "two" / "predictions.parquet")["answer"].nunique() > 1
+
+
 def test_one_process_where_two_were_asked_for_is_an_error(workplace, engine_files, tmp_path):
     launcher = workplace.accelerate_launch(engine_files["ddp"])  # accelerate starts one, and says nothing
     overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files['ddp']}"]

@@ -15,7 +15,7 @@ _NAMES = {
     "macro_f1": "macro F1",
     "weighted_f1": "weighted F1",
 }
-_COLUMNS = ("recognizer", "modalities", "method", "n", "unscored", "UAR", "95% interval", "WA", "macro F1",
+_COLUMNS = ("recognizer", "modalities", "method", "n", "unscored", "unparsed", "UAR", "95% interval", "WA", "macro F1",
             "weighted F1", "folds", "seeds")  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def comparison_text(comparison: Comparison) -> str:
             )
             table.append(
                 [values["recognizer"], row.modalities, values["method"], str(values["n"])]
-                + [str(values["n_unscored"]), percent(values["uar"]), interval]
+                + [str(values["n_unscored"]), str(values["n_unparsed"]), percent(values["uar"]), interval]
                 + [percent(values[name]) for name in ("wa", "macro_f1", "weighted_f1")]
                 + [str(values["folds"]), str(values["seeds"])]
             )

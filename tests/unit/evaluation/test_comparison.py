@@ -1,12 +1,15 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fabricated import with_unparsed
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.evaluation.comparison import COLUMNS, compare, write_comparison
 from lalm_mer.evaluation.metrics import unweighted_average_recall
+from lalm_mer.evaluation.report.text import comparison_text
 from lalm_mer.evaluation.runs import read_run
 
 INTERFACE = (
@@ -38,13 +41,24 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(COLUMNS)
-    further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source"]
+    further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source", "n_unparsed"]
     assert list(COLUMNS) == [*INTERFACE.split(), *further]
     assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert list(content["rows"][0]) == list(COLUMNS)
     assert content["rows"][0]["uar_sd"] is None
     assert {"p_value", "p_holm", "difference"} <= set(content["paired_tests"][0])
+
+
+def test_unparsed_answers_are_counted_beside_the_unscored(fabricated_comparison):
+    runs = [read_run(folder) for folder in fabricated_comparison]
+    asked = [replace(run, predictions=with_unparsed(run.predictions, 4)) if run is runs[0] else run for run in runs]
+    before, after = compare(runs), compare(asked)
+    assert (before.rows[0].as_dict()["n_unparsed"], after.rows[0].as_dict()["n_unparsed"]) == (0, 4)
+    assert after.rows[0].as_dict()["n"] == before.rows[0].as_dict()["n"]
+    header, row = (line.split("  ") for line in comparison_text(after).splitlines()[1:3])
+    cells = dict(zip(*([cell.strip() for cell in line if cell.strip()] for line in (header, row)), strict=True))
+    assert cells["unparsed"] == "4"
 
 
 def test_pairs_ask_what_a_modality_and_what_a_method_adds(fabricated_comparison):

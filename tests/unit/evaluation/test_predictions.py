@@ -7,7 +7,8 @@ import pytest
 from fabricated import LABELS, fabricated_predictions, with_unparsed
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.core.labels import UNSCORED
+from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.evaluation.metrics import score
 from lalm_mer.evaluation.predictions import Predictions
 
 NAN = float("nan")
@@ -118,6 +119,40 @@ def test_an_answer_may_come_without_scores_but_a_scored_row_may_not():
     frame.loc[2, "answer"] = None
     with pytest.raises(PredictionError, match="not finite"):
         Predictions(frame, made.labels)
+
+
+ANSWERS = {
+    "utterance_ids": ("u1", "u2", "u3"), "speakers": ("s", "s", None), "corpus": "fabricated", "fold": 2, "seed": 7,
+    "truth": ("a", "b", "b"), "answers": ("It is a.", "", None), "parsed": ("a", UNPARSED, "a"), "labels": ("a", "b"),
+}  # fmt: skip
+
+
+def test_answers_in_words_have_no_scores_and_come_back_from_their_file(tmp_path):
+    made = Predictions.from_answers(**ANSWERS)
+    assert made.frame["prediction"].tolist() == ["a", UNPARSED, UNSCORED]
+    assert made.frame["status"].tolist() == ["scored", "unparsed", "unscored"]
+    made.write(tmp_path / "predictions.parquet")
+    read = Predictions.read(tmp_path / "predictions.parquet")
+    assert read.labels == ("a", "b")
+    assert read.frame["answer"].tolist()[:2] == ["It is a.", ""]
+    assert pd.isna(read.frame["answer"][2])
+    assert read.frame[["log_prob_a", "log_prob_b"]].isna().all(axis=None)
+    assert list(read.frame) == list(table(GOOD).frame)
+    scores = score(read)
+    assert (scores["n"], scores["n_scored"], scores["n_unparsed"], scores["n_unscored"]) == (3, 1, 1, 1)
+    assert (scores["uar"]["value"], scores["weighted_accuracy"]["value"]) == (0.5, pytest.approx(1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"parsed": ("a", UNPARSED)}, "3 utterances, but 3 speakers, 3 truths, 3 answers and 2 parsed labels"),
+        ({"parsed": ("A", UNPARSED, "a")}, "utterance 'u1' .* has prediction 'A', expected one of"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(changed, message):
+    with pytest.raises(PredictionError, match=message):
+        Predictions.from_answers(**(ANSWERS | changed))
 
 
 def test_joined_tables_keep_every_row_and_refuse_a_row_twice():

@@ -1,0 +1,142 @@
+"""Zero-shot prompting in words: answers are generated in every process, gathered, and parsed strictly."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lalm_mer.core.errors import ConfigError, PredictionError
+from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.provenance import hash_json
+from lalm_mer.launch.engine import Engine, check_accelerator
+from lalm_mer.launch.language import AdaptableRun, LanguageRun
+from lalm_mer.launch.settings import AnsweringSettings, ScoringSettings, ZeroShotSettings
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.generation import PromptCollator, generate, in_words
+from lalm_mer.prompting.parsing import AnswerParser, load_synonyms
+from lalm_mer.protocols.dataset import ExampleDataset
+
+__all__ = ["Answering", "asks_for_words", "open_answering"]
+
+
+def asks_for_words(settings: ZeroShotSettings, engine: Engine) -> bool:
+    """Whether a run generates its answers; asked before anything is loaded.
+
+    Raises:
+        ConfigError: if there is no such mode, or the model or the engine cannot generate
+    """
+    answering = settings.answering
+    if answering.mode not in ("likelihood", "generation"):
+        raise ConfigError(f"key 'answering.mode': {answering.mode!r}; expected likelihood or generation")
+    if answering.mode == "likelihood":
+        return False
+    if settings.model.family == Clap.name:
+        raise ConfigError("key 'answering.mode': generation; clap has no language model; set likelihood")
+    prompt = settings.prompt
+    if prompt.also or prompt.label_orders > 1 or prompt.label_score != "sum":
+        raise ConfigError(
+            "section 'prompt': also, label_orders and label_score are ways of scoring labels; with "
+            "answering.mode=generation leave them out"
+        )
+    if answering.max_new_tokens < 1:
+        raise ConfigError(f"key 'answering.max_new_tokens': {answering.max_new_tokens}; expected 1 or more")
+    if engine.distributed_type in ("DEEPSPEED", "FSDP"):
+        raise ConfigError(
+            f"key 'answering.mode': generation; {engine.source} shards the model by {engine.distributed_type}, and "
+            "processes that stop at different tokens would wait for each other; launch with multi_gpu.yaml or less"
+        )
+    return True
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Greedy generation and the parser of what comes out, for one run.
+
+    Args:
+        language: model, prompt and data
+        settings: how long answers may be
+        parse: answer -> label or ``UNPARSED``
+        digest: SHA-256 of the synonyms
+    """
+
+    language: LanguageRun
+    settings: AnsweringSettings
+    parse: AnswerParser
+    digest: str
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        return [
+            f"Answers were generated greedily, {self.settings.max_new_tokens} tokens at most, and parsed strictly; an "
+            "unparsed answer counts as an error of its true class."
+        ]
+
+    def answer(self, model: nn.Module, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
+        """Ask about every test utterance, over all processes.
+
+        Args:
+            model: the recognizer, whose family's model may be adapted
+            scoring: batch size, workers, device
+            engine: what the run was launched with; checked against what accelerate set up
+
+        Returns:
+            N answers, None where the model cannot take the utterance, and the N labels parsed from them
+
+        Raises:
+            ConfigError: if the engine found is not the one expected
+            PredictionError: if the processes together return other utterances than were asked about
+        """
+        accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision="no")
+        check_accelerator(engine, accelerator)
+        data = self.language.data
+        mine = data.scored[accelerator.process_index :: accelerator.num_processes]
+        model.to(accelerator.device).eval()
+        said = self._say(data.test.select(mine), scoring, accelerator.device, shown=accelerator.is_main_process)
+        gathered = gather_object(list(zip(mine, said, strict=True)))
+        if sorted(position for position, _ in gathered) != data.scored:
+            raise PredictionError(f"{len(gathered)} answers to {len(data.scored)} utterances came back from generation")
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        by_position = dict(gathered)
+        answers = [by_position.get(position) for position in range(len(data.test))]
+        return answers, [UNPARSED if answer is None else self.parse(answer) for answer in answers]
+
+    def _say(
+        self, examples: ExampleDataset, scoring: ScoringSettings, device: torch.device, *, shown: bool
+    ) -> list[str]:
+        family = self.language.family
+        loader: DataLoader[Any] = DataLoader(
+            examples,  # type: ignore[arg-type]  # map-style, without being torch's class
+            batch_size=scoring.per_device_eval_batch_size,
+            num_workers=scoring.dataloader_num_workers,
+            collate_fn=PromptCollator(
+                family, self.language.prompt, self.language.label_set, shots=self.language.asked.shots
+            ),
+        )
+        said: list[str] = []
+        for batch in tqdm(loader, disable=not (shown and sys.stderr.isatty())):
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            answers = generate(family, **inputs, max_new_tokens=self.settings.max_new_tokens)
+            said += [in_words(family, ids) for ids in answers]
+        return said
+
+
+def open_answering(language: AdaptableRun, settings: AnsweringSettings) -> Answering:
+    """Read the synonyms and make the parser.
+
+    Raises:
+        ConfigError: if the synonyms cannot be read, or would name two labels by the same words
+    """
+    if not isinstance(language, LanguageRun):
+        raise TypeError("ask asks_for_words first")
+    synonyms = {} if settings.synonyms is None else load_synonyms(Path(settings.synonyms))
+    return Answering(language, settings, AnswerParser(language.label_set, synonyms), hash_json(synonyms))

@@ -1,0 +1,189 @@
+"""From a generated answer to a label: words are looked up, nothing is guessed.
+
+The rules, in order:
+
+1. Unicode is normalised (NFKC) and case folded; markdown, quotes, digits' dots, emoji and underscores only part words.
+2. A refusal anywhere ("I cannot tell", "as an AI", "I'm sorry") is ``UNPARSED``, whatever else is said.
+3. Labels are named by whole words: their surface forms and these forms' synonyms; of several that begin at one word the
+   longest counts. ``unhappy`` does not name happy, nor does a label's code (``ang``) name it unless it is a form.
+4. A label after a negation in the same clause is not named ("not angry", "rather than sad", "isn't happy"), nor is one
+   that is denied at once ("anger is unlikely"). A clause ends at . ; ! ? | a bracket, a dash, a line's end, ``but`` and
+   the like, and at a comma, unless a list runs on to ``or`` or ``nor``. The words that negate are English, with the
+   commonest of German, French and Chinese.
+5. Exactly one label must be named, as often as it likes. None or several: ``UNPARSED``.
+
+Characters of Chinese and Japanese are words of their own, so forms of these languages are found without spaces.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import UNPARSED, LabelSet
+
+__all__ = ["AnswerParser", "load_synonyms", "parse_answer"]
+
+
+class _Role(Enum):
+    NEGATES = 0
+    ENDS_CLAUSE = 1
+    HARMLESS = 2  # looks like a negation and is none
+
+
+_Phrase = tuple[str, ...]
+_OWN_WORDS = "\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters
+_TOKEN = re.compile(
+    rf"[{_OWN_WORDS}]|(?:(?![{_OWN_WORDS}])[^\W_])+(?:'[^\W_]+)*|[.,;!?|()\[\]{{}}\n\u2013\u2014。]|\s--?\s"
+)
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'"))
+_ROLES = {
+    _Role.NEGATES: (
+        "absence, anything but, barely, cannot, except, far from, hardly, instead of, lack, lacking, lacks, less, "
+        "neither, never, no, non, none, nor, not, nothing, opposite, rule out, ruled out, ruling out, than, un, "
+        "unlike, without, nicht, kein, keine, keinen, keiner, pas, 不, 没, 沒, 未, 无, 無, 非"
+    ),
+    _Role.ENDS_CLAUSE: "although, but, however, sondern, though, yet, 但, 而",
+    _Role.HARMLESS: "no doubt, no question, not just, not merely, not only, not simply, without a doubt, without doubt",
+}
+_GRAMMAR: dict[_Phrase, str | _Role] = {
+    tuple(phrase.split()): role for role, phrases in _ROLES.items() for phrase in phrases.split(", ")
+}
+_DENIED = re.compile(
+    r"(?:\w+n't|cannot|(?:is|are|was|were|can|could|does|did|would|seems) "
+    r"(?:not|never|unlikely|absent|(?:be )?ruled out))\b"
+)
+_REFUSAL = re.compile(
+    r"\bas an? (?:\w+ ){0,3}(?:ai|language model|assistant|llm)\b"
+    r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|impossible to|not possible to) (?:\S+ ){0,2}"
+    r"(?:access|analy[sz]|answer|assess|assist|classif|detect|determin|discern|evaluat|hear|help|identif|infer|judg"
+    r"|listen|perceiv|process|provid|recogni[sz]|say|tell|understand)"
+    r"|\bi (?:don't|do not) (?:know|have (?:any |the |enough |direct )?(?:abilit|access|information|way))"
+    r"|\bi(?:'m| am) sorry\b|\bi apologi[sz]e\b"
+)
+_NO_REFUSAL = re.compile(r"\b(?:cannot|can't|could not|couldn't) help but\b")
+
+
+@dataclass(frozen=True)
+class _SynonymFile:
+    synonyms: dict[str, list[str]]
+
+
+def load_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read a file of synonyms: surface form -> other words for it, in every task that has the form.
+
+    Raises:
+        ConfigError: naming the file, if it has an unknown key, or an entry without a word
+    """
+    synonyms = {form: tuple(words) for form, words in load_config(_SynonymFile, path).synonyms.items()}
+    for form, words in synonyms.items():
+        if not words or not all(_words(each) for each in (form, *words)):
+            raise ConfigError(f"{path}: key 'synonyms.{form}': {list(words)}; expected a list of words")
+    return synonyms
+
+
+class AnswerParser:
+    """Finds the one label that an answer names; the rules are at the head of this module.
+
+    Args:
+        label_set: the K labels and their surface forms
+        synonyms: surface form -> other words for it; those of forms that the label set does not have are left aside
+
+    Raises:
+        ConfigError: if the same words would name two labels
+    """
+
+    def __init__(self, label_set: LabelSet, synonyms: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._phrases = _GRAMMAR | _label_phrases(label_set, synonyms or {})
+        self._longest = max(len(phrase) for phrase in self._phrases)
+
+    def __call__(self, answer: str) -> str:
+        """The label, or ``UNPARSED``."""
+        tokens = _tokens(answer)
+        if _REFUSAL.search(_NO_REFUSAL.sub("", " ".join(tokens))):
+            return UNPARSED
+        named = self._named(tokens)
+        return named.pop() if len(named) == 1 else UNPARSED
+
+    def _named(self, tokens: Sequence[str]) -> set[str]:
+        """Labels that are named and not negated."""
+        named: set[str] = set()
+        negated, place = False, 0
+        while place < len(tokens):
+            meaning, length = self._phrase_at(tokens, place)
+            after = place + length
+            if isinstance(meaning, str):
+                if not negated and not _DENIED.match(" ".join(tokens[after : after + 4])):
+                    named.add(meaning)
+            elif meaning is _Role.NEGATES:
+                negated = True
+            elif meaning is _Role.ENDS_CLAUSE and not self._list_runs_on(tokens, place):
+                negated = False
+            place = after
+        return named
+
+    def _phrase_at(self, tokens: Sequence[str], place: int) -> tuple[str | _Role, int]:
+        """The longest phrase that begins at a token, and how many tokens it has."""
+        for length in range(min(self._longest, len(tokens) - place), 0, -1):
+            meaning = self._phrases.get(tuple(tokens[place : place + length]))
+            if meaning is not None:
+                return meaning, length
+        if tokens[place].endswith("n't"):
+            return _Role.NEGATES, 1
+        return (_Role.HARMLESS if tokens[place][:1].isalnum() else _Role.ENDS_CLAUSE), 1
+
+    def _list_runs_on(self, tokens: Sequence[str], place: int) -> bool:
+        """Whether a comma parts a list that ends in or, nor: "not happy, sad, or angry"."""
+        while place < len(tokens):
+            if tokens[place] in ("or", "nor"):
+                return True
+            meaning, length = self._phrase_at(tokens, place)
+            if tokens[place] != "," and not isinstance(meaning, str):
+                return False
+            place += length
+        return False
+
+
+def parse_answer(answer: str, label_set: LabelSet, synonyms: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The one label that a single answer names, or ``UNPARSED``; for many answers make one ``AnswerParser``.
+
+    Example:
+        >>> labels = LabelSet(("hap", "sad"), {"hap": ("happy",)})
+        >>> parse_answer("**Joy**, I'd say.", labels, {"happy": ["joy"]})
+        'hap'
+        >>> parse_answer("not happy but sad", labels), parse_answer("happy or sad", labels)
+        ('sad', '<unparsed>')
+    """
+    return AnswerParser(label_set, synonyms)(answer)
+
+
+def _tokens(words: str) -> list[str]:
+    """Words and what may end a clause, in order."""
+    plain = unicodedata.normalize("NFKC", words).translate(_APOSTROPHES).casefold()
+    return [token.strip(" ").removesuffix("'s") for token in _TOKEN.findall(plain)]
+
+
+def _words(phrase: str) -> _Phrase:
+    return tuple(token for token in _tokens(phrase) if token[:1].isalnum())
+
+
+def _label_phrases(label_set: LabelSet, synonyms: Mapping[str, Sequence[str]]) -> dict[_Phrase, str | _Role]:
+    """Everything that names a label."""
+    others = {_words(form): words for form, words in synonyms.items()}
+    phrases: dict[_Phrase, str | _Role] = {}
+    for label in label_set.labels:
+        forms = label_set.forms_of(label)
+        for phrase in (*forms, *(word for form in forms for word in others.get(_words(form), ()))):
+            if phrases.setdefault(_words(phrase), label) != label:
+                raise ConfigError(
+                    f"{phrase!r} would name both {phrases[_words(phrase)]!r} and {label!r} in an answer; change a "
+                    "surface form, or take the synonym out of its file"
+                )
+    phrases.pop((), None)  # a form without a letter or digit cannot be found
+    return phrases

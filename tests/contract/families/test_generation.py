@@ -1,0 +1,55 @@
+"""Greedy answers through the two steps are those of the transformers model's own ``generate``."""
+
+import pytest
+import torch
+
+from lalm_mer.models.collator import asked
+from lalm_mer.models.generation import PromptCollator, generate, stop_ids
+
+TOKENS = 6
+
+
+def answers(family, prompt, label_set, examples, **options):
+    batch = PromptCollator(family, prompt, label_set)(examples)
+    return generate(family, **batch, **{"max_new_tokens": TOKENS, **options})
+
+
+def own_answer(family, prompt, label_set, example, own_inputs):
+    """What transformers' own decoding adds to the prompt, by its own audio and its cache."""
+    ids, waveforms = asked(family, prompt, label_set, example)
+    family.model._validate_model_kwargs = lambda kwargs: (
+        None
+    )  # it refuses inputs that a processor makes and forward takes
+    with torch.no_grad():
+        made = family.model.generate(
+            **own_inputs(family, [ids], waveforms),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=TOKENS,
+            eos_token_id=sorted(stop_ids(family)),
+            pad_token_id=family.pad_token_id,
+            suppress_tokens=[family.audio_token_id],
+        )
+    new = made[0, len(ids) :].tolist()
+    return new[:-1] if new[-1] in stop_ids(family) else new
+
+
+@pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
+def test_it_says_what_the_model_itself_would(
+    family, prompts, label_set, examples, own_inputs, prompt_name, monkeypatch
+):
+    # it refuses some of what a processor makes and forward takes
+    monkeypatch.setattr(family.model, "_validate_model_kwargs", lambda kwargs: None)
+    prompt, chosen = prompts[prompt_name], examples[:3]
+    expected = [own_answer(family, prompt, label_set, each, own_inputs) for each in chosen]
+    assert answers(family, prompt, label_set, chosen) == expected
+    assert any(len(set(ids)) > 1 for ids in expected)
+
+
+def test_a_batch_of_eight_says_what_eight_batches_of_one_say(family, prompts, label_set, examples):
+    if family.batch_tolerance > 1e-4:
+        pytest.skip("its recipe takes batches of one")
+    prompt = prompts["audio_transcript"]
+    together = answers(family, prompt, label_set, examples)
+    assert together == [answers(family, prompt, label_set, [each])[0] for each in examples]
+    assert len(set(map(tuple, together))) > 1
