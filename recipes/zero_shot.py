@@ -5,13 +5,14 @@ Example:
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
 The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
-model is scored under an adapter that finetune.py trained; the run's method is then lora.
+model is scored under an adapter that finetune.py trained; the run's method is then lora. With
+scoring.condition=audio_swapped each test utterance is heard with the audio of another: what is left is no hearing.
 """
 
 from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.data import spread
+from lalm_mer.launch.data import spread, tested
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import base_digest, load_adapted, recognizer_name
@@ -30,6 +31,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         "prompt": language.prompt.digest,
         "base_model": base_digest(settings.model, language.family),
     }
+    examples = tested(language.data, settings.scoring.condition, settings.seed)
     notes = language.notes()
     if settings.model.adapter is None:
         model = language.answer_model()
@@ -45,6 +47,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         method="zero_shot" if settings.model.adapter is None else "lora",
         digests=digests,
         notes=notes,
+        condition=settings.scoring.condition,
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:
@@ -60,7 +63,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         label_set=language.label_set,
         seed=settings.seed,
     )
-    log_probs = trainer.score(language.data.test.select(language.data.scored))
+    log_probs = trainer.score(examples)
     run.finish(language.data, spread(language.data, log_probs))
     trainer.close()
 

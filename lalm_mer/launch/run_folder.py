@@ -76,6 +76,7 @@ class RunFolder:
             truth=list(table["truth"]),
             log_probs=log_probs,
             labels=self.description["labels"],
+            condition=self.description["condition"],
         )
         predictions.write(self.path / "predictions.parquet")
         self.description["seconds"] = round(time.monotonic() - self.started, 1)

@@ -29,6 +29,7 @@ __all__ = [
     "TranscribeSettings",
     "TranscriberSettings",
     "TranscriptFileSettings",
+    "ZeroShotScoringSettings",
     "ZeroShotSettings",
 ]
 
@@ -97,6 +98,15 @@ class ScoringSettings:
     per_device_eval_batch_size: int = 8
     dataloader_num_workers: int = 0
     use_cpu: bool = False
+
+
+@dataclass(frozen=True)
+class ZeroShotScoringSettings(ScoringSettings):
+    """``condition``: none, or audio_swapped, which gives each test utterance the audio of another: UAR falls to chance
+    where a recognizer hears alone, and to what transcripts tell where it reads them too.
+    """
+
+    condition: str = "none"
 
 
 @dataclass(frozen=True)
@@ -175,7 +185,7 @@ class ZeroShotSettings:
     prompt: PromptSettings
     model: ModelSettings
     output: OutputSettings
-    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    scoring: ZeroShotScoringSettings = field(default_factory=ZeroShotScoringSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     seed: int = 0
 
