@@ -47,23 +47,27 @@ def preparation(family: str, root: str, out: Path, data: Path = DATA) -> list[li
         steps.append(["python", "recipes/prepare_corpus.py", *config])
     model = out / f"tiny_{family}"
     if not (model / "config.json").is_file():
-        config = ["--config", "recipes/demo/ravdess_family_tiny_model.yaml"]
+        config = ["--config", f"recipes/demo/ravdess_{shape(family)}_tiny_model.yaml"]
         options = [f"family={family}", f"output.dir={model}"]
         steps.append(["python", "recipes/build_tiny_model.py", *config, *options])
     return steps
 
 
+def shape(family: str) -> str:
+    """Which YAML files of recipes/demo/ a family has: CLAP has other towers, and another cost a second."""
+    return "clap" if family == "clap" else "family"
+
+
 def runs(family: str, out: Path) -> dict[str, list[str]]:
     """Name and command of every run; the last one needs the adapter of the one before it."""
     model = [f"model.family={family}", f"model.id={out}/tiny_{family}"]
-    learning = "clap" if family == "clap" else "family"
     scoring = ["--config", "recipes/demo/ravdess_family_zero_shot.yaml", *model]
     if family == "clap":
         scoring.append("prompt.file=prompts/ensembles/emotion.yaml")
     swapped = [f"model.adapter={out}/lora", "scoring.condition=audio_swapped"]
     words = {
         "zero_shot": ["recipes/zero_shot.py", *scoring],
-        "lora": ["recipes/finetune.py", "--config", f"recipes/demo/ravdess_{learning}_lora.yaml", *model],
+        "lora": ["recipes/finetune.py", "--config", f"recipes/demo/ravdess_{shape(family)}_lora.yaml", *model],
         "lora_audio_swapped": ["recipes/zero_shot.py", *scoring, *swapped],
     }
     return {method: [*LAUNCH, *words[method], f"output.dir={out}/{method}"] for method in METHODS}
