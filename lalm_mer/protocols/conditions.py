@@ -44,7 +44,7 @@ class SwappedAudio:
     """Examples that keep speaker, label and transcript, and have the audio of another of them.
 
     Whose audio it is follows from the seed alone, not from labels, so that a recognizer that only hears falls to chance
-    and not below: of N utterances of K equally frequent labels, a perfect one is right in (N / K - 1) / (N - 1).
+    and not below: with N utterances of K labels, a perfect one has an expected UAR of (N / K - 1) / (N - 1).
 
     Args:
         examples: N utterances that are heard
