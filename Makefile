@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= circumplex
 CORPUS_ROOT ?=
+FAMILY ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-all lint clean
 
 demo: $(VENV)/demo.stamp
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/demo.py --corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/$(if $(FAMILY),demo_family.py --family "$(FAMILY)",demo.py) \
+		--corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
 
 test: $(VENV)/test.stamp lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not gpu and not network"

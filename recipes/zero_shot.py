@@ -8,7 +8,8 @@ Example:
       --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
 The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
-model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora.
+model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora. With
+scoring.condition=audio_swapped each test utterance is heard with the audio of another: what is left is no hearing.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from lalm_mer.launch.adapting import load_adapted, merged_notes
 from lalm_mer.launch.answering import asks_for_words, open_answering
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.data import spread
+from lalm_mer.launch.data import spread, tested
 from lalm_mer.launch.engine import expected_engine, is_first_process
 from lalm_mer.launch.identity import run_identity
 from lalm_mer.launch.language import base_digest, recognizer_name
@@ -38,6 +39,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         **language.digests,
         "base_model": base_digest(settings.model, language.family),
     }
+    examples = tested(language.data, settings.scoring.condition, settings.seed)
     notes = language.notes() + merged_notes(language, settings.model, settings.split.fold)
     if settings.model.adapter is None:
         model, method = language.answer_model(), "zero_shot"
@@ -57,6 +59,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         method=method,
         digests=digests,
         notes=notes,
+        condition=settings.scoring.condition,
     )
     run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
     if run.finished:
@@ -64,7 +67,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         return
     preflight(language, model, settings, engine)
     if answering is not None:
-        run.finish_answers(language.data, *answering.answer(model, settings.scoring, engine))
+        run.finish_answers(language.data, *answering.answer(model, examples, settings.scoring, engine))
         return
     trainer = make_trainer(
         model,
@@ -76,8 +79,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         label_set=language.label_set,
         seed=settings.seed,
     )
-    test = language.data.test.select(language.data.scored)
-    log_probs = score_by_all(trainer, test, language.ways, language.content_free)
+    log_probs = score_by_all(trainer, examples, language.ways, language.content_free)
     run.finish(language.data, spread(language.data, log_probs))
     trainer.close()
 

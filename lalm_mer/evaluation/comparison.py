@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"
 
 COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
            "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
-           "transcript_source", "n_unparsed")  # fmt: skip
+           "transcript_source", "n_unparsed", "condition")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -32,7 +32,7 @@ class Row:
 
     Args:
         runs: its runs, a fold and a seed each
-        predictions: their pooled rows of condition ``none``
+        predictions: their pooled rows of the condition they share
         scores: content of a metrics.json over ``predictions``
         uar_by_seed: seed -> UAR over the pooled folds
         folds: sorted numbers of the folds
@@ -51,9 +51,16 @@ class Row:
 
     @property
     def modalities(self) -> str:
-        """What it hears and reads, with the transcripts' source where that is not the corpus."""
+        """What it hears and reads, with the transcripts' source where that is not the corpus, and the condition."""
         source = self.run.transcript_source
-        return self.run.modalities if source in (None, "corpus") else f"{self.run.modalities} ({source})"
+        special = [] if source in (None, "corpus") else [str(source)]
+        special += [] if self.is_plain else [self.run.condition]
+        return f"{self.run.modalities} ({', '.join(special)})" if special else self.run.modalities
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was tested on the utterances as they are."""
+        return self.run.condition == "none"
 
     @property
     def label(self) -> str:
@@ -97,6 +104,7 @@ class Row:
             "synthetic": self.run.synthetic,
             "transcript_source": self.run.transcript_source,
             "n_unparsed": self.utterances("unparsed"),
+            "condition": self.run.condition,
         }
 
 
@@ -153,7 +161,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     """Group runs into rows, score them and test the pairs that answer the project's question.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline or late fusion against any) at the same modalities.
+    of one recognizer (or a baseline or late fusion against any) at the same modalities. A run under a changed condition
+    is a row of its own, which no test takes.
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
@@ -179,7 +188,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
         _require_comparable(members)
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        key = (run.recognizer, run.modalities, run.method, run.corpus, run.protocol, run.transcript_source)
+        identity = (run.recognizer, run.modalities, run.method, run.transcript_source, run.condition)
+        key = (*identity, run.corpus, run.protocol)
         groups.setdefault(key, []).append(run)
     rows = tuple(_make_row(members) for members in groups.values())
     for block in Comparison(rows, ()).blocks().values():
@@ -221,7 +231,7 @@ def _require_comparable(runs: Sequence[Run]) -> None:
                 raise _differs(first, run, f"values of {key!r}", pair, "compare runs of one task and protocol")
         if set(run.labels) != set(first.labels):
             raise _differs(first, run, "label sets", (list(first.labels), list(run.labels)), "compare one task")
-        rows = run.predictions.of_condition("none").frame
+        rows = run.predictions.of_condition(run.condition).frame
         truths = dict(zip(rows["utterance_id"], rows["truth"], strict=True))
         other, known = tested.setdefault(run.fold, (run, truths))
         if truths != known:
@@ -253,7 +263,7 @@ def _make_row(runs: Sequence[Run]) -> Row:
             other = next(run for run in runs if run.seed == seed)
             values = (folds[first.seed], found)
             raise _differs(first, other, f"folds of seeds {first.seed} and {seed}", values, "complete every seed")
-    pooled = Predictions.concat([run.predictions.of_condition("none") for run in runs])
+    pooled = Predictions.concat([run.predictions.of_condition(run.condition) for run in runs])
     by_seed = {}
     for seed in folds:
         part = pooled.frame[pooled.frame["seed"] == seed]
@@ -270,6 +280,8 @@ def _require_same_folds(rows: Sequence[Row]) -> None:
 
 def _is_asked(a: Row, b: Row) -> bool:
     """Whether the pair answers a question: what a modality adds, or what a method adds."""
+    if not (a.is_plain and b.is_plain):
+        return False
     if len({a.run.transcript_source, b.run.transcript_source} - {None}) > 1:
         return False
     same_recognizer = a.run.recognizer == b.run.recognizer

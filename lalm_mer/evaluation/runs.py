@@ -23,6 +23,7 @@ METHODS = ("zero_shot", *ADAPTERS, "full", "baseline", "late_fusion")
 _TRAINED_BY_STEPS = (*ADAPTERS, "full")
 TRANSCRIPT_SOURCES = ("corpus", "asr", "simulated")
 _FORMAT = 1
+_PLAIN = "none"  # the condition of a run.json that names none
 _AGREEMENT = 1e-6
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -64,6 +65,7 @@ class Run:
         modalities: one of ``MODALITIES``
         transcript_source: one of ``TRANSCRIPT_SOURCES``; ``simulated`` ones name the label; None where it reads none
         method: one of ``METHODS``
+        condition: what was changed about the input of its test; ``none`` for nothing
         corpus: name of the corpus
         synthetic: whether the corpus is synthetic
         protocol: name of the protocol that made the folds
@@ -93,6 +95,7 @@ class Run:
     modalities: str
     transcript_source: str | None
     method: str
+    condition: str
     corpus: str
     synthetic: bool
     protocol: str
@@ -133,12 +136,17 @@ def read_run(folder: Path) -> Run:
     metrics = None
     if (folder / "metrics.json").exists():
         metrics = _read_object(folder / "metrics.json")
-        _check_metrics(metrics, predictions, folder / "metrics.json")
-    values = {key: content[key] for key in _TYPES if key != "format"}
+        _check_metrics(metrics, predictions.of_condition(_condition(content)), folder / "metrics.json")
+    values = {key: content[key] for key in _TYPES if key != "format"} | {"condition": _condition(content)}
     for key in ("labels", "disjoint_in", "shared_in", "notes"):
         values[key] = tuple(values[key])
     values["protocol_version"] = str(values["protocol_version"])
     return Run(name=str(folder), predictions=predictions, history=history, metrics=metrics, **values)
+
+
+def _condition(content: dict[str, Any]) -> str:
+    condition: str = content.get("condition", _PLAIN)
+    return condition
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -168,6 +176,8 @@ def _check_content(content: dict[str, Any], file: Path) -> None:
     for key, allowed in (("modalities", MODALITIES), ("method", METHODS)):
         if content[key] not in allowed:
             raise PredictionError(f"{file}: key {key!r}: expected one of {list(allowed)}, found {content[key]!r}")
+    if not isinstance(_condition(content), str):
+        raise PredictionError(f"{file}: key 'condition': expected a string, found {content['condition']!r}")
     source, reads = content["transcript_source"], "transcript" in content["modalities"]
     if (source not in TRANSCRIPT_SOURCES) if reads else (source is not None):
         expected = f"one of {list(TRANSCRIPT_SOURCES)}" if reads else "null"
@@ -198,11 +208,12 @@ def _check_agreement(content: dict[str, Any], predictions: Predictions) -> None:
             raise PredictionError(
                 f"{source}: column {key!r} holds {found}, but run.json beside it has {content[key]!r}"
             )
+    predictions.of_condition(_condition(content))
 
 
 def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path) -> None:
     """A metrics.json that does not follow from its predictions is stale or edited."""
-    rows = predictions.of_condition("none").frame
+    rows = predictions.frame
     value = unweighted_average_recall(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
     try:
         stated = float(metrics["uar"]["value"])

@@ -11,18 +11,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.schema import Example
 from lalm_mer.launch.engine import Engine, check_accelerator
 from lalm_mer.launch.language import AdaptableRun, LanguageRun
 from lalm_mer.launch.settings import AnsweringSettings, ScoringSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.generation import PromptCollator, generate, in_words
 from lalm_mer.prompting.parsing import AnswerParser, load_synonyms
+from lalm_mer.protocols.conditions import SwappedAudio
 from lalm_mer.protocols.dataset import ExampleDataset
 
 __all__ = ["Answering", "asks_for_words", "open_answering"]
@@ -80,11 +82,14 @@ class Answering:
             "unparsed answer counts as an error of its true class."
         ]
 
-    def answer(self, model: nn.Module, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
+    def answer(
+        self, model: nn.Module, examples: ExampleDataset | SwappedAudio, scoring: ScoringSettings, engine: Engine
+    ) -> tuple[list[str | None], list[str]]:
         """Ask about every test utterance, over all processes.
 
         Args:
             model: the recognizer, whose family's model may be adapted
+            examples: the test utterances that it takes
             scoring: batch size, workers, device
             engine: what the run was launched with; checked against what accelerate set up
 
@@ -98,9 +103,11 @@ class Answering:
         accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision="no")
         check_accelerator(engine, accelerator)
         data = self.language.data
-        mine = data.scored[accelerator.process_index :: accelerator.num_processes]
+        share = range(accelerator.process_index, len(examples), accelerator.num_processes)
+        mine = [data.scored[index] for index in share]
+        part: Dataset[Example] = Subset(examples, share)  # type: ignore[arg-type]  # map-style, not of torch's class
         model.to(accelerator.device).eval()
-        said = self._say(data.test.select(mine), scoring, accelerator.device, shown=accelerator.is_main_process)
+        said = self._say(part, scoring, accelerator.device, shown=accelerator.is_main_process)
         gathered = gather_object(list(zip(mine, said, strict=True)))
         if sorted(position for position, _ in gathered) != data.scored:
             raise PredictionError(f"{len(gathered)} answers to {len(data.scored)} utterances came back from generation")
@@ -111,11 +118,11 @@ class Answering:
         return answers, [UNPARSED if answer is None else self.parse(answer) for answer in answers]
 
     def _say(
-        self, examples: ExampleDataset, scoring: ScoringSettings, device: torch.device, *, shown: bool
+        self, examples: Dataset[Example], scoring: ScoringSettings, device: torch.device, *, shown: bool
     ) -> list[str]:
         family = self.language.family
         loader: DataLoader[Any] = DataLoader(
-            examples,  # type: ignore[arg-type]  # map-style, without being torch's class
+            examples,
             batch_size=scoring.per_device_eval_batch_size,
             num_workers=scoring.dataloader_num_workers,
             collate_fn=PromptCollator(

@@ -17,6 +17,7 @@ from lalm_mer.launch.settings import BalanceSettings, DataSettings, SplitSetting
 from lalm_mer.protocols.augmentation import Augmentation, AugmentSettings
 from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.balancing import Balanced, balance, class_weights
+from lalm_mer.protocols.conditions import CONDITIONS, SwappedAudio
 from lalm_mer.protocols.dataset import Beside, ExampleDataset, FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.transcripts import (
@@ -28,7 +29,7 @@ from lalm_mer.protocols.transcripts import (
     simulated_transcripts,
 )
 
-__all__ = ["RunData", "augmented", "balanced", "open_corpus", "open_data", "require_transcripts", "spread"]
+__all__ = ["RunData", "augmented", "balanced", "open_corpus", "open_data", "require_transcripts", "spread", "tested"]
 
 Refuses = Callable[[float], str | None]
 """Duration in seconds -> why a recognizer cannot take it, or None."""
@@ -194,6 +195,18 @@ def require_transcripts(data: RunData, folder: str) -> None:
             f"{folder}: {len(missing)} utterances have no transcript, for example {min(missing)}, but the run reads "
             "transcripts; choose modalities without them, or prepare the corpus with its transcript column"
         )
+
+
+def tested(data: RunData, condition: str, seed: int) -> ExampleDataset | SwappedAudio:
+    """The test utterances that the recognizer takes, with the audio that the condition gives them.
+
+    Raises:
+        ConfigError: if the condition is unknown, or the run hears nothing that could be changed
+    """
+    if condition not in CONDITIONS:
+        raise ConfigError(f"key 'scoring.condition': {condition!r}; expected one of {', '.join(CONDITIONS)}")
+    scored = data.test.select(data.scored)
+    return SwappedAudio(scored, seed) if condition == "audio_swapped" else scored
 
 
 def spread(data: RunData, log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,10 @@ from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroSho
 from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
-__all__ = ["run_identity"]
+__all__ = ["SWAPPED_NOTE", "run_identity"]
+
+SWAPPED_NOTE = "Each test utterance was heard with the audio of another one; what is above chance was not heard."
+"""For ``run.json``."""
 
 
 def run_identity(
@@ -23,6 +26,7 @@ def run_identity(
     method: str,
     digests: dict[str, str | None],
     notes: list[str],
+    condition: str = "none",
 ) -> dict[str, Any]:
     """Content of run.json, less versions and times.
 
@@ -35,6 +39,7 @@ def run_identity(
         method: ``zero_shot``, the kind of adapter, or ``baseline``
         digests: of prompt and base model
         notes: what a reader of the figures has to know
+        condition: one of ``CONDITIONS``, under which the test set is scored
     """
     protocol = data.folded.folds.protocol
     labels = data.folded.label_set.labels
@@ -52,6 +57,7 @@ def run_identity(
         "modalities": modalities,
         "transcript_source": source,
         "method": method,
+        "condition": condition,
         "corpus": data.folded.corpus.name,
         "synthetic": bool(summary["synthetic"]),
         "protocol": protocol.name,
@@ -70,6 +76,7 @@ def run_identity(
         "class_weights": dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
         "notes": [
             *([SIMULATED_NOTE] if source == "simulated" else []),
+            *([SWAPPED_NOTE] if condition == "audio_swapped" else []),
             *notes,
             *(f"Split: {line}." for line in data.folded.folds.departures()),
         ],

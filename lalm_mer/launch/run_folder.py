@@ -88,6 +88,7 @@ class RunFolder:
             "seed": self.description["seed"],
             "truth": list(table["truth"]),
             "labels": self.description["labels"],
+            "condition": self.description["condition"],
         }
 
     def _end(self, predictions: Predictions) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "TranscribeSettings",
     "TranscriberSettings",
     "TranscriptFileSettings",
+    "ZeroShotScoringSettings",
     "ZeroShotSettings",
 ]
 
@@ -137,6 +138,15 @@ class AnsweringSettings:
 
 
 @dataclass(frozen=True)
+class ZeroShotScoringSettings(ScoringSettings):
+    """``condition``: none, or audio_swapped, which gives each test utterance the audio of another: UAR falls to chance
+    where a recognizer hears alone, and to what transcripts tell where it reads them too.
+    """
+
+    condition: str = "none"
+
+
+@dataclass(frozen=True)
 class TrainSettings(ScoringSettings):
     """How a recognizer learns; names as in transformers.TrainingArguments. Dev chooses the checkpoint."""
 
@@ -215,7 +225,7 @@ class ZeroShotSettings:
     model: ModelSettings
     output: OutputSettings
     answering: AnsweringSettings = field(default_factory=AnsweringSettings)
-    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    scoring: ZeroShotScoringSettings = field(default_factory=ZeroShotScoringSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     preflight: bool = True
     seed: int = 0

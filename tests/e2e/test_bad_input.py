@@ -50,6 +50,7 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
     [
         ("adapter.rank=16", ["unknown key 'adapter.rank'"]),
         ("adapter.r=abc", ["'adapter.r'", "expected int", "'abc'"]),
+        ("train.condition=audio_swapped", ["unknown key 'train.condition'"]),
         ("train.max_steps=1.5", ["'train.max_steps'", "expected int", "1.5"]),
         ("train.bf16=yes", ["'train.bf16'", "expected bool", "'yes'"]),
         ("adapter.r", ["'adapter.r'", "section.key=value"]),
@@ -81,6 +82,19 @@ def test_an_override_that_cannot_be(override, says, refused):
     line = refused("finetune", override)
     for words in says:
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["scoring.condition=reversed"], "'reversed'; expected one of none, audio_swapped"),
+        (["scoring.condition=audio_swapped", "prompt.file=prompts/transcript.yaml"], "no audio slot"),
+    ],
+)
+def test_a_condition_that_cannot_be(overrides, says, refused):
+    line = refused("zero_shot", *overrides)
+    assert "'scoring.condition'" in line
+    assert says in line
 
 
 def test_a_doubled_key(workplace, refused, tmp_path):

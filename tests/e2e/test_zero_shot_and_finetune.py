@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from lalm_mer.protocols.conditions import derangement
+
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 
 
@@ -77,6 +79,29 @@ def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
     assert table.loc["lora", "uar"] == pytest.approx(metrics["uar"]["value"], abs=1e-6)
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert "40.00 s long" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_swapped_audio_is_heard_in_place_of_its_own(uninterrupted, workplace, tmp_path):
+    swapped = tmp_path / "swapped"
+    workplace.run("zero_shot", swapped, f"model.adapter={uninterrupted}", "scoring.condition=audio_swapped")
+    run = json.loads((swapped / "run.json").read_text())
+    assert (run["condition"], run["method"]) == ("audio_swapped", "lora")
+    assert "heard with the audio of another one" in run["notes"][0]
+    own, other = (pd.read_parquet(folder / "predictions.parquet") for folder in (uninterrupted, swapped))
+    assert set(other["condition"]) == {"audio_swapped"}
+    assert list(other["utterance_id"][other["status"] == "unscored"]) == ["s1_too_long"]
+    own, other = (table[table["status"] == "scored"].reset_index(drop=True) for table in (own, other))
+    spoken = pd.read_parquet(workplace.data / "utterances").set_index("utterance_id")["transcript"]
+    alike = [(place, at) for place, at in enumerate(derangement(20, seed=0))
+             if spoken[own["utterance_id"][place]] == spoken[own["utterance_id"][at]]]  # fmt: skip
+    assert len(alike) >= 2  # with the same transcript, the scores are those of the utterance that lent its audio
+    of_lenders = own.filter(like="log_prob_").to_numpy()[[at for _, at in alike]]
+    scores = other.filter(like="log_prob_").to_numpy()[[place for place, _ in alike]]
+    np.testing.assert_allclose(scores, of_lenders, atol=1e-4)
+    assert np.abs(own.filter(like="log_prob_") - other.filter(like="log_prob_")).to_numpy().max() > 1e-3
+    compared = ["eval/compare.py", str(uninterrupted), str(swapped), "--out", str(tmp_path / "out")]
+    assert workplace.script(*compared) == 0
+    assert list(pd.read_csv(tmp_path / "out" / "comparison.csv")["condition"]) == ["none", "audio_swapped"]
 
 
 @pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])

@@ -88,7 +88,7 @@ def _title(comparison: Comparison) -> str:
 def _reading(rows: Sequence[Row]) -> str:
     """What was compared and who came first, in one sentence."""
     run, uar = rows[0].run, [row.scores["uar"] for row in rows]
-    best = max(range(len(rows)), key=lambda place: uar[place]["value"])
+    best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
     who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
     kind = "synthetic utterances" if run.synthetic else "utterances"
@@ -143,14 +143,15 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    best = {key: max(row.scores[key]["value"] for row in rows) for key, _ in _METRICS}
+    plain = [row for row in rows if row.is_plain]
+    best = {key: max((row.scores[key]["value"] for row in plain), default=1.0) for key, _ in _METRICS}
     table = []
     for row in rows:
         cells = []
         for key, _ in _METRICS:
             metric = row.scores[key]
             interval = None if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
-            is_best = len(rows) > 1 and metric["value"] >= best[key] - _TIE
+            is_best = len(plain) > 1 and row.is_plain and metric["value"] >= best[key] - _TIE
             sd = None if row.uar_sd is None or key != "uar" else percent(row.uar_sd)
             cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
         table.append(
@@ -287,9 +288,9 @@ def _notes(comparison: Comparison) -> list[dict[str, Any]]:
         for run in row.runs:
             for note in run.notes:
                 notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
-            others = sorted(set(run.predictions.frame["condition"]) - {"none"})
+            others = sorted(set(run.predictions.frame["condition"]) - {run.condition})
             if others:
-                note = f"also holds predictions under changed conditions, not compared here: {', '.join(others)}"
+                note = f"also holds predictions under other conditions, not compared here: {', '.join(others)}"
                 notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
     sizes = {_name(row): len(row.runs) for row in comparison.rows}
     return [

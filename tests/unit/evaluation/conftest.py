@@ -29,6 +29,7 @@ def fabricate_run(
         labels=tuple(content["labels"]),
         corpus=content["corpus"],
         unscored=unscored,
+        condition=content.get("condition", "none"),
         stream=stream,
     )
     predictions.write(folder / "predictions.parquet")

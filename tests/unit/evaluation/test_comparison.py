@@ -41,7 +41,7 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(COLUMNS)
-    further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source", "n_unparsed"]
+    further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source", "n_unparsed", "condition"]
     assert list(COLUMNS) == [*INTERFACE.split(), *further]
     assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -166,3 +166,30 @@ def test_recognised_and_human_transcripts_are_rows_of_their_own_and_tested_withi
         ("audio+transcript (asr)", "audio"),
         ("audio+transcript (asr)", "transcript (asr)"),
     }
+
+
+def test_a_run_under_a_changed_condition_is_a_row_of_its_own_that_no_test_takes(fabricate):
+    folders = [
+        fabricate("zero_shot", method="zero_shot", skill=0.3), fabricate("plain", skill=0.6),
+        fabricate("swapped", condition="audio_swapped", skill=0.9), fabricate("both", modalities="audio+transcript"),
+        fabricate("both_swapped", modalities="audio+transcript", condition="audio_swapped"),
+    ]  # fmt: skip
+    comparison = compared(*folders)
+    rows = comparison.frame().set_index("run")
+    assert list(rows["condition"]) == ["none", "none", "audio_swapped", "none", "audio_swapped"]
+    assert list(rows["modalities"]) == ["audio"] * 3 + ["audio+transcript"] * 2
+    assert rows.loc[str(folders[2]), "uar"] > rows.loc[str(folders[1]), "uar"]
+    assert comparison.rows[2].label == "fabricated_lalm lora audio (audio_swapped)"
+    assert {(pair.a.run.name, pair.b.run.name) for pair in comparison.pairs} == {
+        (str(folders[1]), str(folders[0])), (str(folders[3]), str(folders[1])),
+    }  # fmt: skip
+
+
+def test_seeds_are_pooled_within_a_condition_alone(fabricate):
+    folders = [
+        fabricate(f"{condition}_{seed}", condition=condition, seed=seed)
+        for condition in ("none", "audio_swapped") for seed in (0, 1)
+    ]  # fmt: skip
+    rows = compared(*folders).rows
+    assert [(row.run.condition, len(row.uar_by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
+    assert [set(row.predictions.frame["condition"]) for row in rows] == [{"none"}, {"audio_swapped"}]

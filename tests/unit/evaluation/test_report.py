@@ -106,6 +106,15 @@ def test_few_speakers_are_said_to_limit_p(fabricate):
     assert "with 4 speakers no p-value can be below 0.125" in page.text
 
 
+def test_a_changed_condition_is_named_and_never_called_the_best(fabricate):
+    plain = [fabricate("plain"), fabricate("zero_shot", method="zero_shot", skill=0.3)]
+    swapped = fabricate("swapped", condition="audio_swapped", skill=0.95)
+    page = outline(render_report(compare([read_run(folder) for folder in [*plain, swapped]])))
+    assert "LoRA, audio (audio_swapped)" in page.text
+    assert "the highest UAR is that of fabricated_lalm, LoRA, audio:" in " ".join(page.text.split())
+    assert "audio (audio_swapped)" in comparison_text(compare([read_run(swapped)]))
+
+
 def test_the_same_comparison_gives_the_same_bytes(comparison):
     assert render_report(comparison) == render_report(comparison)
 

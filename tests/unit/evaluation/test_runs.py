@@ -113,3 +113,15 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_refused(fabricate):
     (folder / "metrics.json").write_text("{}")
     with pytest.raises(PredictionError, match=r"key 'uar\.value' is missing"):
         read_run(folder)
+
+
+def test_the_condition_of_a_run_is_that_of_its_predictions(fabricate):
+    assert read_run(fabricate("plain")).condition == "none"
+    folder = fabricate("swapped", condition="audio_swapped")
+    assert read_run(folder).condition == "audio_swapped"
+    edit(folder / "run.json", condition=KeyError)
+    with pytest.raises(PredictionError, match=r"swapped/predictions\.parquet: no row has the condition 'none'"):
+        read_run(folder)
+    edit(folder / "run.json", condition=3)
+    with pytest.raises(PredictionError, match=r"run\.json: key 'condition': expected a string, found 3"):
+        read_run(folder)
