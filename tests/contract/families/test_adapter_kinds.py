@@ -26,7 +26,7 @@ OPTIONS = {
 }
 TOWERS = {"language_model": [ALL_LINEAR], "audio_tower": [ALL_LINEAR]}
 
-pytestmark = pytest.mark.parametrize("family_name", ["phi4_multimodal", "qwen2_audio"], scope="session")
+pytestmark = pytest.mark.parametrize("family_name", ["phi4_multimodal", "qwen2_audio"], indirect=True, scope="session")
 
 
 def shake(model, seed=0):

@@ -81,7 +81,7 @@ def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised,
 KIND_OPTIONS = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}}
 
 
-@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, label_set, examples, kind):
     family = quantised()
@@ -104,7 +104,7 @@ def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, la
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
     with pytest.raises(AdapterError, match=r"the language_model of .* is quantised and cannot be trained in full"):
         add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])
