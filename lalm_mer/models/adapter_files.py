@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lalm_mer.core.errors import AdapterError
+from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.models.adapter_kinds import check_saved_config
 
-__all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "one_line", "read_json"]
+__all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 
 CONFIG = "adapter_config.json"
 """File of peft's."""
@@ -84,11 +84,6 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of 300 characters at most."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) -> None:

@@ -15,8 +15,8 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lalm_mer.core.errors import AdapterError
-from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder, one_line
+from lalm_mer.core.errors import AdapterError, one_line
+from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options, kind_named
 
 __all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_adapter", "add_lora", "load_adapter", "tower_of"]

@@ -119,16 +119,6 @@ def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: fl
     return folder
 
 
-def require_empty(out: Path) -> None:
-    """Refuse to write among other files.
-
-    Raises:
-        ConfigError: naming the folder
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
-
-
 def read_trained_run(folder: Path) -> dict[str, Any] | None:
     """What is written of the run that trained an adapter, or what was merged into a model; None where nothing is."""
     files = (folder / MERGED_FROM, folder / "run.json", folder.parent / "run.json")

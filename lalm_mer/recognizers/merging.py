@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 from lalm_mer.core.provenance import hash_file, model_digest, write_json
+from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
@@ -62,16 +63,16 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
     try:
         merged = merged.merge_and_unload(safe_merge=True)
     except ValueError as error:  # not finite
-        raise AdapterError(f"{source}: cannot be merged: {' '.join(str(error).split())}") from error
+        raise AdapterError(f"{source}: cannot be merged: {one_line(error)}") from error
     out.mkdir(parents=True, exist_ok=True)
     _without_padding_state(family.tokenizer)
     try:
         merged.save_pretrained(out)
         family.processor.save_pretrained(out)
     except ValueError as error:
-        raise ConfigError(f"{out}: transformers cannot save it: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
     kept = {key: trained.get(key) for key in ("corpus", "protocol", "fold", "labels", "hashes")}
-    adapter = hash_file(folder / "adapter_model.safetensors")
+    adapter = hash_file(folder / WEIGHTS)
     quantization = {"quantization": model.get("quantization")}
     write_json(out / MERGED_FROM, {"base_model": base, "adapter": adapter, **kept, "config": {"model": quantization}})
     return out

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
 from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
 from lalm_mer.models.families.plain_words import plain_word_ids
 from lalm_mer.models.families.tiny_shape import TinyShape
@@ -103,9 +103,9 @@ class Generic(Family):
         except LalmMerError:
             raise
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({reason}); it needs a family"
+                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({one_line(error)}); it "
+                "needs a family"
             ) from error
 
     @classmethod

@@ -20,7 +20,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.families.audio_only import opened_parts
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.chat_templates import for_parts
@@ -163,9 +163,8 @@ class Phi4Multimodal(OwnLengthFamily):
             # under its default name: "speech" is part of names in the projector, which would be reported as missing
             model.load_adapter(source, adapter_kwargs=where)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({reason}); "
+                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({one_line(error)}); "
                 f"without it {self.name} has not learnt to listen"
             ) from error
         merge_adapters(model, self.name)
