@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.models.adapter_files import check_adapter_folder
-from lalm_mer.models.adapters import add_lora, load_adapter
+from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.recognizers.hub import load_adapter_from
@@ -37,7 +37,7 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapter")
-    add_lora(Clap.load(model_folder), {"audio_projector": ["linear1"]}, **RANK)[0].save_pretrained(folder)
+    add_adapter(Clap.load(model_folder), {"audio_projector": ["linear1"]}, RANK)[0].save_pretrained(folder)
     return folder
 
 
