@@ -248,9 +248,9 @@ def test_an_adapter_is_found_in_its_run_folder(finished):
 def test_a_link_that_leaves_the_folder_is_refused(run, tmp_path, name):
     (run / "adapter" / name).rename(tmp_path / name)
     (run / "adapter" / name).symlink_to(tmp_path / name)
-    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         load_adapter_from(str(run))
-    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
 
 
