@@ -185,8 +185,6 @@ def recognizer_name(settings: ModelSettings, *, generated: bool = False) -> str:
 
 
 def _load_family(settings: ModelSettings) -> Family:
-    if settings.dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"key 'model.dtype': {settings.dtype!r}; expected float32, bfloat16 or float16")
     if settings.attn_implementation not in ("sdpa", "eager"):
         raise ConfigError(
             f"key 'model.attn_implementation': {settings.attn_implementation!r}; answers that share a prompt need a "

@@ -172,9 +172,8 @@ class Clap:
             max_length_s=shape.window_s, frequency_min=50, truncation="fusion" if fuses else "rand_trunc"
         )
         model = ClapModel(config)
-        norm = (
-            model.audio_model.audio_encoder.batch_norm
-        )  # decibels, which a random tower cannot tell apart as they are
+        # decibels, which a random tower cannot tell apart as they are
+        norm = model.audio_model.audio_encoder.batch_norm
         nn.init.constant_(norm.running_mean, -40.0)
         nn.init.constant_(norm.running_var, 400.0)
         model.save_pretrained(folder)

@@ -11,7 +11,7 @@ from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
-from lalm_mer.recognizers.hub import MERGED_FROM, load_adapter_from, read_trained_run
+from lalm_mer.recognizers.hub import MERGED_FROM, load_adapter_from, read_trained_run, surely_differ
 from lalm_mer.recognizers.hub_folder import require_empty
 
 __all__ = ["merge"]
@@ -56,8 +56,8 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         attn_implementation=model.get("attn_implementation", "sdpa"),
     )
     loaded: Any = family.model
-    digest, expected = model_digest(base, getattr(loaded.config, "_commit_hash", None)), trained["hashes"]["base_model"]
-    if digest != expected and "@" not in digest and "@" not in str(expected):
+    digest = model_digest(base, getattr(loaded.config, "_commit_hash", None))
+    if surely_differ(digest, trained["hashes"]["base_model"]):
         raise AdapterError(f"{source}: was trained on another base model than {base}; name the same one")
     merged: Any = load_adapter(family, folder)
     try:

@@ -25,7 +25,10 @@ from lalm_mer.models.families.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
-__all__ = ["Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
+__all__ = ["SPEECH_CORPORA", "Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
+
+SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb")
+"""Corpora of people's speech that this library reads, for families of whose training data nothing is known"""
 
 
 @dataclass(frozen=True)

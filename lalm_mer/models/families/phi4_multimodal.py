@@ -22,7 +22,7 @@ from transformers import (
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.families.audio_only import opened_parts
-from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.base import SPEECH_CORPORA, TowerOutput
 from lalm_mer.models.families.chat_templates import for_parts
 from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
 from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
@@ -97,7 +97,7 @@ class Phi4Multimodal(OwnLengthFamily):
     model_class = Phi4MultimodalForCausalLM
     published = ("microsoft/Phi-4-multimodal-instruct",)
     licence = "MIT"
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
+    contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
     beside = ("model.embed_tokens_extend.image_embed",)
     own_batches_agree = False
     longest_s = 40.0
