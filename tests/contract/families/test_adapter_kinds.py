@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.models.adapter_kinds import KINDS
-from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora, load_adapter, tower_of
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.training import RecognizerTrainer
@@ -175,7 +175,7 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
     ],
 )
 def test_an_adapter_from_elsewhere_that_asks_for_more_is_refused(fresh_family, tmp_path, written, told):
-    model, _ = add_lora(fresh_family, {"language_model": ["o_proj"]}, r=2, lora_alpha=2, lora_dropout=0.0)
+    model, _ = add_adapter(fresh_family, {"language_model": ["o_proj"]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     model.save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | written))

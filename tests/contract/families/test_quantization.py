@@ -7,7 +7,7 @@ import torch
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_kinds import KINDS
-from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
@@ -44,7 +44,9 @@ def test_the_language_model_alone_is_in_4_bits(quantised):
 
 def gradients(family, prompt, label_set, examples, *, evaluates):
     """Of every adapter, after a training step that an evaluation may have come before."""
-    model, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in family.towers}, r=4, lora_alpha=8, lora_dropout=0.0)
+    model, _ = add_adapter(
+        family, {tower: [ALL_LINEAR] for tower in family.towers}, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
