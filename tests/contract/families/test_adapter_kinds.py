@@ -170,7 +170,7 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
         ({"trainable_token_indices": [1]}, r"says trainable_token_indices \[1\]"),
         ({"bias": "all"}, "says bias 'all'; expected 'none'"),
         ({"init_lora_weights": "pissa"}, "says init_lora_weights 'pissa', which changes the base weights"),
-        ({"modules_to_save": ["lm_head"]}, "holds a copy of 'lm_head', which is no tower"),
+        ({"modules_to_save": ["lm_head"]}, "'lm_head' would replace a part of the base model"),
         ({"modules_to_save": "lm_head"}, "says modules_to_save 'lm_head'; expected a list"),
     ],
 )
@@ -187,12 +187,15 @@ def test_an_adapter_from_elsewhere_that_asks_for_more_is_refused(fresh_family, t
     assert all((parameter == before[name]).all() for name, parameter in bare.named_parameters())
 
 
-def test_a_copy_that_the_config_does_not_name_is_refused(saved, fresh_family):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("weight", r"holds base_model\.model\..*\.weight; expected what its config"), ("lora_A.weight", "1 odd tensors")],
+)
+def test_a_tensor_that_the_config_does_not_name_is_refused(saved, fresh_family, name, said):
     folder, _, _ = saved(towers={"language_model": ["o_proj"]})
     tensors = load_file(folder / "adapter_model.safetensors")
-    root = fresh_family.towers["projector"]
-    odd = {f"base_model.model.{root}.weight": torch.zeros(2, 2)}
-    save_file(tensors | odd, folder / "adapter_model.safetensors")
-    assert tower_of(fresh_family, f"{root}.weight") == "projector"
-    with pytest.raises(AdapterError, match=r"1 odd tensors"):
+    odd = f"{fresh_family.towers['projector']}.{name}"
+    assert tower_of(fresh_family, odd) == "projector"
+    save_file(tensors | {f"base_model.model.{odd}": torch.zeros(2, 2)}, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=said):
         load_adapter(fresh_family, folder)
