@@ -260,8 +260,11 @@ def _memory(
         f"(batch of {batch_size}, all as long as {longest.utterance_id})"
     )
     if memory.total > free:
-        others = ", train.gradient_checkpointing=true" if learns else ""
-        yield f"WARNING: that may be more than there is; lower {key}{others}, or model.quantization=nf4"
+        family = language.family
+        ways = [f"lower {key}"]
+        ways += ["train.gradient_checkpointing=true"] if learns else []
+        ways += ["model.quantization=nf4"] if isinstance(family, Family) and family.whole is None else []
+        yield f"WARNING: that may be more than there is; {', or '.join(ways)}"
 
 
 def _size(count: float) -> str:

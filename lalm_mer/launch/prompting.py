@@ -101,6 +101,8 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
         raise ConfigError(
             f"key 'prompt.label_orders': {wanted.label_orders}, but a prompt lists no labels; it needs {{{{ labels }}}}"
         )
+    if wanted.context_turns < 0:
+        raise ConfigError(f"key 'prompt.context_turns': {wanted.context_turns}; expected 0 or more")
     uses_context = any(prompt.asks_for("context") for prompt in prompts)
     if uses_context != (wanted.context_turns > 0):
         raise ConfigError(

@@ -54,7 +54,10 @@ def push(folder: Path, repo_id: str, *, private: bool = False, timeout_s: float 
         info = api.model_info(repo_id)
         found = {sibling.rfilename for sibling in info.siblings or ()}
     if private and not info.private:
-        raise AdapterError(f"{repo_id}: is public already; make it private on the Hub first, or leave out --private")
+        raise AdapterError(
+            f"{repo_id}: is public already; make it private on the Hub first, or leave out --private "
+            "(output.push_private)"
+        )
     if not found <= _HUB_OWN and CONFIG not in found:
         raise AdapterError(f"{repo_id}: holds {min(found - _HUB_OWN)} and no {CONFIG}; choose a repository of its own")
     files = sorted(folder.iterdir())

@@ -81,18 +81,12 @@ def assemble(
     require_empty(out)
     out.mkdir(parents=True, exist_ok=True)
     _write_processor(family, model, out)
-    shutil.copyfile(run_folder / "adapter" / WEIGHTS, out / WEIGHTS)
-    # a name that is no id would have peft ask the Hub for it
-    adapter_config = read_json(run_folder / "adapter" / CONFIG) | {"base_model_name_or_path": published}
-    if adapter_config.get("revision") is None and base_model is None:
-        adapter_config["revision"] = model["revision"]
-    write_json(out / CONFIG, adapter_config)
+    revision = model["revision"] if base_model is None else None
+    _write_adapter(run_folder / "adapter", out, published=published, revision=revision)
     shutil.copyfile(description["config"]["prompt"]["file"], out / "prompt.yaml")
     forms = {label: list(label_set.forms_of(label)) for label in label_set.labels}
     write_json(out / "labels.json", {"task": description["task"], "labels": list(label_set.labels), "forms": forms})
-    public = _without_paths(description)
-    public["base_model"] = public["config"]["model"]["id"] = published or Path(model["id"]).name
-    public["notes"] = [_LEFT_OUT.sub(r"\1.", note) for note in public["notes"]]  # ids may name people
+    public = _public(description, published)
     write_json(out / "run.json", public)
     metrics = read_json(run_folder / "metrics.json")
     write_json(out / "metrics.json", metrics)
@@ -156,6 +150,23 @@ def _label_set(description: Mapping[str, Any], protocol: Protocol) -> LabelSet:
             f"the run has {description['labels']} of {description['task']}; restore the protocol"
         )
     return label_set
+
+
+def _write_adapter(folder: Path, out: Path, *, published: str | None, revision: str | None) -> None:
+    """Weights and config, which names the base model by its id: by any other name peft would ask the Hub for it."""
+    shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
+    config = read_json(folder / CONFIG) | {"base_model_name_or_path": published}
+    if config.get("revision") is None:
+        config["revision"] = revision
+    write_json(out / CONFIG, config)
+
+
+def _public(description: Mapping[str, Any], published: str | None) -> dict[str, Any]:
+    """Content of run.json without local paths, and without ids of utterances, which may name people."""
+    public: dict[str, Any] = _without_paths(description)
+    public["base_model"] = public["config"]["model"]["id"] = published or Path(public["config"]["model"]["id"]).name
+    public["notes"] = [_LEFT_OUT.sub(r"\1.", note) for note in public["notes"]]
+    return public
 
 
 def _write_processor(family: type[Family | Clap], model: Mapping[str, Any], out: Path) -> None:

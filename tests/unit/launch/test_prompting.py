@@ -62,6 +62,7 @@ def test_what_figures_depend_on_is_in_the_digests():
         (scoring(label_orders=0), "'prompt.label_orders': 0"),
         (scoring("prompts/brief_audio.yaml", label_orders=2), "a prompt lists no labels"),
         (scoring(label_score="median"), "'prompt.label_score': 'median'"),
+        (scoring(context_turns=-1), "'prompt.context_turns': -1; expected 0 or more"),
         (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
         (scoring("prompts/dialogue.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
         (learning(label_orders=2), "ways of scoring"),

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError
+from lalm_mer.evaluation.runs import ADAPTERS
 from lalm_mer.models.adapter_files import check_adapter_folder
+from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.tiny import build_tiny
@@ -71,6 +73,10 @@ def clap(model_folder):
 def test_a_config_that_is_no_object(folder, clap, content):
     (folder / "adapter_config.json").write_bytes(content.encode(errors="surrogateescape"))
     refused(folder, clap, r"adapter_config\.json.*(cannot be read as JSON|expected a mapping)")
+
+
+def test_every_kind_is_a_method_that_comparisons_know():
+    assert set(KINDS) == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("kind", ["EVIL", "PROMPT_TUNING", None, ["LORA"]])
