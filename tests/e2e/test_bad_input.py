@@ -76,6 +76,11 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
         ("engine.num_processes=2", ["started as 1", "2", "engine.num_processes"]),
         ("train.eval_strategy=never", ["'train.eval_strategy'", "never"]),
         ("train.lr_scheduler_type=bent", ["'train'", "bent"]),
+        ("train.per_device_train_batch_size=0", ["'train.per_device_train_batch_size'", "0", "1 or more"]),
+        ("prompt.shots=36", ["'prompt.shots'", "36"]),
+        ("prompt.file=prompts/audio.yaml/x", ["prompts/audio.yaml/x"]),
+        ("model.family=gemma3n", ["gemma3n", "model.id"]),
+        ("model.family=qwen9", ["clap"]),
     ],
 )
 def test_an_override_that_cannot_be(override, says, refused):
