@@ -55,3 +55,8 @@ def run_recipe(
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 the one line a user sees
         sys.exit(1)
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        print("error: interrupted; the same command again goes on", file=sys.stderr)  # noqa: T201
+        sys.exit(130)  # as a shell tells it

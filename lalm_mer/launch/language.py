@@ -120,7 +120,7 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     if isinstance(settings, FinetuneSettings):
         if not len(data.train):
             raise ConfigError(
-                f"key 'prompt.shots': {settings.prompt.shots} are all that train has, and none is left to learn; lower it"
+                f"key 'prompt.shots': {settings.prompt.shots} are all of train, and none is left to learn; lower it"
             )
         data = augmented(
             balanced(data, settings.balance, settings.seed), settings.augment, settings.seed, refuses=family.refuses
