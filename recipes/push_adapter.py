@@ -1,4 +1,4 @@
-"""Push the adapter of a finished LoRA run to the Hugging Face Hub, with a model card.
+"""Push the adapter of a finished run to the Hugging Face Hub, with a model card.
 
 Example:
   python recipes/push_adapter.py outputs/my_run --repo user/name --licence cc-by-nc-4.0 --private

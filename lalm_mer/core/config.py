@@ -18,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 
 __all__ = ["load_config", "read_yaml", "to_dict"]
 
@@ -69,9 +69,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({_one_line(error)}); is the path right?") from error
+        raise ConfigError(f"{path}: cannot be read ({one_line(error)}); is the path right?") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from error
+        raise ConfigError(f"{path}: not valid YAML ({one_line(error)})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -103,7 +103,7 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
         raise ConfigError(f"{path}: key {error.full_key!r} is missing; give it there or as an override") from error
     except OmegaConfBaseException as error:
         key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
-        raise ConfigError(f"{path}: {key}{_one_line(error)}") from error
+        raise ConfigError(f"{path}: {key}{one_line(error)}") from error
     return typing.cast(ConfigT, merged)
 
 
@@ -119,7 +119,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     try:
         value: Any = yaml.load(text, Loader=_StrictLoader) if text else None  # noqa: S506 a SafeLoader
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML ({_one_line(error)})") from error
+        raise ConfigError(f"override {override!r}: the value is not valid YAML ({one_line(error)})") from error
     except ConfigError as error:
         raise ConfigError(f"override {override!r}: {error}") from None
     for part in reversed(key.strip().split(".")):
@@ -169,7 +169,3 @@ def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  #
 
 def _wrong_type(source: str, key: str, expected: str, value: object) -> ConfigError:
     return ConfigError(f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {value!r}")
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -9,6 +9,7 @@ __all__ = [
     "ModelError",
     "PredictionError",
     "SplitLeakError",
+    "one_line",
 ]
 
 
@@ -50,3 +51,13 @@ class AdapterError(LalmMerError, ValueError):
 
 class PredictionError(LalmMerError, ValueError):
     """A table of predictions is malformed or does not fit its label set."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """What another library's error says, in one line of 300 characters at most; its name where it says nothing.
+
+    Example:
+        >>> one_line(ValueError("no\\n  file")), one_line(KeyError())
+        ('no file', 'KeyError')
+    """
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 
 __all__ = ["WORD_TIME_SUFFIXES", "WordTime", "find_word_times", "read_word_times"]
 
@@ -152,7 +152,7 @@ def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:
         raise
     except (PraatioException, ValueError, IndexError, KeyError) as error:
         # praatio reads the file in one piece and does not say at which line it stopped
-        detail = " ".join(str(error).split()) or type(error).__name__
+        detail = one_line(error)
         raise CorpusError(f"{path}: not a TextGrid that can be read ({detail})") from error
     tiers = {tier.name: tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)}
     of_words = [name for name in tiers if name.lower().split(" - ")[-1].strip() in _WORD_TIERS]

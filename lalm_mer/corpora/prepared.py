@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, one_line
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA
@@ -57,7 +57,7 @@ class PreparedCorpus:
         try:
             opened = datasets.Dataset.from_parquet([str(path) for path in self.parts], cache_dir=str(cache))
         except (OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            reason = one_line(error.__cause__ or error)
             raise CorpusError(
                 f"{self.parts[0].parent}: cannot be copied to {cache} ({reason}); see to disk space there, or set "
                 "HF_DATASETS_CACHE to another folder"

@@ -20,7 +20,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lalm_mer.core.errors import CorpusError, LalmMerError
+from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
 from lalm_mer.core.provenance import hash_json, write_json
 from lalm_mer.core.schema import Rejection, Utterance
@@ -180,7 +180,7 @@ def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     except (OSError, pa.ArrowException, BrokenProcessPool) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CorpusError(
             f"{out_dir}: cannot be written ({reason}); see to disk space and memory, or choose another output.dir, and "
             "run again: what was done is kept"

@@ -93,8 +93,6 @@ def open_clap_run(settings: ZeroShotSettings | FinetuneSettings) -> ClapRun:
 
 
 def _load(settings: ModelSettings) -> Clap:
-    if settings.dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"key 'model.dtype': {settings.dtype!r}; expected float32, bfloat16 or float16")
     if settings.quantization is not None:
         raise ConfigError(f"key 'model.quantization': {settings.quantization!r}; clap has no language model; set null")
     return Clap.load(settings.id, revision=settings.revision, dtype=settings.dtype)

@@ -13,7 +13,7 @@ import torch
 from packaging.requirements import Requirement
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.schema import Example
@@ -102,5 +102,5 @@ def family_status(family: type[Family]) -> str:
             with torch.no_grad():
                 scores = AnswerModel(loaded, owners, len(_LABELS)).eval()(**collator([example]))["log_probs"]
     except Exception as error:  # the report is the place where any reason is told
-        return f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return f"does not run: {type(error).__name__}: {one_line(error)}"
     return "runs" if bool(torch.isfinite(scores).all()) else "does not run: its scores are not finite"

@@ -10,10 +10,9 @@ from lalm_mer.launch.settings import BaselineSettings, FinetuneSettings, ZeroSho
 from lalm_mer.protocols.augmented_examples import AugmentedExamples
 from lalm_mer.protocols.transcripts import SIMULATED_NOTE
 
-__all__ = ["SWAPPED_NOTE", "run_identity"]
+__all__ = ["run_identity"]
 
-SWAPPED_NOTE = "Each test utterance was heard with the audio of another one; what is above chance was not heard."
-"""For ``run.json``."""
+_SWAPPED_NOTE = "Each test utterance was heard with the audio of another one; what is above chance was not heard."
 
 
 def run_identity(
@@ -76,7 +75,7 @@ def run_identity(
         "class_weights": dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
         "notes": [
             *([SIMULATED_NOTE] if source == "simulated" else []),
-            *([SWAPPED_NOTE] if condition == "audio_swapped" else []),
+            *([_SWAPPED_NOTE] if condition == "audio_swapped" else []),
             *notes,
             *(f"Split: {line}." for line in data.folded.folds.departures()),
         ],

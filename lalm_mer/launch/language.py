@@ -17,8 +17,8 @@ from lalm_mer.launch.data import RunData, augmented, balanced, open_corpus, open
 from lalm_mer.launch.notes import run_notes
 from lalm_mer.launch.prompting import Asked, content_free, open_prompts, surrounded, take_shots
 from lalm_mer.launch.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.adapters import Adaptable
 from lalm_mer.models.answer_model import AnswerModel
+from lalm_mer.models.clap import Clap
 from lalm_mer.models.collator import answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
@@ -134,7 +134,7 @@ class AdaptableRun(Protocol):
     """What recipes ask of a run: a ``LanguageRun`` has it, and so has a ``ClapRun``."""
 
     @property
-    def family(self) -> Adaptable:
+    def family(self) -> Family | Clap:
         """The model."""
         ...
 
@@ -189,8 +189,6 @@ def recognizer_name(settings: ModelSettings, *, generated: bool = False) -> str:
 
 
 def _load_family(settings: ModelSettings) -> Family:
-    if settings.dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"key 'model.dtype': {settings.dtype!r}; expected float32, bfloat16 or float16")
     if settings.attn_implementation not in ("sdpa", "eager"):
         raise ConfigError(
             f"key 'model.attn_implementation': {settings.attn_implementation!r}; answers that share a prompt need a "
@@ -219,6 +217,6 @@ def _require_batches_it_can_take(family: Family, settings: ZeroShotSettings | Fi
             )
 
 
-def base_digest(settings: ModelSettings, family: Adaptable) -> str:
+def base_digest(settings: ModelSettings, family: Family | Clap) -> str:
     """What identifies the base model of a run."""
     return model_digest(settings.id, getattr(family.model.config, "_commit_hash", None))

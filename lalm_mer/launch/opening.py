@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.clap import open_clap_run
 from lalm_mer.launch.language import AdaptableRun, open_language_run
 from lalm_mer.launch.settings import FinetuneSettings, ZeroShotSettings
@@ -16,6 +17,8 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> AdaptableRu
     Raises:
         ConfigError: if the settings do not fit the model or the corpus
     """
+    if settings.model.dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"key 'model.dtype': {settings.model.dtype!r}; expected float32, bfloat16 or float16")
     if settings.model.family == Clap.name:
         return open_clap_run(settings)
     return open_language_run(settings)

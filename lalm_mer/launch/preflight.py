@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -20,10 +19,8 @@ from lalm_mer.launch.engine import Engine, is_first_process
 from lalm_mer.launch.language import AdaptableRun, LanguageRun
 from lalm_mer.launch.opening import open_model_run
 from lalm_mer.launch.settings import FinetuneSettings, ScoringSettings, ZeroShotSettings
-from lalm_mer.models.clap import Clap
 from lalm_mer.models.families.base import Family
-from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.protocols.augmented_examples import AugmentedExamples
+from lalm_mer.protocols.augmented_examples import AugmentedExamples, times_before
 from lalm_mer.protocols.dataset import ExampleDataset
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
@@ -70,11 +67,12 @@ def preflight(
         _say("left out (preflight=false)")
         return
     started = time.monotonic()
+    prompt = language.prompt
     examples: ExampleDataset | AugmentedExamples = language.data.train
     if isinstance(settings, ZeroShotSettings):
         examples = language.data.test.select(language.data.scored)
-    asked = _chosen(examples, hears=_hears(language), reads=_reads(language))
-    if _hears(language):
+    asked = _chosen(examples, hears=prompt.hears, reads=prompt.reads)
+    if prompt.hears:
         _say(_rates(language, asked))
     if isinstance(language, LanguageRun):
         for line in _supervised(language, asked[0]):
@@ -91,7 +89,7 @@ def preflight(
     with left_as_found(model, device, moves_back=sharded):
         for line in _scores(language, model, asked, _largest_batch(sizes)):
             _say(line)
-        for line in _memory(language, model, settings, _longest(examples, hears=_hears(language)), sharded=sharded):
+        for line in _memory(language, model, settings, _longest(examples, hears=prompt.hears), sharded=sharded):
             _say(line)
     _say(f"done in {time.monotonic() - started:.1f} s")
 
@@ -137,8 +135,10 @@ def _chosen(examples: ExampleDataset | AugmentedExamples, *, hears: bool, reads:
     with_audio = [row for row, duration_s in enumerate(known) if duration_s is not None]
     able = with_audio if hears and with_audio else range(len(names))
     rows = sorted(able, key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
-    again = _times_before(names, rows)
-    compared = [_times_before(values, rows) for values in (durations, *([transcripts] if reads else []))]
+    again, *compared = (
+        dict(zip(rows, times_before([values[row] for row in rows]), strict=True))
+        for values in (names, durations, *([transcripts] if reads else []))
+    )
     rows.sort(key=lambda row: (again[row], sum(times[row] for times in compared)))
     found: list[Example] = []
     for row in rows[:_LOOKED_AT]:
@@ -148,16 +148,6 @@ def _chosen(examples: ExampleDataset | AugmentedExamples, *, hears: bool, reads:
         if len(found) == _ASKED:
             break
     return found or [examples[rows[0]]]
-
-
-def _times_before(values: Sequence[object], rows: Sequence[int]) -> dict[int, int]:
-    """Row -> how often its value stood in a row before."""
-    seen: Counter[object] = Counter()
-    times = {}
-    for row in rows:
-        times[row] = seen[values[row]]
-        seen[values[row]] += 1
-    return times
 
 
 def _sounds_new(example: Example, found: Sequence[Example]) -> bool:
@@ -183,17 +173,8 @@ def _longest(examples: ExampleDataset | AugmentedExamples, *, hears: bool) -> Ex
 # What is asked of them
 
 
-def _hears(language: AdaptableRun) -> bool:
-    return language.prompt.hears
-
-
-def _reads(language: AdaptableRun) -> bool:
-    return isinstance(language.prompt, Prompt) and language.prompt.reads
-
-
 def _rates(language: AdaptableRun, asked: Sequence[Example]) -> str:
     family = language.family
-    assert isinstance(family, Family | Clap)
     found = sorted(
         {int(rate) for rate in language.data.folded.corpus.columns(["sampling_rate"])["sampling_rate"].dropna()}
     )
@@ -228,7 +209,6 @@ def _supervised(language: LanguageRun, example: Example) -> Iterator[str]:
 def _scores(language: AdaptableRun, model: nn.Module, asked: Sequence[Example], batch_size: int) -> Iterator[str]:
     """Batch parity first: what is heard and read is measured against it."""
     family, collator = language.family, language.collators[1]
-    assert isinstance(family, Family | Clap)
     tolerance = family.batch_tolerance if isinstance(family, Family) else Family.batch_tolerance
     parity = batch_parity(model, collator, asked, tolerance=tolerance)
     if batch_size > 1:
@@ -236,9 +216,12 @@ def _scores(language: AdaptableRun, model: nn.Module, asked: Sequence[Example], 
     bound = f"at most {parity.bound:.1e}" if batch_size > 1 else "only reported, for batches are of 1"
     yield f"batch parity: {parity.difference:.1e} between {len(asked)} in a batch and one by one ({bound})"
     different = {"audio": len(asked), "transcript": len({each.transcript for each in asked})}
-    swaps = (("audio", "hears", _hears, swapped_audio), ("transcript", "reads", _reads, swapped_transcripts))
+    swaps = (
+        ("audio", "hears", language.prompt.hears, swapped_audio),
+        ("transcript", "reads", language.prompt.reads, swapped_transcripts),
+    )
     for what, verb, used, swapped in swaps:
-        if not used(language):
+        if not used:
             continue
         if different[what] < 2:
             yield f"{verb}: not asked, for there are no two utterances that differ in {what}"

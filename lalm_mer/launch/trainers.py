@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.engine import Engine, check_accelerator
 from lalm_mer.launch.settings import ScoringSettings, TrainSettings
@@ -159,9 +159,7 @@ def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:
     try:
         return TrainingArguments(**passed)
     except ValueError as error:  # it checks values and their combinations
-        raise ConfigError(
-            f"section 'train': transformers.TrainingArguments says: {' '.join(str(error).split())}"
-        ) from error
+        raise ConfigError(f"section 'train': transformers.TrainingArguments says: {one_line(error)}") from error
 
 
 def _learning(settings: TrainSettings) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lalm_mer.core.errors import AdapterError
+from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.models.adapter_kinds import check_saved_config
 
-__all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "one_line", "read_json"]
+__all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 
 CONFIG = "adapter_config.json"
 """File of peft's."""
@@ -36,7 +36,8 @@ def check_adapter_folder(
     Args:
         folder: holds the files of peft's
         named: how errors name it; None for its path
-        root: no file may lead out of it by a link; None where links are the store's own, as in the Hub's cache
+        root: no file may lead out of it by a link, but for the links of the Hub's cache, from a snapshot to its blobs;
+            None leaves links alone, for a download has none but those of the cache
         towers: module paths of the base model's towers, the only modules that may be saved whole; None to leave that
             to ``load_adapter``, which knows them
 
@@ -49,7 +50,7 @@ def check_adapter_folder(
     where = named or str(folder)
     for name in (CONFIG, WEIGHTS, *_BESIDE):
         path = folder / name
-        if root is not None and not path.resolve().is_relative_to(root.resolve()):
+        if root is not None and not _lies_within(path, root):
             raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
         if name not in _BESIDE and not path.is_file():
             raise AdapterError(
@@ -86,9 +87,11 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
         raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of 300 characters at most."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _lies_within(path: Path, root: Path) -> bool:
+    """Whether a file is in a folder, links followed; what a snapshot of the Hub's cache holds is among its blobs."""
+    place, home = path.resolve(), root.resolve()
+    blobs = home.parent.parent / "blobs"
+    return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 
 
 def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) -> None:

@@ -15,11 +15,11 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lalm_mer.core.errors import AdapterError
-from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder, one_line
+from lalm_mer.core.errors import AdapterError, one_line
+from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options, kind_named
 
-__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_adapter", "add_lora", "load_adapter", "tower_of"]
+__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for every linear layer of a tower."""
@@ -62,21 +62,6 @@ class TowerReport:
     adapter_parameters: int
     base_parameters: int
     full_parameters: int = 0
-
-
-def add_lora(
-    family: Adaptable,
-    towers: Mapping[str, Sequence[str]],
-    *,
-    r: int,
-    lora_alpha: int,
-    lora_dropout: float,
-    use_rslora: bool = False,
-    use_dora: bool = False,
-) -> tuple[PeftModel, list[TowerReport]]:
-    """``add_adapter`` of kind lora, by the options that most runs choose."""
-    options = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-    return add_adapter(family, towers, options | {"use_rslora": use_rslora, "use_dora": use_dora})
 
 
 def add_adapter(

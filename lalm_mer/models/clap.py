@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.tiny_shape import TinyShape
 
 __all__ = ["Clap"]
@@ -121,10 +121,9 @@ class Clap:
             if missing:  # transformers would draw them
                 raise ValueError(f"{len(missing)} weights missing, for example {min(missing)}")
         except (OSError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {source!r} cannot be loaded as clap: {reason}; model.id is a Hub id or a local folder (a .pt "
-                "file of laion-clap is converted first)"
+                f"model {source!r} cannot be loaded as clap: {one_line(error)}; model.id is a Hub id or a local folder "
+                "(a .pt file of laion-clap is converted first)"
             ) from error
         return cls(model, processor)
 
@@ -173,9 +172,8 @@ class Clap:
             max_length_s=shape.window_s, frequency_min=50, truncation="fusion" if fuses else "rand_trunc"
         )
         model = ClapModel(config)
-        norm = (
-            model.audio_model.audio_encoder.batch_norm
-        )  # decibels, which a random tower cannot tell apart as they are
+        # decibels, which a random tower cannot tell apart as they are
+        norm = model.audio_model.audio_encoder.batch_norm
         nn.init.constant_(norm.running_mean, -40.0)
         nn.init.constant_(norm.running_var, 400.0)
         model.save_pretrained(folder)

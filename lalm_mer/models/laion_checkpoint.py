@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, ClapConfig, ClapModel, ClapProcessor
 
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ModelError, one_line
 
 __all__ = ["convert_laion_checkpoint", "read_laion_checkpoint", "transformers_names", "transformers_weights"]
 
@@ -93,8 +93,7 @@ def read_laion_checkpoint(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{path}: not a checkpoint that can be read as bare weights: {reason}") from error
+        raise ModelError(f"{path}: not a checkpoint that can be read as bare weights: {one_line(error)}") from error
     weights: Any = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ModelError(f"{path}: no weights in it; expected a checkpoint of laion-clap, with 'state_dict'")
@@ -153,8 +152,7 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
         config = AutoConfig.from_pretrained(like, revision=revision)
         processor = ClapProcessor.from_pretrained(like, revision=revision)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{like!r}: no config and processor of a CLAP: {reason}") from error
+        raise ModelError(f"{like!r}: no config and processor of a CLAP: {one_line(error)}") from error
     if not isinstance(config, ClapConfig):
         raise ModelError(f"{like!r}: a {config.model_type}, not a CLAP")
     if hasattr(config, "randomly_initialised"):

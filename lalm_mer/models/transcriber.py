@@ -14,7 +14,7 @@ from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperPro
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.provenance import model_digest
 from lalm_mer.corpora import waveform_of
 
@@ -107,10 +107,9 @@ class Transcriber:
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, ModelError):
                 raise
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {model_id!r} cannot be loaded as Whisper: {reason}; model.id is a Hub id or a local folder "
-                "with safetensors weights"
+                f"model {model_id!r} cannot be loaded as Whisper: {one_line(error)}; model.id is a Hub id or a local "
+                "folder with safetensors weights"
             ) from error
         digest = model_digest(model_id, getattr(model.config, "_commit_hash", None))
         return cls(model.to(device), processor, name=model_id, digest=digest, language=language)

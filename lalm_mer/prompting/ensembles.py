@@ -56,6 +56,11 @@ class Ensemble:
         """Always."""
         return True
 
+    @property
+    def reads(self) -> bool:
+        """Never."""
+        return False
+
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with this ensemble's surface forms in place of its own.
 

@@ -28,7 +28,7 @@ from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED, LabelSet
 
-__all__ = ["AnswerParser", "load_synonyms", "parse_answer"]
+__all__ = ["AnswerParser", "load_synonyms"]
 
 
 class _Role(Enum):
@@ -97,6 +97,11 @@ class AnswerParser:
 
     Raises:
         ConfigError: if the same words would name two labels
+
+    Example:
+        >>> parse = AnswerParser(LabelSet(("hap", "sad"), {"hap": ("happy",)}), {"happy": ["joy"]})
+        >>> parse("**Joy**, I'd say."), parse("not happy but sad"), parse("happy or sad")
+        ('hap', 'sad', '<unparsed>')
     """
 
     def __init__(self, label_set: LabelSet, synonyms: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -148,19 +153,6 @@ class AnswerParser:
                 return False
             place += length
         return False
-
-
-def parse_answer(answer: str, label_set: LabelSet, synonyms: Mapping[str, Sequence[str]] | None = None) -> str:
-    """The one label that a single answer names, or ``UNPARSED``; for many answers make one ``AnswerParser``.
-
-    Example:
-        >>> labels = LabelSet(("hap", "sad"), {"hap": ("happy",)})
-        >>> parse_answer("**Joy**, I'd say.", labels, {"happy": ["joy"]})
-        'hap'
-        >>> parse_answer("not happy but sad", labels), parse_answer("happy or sad", labels)
-        ('sad', '<unparsed>')
-    """
-    return AnswerParser(label_set, synonyms)(answer)
 
 
 def _tokens(words: str) -> list[str]:

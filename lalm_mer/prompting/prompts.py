@@ -21,10 +21,8 @@ __all__ = ["Prompt", "load_prompt", "with_answers"]
 
 _SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
 _MARK = re.compile("\ue000(\\w+)\ue001")
-UNKNOWN = "somebody"
-"""Stands for a speaker that the corpus does not name."""
-NO_CONTEXT = "(none)"
-"""Stands for the turns before the first one of a dialogue."""
+_UNKNOWN = "somebody"  # in place of a speaker that the corpus does not name
+_NO_CONTEXT = "(none)"  # in place of the turns before the first one of a dialogue
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,12 @@ class Prompt:
                     f"utterance {example.utterance_id} has no {slot}, which prompt {self.name} reads; choose a prompt "
                     "without, or make them first (transcripts by recipes/transcribe.py)"
                 )
-        turns = (f"{turn.speaker or UNKNOWN}: {turn.transcript}" for turn in example.context)
+        turns = (f"{turn.speaker or _UNKNOWN}: {turn.transcript}" for turn in example.context)
         values = {
             "transcript": example.transcript or "",
             "labels": listed,
-            "context": "\n".join(turns) or NO_CONTEXT,
-            "speaker": example.speaker or UNKNOWN,
+            "context": "\n".join(turns) or _NO_CONTEXT,
+            "speaker": example.speaker or _UNKNOWN,
             "descriptors": example.descriptors or "",
         }
         parts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import RawValue
 
@@ -14,7 +14,7 @@ from lalm_mer.core.schema import Example
 from lalm_mer.protocols.augmentation import Augmentation
 from lalm_mer.protocols.dataset import ExampleDataset
 
-__all__ = ["AugmentedExamples"]
+__all__ = ["AugmentedExamples", "times_before"]
 
 
 class AugmentedExamples:
@@ -51,7 +51,7 @@ class AugmentedExamples:
         self._refuses = refuses
         self._epoch = RawValue("q", 0)  # without a lock: those belong to a start method
         self._ids = list(examples.utterances()["utterance_id"])
-        self._repeats = _repeats(self._ids)
+        self._repeats = times_before(self._ids)
         self.keep_their_speed = self._keep_their_speed(examples.durations_s())
 
     def __len__(self) -> int:
@@ -101,12 +101,12 @@ class AugmentedExamples:
         )
 
 
-def _repeats(names: Sequence[str]) -> list[int]:
-    """How often each name stood before in the list.
+def times_before(values: Sequence[Hashable]) -> list[int]:
+    """How often each value stood before in the list.
 
     Example:
-        >>> _repeats(["a", "b", "a"])
+        >>> times_before(["a", "b", "a"])
         [0, 0, 1]
     """
-    numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
-    return [next(numbers[name]) for name in names]
+    numbers: defaultdict[Hashable, Iterator[int]] = defaultdict(itertools.count)
+    return [next(numbers[value]) for value in values]

@@ -192,16 +192,10 @@ class Terciles:
             found[name] = _thirds([(value, 1 / of_speaker[owner]) for value, owner in known])
         return cls(**found, n_utterances=len(names), n_speakers=len(set(names)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As run.json holds them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        }
-
     @property
     def digest(self) -> str:
         """SHA-256 of the thresholds and of how they are measured."""
-        return hash_json(self.to_dict() | {"version": _VERSION})
+        return hash_json(dataclasses.asdict(self) | {"version": _VERSION})
 
 
 _TOLD = {"pitch_hz": "pitch", "energy_db": "energy", "rate_per_s": "speaking rate"}

@@ -22,7 +22,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.provenance import atomic_path, hash_json, write_json
 from lalm_mer.core.schema import Example
 
-__all__ = ["FeatureExtractor", "FeatureStore", "Frames"]
+__all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "samples_hash"]
 
 Frames = npt.NDArray[np.float32]
 """Features of one utterance, (F, D): F frames or tokens."""

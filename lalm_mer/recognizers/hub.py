@@ -17,7 +17,7 @@ from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder, read_jso
 from lalm_mer.recognizers.hub_client import TIMEOUT_S, check_commit, reaching
 from lalm_mer.recognizers.hub_folder import assemble, check_repo_id, published_id, written_here
 
-__all__ = ["MERGED_FROM", "load_adapter_from", "push", "push_run", "read_trained_run", "require_fit"]
+__all__ = ["MERGED_FROM", "load_adapter_from", "push", "push_run", "read_trained_run", "require_fit", "surely_differ"]
 
 MERGED_FROM = "merged_from.json"
 """In the folder of a merged model: what a run.json says of an adapter, as far as ``require_fit`` reads it."""
@@ -119,16 +119,6 @@ def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: fl
     return folder
 
 
-def require_empty(out: Path) -> None:
-    """Refuse to write among other files.
-
-    Raises:
-        ConfigError: naming the folder
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
-
-
 def read_trained_run(folder: Path) -> dict[str, Any] | None:
     """What is written of the run that trained an adapter, or what was merged into a model; None where nothing is."""
     files = (folder / MERGED_FROM, folder / "run.json", folder.parent / "run.json")
@@ -171,7 +161,7 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
         notes.append(f"The {where} was trained on another corpus.")
     trained = other.get("base_model")
     base = hashes["base_model"] or trained
-    if base != trained and all("@" not in str(digest) for digest in (base, trained)):
+    if surely_differ(base, trained):
         raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
     if base != trained:
         notes.append("The adapter was trained on another copy or revision of the base model, as far as can be told.")
@@ -185,6 +175,16 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
     if list(now["labels"]) != then.get("labels"):
         notes.append("The adapter was trained on other labels.")
     return notes
+
+
+def surely_differ(one: object, another: object) -> bool:
+    """Whether two digests of base models are of two models: a commit of the Hub tells nothing of a folder's content.
+
+    Example:
+        >>> surely_differ("sha-of-one", "sha-of-another"), surely_differ("sha-of-one", "user/name@commit")
+        (True, False)
+    """
+    return one != another and all("@" not in str(digest) for digest in (one, another))
 
 
 def _require_same_base(folder: Path, model_id: str) -> None:

@@ -11,8 +11,7 @@ import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
 
-from lalm_mer.core.errors import AdapterError, ConfigError
-from lalm_mer.models.adapter_files import one_line
+from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 
 __all__ = ["TIMEOUT_S", "check_commit", "reaching"]
 
@@ -97,7 +96,7 @@ def _check_headers(response: httpx2.Response) -> None:
 def _told(error: BaseException) -> str:
     """The error and its cause, without signed addresses."""
     cause = f" ({one_line(error.__cause__)})" if error.__cause__ is not None else ""
-    return one_line(RuntimeError(_SIGNED.sub(r"\1", f"{type(error).__name__}: {error}{cause}")))
+    return one_line(_SIGNED.sub(r"\1", f"{type(error).__name__}: {error}{cause}"))
 
 
 def _mend(error: BaseException, timeout_s: float) -> str:

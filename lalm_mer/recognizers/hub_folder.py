@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
+from lalm_mer.core.errors import AdapterError, ConfigError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import write_json
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import ADAPTERS, read_run
-from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder, one_line, read_json
+from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder, read_json
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family

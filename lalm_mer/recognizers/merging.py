@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 from lalm_mer.core.provenance import hash_file, model_digest, write_json
+from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
-from lalm_mer.recognizers.hub import MERGED_FROM, load_adapter_from, read_trained_run
+from lalm_mer.recognizers.hub import MERGED_FROM, load_adapter_from, read_trained_run, surely_differ
 from lalm_mer.recognizers.hub_folder import require_empty
 
 __all__ = ["merge"]
@@ -55,23 +56,23 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         attn_implementation=model.get("attn_implementation", "sdpa"),
     )
     loaded: Any = family.model
-    digest, expected = model_digest(base, getattr(loaded.config, "_commit_hash", None)), trained["hashes"]["base_model"]
-    if digest != expected and "@" not in digest and "@" not in str(expected):
+    digest = model_digest(base, getattr(loaded.config, "_commit_hash", None))
+    if surely_differ(digest, trained["hashes"]["base_model"]):
         raise AdapterError(f"{source}: was trained on another base model than {base}; name the same one")
     merged: Any = load_adapter(family, folder)
     try:
         merged = merged.merge_and_unload(safe_merge=True)
     except ValueError as error:  # not finite
-        raise AdapterError(f"{source}: cannot be merged: {' '.join(str(error).split())}") from error
+        raise AdapterError(f"{source}: cannot be merged: {one_line(error)}") from error
     out.mkdir(parents=True, exist_ok=True)
     _without_padding_state(family.tokenizer)
     try:
         merged.save_pretrained(out)
         family.processor.save_pretrained(out)
     except ValueError as error:
-        raise ConfigError(f"{out}: transformers cannot save it: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
     kept = {key: trained.get(key) for key in ("corpus", "protocol", "fold", "labels", "hashes")}
-    adapter = hash_file(folder / "adapter_model.safetensors")
+    adapter = hash_file(folder / WEIGHTS)
     quantization = {"quantization": model.get("quantization")}
     write_json(out / MERGED_FROM, {"base_model": base, "adapter": adapter, **kept, "config": {"model": quantization}})
     return out

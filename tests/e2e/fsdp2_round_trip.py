@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
@@ -24,7 +24,7 @@ def main(base: str, out: Path) -> None:
     torch.manual_seed(0)
     family = Qwen2Audio.load(base, revision=None, dtype="float32", attn_implementation="sdpa")
     targets = {"language_model": ["q_proj", "up_proj"]}
-    adapted, _ = add_lora(family, targets, r=4, lora_alpha=8, lora_dropout=0.0)
+    adapted, _ = add_adapter(family, targets, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
     model = AnswerModel(family, [0, 1], 2, adapted)
     expected = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     mesh = init_device_mesh("cpu", (2,))

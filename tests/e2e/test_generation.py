@@ -10,6 +10,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.launch.answering import asks_for_words
 from lalm_mer.launch.engine import Engine
+from lalm_mer.launch.settings import PromptSettings
 
 GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3"]
 # enough for a tiny model to say labels
@@ -74,16 +75,19 @@ def test_an_adapted_model_says_what_it_thinks_likely(workplace, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answering", "family", "engine", "message"),
+    ("answering", "prompt", "family", "engine", "message"),
     [
-        ({"mode": "chat"}, "qwen2_audio", "NO", "key 'answering.mode': 'chat'; expected likelihood or generation"),
-        ({}, "clap", "NO", "clap has no language model"),
-        ({"max_new_tokens": 0}, "qwen2_audio", "NO", "key 'answering.max_new_tokens': 0; expected 1 or more"),
-        ({}, "qwen2_audio", "DEEPSPEED", "engine.yaml shards the model by DEEPSPEED"),
+        ({"mode": "chat"}, {}, "qwen2_audio", "NO", "key 'answering.mode': 'chat'; expected likelihood or generation"),
+        ({}, {}, "clap", "NO", "clap has no language model"),
+        ({"max_new_tokens": 0}, {}, "qwen2_audio", "NO", "key 'answering.max_new_tokens': 0; expected 1 or more"),
+        ({}, {}, "qwen2_audio", "DEEPSPEED", "engine.yaml shards the model by DEEPSPEED"),
+        ({}, {"label_orders": 2}, "qwen2_audio", "NO", "ways of scoring labels"),
+        ({}, {"label_score": "pmi"}, "qwen2_audio", "NO", "ways of scoring labels"),
     ],
 )
-def test_what_cannot_be_asked_in_words(answering, family, engine, message):
+def test_what_cannot_be_asked_in_words(answering, prompt, family, engine, message):
     asked = SimpleNamespace(**{"mode": "generation", "max_new_tokens": 16, "synonyms": None} | answering)
-    settings = SimpleNamespace(answering=asked, model=SimpleNamespace(family=family))
+    model = SimpleNamespace(family=family)
+    settings = SimpleNamespace(answering=asked, model=model, prompt=PromptSettings("prompts/audio.yaml", **prompt))
     with pytest.raises(ConfigError, match=message):
         asks_for_words(settings, Engine("engine.yaml", engine, 1, None))

@@ -12,7 +12,7 @@ from transformers import TrainingArguments, set_seed
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
@@ -58,7 +58,7 @@ def learn(tiny: Path, examples: list[Example], folder: Path, batch: int, accumul
     family = Qwen2Audio.load(tiny, revision=None, dtype="float32", attn_implementation="sdpa")
     prompt = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
     towers = {"language_model": ["q_proj", "down_proj"], "projector": ["linear"], "audio_tower": ["fc1"]}
-    adapted, _ = add_lora(family, towers, r=4, lora_alpha=8, lora_dropout=0.0)
+    adapted, _ = add_adapter(family, towers, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
     owners = [index for index, _ in answer_forms(LABELS)]
     model = AnswerModel(family, owners, len(LABELS), adapted)
     arguments = TrainingArguments(

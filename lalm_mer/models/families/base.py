@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
-__all__ = ["Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
+__all__ = ["SPEECH_CORPORA", "Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
+
+SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb")
+"""Corpora of people's speech that this library reads, for families of whose training data nothing is known"""
 
 
 @dataclass(frozen=True)
@@ -239,9 +242,9 @@ class Family(ABC):
                 **extra,
             )
         except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, StrictDataclassError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {source!r} cannot be loaded as {cls.name}: {reason}; model.id is a Hub id or a local folder"
+                f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
+                "folder"
             ) from error
         if absent := sorted(told["missing_keys"]):  # transformers would leave them random, and say so in a log
             raise ModelError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lalm_mer.models.families.base import LanguageInputs, TowerOutput, fill_placeholders
+from lalm_mer.models.families.base import SPEECH_CORPORA, LanguageInputs, TowerOutput, fill_placeholders
 from lalm_mer.models.families.own_length import OwnLengthFamily
 
 __all__ = ["GemmaFamily", "sliding_masks"]
@@ -27,7 +27,7 @@ class GemmaFamily(OwnLengthFamily):
         "projector": "model.embed_audio",
         "language_model": "model.language_model",
     }
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
+    contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
 
     @abstractmethod
     def embedded(self, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -114,9 +114,7 @@ class Gemma3n(GemmaFamily):
         special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", cls.stop_token, _BEFORE_AUDIO]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<pad>")
         tokenizer.bos_token = "<bos>"
-        words = len(
-            tokenizer
-        )  # behind them, as published, tokens of pictures and of audio, with embedders of their own
+        words = len(tokenizer)  # then, as published, tokens of pictures and of audio, with embedders of their own
         tokenizer.add_special_tokens(
             {"extra_special_tokens": [*special[3:], *_EYES, _AFTER_AUDIO, cls.audio_token]},
             replace_extra_special_tokens=True,

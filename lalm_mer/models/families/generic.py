@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
+from lalm_mer.models.families.base import SPEECH_CORPORA, Family, LanguageInputs, TowerOutput
 from lalm_mer.models.families.plain_words import plain_word_ids
 from lalm_mer.models.families.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
@@ -76,7 +76,7 @@ class Generic(Family):
     model_class = _OwnClass
     published = ()
     licence = "the model's own"
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
+    contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
     batch_tolerance = float("inf")
     whole = "it runs from audio to logits in one, whatever the model is made of"
     one_turn = "it takes one waveform a prompt"
@@ -103,9 +103,9 @@ class Generic(Family):
         except LalmMerError:
             raise
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({reason}); it needs a family"
+                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({one_line(error)}); it "
+                "needs a family"
             ) from error
 
     @classmethod

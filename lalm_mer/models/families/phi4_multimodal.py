@@ -20,9 +20,9 @@ from transformers import (
     ProcessorMixin,
 )
 
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.families.audio_only import opened_parts
-from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.base import SPEECH_CORPORA, TowerOutput
 from lalm_mer.models.families.chat_templates import for_parts
 from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
 from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
@@ -97,7 +97,7 @@ class Phi4Multimodal(OwnLengthFamily):
     model_class = Phi4MultimodalForCausalLM
     published = ("microsoft/Phi-4-multimodal-instruct",)
     licence = "MIT"
-    contamination = dict.fromkeys(("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb"), _UNKNOWN)
+    contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
     beside = ("model.embed_tokens_extend.image_embed",)
     own_batches_agree = False
     longest_s = 40.0
@@ -163,9 +163,8 @@ class Phi4Multimodal(OwnLengthFamily):
             # under its default name: "speech" is part of names in the projector, which would be reported as missing
             model.load_adapter(source, adapter_kwargs=where)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({reason}); "
+                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({one_line(error)}); "
                 f"without it {self.name} has not learnt to listen"
             ) from error
         merge_adapters(model, self.name)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
-from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
+from lalm_mer.core.errors import ConfigError, CorpusError, ModelError, one_line
 from lalm_mer.core.schema import Example
 from lalm_mer.protocols.features import Frames
 
@@ -78,7 +78,7 @@ class TranscriptTokenizer:
         try:
             return cls(AutoTokenizer.from_pretrained(str(folder)), max_tokens)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{folder}: no tokenizer can be read there ({_one_line(error)})") from error
+            raise ModelError(f"{folder}: no tokenizer can be read there ({one_line(error)})") from error
 
 
 class FrozenBert:
@@ -103,7 +103,7 @@ class FrozenBert:
             )
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"bert {name!r} cannot be loaded ({_one_line(error)}); give a Hub id or a folder with safetensors "
+                f"bert {name!r} cannot be loaded ({one_line(error)}); give a Hub id or a folder with safetensors "
                 "weights and a tokenizer, or 'scratch'"
             ) from error
         if not tokenizer.is_fast:
@@ -251,7 +251,3 @@ def _hash_weights(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -11,7 +11,7 @@ from lalm_mer.core.audio import Waveform, decode
 from lalm_mer.core.errors import AdapterError, AudioError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.models.adapters import ALL_LINEAR, add_lora, load_adapter
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
 from lalm_mer.models.families.tiny_shape import TinyShape
@@ -180,7 +180,7 @@ def test_a_description_beyond_the_text_encoder_is_refused(clap):
 @pytest.mark.parametrize("tower", TOWERS)
 def test_lora_lands_in_the_chosen_tower_alone_and_moves_the_scores(clap, folder, examples, tower, tmp_path):
     before = score(ClapRecognizer(clap, ENSEMBLE, LABELS), examples)
-    model, report = add_lora(clap, {tower: [ALL_LINEAR]}, **RANK)
+    model, report = add_adapter(clap, {tower: [ALL_LINEAR]}, RANK)
     trained = [name for name, parameter in clap.model.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(name.startswith(Clap.towers[tower] + ".") and ".lora_" in name for name in trained)
@@ -201,7 +201,7 @@ def test_lora_lands_in_the_chosen_tower_alone_and_moves_the_scores(clap, folder,
 
 def test_an_unknown_tower_is_refused(clap):
     with pytest.raises(AdapterError, match="unknown tower 'language_model'; expected audio_tower"):
-        add_lora(clap, {"language_model": [ALL_LINEAR]}, **RANK)
+        add_adapter(clap, {"language_model": [ALL_LINEAR]}, RANK)
 
 
 # Training
@@ -210,7 +210,7 @@ def test_an_unknown_tower_is_refused(clap):
 @pytest.mark.parametrize("objective", ["cross_entropy", "contrastive"])
 @pytest.mark.parametrize("towers", [TOWERS, TOWERS[:2], TOWERS[2:]], ids=["both", "audio", "text"])
 def test_gradients_reach_what_is_trained(clap, examples, towers, objective):
-    model, _ = add_lora(clap, {tower: [ALL_LINEAR] for tower in towers}, **RANK)
+    model, _ = add_adapter(clap, {tower: [ALL_LINEAR] for tower in towers}, RANK)
     shake(model)
     recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective).train()
     recognizer(**ClapCollator(clap, LABELS, counts=False)(examples))["losses"].sum().backward()
@@ -221,7 +221,7 @@ def test_gradients_reach_what_is_trained(clap, examples, towers, objective):
 
 
 def test_training_mode_leaves_statistics_and_frozen_text_alone(clap, examples):
-    model, _ = add_lora(clap, {"audio_tower": [ALL_LINEAR]}, **RANK)
+    model, _ = add_adapter(clap, {"audio_tower": [ALL_LINEAR]}, RANK)
     recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
     batch = ClapCollator(clap, LABELS, counts=False)(examples)
@@ -233,7 +233,7 @@ def test_training_mode_leaves_statistics_and_frozen_text_alone(clap, examples):
 
 
 def test_cross_entropy_of_eight_is_that_of_eight_times_one(clap, examples):
-    model, _ = add_lora(clap, {"audio_projector": [ALL_LINEAR]}, **RANK)
+    model, _ = add_adapter(clap, {"audio_projector": [ALL_LINEAR]}, RANK)
     recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
     clap.model.eval()  # no dropout
     collator = ClapCollator(clap, LABELS, counts=True)
@@ -292,7 +292,9 @@ class Tones:
 @pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
 @pytest.mark.parametrize(("objective", "rate", "warmup"), [("cross_entropy", 5e-3, 10), ("contrastive", 5e-3, 10)])
 def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
-    model, _ = add_lora(clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, r=8, lora_alpha=16, lora_dropout=0.0)
+    model, _ = add_adapter(
+        clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
+    )
     torch.manual_seed(0)
     recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective)
     arguments = TrainingArguments(

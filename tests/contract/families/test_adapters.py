@@ -12,7 +12,7 @@ from torch import nn
 
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.provenance import hash_file, model_digest
-from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora, load_adapter, tower_of
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.merging import merge
@@ -63,7 +63,7 @@ def test_lora_lands_in_the_chosen_tower_alone(fresh_family, tower):
     targets = linear_names(family, tower)
     before = {name: size(family, name) for name in family.towers}
     expected = len(linear_layers(family, tower))
-    model, report = add_lora(family, {tower: targets}, **RANK)
+    model, report = add_adapter(family, {tower: targets}, RANK)
     trained = {name for name, parameter in family.model.named_parameters() if parameter.requires_grad}
     assert trained
     assert all(tower_of(family, name) == tower and ".lora_" in name for name in trained)
@@ -80,7 +80,7 @@ def test_lora_lands_in_the_chosen_tower_alone(fresh_family, tower):
 def test_a_report_over_all_towers_adds_up(fresh_family):
     base = sum(parameter.numel() for parameter in fresh_family.model.parameters())
     outside = base - sum(size(fresh_family, tower) for tower in TOWERS)
-    model, report = add_lora(fresh_family, everywhere(fresh_family), **RANK)
+    model, report = add_adapter(fresh_family, everywhere(fresh_family), RANK)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sum(row.adapter_parameters for row in report) == trained == model.get_nb_trainable_parameters()[0]
     assert sum(row.base_parameters for row in report) + outside == base
@@ -105,18 +105,18 @@ def test_a_report_over_all_towers_adds_up(fresh_family):
 )
 def test_a_wrong_target_names_its_key(fresh_family, towers, told):
     with pytest.raises(AdapterError, match=re.escape(told)):
-        add_lora(fresh_family, towers, **RANK)
+        add_adapter(fresh_family, towers, RANK)
     assert not any("lora_" in name for name, _ in fresh_family.model.named_parameters())
 
 
 def test_a_target_of_one_tower_is_not_found_in_another(fresh_family):
     alone = set(linear_names(fresh_family, "language_model")) - set(linear_names(fresh_family, "projector"))
     with pytest.raises(AdapterError, match=r"key 'adapter.towers.projector'.*the projector of .* has"):
-        add_lora(fresh_family, {"projector": [min(alone)]}, **RANK)
+        add_adapter(fresh_family, {"projector": [min(alone)]}, RANK)
 
 
 def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, label_set, examples):
-    model, _ = add_lora(fresh_family, everywhere(fresh_family), **RANK)
+    model, _ = add_adapter(fresh_family, everywhere(fresh_family), RANK)
     owners = [label for label, _ in answer_forms(label_set)]
     recognizer = AnswerModel(fresh_family, owners, len(label_set), model).train()
     batch = AnswerCollator(fresh_family, prompts["audio_transcript"], label_set, every_answer=False)(examples[:2])
@@ -137,7 +137,7 @@ def test_checkpointed_activations_change_no_gradient(load_family, prompts, label
     gradients = []
     for checkpointed in (False, True):
         family = load_family()
-        model, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in towers}, **RANK)
+        model, _ = add_adapter(family, {tower: [ALL_LINEAR] for tower in towers}, RANK)
         shake(model)
         owners = [label for label, _ in answer_forms(label_set)]
         recognizer = AnswerModel(family, owners, len(label_set), model).train()
@@ -158,7 +158,7 @@ def saved(load_family, prompts, examples, score, tmp_path_factory):
     """A saved adapter that moves the scores, and what it makes of them."""
     family, prompt = load_family(), prompts["audio_transcript"]
     before = score(family, prompt, examples[:2])
-    model, _ = add_lora(family, everywhere(family), **RANK)
+    model, _ = add_adapter(family, everywhere(family), RANK)
     untouched = score(family, prompt, examples[:2], model)
     torch.testing.assert_close(untouched, before, **EXACT)  # a new adapter says nothing yet
     shake(model)
@@ -288,7 +288,7 @@ def test_an_adapter_of_another_size_is_refused(folder, fresh_family):
 @pytest.mark.parametrize("variant", ["use_rslora", "use_dora"])
 def test_rslora_and_dora_are_pefts_own(fresh_family, prompts, examples, score, load_family, tmp_path, variant):
     towers = {tower: linear_names(fresh_family, tower)[-2:] for tower in ("language_model", "audio_tower")}
-    model, report = add_lora(fresh_family, towers, **RANK, **{variant: True})
+    model, report = add_adapter(fresh_family, towers, RANK | {variant: True})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sum(row.adapter_parameters for row in report) == trained
     shake(model)

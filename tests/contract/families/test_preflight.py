@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from lalm_mer.models.adapters import ALL_LINEAR, add_lora
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
@@ -46,7 +46,9 @@ def checked(family, model, collators, examples):
 def learnt(family, prompt, label_set, examples, *, checks):
     """Loss and gradients of a training step with dropout, after the preflight or without it."""
     torch.manual_seed(0)
-    adapted, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in family.towers}, r=4, lora_alpha=8, lora_dropout=0.1)
+    adapted, _ = add_adapter(
+        family, {tower: [ALL_LINEAR] for tower in family.towers}, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
+    )
     model = AnswerModel(family, [label for label, _ in answer_forms(label_set)], len(label_set), adapted)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

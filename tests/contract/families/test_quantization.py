@@ -7,7 +7,7 @@ import torch
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_kinds import KINDS
-from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, add_lora
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
@@ -44,7 +44,9 @@ def test_the_language_model_alone_is_in_4_bits(quantised):
 
 def gradients(family, prompt, label_set, examples, *, evaluates):
     """Of every adapter, after a training step that an evaluation may have come before."""
-    model, _ = add_lora(family, {tower: [ALL_LINEAR] for tower in family.towers}, r=4, lora_alpha=8, lora_dropout=0.0)
+    model, _ = add_adapter(
+        family, {tower: [ALL_LINEAR] for tower in family.towers}, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -81,7 +83,7 @@ def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised,
 KIND_OPTIONS = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}}
 
 
-@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, label_set, examples, kind):
     family = quantised()
@@ -104,7 +106,7 @@ def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, la
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("family_name", ["qwen2_audio"], scope="session")
+@pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
     with pytest.raises(AdapterError, match=r"the language_model of .* is quantised and cannot be trained in full"):
         add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])

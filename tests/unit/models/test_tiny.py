@@ -28,6 +28,11 @@ def test_a_model_that_lacks_weights_is_refused(tmp_path):
         family_class("qwen2_audio").load(tmp_path, revision=None, dtype="float32", attn_implementation="sdpa")
 
 
+def test_sizes_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"hidden_size=33, layers=1 cannot be built: .*divisible"):
+        build_tiny("qwen2_audio", tmp_path, **SMALL | {"hidden_size": 33}, vocabulary=300)
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

@@ -9,7 +9,7 @@ import yaml
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED, LabelSet
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.prompting.parsing import AnswerParser, load_synonyms, parse_answer
+from lalm_mer.prompting.parsing import AnswerParser, load_synonyms
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = yaml.safe_load((ROOT / "tests" / "golden" / "answers.yaml").read_text("utf-8"))
@@ -48,7 +48,7 @@ def test_there_are_enough_answers():
     ("task", "answer", "label"), [(task, *row) for task, rows in GOLDEN.items() for row in rows]
 )  # fmt: skip
 def test_what_a_careful_reader_finds(task, answer, label):
-    assert parse_answer(answer, TASKS[task], ENGLISH) == (label or UNPARSED)
+    assert AnswerParser(TASKS[task], ENGLISH)(answer) == (label or UNPARSED)
 
 
 def names(label_set):
@@ -91,29 +91,30 @@ def test_a_negated_label_is_not_named(task):
 
 
 def test_without_synonyms_only_forms_count():
-    assert parse_answer("joy", TASKS["ravdess_8"]) == UNPARSED
-    assert parse_answer("afraid", TASKS["ravdess_8"]) == "fearful"
+    assert AnswerParser(TASKS["ravdess_8"])("joy") == UNPARSED
+    assert AnswerParser(TASKS["ravdess_8"])("afraid") == "fearful"
 
 
 def test_the_longest_form_wins():
     labels = LabelSet(("a", "b"), {"a": ("happy",), "b": ("very happy",)})
-    assert [parse_answer(answer, labels) for answer in ("happy", "Very happy!", "unhappy")] == ["a", "b", UNPARSED]
+    assert [AnswerParser(labels)(answer) for answer in ("happy", "Very happy!", "unhappy")] == ["a", "b", UNPARSED]
 
 
 def test_another_language_by_its_forms():
     labels = LabelSet(("ang", "hap"), {"ang": ("wütend", "生气", "غاضب"), "hap": ("fröhlich", "高兴", "سعيد")})
-    assert parse_answer("Sie klingt WÜTEND.", labels) == "ang"
-    assert parse_answer("Sie klingt WU\u0308TEND.", labels) == "ang"
-    assert parse_answer("她听起来很高兴。", labels) == "hap"
-    assert parse_answer("她不高兴。", labels) == UNPARSED
-    assert parse_answer("她不高兴,是生气。", labels) == "ang"
-    assert parse_answer("المتحدث غاضب", labels) == "ang"
+    parse = AnswerParser(labels)
+    assert parse("Sie klingt WÜTEND.") == "ang"
+    assert parse("Sie klingt WU\u0308TEND.") == "ang"
+    assert parse("她听起来很高兴。") == "hap"
+    assert parse("她不高兴。") == UNPARSED
+    assert parse("她不高兴,是生气。") == "ang"
+    assert parse("المتحدث غاضب") == "ang"
 
 
 def test_words_for_two_labels_are_refused():
     labels = LabelSet(("happy", "excited"))
     with pytest.raises(ConfigError, match="'excited' would name both 'happy' and 'excited'"):
-        parse_answer("happy", labels, {"happy": ["joy", "Excited"]})
+        AnswerParser(labels, {"happy": ["joy", "Excited"]})
 
 
 @pytest.mark.parametrize("entry", ["happy: []", 'happy: ["!"]', "happy: joy", "happy: [joy]\n  happy: [fun]"])

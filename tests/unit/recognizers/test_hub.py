@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError, ConfigError, LalmMerError, ModelError, PredictionError, SplitLeakError
 from lalm_mer.evaluation.metrics import score
-from lalm_mer.models.adapters import add_lora, load_adapter
+from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.recognizers.hub import load_adapter_from, push_run, require_fit
@@ -29,7 +29,7 @@ def finished(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("home_of_jane") / "run"
     base = tiny_folder("qwen2_audio")
     family = family_class("qwen2_audio").load(base, revision=None, dtype="float32", attn_implementation="sdpa")
-    model, _ = add_lora(family, {"language_model": ["q_proj"]}, r=2, lora_alpha=4, lora_dropout=0.0)
+    model, _ = add_adapter(family, {"language_model": ["q_proj"]}, {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0})
     model.save_pretrained(folder / "adapter")
     prompt = folder.parent / "my_prompt.yaml"
     prompt.write_text('name: mine\nuser: "{{ audio }}{{ transcript }}Emotion?"\n')
@@ -248,9 +248,9 @@ def test_an_adapter_is_found_in_its_run_folder(finished):
 def test_a_link_that_leaves_the_folder_is_refused(run, tmp_path, name):
     (run / "adapter" / name).rename(tmp_path / name)
     (run / "adapter" / name).symlink_to(tmp_path / name)
-    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         load_adapter_from(str(run))
-    with pytest.raises(AdapterError, match=f"{name} is a link that leaves its folder"):
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
 
 

@@ -13,7 +13,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
@@ -217,7 +217,7 @@ def test_token_rows_join_placeholders_and_mark_the_answer(family, collators, exa
 
 
 def test_everything_is_left_as_it_was_found(family, collators, examples):
-    adapted, _ = add_lora(family, {"language_model": ["q_proj"]}, r=2, lora_alpha=4, lora_dropout=0.5)
+    adapted, _ = add_adapter(family, {"language_model": ["q_proj"]}, {"r": 2, "lora_alpha": 4, "lora_dropout": 0.5})
     model = AnswerModel(family, [label for label, _ in answer_forms(LABELS)], len(LABELS), adapted)
     model.train()
     family.submodule("audio_tower").eval()  # mixed, as libraries leave it

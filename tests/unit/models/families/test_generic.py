@@ -12,7 +12,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import FAMILIES, family_class
@@ -79,7 +79,7 @@ def test_it_learns_where_a_tower_is_found(both):
     generic, own = both
     assert generic.towers == own.towers
     targets = {"language_model": ["q_proj"], "audio_tower": ["all-linear"]}
-    model, _ = add_lora(generic, targets, r=2, lora_alpha=2, lora_dropout=0.0)
+    model, _ = add_adapter(generic, targets, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

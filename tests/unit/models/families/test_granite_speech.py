@@ -8,7 +8,7 @@ from torch import nn
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.adapters import add_lora
+from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.granite_mel import TorchMelExtractor
 from lalm_mer.models.families.granite_speech import GraniteSpeech
 from lalm_mer.models.families.tiny_shape import TinyShape
@@ -77,7 +77,7 @@ def test_the_adapter_of_the_weights_is_merged(with_adapter):
     family.processor.save_pretrained(folder / "copy")
     with torch.no_grad():
         torch.testing.assert_close(load(folder / "copy").model(ids).logits, family.model(ids).logits)
-    _, report = add_lora(family, {"language_model": ["q_proj"]}, r=2, lora_alpha=2, lora_dropout=0.0)
+    _, report = add_adapter(family, {"language_model": ["q_proj"]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     assert report[-1].modules == 2
 
 

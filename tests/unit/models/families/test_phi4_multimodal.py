@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.adapters import ALL_LINEAR, add_lora
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
 from lalm_mer.models.families.tiny_shape import TinyShape
 
@@ -67,7 +67,7 @@ def test_trained_weights_without_it_are_refused(published):
 def test_projector_and_tower_are_told_apart_though_one_holds_the_other(tiny):
     family = load(tiny)
     assert set(dict(family.submodule("projector").named_children())) == {"up_proj_for_speech", "down_proj_for_speech"}
-    _, report = add_lora(family, {"audio_tower": [ALL_LINEAR]}, r=2, lora_alpha=2, lora_dropout=0.0)
+    _, report = add_adapter(family, {"audio_tower": [ALL_LINEAR]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     modules = {row.tower: row.modules for row in report}
     assert modules["audio_tower"] > 0
     assert modules["projector"] == modules["language_model"] == 0
