@@ -102,6 +102,14 @@ def test_a_condition_that_cannot_be(overrides, says, refused):
     assert says in line
 
 
+def test_synonyms_that_clash_name_their_file(refused, tmp_path):
+    (tmp_path / "clash.yaml").write_text("synonyms: {angry: [same], content: [same]}\n")
+    line = refused("zero_shot", "answering.mode=generation", f"answering.synonyms={tmp_path / 'clash.yaml'}")
+    assert "'answering.synonyms'" in line
+    assert str(tmp_path / "clash.yaml") in line
+    assert "'same' would name both" in line
+
+
 def test_a_doubled_key(workplace, refused, tmp_path):
     config = changed(workplace, tmp_path, "finetune", lambda text: text + "seed: 1\nseed: 2\n")
     line = refused("finetune", config=config)
