@@ -146,4 +146,8 @@ def open_answering(language: AdaptableRun, settings: AnsweringSettings) -> Answe
     if not isinstance(language, LanguageRun):
         raise TypeError("ask asks_for_words first")
     synonyms = {} if settings.synonyms is None else load_synonyms(Path(settings.synonyms))
-    return Answering(language, settings, AnswerParser(language.label_set, synonyms), hash_json(synonyms))
+    try:
+        parser = AnswerParser(language.label_set, synonyms)
+    except ConfigError as error:
+        raise ConfigError(f"key 'answering.synonyms': {settings.synonyms}: {error}") from None
+    return Answering(language, settings, parser, hash_json(synonyms))

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import LalmMerError
+from lalm_mer.launch.ranges import require_ranges
 
 __all__ = ["run_recipe"]
 
@@ -46,9 +47,16 @@ def run_recipe(
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces what the file says")
     arguments = parser.parse_intermixed_args()
     try:
-        arguments.recipe(load_config(schema, arguments.config, arguments.overrides))
-    except LalmMerError as error:
+        settings = load_config(schema, arguments.config, arguments.overrides)
+        require_ranges(settings)
+        arguments.recipe(settings)
+    except (LalmMerError, NotADirectoryError, FileExistsError, PermissionError) as error:  # paths that a user gave
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 the one line a user sees
         sys.exit(1)
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        print("error: interrupted; the same command again goes on", file=sys.stderr)  # noqa: T201
+        sys.exit(130)  # as a shell tells it

@@ -119,7 +119,10 @@ def open_data(folded: FoldedCorpus, fold: int, *, sampling_rate: int | None, ref
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
         refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
         if not kept[split]:
-            raise ConfigError(f"fold {fold}: no utterance of {split} can be taken, for example {refused[split][0]}")
+            without = "; choose a prompt without audio, or data.without_audio=read" if hears else ""
+            raise ConfigError(
+                f"fold {fold}: no utterance of {split} can be taken, for example {refused[split][0]}{without}"
+            )
     return RunData(
         folded,
         sides["train"].select(kept["train"]),

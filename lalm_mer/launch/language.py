@@ -118,6 +118,10 @@ def open_language_run(settings: ZeroShotSettings | FinetuneSettings) -> Language
     )
     asked, data = take_shots(asked, data, settings.prompt, family, settings.seed)
     if isinstance(settings, FinetuneSettings):
+        if not len(data.train):
+            raise ConfigError(
+                f"key 'prompt.shots': {settings.prompt.shots} are all of train, and none is left to learn; lower it"
+            )
         data = augmented(
             balanced(data, settings.balance, settings.seed), settings.augment, settings.seed, refuses=family.refuses
         )

@@ -72,6 +72,7 @@ KINDS: Mapping[str, AdapterKind] = {
 }  # fmt: skip
 """Name, as in ``adapter.kind`` and in lower case of peft's ``peft_type`` -> what it is"""
 
+_SIZES = ("r", "alpha", "lora_alpha")
 _NOT_OFFERED = {"adalora": "; adalora would have to set its ranks anew in every step of the training loop"}
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change base weights, or need data
 _IDENTITY = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
@@ -103,15 +104,30 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         ...     print(error)
         key 'adapter.options.r': not for ia3; expected feedforward_modules, init_ia3_weights
     """
-    offered = kind_named(name).options
+    offered = [option for option in kind_named(name).options if option not in _LAYERS]
     for key in options:
+        if key in _LAYERS:  # peft heeds them where targets are ends of names, and here modules are named in full
+            raise ConfigError(f"key 'adapter.options.{key}': would be unheeded; adapter.towers says what is adapted")
         if key not in offered:
             raise ConfigError(f"key 'adapter.options.{key}': not for {name}; expected {', '.join(offered)}")
+        _check_number(name, key, options[key])
     start = options.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
         raise ConfigError(
             f"key 'adapter.options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
         )
+
+
+def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 what a config says
+    plain = getattr(KINDS[name].config(), key)
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        return
+    where = f"key '{'adapter' if name == 'lora' else 'adapter.options'}.{key}': {value!r}"
+    allowed = (int, float) if isinstance(plain, float) else (int,)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise ConfigError(f"{where}; expected a number such as {plain}")
+    if key in _SIZES and value < min(plain, 1):
+        raise ConfigError(f"{where}; expected {min(plain, 1)} or more")
 
 
 def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa: ANN401 what a file says

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.tiny_shape import TinyShape
@@ -49,5 +50,10 @@ def build_tiny(
     torch.manual_seed(seed)
     try:
         (Clap if family == Clap.name else family_class(family)).build_tiny(folder, shape)
+    except ValueError as error:  # transformers compares sizes with each other
+        raise ConfigError(
+            f"a tiny {family} of hidden_size={hidden_size}, layers={layers} cannot be built: {error}; see a YAML of "
+            "recipes/demo for sizes that fit"
+        ) from error
     finally:
         torch.set_rng_state(state)

@@ -185,8 +185,8 @@ class Terciles:
             known = [(value, owner) for value, owner in zip(values, names, strict=True) if value is not None]
             if not known:
                 raise CorpusError(
-                    f"{told}: none of {len(measures)} training utterances has any, so nothing can be called low or "
-                    "high; is there sound in them?"
+                    f"{told}: none of {len(measures)} training utterances with audio has any, so nothing can be called "
+                    "low or high; choose a prompt without {{ descriptors }}, or a corpus with speech in its audio"
                 )
             of_speaker = Counter(owner for _, owner in known)
             found[name] = _thirds([(value, 1 / of_speaker[owner]) for value, owner in known])

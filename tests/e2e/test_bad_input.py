@@ -76,6 +76,11 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
         ("engine.num_processes=2", ["started as 1", "2", "engine.num_processes"]),
         ("train.eval_strategy=never", ["'train.eval_strategy'", "never"]),
         ("train.lr_scheduler_type=bent", ["'train'", "bent"]),
+        ("train.per_device_train_batch_size=0", ["'train.per_device_train_batch_size'", "0", "1 or more"]),
+        ("prompt.shots=36", ["'prompt.shots'", "36"]),
+        ("prompt.file=prompts/audio.yaml/x", ["prompts/audio.yaml/x"]),
+        ("model.family=gemma3n", ["gemma3n", "model.id"]),
+        ("model.family=qwen9", ["clap"]),
     ],
 )
 def test_an_override_that_cannot_be(override, says, refused):
@@ -95,6 +100,14 @@ def test_a_condition_that_cannot_be(overrides, says, refused):
     line = refused("zero_shot", *overrides)
     assert "'scoring.condition'" in line
     assert says in line
+
+
+def test_synonyms_that_clash_name_their_file(refused, tmp_path):
+    (tmp_path / "clash.yaml").write_text("synonyms: {angry: [same], content: [same]}\n")
+    line = refused("zero_shot", "answering.mode=generation", f"answering.synonyms={tmp_path / 'clash.yaml'}")
+    assert "'answering.synonyms'" in line
+    assert str(tmp_path / "clash.yaml") in line
+    assert "'same' would name both" in line
 
 
 def test_a_doubled_key(workplace, refused, tmp_path):

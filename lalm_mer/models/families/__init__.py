@@ -37,7 +37,8 @@ def family_class(name: str) -> type[Family]:
     """
     known = {**FAMILIES, **_FOR_ALL_ELSE}
     if name not in known:
-        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {', '.join(known)}")
+        every = ", ".join((*known, "clap"))  # which is a recognizer beside the families
+        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {every}")
     try:
         module = import_module(f"{__name__}.{name}")
     except ImportError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoProcessor
 
@@ -231,19 +232,25 @@ class Family(ABC):
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:
             processor = cls.load_processor(source, revision)
-            model = cls.model_class.from_pretrained(
+            model, told = cls.model_class.from_pretrained(
                 source,
                 revision=revision,
                 dtype=getattr(torch, dtype),
                 attn_implementation=cls.attention(attn_implementation),
                 use_safetensors=True,
+                output_loading_info=True,
                 **extra,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, StrictDataclassError) as error:
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
                 "folder"
             ) from error
+        if absent := sorted(told["missing_keys"]):  # transformers would leave them random, and say so in a log
+            raise ModelError(
+                f"model {source!r} cannot be loaded as {cls.name}: it has no weights for {len(absent)} of its tensors, "
+                f"such as {absent[0]}; is model.id of family {cls.name}, and whole?"
+            )
         if quantization is not None:
             require_language_model_alone(model, cls.towers, cls.name)
         family = cls(model, processor)

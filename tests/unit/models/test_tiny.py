@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.families import FAMILIES, family_class
@@ -17,6 +17,20 @@ def openable(request):
     family = getattr(request.node, "callspec", None) and request.node.callspec.params.get("family")
     if family and family_class(family).needs:
         pytest.importorskip(family_class(family).needs, reason=f"the extra `{family}` is not installed")
+
+
+def test_a_model_that_lacks_weights_is_refused(tmp_path):
+    build_tiny("qwen2_audio", tmp_path, **SMALL, vocabulary=300)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[min(name for name in weights if "audio_tower" in name)]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no weights for 1 of its tensors, such as .*audio_tower"):
+        family_class("qwen2_audio").load(tmp_path, revision=None, dtype="float32", attn_implementation="sdpa")
+
+
+def test_sizes_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"hidden_size=33, layers=1 cannot be built: .*divisible"):
+        build_tiny("qwen2_audio", tmp_path, **SMALL | {"hidden_size": 33}, vocabulary=300)
 
 
 def contents(folder):

@@ -1,0 +1,44 @@
+"""The command line of the recipes."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from lalm_mer.launch.arguments import run_recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+
+
+def ended(monkeypatch, capsys, folder, recipe, *overrides):
+    """Exit status and what stands on stderr."""
+    config = folder / "run.yaml"
+    config.write_text("seed: 1\n")
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", str(config), *overrides])
+    with pytest.raises(SystemExit) as stopped:
+        run_recipe("", Settings, recipe)
+    return stopped.value.code, capsys.readouterr().err
+
+
+def test_an_interrupted_recipe_says_so_in_one_line(monkeypatch, capsys, tmp_path):
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    status, told = ended(monkeypatch, capsys, tmp_path, interrupted)
+    assert (status, told) == (130, "error: interrupted; the same command again goes on\n")
+
+
+def test_a_folder_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
+    status, told = ended(monkeypatch, capsys, tmp_path, lambda _: (tmp_path / "run.yaml" / "x").mkdir())
+    assert status == 1
+    assert told.startswith("error: ")
+    assert str(tmp_path / "run.yaml" / "x") in told
+    assert told.count("\n") == 1
+
+
+def test_ranges_are_asked_before_the_recipe_starts(monkeypatch, capsys, tmp_path):
+    status, told = ended(monkeypatch, capsys, tmp_path, print, "seed=-1")
+    assert (status, told) == (1, "error: key 'seed': -1; expected 0 or more\n")
