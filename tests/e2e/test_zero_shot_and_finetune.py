@@ -140,7 +140,7 @@ WAYS = {
     "templates": ["prompt.also=[prompts/brief_audio_transcript.yaml]"],
     "mean": ["prompt.label_score=mean"],
     "pmi": ["prompt.label_score=pmi"],
-    "descriptors": ["prompt.file=prompts/described.yaml"],
+    "descriptors": ["prompt.file=prompts/described/audio_transcript.yaml"],
     "all at once": ["prompt.shots=2", "prompt.label_orders=2", "prompt.label_score=pmi"],
 }
 

@@ -36,13 +36,30 @@ SHOTS = (
 CASES = {
     "audio": ("audio", {}, ASKED),
     "shots": ("audio_transcript", {"shots": SHOTS}, ASKED),
-    "context": ("dialogue", {}, ASKED),
-    "context_of_the_first_turn": ("dialogue_transcript", {}, replace(ASKED, context=(), speaker=None)),
-    "descriptors": ("described", {}, ASKED),
-    "descriptors_and_a_shot": ("described_transcript", {"shots": SHOTS[:1]}, ASKED),
+    "context": ("dialogue/audio_transcript", {}, ASKED),
+    "context_of_the_first_turn": ("dialogue/transcript", {}, replace(ASKED, context=(), speaker=None)),
+    "descriptors": ("described/audio_transcript", {}, ASKED),
+    "descriptors_and_a_shot": ("described/transcript", {"shots": SHOTS[:1]}, ASKED),
     "label_order": ("audio", {"order": ("sad", "hap", "ang")}, ASKED),
     "no_audio_of_it": ("audio_transcript", {}, replace(ASKED, waveform=None, without_audio=True)),
 }
+
+
+@pytest.fixture(scope="module")
+def qwen2_audio(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bytes")
+    build_tiny("qwen2_audio", folder, words=[], window_s=1, hidden_size=32, layers=1, vocabulary=262)
+    return family_class("qwen2_audio").load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
+
+
+def test_every_file_has_its_case():
+    assert {path.stem for path in FILES.glob("*.txt")} == set(CASES)
+
+
+def test_every_prompt_of_the_folders_below_is_written_out_here():
+    below = [path for folder in ("dialogue", "described") for path in (ROOT / "prompts" / folder).iterdir()]
+    assert len(below) == 4
+    assert {f"{path.parent.name}/{path.stem}" for path in below} <= {prompt for prompt, _, _ in CASES.values()}
 
 
 @pytest.fixture(scope="module")

@@ -131,9 +131,11 @@ def test_every_module_lists_what_it_offers():
 
 
 def test_every_shipped_prompt_loads():
-    prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts").glob("*.yaml"))}
-    assert {prompt.modalities for prompt in prompts.values()} == {"audio", "transcript", "audio+transcript"}
-    assert [path.name for path, prompt in prompts.items() if prompt.name != path.stem] == []
+    folders = {"": "", "dialogue": "dialogue_", "described": "described_"}
+    for folder, prefix in folders.items():
+        prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts" / folder).glob("*.yaml"))}
+        assert {prompt.modalities for prompt in prompts.values()} >= {"audio+transcript"}
+        assert [path for path, prompt in prompts.items() if prompt.name != prefix + path.stem] == []
 
 
 def test_every_shipped_ensemble_loads():

@@ -71,7 +71,8 @@ def label_set():
 
 @pytest.fixture(scope="session")
 def prompts():
-    return {path.stem: load_prompt(path) for path in sorted(PROMPTS.glob("*.yaml"))}
+    files = [path for pattern in ("*.yaml", "dialogue/*.yaml", "described/*.yaml") for path in PROMPTS.glob(pattern)]
+    return {path.relative_to(PROMPTS).with_suffix("").as_posix(): load_prompt(path) for path in sorted(files)}
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,11 @@ from lalm_mer.models.collator import IGNORED, AnswerCollator, answer_forms
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
+PROMPT_FILES = {
+    path.relative_to(PROMPTS).with_suffix("").as_posix()
+    for pattern in ("*.yaml", "dialogue/*.yaml", "described/*.yaml")
+    for path in PROMPTS.glob(pattern)
+}
 HOSTILE = {
     "audio token": "<|AUDIO|>",
     "three audio tokens": "<|audio_bos|><|AUDIO|><|AUDIO|><|AUDIO|><|audio_eos|>",
@@ -86,7 +91,7 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
     assert family.audio_token_count(longest_refused + 1) >= 1  # several where placeholders come by the window
 
 
-@pytest.mark.parametrize("prompt_name", sorted(path.stem for path in PROMPTS.glob("*.yaml")))
+@pytest.mark.parametrize("prompt_name", sorted(PROMPT_FILES))
 def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
     family, prompts, label_set, examples, made_by_processor, prompt_name
 ):
@@ -220,7 +225,10 @@ def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, example
 
     def ids_of(words, forms):
         example = replace(examples[0], speaker=words, context=(Turn(words, words),), descriptors=words)
-        conversations = [prompts[name].conversation(example, forms) for name in ("dialogue", "described")]
+        conversations = [
+            prompts[name].conversation(example, forms)
+            for name in ("dialogue/audio_transcript", "described/audio_transcript")
+        ]
         return [token for conversation in conversations for token in family.prompt_ids(conversation, [count])]
 
     ids, ordinary = ids_of(hostile, forms), ids_of("plain", label_set)

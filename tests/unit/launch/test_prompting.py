@@ -64,7 +64,7 @@ def test_what_figures_depend_on_is_in_the_digests():
         (scoring(label_score="median"), "'prompt.label_score': 'median'"),
         (scoring(context_turns=-1), "'prompt.context_turns': -1; expected 0 or more"),
         (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
-        (scoring("prompts/dialogue.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
+        (scoring("prompts/dialogue/transcript.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
         (learning(label_orders=2), "ways of scoring"),
         (learning(also=["prompts/brief_audio.yaml"]), "ways of scoring"),
         (learning(label_score="pmi"), "ways of scoring"),
