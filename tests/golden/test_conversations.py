@@ -45,17 +45,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def qwen2_audio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bytes")
-    build_tiny("qwen2_audio", folder, words=[], window_s=1, hidden_size=32, layers=1, vocabulary=262)
-    return family_class("qwen2_audio").load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
-
-
-def test_every_file_has_its_case():
-    assert {path.stem for path in FILES.glob("*.txt")} == set(CASES)
-
-
 def test_every_prompt_of_the_folders_below_is_written_out_here():
     below = [path for folder in ("dialogue", "described") for path in (ROOT / "prompts" / folder).iterdir()]
     assert len(below) == 4
