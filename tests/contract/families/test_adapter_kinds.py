@@ -134,7 +134,7 @@ def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, promp
         ({"options": {"modules_to_save": ["lm_head"]}}, "key 'adapter.options.modules_to_save': not for lora"),
         ({"options": {"megatron_core": "os"}}, "key 'adapter.options.megatron_core': not for lora"),
         ({"options": {"init_lora_weights": "pissa"}}, "'adapter.options.init_lora_weights': 'pissa'; expected true"),
-        ({"options": {"r": "four"}}, "section 'adapter': "),
+        ({"options": {"r": "four"}}, "key 'adapter.r': 'four'; expected a number such as 8"),
         ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "section 'adapter': You can only specify either r"),
         ({"full": ["decoder"]}, "key 'adapter.full': unknown tower 'decoder'"),
         ({"full": ["language_model"]}, "trained in full and adapted; set adapter.towers.language_model=[]"),
