@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.dry_run != (options.out is not None):
         parser.error("--dry-run and --out go together")
+    if not options.timeout > 0:
+        parser.error(f"--timeout {options.timeout:g}: expected more than 0 seconds")
     try:
         return push_adapter(options)
     except (LalmMerError, OSError) as error:

@@ -209,12 +209,12 @@ def _require_batches_it_can_take(family: Family, settings: ZeroShotSettings | Fi
         return
     section, learns = ("train", True) if isinstance(settings, FinetuneSettings) else ("scoring", False)
     sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with what else is in the batch"
+    if family.whole is not None:
+        why = f"{family.name} takes one utterance at a time"
     for key in ("per_device_eval_batch_size", *(["per_device_train_batch_size"] if learns else [])):
         if getattr(sizes, key) != 1:
-            raise ConfigError(
-                f"key '{section}.{key}': {getattr(sizes, key)}; scores of {family.name} differ by up to "
-                f"{family.batch_tolerance:g} with what else is in the batch: set it to 1"
-            )
+            raise ConfigError(f"key '{section}.{key}': {getattr(sizes, key)}; {why}: set it to 1")
 
 
 def base_digest(settings: ModelSettings, family: Family | Clap) -> str:

@@ -87,7 +87,9 @@ def push_run(
         return push(Path(folder), repo_id, private=private, timeout_s=timeout_s)
 
 
-def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: float = TIMEOUT_S) -> Path:
+def load_adapter_from(
+    source: str, revision: str | None = None, *, key: str = "key 'model.adapter'", timeout_s: float = TIMEOUT_S
+) -> Path:
     """A local folder with the adapter: of a run, of ``assemble``, or downloaded from the Hub.
 
     Only safetensors, JSON, YAML and Markdown at the top of the repository are downloaded, so nothing can run. What was
@@ -96,6 +98,7 @@ def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: fl
     Args:
         source: a folder, or a Hub id; a folder of that name wins
         revision: branch, tag or commit on the Hub; None for main
+        key: what names the source in errors
         timeout_s: longest wait for an answer, in seconds; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT, 10 s where
             nothing is set, hold for files
 
@@ -110,10 +113,10 @@ def load_adapter_from(source: str, revision: str | None = None, *, timeout_s: fl
         check_adapter_folder(inner, named=source, root=folder)
         return inner
     try:
-        check_repo_id(source, "key 'model.adapter':")
+        check_repo_id(source, f"{key}:")
     except ConfigError as error:
         raise AdapterError(f"{error}; there is no such folder either") from error
-    with reaching(f"key 'model.adapter': {source}: cannot be loaded from the Hub", timeout_s):
+    with reaching(f"{key}: {source}: cannot be loaded from the Hub", timeout_s):
         commit = HfApi().resolve_revision(source, revision=revision)
         check_commit(commit.resolved)
         downloaded = snapshot_download(source, revision=commit, allow_patterns=list(_KINDS), ignore_patterns=["*/*"])

@@ -38,7 +38,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         ModelError: if the base cannot be loaded
     """
     require_empty(out)
-    folder = load_adapter_from(source, revision)
+    folder = load_adapter_from(source, revision, key="RUN")
     trained = read_trained_run(folder)
     if trained is None:
         raise AdapterError(f"{source}: no run.json beside the adapter, so that its base model is not known")

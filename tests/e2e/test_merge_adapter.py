@@ -47,6 +47,7 @@ def test_what_cannot_be_merged_is_one_line(in_full, prompted, workplace, tmp_pat
     for arguments, said in (
         ([str(in_full), "--out", str(tmp_path / "full")], "is not an empty folder"),
         ([str(prompted), "--out", str(other)], "no adapter_config.json"),
+        ([str(tmp_path / "no" / "such" / "run"), "--out", str(other)], "error: RUN: "),
         ([str(in_full), "--out", str(other), "--base-model", str(tmp_path)], "cannot be loaded as qwen2_audio"),
     ):
         assert workplace.script("recipes/merge_adapter.py", *arguments) == 1

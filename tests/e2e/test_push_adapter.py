@@ -213,6 +213,13 @@ def test_a_dry_run_writes_the_folder_and_asks_nobody(uninterrupted, workplace, s
     assert "model-index" not in card  # the base model's weights are random
 
 
+@pytest.mark.parametrize("seconds", ["-3", "0", "nan"])
+def test_a_wait_that_cannot_be_is_refused(workplace, tmp_path, capsys, seconds):
+    arguments = [str(tmp_path), "--repo", "jane/adapter", "--timeout", seconds]
+    assert workplace.script("recipes/push_adapter.py", *arguments) == 2
+    assert f"--timeout {seconds}: expected more than 0 seconds" in capsys.readouterr().err
+
+
 def test_a_zero_shot_run_is_refused_in_one_line(prompted, workplace, capsys):
     assert workplace.script("recipes/push_adapter.py", str(prompted), "--repo", "jane/adapter") == 1
     (line,) = capsys.readouterr().err.splitlines()

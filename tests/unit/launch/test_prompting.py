@@ -7,6 +7,7 @@ import pytest
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.data import RunData
+from lalm_mer.launch.language import _require_batches_it_can_take
 from lalm_mer.launch.prompting import open_prompts, take_shots
 from lalm_mer.launch.settings import (
     AdapterSettings,
@@ -111,3 +112,18 @@ def test_shots_that_cannot_be(data, shots, one_turn, says):
     family = SimpleNamespace(name="toy", one_turn=one_turn)
     with pytest.raises(ConfigError, match=says):
         take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=shots), family, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        (SimpleNamespace(name="leaky", batch_tolerance=0.5, whole=None), "scores of leaky differ by up to 0.5"),
+        (
+            SimpleNamespace(name="generic", batch_tolerance=float("inf"), whole="so"),
+            "generic takes one utterance at a time: set",
+        ),
+    ],
+)
+def test_a_family_that_takes_one_utterance_says_so(family, says):
+    with pytest.raises(ConfigError, match=rf"'scoring.per_device_eval_batch_size': 8; {says}"):
+        _require_batches_it_can_take(family, scoring())
