@@ -23,10 +23,10 @@ from pathlib import Path
 from lalm_mer.core.errors import ConfigError, CorpusError, LalmMerError
 from lalm_mer.corpora import PreparedCorpus, load
 from lalm_mer.corpora.settings import READERS
-from lalm_mer.protocols.alignment import Quality, check_corpus
-from lalm_mer.protocols.quality.flags import Thresholds, with_settings
-from lalm_mer.protocols.quality.report import write_quality_report
-from lalm_mer.protocols.transcripts import load_transcripts, require_same_corpus
+from lalm_mer.examples.transcripts import load_transcripts, require_same_corpus
+from lalm_mer.quality.check import Quality, check_corpus
+from lalm_mer.quality.flags import Thresholds, with_settings
+from lalm_mer.quality.report import write_quality_report
 
 
 def main(arguments: list[str]) -> int:

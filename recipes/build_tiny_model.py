@@ -9,15 +9,16 @@ Example:
 from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.data import open_corpus
-from lalm_mer.launch.settings import TinySettings
+from lalm_mer.launch.build.data import open_corpus
+from lalm_mer.launch.config.settings import TinySettings
 from lalm_mer.models.tiny import build_tiny
 
 
 def build(settings: TinySettings) -> None:
     """Build the model and save it."""
-    folded = open_corpus(settings.data, settings.split)
-    train = folded.examples(settings.split.fold, "train", sampling_rate=None).utterances()
+    source = open_corpus(settings.data, settings.split)
+    folded = source.folded
+    train = source.examples(settings.split.fold, "train", sampling_rate=None).utterances()
     words = {line for path in sorted(Path("prompts").glob("*.yaml")) for line in path.read_text("utf-8").splitlines()}
     words |= {form for label in folded.task.label_set.labels for form in folded.task.label_set.forms_of(label)}
     words |= set(train["transcript"].dropna())

@@ -11,20 +11,21 @@ the finished run to the Hub, as recipes/push_adapter.py does.
 
 from pathlib import Path
 
+from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.adapting import adapt, merged_notes
+from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.engine import expected_engine, is_first_process
-from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, recognizer_name
-from lalm_mer.launch.learning import learn_and_score
-from lalm_mer.launch.opening import open_model_run
-from lalm_mer.launch.preflight import dump_labels, preflight
-from lalm_mer.launch.run_folder import RunFolder, open_run
-from lalm_mer.launch.settings import FinetuneSettings
-from lalm_mer.launch.trainers import seed_everything
-from lalm_mer.recognizers.hub import push_run
-from lalm_mer.recognizers.hub_folder import check_repo_id
+from lalm_mer.launch.build.adapting import adapt, merged_notes
+from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+from lalm_mer.launch.config.settings import FinetuneSettings
+from lalm_mer.launch.run.engine import expected_engine
+from lalm_mer.launch.run.identity import run_identity
+from lalm_mer.launch.run.learning import learn_and_score
+from lalm_mer.launch.run.preflight import dump_labels, preflight
+from lalm_mer.launch.run.run_folder import is_finished, open_run
+from lalm_mer.launch.run.trainers import seed_everything
+from lalm_mer.sharing.hub import push_run
+from lalm_mer.sharing.hub_folder import check_repo_id
 
 
 def finetune(settings: FinetuneSettings) -> None:
@@ -35,33 +36,35 @@ def finetune(settings: FinetuneSettings) -> None:
         check_repo_id(settings.output.push_to, "key 'output.push_to':")
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
-    language = open_model_run(settings)
+    opened = open_model_run(settings)
+    folder = Path(settings.output.dir)
+    if is_finished(folder, to_dict(settings), opened.hashes):
+        print(f"{folder} is finished; nothing to do")
+        share(settings, folder)
+        return
+    loaded = opened.load()
     identity = run_identity(
         settings,
-        language.data,
+        loaded.data,
         recognizer=recognizer_name(settings.model),
         base_model=settings.model.id,
-        modalities=language.prompt.modalities,
+        modalities=loaded.setup.modalities,
         method=settings.adapter.kind,
-        digests={**language.digests, "base_model": base_digest(settings.model, language.family)},
-        notes=language.notes() + merged_notes(language, settings.model, settings.split.fold),
+        digests=loaded.digests,
+        notes=loaded.notes() + merged_notes(loaded, settings.model, settings.split.fold),
     )
-    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
-    if run.finished:
-        print(f"{run.path} is finished; nothing to do")
-        share(settings, run)
-        return
-    model = adapt(language, settings.adapter, shown=run.writes)
-    preflight(language, model, settings, engine)
-    learn_and_score(model, settings, engine, run, language.data, language.collators, saved_as="adapter")
-    share(settings, run)
+    run = open_run(folder, identity, writes=is_first_process())
+    recognizer = adapt(loaded, settings.adapter, shown=run.writes)
+    preflight(loaded, recognizer, settings, engine)
+    learn_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
+    share(settings, folder)
 
 
-def share(settings: FinetuneSettings, run: RunFolder) -> None:
+def share(settings: FinetuneSettings, folder: Path) -> None:
     """Push the finished run's adapter where the config says; what is there already is not sent again."""
     output = settings.output
-    if output.push_to is not None and run.writes:
-        address = push_run(run.path, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
+    if output.push_to is not None and is_first_process():
+        address = push_run(folder, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
         print(f"pushed: {address}")
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.errors import LalmMerError
-from lalm_mer.recognizers.merging import merge
+from lalm_mer.sharing.merging import merge
 
 
 def main(arguments: list[str]) -> int:

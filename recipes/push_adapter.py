@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.errors import LalmMerError
-from lalm_mer.recognizers.hub import push_run
-from lalm_mer.recognizers.hub_client import TIMEOUT_S
-from lalm_mer.recognizers.hub_folder import assemble
+from lalm_mer.sharing.hub import push_run
+from lalm_mer.sharing.hub_client import TIMEOUT_S
+from lalm_mer.sharing.hub_folder import assemble
 
 
 def main(arguments: list[str]) -> int:

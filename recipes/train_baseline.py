@@ -10,14 +10,15 @@ with the same command, it goes on from its last whole checkpoint.
 
 from pathlib import Path
 
+from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.baseline import baseline_notes, open_baseline_run, recognizer_name
-from lalm_mer.launch.engine import expected_engine, is_first_process
-from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.learning import learn_and_score
-from lalm_mer.launch.run_folder import open_run
-from lalm_mer.launch.settings import BaselineSettings
-from lalm_mer.launch.trainers import seed_everything
+from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
+from lalm_mer.launch.config.settings import BaselineSettings
+from lalm_mer.launch.run.engine import expected_engine
+from lalm_mer.launch.run.identity import run_identity
+from lalm_mer.launch.run.learning import learn_and_score
+from lalm_mer.launch.run.run_folder import open_run
+from lalm_mer.launch.run.trainers import seed_everything
 
 
 def train_baseline(settings: BaselineSettings) -> None:
@@ -40,9 +41,7 @@ def train_baseline(settings: BaselineSettings) -> None:
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
         return
-    learn_and_score(
-        baseline.network, settings, engine, run, baseline.data, (baseline.collator, baseline.collator), saved_as="model"
-    )
+    learn_and_score(baseline.network, settings, engine, run, baseline.data, saved_as="model")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ import torch
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.corpora import PreparedCorpus, load
+from lalm_mer.examples.transcripts import load_transcripts, make_rows, pooled_word_error_rate, write_transcripts
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.settings import TranscribeSettings
-from lalm_mer.launch.trainers import seed_everything
+from lalm_mer.launch.config.settings import TranscribeSettings
+from lalm_mer.launch.run.trainers import seed_everything
 from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
-from lalm_mer.protocols.transcripts import load_transcripts, make_rows, pooled_word_error_rate, write_transcripts
 
 
 def transcribe(settings: TranscribeSettings) -> None:

@@ -14,73 +14,65 @@ scoring.condition=audio_swapped each test utterance is heard with the audio of a
 
 from pathlib import Path
 
-from lalm_mer.launch.adapting import load_adapted, merged_notes
-from lalm_mer.launch.answering import asks_for_words, open_answering
+from lalm_mer.core.config import to_dict
+from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.data import spread, tested
-from lalm_mer.launch.engine import expected_engine, is_first_process
-from lalm_mer.launch.identity import run_identity
-from lalm_mer.launch.language import base_digest, recognizer_name
-from lalm_mer.launch.opening import open_model_run
-from lalm_mer.launch.preflight import preflight
-from lalm_mer.launch.run_folder import open_run
-from lalm_mer.launch.settings import ZeroShotSettings
-from lalm_mer.launch.trainers import make_trainer, seed_everything
-from lalm_mer.recognizers.scoring import score_by_all
+from lalm_mer.launch.build.adapting import load_adapted, merged_notes
+from lalm_mer.launch.build.data import inputs_under
+from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+from lalm_mer.launch.config.settings import ZeroShotSettings
+from lalm_mer.launch.run.answering import generates_answers, open_answering
+from lalm_mer.launch.run.engine import expected_engine
+from lalm_mer.launch.run.identity import run_identity
+from lalm_mer.launch.run.preflight import preflight
+from lalm_mer.launch.run.run_folder import is_finished, open_run
+from lalm_mer.launch.run.trainers import make_trainer, seed_everything
+from lalm_mer.recognizers.scoring import score_by_trainer
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set by the model as it is."""
     engine = expected_engine(settings.engine)
-    in_words = asks_for_words(settings, engine)
+    generated = generates_answers(settings, engine)
     seed_everything(settings.seed)
-    language = open_model_run(settings)
-    digests: dict[str, str | None] = {
-        **language.digests,
-        "base_model": base_digest(settings.model, language.family),
-    }
-    examples = tested(language.data, settings.scoring.condition, settings.seed)
-    notes = language.notes() + merged_notes(language, settings.model, settings.split.fold)
+    opened = open_model_run(settings)
+    folder = Path(settings.output.dir)
+    if is_finished(folder, to_dict(settings), opened.hashes):
+        print(f"{folder} is finished; nothing to do")
+        return
+    loaded = opened.load()
+    digests = loaded.digests
+    inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
+    notes = loaded.notes() + merged_notes(loaded, settings.model, settings.split.fold)
     if settings.model.adapter is None:
-        model, method = language.answer_model(), "zero_shot"
+        recognizer, method = loaded.recognizer(), "zero_shot"
     else:
-        model, method, digests["adapter"], fit = load_adapted(language, settings.model, settings.split.fold)
+        recognizer, method, digests["adapter"], fit = load_adapted(loaded, settings.model, settings.split.fold)
         notes += fit
-    answering = open_answering(language, settings.answering) if in_words else None
+    answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
     if answering is not None:
         digests["synonyms"] = answering.digest
         notes += answering.notes()
     identity = run_identity(
         settings,
-        language.data,
-        recognizer=recognizer_name(settings.model, generated=in_words),
+        loaded.data,
+        recognizer=recognizer_name(settings.model, generated=generated),
         base_model=settings.model.id,
-        modalities=language.prompt.modalities,
+        modalities=loaded.setup.modalities,
         method=method,
         digests=digests,
         notes=notes,
         condition=settings.scoring.condition,
     )
-    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
-    if run.finished:
-        print(f"{run.path} is finished; nothing to do")
-        return
-    preflight(language, model, settings, engine)
+    run = open_run(folder, identity, writes=is_first_process())
+    preflight(loaded, recognizer, settings, engine)
     if answering is not None:
-        run.finish_answers(language.data, *answering.answer(model, examples, settings.scoring, engine))
+        run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))
         return
     trainer = make_trainer(
-        model,
-        settings.scoring,
-        engine,
-        folder=run.checkpoints,
-        history=run.history,
-        collators=language.collators,
-        label_set=language.label_set,
-        seed=settings.seed,
+        recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
     )
-    log_probs = score_by_all(trainer, examples, language.ways, language.content_free)
-    run.finish(language.data, spread(language.data, log_probs))
+    run.finish(loaded.data, score_by_trainer(trainer, inputs))
     trainer.close()
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "hash_bytes",
     "hash_file",
     "hash_json",
-    "model_digest",
     "package_versions",
     "write_json",
 ]
@@ -46,14 +45,6 @@ def hash_json(value: object) -> str:
         True
     """
     return hash_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-def model_digest(model_id: str, commit: str | None) -> str:
-    """What identifies a model: the content of a local folder, or the commit of a Hub id."""
-    folder = Path(model_id)
-    if folder.is_dir():
-        return hash_json({path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()})
-    return f"{model_id}@{commit}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Utterances, rejections and examples: the rows that travel from a corpus to a recognizer."""
+"""Utterances, rejections, inputs and examples: the rows on their way from a corpus to a recognizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lalm_mer.core.audio import Waveform
 
-__all__ = ["Example", "Facts", "Rejection", "Turn", "Utterance"]
+__all__ = ["Example", "Facts", "Input", "Rejection", "Turn", "Utterance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,25 +100,36 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One utterance of a fold as a recognizer sees it.
+class Input:
+    """What a recognizer is given of one utterance; it carries no truth.
 
     Args:
-        utterance_id: unique in the corpus
-        speaker: None where the corpus does not say
-        label: the task's label (the truth)
-        transcript: None where the recognizer reads none
-        waveform: mono samples; None where the recognizer hears none
-        without_audio: whether it is read all the same although the corpus has no audio of it
+        utterance_id: unique in the corpus, or in what is predicted
+        transcript: None where there is none or the recognizer does not use it
+        waveform: mono samples; None where the recognizer does not use audio
+        speaker: None where it is not known
+        without_audio: whether there is no audio of it and the recognizer is to do without
         context: the turns before it, the nearest last
-        descriptors: its voice in words; None where nobody asked
+        descriptors: description of its voice; None where the recognizer does not use it
     """
 
     utterance_id: str
-    speaker: str | None
-    label: str
     transcript: str | None
     waveform: Waveform | None
+    speaker: str | None = None
     without_audio: bool = False
     context: tuple[Turn, ...] = ()
     descriptors: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance to learn from: an input and its truth.
+
+    Args:
+        input: what a recognizer is given
+        label: the task's label
+    """
+
+    input: Input
+    label: str

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-import multiprocessing
-import os
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,12 +20,13 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
+from lalm_mer.core.processes import in_processes, usable_cores
 from lalm_mer.core.provenance import hash_json, write_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name
 
-__all__ = ["SCHEMA", "is_prepared", "usable_cores", "write_corpus"]
+__all__ = ["SCHEMA", "is_prepared", "write_corpus"]
 
 PARTS = frozenset(("utterances", "rejected.jsonl", "summary.json"))
 _ROWS_IN_A_PART = 128
@@ -187,11 +186,6 @@ def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
         ) from error
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utterance | Rejection]:
     first_path: dict[str, str] = {}
     for row in rows:
@@ -217,30 +211,14 @@ def _write_parts(parts: Iterator[Part], partial: Path, totals: _Totals, corpus: 
         (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
         tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
     ):
-        for counts in _made(parts, partial / "utterances", processes):
+        for counts in in_processes(
+            functools.partial(make_part, folder=partial / "utterances"), parts, processes, ahead=2
+        ):
             totals.add(counts)
             rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
             bar.update(len(counts.row_hashes) + len(counts.rejected))
             n_parts += 1
     return n_parts
-
-
-def _made(parts: Iterator[Part], folder: Path, processes: int) -> Iterator[PartCounts]:
-    """Counts of the parts, in their order; of a corpus of one part, or with one process, made right here."""
-    first = list(itertools.islice(parts, 2))
-    if processes == 1 or len(first) < 2:
-        for part in itertools.chain(first, parts):
-            yield make_part(part, folder)
-        return
-    # spawned, not forked: the parent may hold threads
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[PartCounts]] = deque()
-        for part in itertools.chain(first, parts):
-            waiting.append(pool.submit(make_part, part, folder))
-            if len(waiting) > 2 * processes:  # what is read ahead is held in memory
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _keep_only_parts(folder: Path, n_parts: int) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import LalmMerError
-from lalm_mer.launch.ranges import require_ranges
+from lalm_mer.launch.config.ranges import require_ranges
 
 __all__ = ["run_recipe"]
 

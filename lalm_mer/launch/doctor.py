@@ -16,14 +16,15 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import package_versions
-from lalm_mer.core.schema import Example
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.core.schema import Input
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.generic import LIMITS, Generic
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import Prompt
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
+from lalm_mer.recognizers.scoring import score_inputs
 
 __all__ = ["examine", "family_status"]
 
@@ -96,11 +97,9 @@ def family_status(family: type[Family]) -> str:
             build_tiny(family.name, Path(folder), words=["happy sad how they feel"], window_s=2, hidden_size=32)
             loaded = family.load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
             waveform = Waveform(noise, 16_000).resampled(loaded.sampling_rate)
-            example = Example("u", None, "happy", "well", waveform)
-            collator = AnswerCollator(loaded, prompt, _LABELS, every_answer=True)
-            owners = [label for label, _ in answer_forms(_LABELS)]
-            with torch.no_grad():
-                scores = AnswerModel(loaded, owners, len(_LABELS)).eval()(**collator([example]))["log_probs"]
+            setup = PromptSetup((prompt,), _LABELS, (_LABELS.labels,))
+            recognizer = LanguageRecognizer(loaded, setup).eval()
+            scores = next(iter(score_inputs(recognizer, [Input("recording", "well", waveform)])))
     except Exception as error:  # the report is the place where any reason is told
         return f"does not run: {type(error).__name__}: {one_line(error)}"
-    return "runs" if bool(torch.isfinite(scores).all()) else "does not run: its scores are not finite"
+    return "runs" if bool(np.isfinite(scores).all()) else "does not run: its scores are not finite"

@@ -1,7 +1,7 @@
 """CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with one space between them.
 
 It reads no transcript and answers nothing, so it is no family: it offers what adapters ask of one (``name``, ``model``,
-``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.models.clap_recognizer``.
+``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.recognizers.clap``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 __all__ = ["Clap"]
 
@@ -82,6 +82,10 @@ class Clap:
         "emodb": _NOT_LISTED,
     }
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    has_language_model: ClassVar[bool] = False
+    """It compares embeddings and writes no answers"""
+    batch_tolerance: ClassVar[float] = 1e-5
+    """Largest difference of a score between a batch of one and of several"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         config: Any = model.config
@@ -95,6 +99,15 @@ class Clap:
                 f"clap: the model has enable_fusion={self.fuses}, but its feature extractor has "
                 f"truncation={self.extractor.truncation!r}; expected fusion with the one, rand_trunc without"
             )
+
+    @classmethod
+    def can_be_quantized(cls) -> bool:
+        """Not yet: it has no language model to be held in 4 bits."""
+        return False
+
+    @classmethod
+    def require_what_it_needs(cls) -> None:
+        """Nothing: transformers has all of it."""
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import family_class
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
+from lalm_mer.models.registry import model_class
 
 __all__ = ["build_tiny"]
 
@@ -44,12 +43,12 @@ def build_tiny(
         ConfigError: if there is no such family, or no tiny model of it can be built here, with the reason
     """
     shape = TinyShape(tuple(words), window_s, hidden_size, layers, vocabulary, initializer_range)
-    if family != Clap.name:
-        family_class(family).require_what_it_needs()
+    built = model_class(family)
+    built.require_what_it_needs()
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        (Clap if family == Clap.name else family_class(family)).build_tiny(folder, shape)
+        built.build_tiny(folder, shape)
     except ValueError as error:  # transformers compares sizes with each other
         raise ConfigError(
             f"a tiny {family} of hidden_size={hidden_size}, layers={layers} cannot be built: {error}; see a YAML of "

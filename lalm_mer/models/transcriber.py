@@ -15,8 +15,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
-from lalm_mer.core.provenance import model_digest
 from lalm_mer.corpora import waveform_of
+from lalm_mer.models.digest import base_digest
 
 __all__ = ["Transcriber", "transcribe_utterances"]
 
@@ -111,7 +111,7 @@ class Transcriber:
                 f"model {model_id!r} cannot be loaded as Whisper: {one_line(error)}; model.id is a Hub id or a local "
                 "folder with safetensors weights"
             ) from error
-        digest = model_digest(model_id, getattr(model.config, "_commit_hash", None))
+        digest = base_digest(model_id, revision)
         return cls(model.to(device), processor, name=model_id, digest=digest, language=language)
 
     @property

@@ -52,12 +52,12 @@ class Ensemble:
         return "audio"
 
     @property
-    def hears(self) -> bool:
+    def uses_audio(self) -> bool:
         """Always."""
         return True
 
     @property
-    def reads(self) -> bool:
+    def uses_transcript(self) -> bool:
         """Never."""
         return False
 

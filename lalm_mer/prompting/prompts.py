@@ -14,7 +14,7 @@ from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 __all__ = ["Prompt", "load_prompt", "with_answers"]
@@ -54,20 +54,20 @@ class Prompt:
     digest: str
 
     @property
-    def hears(self) -> bool:
+    def uses_audio(self) -> bool:
         """Whether it has an audio slot."""
-        return self.asks_for("audio")
+        return self.has_slot("audio")
 
     @property
-    def reads(self) -> bool:
+    def uses_transcript(self) -> bool:
         """Whether it has a transcript slot."""
-        return self.asks_for("transcript")
+        return self.has_slot("transcript")
 
     @property
     def modalities(self) -> str:
         """``audio``, ``transcript`` or ``audio+transcript``; a voice in words is audio, turns are transcripts."""
-        audio = self.hears or self.asks_for("descriptors")
-        transcript = self.reads or self.asks_for("context")
+        audio = self.uses_audio or self.has_slot("descriptors")
+        transcript = self.uses_transcript or self.has_slot("context")
         return "+".join(name for name, used in (("audio", audio), ("transcript", transcript)) if used)
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
@@ -78,22 +78,22 @@ class Prompt:
         """
         return with_answers(label_set, self.answers, f"prompt {self.name}")
 
-    def asks_for(self, slot: str) -> bool:
+    def has_slot(self, slot: str) -> bool:
         """Whether it has that slot."""
         return any(name == slot for name, _ in self.parts)
 
     def conversation(
         self,
-        example: Example,
+        given: Input,
         label_set: LabelSet,
         *,
         shots: Sequence[Example] = (),
         order: Sequence[str] | None = None,
     ) -> Conversation:
-        """The conversation for one example; labels are listed by their first surface form.
+        """The conversation for one input; labels are listed by their first surface form.
 
         Args:
-            example: who is asked about
+            given: transcript, audio and the rest of one utterance
             label_set: the K labels
             shots: examples with their answers, asked and answered before it in turns of their own
             order: all labels, in the order in which they are listed; None for that of the label set
@@ -105,31 +105,31 @@ class Prompt:
         messages = [] if self.system is None else [Message("system", (Part("words", self.system),))]
         for shot in shots:
             answer = Part("words", label_set.forms_of(shot.label)[0])
-            messages += [Message("user", self._filled(shot, listed)), Message("assistant", (answer,))]
-        return Conversation((*messages, Message("user", self._filled(example, listed))))
+            messages += [Message("user", self._filled(shot.input, listed)), Message("assistant", (answer,))]
+        return Conversation((*messages, Message("user", self._filled(given, listed))))
 
-    def _filled(self, example: Example, listed: str) -> tuple[Part, ...]:
+    def _filled(self, given: Input, listed: str) -> tuple[Part, ...]:
         """The user message, its slots filled; without audio of the utterance, that slot is left out."""
-        for slot, value in (("transcript", example.transcript), ("descriptors", example.descriptors)):
-            if value is None and self.asks_for(slot):
+        for slot, value in (("transcript", given.transcript), ("descriptors", given.descriptors)):
+            if value is None and self.has_slot(slot):
                 raise ConfigError(
-                    f"utterance {example.utterance_id} has no {slot}, which prompt {self.name} reads; choose a prompt "
+                    f"utterance {given.utterance_id} has no {slot}, which prompt {self.name} reads; choose a prompt "
                     "without, or make them first (transcripts by recipes/transcribe.py)"
                 )
-        turns = (f"{turn.speaker or _UNKNOWN}: {turn.transcript}" for turn in example.context)
+        turns = (f"{turn.speaker or _UNKNOWN}: {turn.transcript}" for turn in given.context)
         values = {
-            "transcript": example.transcript or "",
+            "transcript": given.transcript or "",
             "labels": listed,
             "context": "\n".join(turns) or _NO_CONTEXT,
-            "speaker": example.speaker or _UNKNOWN,
-            "descriptors": example.descriptors or "",
+            "speaker": given.speaker or _UNKNOWN,
+            "descriptors": given.descriptors or "",
         }
         parts = []
         for slot, words in self.parts:
             if slot != "audio":
                 parts.append(Part("words", values.get(slot, words)))
-            elif not example.without_audio:
-                parts.append(Part("audio", waveform=example.waveform))
+            elif not given.without_audio:
+                parts.append(Part("audio", waveform=given.waveform))
         return tuple(parts)
 
 

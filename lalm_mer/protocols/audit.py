@@ -18,7 +18,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Facts
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.corpora.settings import READERS
-from lalm_mer.protocols.dataset import compared_columns
+from lalm_mer.protocols.folded_corpus import compared_columns
 from lalm_mer.protocols.protocol import COLUMNS
 
 __all__ = ["Audit", "Sharing", "audit_split", "read_split_file"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
 from lalm_mer.core.provenance import atomic_path
 from lalm_mer.corpora import load
-from lalm_mer.protocols.dataset import fold_corpus
+from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds, hash_ids
 

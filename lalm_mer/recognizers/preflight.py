@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
-from lalm_mer.core.schema import Example
-from lalm_mer.models.collator import IGNORED
-from lalm_mer.recognizers.training import Collator
+from lalm_mer.core.schema import Input
+from lalm_mer.recognizers.base import Collator
+from lalm_mer.recognizers.language.collator import IGNORED
+from lalm_mer.recognizers.scoring import run_batch
 
 __all__ = [
     "SKIP",
@@ -27,7 +28,6 @@ __all__ = [
     "label_scores",
     "left_as_found",
     "median_change",
-    "outputs",
     "require_change",
     "require_parity",
     "require_supervised",
@@ -65,23 +65,15 @@ def left_as_found(model: nn.Module, device: torch.device, *, moves_back: bool = 
             model.to(home)
 
 
-def outputs(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """What the model makes of one batch."""
-    batch = collator(examples)
-    device = next(model.parameters()).device
-    made: dict[str, Tensor] = model(**{name: value.to(device) for name, value in batch.items() if name != "labels"})
-    return made
-
-
-def label_scores(model: nn.Module, collator: Collator, examples: Sequence[Example]) -> Tensor:
+def label_scores(model: nn.Module, collator: Collator, inputs: Sequence[Input]) -> Tensor:
     """Label log-probabilities of one batch, (B, K), float64.
 
     Args:
         model: the recognizer, in evaluation mode
         collator: of batches to be scored
-        examples: B utterances
+        inputs: B inputs
     """
-    return outputs(model, collator, examples)["log_probs"].double().cpu()
+    return run_batch(model, collator(inputs))["log_probs"].double().cpu()
 
 
 @dataclass(frozen=True)
@@ -99,8 +91,8 @@ class Parity:
     epsilon: float
 
 
-def batch_parity(model: nn.Module, collator: Collator, examples: Sequence[Example], *, tolerance: float) -> Parity:
-    """Scores of all examples in one batch against those of each alone.
+def batch_parity(model: nn.Module, collator: Collator, inputs: Sequence[Input], *, tolerance: float) -> Parity:
+    """Scores of all inputs in one batch against those of each alone.
 
     The bound is ``tolerance`` times the largest score where that is above 1, for rounding grows with it, or times how
     much coarser than float32 the model's dtype is where that is more (bfloat16: 65536, so that 1e-5 becomes 0.66).
@@ -108,11 +100,11 @@ def batch_parity(model: nn.Module, collator: Collator, examples: Sequence[Exampl
     Args:
         model: the recognizer, in evaluation mode
         collator: of batches to be scored
-        examples: of different lengths, or nothing is padded
+        inputs: of different lengths, or nothing is padded
         tolerance: for scores about 1 in float32
     """
-    together = label_scores(model, collator, examples)
-    alone = torch.cat([label_scores(model, collator, [example]) for example in examples])
+    together = label_scores(model, collator, inputs)
+    alone = torch.cat([label_scores(model, collator, [given]) for given in inputs])
     epsilon = max(torch.finfo(each.dtype).eps for each in model.parameters() if each.is_floating_point())
     size = max(1.0, float(together.abs().max()))
     return Parity(float((together - alone).abs().max()), tolerance * max(size, epsilon / _EPSILON_32), epsilon)
@@ -131,30 +123,28 @@ def require_parity(parity: Parity, name: str) -> None:
         )
 
 
-def swapped_audio(examples: Sequence[Example]) -> list[Example]:
-    """Each example with the audio of the next, cut or repeated to its own length."""
-    following = [*examples[1:], *examples[:1]]
+def swapped_audio(inputs: Sequence[Input]) -> list[Input]:
+    """Each input with the audio of the next, cut or repeated to its own length."""
+    following = [*inputs[1:], *inputs[:1]]
     return [
         replace(own, waveform=_fitted(other.waveform, own.waveform))
-        for own, other in zip(examples, following, strict=True)
+        for own, other in zip(inputs, following, strict=True)
     ]
 
 
-def swapped_transcripts(examples: Sequence[Example]) -> list[Example]:
-    """Each example with the transcript of the next that has another; itself where there is none."""
+def swapped_transcripts(inputs: Sequence[Input]) -> list[Input]:
+    """Each input with the transcript of the next that has another; itself where there is none."""
     swapped = []
-    for place, own in enumerate(examples):
-        others = (*examples[place + 1 :], *examples[:place])
+    for place, own in enumerate(inputs):
+        others = (*inputs[place + 1 :], *inputs[:place])
         transcript = next((each.transcript for each in others if each.transcript != own.transcript), own.transcript)
         swapped.append(replace(own, transcript=transcript))
     return swapped
 
 
-def median_change(
-    model: nn.Module, collator: Collator, examples: Sequence[Example], others: Sequence[Example]
-) -> float:
+def median_change(model: nn.Module, collator: Collator, inputs: Sequence[Input], others: Sequence[Input]) -> float:
     """Median of the absolute differences of all label log-probabilities of two batches."""
-    change = label_scores(model, collator, examples) - label_scores(model, collator, others)
+    change = label_scores(model, collator, inputs) - label_scores(model, collator, others)
     return float(change.abs().median())
 
 
@@ -206,7 +196,7 @@ def require_supervised(batch: dict[str, Tensor], answer: Sequence[int], decode: 
     """Check that the loss of a batch of one counts the answer and its stop token, at their places, and nothing else.
 
     Args:
-        batch: of the training collator, one example
+        batch: of the training collator, one given
         answer: token ids of the answer and the stop token
         decode: words of token ids
 

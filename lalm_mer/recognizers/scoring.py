@@ -1,59 +1,79 @@
-"""One score of each label from several ways of asking for it."""
+"""Scores of inputs by a recognizer, in this process or over all processes of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import log_softmax, logsumexp
+from torch import Tensor, nn
 
-from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.training import Collator, Examples, RecognizerTrainer
+from lalm_mer.core.schema import Input
+from lalm_mer.recognizers.base import Batch, Collator, Scores
+from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
-__all__ = ["score_by_all"]
-
-
-@dataclass(frozen=True)
-class _Alone:
-    """One example as a dataset."""
-
-    example: Example
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Example:
-        return [self.example][index]
-
-    def truths(self) -> list[str]:
-        return [self.example.label]
+__all__ = ["average_prompts", "run_batch", "score_by_trainer", "score_inputs"]
 
 
-def score_by_all(
-    trainer: RecognizerTrainer,
-    examples: Examples,
-    collators: Sequence[Collator],
-    content_free: Example | None = None,
-) -> npt.NDArray[np.float64]:
-    """Label log-probabilities under several prompts or orders of labels, averaged as probabilities.
+def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
+    """Scores of inputs over all processes, averaged over the recognizer's prompts.
 
     Args:
         trainer: of the recognizer
-        examples: N examples
-        collators: one for each way of asking
-        content_free: an example that says nothing, whose score in each way is taken off (pointwise mutual
-            information); None takes nothing off
-
-    Returns:
-        (N, K), each row a log_softmax
+        inputs: N inputs
     """
-    ways = []
-    for collator in collators:
-        log_probs = trainer.score(examples, collator)
-        if content_free is not None:
-            log_probs = log_softmax(log_probs - trainer.score(_Alone(content_free), collator), axis=1)
-        ways.append(log_probs)
-    mean: npt.NDArray[np.float64] = logsumexp(np.stack(ways), axis=0) - np.log(len(ways))
+    recognizer = trainer.recognizer
+    collators, content_free = recognizer.scoring_collators, recognizer.content_free
+    log_probs = [trainer.score(inputs, collator) for collator in collators]
+    empty = None if content_free is None else [trainer.score([content_free], collator) for collator in collators]
+    return Scores("single", recognizer.label_set.labels, average_prompts(log_probs, empty))
+
+
+def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 1) -> Iterator[npt.NDArray[np.float64]]:  # noqa: ANN401 a Recognizer and nn.Module
+    """Label log-probabilities of inputs in this process, (K,) each, averaged over the recognizer's prompts.
+
+    Args:
+        recognizer: a ``Recognizer``, on its device and in evaluation mode
+        inputs: read a batch at a time, so that memory stays flat
+        batch_size: inputs at once
+    """
+    collators, content_free = recognizer.scoring_collators, recognizer.content_free
+    empty = None if content_free is None else [_log_probs(recognizer, each, [content_free]) for each in collators]
+    remaining = iter(inputs)
+    while batch := list(islice(remaining, batch_size)):
+        yield from average_prompts([_log_probs(recognizer, collator, batch) for collator in collators], empty)
+
+
+def average_prompts(
+    log_probs: Sequence[npt.NDArray[np.float64]], content_free: Sequence[npt.NDArray[np.float64]] | None
+) -> npt.NDArray[np.float64]:
+    """Label probabilities averaged over P prompts, as log-probabilities (N, K).
+
+    Args:
+        log_probs: P arrays (N, K)
+        content_free: P arrays (1, K), scores of an input without content, which are subtracted (pointwise mutual
+            information); None subtracts nothing
+    """
+    if content_free is not None:
+        log_probs = [log_softmax(values - empty, axis=1) for values, empty in zip(log_probs, content_free, strict=True)]
+    mean: npt.NDArray[np.float64] = logsumexp(np.stack(log_probs), axis=0) - np.log(len(log_probs))
     return mean
+
+
+def run_batch(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Output of a recognizer for a batch, on the device of its parameters."""
+    device = next(module.parameters()).device
+    output: dict[str, Tensor] = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+    return output
+
+
+def _log_probs(module: nn.Module, collator: Collator, inputs: Sequence[Input]) -> npt.NDArray[np.float64]:
+    with torch.inference_mode():
+        scores: npt.NDArray[np.float64] = (
+            run_batch(module, collator(inputs))["log_probs"].float().cpu().double().numpy()
+        )
+    return scores

@@ -1,8 +1,6 @@
-"""The one loop that all recognizers learn and are scored by: transformers' Trainer.
+"""The one loop that trains and scores every recognizer: transformers' Trainer.
 
-A recognizer is a ``Recognizer`` module whose forward returns per-utterance losses and, in evaluation, label
-log-probabilities. Dev chooses the checkpoint, by the protocol's primary metric; a checkpoint counts only once it
-is whole.
+Dev chooses the checkpoint, by the protocol's primary metric; a checkpoint counts only once it is complete.
 """
 
 from __future__ import annotations
@@ -25,13 +23,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import macro_f1, unweighted_average_recall, weighted_accuracy, weighted_f1
+from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
-__all__ = ["DEV_METRICS", "Collator", "Examples", "Recognizer", "RecognizerTrainer", "last_whole_checkpoint"]
-
-Collator = Callable[[Sequence[Example]], dict[str, Tensor]]
+__all__ = ["DEV_METRICS", "Examples", "Inputs", "RecognizerTrainer", "last_whole_checkpoint"]
 
 DEV_METRICS = {
     "uar": unweighted_average_recall,
@@ -41,6 +38,8 @@ DEV_METRICS = {
 }
 """What dev may choose a checkpoint by."""
 
+_TRUTH = "truth"
+_POSITION = "position"  # of an input among those that are scored
 _TRAINED = "trained.safetensors"
 _WHOLE = "WHOLE"  # written last: a checkpoint without it was cut short
 
@@ -50,21 +49,33 @@ class Examples(Sized, Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def truths(self) -> Sequence[str]:
-        """The label of each example, in order, without decoding any."""
-        ...
+
+class Inputs(Sized, Protocol):
+    """A map-style dataset of inputs."""
+
+    def __getitem__(self, index: int) -> Input: ...
 
 
-class Recognizer(Protocol):
-    """What the loop asks of a module, besides being an ``nn.Module``."""
+class _Numbered:
+    """Inputs with their positions, so that scores can be proven to come back in order."""
 
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """``losses`` (B,), ``items`` (B,): what each loss sums over; in evaluation ``log_probs`` (B, K)."""
-        ...
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
 
-    def save_trained(self, folder: Path) -> None:
-        """Write what was trained so that it can be loaded again."""
-        ...
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, index: int) -> tuple[int, Input]:
+        return index, self._inputs[index]
+
+
+def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) -> Batch:
+    return collator([given for _, given in items]) | {_POSITION: torch.tensor([index for index, _ in items])}
+
+
+def _collate_dev(examples: Sequence[Example], collator: Collator, labels: Mapping[str, int]) -> Batch:
+    truth = torch.tensor([labels[example.label] for example in examples])
+    return collator([example.input for example in examples]) | {_TRUTH: truth}
 
 
 class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
@@ -73,8 +84,6 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     Args:
         model: the recognizer
         args: transformers' own
-        collators: of a training batch and of a batch to be scored (``truth`` (B,) in it)
-        label_set: the K labels
         train_examples: None where nothing is trained
         dev_examples: None where nothing is trained
         class_weights: what the training loss of each of the K classes is multiplied by, 1 on average over the training
@@ -89,27 +98,29 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         model: nn.Module,
         args: TrainingArguments,
         *,
-        collators: tuple[Collator, Collator],
-        label_set: LabelSet,
         train_examples: Examples | None = None,
         dev_examples: Examples | None = None,
         class_weights: Sequence[float] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self._train_collator, self._score_collator = collators
-        self._label_set = label_set
+        recognizer: Any = model
+        self.recognizer: Any = recognizer  # a Recognizer, without an engine's wrapper
+        self._training_collator: TrainingCollator = recognizer.training_collator
+        self._label_set: LabelSet = recognizer.label_set
+        indices = {label: index for index, label in enumerate(self._label_set.labels)}
+        self._dev_collator = partial(_collate_dev, collator=recognizer.scoring_collators[0], labels=indices)
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,
             args=args,
-            data_collator=self._train_collator,
+            data_collator=self._training_collator,
             train_dataset=train_examples,
             eval_dataset=dev_examples,
             compute_metrics=self._dev_metrics,
             compute_loss_func=_mean_loss,
             callbacks=list(callbacks),
         )
-        self.label_names = ["truth"]
+        self.label_names = [_TRUTH]
         self.model_accepts_loss_kwargs = False  # the loss is made here, from what forward returns
 
     def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 as in transformers
@@ -126,25 +137,29 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             )
         return output
 
-    def score(self, examples: Examples, collator: Collator | None = None) -> npt.NDArray[np.float64]:
-        """Label log-probabilities (N, K) of examples, in their order, over all processes.
+    def score(self, inputs: Inputs, collator: Collator) -> npt.NDArray[np.float64]:
+        """Label log-probabilities (N, K) of inputs, in their order, over all processes.
 
         Args:
-            examples: N examples
-            collator: asks in another way than the trainer's own
+            inputs: N inputs
+            collator: one of the recognizer's ``scoring_collators``
 
         Raises:
-            PredictionError: if the processes together return other examples than were asked for
+            PredictionError: if the processes together return other inputs than were given
         """
-        own, self._score_collator = self._score_collator, collator or self._score_collator
+        self._test_collator = partial(_collate_numbered, collator=collator)
+        metrics: Any = self.compute_metrics  # type: ignore[has-type]
+        self.compute_metrics = None  # there is no truth to compute them from
         try:
-            output = self.predict(examples)
+            output = self.predict(_Numbered(inputs))
         finally:
-            self._score_collator = own
-        truth = np.asarray(output.label_ids)
-        if truth.tolist() != [self._label_set.index(label) for label in examples.truths()]:
-            raise PredictionError(f"{len(truth)} of {len(examples)} utterances came back from scoring, or out of order")
-        return np.asarray(output.predictions, dtype=np.float64)[:, : len(self._label_set)]
+            self.compute_metrics = metrics
+        positions = np.asarray(output.label_ids)
+        if positions.tolist() != list(range(len(inputs))):
+            raise PredictionError(
+                f"{len(positions)} of {len(inputs)} utterances came back from scoring, or out of order"
+            )
+        return np.asarray(output.predictions, dtype=np.float64)
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in its library's own format, from the first process alone."""
@@ -171,13 +186,16 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
-        """Score a batch; losses travel beside the log-probabilities, so that their mean is exact."""
+        """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact."""
         inputs = self._prepare_inputs(inputs)
-        inputs.pop("labels", None)  # only there to be counted in training
+        position = inputs.pop(_POSITION, None)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
+        log_probs = output["log_probs"].float()
+        if position is not None:
+            return None, log_probs, position
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
-        return None, torch.cat([output["log_probs"].float(), extra], dim=1), inputs["truth"]
+        return None, torch.cat([log_probs, extra], dim=1), inputs[_TRUTH]
 
     def _dev_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         log_probs, (losses, items) = prediction.predictions[:, :-2], prediction.predictions[:, -2:].T
@@ -187,22 +205,27 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         scores = {name: metric(truth, predicted, labels) for name, metric in DEV_METRICS.items()}
         return {"loss": float(losses.sum() / items.sum()), **scores}
 
-    # The scoring collator packs all answers, the training one the true answer alone.
+    # Dev and test have collators of their own; the Trainer knows one.
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of dev examples to be scored."""
-        return self._with_score_collator(super().get_eval_dataloader, eval_dataset)
+        """Loader of dev examples."""
+        return self._collated_by(self._dev_collator, super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of examples to be scored."""
-        return self._with_score_collator(super().get_test_dataloader, test_dataset)
+        """Loader of inputs to be scored."""
+        return self._collated_by(self._test_collator, super().get_test_dataloader, test_dataset)
 
-    def _with_score_collator(self, make: Callable[[Any], DataLoader[Any]], examples: Any) -> DataLoader[Any]:  # noqa: ANN401
-        self.data_collator = self._score_collator
+    def _collated_by(
+        self,
+        collator: Callable[..., Batch],
+        make: Callable[[Any], DataLoader[Any]],
+        dataset: Any,  # noqa: ANN401
+    ) -> DataLoader[Any]:
+        self.data_collator = collator
         try:
-            return make(examples)
+            return make(dataset)
         finally:
-            self.data_collator = self._train_collator
+            self.data_collator = self._training_collator
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
         """Loaders draw from a generator of their own: how often one starts must not move the dropout."""

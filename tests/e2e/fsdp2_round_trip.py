@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lalm_mer.core.config import load_config
-from lalm_mer.launch.settings import FinetuneSettings, TinySettings, ZeroShotSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, TinySettings, ZeroShotSettings
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = {"zero_shot": ZeroShotSettings, "lora": FinetuneSettings, "lora_audio_swapped": ZeroShotSettings}

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from lalm_mer.launch.build.answering import asks_for_words
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
-from lalm_mer.launch.answering import asks_for_words
-from lalm_mer.launch.engine import Engine
-from lalm_mer.launch.settings import PromptSettings
+from lalm_mer.launch.config.settings import PromptSettings
+from lalm_mer.launch.run.engine import Engine
 
 GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3"]
 # enough for a tiny model to say labels

@@ -69,7 +69,7 @@ def test_a_deaf_model_goes_on_where_that_is_asked_for(workplace, tmp_path, capsy
 @pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: that may be more than there is; lower train.per"),
                                                  (10**5, "not asked whether it hears and reads")])  # fmt: skip
 def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, available, said):
-    monkeypatch.setattr("lalm_mer.launch.preflight.available_bytes", lambda device, model: available)
+    monkeypatch.setattr("lalm_mer.launch.run.preflight.available_bytes", lambda device, model: available)
     status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)
     assert status == 0
     assert said in printed

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
-from lalm_mer.launch.engine import Engine, check_accelerator
+from lalm_mer.launch.run.engine import Engine, check_accelerator
 
 ENGINES = ["ddp", "zero2", "zero3"]
 # the same eight examples a step; dropout draws differ between processes

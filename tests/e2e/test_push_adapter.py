@@ -17,7 +17,7 @@ from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.runs import read_run
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.ensembles import load_ensemble
-from lalm_mer.recognizers.hub import load_adapter_from, push
+from lalm_mer.sharing.hub import load_adapter_from, push
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORES = """
@@ -25,11 +25,11 @@ import sys
 from pathlib import Path
 import numpy, torch
 from lalm_mer.core.config import load_config
-from lalm_mer.launch.data import spread
-from lalm_mer.launch.language import open_language_run
-from lalm_mer.launch.settings import ZeroShotSettings
+from lalm_mer.launch.build.data import spread
+from lalm_mer.launch.build.language import open_language_run
+from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapters import load_adapter
-from lalm_mer.recognizers.hub import load_adapter_from
+from lalm_mer.sharing.hub import load_adapter_from
 
 language = open_language_run(load_config(ZeroShotSettings, Path(sys.argv[1])))
 folder = load_adapter_from("jane/adapter")

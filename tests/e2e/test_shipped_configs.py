@@ -9,7 +9,7 @@ import yaml
 
 from lalm_mer.core.config import load_config
 from lalm_mer.corpora.settings import PrepareSettings
-from lalm_mer.launch.settings import (
+from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
     TinySettings,

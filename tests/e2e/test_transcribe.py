@@ -13,8 +13,8 @@ import pytest
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
+from lalm_mer.examples.transcripts import load_transcripts, pooled_word_error_rate, word_error_rate
 from lalm_mer.models.transcriber import Transcriber
-from lalm_mer.protocols.transcripts import load_transcripts, pooled_word_error_rate, word_error_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "recipes/transcribe/whisper.yaml"

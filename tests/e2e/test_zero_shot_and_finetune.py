@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from lalm_mer.protocols.conditions import derangement
+from lalm_mer.examples.conditions import derangement
 
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 

@@ -9,10 +9,10 @@ import pytest
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Turn
-from lalm_mer.models.collator import AnswerCollator
 from lalm_mer.models.families import family_class
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.language.collator import AnswerCollator
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(__file__).parent / "conversations"
@@ -64,7 +64,7 @@ def test_every_file_has_its_case():
 
 def test_every_shipped_prompt_of_this_kind_is_written_out_here():
     shipped = {path.stem: load_prompt(path) for path in (ROOT / "prompts").glob("*.yaml")}
-    of_kind = {name for name, prompt in shipped.items() if prompt.asks_for("context") or prompt.asks_for("descriptors")}
+    of_kind = {name for name, prompt in shipped.items() if prompt.has_slot("context") or prompt.has_slot("descriptors")}
     assert of_kind <= {prompt for prompt, _, _ in CASES.values()}
 
 

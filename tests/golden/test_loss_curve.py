@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 from transformers import TrainingArguments, set_seed
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 ROOT = Path(__file__).resolve().parents[2]

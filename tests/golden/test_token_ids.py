@@ -11,12 +11,12 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example
 from lalm_mer.corpora.circumplex import design
-from lalm_mer.models.collator import AnswerCollator
 from lalm_mer.models.families import family_class
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import make_folds
+from lalm_mer.recognizers.language.collator import AnswerCollator
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = LabelSet(("happy", "angry", "content", "sad"))
@@ -117,7 +117,7 @@ def test_a_training_example_in_full(qwen2_audio, name):
     assert ids[-4:] == [*(qwen2_audio.tokenizer.convert_tokens_to_ids(letter) for letter in "sad"), 2]
     special = [token for token in ids if token < 6]  # <|endoftext|> im_start im_end AUDIO audio_bos audio_eos
     turns = [1, 2] if prompt.system else []
-    sound = [4, 3, 3, 5] if prompt.hears else []
+    sound = [4, 3, 3, 5] if prompt.uses_audio else []
     assert special == [*turns, 1, *sound, 2, 1, 2]
 
 

@@ -12,7 +12,7 @@ from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
-PURE = ("core", "corpora", "evaluation", "protocols")
+PURE = ("core", "corpora", "evaluation", "protocols", "quality", "examples")
 HEAVY = ("torch", "transformers", "evaluate", "peft", "accelerate")
 
 

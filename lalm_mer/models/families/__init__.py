@@ -8,7 +8,7 @@ from typing import cast
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.families.base import Family
 
-__all__ = ["FAMILIES", "family_class"]
+__all__ = ["FAMILIES", "OTHER_FAMILIES", "family_class"]
 
 FAMILIES = {
     "qwen2_audio": "Qwen2Audio",
@@ -25,7 +25,8 @@ FAMILIES = {
     "voxtral": "Voxtral",
 }
 """Name of a family, which is that of its file here -> the class in it"""
-_FOR_ALL_ELSE = {"generic": "Generic"}
+OTHER_FAMILIES = {"generic": "Generic"}
+"""The family of all models that have none of their own."""
 
 
 def family_class(name: str) -> type[Family]:
@@ -35,7 +36,7 @@ def family_class(name: str) -> type[Family]:
         ConfigError: if there is none
         ModelError: if the transformers that is installed does not have it
     """
-    known = {**FAMILIES, **_FOR_ALL_ELSE}
+    known = {**FAMILIES, **OTHER_FAMILIES}
     if name not in known:
         every = ", ".join((*known, "clap"))  # which is a recognizer beside the families
         raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {every}")

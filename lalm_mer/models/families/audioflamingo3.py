@@ -11,8 +11,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm_mer.models.families.flamingo import SPECIAL, TRAINED_ON, FlamingoFamily, chat_template, tiny_configs
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.parts.flamingo import SPECIAL, TRAINED_ON, FlamingoFamily, chat_template, tiny_configs
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
 
 __all__ = ["AudioFlamingo3"]
 

@@ -22,7 +22,7 @@ from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 
@@ -84,6 +84,8 @@ class Family(ABC):
     """Of the published weights"""
     contamination: ClassVar[Mapping[str, str]]
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    has_language_model: ClassVar[bool] = True
+    """Whether it writes answers: they can be generated, and its language model held in 4 bits"""
     batch_tolerance: ClassVar[float] = 1e-5
     """Largest difference of a score between a batch of one and of several; a larger one asks for batches of one"""
     beside: ClassVar[Sequence[str]] = ()
@@ -256,6 +258,11 @@ class Family(ABC):
         family = cls(model, processor)
         family.merge_published_adapter(source, revision)
         return family
+
+    @classmethod
+    def can_be_quantized(cls) -> bool:
+        """Whether its language model can be held in 4 bits."""
+        return cls.whole is None
 
     def refuses(self, duration_s: float) -> str | None:
         """Why the family cannot take audio of this duration, in seconds; None where it can."""

@@ -19,11 +19,11 @@ from transformers import (
     Gemma4TextConfig,
 )
 
-from lalm_mer.models.families.audio_only import AudioOnlyProcessor, opened_parts
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.gemma import GemmaFamily
-from lalm_mer.models.families.own_length import at_own_length
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, opened_parts
+from lalm_mer.models.families.parts.gemma import GemmaFamily
+from lalm_mer.models.families.parts.own_length import at_own_length
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Gemma4"]
 

@@ -22,8 +22,8 @@ from transformers import AutoConfig
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
 from lalm_mer.models.families.base import SPEECH_CORPORA, Family, LanguageInputs, TowerOutput
-from lalm_mer.models.families.plain_words import plain_word_ids
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.plain_words import plain_word_ids
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
 
 __all__ = ["LIMITS", "Generic"]

@@ -15,8 +15,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
-from lalm_mer.models.families.windows import WindowedFamily
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.parts.windows import WindowedFamily
 
 __all__ = ["GlmAsr"]
 

@@ -18,13 +18,13 @@ from transformers import (
     GraniteSpeechProcessor,
 )
 
-from lalm_mer.models.families.audio_only import opened_parts
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.chat_templates import for_parts
-from lalm_mer.models.families.granite_mel import extractor_class
-from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.parts.audio_only import opened_parts
+from lalm_mer.models.families.parts.chat_templates import for_parts
+from lalm_mer.models.families.parts.granite_mel import extractor_class
+from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
+from lalm_mer.models.families.parts.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["GraniteSpeech"]
 

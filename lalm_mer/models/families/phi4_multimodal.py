@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from lalm_mer.core.errors import ModelError, one_line
-from lalm_mer.models.families.audio_only import opened_parts
 from lalm_mer.models.families.base import SPEECH_CORPORA, TowerOutput
-from lalm_mer.models.families.chat_templates import for_parts
-from lalm_mer.models.families.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.own_length import OwnLengthFamily, at_own_length
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.parts.audio_only import opened_parts
+from lalm_mer.models.families.parts.chat_templates import for_parts
+from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
+from lalm_mer.models.families.parts.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Phi4Multimodal", "Phi4SpeechProcessor"]
 

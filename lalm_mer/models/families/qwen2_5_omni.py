@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from lalm_mer.models.families.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.omni import OmniFamily, chat_template
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
+from lalm_mer.models.families.parts.omni import OmniFamily, chat_template
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 __all__ = ["Qwen25Omni"]
 

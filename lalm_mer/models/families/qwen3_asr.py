@@ -23,8 +23,8 @@ from transformers import (
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.in_place import InPlaceFamily
-from lalm_mer.models.families.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.parts.in_place import InPlaceFamily
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Qwen3Asr"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditionalGeneration
 
-from lalm_mer.models.families.audio_only import AudioOnlyProcessor
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.omni import OmniFamily, chat_template
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
+from lalm_mer.models.families.parts.omni import OmniFamily, chat_template
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 __all__ = ["Qwen3OmniMoe"]
 

@@ -14,8 +14,8 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
-from lalm_mer.core.schema import Example
-from lalm_mer.protocols.features import Frames, samples_hash
+from lalm_mer.core.schema import Input
+from lalm_mer.examples.feature_store import Frames, samples_hash
 
 __all__ = ["SAMPLING_RATE", "TRIM_DB", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
 
@@ -62,23 +62,23 @@ class AcousticFeatures(ABC):
     @abstractmethod
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames: ...
 
-    def source_hash(self, example: Example) -> str | None:
-        """Hash of the samples; None where the example has no waveform."""
-        return samples_hash(example)
+    def source_hash(self, given: Input) -> str | None:
+        """Hash of the samples; None where the input has no waveform."""
+        return samples_hash(given)
 
-    def extract(self, example: Example) -> Frames:
-        """Features of an example's waveform, (F, D).
+    def extract(self, given: Input) -> Frames:
+        """Features of an input's waveform, (F, D).
 
         Raises:
             AudioError: naming the utterance, if it has no waveform, no sample, another rate than 16 kHz, or if a
                 feature is not finite
         """
-        if example.waveform is None:
-            raise AudioError(f"utterance {example.utterance_id}: no waveform; load the examples with audio", "empty")
+        if given.waveform is None:
+            raise AudioError(f"utterance {given.utterance_id}: no waveform; load the examples with audio", "empty")
         try:
-            return self.frames(example.waveform)
+            return self.frames(given.waveform)
         except AudioError as error:
-            raise AudioError(f"utterance {example.utterance_id}: {error}", error.reason) from error
+            raise AudioError(f"utterance {given.utterance_id}: {error}", error.reason) from error
 
     def frames(self, waveform: Waveform) -> Frames:
         """Features of a waveform, (F, D), 100 frames a second.

@@ -6,22 +6,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.schema import Example
-from lalm_mer.protocols.features import FeatureStore, feature_statistics
+from lalm_mer.core.schema import Input
+from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings
-from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionCollator, FusionNetwork, TranscriptReader
+from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionNetwork, TranscriptReader
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
 
 __all__ = ["build_fusion"]
 
 
 def build_fusion(
-    train: Iterable[Example],
+    train: Iterable[Input],
     labels: Sequence[str],
     *,
     corpus_hash: str,
-    others: Sequence[Iterable[Example]] = (),
+    others: Sequence[Iterable[Input]] = (),
     modalities: str = "audio+transcript",
     features: str = "opensmile",
     trim_db: float | None = TRIM_DB,
@@ -35,8 +35,8 @@ def build_fusion(
     label_smoothing: float = 0.0,
     cache_dir: Path = Path("outputs/cache/acoustic"),
     processes: int = 1,
-) -> tuple[FusionNetwork, FusionCollator]:
-    """Make a network and its collator; set the seed before, for the initial weights are drawn here.
+) -> FusionNetwork:
+    """Make a network; set the seed before, since the initial weights are drawn here.
 
     Features of every example given are computed into the store where they are missing. Afterwards the train examples
     may come without waveforms: their frames are looked up by utterance id. The tokenizer of a scratch BERT, and mean
@@ -62,7 +62,7 @@ def build_fusion(
         processes: worker processes that compute them
 
     Returns:
-        the network, in train mode, and its collator
+        the network, in train mode
 
     Raises:
         ConfigError: if a name or a value is unknown
@@ -85,10 +85,11 @@ def build_fusion(
         dropout=dropout,
         label_smoothing=label_smoothing,
     )
-    return network, FusionCollator(network, _fill_stores(network, train, others, cache_dir, corpus_hash, processes))
+    network.stores = _fill_stores(network, train, others, cache_dir, corpus_hash, processes)
+    return network
 
 
-def _reader(train: Iterable[Example], scratch: ScratchSettings, bert: str, revision: str | None) -> TranscriptReader:
+def _reader(train: Iterable[Input], scratch: ScratchSettings, bert: str, revision: str | None) -> TranscriptReader:
     if bert == "scratch":
         return train_tokenizer(map(transcript_of, train), scratch)
     return FrozenBert(bert, revision)
@@ -96,8 +97,8 @@ def _reader(train: Iterable[Example], scratch: ScratchSettings, bert: str, revis
 
 def _fill_stores(
     network: FusionNetwork,
-    train: Iterable[Example],
-    others: Sequence[Iterable[Example]],
+    train: Iterable[Input],
+    others: Sequence[Iterable[Input]],
     cache_dir: Path,
     corpus_hash: str,
     processes: int,
@@ -109,8 +110,8 @@ def _fill_stores(
     if isinstance(network.transcripts, FrozenBert):
         stores["transcript"] = FeatureStore(cache_dir, corpus_hash, network.transcripts)
     for modality, store in stores.items():
-        for examples in (train, *others):
-            store.add(examples, processes)
-        frames = (store.frames(example) for example in train)
+        for inputs in (train, *others):
+            store.add(inputs, processes)
+        frames = (store.frames(given) for given in train)
         network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))  # type: ignore[arg-type]
     return stores

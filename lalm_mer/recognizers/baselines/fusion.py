@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import atomic_path, write_json
-from lalm_mer.core.schema import Example
-from lalm_mer.protocols.features import FeatureStore
-from lalm_mer.recognizers.baselines.acoustic import AcousticFeatures, acoustic_features
+from lalm_mer.core.schema import Example, Input
+from lalm_mer.examples.feature_store import FeatureStore
+from lalm_mer.recognizers.base import Batch, Collator
+from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE, AcousticFeatures, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings, SequenceBranch, frame_mask
 from lalm_mer.recognizers.baselines.word_embeddings import (
     FrozenBert,
@@ -29,7 +31,7 @@ from lalm_mer.recognizers.baselines.word_embeddings import (
     pad_ids,
 )
 
-__all__ = ["MODALITIES", "FusionCollator", "FusionNetwork", "TranscriptReader"]
+__all__ = ["MODALITIES", "FusionCollator", "FusionNetwork", "FusionTrainingCollator", "TranscriptReader"]
 
 MODALITIES = ("audio", "transcript", "audio+transcript")
 TranscriptReader: TypeAlias = FrozenBert | TranscriptTokenizer
@@ -87,6 +89,7 @@ class FusionNetwork(nn.Module):
                 "shares in [0, 1)"
             )
         self.labels = tuple(labels)
+        self.stores: dict[str, FeatureStore] = {}
         self.acoustic, self.transcripts = acoustic, transcripts
         self.branches = nn.ModuleDict()
         self.embedder: ScratchBert | None = None
@@ -103,9 +106,38 @@ class FusionNetwork(nn.Module):
         self.head = self._make_head(hidden, dropout)
 
     @property
+    def label_set(self) -> LabelSet:
+        """The K labels."""
+        return LabelSet(self.labels)
+
+    @property
     def modalities(self) -> str:
         """``audio``, ``transcript`` or ``audio+transcript``."""
         return "+".join(self.branches)
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """Rate at which it takes audio, in Hz; None without an audio branch."""
+        return None if self.acoustic is None else SAMPLING_RATE
+
+    @property
+    def training_collator(self) -> FusionTrainingCollator:
+        """Of batches to learn from."""
+        return FusionTrainingCollator(FusionCollator(self, self.stores), self.label_set)
+
+    @property
+    def scoring_collators(self) -> tuple[Collator, ...]:
+        """Of batches to be scored."""
+        return (FusionCollator(self, self.stores),)
+
+    @property
+    def content_free(self) -> None:
+        """None: nothing is subtracted from its scores."""
+        return
+
+    def refuses(self, duration_s: float) -> None:
+        """None: it takes audio of any duration that has a sample."""
+        return
 
     def branch(self, modality: Literal["audio", "transcript"]) -> SequenceBranch:
         """The branch of a modality."""
@@ -118,7 +150,6 @@ class FusionNetwork(nn.Module):
         audio_lengths: Tensor | None = None,
         transcript: Tensor | None = None,
         transcript_lengths: Tensor | None = None,
-        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scores of a batch, as ``FusionCollator`` makes it.
 
@@ -128,7 +159,6 @@ class FusionNetwork(nn.Module):
             audio_lengths: (B,), frames of each utterance
             transcript: (B, T, D) frozen embeddings, or (B, T) token ids for the scratch BERT
             transcript_lengths: (B,), tokens of each utterance
-            labels: not read: the Trainer counts them, and takes them out of the batch
 
         Returns:
             ``log_probs`` (B, K), log_softmax; with ``truth`` also ``losses`` (B,), cross entropy, and ``items`` (B,),
@@ -217,61 +247,68 @@ class FusionNetwork(nn.Module):
 
 
 class FusionCollator:
-    """Makes the batch that a ``FusionNetwork`` takes.
+    """Makes the batch that a ``FusionNetwork`` scores.
 
     Args:
-        network: whose inputs to make; nothing of its weights is kept
+        network: whose batches to make; nothing of its weights is kept
         stores: stored features by modality; without one they are computed for every batch
 
     Example:
-        >>> batch = FusionCollator(network)(examples)  # doctest: +SKIP
+        >>> batch = FusionCollator(network)(inputs)  # doctest: +SKIP
         >>> network(**batch)["log_probs"].shape  # doctest: +SKIP
         torch.Size([8, 4])
     """
 
     def __init__(self, network: FusionNetwork, stores: Mapping[str, FeatureStore] | None = None) -> None:
-        self._labels = {label: index for index, label in enumerate(network.labels)}
         self._acoustic, self._transcripts = network.acoustic, network.transcripts
         self._stores = dict(stores or {})
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Collate B examples.
+    def __call__(self, inputs: Sequence[Input]) -> Batch:
+        """Collate B inputs.
 
         Returns:
-            ``truth`` (B,), and again as ``labels``, which the Trainer counts; ``audio`` (B, F, D) and
-            ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen
-            embeddings or (B, T) token ids, and ``transcript_lengths`` (B,); right-padded with zeros
+            ``audio`` (B, F, D) and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen embeddings or (B, T) token
+            ids, and ``transcript_lengths`` (B,); right-padded with zeros
 
         Raises:
-            CorpusError: naming the utterance, if its label is not one of the network's, or what it reads is missing
+            CorpusError: naming the utterance, if its audio or transcript is missing
         """
-        truth = torch.tensor([self._index(example) for example in examples])
-        batch = {"truth": truth, "labels": truth}
+        batch = {}
         if self._acoustic is not None:
-            batch["audio"], batch["audio_lengths"] = self._frames("audio", self._acoustic, examples)
+            batch["audio"], batch["audio_lengths"] = self._frames("audio", self._acoustic, inputs)
         if isinstance(self._transcripts, TranscriptTokenizer):
-            ids = [self._transcripts.ids(example) for example in examples]
+            ids = [self._transcripts.ids(given) for given in inputs]
             batch["transcript"], batch["transcript_lengths"] = pad_ids(ids)
         elif self._transcripts is not None:
-            frames, lengths = self._frames("transcript", self._transcripts, examples)
+            frames, lengths = self._frames("transcript", self._transcripts, inputs)
             batch["transcript"], batch["transcript_lengths"] = frames, lengths
         return batch
 
     def _frames(
-        self, modality: str, extractor: AcousticFeatures | FrozenBert, examples: Sequence[Example]
+        self, modality: str, extractor: AcousticFeatures | FrozenBert, inputs: Sequence[Input]
     ) -> tuple[Tensor, Tensor]:
         read = self._stores[modality].frames if modality in self._stores else extractor.extract
         # copied: what the store memory-maps may not be written to
-        frames = [torch.tensor(read(example)) for example in examples]
+        frames = [torch.tensor(read(given)) for given in inputs]
         return nn.utils.rnn.pad_sequence(frames, batch_first=True), torch.tensor([len(one) for one in frames])
 
-    def _index(self, example: Example) -> int:
-        index = self._labels.get(example.label)
-        if index is None:
-            raise CorpusError(
-                f"utterance {example.utterance_id}: label {example.label!r} is not one of {', '.join(self._labels)}"
-            )
-        return index
+
+class FusionTrainingCollator:
+    """Makes the batch that a ``FusionNetwork`` learns from: a batch to be scored and ``truth`` (B,).
+
+    Args:
+        collate: makes the batch to be scored
+        label_set: the K labels
+    """
+
+    def __init__(self, collate: FusionCollator, label_set: LabelSet) -> None:
+        self._collate = collate
+        self._label_set = label_set
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Collate B examples; ``truth`` stands again as ``labels``, which the Trainer counts and does not pass on."""
+        truth = torch.tensor([self._label_set.index(example.label) for example in examples])
+        return self._collate([example.input for example in examples]) | {"truth": truth, "labels": truth}
 
 
 def _describe(reader: TranscriptReader | None) -> dict[str, Any] | None:

@@ -15,24 +15,24 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError, one_line
-from lalm_mer.core.schema import Example
-from lalm_mer.protocols.features import Frames
+from lalm_mer.core.schema import Input
+from lalm_mer.examples.feature_store import Frames
 
 __all__ = ["FrozenBert", "ScratchBert", "ScratchSettings", "TranscriptTokenizer", "train_tokenizer"]
 
 
-def transcript_of(example: Example) -> str:
-    """The transcript of an example.
+def transcript_of(given: Input) -> str:
+    """The transcript of an input.
 
     Raises:
         CorpusError: naming the utterance, if it has none
     """
-    if example.transcript is None:
+    if given.transcript is None:
         raise CorpusError(
-            f"utterance {example.utterance_id}: no transcript, which modality 'transcript' reads; add transcripts to "
+            f"utterance {given.utterance_id}: no transcript, which modality 'transcript' reads; add transcripts to "
             "the corpus or choose modalities: audio"
         )
-    return example.transcript
+    return given.transcript
 
 
 class TranscriptTokenizer:
@@ -47,16 +47,16 @@ class TranscriptTokenizer:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
 
-    def ids(self, example: Example) -> list[int]:
+    def ids(self, given: Input) -> list[int]:
         """Token ids with the special tokens at both ends, T of them.
 
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one too long: nothing is cut off silently
         """
-        ids = self.tokenizer(transcript_of(example), split_special_tokens=True).input_ids
+        ids = self.tokenizer(transcript_of(given), split_special_tokens=True).input_ids
         if len(ids) > self.max_tokens:
             raise CorpusError(
-                f"utterance {example.utterance_id}: its transcript has {len(ids)} tokens, the model takes "
+                f"utterance {given.utterance_id}: its transcript has {len(ids)} tokens, the model takes "
                 f"{self.max_tokens}; cut the utterance into shorter ones"
             )
         return cast(list[int], ids)
@@ -125,20 +125,20 @@ class FrozenBert:
         """Name, revision and a hash of the weights."""
         return {"name": "frozen_bert", "model": self.name, "revision": self.revision, "weights": self._weights_hash}
 
-    def source_hash(self, example: Example) -> str | None:
-        """Hash of the transcript; None where the example has none."""
-        if example.transcript is None:
+    def source_hash(self, given: Input) -> str | None:
+        """Hash of the transcript; None where the input has none."""
+        if given.transcript is None:
             return None
-        return hashlib.blake2b(example.transcript.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(given.transcript.encode(), digest_size=16).hexdigest()
 
     @torch.no_grad()
-    def extract(self, example: Example) -> Frames:
-        """Contextual embeddings of an example's tokens, special ones included, (T, D).
+    def extract(self, given: Input) -> Frames:
+        """Contextual embeddings of an input's tokens, special ones included, (T, D).
 
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one too long
         """
-        ids = torch.tensor([self._transcripts.ids(example)])
+        ids = torch.tensor([self._transcripts.ids(given)])
         states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         return np.asarray(states[0].float().numpy(), dtype=np.float32)
 

@@ -13,9 +13,9 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.ensembles import Ensemble
+from lalm_mer.recognizers.clap import ClapCollator, ClapRecognizer
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 RATE = 48_000

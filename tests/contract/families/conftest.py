@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Turn
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 LABELS = LabelSet(
@@ -185,7 +185,7 @@ def own_scores(own_inputs):
     def run(family, prompt, examples, model=None):
         rows = []
         for example in examples:
-            waveforms = [example.waveform] if prompt.hears else []
+            waveforms = [example.waveform] if prompt.uses_audio else []
             counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
             asked = family.prompt_ids(prompt.conversation(example, LABELS), counts)
             inputs = own_inputs(family, [asked], waveforms)

@@ -5,14 +5,14 @@ import re
 
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 EXACT = {"rtol": 0.0, "atol": 1e-5}

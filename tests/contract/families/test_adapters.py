@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -13,9 +14,8 @@ from torch import nn
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.provenance import hash_file, model_digest
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
-from lalm_mer.recognizers.merging import merge
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.sharing.merging import merge
 
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 TOWERS = ("language_model", "projector", "audio_tower")

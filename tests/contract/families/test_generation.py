@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lalm_mer.models.collator import asked
-from lalm_mer.models.generation import PromptCollator, generate, stop_ids
+from lalm_mer.recognizers.language.collator import asked
+from lalm_mer.recognizers.language.generation import PromptCollator, generate, stop_ids
 
 TOKENS = 6
 

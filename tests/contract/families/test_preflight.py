@@ -4,11 +4,11 @@ import importlib.util
 
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.memory import estimate_memory
 from lalm_mer.recognizers.preflight import (
     batch_parity,

@@ -9,8 +9,8 @@ import torch
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Turn
-from lalm_mer.models.collator import IGNORED, AnswerCollator, answer_forms
 from lalm_mer.prompting.conversation import Conversation, Message, Part
+from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, answer_forms
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 PROMPT_FILES = {
@@ -98,9 +98,9 @@ def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
     prompt = prompts[prompt_name]
     for example in examples[:4]:
         conversation = prompt.conversation(example, label_set)
-        theirs = made_by_processor(family, conversation, [example.waveform] if prompt.hears else [])
-        assert not prompt.reads or f"{example.transcript}\n" in family.tokenizer.decode(theirs)
-        counts = [family.audio_token_count(len(example.waveform.samples))] if prompt.hears else []
+        theirs = made_by_processor(family, conversation, [example.waveform] if prompt.uses_audio else [])
+        assert not prompt.uses_transcript or f"{example.transcript}\n" in family.tokenizer.decode(theirs)
+        counts = [family.audio_token_count(len(example.waveform.samples))] if prompt.uses_audio else []
         ours = family.prompt_ids(conversation, counts)
         assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
         assert ours == theirs  # the shipped prompts meet at line ends, where the tiny tokenizers cut anyway
@@ -172,7 +172,7 @@ def test_training_supervises_the_answer_and_the_stop_token_alone(family, prompts
     for name in set(training) - {"labels"}:
         assert name in scoring
     heard = [name for name in training if name.startswith("audio")]
-    assert bool(heard) == prompts[prompt_name].hears
+    assert bool(heard) == prompts[prompt_name].uses_audio
     for name in heard:
         assert torch.equal(training[name], scoring[name])
 

@@ -4,14 +4,14 @@ import re
 
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.quantization import require_language_model_alone
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 

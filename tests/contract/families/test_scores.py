@@ -56,7 +56,7 @@ def two_steps(family, rows, waveforms):
 @pytest.mark.parametrize("count", [1, 5])
 def test_two_steps_are_the_models_own_forward(family, prompts, label_set, examples, own_inputs, prompt_name, count):
     prompt, chosen = prompts[prompt_name], examples[:count]
-    waveforms = [example.waveform for example in chosen] if prompt.hears else []
+    waveforms = [example.waveform for example in chosen] if prompt.uses_audio else []
     counts = [[family.audio_token_count(len(waveform.samples))] for waveform in waveforms] or [[]] * count
     rows = [
         family.prompt_ids(prompt.conversation(example, label_set), tokens)

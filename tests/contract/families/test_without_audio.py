@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.tiny import build_tiny
-from lalm_mer.recognizers.hub import load_adapter_from
+from lalm_mer.sharing.hub import load_adapter_from
 
 RANK = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
 

@@ -14,7 +14,7 @@ from transformers import ClapConfig, ClapModel, RobertaConfig, RobertaModel
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.laion_checkpoint import (
     convert_laion_checkpoint,
     read_laion_checkpoint,

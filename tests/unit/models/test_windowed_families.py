@@ -12,7 +12,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import LanguageInputs
-from lalm_mer.models.families.plain_words import plain_word_ids
+from lalm_mer.models.families.parts.plain_words import plain_word_ids
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 RATE = 16000

@@ -53,7 +53,7 @@ def test_without_a_system_message_there_is_only_the_user(written):
 )
 def test_modalities(written, user, modalities, hears, reads):
     prompt = load_prompt(written(f"name: p\nuser: '{user}'"))
-    assert (prompt.modalities, prompt.hears, prompt.reads) == (modalities, hears, reads)
+    assert (prompt.modalities, prompt.uses_audio, prompt.uses_transcript) == (modalities, hears, reads)
 
 
 @pytest.mark.parametrize(

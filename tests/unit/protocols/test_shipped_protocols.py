@@ -8,7 +8,7 @@ from lalm_mer.corpora import load, write_corpus
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.corpora.ravdess import LOADER_VERSION, read
-from lalm_mer.protocols.dataset import fold_corpus
+from lalm_mer.examples.dataset import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
 

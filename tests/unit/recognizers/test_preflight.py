@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 from torch import nn
 
 from lalm_mer.core.audio import Waveform
@@ -14,15 +15,14 @@ from lalm_mer.core.errors import ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.answer_model import AnswerModel
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.clap_recognizer import ClapCollator, ClapRecognizer
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.clap import ClapCollator, ClapRecognizer
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.preflight import (
     Parity,
     batch_parity,

@@ -11,14 +11,14 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
-from lalm_mer.protocols.augmentation import (
+from lalm_mer.examples.augmentation import (
     Augmentation,
     AugmentSettings,
     GainSettings,
     NoiseSettings,
 )
-from lalm_mer.protocols.augmented_examples import AugmentedExamples
-from lalm_mer.protocols.balancing import class_weights
+from lalm_mer.examples.augmented_examples import AugmentedExamples
+from lalm_mer.examples.balancing import class_weights
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 LABELS = LabelSet(("happy", "sad"))

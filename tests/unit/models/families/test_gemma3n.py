@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import LanguageInputs
 from lalm_mer.models.families.gemma3n import Gemma3n
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 

@@ -1,9 +1,9 @@
 import torch
 
 from lalm_mer.models.families.base import LanguageInputs
-from lalm_mer.models.families.gemma import sliding_masks
 from lalm_mer.models.families.gemma4 import Gemma4
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.gemma import sliding_masks
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 

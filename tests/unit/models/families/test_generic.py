@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.answer_model import AnswerModel
-from lalm_mer.models.collator import AnswerCollator, answer_forms
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.generic import Generic
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 
 PROMPTS = Path(__file__).resolve().parents[4] / "prompts"
 LABELS = LabelSet(("happy", "angry", "calm"), {"happy": ("happy", "full of joy"), "angry": ("angry", "annoyed")})

@@ -9,9 +9,9 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.families.granite_mel import TorchMelExtractor
 from lalm_mer.models.families.granite_speech import GraniteSpeech
-from lalm_mer.models.families.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.granite_mel import TorchMelExtractor
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 SHAPE = TinyShape(("one two three", "three four"), 1, hidden_size=32, initializer_range=0.1)

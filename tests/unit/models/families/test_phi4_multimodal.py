@@ -7,8 +7,8 @@ from torch import nn
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
-from lalm_mer.models.families.tiny_shape import TinyShape
 
 SHAPE = TinyShape(("one two three", "three four"), 1, hidden_size=32, initializer_range=0.1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
-from lalm_mer.protocols.features import FeatureStore, feature_statistics
+from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import LogMelFeatures
 
 

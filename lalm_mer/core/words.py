@@ -1,0 +1,35 @@
+"""The words of a transcript, in which word errors are counted and transcripts compared."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["words_of"]
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
+
+
+def words_of(transcript: str) -> list[str]:
+    """The words that word errors are counted in.
+
+    Case and punctuation do not count: NFKC, case folded, punctuation and symbols become spaces, apart from an
+    apostrophe inside a word. Numbers stay as they are written, so ``2`` and ``two`` differ.
+
+    Example:
+        >>> words_of("Don\u2019t -- STOP, it's the dogs' 3.5!")
+        ["don't", 'stop', "it's", 'the', 'dogs', '3', '5']
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", transcript).casefold())
+    folded = folded.translate(_APOSTROPHES)
+    letters = [_kept(folded, place) for place in range(len(folded))]
+    return "".join(letters).split()
+
+
+def _kept(folded: str, place: int) -> str:
+    letter = folded[place]
+    if letter == "'":
+        return letter if folded[place - 1 : place].isalnum() and folded[place + 1 : place + 2].isalnum() else " "
+    category = unicodedata.category(letter)
+    if category == "Cf":  # joiners and soft hyphens stand within words
+        return ""
+    return " " if category[0] in "PSC" else letter

@@ -1,0 +1,174 @@
+"""The examples of one split of a fold, decoded when they are accessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import datasets
+import pandas as pd
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.schema import Example, Input, Turn
+from lalm_mer.corpora import waveform_of
+from lalm_mer.examples.transcripts import Transcripts
+from lalm_mer.protocols.folded_corpus import FoldedCorpus
+
+__all__ = ["ExampleDataset", "ExampleSource", "InputDataset"]
+
+
+@dataclass(frozen=True)
+class ExampleSource:
+    """What examples are made from: a folded corpus, and what replaces or extends the rows of its utterances.
+
+    Args:
+        folded: corpus, task and folds; the folds are made and proven with the corpus's own transcripts in any case
+        transcripts: used in place of the corpus's own; None for those
+        context: utterance id -> the turns before it
+        descriptors: utterance id -> description of its voice
+        without_audio: whether an utterance that has no audio becomes an example without a waveform; otherwise it is an
+            error to load its audio
+    """
+
+    folded: FoldedCorpus
+    transcripts: Transcripts | None = None
+    context: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
+    descriptors: Mapping[str, str] = field(default_factory=dict)
+    without_audio: bool = False
+
+    @property
+    def transcript_source(self) -> str:
+        """``corpus``, ``asr`` or ``simulated``: where the transcripts of the examples come from."""
+        return self.folded.transcript_source if self.transcripts is None else self.transcripts.source
+
+    def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
+        """One split of a fold, in the order of utterance ids.
+
+        Args:
+            fold: number of the fold, from 1
+            split: ``train``, ``dev`` or ``test``
+            sampling_rate: in Hz; None for recognizers that do not use audio
+        """
+        return self.examples_of(self.folded.folds.ids(fold, split), sampling_rate)
+
+    def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
+        """Some examples, in the order of ``utterance_ids``, whatever split they are in.
+
+        Args:
+            utterance_ids: of utterances in a fold
+            sampling_rate: in Hz; None for recognizers that do not use audio
+        """
+        return ExampleDataset(self, [self.folded.positions[name] for name in utterance_ids], sampling_rate)
+
+
+class ExampleDataset:
+    """A map-style dataset of ``Example``; a torch DataLoader takes it as it is.
+
+    Args:
+        source: the folded corpus, and what replaces or extends its rows
+        rows: which rows of the corpus, in order
+        sampling_rate: rate at which audio is loaded, in Hz; None loads no audio
+    """
+
+    def __init__(self, source: ExampleSource, rows: list[int], sampling_rate: int | None) -> None:
+        self._source = source
+        self._utterances: datasets.Dataset = source.folded.corpus.dataset
+        self._task = source.folded.task
+        self._rows = rows
+        self._sampling_rate = sampling_rate
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._utterances[self._rows[index]]
+        found = row[self._task.column]
+        label = self._task.label_of(found)
+        if label is None:
+            raise CorpusError(
+                f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
+            )
+        name, source = row["utterance_id"], self._source
+        without_audio = self.uses_audio and row["audio"] is None and source.without_audio
+        given = Input(
+            name,
+            row["transcript"] if source.transcripts is None else source.transcripts.by_id.get(name),
+            None if self._sampling_rate is None or without_audio else waveform_of(row, self._sampling_rate),
+            speaker=row["speaker"],
+            without_audio=without_audio,
+            context=source.context.get(name, ()),
+            descriptors=source.descriptors.get(name),
+        )
+        return Example(given, label)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def uses_audio(self) -> bool:
+        """Whether the examples come with their waveforms."""
+        return self._sampling_rate is not None
+
+    def durations_s(self) -> list[float | None]:
+        """Duration of each utterance, in seconds, without decoding it; None where it has no audio."""
+        durations = self._utterances["duration_s"][:]
+        return [durations[row] for row in self._rows]
+
+    def truths(self) -> list[str]:
+        """The task's label of each example, in order."""
+        return list(self.utterances()["truth"])
+
+    def utterances(self) -> pd.DataFrame:
+        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
+        answer = self._task.column
+        columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
+        frame: pd.DataFrame = columns.to_pandas()
+        if self._source.transcripts is not None:
+            frame["transcript"] = [self._source.transcripts.by_id.get(name) for name in frame["utterance_id"]]
+        frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
+        return frame
+
+    def column(self, name: str) -> list[str | None]:
+        """Any other column of the utterance table, as strings: ``gender``, ``session`` ...; None where it is missing.
+
+        Raises:
+            ConfigError: if there is no such column
+        """
+        if name not in self._utterances.column_names or name == "audio":
+            raise ConfigError(
+                f"no column {name!r} in the utterance table; it has {', '.join(self._utterances.column_names)}"
+            )
+        values = self._utterances[name][:]
+        return [None if values[row] is None else str(values[row]) for row in self._rows]
+
+    def distinct(self) -> ExampleDataset:
+        """The same examples, each once."""
+        return ExampleDataset(self._source, list(dict.fromkeys(self._rows)), self._sampling_rate)
+
+    def select(self, indices: Sequence[int]) -> ExampleDataset:
+        """The examples at ``indices``, in that order."""
+        return ExampleDataset(self._source, [self._rows[index] for index in indices], self._sampling_rate)
+
+    def without_waveforms(self) -> ExampleDataset:
+        """The same examples without their waveforms, for recognizers that store features of their own."""
+        return ExampleDataset(self._source, self._rows, None)
+
+
+class InputDataset:
+    """The inputs of examples, without their truths: what is scored; a torch DataLoader takes it as it is.
+
+    Args:
+        examples: a map-style dataset of ``Example``
+    """
+
+    def __init__(self, examples: Sequence[Example] | ExampleDataset) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Input:
+        return self._examples[index].input
+
+    def __iter__(self) -> Iterator[Input]:
+        return (self[index] for index in range(len(self)))

@@ -1,0 +1,219 @@
+"""Features of utterances, computed once a corpus, kept on disk and looked up by utterance."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.processes import in_processes
+from lalm_mer.core.provenance import atomic_path, hash_json, write_json
+from lalm_mer.core.schema import Input
+
+__all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "samples_hash"]
+
+Frames = npt.NDArray[np.float32]
+"""Features of one utterance, (F, D): F frames or tokens."""
+
+_SCHEMA = pa.schema([("utterance_id", pa.string()), ("source_hash", pa.string()), ("features", pa.list_(pa.float32()))])
+
+
+class FeatureExtractor(Protocol):
+    """Makes a sequence of feature vectors from an utterance; pickles, so that it can run in worker processes."""
+
+    @property
+    def size(self) -> int:
+        """D, features of a frame."""
+
+    def settings(self) -> dict[str, Any]:
+        """Plain data that decides the values: ``name``, versions, parameters; part of the store's key."""
+
+    def source_hash(self, given: Input) -> str | None:
+        """Hash of what is read (samples or transcript); None where the input does not have it."""
+
+    def extract(self, given: Input) -> Frames:
+        """Compute the features, (F, D), with F at least 1.
+
+        Raises:
+            LalmMerError: naming the utterance, if it cannot be read
+        """
+
+
+class FeatureStore:
+    """Features on disk under a key of their own: corpus, extractor, its version and settings.
+
+    Each call of ``add`` writes one Arrow file, whole or not at all, with the utterances that were missing; the files
+    are memory-mapped. An utterance is found by its id, but what was changed since (noise added, audio swapped) has
+    another hash and is computed afresh: a store never makes a recognizer deaf.
+
+    Args:
+        cache_dir: folder of all stores
+        corpus_hash: ``root_hash`` of the prepared corpus
+        extractor: makes what is missing
+
+    Example:
+        >>> store = FeatureStore(Path("outputs/cache/acoustic"), root_hash, extractor)  # doctest: +SKIP
+        >>> store.add(inputs, processes=2)  # doctest: +SKIP
+        1440
+        >>> store.frames(inputs[0]).shape  # doctest: +SKIP
+        (327, 36)
+    """
+
+    def __init__(self, cache_dir: Path, corpus_hash: str, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self._key = {"corpus": corpus_hash, "extractor": extractor.settings()}
+        self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(self._key)[:16]}"
+        self._parts: list[datasets.Dataset] = []
+        self._places: dict[str, dict[str | None, tuple[int, int]]] = {}  # id -> source_hash -> part, row
+        for path in sorted(self.folder.glob("part-*.arrow")):
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def missing(self, utterance_ids: Iterable[str]) -> list[str]:
+        """Those of ``utterance_ids`` that are not stored."""
+        return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._places]
+
+    def add(self, inputs: Iterable[Input], processes: int = 1) -> int:
+        """Compute and store the features of the inputs that are not stored yet.
+
+        Args:
+            inputs: read one at a time, so that memory stays flat
+            processes: worker processes; with more than one, the calling script needs its ``__main__`` guard
+
+        Returns:
+            how many were computed
+
+        Raises:
+            ConfigError: if ``processes`` is less than 1
+            LalmMerError: naming the utterance that cannot be read; nothing is stored then
+        """
+        if processes < 1:
+            raise ConfigError(f"processes={processes}: expected 1 or more")
+        wanted = (given for given in inputs if self._stored(given) is None)
+        first = next(wanted, None)
+        if first is None:
+            return 0
+        path = self.folder / f"part-{len(self._parts):05d}-{uuid.uuid4().hex[:8]}.arrow"
+        write_json(self.folder / "key.json", self._key)
+        count = 0
+        with atomic_path(path) as unfinished:
+            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
+                for row in tqdm(
+                    in_processes(partial(_row, self.extractor), chain([first], wanted), processes),
+                    desc=f"{self._key['extractor']['name']} features",  # type: ignore[index]
+                    unit="utterance",
+                    disable=None,
+                ):
+                    writer.write_batch(pa.RecordBatch.from_arrays([pa.array([value]) for value in row], schema=_SCHEMA))
+                    count += 1
+            with unfinished.open("rb") as written:
+                os.fsync(written.fileno())
+        self._open(path)
+        return count
+
+    def frames(self, given: Input) -> Frames:
+        """Features of one input, (F, D), from the store or, where it differs from what is stored, computed.
+
+        An input without its waveform (or transcript) is looked up by id alone, which saves decoding it.
+
+        Raises:
+            CorpusError: if it is not stored and has nothing to compute from
+        """
+        place = self._stored(given)
+        if place is not None:
+            return self._read(place)
+        if self.extractor.source_hash(given) is None:
+            raise CorpusError(
+                f"utterance {given.utterance_id}: its features are not in {self.folder} and the input brings "
+                "nothing to compute them from; add it to the store, or load it with its audio and transcript"
+            )
+        return self.extractor.extract(given)
+
+    def stored(self, utterance_id: str) -> Frames:
+        """The newest features stored under an id, (F, D).
+
+        Raises:
+            CorpusError: if there are none
+        """
+        places = self._places.get(utterance_id)
+        if not places:
+            raise CorpusError(f"utterance {utterance_id}: its features are not in {self.folder}; add it to the store")
+        return self._read(next(reversed(places.values())))
+
+    def _read(self, place: tuple[int, int]) -> Frames:
+        part, row = place
+        stored = self._parts[part].data.column("features")[row].values
+        return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
+
+    def _stored(self, given: Input) -> tuple[int, int] | None:
+        places = self._places.get(given.utterance_id, {})
+        found = self.extractor.source_hash(given)
+        if found is None:  # by its id alone: the newest
+            return next(reversed(places.values()), None)
+        return places.get(found)
+
+    def _open(self, path: Path) -> None:
+        part = datasets.Dataset.from_file(str(path))
+        number = len(self._parts)
+        self._parts.append(part)
+        for row, (utterance_id, source_hash) in enumerate(zip(part["utterance_id"], part["source_hash"], strict=True)):
+            self._places.setdefault(utterance_id, {})[source_hash] = (number, row)
+
+
+def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, str | None, Frames]:
+    features = extractor.extract(given)
+    return given.utterance_id, extractor.source_hash(given), features.reshape(-1)
+
+
+def samples_hash(given: Input) -> str | None:
+    """Hash of the samples, the ``source_hash`` of what reads audio; None where the input has no waveform."""
+    if given.waveform is None:
+        return None
+    return hashlib.blake2b(np.ascontiguousarray(given.waveform.samples).data, digest_size=16).hexdigest()
+
+
+def feature_statistics(
+    sequences: Iterable[Frames], size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each feature over all frames, one utterance in memory at a time.
+
+    Args:
+        sequences: (F, D) each
+        size: D
+
+    Returns:
+        two arrays, (D,) each
+
+    Example:
+        >>> mean, std = feature_statistics([np.array([[0.0]], np.float32), np.array([[2.0], [4.0]], np.float32)], 1)
+        >>> mean.item(), round(std.item(), 3)
+        (2.0, 1.633)
+    """
+    count, total, squares = 0, np.zeros(size), np.zeros(size)
+    shift: Sequence[float] | None = None
+    for frames in sequences:
+        values = frames.astype(np.float64)
+        if shift is None:
+            shift = values.mean(axis=0)  # near the mean, so that the squares do not cancel
+        centred = values - shift
+        count += len(values)
+        total += centred.sum(axis=0)
+        squares += np.square(centred).sum(axis=0)
+    if shift is None:
+        raise CorpusError("no utterance to take feature statistics from; is the train split empty?")
+    mean = total / count
+    return mean + shift, np.sqrt(np.maximum(squares / count - np.square(mean), 0))

@@ -1,0 +1,314 @@
+"""Transcripts beside the corpus's own: tables written by speech recognition, their word errors, and simulated ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.provenance import atomic_path, hash_file, hash_json
+from lalm_mer.core.words import words_of
+
+__all__ = [
+    "SCHEMA",
+    "SIMULATED_NOTE",
+    "SOURCES",
+    "TranscriptTable",
+    "Transcripts",
+    "asr_transcripts",
+    "load_transcripts",
+    "make_rows",
+    "pooled_word_error_rate",
+    "require_same_corpus",
+    "simulated_transcript",
+    "simulated_transcripts",
+    "word_error_rate",
+    "write_transcripts",
+]
+
+SOURCES = ("corpus", "asr", "simulated")
+"""Where the transcripts of a run may come from."""
+SIMULATED_NOTE = (
+    "The transcripts name the label: each is a sentence made from the truth, so the figures say nothing about "
+    "recognising emotion."
+)
+SCHEMA = pa.schema(
+    [
+        ("utterance_id", pa.string()),
+        ("hypothesis", pa.string()),
+        ("reference", pa.string()),
+        ("word_error_rate", pa.float64()),
+        ("n_reference_words", pa.int32()),
+    ]
+)
+_NEEDED = ("utterance_id", "hypothesis")
+
+
+@dataclass(frozen=True)
+class TranscriptTable:
+    """A checked file of transcripts.
+
+    Args:
+        source: the file
+        hypotheses: utterance id -> what was recognised, as the model wrote it; ``""`` where it heard nothing
+        metadata: of a Parquet file that ``write_transcripts`` wrote; empty for any other
+        digest: SHA-256 of the file
+    """
+
+    source: Path
+    hypotheses: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """What a run reads in place of the corpus's own transcripts.
+
+    Args:
+        source: ``asr`` or ``simulated``
+        by_id: utterance id -> transcript
+        digest: hash of what they come from
+    """
+
+    source: str
+    by_id: Mapping[str, str]
+    digest: str
+
+
+def word_error_rate(reference: str | None, hypothesis: str) -> float | None:
+    """(Substitutions + deletions + insertions) / words of the reference, over ``words_of`` each.
+
+    It may exceed 1. None where there is no reference, or none with a word: nothing to divide by.
+
+    Args:
+        reference: what was said, by a person who listened
+        hypothesis: what was recognised
+
+    Example:
+        >>> word_error_rate("Kids are talking.", "kids talking"), word_error_rate("No!", "oh no no")
+        (0.3333333333333333, 2.0)
+    """
+    return None if reference is None else pooled_word_error_rate([reference], [hypothesis])
+
+
+def pooled_word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    """All errors over all words of the references, so a long utterance weighs more than a short one.
+
+    Words recognised where the reference has none count as insertions. None where no reference has a word.
+
+    Args:
+        references: N transcripts
+        hypotheses: what was recognised, in the same order
+
+    Raises:
+        ValueError: if the lengths differ
+
+    Example:
+        >>> pooled_word_error_rate(["one two three", "four"], ["one two three", "for"])
+        0.25
+    """
+    pairs = list(zip(references, hypotheses, strict=True))
+    said, heard = ([" ".join(words_of(pair[side])) for pair in pairs] for side in (0, 1))
+    if not any(said):
+        return None
+    counts = jiwer.process_words(said, heard)
+    n_words = counts.hits + counts.substitutions + counts.deletions
+    return float((counts.substitutions + counts.deletions + counts.insertions) / n_words)
+
+
+def make_rows(hypotheses: Mapping[str, str], references: Mapping[str, str | None]) -> pd.DataFrame:
+    """The rows of a transcript table, in the order of ``hypotheses``; missing is None.
+
+    Args:
+        hypotheses: utterance id -> what was recognised
+        references: utterance id -> human transcript, or None; one for each hypothesis
+    """
+    rows = [
+        {
+            "utterance_id": name,
+            "hypothesis": hypothesis,
+            "reference": references[name],
+            "word_error_rate": word_error_rate(references[name], hypothesis),
+            "n_reference_words": _n_words(references[name]),
+        }
+        for name, hypothesis in hypotheses.items()
+    ]
+    return pd.DataFrame(rows, columns=SCHEMA.names, dtype=object)
+
+
+def _n_words(reference: str | None) -> int | None:
+    return None if reference is None else len(words_of(reference))
+
+
+def write_transcripts(path: Path, rows: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+    """Write a transcript table as Parquet, whole or not at all.
+
+    Args:
+        path: the file, ``.parquet``
+        rows: as ``make_rows`` makes them
+        metadata: model, corpus and the like, plain data; each value is JSON in the file
+    """
+    encoded = {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in metadata.items()}
+    table = pa.Table.from_pylist(rows.to_dict("records"), SCHEMA.with_metadata(encoded))
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def load_transcripts(path: Path) -> TranscriptTable:
+    """Read and check a table of transcripts: Parquet, or CSV with a header, in UTF-8.
+
+    Columns beside ``utterance_id`` and ``hypothesis`` may be there and are not read.
+
+    Raises:
+        CorpusError: naming file and row or utterance, if it cannot be read, lacks a column, has an id twice or an
+            empty one, or a null hypothesis (an empty one is allowed: nothing was recognised)
+
+    Example:
+        >>> load_transcripts(Path("no/such.csv"))
+        Traceback (most recent call last):
+            ...
+        lalm_mer.core.errors.CorpusError: no/such.csv: no such file; ...
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file; make it with `python recipes/transcribe.py --config ...`")
+    readers = {".parquet": _read_parquet, ".csv": _read_csv}
+    if path.suffix not in readers:
+        raise CorpusError(f"{path}: a table of transcripts is a .parquet or a .csv file")
+    rows, metadata = readers[path.suffix](path)
+    hypotheses: dict[str, str] = {}
+    for number, (name, hypothesis) in enumerate(rows, start=1):
+        if not name:
+            raise CorpusError(f"{path}: row {number}: no utterance_id; every row needs one")
+        if name in hypotheses:
+            raise CorpusError(f"{path}: row {number}: utterance {name} stands twice; keep one row of it")
+        if hypothesis is None:
+            raise CorpusError(f"{path}: utterance {name}: hypothesis is null; write '' where nothing was recognised")
+        hypotheses[name] = hypothesis
+    return TranscriptTable(path, hypotheses, metadata, hash_file(path))
+
+
+_Rows = list[tuple[str | None, str | None]]
+
+
+def _require_columns(path: Path, found: Sequence[str]) -> None:
+    for name in _NEEDED:
+        if list(found).count(name) != 1:
+            raise CorpusError(f"{path}: column {name!r} is missing or stands twice; found {list(found)}")
+
+
+def _read_parquet(path: Path) -> tuple[_Rows, dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _require_columns(path, schema.names)
+            table = file.read(columns=list(_NEEDED))
+    except pa.ArrowException as error:
+        raise CorpusError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
+    for name in _NEEDED:
+        kind = schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise CorpusError(f"{path}: column {name!r} holds {kind}; expected strings")
+    encoded = schema.metadata or {}
+    ours = {field.encode() for field in ("corpus", "root_hash", "model", "model_digest")} <= set(encoded)
+    metadata = {key.decode(): json.loads(value) for key, value in encoded.items()} if ours else {}
+    return list(zip(*(table[name].to_pylist() for name in _NEEDED), strict=True)), metadata
+
+
+def _read_csv(path: Path) -> tuple[_Rows, dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    header = lines[0] if lines else []
+    _require_columns(path, header)
+    places = [header.index(name) for name in _NEEDED]
+    rows: _Rows = []
+    for number, line in enumerate((line for line in lines[1:] if line), start=1):
+        if len(line) != len(header):
+            raise CorpusError(
+                f"{path}: row {number}: {len(line)} cells under {len(header)} column names; quote cells with commas"
+            )
+        rows.append((line[places[0]], line[places[1]]))
+    return rows, {}
+
+
+def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> None:
+    """Check that a table, where it says of what it is, is of this very preparation.
+
+    Raises:
+        CorpusError: if it is of another corpus, or of another preparation of it
+    """
+    named = table.metadata.get("corpus", corpus)
+    if named != corpus:
+        raise CorpusError(f"{table.source}: transcripts of corpus {named}, but this is {corpus}")
+    if table.metadata.get("root_hash", root_hash) != root_hash:
+        raise CorpusError(
+            f"{table.source}: transcripts of another preparation of {corpus}, whose audio or rows differ; transcribe "
+            "this one"
+        )
+
+
+def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Transcripts:
+    """The recognised transcripts of a run's utterances; rows of other utterances are left aside.
+
+    Args:
+        table: of the corpus
+        utterance_ids: all that the run may read
+
+    Raises:
+        CorpusError: if an utterance has no row
+    """
+    wanted = sorted(utterance_ids)
+    missing = [name for name in wanted if name not in table.hypotheses]
+    if missing:
+        raise CorpusError(
+            f"{table.source}: no transcript of {len(missing)} of {len(wanted)} utterances, for example {missing[0]}; "
+            "transcribe the whole corpus, with '' where nothing was recognised"
+        )
+    return Transcripts("asr", {name: table.hypotheses[name] for name in wanted}, table.digest)
+
+
+def simulated_transcript(label_word: str) -> str:
+    """A sentence that names the label: an upper bound of what reading can give, never a result.
+
+    Args:
+        label_word: a surface form of the truth
+
+    Raises:
+        ConfigError: if the word is empty
+
+    Example:
+        >>> simulated_transcript("angry")
+        'I am very angry!'
+    """
+    if not label_word.strip():
+        raise ConfigError("a simulated transcript needs a word for the label, found an empty one")
+    return f"I am very {label_word.strip()}!"
+
+
+def simulated_transcripts(truths: Mapping[str, str], label_set: LabelSet) -> Transcripts:
+    """A sentence that names the label for each utterance, from the first surface form of the task's label.
+
+    Args:
+        truths: utterance id -> label
+        label_set: the task's labels with their surface forms
+
+    Example:
+        >>> labels = LabelSet(("hap", "sad"), {"hap": ("happy", "joyful")})
+        >>> simulated_transcripts({"u1": "hap"}, labels).by_id["u1"]
+        'I am very happy!'
+    """
+    by_id = {name: simulated_transcript(label_set.forms_of(label)[0]) for name, label in truths.items()}
+    return Transcripts("simulated", by_id, hash_json(by_id))

@@ -1,0 +1,105 @@
+"""Builder of adapted models: a new adapter to be trained, one that was trained elsewhere, or a merged copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.provenance import hash_file
+from lalm_mer.launch.build.model_run import LoadedRun
+from lalm_mer.launch.config.settings import AdapterSettings, ModelSettings
+from lalm_mer.models.adapter_files import WEIGHTS
+from lalm_mer.models.adapter_kinds import kind_named
+from lalm_mer.models.adapters import add_adapter, load_adapter
+from lalm_mer.sharing.hub import MERGED_FROM, load_adapter_from, require_fit
+
+__all__ = ["adapt", "load_adapted", "merged_notes"]
+
+_OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+
+
+def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
+    """Add an adapter and print, tower by tower, what it touches.
+
+    Raises:
+        AdapterError: if a target matches nothing, or a tower cannot be trained so
+        ConfigError: if it touches towers that a prompt without audio never reaches, or an option is of another kind
+    """
+    if not loaded.setup.uses("audio"):
+        for tower in ("audio_tower", "projector"):
+            for key, reached in ((f"towers.{tower}", settings.towers.get(tower)), ("full", tower in settings.full)):
+                if reached:
+                    raise ConfigError(
+                        f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would learn; "
+                        f"set adapter.{key}=[]"
+                    )
+    adapted, report = add_adapter(
+        loaded.model, settings.towers, _adapter_options(settings), kind=settings.kind, full=settings.full
+    )
+    if shown:
+        for row in report:
+            in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
+            print(  # noqa: T201 what a user should see before training starts
+                f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
+                f"parameters beside {row.base_parameters:,} frozen{in_full}"
+            )
+    return cast(nn.Module, loaded.recognizer(adapted))
+
+
+def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
+    """What peft's config is made from."""
+    kind_named(settings.kind)
+    of_lora = {name: getattr(settings, name) for name in _OF_LORA}
+    if settings.kind == "lora":
+        twice = [name for name in settings.options if name in of_lora]
+        if twice:
+            raise ConfigError(f"key 'adapter.options.{twice[0]}': say it as adapter.{twice[0]}")
+        return of_lora | settings.options
+    for name, value in of_lora.items():
+        if value != getattr(AdapterSettings, name):
+            raise ConfigError(
+                f"key 'adapter.{name}': is of kind lora; what {settings.kind} takes goes into adapter.options"
+            )
+    return settings.options
+
+
+def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, str, list[str]]:
+    """The model under an adapter that an earlier run trained, from a folder or the Hub.
+
+    Returns:
+        the model, the adapter's kind, the SHA-256 of its weights, and notes for a reader of the figures
+
+    Raises:
+        AdapterError: if there is no such adapter, or it does not fit the model
+        SplitLeakError: if it was trained on another fold of the same folds
+    """
+    folder = load_adapter_from(str(settings.adapter), settings.adapter_revision)
+    notes = _fit_of(folder, loaded, settings, fold, loaded.digests["base_model"])
+    model = load_adapter(loaded.model, folder)
+    kind = str(model.active_peft_config.peft_type.value).lower()
+    return loaded.recognizer(model), kind, hash_file(folder / WEIGHTS), notes
+
+
+def merged_notes(loaded: LoadedRun, settings: ModelSettings, fold: int) -> list[str]:
+    """Where the base model is a copy that an adapter was merged into: what it was trained on.
+
+    Raises:
+        SplitLeakError: if it was trained on another fold of the same folds
+    """
+    folder = Path(settings.id)
+    if not (folder / MERGED_FROM).is_file():
+        return []
+    told = "The base model is a merged copy; what follows of an adapter is of the one within it."
+    return [told, *_fit_of(folder, loaded, settings, fold, None)]
+
+
+def _fit_of(folder: Path, loaded: LoadedRun, settings: ModelSettings, fold: int, base_model: str | None) -> list[str]:
+    folded = loaded.data.folded
+    hashes = {"folds": folded.folds.digest, **loaded.digests, "base_model": base_model}
+    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
+    return require_fit(
+        folder, now=now | {"base_model": base_model and settings.id, "quantization": settings.quantization}
+    )

@@ -1,0 +1,87 @@
+"""Builder of the fusion baseline from settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.examples.augmented_examples import AugmentedExamples
+from lalm_mer.examples.dataset import ExampleDataset, InputDataset
+from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.config.settings import BaselineSettings, FusionSettings
+from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
+from lalm_mer.recognizers.baselines.build import build_fusion
+from lalm_mer.recognizers.baselines.fusion import FusionNetwork
+
+__all__ = ["BaselineRun", "baseline_notes", "open_baseline_run", "recognizer_name"]
+
+
+@dataclass(frozen=True)
+class BaselineRun:
+    """All that a run of the baseline needs, ready to train.
+
+    Args:
+        network: the untrained network
+        data: the three sides of the fold, without waveforms: features are in the store
+    """
+
+    network: FusionNetwork
+    data: RunData
+
+
+def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
+    """Load the data, compute and keep the features that are missing, and build the network.
+
+    Raises:
+        ConfigError: if transcripts are asked for that the corpus does not have, or a name is unknown
+    """
+    fusion = settings.baseline
+    if settings.data.without_audio != "refuse":
+        raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
+    source = open_corpus(settings.data, settings.split)
+    uses_audio = "audio" in fusion.modalities
+    data = open_data(source, settings.split.fold, sampling_rate=SAMPLING_RATE if uses_audio else None)
+    data = balanced(data, settings.balance, settings.seed)
+    learnt = augmented(data, settings.augment, settings.seed)
+    if "transcript" in fusion.modalities:
+        require_transcripts(data, settings.data.dir)
+    assert isinstance(data.train, ExampleDataset)
+    network = build_fusion(
+        InputDataset(data.train.distinct()),
+        source.folded.label_set.labels,
+        corpus_hash=source.folded.corpus.summary["root_hash"],
+        others=(InputDataset(data.dev), data.test_inputs),
+        modalities=fusion.modalities,
+        features=fusion.features,
+        trim_db=fusion.trim_db,
+        bert=fusion.bert,
+        bert_revision=fusion.bert_revision,
+        audio_branch=fusion.audio_branch,
+        transcript_branch=fusion.transcript_branch,
+        scratch=fusion.scratch,
+        hidden=fusion.hidden,
+        dropout=fusion.dropout,
+        label_smoothing=fusion.label_smoothing,
+        cache_dir=Path(fusion.cache_dir),
+        processes=fusion.processes,
+    )
+    silent = {side: getattr(data, side).without_waveforms() for side in ("train", "dev", "test")}
+    if isinstance(learnt.train, AugmentedExamples):  # what is heard anew in every epoch is in no store
+        silent["train"] = learnt.train
+    return BaselineRun(network, replace(data, **silent))
+
+
+def recognizer_name(fusion: FusionSettings) -> str:
+    """Name shown in comparisons: the same whatever modalities the network is given."""
+    return f"fusion ({fusion.features}, BERT {Path(fusion.bert).name})"
+
+
+def baseline_notes(fusion: FusionSettings) -> list[str]:
+    """What a reader of the figures has to know."""
+    notes = []
+    if "transcript" in fusion.modalities and fusion.bert == "scratch":
+        notes.append("The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.")
+    if "audio" in fusion.modalities and fusion.features == "opensmile":
+        notes.append("Acoustic features by openSMILE, whose licence is for research.")
+    return notes

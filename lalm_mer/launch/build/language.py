@@ -1,0 +1,101 @@
+"""Builder of audio-language recognizers."""
+
+from __future__ import annotations
+
+from peft import PeftModel
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.examples.dataset import ExampleSource
+from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.prompts import open_prompts, source_for_prompts, take_shots
+from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.models.families import family_class
+from lalm_mer.models.families.base import Family
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
+
+__all__ = ["LanguageBuilder"]
+
+_EXACT = 1e-4
+
+
+class LanguageBuilder:
+    """What a run of an audio-language model is made of; the steps are those of ``Builder``."""
+
+    def prompts(
+        self, settings: ZeroShotSettings | FinetuneSettings, source: ExampleSource
+    ) -> tuple[PromptSetup, ExampleSource, dict[str, str | None]]:
+        """The prompts, the source with what their slots need, and hashes of both; no weights are loaded.
+
+        Raises:
+            ConfigError: if settings, prompts and corpus do not belong together
+        """
+        if isinstance(settings, FinetuneSettings) and settings.objective != "cross_entropy":
+            raise ConfigError(
+                f"key 'objective': {settings.objective!r}; {settings.model.family} learns its answers by cross_entropy"
+            )
+        setup = open_prompts(settings, source.folded.label_set)
+        source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
+        return setup, source, {**setup.digests(), **digests}
+
+    def load(self, settings: ModelSettings) -> Family:
+        """The model.
+
+        Raises:
+            ConfigError: if the attention cannot be used
+            ModelError: if there is no such model
+        """
+        if settings.attn_implementation not in ("sdpa", "eager"):
+            raise ConfigError(
+                f"key 'model.attn_implementation': {settings.attn_implementation!r}; answers that share a prompt need "
+                "a custom attention mask: expected sdpa or eager"
+            )
+        return family_class(settings.family).load(
+            settings.id,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+            quantization=settings.quantization,
+        )
+
+    def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
+        """Refuse batches for a family whose scores depend on what else is in the batch.
+
+        Raises:
+            ConfigError: naming the key
+        """
+        if family.batch_tolerance <= _EXACT:
+            return
+        section, learns = ("train", True) if isinstance(settings, FinetuneSettings) else ("scoring", False)
+        sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+        why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with what else is in the batch"
+        if family.whole is not None:
+            why = f"{family.name} takes one utterance at a time"
+        for key in ("per_device_eval_batch_size", *(["per_device_train_batch_size"] if learns else [])):
+            if getattr(sizes, key) != 1:
+                raise ConfigError(f"key '{section}.{key}': {getattr(sizes, key)}; {why}: set it to 1")
+
+    def with_shots(
+        self, setup: PromptSetup, data: RunData, family: Family, settings: ZeroShotSettings | FinetuneSettings
+    ) -> tuple[PromptSetup, RunData]:
+        """The prompts with their answered examples, which are removed from train.
+
+        Raises:
+            ConfigError: if the family or train cannot give them
+        """
+        setup, data = take_shots(setup, data, settings.prompt, family, settings.seed)
+        if isinstance(settings, FinetuneSettings) and not len(data.train):
+            raise ConfigError(
+                f"key 'prompt.shots': {settings.prompt.shots} are all of train, and none is left to learn; lower it"
+            )
+        return setup, data
+
+    def recognizer(
+        self,
+        family: Family,
+        setup: PromptSetup,
+        settings: ZeroShotSettings | FinetuneSettings,
+        adapted: PeftModel | None = None,
+    ) -> LanguageRecognizer:
+        """The recognizer over the model, adapted or bare."""
+        return LanguageRecognizer(family, setup, adapted)

@@ -1,0 +1,1 @@
+"""The run itself: its folder, resuming, the engine, training and scoring."""

@@ -1,0 +1,145 @@
+"""Zero-shot prompting in words: answers are generated in every process, gathered, and parsed strictly."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from lalm_mer.core.errors import ConfigError, PredictionError
+from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.schema import Input
+from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.config.settings import AnsweringSettings, ScoringSettings, ZeroShotSettings
+from lalm_mer.launch.run.engine import Engine, check_accelerator
+from lalm_mer.models.registry import model_class
+from lalm_mer.prompting.parsing import AnswerParser, load_synonyms
+from lalm_mer.recognizers.language.generation import PromptCollator, generate, in_words
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
+from lalm_mer.recognizers.training import Inputs
+
+__all__ = ["Answering", "generates_answers", "open_answering"]
+
+
+def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
+    """Whether a run generates its answers; asked before anything is loaded.
+
+    Raises:
+        ConfigError: if there is no such mode, or the model or the engine cannot generate
+    """
+    answering = settings.answering
+    if answering.mode not in ("likelihood", "generation"):
+        raise ConfigError(f"key 'answering.mode': {answering.mode!r}; expected likelihood or generation")
+    if answering.mode == "likelihood":
+        return False
+    if not model_class(settings.model.family).has_language_model:
+        raise ConfigError("key 'answering.mode': generation; clap has no language model; set likelihood")
+    prompt = settings.prompt
+    if prompt.also or prompt.label_orders > 1 or prompt.label_score != "sum":
+        raise ConfigError(
+            "section 'prompt': also, label_orders and label_score are ways of scoring labels; with "
+            "answering.mode=generation leave them out"
+        )
+    if answering.max_new_tokens < 1:
+        raise ConfigError(f"key 'answering.max_new_tokens': {answering.max_new_tokens}; expected 1 or more")
+    if engine.distributed_type in ("DEEPSPEED", "FSDP"):
+        raise ConfigError(
+            f"key 'answering.mode': generation; {engine.source} shards the model by {engine.distributed_type}, and "
+            "processes that stop at different tokens would wait for each other; launch with multi_gpu.yaml or less"
+        )
+    return True
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Greedy generation and the parser of what comes out, for one run.
+
+    Args:
+        recognizer: model and prompts
+        data: train, dev and test of the fold
+        settings: how long answers may be
+        parse: answer -> label or ``UNPARSED``
+        digest: SHA-256 of the synonyms
+    """
+
+    recognizer: LanguageRecognizer
+    data: RunData
+    settings: AnsweringSettings
+    parse: AnswerParser
+    digest: str
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        return [
+            f"Answers were generated greedily, {self.settings.max_new_tokens} tokens at most, and parsed strictly; an "
+            "unparsed answer counts as an error of its true class."
+        ]
+
+    def answer(self, inputs: Inputs, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
+        """Generate an answer to every test input, over all processes.
+
+        Args:
+            inputs: the test inputs that the model takes
+            scoring: batch size, workers, device
+            engine: what the run was launched with; checked against what accelerate set up
+
+        Returns:
+            N answers, None where the model cannot take the utterance, and the N labels parsed from them
+
+        Raises:
+            ConfigError: if the engine found is not the one expected
+            PredictionError: if the processes together return other utterances than were asked about
+        """
+        accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision="no")
+        check_accelerator(engine, accelerator)
+        data = self.data
+        share = range(accelerator.process_index, len(inputs), accelerator.num_processes)
+        mine = [data.scored[index] for index in share]
+        part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, not of torch's class
+        self.recognizer.to(accelerator.device).eval()
+        said = self._say(part, scoring, accelerator.device, shown=accelerator.is_main_process)
+        gathered = gather_object(list(zip(mine, said, strict=True)))
+        if sorted(position for position, _ in gathered) != data.scored:
+            raise PredictionError(f"{len(gathered)} answers to {len(data.scored)} utterances came back from generation")
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        by_position = dict(gathered)
+        answers = [by_position.get(position) for position in range(len(data.test))]
+        return answers, [UNPARSED if answer is None else self.parse(answer) for answer in answers]
+
+    def _say(self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device, *, shown: bool) -> list[str]:
+        family, setup = self.recognizer.family, self.recognizer.setup
+        loader: DataLoader[Any] = DataLoader(
+            inputs,
+            batch_size=scoring.per_device_eval_batch_size,
+            num_workers=scoring.dataloader_num_workers,
+            collate_fn=PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots),
+        )
+        said: list[str] = []
+        for batch in tqdm(loader, disable=not (shown and sys.stderr.isatty())):
+            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+            answers = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
+            said += [in_words(family, ids) for ids in answers]
+        return said
+
+
+def open_answering(recognizer: LanguageRecognizer, data: RunData, settings: AnsweringSettings) -> Answering:
+    """Read the synonyms and make the parser.
+
+    Raises:
+        ConfigError: if the synonyms cannot be read, or would name two labels by the same words
+    """
+    synonyms = {} if settings.synonyms is None else load_synonyms(Path(settings.synonyms))
+    try:
+        parser = AnswerParser(recognizer.label_set, synonyms)
+    except ConfigError as error:
+        raise ConfigError(f"key 'answering.synonyms': {settings.synonyms}: {error}") from None
+    return Answering(recognizer, data, settings, parser, hash_json(synonyms))

@@ -1,0 +1,59 @@
+"""What identifies a base model, told without loading its weights and computed once a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PretrainedConfig
+
+from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.core.provenance import hash_file, hash_json, write_json
+
+__all__ = ["base_digest"]
+
+
+def base_digest(model_id: str, revision: str | None = None) -> str:
+    """Hash of the files of a local folder, or ``id@commit`` of a model on the Hub.
+
+    The hash of a folder is kept in the user's cache under the names, sizes and times of its files, so that several
+    processes and later runs do not read gigabytes again.
+
+    Args:
+        model_id: Hub id or folder
+        revision: branch, tag or commit on the Hub
+
+    Raises:
+        ModelError: if there is neither such a folder nor such a model on the Hub
+    """
+    folder = Path(model_id)
+    if folder.is_dir():
+        return _folder_digest(folder)
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model_id, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model_id!r} cannot be found: {one_line(error)}; model.id is a Hub id or a local folder"
+        ) from error
+    return f"{model_id}@{config.get('_commit_hash')}"
+
+
+def _folder_digest(folder: Path) -> str:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    stats = [(path.name, status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]]
+    key = hash_json([str(folder.resolve()), stats])
+    cache = _cache_file()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):  # the processes of a machine wait for the first of them
+        known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+        if key not in known:
+            known[key] = hash_json({path.name: hash_file(path) for path in files})
+            write_json(cache, known)
+    return known[key]
+
+
+def _cache_file() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "lalm_mer" / "model_digests.json"

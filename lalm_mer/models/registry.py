@@ -1,0 +1,67 @@
+"""Every pretrained model by name: the families of audio-language models, and CLAP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import nn
+
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES, family_class
+
+__all__ = ["MODEL_NAMES", "PretrainedModel", "model_class"]
+
+MODEL_NAMES = (*FAMILIES, *OTHER_FAMILIES, Clap.name)
+"""What ``model.family`` may be."""
+
+
+class PretrainedModel(Protocol):
+    """What ``Family`` and ``Clap`` have in common: what data, adapters, the Hub and a run's record read of a model."""
+
+    name: ClassVar[str]
+    towers: ClassVar[Mapping[str, str]]
+    published: ClassVar[Sequence[str]]
+    licence: ClassVar[str]
+    contamination: ClassVar[Mapping[str, str]]
+    has_language_model: ClassVar[bool]
+    batch_tolerance: ClassVar[float]
+    model: Any
+
+    @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each its own class
+        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        ...
+
+    @classmethod
+    def can_be_quantized(cls) -> bool:
+        """Whether ``model.quantization`` can hold a part of it in 4 bits."""
+        ...
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate at which it takes audio, in Hz."""
+        ...
+
+    @property
+    def randomly_initialised(self) -> bool:
+        """Whether the weights were never trained."""
+        ...
+
+    def submodule(self, tower: str) -> nn.Module:
+        """The module of a tower, adapters included."""
+        ...
+
+    def refuses(self, duration_s: float) -> str | None:
+        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        ...
+
+
+def model_class(name: str) -> type[Any]:
+    """The class of that name: a ``Family``, or ``Clap``.
+
+    Raises:
+        ConfigError: if there is none
+        ModelError: if the transformers that is installed does not have it
+    """
+    return Clap if name == Clap.name else family_class(name)

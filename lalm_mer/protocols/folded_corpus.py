@@ -1,0 +1,111 @@
+"""A prepared corpus under a protocol: its task and its proven folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.protocols.protocol import COLUMNS, Protocol
+from lalm_mer.protocols.splits import Folds, make_folds
+
+__all__ = ["FoldedCorpus", "compared_columns", "fold_corpus"]
+
+
+@dataclass(frozen=True)
+class FoldedCorpus:
+    """A prepared corpus under a protocol.
+
+    Args:
+        corpus: the prepared corpus
+        task: the protocol's task
+        folds: proven folds
+        unmapped: how many utterances the task leaves out
+    """
+
+    corpus: PreparedCorpus
+    task: Task
+    folds: Folds
+    unmapped: int
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels of the task."""
+        return self.task.labels
+
+    @property
+    def truths(self) -> dict[str, str]:
+        """Utterance id -> the task's label, of every utterance that is in a fold."""
+        answers = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
+        labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
+        return {name: label for name, label in labels.items() if label is not None}
+
+    @property
+    def with_audio(self) -> list[str]:
+        """Ids of the utterances in a fold that have audio."""
+        ids = set(self._table.loc[self._table["audio_sha256"].notna(), "utterance_id"])
+        return sorted(ids & set(self.folds.frame["utterance_id"]))
+
+    @property
+    def transcript_source(self) -> str:
+        """Of the corpus's own: the last of ``corpus``, ``asr`` and ``simulated`` that any utterance in a fold has.
+
+        A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
+        """
+        used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
+        sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
+        return next((source for source in ("simulated", "asr") if source in sources), "corpus")
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """What is asked of every utterance here, read once."""
+        return self.corpus.columns(
+            list(dict.fromkeys(["utterance_id", self.task.column, "audio_sha256", "transcript_source"]))
+        )
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Utterance id -> its row."""
+        return {name: row for row, name in enumerate(self._table["utterance_id"])}
+
+
+def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
+    """Apply a protocol to a prepared corpus.
+
+    Raises:
+        ConfigError: if the protocol is for another corpus
+        CorpusError: if the task maps no utterance
+        SplitLeakError: if a claim of the protocol does not hold
+    """
+    if protocol.corpus not in (None, corpus.name):
+        raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
+    task = protocol.resolve_task(corpus.tasks)
+    utterances = compared_columns(corpus, protocol.folds.needs)
+    answers = corpus.columns([task.column])[task.column]
+    mapped = utterances[[task.label_of(answer) is not None for answer in answers]]
+    if mapped.empty:
+        raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}")
+    return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
+
+
+def compared_columns(corpus: PreparedCorpus, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """What folds are made of and compared in, without the audio itself.
+
+    Args:
+        corpus: the prepared corpus
+        needed: further columns
+
+    Returns:
+        ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of its content, and transcripts are
+        compared without case and spacing; an empty one says nothing
+    """
+    names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
+    frame = corpus.columns(sorted(names))
+    words = frame["transcript"].astype("string").str.casefold().str.split().str.join(" ")
+    frame["transcript"] = words.mask(words == "")
+    return frame.rename(columns={"audio_sha256": "audio"})

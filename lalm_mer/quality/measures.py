@@ -1,0 +1,233 @@
+"""What is measured of one utterance: its sound, the length of its transcript, and its word times.
+
+The sound is the mono mix that recognizers hear. Levels are in dB of full scale (dBFS), -120 for digital silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+
+from lalm_mer.core.audio import Waveform, decode
+from lalm_mer.core.errors import AudioError, CorpusError
+from lalm_mer.core.processes import in_processes
+from lalm_mer.core.word_times import find_word_times, read_word_times
+from lalm_mer.core.words import words_of
+
+__all__ = ["Measures", "Sound", "measure", "measure_sound", "measured"]
+
+_LOWEST_DBFS = -120.0
+_FRAME_S = 0.025
+_FULL_SCALE = 32766.5 / 32768  # the highest value of 16 bits, whichever sign
+_SHORTEST_FLAT_RUN = 3  # samples; two equal ones at the peak are natural
+_FLAT_PEAK = 0.1  # of full scale; below -20 dBFS a natural peak is flat in steps of 16 bits
+_SILENT_BELOW_LOUDEST_DB = 40.0  # speech varies by about 30 dB between vowels and fricatives
+_SILENT_DBFS = -70.0
+_TRIM = 10 ** (-60 / 20)
+_ROWS_AT_A_TIME = 32
+
+_Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Measures of the samples.
+
+    Args:
+        peak: highest magnitude, 1 for full scale
+        clipped_share: fraction of samples at or beyond full scale
+        flat_share: fraction of samples in runs of three or more that equal the highest or the lowest sample
+        flat_runs: number of these runs; clipping at any level makes many
+        level_dbfs: root mean square without the mean
+        loudest_dbfs: the same of the loudest 25 ms
+        silence_share: fraction of 25 ms frames 40 dB below the loudest one, or below -70 dBFS
+        samples_hash: of the samples at 16 bits and their rate; None where all are equal
+        trimmed_hash: the same without what is below -60 dBFS at both ends; None where nothing is left
+    """
+
+    peak: float
+    clipped_share: float
+    flat_share: float
+    flat_runs: int
+    level_dbfs: float
+    loudest_dbfs: float
+    silence_share: float
+    samples_hash: str | None
+    trimmed_hash: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is known of one utterance; None where it cannot be measured.
+
+    Args:
+        audio_path: as the corpus names it
+        audio_sha256: of the encoded audio
+        label_duration_s: ``end_s - start_s``, what the label says
+        n_characters: of the transcript without punctuation, single spaces included
+        audio_error: why the audio cannot be heard
+        word_times_error: why the word times cannot be read
+        words_match: whether the words of the word times are those of the transcript
+        words_end_s: when the last word with a time ends
+    """
+
+    utterance_id: str
+    audio_path: str | None
+    audio_sha256: str | None
+    transcript: str | None
+    label: str | None
+    speaker: str | None
+    session: str | None
+    dialogue: str | None
+    duration_s: float | None
+    label_duration_s: float | None
+    n_characters: int | None
+    sound: Sound | None
+    audio_error: str | None
+    has_word_times: bool
+    word_times_error: str | None
+    words_match: bool | None
+    words_end_s: float | None
+
+    @property
+    def characters_per_s(self) -> float | None:
+        """Characters of the transcript a second of audio; None without either."""
+        return self.n_characters / self.duration_s if self.n_characters and self.duration_s else None
+
+
+def measured(dataset: datasets.Dataset, word_times: Path | None = None, processes: int = 1) -> Iterator[list[Measures]]:
+    """Measures of every row, in order, a few rows at a time.
+
+    Args:
+        dataset: of a prepared corpus
+        word_times: folder with one file an utterance
+        processes: how many decode audio. The result is the same
+    """
+    starts = range(0, len(dataset), _ROWS_AT_A_TIME)
+    # for worker processes the dataset is pickled as the name of its memory-mapped file
+    yield from in_processes(partial(_measured_from, dataset, word_times=word_times), starts, processes)
+
+
+def _measured_from(dataset: datasets.Dataset, start: int, *, word_times: Path | None) -> list[Measures]:
+    rows = dataset.select(range(start, min(start + _ROWS_AT_A_TIME, len(dataset))))
+    return [measure(row, word_times) for row in rows]
+
+
+def measure(row: Mapping[str, Any], word_times: Path | None = None) -> Measures:
+    """Measure one row of a prepared corpus.
+
+    Args:
+        row: as ``lalm_mer.corpora.load`` gives it
+        word_times: folder with one file an utterance
+    """
+    audio, sound, audio_error = row["audio"], None, None
+    duration_s: float | None = None
+    if audio is not None:
+        try:
+            waveform = decode(audio["bytes"], row["utterance_id"])
+            sound, duration_s = measure_sound(waveform), waveform.duration_s
+        except AudioError as error:  # a row damaged since it was prepared is a finding, not the end of the check
+            audio_error = str(error)
+    times = (row["start_s"], row["end_s"])
+    said = None if row["transcript"] is None else words_of(row["transcript"])
+    return Measures(
+        **{name: row[name] for name in ("utterance_id", "audio_sha256", "transcript", "label", "speaker", "session")},
+        dialogue=row["dialogue"],
+        audio_path=audio["path"] if audio is not None else None,
+        duration_s=duration_s,
+        label_duration_s=None if None in times else times[1] - times[0],
+        n_characters=None if said is None else len(" ".join(said)),
+        sound=sound,
+        audio_error=audio_error,
+        **_measure_words(row["utterance_id"], said, word_times),
+    )
+
+
+def _measure_words(utterance_id: str, said: list[str] | None, folder: Path | None) -> dict[str, Any]:
+    nothing = {"has_word_times": False, "word_times_error": None, "words_match": None, "words_end_s": None}
+    if folder is None:
+        return nothing
+    try:
+        path = find_word_times(folder, utterance_id)
+        if path is None:
+            return nothing
+        words = read_word_times(path, utterance_id)
+    except CorpusError as error:
+        return nothing | {"has_word_times": True, "word_times_error": str(error)}
+    heard = words_of(" ".join(word.word for word in words))
+    return {
+        "has_word_times": True,
+        "word_times_error": None,
+        # joined, since aligners cut words elsewhere: "ice-cream", "ice cream"
+        "words_match": None if said is None else "".join(heard).replace("'", "") == "".join(said).replace("'", ""),
+        "words_end_s": max((word.end_s for word in words if word.end_s is not None), default=None),
+    }
+
+
+def measure_sound(waveform: Waveform) -> Sound:
+    """Measure samples.
+
+    Example:
+        >>> import numpy
+        >>> sound = measure_sound(Waveform(numpy.zeros(8000, numpy.float32), 8000))
+        >>> sound.level_dbfs, sound.silence_share
+        (-120.0, 1.0)
+    """
+    samples = waveform.samples
+    magnitude = np.abs(samples)
+    steps = np.rint(np.clip(samples, -1, 1) * 32768).clip(-32768, 32767).astype("<i2")
+    flat_share, flat_runs = _flat(steps, float(magnitude.max()))
+    frames = _frame_levels(samples, waveform.sampling_rate)
+    loudest = float(frames.max())
+    floor = max(loudest - _SILENT_BELOW_LOUDEST_DB, _SILENT_DBFS)
+    audible = np.flatnonzero(magnitude >= _TRIM)
+    trimmed = steps[audible[0] : audible[-1] + 1] if len(audible) else steps[:0]
+    return Sound(
+        peak=float(magnitude.max()),
+        clipped_share=float(np.mean(magnitude >= _FULL_SCALE)),
+        flat_share=flat_share,
+        flat_runs=flat_runs,
+        level_dbfs=_dbfs(float(np.var(samples, dtype=np.float64))),
+        loudest_dbfs=loudest,
+        silence_share=float(np.mean(frames < floor)),
+        samples_hash=_hash(steps, waveform.sampling_rate) if steps.min() < steps.max() else None,
+        trimmed_hash=_hash(trimmed, waveform.sampling_rate) if len(trimmed) else None,
+    )
+
+
+def _flat(steps: npt.NDArray[np.int16], peak: float) -> tuple[float, int]:
+    """Fraction of samples in flat runs at an extreme, and the number of such runs."""
+    if peak < _FLAT_PEAK:
+        return 0.0, 0
+    n_samples, n_runs = 0, 0
+    for extreme in {int(steps.min()), int(steps.max())}:
+        edges = np.diff(np.concatenate(([0], (steps == extreme).astype(np.int8), [0])))
+        lengths = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
+        long = lengths[lengths >= _SHORTEST_FLAT_RUN]
+        n_samples += int(long.sum())
+        n_runs += len(long)
+    return n_samples / len(steps), n_runs
+
+
+def _frame_levels(samples: _Samples, sampling_rate: int) -> npt.NDArray[np.float64]:
+    """Level of each frame of 25 ms in dBFS, shape (n,); the last, shorter one is left out unless it is the only one."""
+    size = min(max(1, round(_FRAME_S * sampling_rate)), len(samples))
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.var(frames, axis=1, dtype=np.float64)
+    return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_LOWEST_DBFS / 10))), dtype=np.float64)
+
+
+def _dbfs(power: float) -> float:
+    return float(10 * np.log10(max(power, 10 ** (_LOWEST_DBFS / 10))))
+
+
+def _hash(steps: npt.NDArray[np.int16], sampling_rate: int) -> str:
+    return hashlib.sha256(sampling_rate.to_bytes(4, "little") + steps.tobytes()).hexdigest()[:32]

@@ -1,0 +1,116 @@
+"""The one idea behind every recognizer: inputs without a truth become scores of the task's labels.
+
+A prompted or fine-tuned audio-language model, a CLAP and the fusion baseline are all recognizers, so whatever can be
+scored in a test set can be predicted for a new recording by the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example, Input
+
+__all__ = ["Batch", "Collator", "Recognizer", "Scores", "TrainingCollator"]
+
+Batch = dict[str, Tensor]
+"""Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances."""
+Collator = Callable[[Sequence[Input]], Batch]
+"""Makes a batch to be scored from B inputs; pickles, so that it can run in worker processes."""
+TrainingCollator = Callable[[Sequence[Example]], Batch]
+"""Makes a batch to learn from: ``labels`` in it are for the Trainer to count; pickles."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a recognizer makes of N inputs.
+
+    Args:
+        kind: ``single`` (one label an utterance), ``multi`` (several labels) or ``scalar`` (numbers)
+        targets: the K labels of the task, in order, or the T numbers it predicts
+        values: (N, K) label log-probabilities of a ``single`` task, each row a log_softmax, or (N, T) scores of the
+            others; a row of NaN for an input that was not scored
+
+    Raises:
+        PredictionError: if the shape does not fit the targets
+    """
+
+    kind: Literal["single", "multi", "scalar"]
+    targets: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape[1] != len(self.targets):
+            raise PredictionError(
+                f"scores of shape {self.values.shape} for {len(self.targets)} targets; expected (N, K)"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns in a table of predictions: ``log_prob_<label>``, or ``score_<target>``.
+
+        Example:
+            >>> Scores("single", ("hap", "sad"), np.zeros((0, 2))).columns
+            ('log_prob_hap', 'log_prob_sad')
+        """
+        prefix = "log_prob_" if self.kind == "single" else "score_"
+        return tuple(prefix + target for target in self.targets)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Recognizer(Protocol):
+    """An ``nn.Module`` that scores labels, with all that is needed to make its batches."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels that it scores, in the order of its scores."""
+        ...
+
+    @property
+    def modalities(self) -> str:
+        """``audio``, ``transcript`` or ``audio+transcript``."""
+        ...
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """Rate at which it takes audio, in Hz; None where it does not use audio."""
+        ...
+
+    @property
+    def training_collator(self) -> TrainingCollator:
+        """Of batches to learn from."""
+        ...
+
+    @property
+    def scoring_collators(self) -> Sequence[Collator]:
+        """Of batches to be scored, one for each prompt; label probabilities are averaged over them."""
+        ...
+
+    @property
+    def content_free(self) -> Input | None:
+        """An input without content, whose score under each prompt is subtracted (PMI); None subtracts nothing."""
+        ...
+
+    def refuses(self, duration_s: float) -> str | None:
+        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        ...
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """``log_probs`` (B, K) of a batch to be scored; with ``truth`` (B,), index of the true label, also ``losses``
+        (B,) and ``items`` (B,), how many terms each loss sums. A batch to learn from gives the last two alone.
+        """
+        ...
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what was trained so that it can be loaded again."""
+        ...

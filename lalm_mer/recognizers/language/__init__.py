@@ -1,0 +1,1 @@
+"""Audio-language models as recognizers: batches of prompts and answers, likelihoods, generated answers."""

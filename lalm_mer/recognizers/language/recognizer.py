@@ -1,0 +1,158 @@
+"""An audio-language model as a recognizer: a batch of prompts and answers -> log-probabilities of the K labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Input
+from lalm_mer.models.families.base import Family, LanguageInputs
+from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+
+__all__ = ["LanguageRecognizer", "label_log_probs"]
+
+
+def label_log_probs(answer_log_probs: Tensor, label_of_answer: Tensor) -> Tensor:
+    """Score of each label: logsumexp over its surface forms, then log_softmax over the K labels.
+
+    Args:
+        answer_log_probs: (B, A), summed over the tokens of each answer and its stop token
+        label_of_answer: (A,), index of the label of each answer
+
+    Returns:
+        (B, K), each row a distribution
+
+    Example:
+        >>> import torch
+        >>> label_log_probs(torch.log(torch.tensor([[0.1, 0.1, 0.2]])), torch.tensor([0, 0, 1])).exp()
+        tensor([[0.5000, 0.5000]])
+    """
+    label_count = int(label_of_answer.max()) + 1
+    scores = [answer_log_probs[:, label_of_answer == label].logsumexp(dim=1) for label in range(label_count)]
+    return torch.stack(scores, dim=1).log_softmax(dim=1)
+
+
+class LanguageRecognizer(nn.Module):
+    """A family's model and its prompts: a ``Recognizer`` (``lalm_mer.recognizers.base``).
+
+    Args:
+        family: the model, which an adapter may already be part of
+        setup: how it is prompted, and how answers are scored; the training loss is the sum over tokens in any case
+        model: the family's model as peft wraps it; None for the bare model
+    """
+
+    def __init__(self, family: Family, setup: PromptSetup, model: PeftModel | None = None) -> None:
+        super().__init__()
+        self.model: Any = family.model if model is None else model
+        self.family = family
+        self.setup = setup
+        self.training_collator: TrainingAnswerCollator = setup.training_collator(family)
+        self.scoring_collators: tuple[AnswerCollator, ...] = setup.scoring_collators(family)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels with the prompts' surface forms."""
+        return self.setup.label_set
+
+    @property
+    def modalities(self) -> str:
+        """``audio``, ``transcript`` or ``audio+transcript``."""
+        return self.setup.modalities
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """Rate at which it takes audio, in Hz; None where no prompt uses audio."""
+        return self.family.sampling_rate if self.setup.uses("audio") else None
+
+    @property
+    def content_free(self) -> Input | None:
+        """An input without content, whose score is subtracted (PMI); None subtracts nothing."""
+        return self.setup.content_free(self.family)
+
+    def refuses(self, duration_s: float) -> str | None:
+        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        return self.family.refuses(duration_s) if self.setup.uses("audio") else None
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        segment_ids: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        label_of_answer: Tensor,
+        truth: Tensor | None = None,
+        **audio: Tensor,
+    ) -> dict[str, Tensor]:
+        """Run a batch of an ``AnswerCollator``.
+
+        Returns:
+            ``log_probs`` (B, K) where all answers are packed; with ``truth``, ``losses`` (B,): negative log-probability
+            of each true label's first answer, and ``items`` (B,): its tokens, the stop token counted
+        """
+        tower_output = self.family.encode_audio(**audio) if audio else None
+        if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
+            # silence that belongs to no utterance: its frames go nowhere, but every weight takes part
+            unused = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
+            tower_output = None if self.family.whole else unused
+        several = targets.shape[1] > 1
+        mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
+        hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)
+        answers = _token_log_probs(self.family, hidden, sources, targets).sum(dim=2)  # (B, A)
+        tokens = (targets != IGNORED).sum(dim=2)
+        output = {}
+        if truth is not None:
+            true_answer = (label_of_answer == truth[:, None]).int().argmax(dim=1, keepdim=True)
+            output = {"losses": -answers.gather(1, true_answer)[:, 0], "items": tokens.gather(1, true_answer)[:, 0]}
+        if several:
+            scored = answers / tokens if self.setup.label_score == "mean" else answers
+            output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # alike in every row
+        return output
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what was trained, in the format of its library, so that others can load it without this one."""
+        self.model.save_pretrained(folder)
+
+    # The Trainer calls the one or the other, by its version. Not reentrant: frozen inputs need no gradient then.
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Keep few activations and compute the others again in the backward pass."""
+        model: Any = self.family.model
+        model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The same under its newer name."""
+        model: Any = self.family.model
+        model.activation_checkpointing_enable({"use_reentrant": False} | (activation_checkpointing_kwargs or {}))
+
+    def _dtype(self) -> torch.dtype:
+        language_model: Any = self.family.submodule("language_model")
+        dtype: torch.dtype = language_model.dtype
+        return dtype
+
+
+def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, T, T): every token sees the prompt and its own answer, up to itself."""
+    length = segment_ids.shape[1]
+    causal = torch.ones((length, length), dtype=torch.bool, device=segment_ids.device).tril()
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    prompt = segment_ids[:, None, :] == 0
+    allowed = causal & (same | prompt)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def _token_log_probs(family: Family, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of every answer token, (B, A, L), zero where there is none; logits for these positions alone."""
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None, None]
+    logits = family.logits(hidden[rows, sources]).float()  # (B, A, L, V)
+    wanted = targets.clamp(min=0)
+    log_probs = logits.gather(-1, wanted[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
+    return log_probs.masked_fill(targets == IGNORED, 0.0)

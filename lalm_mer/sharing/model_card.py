@@ -1,0 +1,267 @@
+"""The model card of an adapter: what it was trained on, how well it does, what it is not for.
+
+Whatever a config, a corpus or a label says is written as plain words: no Markdown and no HTML in it takes effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import yaml
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.evaluation.runs import ADAPTERS
+from lalm_mer.protocols.protocol import Protocol
+
+__all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "read_fairness", "render_model_card"]
+
+_METRICS = {
+    "uar": "unweighted average recall (UAR)",
+    "weighted_accuracy": "weighted accuracy (WA, plain accuracy)",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+}
+_HUB_METRICS = {"uar": ("recall", "macro"), "weighted_accuracy": ("accuracy", None), "macro_f1": ("f1", "macro")}
+_HEARS = {"audio": "its sound alone", "transcript": "its transcript alone", "audio+transcript": "sound and transcript"}
+_TRANSCRIPTS = {None: "not read", "corpus": "the corpus's own", "asr": "made by speech recognition"}
+_HUB_LICENCES = {
+    "apache-2.0", "mit", "openrail", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "odbl", "unknown",
+    *(f"cc-by{kind}-4.0" for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")),
+}  # fmt: skip
+"""Identifiers that the Hub knows (huggingface.co/docs/hub/repositories-licenses); another one is named beside other."""
+_CORPUS_LICENCES = {
+    "ravdess": "CC BY-NC-SA 4.0",
+    "crema_d": "Open Database Licence 1.0",
+    "iemocap": "signed licence of the University of Southern California",
+    "msp_podcast": "signed licence of the University of Texas at Dallas",
+    "meld": "see the MELD repository (declare-lab/MELD); its clips are of a television series",
+}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]|~$#!@])")
+
+
+class _Written(str):
+    """Markdown that is meant as such."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made of.
+
+    Args:
+        repo_id: where the adapter goes
+        description: content of run.json, without local paths
+        metrics: content of metrics.json
+        forms: label -> its surface forms, in the order of the labels
+        dev_rule: as ``dev_rule`` says it
+        base_licence: of the base model's published weights
+        unknown_in: columns of ``disjoint_in`` that some utterances lack
+        contamination: what is known of the corpus in the base model's training data; None where nothing is
+        base_model: Hub id of the base model; None where it is a folder of one's own
+        licence: of the adapter, as given; None where nobody said
+        fairness: rows of fairness.json; None where there is none
+    """
+
+    repo_id: str
+    description: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    forms: Mapping[str, Sequence[str]]
+    dev_rule: str
+    base_licence: str
+    unknown_in: Sequence[str] = ()
+    contamination: str | None = None
+    base_model: str | None = None
+    licence: str | None = None
+    fairness: Sequence[Mapping[str, Any]] | None = None
+
+
+def plain(value: object) -> str:
+    """Words as Markdown that shows them and does nothing else; what is Markdown already stays.
+
+    Example:
+        >>> plain("[sad](http://x) <b>")
+        '\\\\[sad\\\\](http&#58;//x) &lt;b&gt;'
+    """
+    if isinstance(value, _Written):
+        return value
+    words = "".join(sign for sign in " ".join(str(value).split()) if sign.isprintable())
+    words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", words).replace("://", "&#58;//").replace("www.", r"www\.")
+
+
+def check_licence(licence: str | None) -> None:
+    """Refuse what cannot be a licence's identifier.
+
+    Raises:
+        ConfigError: if it is not lower-case letters, digits, dots and hyphens
+    """
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", licence):
+        raise ConfigError(f"--licence {licence!r}: expected an identifier such as cc-by-nc-4.0 or apache-2.0")
+
+
+def dev_rule(protocol: Protocol) -> str:
+    """What a fold's dev set is, in words."""
+    rule = protocol.folds
+    if rule.dev:
+        return f"{rule.column} values that the protocol lists for each fold"
+    if rule.rule in ("listed", "grouped", "crossed"):
+        return "of each fold, what the next fold tests"
+    return "as the corpus's published split has it"
+
+
+def read_fairness(content: object, source: str) -> list[dict[str, Any]]:
+    """Rows of a fairness table: a list of objects, or an object that holds it as ``rows``; columns are free.
+
+    Raises:
+        ConfigError: naming the source, if it is neither
+    """
+    rows = content.get("rows") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        raise ConfigError(f"{source}: expected a list of rows, or an object with the list as 'rows'; write it again")
+    return rows
+
+
+def card_metadata(facts: CardFacts) -> dict[str, Any]:
+    """What the Hub reads at the head of the card.
+
+    Figures stand there only where they say something: not of a synthetic corpus or a random base model.
+    """
+    description = facts.description
+    family = description["config"]["model"]["family"]
+    metadata: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "audio-classification"}
+    if facts.base_model is not None:
+        metadata |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
+    licence = facts.licence or "unknown"
+    metadata["license"] = licence if licence in _HUB_LICENCES else "other"
+    if licence not in _HUB_LICENCES:
+        metadata["license_name"] = licence
+    metadata["tags"] = ["speech-emotion-recognition", description["method"], "lalm-mer", family]
+    random = any("randomly initialised" in note for note in description["notes"])
+    if facts.base_model is None or description["synthetic"] or random:
+        return metadata
+    results = []
+    for name, (kind, average) in _HUB_METRICS.items():
+        row = {"type": kind, "name": _METRICS[name], "value": facts.metrics[name]["value"]}
+        results.append(row | ({"args": {"average": average}} if average else {}))
+    dataset = {"name": f"{description['corpus']}, {description['protocol']}, fold {description['fold']}",
+               "type": description["corpus"], "split": "test"}  # fmt: skip
+    task = {"type": "audio-classification", "name": "Speech emotion recognition"}
+    metadata["metrics"] = sorted({kind for kind, _ in _HUB_METRICS.values()})
+    metadata["model-index"] = [
+        {
+            "name": facts.repo_id.rpartition("/")[2],
+            "results": [{"task": task, "dataset": dataset, "metrics": results}],
+        }
+    ]
+    return metadata
+
+
+def render_model_card(facts: CardFacts) -> str:
+    """The card: metadata in YAML, then Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lalm_mer", "sharing"),
+        autoescape=False,  # Markdown: every value goes through plain()
+        finalize=plain,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    description, metrics = facts.description, facts.metrics
+    header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
+    corpus = description["corpus"]
+    model = description["config"]["model"]
+    how = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
+    source = _CORPUS_LICENCES.get(corpus, "not recorded by lalm-mer, look it up with the release")
+    return environment.get_template("model_card.md.jinja").render(
+        metadata=_Written(header.rstrip()),  # written by a YAML library
+        title=facts.repo_id.rpartition("/")[2],
+        repo_id=_Written(facts.repo_id),  # checked by the Hub's own rule for ids
+        base_model_id=None if facts.base_model is None else _Written(facts.base_model),  # likewise
+        base_model=facts.base_model
+        or f"a model of family {description['config']['model']['family']} that was a local folder",
+        base_licence=f"{facts.base_licence}, as published; see its own card",
+        compares=model["family"] == "clap",
+        uses_audio=_HEARS[description["modalities"]],
+        labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
+        figures=_figures(metrics),
+        intervals=_intervals(metrics),
+        recalls=[{"name": label, "value": _percent(value)} for label, value in metrics["recalls"].items()],
+        fairness=None if facts.fairness is None else _table(facts.fairness),
+        disjoint_in=", ".join(description["disjoint_in"]) or "nothing is claimed",
+        shared_in=", ".join(description["shared_in"]) or "nothing",
+        unknown_in=", ".join(facts.unknown_in),
+        dev_rule=facts.dev_rule,
+        primary_metric=_METRICS[description.get("primary_metric", "uar")],
+        transcripts=_TRANSCRIPTS[description["transcript_source"]],
+        unmapped=description.get("unmapped"),
+        contamination=facts.contamination
+        or f"Nothing is recorded of {corpus} in the base model's training data: it may or may not have been in it, "
+        "and so may its test set.",
+        licence=facts.licence or "not stated; ask who published it before any use",
+        corpus_licence=f"{corpus}: {'synthetic, made by a program' if description['synthetic'] else source}",
+        method=ADAPTERS[description["method"]],
+        notes=[note for note in description["notes"] if not note.startswith("Contamination of ")],  # told already
+        settings=[
+            *_flat("model", how),
+            *_flat("adapter", description["config"]["adapter"]),
+            *_flat("train", description["config"]["train"]),
+        ],
+        versions=", ".join(f"{name} {version}" for name, version in description["versions"].items() if version),
+        commit=_commit(description["git"]),
+        **{name: description[name] for name in ("corpus", "fold", "seed", "task", "protocol", "protocol_version")},
+        synthetic=description["synthetic"],
+        **{name: metrics[name] for name in ("n", "n_scored", "n_unscored", "n_unparsed")},
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for name, words in _METRICS.items():
+        low, high = metrics[name]["low"], metrics[name]["high"]
+        interval = "none" if low is None or high is None else f"{_percent(low)} to {_percent(high)}"
+        rows.append({"name": words, "value": _percent(metrics[name]["value"]), "interval": interval})
+    return rows
+
+
+def _intervals(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How each interval was made; a line for all where they were made alike."""
+    rows: dict[tuple[str, Any], list[str]] = {}
+    for name, words in _METRICS.items():
+        rows.setdefault((metrics[name]["method"], metrics[name]["n_clusters"]), []).append(words)
+    return [{"name": ", ".join(names), "method": method, "n_clusters": n} for (method, n), names in rows.items()]
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f}%"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "rows": [[_cell(row.get(column)) for column in columns] for row in rows]}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _flat(section: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Settings as rows ``section.key``; a list is joined."""
+    rows: list[dict[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows.extend(_flat(f"{section}.{key}", value))
+        else:
+            words = ", ".join(map(str, value)) if isinstance(value, list) else value
+            rows.append({"name": f"{section}.{key}", "value": "none" if words in (None, "") else words})
+    return rows
+
+
+def _commit(git: object) -> str:
+    if not isinstance(git, Mapping) or not git.get("commit"):
+        return str(git) if isinstance(git, str) else "unknown"
+    return f"{git['commit']}{', with changes' if git.get('modified') else ''}"

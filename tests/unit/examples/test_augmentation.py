@@ -1,0 +1,320 @@
+import dataclasses
+import multiprocessing
+import pickle
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import load, write_corpus
+from lalm_mer.examples.augmentation import (
+    Augmentation,
+    AugmentSettings,
+    GainSettings,
+    Mp3Settings,
+    NoiseSettings,
+    ReverbSettings,
+    SpeedSettings,
+)
+from lalm_mer.examples.augmented_examples import AugmentedExamples
+from lalm_mer.examples.dataset import ExampleDataset
+
+RATE = 16_000
+EVERYTHING = AugmentSettings(
+    SpeedSettings(p=0.7), ReverbSettings(p=0.7), NoiseSettings(p=0.7, color="random"), GainSettings(p=0.7),
+    Mp3Settings(p=0.7),
+)  # fmt: skip
+ALONE = {
+    "speed": AugmentSettings(speed=SpeedSettings(p=1)),
+    "reverb": AugmentSettings(reverb=ReverbSettings(p=1)),
+    "white": AugmentSettings(noise=NoiseSettings(p=1)),
+    "random": AugmentSettings(noise=NoiseSettings(p=1, color="random")),
+    "gain": AugmentSettings(gain=GainSettings(p=1)),
+    "mp3": AugmentSettings(mp3=Mp3Settings(p=1)),
+}
+
+
+def sound(seconds=0.6, level=0.2, hertz=200.0):
+    time = np.arange(round(seconds * RATE)) / RATE
+    samples = np.sin(2 * np.pi * hertz * time) * np.sin(np.pi * time / seconds)
+    return Waveform((level * samples).astype(np.float32), RATE)
+
+
+def rms(samples):
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def recording(folder, name, samples, rate=RATE):
+    folder.mkdir(exist_ok=True)
+    soundfile.write(folder / name, samples, rate)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Eight synthetic utterances, heard at 16 kHz."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "audio").mkdir()
+    rows = []
+    for number in range(8):
+        path = folder / "audio" / f"u{number}.wav"
+        soundfile.write(path, sound(hertz=150 + 20 * number).samples, RATE)
+        rows.append(
+            Utterance(
+                utterance_id=f"u{number}", corpus="toy", audio_path=path.name, audio_bytes=path.read_bytes(),
+                transcript="words", speaker=f"s{number % 2}", label=("happy", "sad")[number % 2],
+            )
+        )  # fmt: skip
+    write_corpus(rows, corpus="toy", out_dir=folder / "prepared", loader_version="1", synthetic=True)
+    task = Task("two", LabelSet(("happy", "sad")), {"happy": "happy", "sad": "sad"})
+    return ExampleDataset(load(folder / "prepared").dataset, list(range(8)), task, RATE)
+
+
+def heard(examples):
+    return [example.waveform.samples for example in examples]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def as_they_are(batch):
+    """A collator for worker processes."""
+    return [(example.utterance_id, torch.from_numpy(example.waveform.samples.copy())) for example in batch]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_change_changes_and_keeps_kind_and_rate(name):
+    clip = sound()
+    changed = Augmentation(ALONE[name])(clip, "key")
+    assert changed.sampling_rate == RATE
+    assert changed.samples.dtype == np.float32
+    assert np.isfinite(changed.samples).all()
+    assert not np.array_equal(changed.samples, clip.samples)
+    assert np.abs(changed.samples).max() <= 1
+    if name != "speed":
+        assert changed.samples.shape == clip.samples.shape
+    if name in ("reverb", "mp3"):
+        assert rms(changed.samples) == pytest.approx(rms(clip.samples), rel=1e-3)
+
+
+@pytest.mark.parametrize("samples", [np.zeros(4000, np.float32), np.ones(3, np.float32), sound(0.05).samples])
+def test_silent_and_very_short_clips_stay_finite(samples):
+    settings = AugmentSettings(
+        *(dataclasses.replace(getattr(EVERYTHING, f.name), p=1) for f in dataclasses.fields(EVERYTHING))
+    )
+    changed = Augmentation(settings)(Waveform(samples, RATE), "key")
+    assert np.isfinite(changed.samples).all()
+    assert len(changed.samples) > 0
+
+
+def test_nothing_is_on_by_default_and_nothing_changes():
+    clip = sound()
+    assert AugmentSettings().active == ()
+    assert Augmentation(AugmentSettings())(clip, "key") is clip
+
+
+def test_noise_stands_at_the_ratio_asked_for():
+    clip = sound(2.0)
+    for color in ("white", "random"):
+        change = Augmentation(AugmentSettings(noise=NoiseSettings(p=1, min_snr_db=10, max_snr_db=10, color=color)))
+        noise = change(clip, "key").samples - clip.samples
+        assert 20 * np.log10(rms(clip.samples) / rms(noise)) == pytest.approx(10, abs=0.3)
+
+
+def test_recorded_noise_is_repeated_and_resampled_to_fill_the_clip(tmp_path):
+    random_ = np.random.default_rng(0)
+    folder = recording(tmp_path / "noises", "hum.wav", 0.1 * random_.standard_normal(2_000), rate=8_000)
+    clip = sound(1.0)
+    settings = NoiseSettings(p=1, min_snr_db=6, max_snr_db=6, folder=folder)
+    noise = Augmentation(AugmentSettings(noise=settings))(clip, "key").samples - clip.samples
+    assert 20 * np.log10(rms(clip.samples) / rms(noise)) == pytest.approx(6, abs=0.3)
+    assert rms(noise[-1000:]) > 0.3 * rms(noise)
+
+
+def test_recorded_impulse_responses_are_what_the_clip_is_folded_with(tmp_path):
+    response = np.zeros(2_000)
+    response[[0, 1_600]] = 0.5, 0.25
+    folder = recording(tmp_path / "rooms", "echo.wav", response)
+    clip = sound()
+    changed = Augmentation(AugmentSettings(reverb=ReverbSettings(p=1, folder=folder)))(clip, "key").samples
+    echoed = clip.samples + 0.5 * np.concatenate([np.zeros(1_600, np.float32), clip.samples[:-1_600]])
+    np.testing.assert_allclose(changed, echoed * rms(clip.samples) / rms(echoed), atol=1e-4)
+
+
+def test_slow_clips_are_longer_by_the_rate_and_lower():
+    clip = sound(1.0, hertz=400)
+    slow = Augmentation(AugmentSettings(speed=SpeedSettings(p=1, min_rate=0.8, max_rate=0.8)))(clip, "key")
+    assert slow.duration_s == pytest.approx(1 / 0.8, abs=1e-3)
+    spectrum = np.abs(np.fft.rfft(slow.samples))
+    assert spectrum.argmax() / slow.duration_s == pytest.approx(400 * 0.8, abs=2)
+
+
+def test_a_clip_too_loud_is_scaled_down_and_not_clipped():
+    clip = sound(level=0.9)
+    loud = Augmentation(AugmentSettings(gain=GainSettings(p=1, min_gain_db=6, max_gain_db=6)))(clip, "key").samples
+    assert np.abs(loud).max() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(loud, clip.samples / np.abs(clip.samples).max(), atol=1e-6)
+
+
+def test_draws_come_from_the_key_alone_and_leave_the_random_states_alone():
+    clip, change = sound(), Augmentation(EVERYTHING)
+    random.seed(1)
+    np.random.seed(1)
+    first = [change(clip, f"key {number}").samples for number in range(6)]
+    assert random.random() == random.Random(1).random()
+    assert np.random.random() == np.random.RandomState(1).random_sample()
+    again = [Augmentation(EVERYTHING)(clip, f"key {number}").samples for number in reversed(range(6))]
+    assert same(first, again[::-1])
+    assert len({samples.tobytes() for samples in first}) == 6
+
+
+def test_another_process_draws_the_same():
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_augmentation import Augmentation, EVERYTHING, sound\n"
+        "import hashlib\n"
+        "change = Augmentation(EVERYTHING)\n"
+        "print([hashlib.sha256(change(sound(), f'key {n}').samples.tobytes()).hexdigest() for n in range(4)])\n"
+    )
+    folder = __file__.rpartition("/")[0]
+    done = [
+        subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert done[0] == done[1]
+    assert len(done[0]) > 200
+
+
+def test_an_epoch_is_a_draw_and_comes_again(examples):
+    train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
+    first = heard(train)
+    train.set_epoch(1)
+    second = heard(train)
+    assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True) if len(a) == len(b))
+    train.set_epoch(0)
+    assert same(heard(train), first)
+    assert not same(heard(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
+    assert [example.utterance_id for example in train] == list(train.utterances()["utterance_id"])
+    assert train.truths() == examples.truths()
+    assert train.durations_s() == examples.durations_s()
+
+
+def test_the_examples_themselves_never_change(examples):
+    """Dev and test are such examples: what is wrapped around the training side does not reach them."""
+    before = heard(examples)
+    train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
+    train.set_epoch(3)
+    heard(train)
+    assert same(heard(examples), before)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_that_stay_alive_hear_of_the_epoch(examples, workers, start):
+    train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
+    expected = []
+    for epoch in range(3):
+        train.set_epoch(epoch)
+        expected.append(heard(train))
+    train.set_epoch(0)
+    context = multiprocessing.get_context(start) if workers else None
+    loader = DataLoader(
+        train, batch_size=2, num_workers=workers, persistent_workers=workers > 0, collate_fn=as_they_are,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    for epoch in range(3):
+        train.set_epoch(epoch)
+        found = [samples.numpy() for batch in loader for _, samples in batch]
+        assert same(found, expected[epoch])
+
+
+def test_repeats_of_an_utterance_sound_different_and_the_first_as_if_alone(examples):
+    train = AugmentedExamples(examples.select([0, 1, 0]), Augmentation(ALONE["white"]), seed=0)
+    first, other, repeat = heard(train)
+    assert not np.array_equal(first, repeat)
+    assert same(heard(AugmentedExamples(examples, Augmentation(ALONE["white"]), seed=0))[:2], [first, other])
+
+
+def test_examples_without_a_waveform_pass(examples):
+    deaf = ExampleDataset(examples._utterances, examples._rows, examples._task, None)
+    train = AugmentedExamples(deaf, Augmentation(EVERYTHING), seed=0)
+    assert list(train) == list(deaf)
+
+
+def test_utterances_near_the_limit_keep_their_speed(examples):
+    settings = AugmentSettings(speed=SpeedSettings(p=1, min_rate=0.5, max_rate=0.6))
+
+    def refuses(duration_s):
+        return "too long" if duration_s > 1.1 else None
+
+    bound = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=refuses)
+    assert bound.keep_their_speed == {f"u{number}" for number in range(8)}
+    assert same(heard(bound), heard(examples))
+    free = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=lambda duration_s: None)
+    assert free.keep_their_speed == frozenset()
+    assert min(example.waveform.duration_s for example in free) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (AugmentSettings(gain=GainSettings(p=1.5)), "augment.gain.p': 1.5; expected a probability"),
+        (AugmentSettings(speed=SpeedSettings(min_rate=1.2)), "augment.speed.min_rate' and 'max_rate': 1.2 and 1.1"),
+        (AugmentSettings(reverb=ReverbSettings(min_rt60_s=0.01)), "expected 0.15 <= minimum"),
+        (AugmentSettings(mp3=Mp3Settings(min_bitrate_kbps=17)), r"bit rates \(17, 64\); expected two of"),
+        (AugmentSettings(noise=NoiseSettings(color="pink")), "noise.color': 'pink'; expected white or random"),
+        (AugmentSettings(noise=NoiseSettings(p=1, folder="nowhere")), "noise.folder': no .wav.* file in nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Augmentation(settings)
+
+
+def test_recordings_that_hold_nothing_are_named(tmp_path):
+    silent = recording(tmp_path / "silent", "zeros.wav", np.zeros(100))
+    with pytest.raises(ConfigError, match=r"reverb.folder': .*zeros.wav holds no sound"):
+        Augmentation(AugmentSettings(reverb=ReverbSettings(p=1, folder=silent)))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(ConfigError, match=r"noise.folder': .*a.wav does not open"):
+        Augmentation(AugmentSettings(noise=NoiseSettings(p=1, folder=str(tmp_path / "torn"))))
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("audiomentations", "gain"), ("fast_mp3_augment", "mp3"), ("pyroomacoustics", "reverb")]
+)
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, name):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package}; pip install 'lalm-mer\[augment\]'"):
+        Augmentation(ALONE[name])
+    Augmentation(AugmentSettings())
+
+
+def test_no_mp3_at_odd_rates():
+    with pytest.raises(ConfigError, match="no MP3 at 7000 Hz"):
+        Augmentation(ALONE["mp3"])(Waveform(sound().samples, 7_000), "key")
+
+
+def test_a_chain_travels_and_its_digest_tells_its_recordings(tmp_path):
+    folder = recording(tmp_path / "noises", "a.wav", np.full(100, 0.1))
+    settings = AugmentSettings(noise=NoiseSettings(p=1, folder=folder))
+    change = Augmentation(settings)
+    clip = sound()
+    before = change(clip, "key").samples
+    copy = pickle.loads(pickle.dumps(change))  # noqa: S301 our own bytes
+    assert np.array_equal(copy(clip, "key").samples, before)
+    digest = change.digest()
+    assert Augmentation(settings).digest() == digest
+    recording(tmp_path / "noises", "b.wav", np.full(100, 0.1))
+    assert Augmentation(settings).digest() != digest

@@ -1,0 +1,90 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import load, write_corpus
+from lalm_mer.examples.conditions import SwappedAudio, derangement
+from lalm_mer.examples.dataset import ExampleDataset
+from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
+
+TASK = Protocol(
+    "p", 1, "here", FoldRule("grouped", "speaker", k=2), disjoint_in=["speaker"],
+    inline_task=InlineTask("two", {"happy": ["happy"], "sad": ["sad"]}),
+).resolve_task({})  # fmt: skip
+
+
+@pytest.fixture
+def examples(tmp_path, tone):
+    """A maker of examples whose sounds all differ."""
+
+    def make(rate=8000):
+        rows = [
+            Utterance(
+                utterance_id=f"u{number}", corpus="toy", audio_path=f"u{number}.wav",
+                audio_bytes=tone(seconds=0.1 + 0.05 * number, hertz=100 + 50 * number),
+                transcript=f"It is {number}.", speaker=f"s{number % 2}", label=("happy", "sad")[number % 2],
+            )
+            for number in range(7)
+        ]  # fmt: skip
+        write_corpus(rows, corpus="toy", out_dir=tmp_path / f"toy{rate}", loader_version="1", synthetic=True)
+        return ExampleDataset(load(tmp_path / f"toy{rate}").dataset, list(range(7)), TASK, rate)
+
+    return make
+
+
+def test_everything_but_the_audio_is_its_own(examples):
+    plain = examples()
+    swapped = SwappedAudio(plain, seed=0)
+    assert len(swapped) == 7
+    assert swapped.truths() == plain.truths()
+    for own, changed in zip(plain, swapped, strict=True):
+        assert changed.utterance_id == own.utterance_id
+        assert (changed.speaker, changed.label, changed.transcript) == (own.speaker, own.label, own.transcript)
+        assert len(changed.waveform.samples) != len(own.waveform.samples)
+    lengths = [[len(example.waveform.samples) for example in side] for side in (plain, swapped)]
+    assert sorted(lengths[0]) == sorted(lengths[1])
+
+
+def test_it_is_the_audio_of_the_utterance_it_names(examples):
+    plain = examples()
+    swapped = SwappedAudio(plain, seed=3)
+    for index, source in enumerate(swapped.sources):
+        np.testing.assert_array_equal(swapped[index].waveform.samples, plain[source].waveform.samples)
+
+
+def test_only_those_selected_lend_their_audio(examples):
+    chosen = [0, 2, 5]
+    swapped = SwappedAudio(examples().select(chosen), seed=1)
+    allowed = {len(examples()[index].waveform.samples) for index in chosen}
+    assert {len(example.waveform.samples) for example in swapped} == allowed
+
+
+def test_a_run_that_does_not_hear_has_nothing_to_swap(examples):
+    with pytest.raises(ConfigError, match=r"scoring\.condition.*no audio slot"):
+        SwappedAudio(examples().without_waveforms(), seed=0)
+    with pytest.raises(ConfigError, match="two scored utterances or more, found 1"):
+        SwappedAudio(examples().select([0]), seed=0)
+
+
+def test_nothing_keeps_its_place_and_the_seed_decides():
+    for count in (2, 3, 50):
+        for seed in range(20):
+            order = derangement(count, seed)
+            assert sorted(order) == list(range(count))
+            assert all(place != index for index, place in enumerate(order))
+    assert derangement(50, 4) == derangement(50, 4) != derangement(50, 5)
+
+
+def test_every_derangement_is_as_likely():
+    found = Counter(tuple(derangement(4, seed)) for seed in range(3600))
+    assert len(found) == 9
+    assert min(found.values()) > 400 - 5 * 19  # of 400, standard deviation 19
+
+
+def test_a_perfect_ear_falls_to_chance():
+    truth = np.arange(240) % 8
+    hits = [(truth[derangement(240, seed)] == truth).mean() for seed in range(200)]
+    assert np.mean(hits) == pytest.approx((240 / 8 - 1) / 239, abs=0.006)

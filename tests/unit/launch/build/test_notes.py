@@ -1,0 +1,42 @@
+from types import SimpleNamespace
+
+import pytest
+
+from lalm_mer.corpora.settings import READERS
+from lalm_mer.launch.build.notes import RANDOM_NOTE, run_notes
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.families import FAMILIES, family_class
+
+MODELS = {**{name: family_class(name) for name in FAMILIES}, "clap": Clap}
+
+
+def model(name, *, random=False):
+    return SimpleNamespace(name=name, contamination=MODELS[name].contamination, randomly_initialised=random)
+
+
+def data(corpus, **refused):
+    return SimpleNamespace(folded=SimpleNamespace(corpus=SimpleNamespace(name=corpus)), refused=refused)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_what_is_known_of_the_training_data_is_told_of_published_weights_alone(name):
+    for corpus, known in MODELS[name].contamination.items():
+        assert corpus in READERS
+        assert run_notes(model(name), data(corpus)) == [f"Contamination of {name}: {known}"]
+        assert run_notes(model(name, random=True), data(corpus)) == [RANDOM_NOTE]
+    assert run_notes(model(name), data("elsewhere")) == []
+
+
+def test_clap_says_of_every_real_corpus_what_its_authors_name():
+    real = set(READERS) - {"manifest", "circumplex"}
+    assert set(Clap.contamination) == real
+    collected = {corpus for corpus, known in Clap.contamination.items() if "but in the project's list" in known}
+    assert collected == {"ravdess", "crema_d", "iemocap"}
+    assert all("arXiv:2211.06687" in known and known.endswith(".") for known in Clap.contamination.values())
+
+
+def test_what_is_refused_is_told_side_by_side():
+    lines = [f"u{number}: too long" for number in range(7)]
+    train, test = run_notes(model("clap"), data("elsewhere", train=lines, test=lines[:1]))
+    assert train == "7 utterances of train left out: " + "; ".join(lines[:5])
+    assert test == "1 utterances of test unscored, counted as errors: u0: too long"

@@ -1,0 +1,129 @@
+"""What the settings of a prompt ask for, and what does not go together."""
+
+from types import SimpleNamespace
+
+import pytest
+from lalm_mer.launch.build.prompting import open_prompts, take_shots
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.language import _require_batches_it_can_take
+from lalm_mer.launch.config.settings import (
+    AdapterSettings,
+    DataSettings,
+    FinetuneOutputSettings,
+    FinetuneSettings,
+    ModelSettings,
+    OutputSettings,
+    PromptSettings,
+    SplitSettings,
+    ZeroShotSettings,
+)
+
+LABELS = LabelSet(("hap", "ang", "sad", "neu"))
+PLACE = (DataSettings(""), SplitSettings(""))
+
+
+def scoring(file="prompts/audio.yaml", **prompt):
+    return ZeroShotSettings(*PLACE, PromptSettings(file, **prompt), ModelSettings("", ""), OutputSettings(""))
+
+
+def learning(file="prompts/audio.yaml", **prompt):
+    model, adapter = ModelSettings("", ""), AdapterSettings({})
+    return FinetuneSettings(*PLACE, PromptSettings(file, **prompt), model, adapter, FinetuneOutputSettings(""))
+
+
+@pytest.mark.parametrize(
+    ("orders", "expected"),
+    [
+        (1, [("hap", "ang", "sad", "neu")]),
+        (2, [("hap", "ang", "sad", "neu"), ("sad", "neu", "hap", "ang")]),
+        (4, [("hap", "ang", "sad", "neu"), ("ang", "sad", "neu", "hap"), ("sad", "neu", "hap", "ang"),
+             ("neu", "hap", "ang", "sad")]),
+    ],
+)  # fmt: skip
+def test_label_lists_are_turned_so_that_every_label_stands_everywhere(orders, expected):
+    assert list(open_prompts(scoring(label_orders=orders), LABELS).orders) == expected
+
+
+def test_what_figures_depend_on_is_in_the_digests():
+    plain = open_prompts(scoring(), LABELS)
+    several = open_prompts(scoring(also=["prompts/brief_audio.yaml"]), LABELS)
+    assert set(plain.digests()) == {"prompt"}
+    assert set(several.digests()) == {"prompt", "also"}
+    assert several.digests()["prompt"] == plain.digests()["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (scoring(also=["prompts/audio_transcript.yaml"]), "'prompt.also': prompts/audio_transcript.yaml takes audio"),
+        (scoring(label_orders=5), "'prompt.label_orders': 5; expected 1 to 4"),
+        (scoring(label_orders=0), "'prompt.label_orders': 0"),
+        (scoring("prompts/brief_audio.yaml", label_orders=2), "a prompt lists no labels"),
+        (scoring(label_score="median"), "'prompt.label_score': 'median'"),
+        (scoring(context_turns=-1), "'prompt.context_turns': -1; expected 0 or more"),
+        (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
+        (scoring("prompts/dialogue/transcript.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
+        (learning(label_orders=2), "ways of scoring"),
+        (learning(also=["prompts/brief_audio.yaml"]), "ways of scoring"),
+        (learning(label_score="pmi"), "ways of scoring"),
+    ],
+)
+def test_what_does_not_go_together(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        open_prompts(settings, LABELS)
+
+
+class Train(list):
+    """Examples of a side, as much of them as is asked for here."""
+
+    def truths(self):
+        return [example.label for example in self]
+
+    def select(self, indices):
+        return Train(self[index] for index in indices)
+
+
+@pytest.fixture
+def data():
+    rows = [SimpleNamespace(utterance_id=f"u{n}", label=LABELS.labels[n % 4]) for n in range(12)]
+    return RunData(None, Train(rows), None, None, [], {})
+
+
+def test_shots_are_drawn_from_train_and_leave_it(data):
+    asked = open_prompts(scoring(shots=4), LABELS)
+    family = SimpleNamespace(name="toy", one_turn=None)
+    shown, left = take_shots(asked, data, PromptSettings("", shots=4), family, seed=0)
+    drawn = {shot.utterance_id for shot in shown.shots}
+    assert sorted(shot.label for shot in shown.shots) == sorted(LABELS.labels)
+    assert drawn | {row.utterance_id for row in left.train} == {f"u{n}" for n in range(12)}
+    assert not drawn & {row.utterance_id for row in left.train}
+    assert "shots" in shown.digests()
+    assert shown.digests() != take_shots(asked, data, PromptSettings("", shots=4), family, seed=1)[0].digests()
+    assert "4 answered training utterances" in shown.notes()[0]
+
+
+@pytest.mark.parametrize(
+    ("shots", "one_turn", "says"), [(-1, None, "expected 0 or more"), (2, "hears once", "toy hears once")]
+)
+def test_shots_that_cannot_be(data, shots, one_turn, says):
+    family = SimpleNamespace(name="toy", one_turn=one_turn)
+    with pytest.raises(ConfigError, match=says):
+        take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=shots), family, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        (SimpleNamespace(name="leaky", batch_tolerance=0.5, whole=None), "scores of leaky differ by up to 0.5"),
+        (
+            SimpleNamespace(name="generic", batch_tolerance=float("inf"), whole="so"),
+            "generic takes one utterance at a time: set",
+        ),
+    ],
+)
+def test_a_family_that_takes_one_utterance_says_so(family, says):
+    with pytest.raises(ConfigError, match=rf"'scoring.per_device_eval_batch_size': 8; {says}"):
+        _require_batches_it_can_take(family, scoring())
