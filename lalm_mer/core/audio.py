@@ -12,7 +12,7 @@ import soxr
 
 from lalm_mer.core.errors import AudioError, ConfigError
 
-__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_video", "encode"]
+__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_channels", "decode_video", "encode"]
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".flv"))
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # FFmpeg's names of them
@@ -75,6 +75,28 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
         >>> decode(file.getvalue(), "stereo.wav").samples.shape
         (800,)
     """
+    samples, rate = _decoded(content, name, start_s, end_s)
+    return Waveform(samples.mean(axis=1, dtype=np.float32), rate)
+
+
+def decode_channels(content: bytes, name: str) -> list[Waveform]:
+    """Decode encoded audio at its own rate, each channel apart.
+
+    Args:
+        content: the bytes of an audio file in any format that libsndfile reads
+        name: what to call it in errors
+
+    Raises:
+        AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
+    """
+    samples, rate = _decoded(content, name, None, None)
+    return [Waveform(np.ascontiguousarray(channel), rate) for channel in samples.T]
+
+
+def _decoded(
+    content: bytes, name: str, start_s: float | None, end_s: float | None
+) -> tuple[npt.NDArray[np.float32], int]:
+    """Samples, shape (n, channels), and their rate in Hz."""
     if not content:
         raise AudioError(f"{name}: the file has no bytes", "empty")
     try:
@@ -97,7 +119,7 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
         raise AudioError(f"{name}: no samples", "empty")
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: samples that are NaN or infinite", "non_finite")
-    return Waveform(samples.mean(axis=1, dtype=np.float32), rate)
+    return samples, rate
 
 
 def _read(file: soundfile.SoundFile, first: int, last: int, name: str) -> npt.NDArray[np.float32]:
@@ -145,7 +167,7 @@ def decode_video(content: bytes, name: str) -> Waveform:
     try:
         import av
     except ImportError as error:
-        raise ConfigError(f"{name}: a video needs PyAV to be heard; pip install 'lalm-mer[video]'") from error
+        raise ConfigError(f"{name}: a video needs PyAV to be decoded; pip install 'lalm-mer[video]'") from error
     options = {"format_whitelist": _CONTAINERS}
     try:
         with av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace") as container:

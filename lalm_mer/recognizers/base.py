@@ -19,7 +19,7 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 
-__all__ = ["Batch", "Collator", "Recognizer", "Scores", "TrainingCollator"]
+__all__ = ["Batch", "Collator", "Recognizer", "Scores", "Setup", "TrainingCollator"]
 
 Batch = dict[str, Tensor]
 """Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances."""
@@ -66,6 +66,33 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+class Setup(Protocol):
+    """The prompts of an audio-language model, or the descriptions that a CLAP compares audio with."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The K labels, with the surface forms of its prompts."""
+        ...
+
+    @property
+    def modalities(self) -> str:
+        """``audio``, ``transcript`` or ``audio+transcript``."""
+        ...
+
+    @property
+    def shots(self) -> Sequence[Example]:
+        """Examples that precede every input with their answers."""
+        ...
+
+    def uses(self, slot: str) -> bool:
+        """Whether any prompt has a slot of that name."""
+        ...
+
+    def digests(self) -> dict[str, str | None]:
+        """Hashes of what the scores depend on, for run.json."""
+        ...
 
 
 class Recognizer(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,10 +18,41 @@ from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.base import Batch, Collator
 
-__all__ = ["OBJECTIVES", "ClapCollator", "ClapRecognizer", "ClapTrainingCollator"]
+__all__ = ["OBJECTIVES", "ClapCollator", "ClapRecognizer", "ClapSetup", "ClapTrainingCollator"]
 
 OBJECTIVES = ("cross_entropy", "contrastive")
 """What training makes small: see ``ClapRecognizer``."""
+
+
+@dataclass(frozen=True)
+class ClapSetup:
+    """What a CLAP compares audio with.
+
+    Args:
+        ensemble: descriptions of the labels
+        label_set: the K labels with the ensemble's surface forms
+    """
+
+    ensemble: Ensemble
+    label_set: LabelSet
+
+    @property
+    def modalities(self) -> str:
+        """``audio``."""
+        return self.ensemble.modalities
+
+    @property
+    def shots(self) -> tuple[Example, ...]:
+        """None: it takes no answered examples."""
+        return ()
+
+    def digests(self) -> dict[str, str | None]:
+        """Hash of the descriptions, for run.json."""
+        return {"prompt": self.ensemble.digest}
+
+    def uses(self, slot: str) -> bool:
+        """It uses audio alone."""
+        return slot == "audio"
 
 
 class ClapCollator:
@@ -82,8 +114,7 @@ class ClapRecognizer(nn.Module):
 
     Args:
         clap: the model, which an adapter may already be part of
-        ensemble: what describes the labels
-        label_set: the K labels, with the ensemble's surface forms
+        setup: descriptions of the labels
         model: the model as peft wraps it; None for the bare model
         objective: one of ``OBJECTIVES``
 
@@ -98,8 +129,7 @@ class ClapRecognizer(nn.Module):
     def __init__(
         self,
         clap: Clap,
-        ensemble: Ensemble,
-        label_set: LabelSet,
+        setup: ClapSetup,
         model: PeftModel | None = None,
         *,
         objective: str = "cross_entropy",
@@ -110,11 +140,11 @@ class ClapRecognizer(nn.Module):
         self.model: Any = clap.model if model is None else model
         self.clap = clap
         self.objective = objective
-        self.ensemble = ensemble
-        self.label_set = label_set
-        self.training_collator = ClapTrainingCollator(clap, label_set)
+        self.setup = setup
+        self.label_set = setup.label_set
+        self.training_collator = ClapTrainingCollator(clap, setup.label_set)
         self.scoring_collators: tuple[Collator, ...] = (ClapCollator(clap),)
-        descriptions = ensemble.descriptions(label_set)
+        descriptions = setup.ensemble.descriptions(setup.label_set)
         tokens = clap.tokenizer([sentence for _, sentence in descriptions])["input_ids"]
         self._check(descriptions, tokens)
         width = max(len(ids) for ids in tokens)
@@ -131,7 +161,7 @@ class ClapRecognizer(nn.Module):
     @property
     def modalities(self) -> str:
         """``audio``: it uses no transcript."""
-        return self.ensemble.modalities
+        return self.setup.modalities
 
     @property
     def sampling_rate(self) -> int:

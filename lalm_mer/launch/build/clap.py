@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
-from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
-from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
-from lalm_mer.recognizers.clap import ClapRecognizer
+from lalm_mer.prompting.ensembles import load_ensemble
+from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
 
-__all__ = ["ClapBuilder", "ClapSetup"]
-
-
-@dataclass(frozen=True)
-class ClapSetup:
-    """What a CLAP compares audio with.
-
-    Args:
-        ensemble: descriptions of the labels
-        label_set: the K labels with the ensemble's surface forms
-    """
-
-    ensemble: Ensemble
-    label_set: LabelSet
-
-    @property
-    def modalities(self) -> str:
-        """``audio``."""
-        return self.ensemble.modalities
-
-    @property
-    def shots(self) -> tuple[Example, ...]:
-        """None: it takes no answered examples."""
-        return ()
-
-    def digests(self) -> dict[str, str | None]:
-        """Hash of the descriptions, for run.json."""
-        return {"prompt": self.ensemble.digest}
-
-    def uses(self, slot: str) -> bool:
-        """It uses audio alone."""
-        return slot == "audio"
+__all__ = ["ClapBuilder"]
 
 
 class ClapBuilder:
     """What a run of a CLAP is made of; the steps are those of ``Builder``."""
 
-    def prompts(
-        self, settings: ZeroShotSettings | FinetuneSettings, source: ExampleSource
-    ) -> tuple[ClapSetup, ExampleSource, dict[str, str | None]]:
-        """The descriptions of the labels, the source as it is, and their hash; no weights are loaded.
+    def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> ClapSetup:
+        """The descriptions of the labels.
 
         Raises:
             ConfigError: if the settings ask for what CLAP does not do
         """
         ensemble = load_ensemble(Path(settings.prompt.file))
-        if settings.prompt != PromptSettings(settings.prompt.file) or source.without_audio:
+        if settings.prompt != PromptSettings(settings.prompt.file) or settings.data.without_audio != "refuse":
             raise ConfigError(
                 "section 'prompt': clap compares a voice with descriptions and takes a file alone (several templates "
                 "stand in it), and data.without_audio=refuse"
             )
-        setup = ClapSetup(ensemble, ensemble.label_set(source.folded.label_set))
-        return setup, source, setup.digests()
+        return ClapSetup(ensemble, ensemble.label_set(label_set))
 
     def load(self, settings: ModelSettings) -> Clap:
         """The model.
@@ -110,4 +73,4 @@ class ClapBuilder:
     ) -> ClapRecognizer:
         """The recognizer over the model, adapted or bare."""
         objective = settings.objective if isinstance(settings, FinetuneSettings) else "cross_entropy"
-        return ClapRecognizer(clap, setup.ensemble, setup.label_set, adapted, objective=objective)
+        return ClapRecognizer(clap, setup, adapted, objective=objective)

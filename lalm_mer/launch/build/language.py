@@ -5,9 +5,9 @@ from __future__ import annotations
 from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.examples.dataset import ExampleSource
+from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.build.data import RunData
-from lalm_mer.launch.build.prompts import open_prompts, source_for_prompts, take_shots
+from lalm_mer.launch.build.prompts import open_prompts, take_shots
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
@@ -22,21 +22,17 @@ _EXACT = 1e-4
 class LanguageBuilder:
     """What a run of an audio-language model is made of; the steps are those of ``Builder``."""
 
-    def prompts(
-        self, settings: ZeroShotSettings | FinetuneSettings, source: ExampleSource
-    ) -> tuple[PromptSetup, ExampleSource, dict[str, str | None]]:
-        """The prompts, the source with what their slots need, and hashes of both; no weights are loaded.
+    def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
+        """The prompts, without their answered examples.
 
         Raises:
-            ConfigError: if settings, prompts and corpus do not belong together
+            ConfigError: if settings and prompts do not belong together
         """
         if isinstance(settings, FinetuneSettings) and settings.objective != "cross_entropy":
             raise ConfigError(
                 f"key 'objective': {settings.objective!r}; {settings.model.family} learns its answers by cross_entropy"
             )
-        setup = open_prompts(settings, source.folded.label_set)
-        source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
-        return setup, source, {**setup.digests(), **digests}
+        return open_prompts(settings, label_set)
 
     def load(self, settings: ModelSettings) -> Family:
         """The model.

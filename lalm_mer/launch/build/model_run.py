@@ -9,26 +9,27 @@ from typing import Any, Protocol
 from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.clap import ClapBuilder
 from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.notes import run_notes
+from lalm_mer.launch.build.prompts import source_for_prompts
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.recognizers.base import Setup
 
-__all__ = ["LoadedRun", "OpenedRun", "open_model_run", "recognizer_name"]
+__all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
 
 
 class Builder(Protocol):
     """The steps in which the parts of a run are made, for one kind of model."""
 
-    def prompts(
-        self, settings: ZeroShotSettings | FinetuneSettings, source: ExampleSource
-    ) -> tuple[Any, ExampleSource, dict[str, str | None]]:
-        """What the model is prompted with, the source with what that needs, and hashes of both."""
+    def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> Any:  # noqa: ANN401
+        """What the model is prompted with, without answered examples."""
         ...
 
     def load(self, settings: ModelSettings) -> Any:  # noqa: ANN401 a Family or a Clap
@@ -60,7 +61,7 @@ class Builder(Protocol):
         ...
 
 
-def _builder(family: str) -> Builder:
+def builder_of(family: str) -> Builder:
     """The builder of a model by its family: the one place that tells CLAP from audio-language models."""
     return ClapBuilder() if family == Clap.name else LanguageBuilder()
 
@@ -78,7 +79,7 @@ class OpenedRun:
 
     settings: ZeroShotSettings | FinetuneSettings
     source: ExampleSource
-    setup: Any
+    setup: Setup
     digests: dict[str, str | None]
 
     @property
@@ -94,7 +95,7 @@ class OpenedRun:
             ConfigError: if settings, model and corpus do not belong together
             ModelError: if there is no such model
         """
-        settings, builder = self.settings, _builder(self.settings.model.family)
+        settings, builder = self.settings, builder_of(self.settings.model.family)
         model = builder.load(settings.model)
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
@@ -129,7 +130,7 @@ class LoadedRun:
     settings: ZeroShotSettings | FinetuneSettings
     builder: Builder
     model: PretrainedModel
-    setup: Any
+    setup: Setup
     data: RunData
     opened_digests: dict[str, str | None]
 
@@ -162,6 +163,7 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     if settings.model.dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"key 'model.dtype': {settings.model.dtype!r}; expected float32, bfloat16 or float16")
     source = open_corpus(settings.data, settings.split)
-    setup, source, digests = _builder(settings.model.family).prompts(settings, source)
-    digests["base_model"] = base_digest(settings.model.id, settings.model.revision)
-    return OpenedRun(settings, source, setup, digests)
+    setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
+    source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
+    base = {"base_model": base_digest(settings.model.id, settings.model.revision)}
+    return OpenedRun(settings, source, setup, {**setup.digests(), **digests, **base})

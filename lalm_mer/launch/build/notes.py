@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.recognizers.base import Setup
 
 __all__ = ["RANDOM_NOTE", "run_notes"]
 
@@ -13,7 +12,7 @@ RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing a
 """For ``run.json``."""
 
 
-def run_notes(model: PretrainedModel, data: RunData, setup: Any) -> list[str]:  # noqa: ANN401 a PromptSetup or ClapSetup
+def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[str]:
     """Whether the weights are random, what is known of the corpus in their training data, and what was refused.
 
     Args:

@@ -16,6 +16,7 @@ from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.settings import FinetuneSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.base import Setup
 from lalm_mer.recognizers.language.prompt_setup import LABEL_SCORES, PromptSetup, label_rotations
 
 __all__ = ["open_prompts", "source_for_prompts", "take_shots"]
@@ -63,12 +64,17 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
             f"key 'prompt.context_turns': {wanted.context_turns}, and the prompt has "
             f"{'a' if uses_context else 'no'} slot {{{{ context }}}}; the one needs the other"
         )
+    if settings.data.without_audio == "read" and not all(prompt.uses_transcript for prompt in prompts):
+        raise ConfigError(
+            f"key 'data.without_audio': read, but prompt {first.name} uses no transcript, so nothing would be left of "
+            "such an utterance; set it to refuse"
+        )
     orders = label_rotations(label_set.labels, wanted.label_orders)
     return PromptSetup(prompts, sets[0], orders, label_score=wanted.label_score)
 
 
 def source_for_prompts(
-    source: ExampleSource, setup: PromptSetup, settings: PromptSettings, fold: int
+    source: ExampleSource, setup: Setup, settings: PromptSettings, fold: int
 ) -> tuple[ExampleSource, dict[str, str | None]]:
     """The source with what the slots of the prompts need: preceding turns, descriptors of voices.
 
@@ -84,11 +90,6 @@ def source_for_prompts(
         transcript_of = None if table is None else lambda name, _: table.by_id.get(name)
         context = dialogue_context(source.folded.corpus, settings.context_turns, transcript_of)
         source = replace(source, context=context)
-    if source.without_audio and not all(prompt.uses_transcript for prompt in setup.prompts):
-        raise ConfigError(
-            f"key 'data.without_audio': read, but prompt {setup.prompts[0].name} uses no transcript, so nothing would "
-            "be left of such an utterance; set it to refuse"
-        )
     if setup.uses("descriptors"):
         described = describe_corpus(source, source.folded.folds.ids(fold, "train"), Path(settings.cache_dir))
         source = replace(source, descriptors=described.by_id)

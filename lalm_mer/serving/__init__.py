@@ -1,0 +1,1 @@
+"""Prediction for recordings that belong to no corpus."""

@@ -1,0 +1,172 @@
+"""Label probabilities of new recordings by any recognizer; what cannot be predicted is a row with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.provenance import atomic_path
+from lalm_mer.core.schema import Input
+from lalm_mer.recognizers.scoring import score_inputs
+from lalm_mer.serving.recordings import Recording, Window, cut_windows, find_recordings, load_channels
+
+__all__ = ["TABLE_SUFFIXES", "Prediction", "predict", "predictions_table", "write_predictions"]
+
+TABLE_SUFFIXES = (".csv", ".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a recognizer says of a recording, or of a window of it.
+
+    Args:
+        path: of the file
+        start_s: start in the recording, in seconds; None where it could not be read
+        end_s: its end, in seconds
+        channel: number of the channel from 1; None where the channels are mixed down
+        reason: why there are no probabilities; None where there are
+        probabilities: label -> probability, which sum to 1; empty where there is a reason
+    """
+
+    path: str
+    start_s: float | None
+    end_s: float | None
+    channel: int | None = None
+    reason: str | None = None
+    probabilities: Mapping[str, float] | None = None
+
+    @property
+    def prediction(self) -> str | None:
+        """The most probable label; None where there is a reason."""
+        return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
+
+
+def predict(
+    recognizer: Any,  # noqa: ANN401 a Recognizer and nn.Module
+    sources: Iterable[str | Path | Recording],
+    *,
+    transcript: str | None = None,
+    window: Window | None = None,
+    channel: int | str | None = None,
+    batch_size: int = 1,
+) -> Iterator[Prediction]:
+    """Predict recordings one after another, in their order; recordings are opened as they are needed.
+
+    Args:
+        recognizer: as ``lalm_mer.open_recognizer`` gives it
+        sources: audio files, folders of them, manifests, or ``Recording``
+        transcript: of the one recording there is
+        window: how long recordings are cut; None predicts each as a whole
+        channel: number of a channel from 1, ``each``, or None to mix the channels down
+        batch_size: recordings or windows at once
+
+    Raises:
+        ConfigError: if a source does not exist, or windows are wanted of a recognizer that uses transcripts
+    """
+    if window is not None and "transcript" in recognizer.modalities:
+        raise ConfigError(
+            "windows of a recording have no transcripts of their own, and this recognizer uses transcripts; predict "
+            "recordings as a whole, or use a recognizer of audio alone"
+        )
+    given = list(sources)
+    recordings = [each for each in given if isinstance(each, Recording)]
+    recordings += find_recordings([each for each in given if not isinstance(each, Recording)], transcript)
+    waiting: list[tuple[Prediction, Input | None]] = []
+    for item in _inputs(recognizer, recordings, window, channel):
+        waiting.append(item)
+        if sum(one is not None for _, one in waiting) == batch_size:
+            yield from _scored(recognizer, waiting, batch_size)
+            waiting = []
+    yield from _scored(recognizer, waiting, batch_size)
+
+
+def _inputs(
+    recognizer: Any,  # noqa: ANN401
+    recordings: Iterable[Recording],
+    window: Window | None,
+    channel: int | str | None,
+) -> Iterator[tuple[Prediction, Input | None]]:
+    """Rows without probabilities, each with its input, or None and the reason in the row."""
+    uses_audio, uses_transcript = recognizer.sampling_rate is not None, "transcript" in recognizer.modalities
+    for recording in recordings:
+        name = str(recording.path)
+        if uses_transcript and not recording.transcript:
+            yield Prediction(name, None, None, reason="no transcript, which this recognizer uses"), None
+            continue
+        if not uses_audio:
+            yield Prediction(name, None, None), Input(name, recording.transcript, None, recording.speaker)
+            continue
+        try:
+            channels = load_channels(recording, channel)
+        except AudioError as error:
+            yield Prediction(name, None, None, reason=str(error).removeprefix(f"{name}: ")), None
+            continue
+        offset = recording.start_s or 0.0
+        for number, waveform in channels:
+            for start_s, end_s, part in cut_windows(waveform, window):
+                row = Prediction(name, offset + start_s, offset + end_s, number)
+                reason = recognizer.refuses(part.duration_s)
+                if reason is not None:
+                    yield replace(row, reason=reason), None
+                else:
+                    resampled = part.resampled(recognizer.sampling_rate)
+                    yield row, Input(name, recording.transcript, resampled, recording.speaker)
+
+
+def _scored(
+    recognizer: Any,  # noqa: ANN401
+    rows: Sequence[tuple[Prediction, Input | None]],
+    batch_size: int,
+) -> Iterator[Prediction]:
+    inputs = [given for _, given in rows if given is not None]
+    scores = score_inputs(recognizer, inputs, batch_size=batch_size)
+    labels = recognizer.label_set.labels
+    for row, given in rows:
+        if given is None:
+            yield row
+            continue
+        probabilities = np.exp(next(scores))
+        yield replace(row, probabilities=dict(zip(labels, map(float, probabilities), strict=True)))
+
+
+def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) -> pd.DataFrame:
+    """A row a prediction: ``path``, ``start_s``, ``end_s``, ``channel``, ``status`` (scored, unscored), ``reason``,
+    ``prediction`` and ``prob_<label>``; missing is null.
+    """
+    rows = [
+        {
+            "path": each.path,
+            "start_s": each.start_s,
+            "end_s": each.end_s,
+            "channel": each.channel,
+            "status": "unscored" if each.reason else "scored",
+            "reason": each.reason,
+            "prediction": each.prediction,
+            **{f"prob_{label}": (each.probabilities or {}).get(label) for label in labels},
+        }
+        for each in predictions
+    ]
+    return pd.DataFrame(rows).astype({"channel": "Int64"})
+
+
+def write_predictions(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as ``.csv``, ``.json`` (a list of rows) or ``.parquet``, whole or not at all.
+
+    Raises:
+        ConfigError: if the name has another suffix
+    """
+    with atomic_path(path) as partial:
+        if path.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        elif path.suffix == ".json":
+            table.to_json(partial, orient="records", indent=2, force_ascii=False, double_precision=15)
+        elif path.suffix == ".parquet":
+            table.to_parquet(partial, index=False)
+        else:
+            raise ConfigError(f"{path}: expected a name that ends in {', '.join(TABLE_SUFFIXES)}")
