@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lalm_mer.core.errors import ConfigError, one_line
 
-__all__ = ["load_config", "read_yaml", "to_dict"]
+__all__ = ["build_config", "load_config", "read_yaml", "to_dict"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -97,6 +97,25 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
         value = _parse_override(override)
         _check(schema, value, f"override {override!r}", "")
         layers.append(OmegaConf.create(value))
+    return _merged(schema, layers, str(path))
+
+
+def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str) -> ConfigT:
+    """A config from plain data that was resolved earlier, as in run.json.
+
+    Args:
+        schema: dataclass whose fields and types say what there may be
+        content: the data
+        source: what to call it in errors
+
+    Raises:
+        ConfigError: naming source and key, for an unknown, missing or wrongly typed key
+    """
+    _check(schema, content, source, "")
+    return _merged(schema, [OmegaConf.create(dict(content))], source)
+
+
+def _merged(schema: type[ConfigT], layers: Sequence[Any], path: str) -> ConfigT:
     try:
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
     except MissingMandatoryValue as error:

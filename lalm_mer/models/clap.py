@@ -27,6 +27,7 @@ from transformers import (
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
+from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
@@ -113,6 +114,11 @@ class Clap:
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
         return ClapProcessor.from_pretrained(source, revision=revision)
+
+    @classmethod
+    def load_prompt(cls, path: Path) -> Ensemble:
+        """Read the file that ``prompt.file`` names: descriptions of labels."""
+        return load_ensemble(path)
 
     @classmethod
     def load(cls, model_id: str | Path, *, revision: str | None = None, dtype: str = "float32") -> Self:

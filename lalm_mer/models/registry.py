@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from torch import nn
+from transformers import PretrainedConfig
 
+from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES, family_class
 
-__all__ = ["MODEL_NAMES", "PretrainedModel", "model_class"]
+__all__ = ["MODEL_NAMES", "PretrainedModel", "family_of", "model_class"]
 
 MODEL_NAMES = (*FAMILIES, *OTHER_FAMILIES, Clap.name)
 """What ``model.family`` may be."""
@@ -65,3 +67,23 @@ def model_class(name: str) -> type[Any]:
         ModelError: if the transformers that is installed does not have it
     """
     return Clap if name == Clap.name else family_class(name)
+
+
+def family_of(model_id: str, revision: str | None = None) -> str:
+    """Name of a model's family by the ``model_type`` of its config; neither weights nor code are loaded.
+
+    Raises:
+        ModelError: if there is no such model, or none of the families is of its type
+    """
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model_id, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"
+        ) from error
+    model_type = str(config.get("model_type")).removesuffix("_thinker")
+    if model_type not in MODEL_NAMES:
+        raise ModelError(
+            f"model {model_id!r} is of type {model_type!r}, which has no family; name one of {', '.join(MODEL_NAMES)}"
+        )
+    return model_type

@@ -74,16 +74,21 @@ def predict(
             "windows of a recording have no transcripts of their own, and this recognizer uses transcripts; predict "
             "recordings as a whole, or use a recognizer of audio alone"
         )
-    given = list(sources)
-    recordings = [each for each in given if isinstance(each, Recording)]
-    recordings += find_recordings([each for each in given if not isinstance(each, Recording)], transcript)
     waiting: list[tuple[Prediction, Input | None]] = []
-    for item in _inputs(recognizer, recordings, window, channel):
+    for item in _inputs(recognizer, _recordings(sources, transcript), window, channel):
         waiting.append(item)
         if sum(one is not None for _, one in waiting) == batch_size:
             yield from _scored(recognizer, waiting, batch_size)
             waiting = []
     yield from _scored(recognizer, waiting, batch_size)
+
+
+def _recordings(sources: Iterable[str | Path | Recording], transcript: str | None) -> Iterator[Recording]:
+    for source in sources:
+        if isinstance(source, Recording):
+            yield source if transcript is None else replace(source, transcript=transcript)
+        else:
+            yield from find_recordings([source], transcript)
 
 
 def _inputs(

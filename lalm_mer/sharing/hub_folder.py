@@ -19,13 +19,13 @@ from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import ADAPTERS, read_run
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder, read_json
 from lalm_mer.models.registry import PretrainedModel, model_class
-from lalm_mer.prompting.ensembles import load_ensemble
-from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import Protocol, load_protocol
 from lalm_mer.sharing.model_card import CardFacts, check_licence, dev_rule, read_fairness, render_model_card
 
-__all__ = ["assemble", "check_repo_id", "published_id", "require_empty", "written_here"]
+__all__ = ["LABELS", "PROMPT", "assemble", "check_repo_id", "published_id", "require_empty", "written_here"]
 
+PROMPT = "prompt.yaml"
+LABELS = "labels.json"
 _NAME = r"[a-zA-Z0-9_][\w.-]{0,95}(?<![.-])"
 _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){_NAME}/{_NAME}(?<!\.git)", re.ASCII)
 _PROCESSOR_KINDS = (".json", ".jinja", ".txt", ".model")
@@ -81,9 +81,9 @@ def assemble(
     _write_processor(family, model, out)
     revision = model["revision"] if base_model is None else None
     _write_adapter(run_folder / "adapter", out, published=published, revision=revision)
-    shutil.copyfile(description["config"]["prompt"]["file"], out / "prompt.yaml")
+    shutil.copyfile(description["config"]["prompt"]["file"], out / PROMPT)
     forms = {label: list(label_set.forms_of(label)) for label in label_set.labels}
-    write_json(out / "labels.json", {"task": description["task"], "labels": list(label_set.labels), "forms": forms})
+    write_json(out / LABELS, {"task": description["task"], "labels": list(label_set.labels), "forms": forms})
     public = _public(description, published)
     write_json(out / "run.json", public)
     metrics = read_json(run_folder / "metrics.json")
@@ -137,11 +137,11 @@ def _label_set(description: Mapping[str, Any], protocol: Protocol) -> LabelSet:
     """The labels with the forms that the run was trained with, as prompt and protocol give them."""
     file = Path(description["config"]["prompt"]["file"])
     family = model_class(description["config"]["model"]["family"])
-    prompt = load_prompt(file) if family.has_language_model else load_ensemble(file)
+    prompt = family.load_prompt(file)
     if prompt.digest != description["hashes"]["prompt"]:
         raise ConfigError(f"{file}: is not the prompt of the run any more; restore it, or train again")
     task = protocol.resolve_task(load_tasks(description["corpus"]))
-    label_set = prompt.label_set(task.labels)
+    label_set: LabelSet = prompt.label_set(task.labels)
     if task.name != description["task"] or list(label_set.labels) != description["labels"]:
         raise ConfigError(
             f"{description['config']['split']['protocol']}: labels {list(label_set.labels)} of task {task.name}, but "

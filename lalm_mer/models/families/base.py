@@ -25,6 +25,7 @@ from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
+from lalm_mer.prompting.prompts import Prompt, load_prompt
 
 __all__ = ["SPEECH_CORPORA", "Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
 
@@ -160,6 +161,11 @@ class Family(ABC):
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
         return AutoProcessor.from_pretrained(source, revision=revision)
+
+    @classmethod
+    def load_prompt(cls, path: Path) -> Prompt:
+        """Read the file that ``prompt.file`` names: a prompt."""
+        return load_prompt(path)
 
     @classmethod
     def attention(cls, asked: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model

@@ -1,0 +1,192 @@
+"""A recognizer from a finished run, an adapter, or a base model with a prompt, ready to predict new recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from lalm_mer.core.config import build_config
+from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.corpora import load_tasks
+from lalm_mer.launch.build.model_run import builder_of, open_model_run
+from lalm_mer.launch.config.settings import (
+    DataSettings,
+    ModelSettings,
+    OutputSettings,
+    PromptSettings,
+    SplitSettings,
+    ZeroShotSettings,
+)
+from lalm_mer.models.adapter_files import CONFIG, read_json
+from lalm_mer.models.adapters import load_adapter
+from lalm_mer.models.digest import base_digest
+from lalm_mer.models.registry import family_of, model_class
+from lalm_mer.protocols.protocol import load_protocol
+from lalm_mer.recognizers.baselines.fusion import FusionNetwork
+from lalm_mer.sharing.hub import load_adapter_from, read_trained_run, surely_differ
+from lalm_mer.sharing.hub_folder import LABELS, PROMPT
+
+__all__ = ["open_recognizer"]
+
+
+def open_recognizer(
+    source: str | Path,
+    *,
+    prompt: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    family: str | None = None,
+    base_model: str | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
+    """Open a recognizer for new recordings; ``lalm_mer.serving.predict`` takes it.
+
+    Args:
+        source: finished run folder of any recipe; folder or Hub id of an adapter; or, with ``prompt``, folder or Hub id
+            of a base model
+        prompt: prompt file, of a base model alone; for a CLAP a file of descriptions
+        labels: labels of a base model, for a prompt whose ``answers`` do not name them
+        family: of a base model; None finds it by the model's config
+        base_model: Hub id or folder of an adapter's base, where it is not the one that its run names
+        revision: branch, tag or commit of ``source`` on the Hub
+        dtype: float32, bfloat16 or float16; None takes that of the run, and of a base model float32
+        device: cpu, cuda ...; None takes a GPU where there is one
+
+    Returns:
+        a ``Recognizer`` in evaluation mode on its device
+
+    Raises:
+        ConfigError: if arguments do not belong together, or the run cannot be opened for other inputs
+        AdapterError: if there is no adapter, or it does not fit its base
+        ModelError: if the model cannot be loaded
+    """
+    if prompt is not None:
+        recognizer = _open_base(str(source), Path(prompt), labels, family, revision, dtype or "float32")
+    else:
+        unused = {"labels": labels, "family": family}
+        given = [name for name, value in unused.items() if value is not None]
+        if given:
+            raise ConfigError(f"{given[0]}: only with a prompt, for a base model; {source} has its own")
+        recognizer = _open_trained(str(source), base_model, revision, dtype)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return recognizer.to(chosen).eval()
+
+
+def _open_base(
+    source: str, prompt: Path, labels: Sequence[str] | None, family: str | None, revision: str | None, dtype: str
+) -> nn.Module:
+    model = ModelSettings(family or family_of(source, revision), source, revision, dtype)
+    settings = _settings(PromptSettings(str(prompt)), model)
+    answers = model_class(model.family).load_prompt(prompt).answers
+    if labels is None and not answers:
+        raise ConfigError(f"{prompt}: has no answers, so labels are needed; give them, for example happy,sad")
+    return _recognizer(settings, LabelSet(tuple(labels or answers)))
+
+
+def _open_trained(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
+    folder = Path(source)
+    if (folder / "run.json").is_file() and not (folder / CONFIG).is_file():
+        record = _finished(folder)
+        if record["method"] == "baseline":
+            return FusionNetwork.load_trained(folder / "model")
+        if not (folder / "adapter").is_dir():
+            return _open_zero_shot(folder, record, base_model, dtype)
+    return _open_adapter(source, base_model, revision, dtype)
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(folder / "run.json")
+    if not (folder / "metrics.json").is_file():
+        raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
+    return record
+
+
+def _open_zero_shot(folder: Path, record: Mapping[str, Any], base_model: str | None, dtype: str | None) -> nn.Module:
+    """The base model of a run, perhaps under an adapter, prompted as it was then."""
+    settings = build_config(ZeroShotSettings, record["config"], str(folder / "run.json"))
+    if settings.answering.mode != "likelihood":
+        raise ConfigError(f"{folder}: its answers were generated and have no probabilities; run it by likelihood")
+    settings = replace(settings, model=_changed(settings.model, base_model, dtype))
+    if settings.prompt.shots:  # the examples are in the corpus
+        loaded = open_model_run(settings).load()
+        _require_same_prompts(folder, record, loaded.digests)
+        return cast(nn.Module, loaded.recognizer(_adapted(loaded.model, settings.model)))
+    task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record["corpus"]))
+    return _recognizer(settings, task.labels, where=folder, record=record)
+
+
+def _open_adapter(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
+    folder = load_adapter_from(source, revision, key="run")
+    record = read_trained_run(folder)
+    if record is None or not (folder / PROMPT).is_file() or not (folder / LABELS).is_file():
+        raise AdapterError(
+            f"{source}: no run.json, {PROMPT} and {LABELS} with the adapter, so its base model, prompt and labels "
+            "are not known; train it with recipes/finetune.py"
+        )
+    trained = record["config"]
+    if trained["prompt"].get("shots"):
+        raise ConfigError(f"{source}: was trained with answered examples (prompt.shots), which it does not contain")
+    base = base_model or read_json(folder / CONFIG)["base_model_name_or_path"]
+    model = build_config(ModelSettings, {**trained["model"], "id": base}, f"{source}: run.json")
+    model = replace(_changed(model, None, dtype), adapter=str(folder), adapter_revision=None)
+    prompt = PromptSettings(str(folder / PROMPT), label_score=trained["prompt"].get("label_score", "sum"))
+    labels = read_json(folder / LABELS)
+    label_set = LabelSet(tuple(labels["labels"]), {label: tuple(forms) for label, forms in labels["forms"].items()})
+    return _recognizer(_settings(prompt, model), label_set, where=source, record=record)
+
+
+def _recognizer(
+    settings: ZeroShotSettings,
+    label_set: LabelSet,
+    where: str | Path | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The recognizer of settings that need no corpus; with the record of its run, proven to be the same."""
+    builder = builder_of(settings.model.family)
+    setup = builder.prompts(settings, label_set)
+    if setup.uses("descriptors"):
+        raise ConfigError(
+            f"{settings.prompt.file}: describes voices relative to the speakers of a corpus, and a new recording is "
+            "not of it; use a prompt without descriptors"
+        )
+    if record is not None:
+        _require_same_prompts(where, record, setup.digests())
+        if surely_differ(base_digest(settings.model.id, settings.model.revision), record["hashes"]["base_model"]):
+            raise AdapterError(f"{where}: was run on another base model than {settings.model.id}; name the same one")
+    model = builder.load(settings.model)
+    return cast(nn.Module, builder.recognizer(model, setup, settings, _adapted(model, settings.model)))
+
+
+def _adapted(model: Any, settings: ModelSettings) -> PeftModel | None:  # noqa: ANN401 a Family or a Clap
+    if settings.adapter is None:
+        return None
+    return load_adapter(model, load_adapter_from(settings.adapter, settings.adapter_revision))
+
+
+def _require_same_prompts(
+    where: str | Path | None, record: Mapping[str, Any], digests: Mapping[str, str | None]
+) -> None:
+    changed = [
+        name for name, digest in digests.items() if name != "base_model" and record["hashes"].get(name) != digest
+    ]
+    if changed:
+        raise ConfigError(f"{where}: its {changed[0]} has changed since the run; restore the file, or run it again")
+
+
+def _changed(model: ModelSettings, base_model: str | None, dtype: str | None) -> ModelSettings:
+    if base_model is not None:
+        model = replace(model, id=base_model, revision=None)
+    return model if dtype is None else replace(model, dtype=dtype)
+
+
+def _settings(prompt: PromptSettings, model: ModelSettings) -> ZeroShotSettings:
+    """Settings of a recognizer without a corpus."""
+    return ZeroShotSettings(DataSettings(""), SplitSettings(""), prompt, model, OutputSettings(""))

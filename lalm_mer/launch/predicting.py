@@ -1,0 +1,120 @@
+"""The command ``lalm-mer predict``: label probabilities of recordings, on the screen and in a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lalm_mer.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["add_predict", "run_predict"]
+
+_EXAMPLES = """examples:
+  lalm-mer predict interview.wav --run outputs/runs/ravdess_lora
+  lalm-mer predict recordings/ --run outputs/runs/ravdess_lora --out predictions.csv
+  lalm-mer predict list.csv --run user/name --window 6 --hop 3 --out over_time.parquet
+  lalm-mer predict call.wav --run outputs/runs/meld_lora --transcript "I can't believe it!" --channel 1
+  lalm-mer predict a.wav --run Qwen/Qwen2-Audio-7B-Instruct --prompt prompts/audio.yaml --labels happy,sad,angry
+
+A list is a .csv, .tsv or .jsonl file with a column path, relative to it, and, where known, transcript, speaker, start_s
+and end_s. What cannot be predicted is a row with its reason. Exit status 0; with --strict 1 if there is such a row."""
+
+
+def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Add the subcommand to a command line."""
+    parser = commands.add_parser(
+        "predict",
+        help="label probabilities of new recordings",
+        description="Label probabilities of recordings from a finished run, an adapter, or a base model with a prompt.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio or video file, folder of them, or list")
+    parser.add_argument(
+        "--run", required=True, help="run folder, folder or Hub id of an adapter, or with --prompt of a base model"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table: .csv, .json or .parquet")
+    parser.add_argument("--transcript", metavar="TEXT", help="what is said, for a single recording")
+    parser.add_argument("--window", type=float, metavar="S", help="cut recordings into windows of S seconds")
+    parser.add_argument("--hop", type=float, metavar="S", help="from one window to the next (default: the window)")
+    parser.add_argument("--channel", type=_channel, metavar="N", help="a channel from 1, or each (default: mixed)")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="at once (default: %(default)s)")
+    parser.add_argument("--prompt", type=Path, metavar="FILE", help="of a base model: a file of prompts/")
+    parser.add_argument("--labels", metavar="A,B,...", help="of a base model, where the prompt names no answers")
+    parser.add_argument("--family", metavar="NAME", help="of a base model (default: by its config)")
+    parser.add_argument("--base-model", metavar="ID", help="of an adapter, where it is not the one of its run")
+    parser.add_argument("--revision", help="branch, tag or commit of --run on the Hub")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: that of the run")
+    parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a recording could not be predicted")
+    return parser
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Predict, show and write; returns the exit status."""
+    from tqdm import tqdm
+
+    from lalm_mer.launch.build.open_recognizer import open_recognizer
+    from lalm_mer.serving.predict import TABLE_SUFFIXES, predict, predictions_table, write_predictions
+    from lalm_mer.serving.recordings import Window, find_recordings
+
+    if options.out is not None and options.out.suffix not in TABLE_SUFFIXES:
+        raise ConfigError(f"--out {options.out}: expected a name that ends in {', '.join(TABLE_SUFFIXES)}")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size}: expected 1 or more")
+    if options.hop is not None and options.window is None:
+        raise ConfigError("--hop: only with --window")
+    window = None if options.window is None else Window(options.window, options.hop or options.window)
+    recordings = list(find_recordings(options.audio, options.transcript))
+    recognizer = open_recognizer(
+        options.run,
+        prompt=options.prompt,
+        labels=None if options.labels is None else [label.strip() for label in options.labels.split(",")],
+        family=options.family,
+        base_model=options.base_model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device=options.device,
+    )
+    shown = tqdm(recordings, unit="recording", disable=None if len(recordings) > 1 else True)
+    rows = predict(recognizer, shown, window=window, channel=options.channel, batch_size=options.batch_size)
+    table = predictions_table(rows, recognizer.label_set.labels)
+    if options.out is not None:
+        write_predictions(table, options.out)
+    _show(table, options.out)
+    return 1 if options.strict and bool((table["status"] == "unscored").any()) else 0
+
+
+def _channel(text: str) -> int | str:
+    if text == "each" or (text.isdecimal() and int(text) > 0):
+        return text if text == "each" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1, or each")
+
+
+def _show(table: pd.DataFrame, out: Path | None) -> None:
+    """The rows, unless they go into a file, and how many there are."""
+    if out is None:
+        for row in table.to_dict("records"):
+            print(_line({str(key): value for key, value in row.items()}))
+    unscored = table[table["status"] == "unscored"]
+    reasons = Counter(str(reason) for reason in unscored["reason"])
+    for reason, count in reasons.most_common(5):
+        print(f"not predicted: {count}: {reason}", file=sys.stderr)
+    print(f"{len(table) - len(unscored)} of {len(table)} predicted{f', written to {out}' if out else ''}")
+
+
+def _line(row: dict[str, object]) -> str:
+    name = str(row["path"])
+    if row["start_s"] is not None and row["start_s"] == row["start_s"]:
+        name += f" {row['start_s']:.2f}-{row['end_s']:.2f} s"
+    if row["status"] == "unscored":
+        return f"{name}: not predicted: {row['reason']}"
+    probabilities = {key.removeprefix("prob_"): value for key, value in row.items() if key.startswith("prob_")}
+    ranked = sorted(probabilities.items(), key=lambda item: -float(str(item[1])))
+    return f"{name}: " + ", ".join(f"{label} {float(str(value)):.3f}" for label, value in ranked)
