@@ -22,8 +22,8 @@ _EXAMPLES = """examples:
   lalm-mer predict call.wav --run outputs/runs/meld_lora --transcript "I can't believe it!" --channel 1
   lalm-mer predict a.wav --run Qwen/Qwen2-Audio-7B-Instruct --prompt prompts/audio.yaml --labels happy,sad,angry
 
-A list is a .csv, .tsv or .jsonl file with a column path, relative to it, and, where known, transcript, speaker, start_s
-and end_s. What cannot be predicted is a row with its reason. Exit status 0; with --strict 1 if there is such a row."""
+A list is a .csv, .tsv or .jsonl file with a column path, relative to it, and, where known, transcript and speaker; with
+start_s and end_s of parts of longer files it also has utterance_id. What cannot be predicted is a row with its reason. Exit status 0; with --strict 1 if there is such a row."""
 
 
 def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
