@@ -23,7 +23,8 @@ _EXAMPLES = """examples:
   lalm-mer predict a.wav --run Qwen/Qwen2-Audio-7B-Instruct --prompt prompts/audio.yaml --labels happy,sad,angry
 
 A list is a .csv, .tsv or .jsonl file with a column path, relative to it, and, where known, transcript and speaker; with
-start_s and end_s of parts of longer files it also has utterance_id. What cannot be predicted is a row with its reason. Exit status 0; with --strict 1 if there is such a row."""
+start_s and end_s, for parts of longer files, it also has utterance_id. What cannot be predicted is a row with its
+reason. Exit status 0; with --strict 1 if there is such a row."""
 
 
 def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
