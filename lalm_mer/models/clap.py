@@ -27,10 +27,12 @@ from transformers import (
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
+from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
+_QUANTISED = "text_tower"
 _MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
 _FRAMES_PER_S = 100
 _SOURCES = (
@@ -103,8 +105,8 @@ class Clap:
 
     @classmethod
     def can_be_quantized(cls) -> bool:
-        """Not yet: it has no language model to be held in 4 bits."""
-        return False
+        """Its text tower."""
+        return True
 
     @classmethod
     def require_what_it_needs(cls) -> None:
@@ -121,20 +123,44 @@ class Clap:
         return load_ensemble(path)
 
     @classmethod
-    def load(cls, model_id: str | Path, *, revision: str | None = None, dtype: str = "float32") -> Self:
+    def load(
+        cls,
+        model_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        quantization: str | None = None,
+    ) -> Self:
         """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+
+        Args:
+            model_id: Hub id or folder
+            revision: branch, tag or commit
+            dtype: float32, bfloat16 or float16
+            quantization: ``nf4`` holds the text tower in 4 bits; the audio tower and both projectors stay as they are
 
         Raises:
             ModelError: naming the id, if it cannot be found or is no CLAP
+            ConfigError: if the quantization is unknown, or its extra is not installed
         """
         source = str(model_id)
+        extra: dict[str, Any] = {}
+        if quantization is not None:
+            if quantization != NF4:
+                raise ConfigError(f"quantization {quantization!r}: expected nf4 or null")
+            extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype), _QUANTISED)
         try:
             processor = cls.load_processor(source, revision)
             config = AutoConfig.from_pretrained(source, revision=revision)
             if not isinstance(config, ClapConfig):
                 raise ValueError(f"its config says {config.model_type!r}")
             model, report = ClapModel.from_pretrained(
-                source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+                source,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **extra,
             )
             missing = [name for name in report["missing_keys"] if not name.endswith(_FOLLOWING)]
             if missing:  # transformers would draw them
@@ -144,6 +170,8 @@ class Clap:
                 f"model {source!r} cannot be loaded as clap: {one_line(error)}; model.id is a Hub id or a local folder "
                 "(a .pt file of laion-clap is converted first)"
             ) from error
+        if quantization is not None:
+            require_quantised_alone(model, cls.towers, cls.name, _QUANTISED)
         return cls(model, processor)
 
     @classmethod

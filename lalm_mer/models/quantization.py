@@ -1,4 +1,4 @@
-"""QLoRA's base model: NF4 with double quantisation on the language model alone, towers and output layer as they are."""
+"""QLoRA's base model: NF4 with double quantisation on one tower, the language model or CLAP's text tower, alone."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from transformers import BitsAndBytesConfig
 
 from lalm_mer.core.errors import ConfigError, ModelError
 
-__all__ = ["NF4", "nf4_config", "require_language_model_alone"]
+__all__ = ["NF4", "nf4_config", "require_quantised_alone"]
 
 NF4 = "nf4"
 
 
-def nf4_config(towers: Mapping[str, str], dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What ``from_pretrained`` takes to load the language model in 4 bits.
+def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, quantised: str = "language_model") -> BitsAndBytesConfig:
+    """What ``from_pretrained`` takes to load one tower in 4 bits.
 
     Args:
         towers: tower -> its full module path; bitsandbytes ignores shorter names and would quantise them
-        dtype: that is computed in
+        dtype: of computation
+        quantised: the tower
 
     Raises:
         ConfigError: if the extra ``quant`` is not installed
@@ -32,7 +33,7 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype) -> BitsAndBytesCon
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("key 'model.quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
-    kept = [path for tower, path in towers.items() if tower != "language_model"]
+    kept = [path for tower, path in towers.items() if tower != quantised]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
@@ -42,7 +43,9 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype) -> BitsAndBytesCon
     )
 
 
-def require_language_model_alone(model: nn.Module, towers: Mapping[str, str], name: str) -> int:
+def require_quantised_alone(
+    model: nn.Module, towers: Mapping[str, str], name: str, quantised: str = "language_model"
+) -> int:
     """Check where the 4-bit layers are, and keep them trainable through on a CPU.
 
     On a CPU with avx512_bf16, bitsandbytes packs the weights anew in the first forward in evaluation mode, and layers
@@ -52,23 +55,24 @@ def require_language_model_alone(model: nn.Module, towers: Mapping[str, str], na
         model: as loaded
         towers: tower -> its module path
         name: of the family, for the error
+        quantised: the tower that is to be in 4 bits
 
     Returns:
         how many layers are quantised
 
     Raises:
-        ModelError: if one lies outside the language model, or there is none
+        ModelError: if one lies outside the tower, or there is none
     """
     import bitsandbytes
 
-    quantised: dict[str, Any] = {
+    layers: dict[str, Any] = {
         path: module for path, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
-    inside = f"{towers['language_model']}."
-    stray = [path for path in quantised if not path.startswith(inside)]
-    if stray or not quantised:
+    inside = f"{towers[quantised]}."
+    stray = [path for path in layers if not path.startswith(inside)]
+    if stray or not layers:
         found = f"{stray[0]} is quantised" if stray else "no layer is quantised"
-        raise ModelError(f"{name}: {found}; expected the linear layers of {towers['language_model']} alone")
-    for module in quantised.values():
+        raise ModelError(f"{name}: {found}; expected the linear layers of {towers[quantised]} alone")
+    for module in layers.values():
         module.support_avx512bf16_for_cpu = False
-    return len(quantised)
+    return len(layers)

@@ -38,14 +38,11 @@ class ClapBuilder:
         """The model.
 
         Raises:
-            ConfigError: if it is to be quantised
             ModelError: if there is no such model
         """
-        if settings.quantization is not None:
-            raise ConfigError(
-                f"key 'model.quantization': {settings.quantization!r}; clap has no language model; set null"
-            )
-        return Clap.load(settings.id, revision=settings.revision, dtype=settings.dtype)
+        return Clap.load(
+            settings.id, revision=settings.revision, dtype=settings.dtype, quantization=settings.quantization
+        )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Refuse a contrastive loss over one utterance.

@@ -23,7 +23,7 @@ from transformers import AutoProcessor
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
-from lalm_mer.models.quantization import NF4, nf4_config, require_language_model_alone
+from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 from lalm_mer.prompting.prompts import Prompt, load_prompt
 
@@ -260,7 +260,7 @@ class Family(ABC):
                 f"such as {absent[0]}; is model.id of family {cls.name}, and whole?"
             )
         if quantization is not None:
-            require_language_model_alone(model, cls.towers, cls.name)
+            require_quantised_alone(model, cls.towers, cls.name)
         family = cls(model, processor)
         family.merge_published_adapter(source, revision)
         return family
