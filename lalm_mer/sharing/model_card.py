@@ -26,7 +26,7 @@ _METRICS = {
     "weighted_f1": "weighted F1",
 }
 _HUB_METRICS = {"uar": ("recall", "macro"), "weighted_accuracy": ("accuracy", None), "macro_f1": ("f1", "macro")}
-_HEARS = {"audio": "its sound alone", "transcript": "its transcript alone", "audio+transcript": "sound and transcript"}
+_GIVEN = {"audio": "its sound alone", "transcript": "its transcript alone", "audio+transcript": "sound and transcript"}
 _TRANSCRIPTS = {None: "not read", "corpus": "the corpus's own", "asr": "made by speech recognition"}
 _HUB_LICENCES = {
     "apache-2.0", "mit", "openrail", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "odbl", "unknown",
@@ -184,7 +184,7 @@ def render_model_card(facts: CardFacts) -> str:
         or f"a model of family {description['config']['model']['family']} that was a local folder",
         base_licence=f"{facts.base_licence}, as published; see its own card",
         compares=model["family"] == "clap",
-        uses_audio=_HEARS[description["modalities"]],
+        given=_GIVEN[description["modalities"]],
         labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
         figures=_figures(metrics),
         intervals=_intervals(metrics),
