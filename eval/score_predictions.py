@@ -17,8 +17,8 @@ from pathlib import Path
 
 from lalm_mer.core.errors import LalmMerError
 from lalm_mer.core.provenance import write_json
-from lalm_mer.evaluation.metrics import score_table
 from lalm_mer.evaluation.report.text import metrics_text
+from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
 

@@ -13,16 +13,14 @@ import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.provenance import atomic_path, write_json
-from lalm_mer.evaluation.metrics import score, unweighted_average_recall
+from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.runs import ADAPTERS, Run
+from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 
-__all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"]
+__all__ = ["Comparison", "Pair", "Row", "compare", "write_comparison"]
 
-COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
-           "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
-           "transcript_source", "n_unparsed", "condition")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -80,8 +78,13 @@ class Row:
         return len(chosen[["utterance_id", "fold"]].drop_duplicates())
 
     def as_dict(self) -> dict[str, Any]:
-        """The row of comparison.csv."""
-        scores = self.scores
+        """The row of comparison.csv, its columns in order; of the metrics UAR alone has its interval there."""
+        figures: dict[str, float | None] = {}
+        for metric in METRICS.values():
+            result = self.scores[metric.name]
+            figures[metric.column] = result["value"]
+            if metric.name == UAR:
+                figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
         return {
             "recognizer": self.run.recognizer,
             "modalities": self.run.modalities,
@@ -90,12 +93,7 @@ class Row:
             "protocol": self.run.protocol,
             "n": self.utterances(),
             "n_unscored": self.utterances("unscored"),
-            "uar": scores["uar"]["value"],
-            "uar_low": scores["uar"]["low"],
-            "uar_high": scores["uar"]["high"],
-            "wa": scores["weighted_accuracy"]["value"],
-            "macro_f1": scores["macro_f1"]["value"],
-            "weighted_f1": scores["weighted_f1"]["value"],
+            **figures,
             "seconds": sum(run.seconds for run in self.runs),
             "run": ";".join(run.name for run in self.runs),
             "folds": len(self.folds),
@@ -146,7 +144,7 @@ class Comparison:
 
     def frame(self) -> pd.DataFrame:
         """The content of comparison.csv, a row a recognizer."""
-        return pd.DataFrame([row.as_dict() for row in self.rows], columns=list(COLUMNS))
+        return pd.DataFrame([row.as_dict() for row in self.rows])
 
     def blocks(self) -> dict[tuple[str, str], tuple[Row, ...]]:
         """(corpus, protocol) -> its rows; figures compare within a block only."""

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lalm_mer.evaluation.comparison import Row
+from lalm_mer.evaluation.metrics import UAR
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
@@ -59,7 +60,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         axes = figure.add_subplot()
         ends = [chance]
         for place, row in enumerate(rows):
-            uar = row.scores["uar"]
+            uar = row.scores[UAR]
             colour, marker = _STYLES[row.run.modalities]
             value = 100 * uar["value"]
             ends.append(value)
@@ -107,7 +108,7 @@ def curves(row: Row) -> str | None:
                 if len(part):
                     loss.plot(part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style)
                 if split == "dev" and len(part):
-                    recall.plot(part["step"], 100 * part["uar"].astype(float), **style)
+                    recall.plot(part["step"], 100 * part[UAR].astype(float), **style)
         recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
         recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
                     color=_CHANCE, fontsize=9)  # fmt: skip

@@ -8,8 +8,8 @@ from fabricated import LABELS, fabricated_predictions, with_unparsed
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.evaluation.metrics import score
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.scores import score
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ from fabricated import LABELS, fabricated_predictions
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
-from lalm_mer.evaluation.metrics import score_table
+from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
 
