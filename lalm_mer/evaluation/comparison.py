@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.names import AUDIO_TRANSCRIPT, FROM_CORPUS, SIMULATED, UNCHANGED
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
@@ -51,14 +52,14 @@ class Row:
     def modalities(self) -> str:
         """What it hears and reads, with the transcripts' source where that is not the corpus, and the condition."""
         source = self.run.transcript_source
-        special = [] if source in (None, "corpus") else [str(source)]
+        special = [] if source in (None, FROM_CORPUS) else [str(source)]
         special += [] if self.is_plain else [self.run.condition]
         return f"{self.run.modalities} ({', '.join(special)})" if special else self.run.modalities
 
     @property
     def is_plain(self) -> bool:
         """Whether it was tested on the utterances as they are."""
-        return self.run.condition == "none"
+        return self.run.condition == UNCHANGED
 
     @property
     def label(self) -> str:
@@ -173,7 +174,7 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
-    leaking = [run.name for run in runs if run.transcript_source == "simulated"]
+    leaking = [run.name for run in runs if run.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(
             f"{leaking[0]} read simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
@@ -284,7 +285,7 @@ def _is_asked(a: Row, b: Row) -> bool:
         return False
     same_recognizer = a.run.recognizer == b.run.recognizer
     if a.run.method == b.run.method:
-        fused = [row.run.modalities == "audio+transcript" for row in (a, b)]
+        fused = [row.run.modalities == AUDIO_TRANSCRIPT for row in (a, b)]
         return same_recognizer and fused.count(True) == 1
     comparable = same_recognizer or a.run.method in _ANY_RECOGNIZER or b.run.method in _ANY_RECOGNIZER
     return comparable and a.run.modalities == b.run.modalities
@@ -293,7 +294,7 @@ def _is_asked(a: Row, b: Row) -> bool:
 def _rank(row: Row) -> tuple[bool, int]:
     """The row expected to be better comes first: both modalities, then the method that learns more."""
     methods = (*ADAPTERS, "full", "late_fusion", "baseline", "zero_shot")
-    return (row.run.modalities != "audio+transcript", methods.index(row.run.method))
+    return (row.run.modalities != AUDIO_TRANSCRIPT, methods.index(row.run.method))
 
 
 def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.provenance import atomic_path
 
 __all__ = ["Predictions"]
@@ -71,7 +72,7 @@ class Predictions:
         truth: Sequence[str],
         log_probs: npt.NDArray[np.floating],
         labels: Sequence[str],
-        condition: str = "none",
+        condition: str = UNCHANGED,
     ) -> Predictions:
         """The table of a recognizer that scores labels.
 
@@ -126,7 +127,7 @@ class Predictions:
         answers: Sequence[str | None],
         parsed: Sequence[str],
         labels: Sequence[str],
-        condition: str = "none",
+        condition: str = UNCHANGED,
     ) -> Predictions:
         """The table of a recognizer that answers in words: ``log_prob_`` columns are null.
 

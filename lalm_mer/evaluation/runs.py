@@ -11,19 +11,17 @@ from typing import Any
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.names import MODALITIES, TRANSCRIPT_SOURCES, UNCHANGED, uses_transcript
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.predictions import Predictions
 
-__all__ = ["ADAPTERS", "METHODS", "MODALITIES", "TRANSCRIPT_SOURCES", "Run", "read_run"]
+__all__ = ["ADAPTERS", "METHODS", "Run", "read_run"]
 
-MODALITIES = ("audio", "transcript", "audio+transcript")
 ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
 """Methods that train an adapter, and how they are written."""
 METHODS = ("zero_shot", *ADAPTERS, "full", "baseline", "late_fusion")
 _TRAINED_BY_STEPS = (*ADAPTERS, "full")
-TRANSCRIPT_SOURCES = ("corpus", "asr", "simulated")
 _FORMAT = 1
-_PLAIN = "none"  # the condition of a run.json that names none
 _AGREEMENT = 1e-6
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -145,7 +143,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _condition(content: dict[str, Any]) -> str:
-    condition: str = content.get("condition", _PLAIN)
+    condition: str = content.get("condition", UNCHANGED)
     return condition
 
 
@@ -178,9 +176,9 @@ def _check_content(content: dict[str, Any], file: Path) -> None:
             raise PredictionError(f"{file}: key {key!r}: expected one of {list(allowed)}, found {content[key]!r}")
     if not isinstance(_condition(content), str):
         raise PredictionError(f"{file}: key 'condition': expected a string, found {content['condition']!r}")
-    source, reads = content["transcript_source"], "transcript" in content["modalities"]
-    if (source not in TRANSCRIPT_SOURCES) if reads else (source is not None):
-        expected = f"one of {list(TRANSCRIPT_SOURCES)}" if reads else "null"
+    source, needed = content["transcript_source"], uses_transcript(content["modalities"])
+    if (source not in TRANSCRIPT_SOURCES) if needed else (source is not None):
+        expected = f"one of {list(TRANSCRIPT_SOURCES)}" if needed else "null"
         raise PredictionError(
             f"{file}: key 'transcript_source': expected {expected} with modalities {content['modalities']}, "
             f"found {source!r}"

@@ -14,14 +14,15 @@ import jinja2
 import yaml
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.evaluation.runs import ADAPTERS
 from lalm_mer.protocols.protocol import Protocol
 
 __all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "read_fairness", "render_model_card"]
 
-_GIVEN = {"audio": "its sound alone", "transcript": "its transcript alone", "audio+transcript": "sound and transcript"}
-_TRANSCRIPTS = {None: "not read", "corpus": "the corpus's own", "asr": "made by speech recognition"}
+_GIVEN = {AUDIO: "its sound alone", TRANSCRIPT: "its transcript alone", AUDIO_TRANSCRIPT: "sound and transcript"}
+_TRANSCRIPTS = {None: "not read", FROM_CORPUS: "the corpus's own", ASR: "made by speech recognition"}
 _HUB_LICENCES = {
     "apache-2.0", "mit", "openrail", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "odbl", "unknown",
     *(f"cc-by{kind}-4.0" for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")),

@@ -13,13 +13,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import UAR
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers differ as well.
-_STYLES = {"audio": ("#0072B2", "o"), "transcript": ("#D55E00", "s"), "audio+transcript": ("#007A5A", "D")}
+_STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
