@@ -1,4 +1,4 @@
-"""Runs set side by side, after proof that they were tested on the same utterances of the same folds."""
+"""Comparison of runs, after a check that they were tested on the same utterances of the same folds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def modalities(self) -> str:
-        """What it hears and reads, with the transcripts' source where that is not the corpus, and the condition."""
+        """Its modalities, with the transcripts' source unless that is the corpus, and the condition unless none."""
         source = self.run.transcript_source
         special = [] if source in (None, FROM_CORPUS) else [str(source)]
         special += [] if self.is_plain else [self.run.condition]
@@ -58,7 +58,7 @@ class Row:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it was tested on the utterances as they are."""
+        """Whether it was tested on unchanged inputs."""
         return self.run.condition == UNCHANGED
 
     @property
@@ -144,7 +144,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     def frame(self) -> pd.DataFrame:
-        """The content of comparison.csv, a row a recognizer."""
+        """The content of comparison.csv."""
         return pd.DataFrame([row.as_dict() for row in self.rows])
 
     def blocks(self) -> dict[tuple[str, str], tuple[Row, ...]]:
@@ -157,15 +157,15 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison:
-    """Group runs into rows, score them and test the pairs that answer the project's question.
+    """Group runs into rows, score them, and test the pairs that show what a modality or a method adds.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline or late fusion against any) at the same modalities. A run under a changed condition
-    is a row of its own, which no test takes.
+    of one recognizer (or a baseline or late fusion against any) at the same modalities. Runs under a changed condition
+    form rows of their own and are not tested.
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated
+            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run uses simulated
             transcripts and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
@@ -177,8 +177,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     leaking = [run.name for run in runs if run.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(
-            f"{leaking[0]} read simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
-            "leave such runs out, or ask for them with --allow-simulated"
+            f"{leaking[0]} uses simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
+            "leave such runs out, or include them with --allow-simulated"
         )
     by_block: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -277,16 +277,15 @@ def _require_same_folds(rows: Sequence[Row]) -> None:
             raise _differs(rows[0].run, row.run, "folds", values, "give the same folds of every recognizer")
 
 
-def _is_asked(a: Row, b: Row) -> bool:
-    """Whether the pair answers a question: what a modality adds, or what a method adds."""
+def _shows_a_gain(a: Row, b: Row) -> bool:
+    """Whether the pair shows what a modality adds, or what a method adds."""
     if not (a.is_plain and b.is_plain):
         return False
     if len({a.run.transcript_source, b.run.transcript_source} - {None}) > 1:
         return False
     same_recognizer = a.run.recognizer == b.run.recognizer
     if a.run.method == b.run.method:
-        fused = [row.run.modalities == AUDIO_TRANSCRIPT for row in (a, b)]
-        return same_recognizer and fused.count(True) == 1
+        return same_recognizer and [a.run.modalities, b.run.modalities].count(AUDIO_TRANSCRIPT) == 1
     comparable = same_recognizer or a.run.method in _ANY_RECOGNIZER or b.run.method in _ANY_RECOGNIZER
     return comparable and a.run.modalities == b.run.modalities
 
@@ -298,12 +297,12 @@ def _rank(row: Row) -> tuple[bool, int]:
 
 
 def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
-    """Tests within a corpus and protocol, which are also the family over which Holm's rule adjusts."""
+    """Tests within a corpus and protocol; Holm's rule adjusts over the tests of one such block."""
     pairs: list[Pair] = []
     for block in Comparison(tuple(rows), ()).blocks().values():
         tested: list[tuple[Row, Row, PairedTest]] = []
         for pair in combinations(block, 2):
-            if _is_asked(*pair):
+            if _shows_a_gain(*pair):
                 a, b = sorted(pair, key=_rank)
                 result = paired_test(a.predictions.frame, b.predictions.frame, a.predictions.labels, (a.label, b.label))
                 tested.append((a, b, result))

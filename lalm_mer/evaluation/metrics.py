@@ -72,14 +72,14 @@ class Metric:
 
 def _check(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> None:
     if len(truth) != len(prediction):
-        raise PredictionError(f"{len(truth)} truths but {len(prediction)} predictions; give one of each an utterance")
+        raise PredictionError(f"{len(truth)} truths but {len(prediction)} predictions; give one of each per utterance")
     if len(truth) == 0:
         raise PredictionError("no utterance to score; a metric over no class at all has no value")
     if len(set(labels)) != len(labels):
         raise PredictionError(f"the label set names a label twice: {list(labels)}")
-    foreign = set(truth) - set(labels)
-    if foreign:
-        raise PredictionError(f"truth {sorted(map(str, foreign))[0]!r} is not in the label set {list(labels)}")
+    unknown = set(truth) - set(labels)
+    if unknown:
+        raise PredictionError(f"truth {sorted(map(str, unknown))[0]!r} is not in the label set {list(labels)}")
 
 
 def _present(truth: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -214,7 +214,7 @@ def recalls(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[st
 
 
 def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Counts of truth against prediction, with a place for rows without a label.
+    """Counts of truth against prediction; rows without a predicted label have columns of their own.
 
     Args:
         truth: reference label of each utterance, N strings, each one of ``labels``
@@ -222,7 +222,7 @@ def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[
         labels: label set of the task, K strings
 
     Returns:
-        shape (K, K + 2): a row a true class; columns the K labels, then unparsed (any other prediction outside
+        shape (K, K + 2): one row per true class; columns: the K labels, then unparsed (any other prediction outside
         ``labels`` included), then unscored; the sum is N
 
     Raises:

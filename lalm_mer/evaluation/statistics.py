@@ -1,7 +1,7 @@
-"""Intervals and paired tests that treat the speaker, not the utterance, as what was sampled.
+"""Intervals and paired tests that treat speakers, not utterances, as the sample.
 
 Utterances of one speaker resemble each other, so an interval over utterances is too narrow. Every statistic here is
-computed from counts per seed and speaker, shape (R, S, K, K + 2): leaving a speaker out is then a subtraction.
+computed from counts per seed and speaker, shape (R, S, K, K + 2), so that leaving a speaker out is a subtraction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Interval:
     Args:
         low: lower end; None where there is no interval
         high: upper end; None where there is no interval
-        method: how it was made, or why it was not
+        method: how it was computed, or why it was not
         n_clusters: number of speakers; None where they are unknown
     """
 
@@ -60,7 +60,7 @@ class PairedTest:
         smallest_p: the smallest p-value that so few speakers can give, 2 / 2^S
         n_speakers: number of speakers, None where they are unknown
         n_utterances: utterances in the test splits of all folds
-        method: how the p-value was made, or why it was not
+        method: how the p-value was computed, or why it was not
     """
 
     difference: float
@@ -127,8 +127,8 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
         )
     if not np.isfinite(leave_one_out).all():
         return Interval(None, None, "no interval: without one of the speakers a seed has no utterance left", count)
-    spread = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread)
+    standard_error = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error)
     method = f"delete-one-speaker jackknife, Student's t with {count - 1} degrees of freedom, 95%"
     if half == 0:
         method += "; leaving any speaker out changes nothing, so its width of zero tells little of other speakers"
@@ -136,7 +136,7 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
 
 
 def _leave_one_out(counts: Counts, metric: Metric) -> Floats:
-    """Mean over seeds of the metric without each speaker, who is left out of all seeds at once; shape (S,)."""
+    """Mean over seeds of the metric without each speaker in turn, left out of all seeds at once; shape (S,)."""
     without = counts.sum(axis=1, keepdims=True) - counts
     return np.asarray(metric.from_counts(without).mean(axis=0), dtype=np.float64)
 
@@ -216,7 +216,7 @@ def paired_test(
         a: table with ``utterance_id``, ``fold``, ``seed``, ``corpus``, ``speaker``, ``truth``, ``prediction``
         b: table of the same utterances, folds and truths
         labels: the K labels
-        names: what to call the two in errors
+        names: names of the two in errors
 
     Returns:
         difference of the means over seeds, its interval, and a two-sided p-value

@@ -19,7 +19,7 @@ from lalm_mer.evaluation.metrics import UAR
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers differ as well.
+# Okabe and Ito's palette, distinguishable without colour vision; the markers differ as well.
 _STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def data_uri(figure: Figure) -> str:
-    """A figure as an image that a page carries in itself."""
+    """A figure as a data URI."""
     FigureCanvasSVG(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -44,7 +44,7 @@ def data_uri(figure: Figure) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """A row's name on two lines, so that its end, the modalities, is not what gets cut."""
+    """A row's name on up to two lines, so that the modalities at its end are kept."""
     return "\n".join(textwrap.wrap(name, width=42, max_lines=2, placeholder="…"))
 
 
@@ -53,7 +53,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
     Args:
         rows: rows of one corpus and protocol, from top to bottom
-        names: what to call each row
+        names: name of each row
     """
     chance = 100 / len(rows[0].run.labels)
     with matplotlib.rc_context(SETTINGS):
@@ -90,7 +90,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def curves(row: Row) -> str | None:
-    """Loss and dev UAR by step, a line a run; None where no run of the row was trained step by step."""
+    """Loss and dev UAR by step, one line per run; None where no run of the row was trained step by step."""
     trained = [run for run in row.runs if not run.history.empty]
     if not trained:
         return None

@@ -1,4 +1,4 @@
-"""One self-contained HTML file that says what was compared, how well each recognizer did, and how sure that is."""
+"""The report, one self-contained HTML file: what was compared, how well each recognizer did, and how certain it is."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _METHODS = {
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
-    """Write the report, whole or not at all; it needs no network to be read.
+    """Write the report atomically; reading it needs no network.
 
     Args:
-        comparison: what ``compare`` returned
+        comparison: from ``compare``
         path: the HTML file
         command: command line that made the comparison, shown to the reader
     """
@@ -81,8 +81,8 @@ def _title(comparison: Comparison) -> str:
     return f"Emotion recognition on {', '.join(corpora)}"
 
 
-def _reading(rows: Sequence[Row]) -> str:
-    """What was compared and who came first, in one sentence."""
+def _summary(rows: Sequence[Row]) -> str:
+    """What was compared and which row is best, in one sentence."""
     run, uar = rows[0].run, [row.scores[UAR] for row in rows]
     best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
@@ -112,7 +112,7 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
         "title": f"{run.corpus}, protocol {run.protocol}",
         "corpus": run.corpus,
         "synthetic": run.synthetic,
-        "reading": _reading(rows),
+        "summary": _summary(rows),
         "labels": run.labels,
         "n_labels": len(run.labels),
         "chance": percent(1 / len(run.labels)),
@@ -167,7 +167,7 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A duration in seconds as text.
 
     Example:
         >>> _duration(4.2), _duration(75), _duration(7265)
@@ -270,7 +270,7 @@ def _denominators(row: Row) -> dict[str, Any]:
 
 
 def _absent_by_fold(row: Row) -> str:
-    """Labels without a test utterance in some fold; harmless here, where folds are pooled, but good to know."""
+    """Labels without a test utterance in some fold; metrics include them all the same, since folds are pooled."""
     frame = row.predictions.frame
     present = {label: frame[frame["truth"] == label]["fold"].nunique() for label in row.scores["labels"]}
     number = len(row.folds)
@@ -278,7 +278,7 @@ def _absent_by_fold(row: Row) -> str:
 
 
 def _notes(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each note once, with the rows and runs it is about."""
+    """Each note once, with the rows and runs that have it."""
     notes: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
         for run in row.runs:

@@ -1,4 +1,4 @@
-"""Figures as aligned plain text for a terminal."""
+"""Scores and comparisons as aligned plain text for a terminal."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def metrics_text(scores: dict[str, Any]) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Table and paired tests of a comparison for a terminal; a block a corpus and protocol."""
+    """Table and paired tests of a comparison for a terminal; one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
         labels = rows[0].run.labels

@@ -48,7 +48,7 @@ def test_a_row_without_a_label_counts_like_a_wrong_one(name, failed):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_over_no_class_is_an_error_and_so_are_foreign_truths(name):
+def test_a_metric_over_no_class_is_an_error_and_so_are_unknown_truths(name):
     metric = METRICS[name].from_labels
     with pytest.raises(PredictionError, match="no utterance"):
         metric([], [], LABELS)

@@ -86,7 +86,7 @@ def test_without_speakers_there_is_no_interval_and_the_method_says_why():
     assert "unknown in 1 of 120" in unknown.method
 
 
-def test_a_class_that_one_speaker_alone_acted_is_said():
+def test_a_class_of_one_speaker_alone_is_named_in_the_method():
     frame = random_frame(2)
     frame = frame[(frame["truth"] != "d") | (frame["speaker"] == "s0")]
     interval = speaker_interval(frame, LABELS, METRICS[UAR])
