@@ -6,7 +6,7 @@ Example:
 Each RUN is a run folder (run.json, predictions.parquet, history.jsonl), one fold and one seed. Runs of the same
 recognizer, modalities, method, corpus and protocol become one row: folds are pooled per seed, then averaged over seeds.
 Runs that were tested on different data, folds or utterances are refused: their figures do not compare. So are runs
-whose transcripts name the label (data.transcript_source=simulated), unless asked for with --allow-simulated.
+whose transcripts name the label (data.transcript_source=simulated), unless --allow-simulated is given.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from lalm_mer.evaluation.runs import read_run
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; 0 if the report was written, 1 for an error that the user can mend."""
+    """Run the command line; 0 if the report was written, 1 for an error that the user can correct."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for comparison.csv, comparison.json, report.html"
     )
     parser.add_argument(
-        "--allow-simulated", action="store_true", help="take runs whose transcripts name the label: an upper bound"
+        "--allow-simulated", action="store_true", help="include runs whose transcripts name the label: an upper bound"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)

@@ -4,8 +4,8 @@ Example:
     python eval/score_predictions.py predictions.csv --labels ang,hap,neu,sad --out metrics.json
 
 The table (.csv or .parquet) has the columns utterance_id and truth, and either prediction or one column of
-probabilities a label, called prob_<label>, log_prob_<label> or as the label itself. The columns speaker, fold and seed
-are optional; without speaker there is no interval, since utterances of one speaker are not independent. Folds are
+probabilities per label, called prob_<label>, log_prob_<label> or as the label itself. The columns speaker, fold and
+seed are optional; without speaker there is no interval, since utterances of one speaker are not independent. Folds are
 pooled per seed, then metrics averaged over seeds. A prediction outside the label set is an error of its true class.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from lalm_mer.core.errors import LalmMerError
 from lalm_mer.core.provenance import write_json
-from lalm_mer.evaluation.metrics import score_table
 from lalm_mer.evaluation.report.text import metrics_text
+from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; 0 if the table was scored, 1 for an error that the user can mend."""
+    """Run the command line; 0 if the table was scored, 1 for an error that the user can correct."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="FILE", type=Path, help="CSV or Parquet table")
     parser.add_argument("--labels", help="label set, separated by commas; by default what the table holds")

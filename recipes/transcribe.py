@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.corpora import PreparedCorpus, load
 from lalm_mer.examples.transcripts import load_transcripts, make_rows, pooled_word_error_rate, write_transcripts
@@ -83,7 +84,7 @@ def references(corpus: PreparedCorpus) -> dict[str, str | None]:
     """Utterance id -> the corpus's transcript, where it is not said to be recognised or simulated itself."""
     columns = ("utterance_id", "transcript", "transcript_source")
     rows = zip(*(corpus.dataset[column][:] for column in columns), strict=True)
-    return {name: None if source in ("asr", "simulated") else transcript for name, transcript, source in rows}
+    return {name: None if source in (ASR, SIMULATED) else transcript for name, transcript, source in rows}
 
 
 def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:

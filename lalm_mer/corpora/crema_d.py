@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_table
 
@@ -139,7 +140,7 @@ def _utterance(utterance_id: str, path: str, tables: _Tables, files: _Files) -> 
         corpus="crema_d",
         audio_path=path,
         transcript=_SENTENCES[name["sentence"]],
-        transcript_source="human",
+        transcript_source=HUMAN,
         speaker=name["actor"],
         gender=actor.gender if actor else None,
         age=actor.age if actor else None,

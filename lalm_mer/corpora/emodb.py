@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
 
@@ -89,7 +90,7 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
         corpus="emodb",
         audio_path=where,
         transcript=_SENTENCES[name["sentence"]],
-        transcript_source="human",
+        transcript_source=HUMAN,
         speaker=name["speaker"],
         gender=gender,
         age=age,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
 
@@ -160,7 +161,7 @@ def _utterance(
         start_s=start_s,
         end_s=end_s,
         transcript=transcript,
-        transcript_source=None if transcript is None else "human",
+        transcript_source=None if transcript is None else HUMAN,
         speaker=_speaker(name),
         gender={"F": "female", "M": "male"}[name["letter"]],
         language="en",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.names import UTTERANCE_TRANSCRIPT_SOURCES
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, relative, require_inside
 
@@ -27,7 +28,6 @@ _INTEGERS = ("age", "turn")
 _DIMENSIONS = ("valence", "arousal", "dominance", "sentiment")
 _TIMES = ("start_s", "end_s")
 _COLUMNS = ("path", "utterance_id", *_STRINGS, *_INTEGERS, *_DIMENSIONS, *_TIMES)
-_TRANSCRIPT_SOURCES = ("human", "asr", "simulated")
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME = 255
 _HEADER = 0  # number of the header among the records of a CSV
@@ -246,8 +246,8 @@ def _values(cells: Mapping[str, Any], ranges: Mapping[str, Sequence[float]]) -> 
     if start_s < 0 or (end_s is not None and end_s <= start_s):
         raise _BadValueError(f"start_s {values['start_s']} and end_s {end_s} enclose nothing")
     source = values["transcript_source"]
-    if source is not None and source not in _TRANSCRIPT_SOURCES:
-        raise _BadValueError(f"transcript_source {source!r} is not one of {', '.join(_TRANSCRIPT_SOURCES)}")
+    if source is not None and source not in UTTERANCE_TRANSCRIPT_SOURCES:
+        raise _BadValueError(f"transcript_source {source!r} is not one of {', '.join(UTTERANCE_TRANSCRIPT_SOURCES)}")
     return values
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_table, relative
 
@@ -178,7 +179,7 @@ def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | 
         start_s=start_s if are_times else None,
         end_s=end_s if are_times else None,
         transcript=row["Utterance"] or None,
-        transcript_source="human" if row["Utterance"] else None,
+        transcript_source=HUMAN if row["Utterance"] else None,
         speaker=row["Speaker"] or None,
         language="en",
         session=f"S{int(row['Season']):02d}E{int(row['Episode']):02d}" if is_episode else None,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
 
@@ -228,7 +229,7 @@ def _read_interval(
         start_s=max(0.0, start_s),
         end_s=end_s,
         transcript=transcript,
-        transcript_source="human" if transcript else None,
+        transcript_source=HUMAN if transcript else None,
         language="en",
         session=video,
         dialogue=video,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, read_table, relative
 
@@ -179,7 +180,7 @@ def _utterance(root: Path, utterance_id: str, audio_path: str, row: Mapping[str,
         corpus="msp_podcast",
         audio_path=audio_path,
         transcript=transcript,
-        transcript_source=None if transcript is None else "human",
+        transcript_source=None if transcript is None else HUMAN,
         speaker=told.get("SpkrID"),
         gender=told["Gender"].lower() if "Gender" in told else None,
         language="en",

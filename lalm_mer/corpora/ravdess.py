@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
 
@@ -60,7 +61,7 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
         corpus="ravdess",
         audio_path=where,
         transcript=_STATEMENTS[name["statement"]],
-        transcript_source="human",
+        transcript_source=HUMAN,
         speaker=name["actor"],
         gender="male" if int(name["actor"]) % 2 else "female",
         language="en",

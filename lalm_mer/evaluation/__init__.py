@@ -1,1 +1,1 @@
-"""What tables of predictions say: metrics, intervals, paired tests, comparisons, a report. Reaches no torch."""
+"""Tables of predictions, their metrics, intervals and paired tests, comparisons of runs and reports; without torch."""

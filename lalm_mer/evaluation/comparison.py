@@ -1,4 +1,4 @@
-"""Runs set side by side, after proof that they were tested on the same utterances of the same folds."""
+"""Comparison of runs, after a check that they were tested on the same utterances of the same folds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.names import AUDIO_TRANSCRIPT, FROM_CORPUS, SIMULATED, UNCHANGED
 from lalm_mer.core.provenance import atomic_path, write_json
-from lalm_mer.evaluation.metrics import score, unweighted_average_recall
+from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.runs import ADAPTERS, Run
+from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 
-__all__ = ["COLUMNS", "Comparison", "Pair", "Row", "compare", "write_comparison"]
+__all__ = ["Comparison", "Pair", "Row", "compare", "write_comparison"]
 
-COLUMNS = ("recognizer", "modalities", "method", "corpus", "protocol", "n", "n_unscored", "uar", "uar_low", "uar_high",
-           "wa", "macro_f1", "weighted_f1", "seconds", "run", "folds", "seeds", "uar_sd", "synthetic",
-           "transcript_source", "n_unparsed", "condition")  # fmt: skip
 _ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
@@ -51,16 +50,16 @@ class Row:
 
     @property
     def modalities(self) -> str:
-        """What it hears and reads, with the transcripts' source where that is not the corpus, and the condition."""
+        """Its modalities, with the transcripts' source unless that is the corpus, and the condition unless none."""
         source = self.run.transcript_source
-        special = [] if source in (None, "corpus") else [str(source)]
+        special = [] if source in (None, FROM_CORPUS) else [str(source)]
         special += [] if self.is_plain else [self.run.condition]
         return f"{self.run.modalities} ({', '.join(special)})" if special else self.run.modalities
 
     @property
     def is_plain(self) -> bool:
-        """Whether it was tested on the utterances as they are."""
-        return self.run.condition == "none"
+        """Whether it was tested on unchanged inputs."""
+        return self.run.condition == UNCHANGED
 
     @property
     def label(self) -> str:
@@ -80,8 +79,13 @@ class Row:
         return len(chosen[["utterance_id", "fold"]].drop_duplicates())
 
     def as_dict(self) -> dict[str, Any]:
-        """The row of comparison.csv."""
-        scores = self.scores
+        """The row of comparison.csv, its columns in order; of the metrics UAR alone has its interval there."""
+        figures: dict[str, float | None] = {}
+        for metric in METRICS.values():
+            result = self.scores[metric.name]
+            figures[metric.column] = result["value"]
+            if metric.name == UAR:
+                figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
         return {
             "recognizer": self.run.recognizer,
             "modalities": self.run.modalities,
@@ -90,12 +94,7 @@ class Row:
             "protocol": self.run.protocol,
             "n": self.utterances(),
             "n_unscored": self.utterances("unscored"),
-            "uar": scores["uar"]["value"],
-            "uar_low": scores["uar"]["low"],
-            "uar_high": scores["uar"]["high"],
-            "wa": scores["weighted_accuracy"]["value"],
-            "macro_f1": scores["macro_f1"]["value"],
-            "weighted_f1": scores["weighted_f1"]["value"],
+            **figures,
             "seconds": sum(run.seconds for run in self.runs),
             "run": ";".join(run.name for run in self.runs),
             "folds": len(self.folds),
@@ -145,8 +144,8 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     def frame(self) -> pd.DataFrame:
-        """The content of comparison.csv, a row a recognizer."""
-        return pd.DataFrame([row.as_dict() for row in self.rows], columns=list(COLUMNS))
+        """The content of comparison.csv."""
+        return pd.DataFrame([row.as_dict() for row in self.rows])
 
     def blocks(self) -> dict[tuple[str, str], tuple[Row, ...]]:
         """(corpus, protocol) -> its rows; figures compare within a block only."""
@@ -158,15 +157,15 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison:
-    """Group runs into rows, score them and test the pairs that answer the project's question.
+    """Group runs into rows, score them, and test the pairs that show what a modality or a method adds.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline or late fusion against any) at the same modalities. A run under a changed condition
-    is a row of its own, which no test takes.
+    of one recognizer (or a baseline or late fusion against any) at the same modalities. Runs under a changed condition
+    form rows of their own and are not tested.
 
     Raises:
         PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run read simulated
+            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run uses simulated
             transcripts and ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
@@ -175,11 +174,11 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
-    leaking = [run.name for run in runs if run.transcript_source == "simulated"]
+    leaking = [run.name for run in runs if run.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(
-            f"{leaking[0]} read simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
-            "leave such runs out, or ask for them with --allow-simulated"
+            f"{leaking[0]} uses simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
+            "leave such runs out, or include them with --allow-simulated"
         )
     by_block: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -278,16 +277,15 @@ def _require_same_folds(rows: Sequence[Row]) -> None:
             raise _differs(rows[0].run, row.run, "folds", values, "give the same folds of every recognizer")
 
 
-def _is_asked(a: Row, b: Row) -> bool:
-    """Whether the pair answers a question: what a modality adds, or what a method adds."""
+def _shows_a_gain(a: Row, b: Row) -> bool:
+    """Whether the pair shows what a modality adds, or what a method adds."""
     if not (a.is_plain and b.is_plain):
         return False
     if len({a.run.transcript_source, b.run.transcript_source} - {None}) > 1:
         return False
     same_recognizer = a.run.recognizer == b.run.recognizer
     if a.run.method == b.run.method:
-        fused = [row.run.modalities == "audio+transcript" for row in (a, b)]
-        return same_recognizer and fused.count(True) == 1
+        return same_recognizer and [a.run.modalities, b.run.modalities].count(AUDIO_TRANSCRIPT) == 1
     comparable = same_recognizer or a.run.method in _ANY_RECOGNIZER or b.run.method in _ANY_RECOGNIZER
     return comparable and a.run.modalities == b.run.modalities
 
@@ -295,16 +293,16 @@ def _is_asked(a: Row, b: Row) -> bool:
 def _rank(row: Row) -> tuple[bool, int]:
     """The row expected to be better comes first: both modalities, then the method that learns more."""
     methods = (*ADAPTERS, "full", "late_fusion", "baseline", "zero_shot")
-    return (row.run.modalities != "audio+transcript", methods.index(row.run.method))
+    return (row.run.modalities != AUDIO_TRANSCRIPT, methods.index(row.run.method))
 
 
 def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
-    """Tests within a corpus and protocol, which are also the family over which Holm's rule adjusts."""
+    """Tests within a corpus and protocol; Holm's rule adjusts over the tests of one such block."""
     pairs: list[Pair] = []
     for block in Comparison(tuple(rows), ()).blocks().values():
         tested: list[tuple[Row, Row, PairedTest]] = []
         for pair in combinations(block, 2):
-            if _is_asked(*pair):
+            if _shows_a_gain(*pair):
                 a, b = sorted(pair, key=_rank)
                 result = paired_test(a.predictions.frame, b.predictions.frame, a.predictions.labels, (a.label, b.label))
                 tested.append((a, b, result))

@@ -1,44 +1,85 @@
-"""Classification metrics over a fixed label set, on top of scikit-learn, and the content of metrics.json."""
+"""Classification metrics over a fixed label set, on top of scikit-learn, and the registry that every stage reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from sklearn import metrics as sk
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.statistics import STATISTICS, speaker_interval
 
 __all__ = [
     "METRICS",
+    "UAR",
+    "Counts",
+    "Floats",
+    "Metric",
     "absent_labels",
     "confusion",
     "macro_f1",
     "recalls",
-    "score",
-    "score_table",
     "unweighted_average_recall",
     "weighted_accuracy",
     "weighted_f1",
 ]
 
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+"""Confusion counts (..., K, K + 2). Row: true class; columns: the K classes, unparsed, unscored."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What training, protocols, comparison, report and model card need to know of a metric; greater is better.
+
+    Args:
+        name: key in metrics.json and history.jsonl, and value of a protocol's ``primary_metric``
+        title: full name
+        short_title: heading of a column; equal to ``title`` where that is short
+        column: column of comparison.csv
+        from_labels: truth (N strings), prediction (N strings), labels (K strings) -> value
+        from_counts: counts (..., K, K + 2) -> values (...): the same once more, fast over many subsets. NaN where the
+            counts hold no utterance
+        synonym: another name, which the model card adds
+        definition: explains a heading that is an abbreviation; None where it is not
+        bounds: lowest and highest value; intervals are clipped to them
+        hub_type: name of the metric on the Hugging Face Hub; None where it has none
+        hub_average: averaging over classes that the Hub's metric takes; None where it takes none
+    """
+
+    name: str
+    title: str
+    short_title: str
+    column: str
+    from_labels: Callable[[Sequence[str], Sequence[str], Sequence[str]], float]
+    from_counts: Callable[[Counts], Floats]
+    synonym: str | None = None
+    definition: str | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    hub_type: str | None = None
+    hub_average: str | None = None
+
+    @property
+    def long_title(self) -> str:
+        """The title with abbreviation and synonym, for example ``unweighted average recall (UAR)``."""
+        others = [name for name in (self.short_title, self.synonym) if name not in (None, self.title)]
+        return f"{self.title} ({', '.join(map(str, others))})" if others else self.title
+
 
 def _check(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> None:
     if len(truth) != len(prediction):
-        raise PredictionError(f"{len(truth)} truths but {len(prediction)} predictions; give one of each an utterance")
+        raise PredictionError(f"{len(truth)} truths but {len(prediction)} predictions; give one of each per utterance")
     if len(truth) == 0:
         raise PredictionError("no utterance to score; a metric over no class at all has no value")
     if len(set(labels)) != len(labels):
         raise PredictionError(f"the label set names a label twice: {list(labels)}")
-    foreign = set(truth) - set(labels)
-    if foreign:
-        raise PredictionError(f"truth {sorted(map(str, foreign))[0]!r} is not in the label set {list(labels)}")
+    unknown = set(truth) - set(labels)
+    if unknown:
+        raise PredictionError(f"truth {sorted(map(str, unknown))[0]!r} is not in the label set {list(labels)}")
 
 
 def _present(truth: Sequence[str], labels: Sequence[str]) -> list[str]:
@@ -173,7 +214,7 @@ def recalls(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[st
 
 
 def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Counts of truth against prediction, with a place for rows without a label.
+    """Counts of truth against prediction; rows without a predicted label have columns of their own.
 
     Args:
         truth: reference label of each utterance, N strings, each one of ``labels``
@@ -181,7 +222,7 @@ def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[
         labels: label set of the task, K strings
 
     Returns:
-        shape (K, K + 2): a row a true class; columns the K labels, then unparsed (any other prediction outside
+        shape (K, K + 2): one row per true class; columns: the K labels, then unparsed (any other prediction outside
         ``labels`` included), then unscored; the sum is N
 
     Raises:
@@ -224,70 +265,93 @@ def absent_labels(
     return {label: number - len(seen) for label, seen in found.items() if len(seen) < number}
 
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str], Sequence[str]], float]] = {
-    "uar": unweighted_average_recall,
-    "weighted_accuracy": weighted_accuracy,
-    "macro_f1": macro_f1,
-    "weighted_f1": weighted_f1,
+def _ratio(numerator: Floats | Counts, denominator: Floats | Counts) -> Floats:
+    """Quotient, NaN where the denominator is zero."""
+    wide = np.asarray(denominator, dtype=np.float64)
+    quotient: Floats = np.full(np.broadcast(numerator, wide).shape, np.nan)
+    np.divide(numerator, wide, out=quotient, where=wide > 0)
+    return quotient
+
+
+def _mean_of_present(values: Floats, present: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over classes that have an utterance; NaN where none has."""
+    total: Floats = np.where(present, values, 0.0).sum(axis=-1)
+    return _ratio(total, present.sum(axis=-1))
+
+
+def _hits(counts: Counts) -> Counts:
+    return np.asarray(np.diagonal(counts, axis1=-2, axis2=-1), dtype=np.int64)
+
+
+def _f1(counts: Counts) -> Floats:
+    classes = counts.shape[-2]
+    return _ratio(2 * _hits(counts), counts.sum(axis=-1) + counts[..., :classes].sum(axis=-2))
+
+
+def _unweighted_average_recall(counts: Counts) -> Floats:
+    truths = counts.sum(axis=-1)
+    return _mean_of_present(_ratio(_hits(counts), truths), truths > 0)
+
+
+def _weighted_accuracy(counts: Counts) -> Floats:
+    return _ratio(_hits(counts).sum(axis=-1), counts.sum(axis=(-2, -1)))
+
+
+def _macro_f1(counts: Counts) -> Floats:
+    return _mean_of_present(_f1(counts), counts.sum(axis=-1) > 0)
+
+
+def _weighted_f1(counts: Counts) -> Floats:
+    truths = counts.sum(axis=-1)
+    return _ratio(np.where(truths > 0, _f1(counts) * truths, 0.0).sum(axis=-1), truths.sum(axis=-1))
+
+
+UAR = "uar"
+"""The default primary metric, by which dev chooses a checkpoint; comparisons test and plot it."""
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name=UAR,
+            title="unweighted average recall",
+            short_title="UAR",
+            column="uar",
+            from_labels=unweighted_average_recall,
+            from_counts=_unweighted_average_recall,
+            definition="mean of the recalls of the classes",
+            hub_type="recall",
+            hub_average="macro",
+        ),
+        Metric(
+            name="weighted_accuracy",
+            title="weighted accuracy",
+            short_title="WA",
+            column="wa",
+            from_labels=weighted_accuracy,
+            from_counts=_weighted_accuracy,
+            synonym="plain accuracy",
+            definition="fraction predicted right",
+            hub_type="accuracy",
+        ),
+        Metric(
+            name="macro_f1",
+            title="macro F1",
+            short_title="macro F1",
+            column="macro_f1",
+            from_labels=macro_f1,
+            from_counts=_macro_f1,
+            hub_type="f1",
+            hub_average="macro",
+        ),
+        Metric(
+            name="weighted_f1",
+            title="weighted F1",
+            short_title="weighted F1",
+            column="weighted_f1",
+            from_labels=weighted_f1,
+            from_counts=_weighted_f1,
+        ),
+    )
 }
-"""Name in metrics.json -> function of truth, prediction and labels."""
-
-
-def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
-    """Score a table of any origin; folds are pooled per seed, then metrics averaged over seeds.
-
-    Args:
-        frame: columns ``corpus``, ``speaker`` (null where unknown), ``seed``, ``truth``, ``prediction``; N rows
-        labels: the K labels
-
-    Returns:
-        plain data: n (rows) and how many are scored, unparsed, unscored; labels; absent_labels {label: seeds
-        without it}; each metric with its 95% interval; recalls; confusion summed over seeds, shape (K, K + 2)
-
-    Raises:
-        PredictionError: if there is no row, or a truth is outside ``labels``
-    """
-    truth, prediction = frame["truth"].tolist(), frame["prediction"].tolist()
-    _check(truth, prediction, labels)
-    per_seed = [(part["truth"].tolist(), part["prediction"].tolist()) for _, part in frame.groupby("seed")]
-    matrix = confusion(truth, prediction, labels)
-    unparsed, unscored = (int(value) for value in matrix[:, len(labels) :].sum(axis=0))
-    result: dict[str, Any] = {
-        "n": len(truth),
-        "n_scored": len(truth) - unparsed - unscored,
-        "n_unparsed": unparsed,
-        "n_unscored": unscored,
-        "n_seeds": len(per_seed),
-        "labels": list(labels),
-        "absent_labels": absent_labels(truth, labels, frame["seed"].tolist()),
-    }
-    for name, metric in METRICS.items():
-        interval = speaker_interval(frame, labels, STATISTICS[name])
-        result[name] = {
-            "value": float(np.mean([metric(*pair, labels) for pair in per_seed])),
-            "low": interval.low,
-            "high": interval.high,
-            "method": interval.method,
-            "n_clusters": interval.n_clusters,
-        }
-    each = [recalls(*pair, labels) for pair in per_seed]
-    result["recalls"] = {}
-    for label in labels:
-        known = [value for values in each if (value := values[label]) is not None]
-        result["recalls"][label] = float(np.mean(known)) if known else None
-    result["confusion"] = {"columns": [*labels, UNPARSED, UNSCORED], "counts": matrix.tolist()}
-    return result
-
-
-def score(predictions: Predictions) -> dict[str, Any]:
-    """The content of metrics.json for a table of one condition.
-
-    Raises:
-        PredictionError: if the table holds several conditions
-    """
-    conditions = sorted(predictions.frame["condition"].unique())
-    if len(conditions) > 1:
-        raise PredictionError(
-            f"{predictions.source}: holds the conditions {conditions}; score one, chosen with of_condition(name)"
-        )
-    return score_table(predictions.frame, predictions.labels)
+"""Name -> metric, in the order in which files and reports show them; UAR stays first. One entry here adds a metric."""

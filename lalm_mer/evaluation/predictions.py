@@ -1,4 +1,4 @@
-"""The table every recognizer ends in: a row an utterance, with truth, prediction and label log-probabilities."""
+"""The table of predictions: one row per utterance with truth, prediction and label log-probabilities."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.provenance import atomic_path
 
 __all__ = ["Predictions"]
@@ -31,7 +32,7 @@ _TIE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of one task, validated when made.
+    """Predictions of one task, checked when created.
 
     A row is ``scored`` (its prediction is the label of the highest log-probability, or the one parsed from
     ``answer``), ``unparsed`` (an answer that names no label) or ``unscored`` (a recognizer could not take the
@@ -42,10 +43,10 @@ class Predictions:
             ``status``, ``truth``, ``prediction``, ``answer``, then ``log_prob_<label>`` for each of ``labels``;
             N rows, missing values null
         labels: the K labels, in the order of the ``log_prob_`` columns
-        source: what to call the table in errors, for example its file
+        source: name of the table in errors, for example its file
 
     Raises:
-        PredictionError: naming source, column or utterance, for missing or foreign columns, a duplicated
+        PredictionError: naming source, column or utterance, for missing or unknown columns, a duplicated
             (utterance_id, fold, seed, condition), a truth outside ``labels``, a status that its prediction
             contradicts, or log-probabilities that are not finite or do not sum to 1
     """
@@ -71,20 +72,20 @@ class Predictions:
         truth: Sequence[str],
         log_probs: npt.NDArray[np.floating],
         labels: Sequence[str],
-        condition: str = "none",
+        condition: str = UNCHANGED,
     ) -> Predictions:
         """The table of a recognizer that scores labels.
 
         Args:
             utterance_ids: N ids
-            speakers: N speakers, None where the corpus does not say
+            speakers: N speakers, None where unknown
             corpus: name of the corpus
             fold: number of the fold whose test split this is
             seed: of the training run
             truth: N labels, each one of ``labels``
             log_probs: shape (N, K), log_softmax over the labels; a row of NaN for an unscored utterance
             labels: the K labels, in the order of the columns of ``log_probs``
-            condition: what was changed about the input; ``none`` for the plain test
+            condition: one of ``CONDITIONS``: what was changed about the inputs
 
         Raises:
             PredictionError: if lengths differ or the table is not valid
@@ -126,14 +127,14 @@ class Predictions:
         answers: Sequence[str | None],
         parsed: Sequence[str],
         labels: Sequence[str],
-        condition: str = "none",
+        condition: str = UNCHANGED,
     ) -> Predictions:
-        """The table of a recognizer that answers in words: ``log_prob_`` columns are null.
+        """The table of a recognizer that generates answers: ``log_prob_`` columns are null.
 
         Args:
-            utterance_ids: N ids; the arguments that are not told here are as in ``from_scores``
-            answers: N free texts, as the model gave them; None for an unscored utterance
-            parsed: N labels, each one of ``labels``, or ``UNPARSED``; an unscored utterance's is not looked at
+            utterance_ids: N ids; arguments not listed here are as in ``from_scores``
+            answers: N answers as generated; None for an unscored utterance
+            parsed: N labels, each one of ``labels``, or ``UNPARSED``; ignored for an unscored utterance
 
         Raises:
             PredictionError: if lengths differ or the table is not valid
@@ -163,7 +164,7 @@ class Predictions:
         """The rows of several tables of one label set; the first one's order of labels.
 
         Raises:
-            PredictionError: if there is no table, label sets differ, or a row stands twice
+            PredictionError: if there is no table, label sets differ, or a row is duplicated
         """
         if not tables:
             raise PredictionError("no table of predictions to join; give at least one")
@@ -190,7 +191,7 @@ class Predictions:
         return Predictions(chosen.reset_index(drop=True), self.labels, self.source)
 
     def write(self, path: Path) -> None:
-        """Write as Parquet, whole or not at all."""
+        """Write as Parquet, atomically."""
         fields = [(name, pa.string() if name in _STRINGS else pa.int64()) for name in _COLUMNS]
         fields += [(_PREFIX + label, pa.float64()) for label in self.labels]
         metadata = {_METADATA_KEY: json.dumps({"format": 1, "labels": list(self.labels)}).encode()}
@@ -230,7 +231,7 @@ def _frame(
     prediction: Sequence[str] | npt.NDArray[np.object_],
     answers: Sequence[str | None],
 ) -> pd.DataFrame:
-    """The columns that stand before the scores."""
+    """The columns before the scores."""
     status = {UNPARSED: "unparsed", UNSCORED: "unscored"}
     return pd.DataFrame(
         {
@@ -255,11 +256,11 @@ def _check_columns(table: Predictions) -> None:
         raise PredictionError(f"{source}: two or more distinct labels are needed, found {list(labels)}")
     expected = [*_COLUMNS, *(_PREFIX + label for label in labels)]
     missing = [name for name in expected if name not in table.frame.columns]
-    foreign = [name for name in table.frame.columns if name not in expected]
+    unknown = [name for name in table.frame.columns if name not in expected]
     if missing:
         raise PredictionError(f"{source}: column {missing[0]!r} is missing; found {list(table.frame.columns)}")
-    if foreign:
-        raise PredictionError(f"{source}: column {foreign[0]!r} is not one of a single-label task's: {expected}")
+    if unknown:
+        raise PredictionError(f"{source}: column {unknown[0]!r} is not one of a single-label task's: {expected}")
     if table.frame.empty:
         raise PredictionError(f"{source}: no rows; a table of predictions needs at least one utterance")
     for name in _COLUMNS:
@@ -284,10 +285,10 @@ def _refuse(table: Predictions, wrong: npt.NDArray[np.bool_], what: Callable[[pd
 
 def _check_rows(table: Predictions) -> None:
     frame, labels = table.frame, list(table.labels)
-    twice = frame.duplicated(_KEY).to_numpy()
-    _refuse(table, twice, lambda row: f"stands twice under condition {row['condition']!r}; keep one row")
-    foreign = ~frame["truth"].isin(labels).to_numpy()
-    _refuse(table, foreign, lambda row: f"has truth {row['truth']!r}, expected one of {labels}")
+    duplicated = frame.duplicated(_KEY).to_numpy()
+    _refuse(table, duplicated, lambda row: f"is duplicated under condition {row['condition']!r}; keep one row")
+    unknown = ~frame["truth"].isin(labels).to_numpy()
+    _refuse(table, unknown, lambda row: f"has truth {row['truth']!r}, expected one of {labels}")
     other_task = (frame["task"] != "single").to_numpy()
     _refuse(table, other_task, lambda row: f"is of task {row['task']!r}, expected 'single'")
     status_of = {UNPARSED: "unparsed", UNSCORED: "unscored"} | dict.fromkeys(labels, "scored")

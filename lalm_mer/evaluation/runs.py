@@ -11,19 +11,17 @@ from typing import Any
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.evaluation.metrics import unweighted_average_recall
+from lalm_mer.core.names import MODALITIES, TRANSCRIPT_SOURCES, UNCHANGED, uses_transcript
+from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.predictions import Predictions
 
-__all__ = ["ADAPTERS", "METHODS", "MODALITIES", "TRANSCRIPT_SOURCES", "Run", "read_run"]
+__all__ = ["ADAPTERS", "METHODS", "Run", "read_run"]
 
-MODALITIES = ("audio", "transcript", "audio+transcript")
 ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
 """Methods that train an adapter, and how they are written."""
 METHODS = ("zero_shot", *ADAPTERS, "full", "baseline", "late_fusion")
 _TRAINED_BY_STEPS = (*ADAPTERS, "full")
-TRANSCRIPT_SOURCES = ("corpus", "asr", "simulated")
 _FORMAT = 1
-_PLAIN = "none"  # the condition of a run.json that names none
 _AGREEMENT = 1e-6
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -51,7 +49,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "git": (dict, str, type(None)),
     "started_at": (str,),
 }
-_HISTORY_COLUMNS = ["step", "epoch", "split", "loss", "uar", "weighted_accuracy"]
+_HISTORY = ("step", "epoch", "split", "loss")
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Run:
         git: commit of the code
         started_at: when the run began
         predictions: all of its rows, of every condition
-        history: ``step``, ``epoch``, ``split``, ``loss``, ``uar``, ``weighted_accuracy``; no row where nothing was
-            trained step by step
+        history: ``step``, ``epoch``, ``split``, ``loss`` and the metrics on dev; no row where nothing was trained step
+            by step
         metrics: content of metrics.json; None where there is none
     """
 
@@ -145,7 +143,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _condition(content: dict[str, Any]) -> str:
-    condition: str = content.get("condition", _PLAIN)
+    condition: str = content.get("condition", UNCHANGED)
     return condition
 
 
@@ -178,9 +176,9 @@ def _check_content(content: dict[str, Any], file: Path) -> None:
             raise PredictionError(f"{file}: key {key!r}: expected one of {list(allowed)}, found {content[key]!r}")
     if not isinstance(_condition(content), str):
         raise PredictionError(f"{file}: key 'condition': expected a string, found {content['condition']!r}")
-    source, reads = content["transcript_source"], "transcript" in content["modalities"]
-    if (source not in TRANSCRIPT_SOURCES) if reads else (source is not None):
-        expected = f"one of {list(TRANSCRIPT_SOURCES)}" if reads else "null"
+    source, needed = content["transcript_source"], uses_transcript(content["modalities"])
+    if (source not in TRANSCRIPT_SOURCES) if needed else (source is not None):
+        expected = f"one of {list(TRANSCRIPT_SOURCES)}" if needed else "null"
         raise PredictionError(
             f"{file}: key 'transcript_source': expected {expected} with modalities {content['modalities']}, "
             f"found {source!r}"
@@ -214,20 +212,21 @@ def _check_agreement(content: dict[str, Any], predictions: Predictions) -> None:
 def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path) -> None:
     """A metrics.json that does not follow from its predictions is stale or edited."""
     rows = predictions.frame
-    value = unweighted_average_recall(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
+    metric = METRICS[UAR]
+    value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
     try:
-        stated = float(metrics["uar"]["value"])
+        stated = float(metrics[UAR]["value"])
     except (KeyError, TypeError, ValueError) as error:
-        raise PredictionError(f"{file}: key 'uar.value' is missing or not a number; score the run again") from error
+        raise PredictionError(f"{file}: key '{UAR}.value' is missing or not a number; score the run again") from error
     if not math.isclose(stated, value, abs_tol=_AGREEMENT):
         raise PredictionError(
-            f"{file}: UAR {stated:.6f}, but predictions.parquet beside it gives {value:.6f}; score the run again"
+            f"{file}: {metric.short_title} {stated:.6f}, but predictions.parquet gives {value:.6f}; score the run again"
         )
 
 
 def _read_history(file: Path, required: bool) -> pd.DataFrame:
     if not file.exists() and not required:
-        return pd.DataFrame(columns=_HISTORY_COLUMNS)
+        return pd.DataFrame(columns=[*_HISTORY, *METRICS])
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -241,18 +240,18 @@ def _read_history(file: Path, required: bool) -> pd.DataFrame:
         except ValueError as error:
             raise PredictionError(f"{file}: line {number}: not valid JSON ({error})") from error
         rows.append(_history_row(row, f"{file}: line {number}"))
-    return pd.DataFrame(rows, columns=_HISTORY_COLUMNS)
+    return pd.DataFrame(rows, columns=[*_HISTORY, *METRICS])
 
 
 def _history_row(row: object, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise PredictionError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    needed = ["step", "epoch", "split", "loss"] + (["uar", "weighted_accuracy"] if row.get("split") == "dev" else [])
-    for key in needed:
+    needed = (*_HISTORY, UAR) if row.get("split") == "dev" else _HISTORY
+    for key in dict.fromkeys([*needed, *(name for name in METRICS if name in row)]):
         if key not in row:
             raise PredictionError(f"{place}: key {key!r} is missing; found {sorted(row)}")
         if key != "split" and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
             raise PredictionError(f"{place}: key {key!r}: expected a number, found {row[key]!r}")
     if row["split"] not in ("train", "dev"):
         raise PredictionError(f"{place}: key 'split': expected 'train' or 'dev', found {row['split']!r}")
-    return {key: row.get(key) for key in _HISTORY_COLUMNS}
+    return {key: row.get(key) for key in (*_HISTORY, *METRICS)}

@@ -1,24 +1,23 @@
-"""Intervals and paired tests that treat the speaker, not the utterance, as what was sampled.
+"""Intervals and paired tests that treat speakers, not utterances, as the sample.
 
 Utterances of one speaker resemble each other, so an interval over utterances is too narrow. Every statistic here is
-computed from counts per seed and speaker, shape (R, S, K, K + 2): leaving a speaker out is then a subtraction.
+computed from counts per seed and speaker, shape (R, S, K, K + 2), so that leaving a speaker out is a subtraction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
+from lalm_mer.evaluation.metrics import METRICS, UAR, Counts, Floats, Metric
 
 __all__ = [
-    "STATISTICS",
     "Interval",
     "PairedTest",
     "holm",
@@ -27,10 +26,6 @@ __all__ = [
     "speaker_counts",
     "speaker_interval",
 ]
-
-Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
-Statistic = Callable[[Counts], Floats]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 19_999  # sign flips drawn where there are more than 14 speakers; up to 14 all 2^S are enumerated
@@ -44,7 +39,7 @@ class Interval:
     Args:
         low: lower end; None where there is no interval
         high: upper end; None where there is no interval
-        method: how it was made, or why it was not
+        method: how it was computed, or why it was not
         n_clusters: number of speakers; None where they are unknown
     """
 
@@ -65,7 +60,7 @@ class PairedTest:
         smallest_p: the smallest p-value that so few speakers can give, 2 / 2^S
         n_speakers: number of speakers, None where they are unknown
         n_utterances: utterances in the test splits of all folds
-        method: how the p-value was made, or why it was not
+        method: how the p-value was computed, or why it was not
     """
 
     difference: float
@@ -75,59 +70,6 @@ class PairedTest:
     n_speakers: int | None
     n_utterances: int
     method: str
-
-
-def _ratio(numerator: Floats | Counts, denominator: Floats | Counts) -> Floats:
-    """Quotient, NaN where the denominator is zero."""
-    wide = np.asarray(denominator, dtype=np.float64)
-    quotient: Floats = np.full(np.broadcast(numerator, wide).shape, np.nan)
-    np.divide(numerator, wide, out=quotient, where=wide > 0)
-    return quotient
-
-
-def _mean_of_present(values: Floats, present: npt.NDArray[np.bool_]) -> Floats:
-    """Mean over classes that have an utterance; NaN where none has."""
-    total: Floats = np.where(present, values, 0.0).sum(axis=-1)
-    return _ratio(total, present.sum(axis=-1))
-
-
-def _hits(counts: Counts) -> Counts:
-    return np.asarray(np.diagonal(counts, axis1=-2, axis2=-1), dtype=np.int64)
-
-
-def _f1(counts: Counts) -> Floats:
-    classes = counts.shape[-2]
-    return _ratio(2 * _hits(counts), counts.sum(axis=-1) + counts[..., :classes].sum(axis=-2))
-
-
-def _unweighted_average_recall(counts: Counts) -> Floats:
-    truths = counts.sum(axis=-1)
-    return _mean_of_present(_ratio(_hits(counts), truths), truths > 0)
-
-
-def _weighted_accuracy(counts: Counts) -> Floats:
-    return _ratio(_hits(counts).sum(axis=-1), counts.sum(axis=(-2, -1)))
-
-
-def _macro_f1(counts: Counts) -> Floats:
-    return _mean_of_present(_f1(counts), counts.sum(axis=-1) > 0)
-
-
-def _weighted_f1(counts: Counts) -> Floats:
-    truths = counts.sum(axis=-1)
-    return _ratio(np.where(truths > 0, _f1(counts) * truths, 0.0).sum(axis=-1), truths.sum(axis=-1))
-
-
-STATISTICS: dict[str, Statistic] = {
-    "uar": _unweighted_average_recall,
-    "weighted_accuracy": _weighted_accuracy,
-    "macro_f1": _macro_f1,
-    "weighted_f1": _weighted_f1,
-}
-"""Counts (..., K, K + 2) -> fractions (...): the metrics of ``metrics.py`` once more, fast over many subsets.
-
-NaN where the counts hold no utterance. Row: true class; columns: the K classes, unparsed, unscored.
-"""
 
 
 def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[Counts, list[str] | None]:
@@ -185,17 +127,18 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
         )
     if not np.isfinite(leave_one_out).all():
         return Interval(None, None, "no interval: without one of the speakers a seed has no utterance left", count)
-    spread = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread)
+    standard_error = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error)
     method = f"delete-one-speaker jackknife, Student's t with {count - 1} degrees of freedom, 95%"
     if half == 0:
         method += "; leaving any speaker out changes nothing, so its width of zero tells little of other speakers"
     return Interval(max(bounds[0], estimate - half), min(bounds[1], estimate + half), method, count)
 
 
-def _leave_one_out(counts: Counts, statistic: Statistic) -> Floats:
-    """Mean over seeds of the statistic without each speaker, who is left out of all seeds at once; shape (S,)."""
-    return np.asarray(statistic(counts.sum(axis=1, keepdims=True) - counts).mean(axis=0), dtype=np.float64)
+def _leave_one_out(counts: Counts, metric: Metric) -> Floats:
+    """Mean over seeds of the metric without each speaker in turn, left out of all seeds at once; shape (S,)."""
+    without = counts.sum(axis=1, keepdims=True) - counts
+    return np.asarray(metric.from_counts(without).mean(axis=0), dtype=np.float64)
 
 
 def _unknown_speakers(frame: pd.DataFrame) -> Interval:
@@ -203,25 +146,25 @@ def _unknown_speakers(frame: pd.DataFrame) -> Interval:
     return Interval(None, None, f"no interval: speaker unknown in {unknown} of {len(frame)} rows", None)
 
 
-def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], statistic: Statistic) -> Interval:
-    """95% interval of a statistic of a table of predictions, clustered by speaker.
+def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric) -> Interval:
+    """95% interval of a metric of a table of predictions, clustered by speaker.
 
-    Folds are pooled per seed, the statistic is averaged over seeds, and a speaker is left out of all seeds at once.
-    A class that nobody but the speaker left out acted is left out of that mean; the method then says how often.
+    Folds are pooled per seed, the metric is averaged over seeds, and a speaker is left out of all seeds at once.
+    A class of which the speaker left out has all utterances is left out of that mean; the method says how often.
 
     Args:
         frame: columns ``corpus``, ``speaker``, ``seed``, ``truth``, ``prediction``
         labels: the K labels
-        statistic: counts (..., K, K + 2) -> values (...), for example one of ``STATISTICS``
+        metric: one of ``METRICS``
 
     Returns:
-        the interval, clipped to [0, 1]; without ends where speakers are unknown or there is only one
+        the interval, clipped to the metric's bounds; without ends where speakers are unknown or there is only one
     """
     counts, speakers = speaker_counts(frame, labels)
     if speakers is None:
         return _unknown_speakers(frame)
-    estimate = float(statistic(counts.sum(axis=1)).mean())
-    interval = jackknife(estimate, _leave_one_out(counts, statistic))
+    estimate = float(metric.from_counts(counts.sum(axis=1)).mean())
+    interval = jackknife(estimate, _leave_one_out(counts, metric), metric.bounds)
     present = (counts.sum(axis=1, keepdims=True) - counts).sum(axis=(0, 3)) > 0  # (S, K)
     ever = counts.sum(axis=(0, 1, 3)) > 0
     short = int((~present[:, ever]).any(axis=1).sum())
@@ -273,7 +216,7 @@ def paired_test(
         a: table with ``utterance_id``, ``fold``, ``seed``, ``corpus``, ``speaker``, ``truth``, ``prediction``
         b: table of the same utterances, folds and truths
         labels: the K labels
-        names: what to call the two in errors
+        names: names of the two in errors
 
     Returns:
         difference of the means over seeds, its interval, and a two-sided p-value
@@ -295,9 +238,9 @@ def paired_test(
         return PairedTest(difference, interval, None, None, None, len(left), "no test: speakers are unknown")
     by_speaker = share.groupby((left["corpus"] + "/" + left["speaker"]).to_numpy()).sum().to_numpy()
     count = len(by_speaker)
-    statistic = STATISTICS["uar"]
+    uar = METRICS[UAR]
     counts_a, counts_b = speaker_counts(a, labels)[0], speaker_counts(b, labels)[0]
-    without = _leave_one_out(counts_a, statistic) - _leave_one_out(counts_b, statistic)
+    without = _leave_one_out(counts_a, uar) - _leave_one_out(counts_b, uar)
     interval = jackknife(difference, without, bounds=(-1.0, 1.0))
     if count < 2:
         return PairedTest(difference, interval, None, None, count, len(left), "no test: one speaker")

@@ -1,4 +1,4 @@
-"""Prediction tables of any origin: CSV or Parquet with an utterance, its truth and what was predicted."""
+"""Prediction tables of any origin: CSV or Parquet with utterances, truths and predictions or probabilities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREFIXES = ("prob_", "log_prob_", "")
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """What ``metrics.score_table`` takes, and how it was understood.
+    """A table to give to ``scores.score_table``, and how it was read.
 
     Args:
         frame: ``utterance_id``, ``corpus``, ``speaker`` (null where unknown), ``fold``, ``seed``, ``truth``,
@@ -37,7 +37,7 @@ class PredictionTable:
 
 
 def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTable:
-    """Read a table with ``utterance_id``, ``truth``, and ``prediction`` or one probability column a label.
+    """Read a table with ``utterance_id``, ``truth``, and ``prediction`` or one probability column per label.
 
     Probability columns are called ``prob_<label>``, ``log_prob_<label>`` or as the label itself. ``speaker``,
     ``fold``, ``seed`` and ``condition`` are optional. An empty prediction, or a row without probabilities, is
@@ -63,12 +63,12 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
     _require_one_condition(frame, path)
     has_prediction = "prediction" in frame.columns
     chosen, remark = _labels(frame, labels, has_prediction)
-    foreign = ~frame["truth"].isin(chosen).to_numpy()
-    if foreign.any():
-        bad = frame.iloc[int(foreign.argmax())]
+    unknown = ~frame["truth"].isin(chosen).to_numpy()
+    if unknown.any():
+        bad = frame.iloc[int(unknown.argmax())]
         raise PredictionError(
             f"{path}: utterance {bad['utterance_id']!r} has truth {bad['truth']!r}, expected one of {list(chosen)}; "
-            f"{int(foreign.sum())} such rows: mend --labels or the table"
+            f"{int(unknown.sum())} such rows: correct --labels or the table"
         )
     remarks = [remark]
     if has_prediction:
@@ -87,7 +87,7 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Every column as strings, missing and empty alike null; probabilities are made numbers later."""
+    """Every column as strings, missing and empty ones null; probabilities become numbers later."""
     try:
         if path.suffix.lower() == ".csv":
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
@@ -134,10 +134,10 @@ def _from_probabilities(frame: pd.DataFrame, labels: tuple[str, ...], path: Path
             f"found {list(frame.columns)}"
         )
     missing = [name for name in columns if name not in frame.columns]
-    foreign = [name for name in frame.columns if prefix and str(name).startswith(prefix) and name not in columns]
-    if missing or foreign:
+    unknown = [name for name in frame.columns if prefix and str(name).startswith(prefix) and name not in columns]
+    if missing or unknown:
         raise PredictionError(
-            f"{path}: probability columns do not fit the label set {list(labels)}: missing {missing}, foreign {foreign}"
+            f"{path}: probability columns do not fit the label set {list(labels)}: missing {missing}, unknown {unknown}"
         )
     numbers: list[npt.NDArray[np.float64]] = []
     for name in columns:
@@ -173,12 +173,12 @@ def _standard(frame: pd.DataFrame, prediction: pd.Series, path: Path) -> pd.Data
     table["speaker"] = frame["speaker"] if "speaker" in frame.columns else None
     for name in ("fold", "seed"):
         table[name] = frame[name].astype("string").fillna("") if name in frame.columns else ""
-    twice = table.duplicated(["utterance_id", "fold", "seed"]).to_numpy()
-    if twice.any():
-        row = table.iloc[int(twice.argmax())]
+    duplicated = table.duplicated(["utterance_id", "fold", "seed"]).to_numpy()
+    if duplicated.any():
+        row = table.iloc[int(duplicated.argmax())]
         raise PredictionError(
             f"{path}: utterance {row['utterance_id']!r} (fold {row['fold'] or 'not given'}, seed "
-            f"{row['seed'] or 'not given'}) stands twice, {int(twice.sum())} such rows; columns fold and seed tell "
-            "repetitions apart"
+            f"{row['seed'] or 'not given'}) is duplicated, {int(duplicated.sum())} such rows; columns fold and seed "
+            "distinguish repetitions"
         )
     return table

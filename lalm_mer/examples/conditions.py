@@ -11,10 +11,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 
-__all__ = ["CONDITIONS", "SwappedAudio", "derangement"]
-
-CONDITIONS = ("none", "audio_swapped")
-"""Column ``condition`` of a table of predictions: as it is, or heard with the audio of another utterance."""
+__all__ = ["SwappedAudio", "derangement"]
 
 
 def derangement(count: int, seed: int) -> list[int]:

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.provenance import atomic_path, hash_file, hash_json
 from lalm_mer.core.words import words_of
 
 __all__ = [
     "SCHEMA",
     "SIMULATED_NOTE",
-    "SOURCES",
     "TranscriptTable",
     "Transcripts",
     "asr_transcripts",
@@ -36,8 +36,6 @@ __all__ = [
     "write_transcripts",
 ]
 
-SOURCES = ("corpus", "asr", "simulated")
-"""Where the transcripts of a run may come from."""
 SIMULATED_NOTE = (
     "The transcripts name the label: each is a sentence made from the truth, so the figures say nothing about "
     "recognising emotion."
@@ -277,7 +275,7 @@ def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Tra
             f"{table.source}: no transcript of {len(missing)} of {len(wanted)} utterances, for example {missing[0]}; "
             "transcribe the whole corpus, with '' where nothing was recognised"
         )
-    return Transcripts("asr", {name: table.hypotheses[name] for name in wanted}, table.digest)
+    return Transcripts(ASR, {name: table.hypotheses[name] for name in wanted}, table.digest)
 
 
 def simulated_transcript(label_word: str) -> str:
@@ -311,4 +309,4 @@ def simulated_transcripts(truths: Mapping[str, str], label_set: LabelSet) -> Tra
         'I am very happy!'
     """
     by_id = {name: simulated_transcript(label_set.forms_of(label)[0]) for name, label in truths.items()}
-    return Transcripts("simulated", by_id, hash_json(by_id))
+    return Transcripts(SIMULATED, by_id, hash_json(by_id))

@@ -15,6 +15,7 @@ from pathlib import Path
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import AUDIO
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.prompting.prompts import with_answers
 
@@ -48,8 +49,8 @@ class Ensemble:
 
     @property
     def modalities(self) -> str:
-        """``audio``: what is described is a voice."""
-        return "audio"
+        """Audio alone: what is described is a voice."""
+        return AUDIO
 
     @property
     def uses_audio(self) -> bool:

@@ -13,6 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import modalities_of
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.conversation import Conversation, Message, Part
@@ -65,10 +66,11 @@ class Prompt:
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``; a voice in words is audio, turns are transcripts."""
-        audio = self.uses_audio or self.has_slot("descriptors")
-        transcript = self.uses_transcript or self.has_slot("context")
-        return "+".join(name for name, used in (("audio", audio), ("transcript", transcript)) if used)
+        """One of ``MODALITIES``: the description of a voice counts as audio, the turns before as transcript."""
+        return modalities_of(
+            audio=self.uses_audio or self.has_slot("descriptors"),
+            transcript=self.uses_transcript or self.has_slot("context"),
+        )
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with this prompt's surface forms in place of its own.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.names import ASR, FROM_CORPUS, SIMULATED
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.protocols.protocol import COLUMNS, Protocol
 from lalm_mer.protocols.splits import Folds, make_folds
@@ -59,7 +60,7 @@ class FoldedCorpus:
         """
         used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
-        return next((source for source in ("simulated", "asr") if source in sources), "corpus")
+        return next((source for source in (SIMULATED, ASR) if source in sources), FROM_CORPUS)
 
     @cached_property
     def _table(self) -> pd.DataFrame:

@@ -9,13 +9,13 @@ from pathlib import Path
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.evaluation.metrics import METRICS, UAR
 
 __all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSide", "Protocol", "load_protocol"]
 
 COLUMNS = ("speaker", "session", "script", "transcript", "audio")
 """What the sides of a split are compared in; ``audio`` is the content of the file."""
 
-METRICS = ("uar", "weighted_accuracy", "macro_f1", "weighted_f1")
 _RULES = ("listed", "grouped", "column", "crossed", "file")
 
 
@@ -104,7 +104,7 @@ class Protocol:
     release: str | None = None
     task: str | None = None
     inline_task: InlineTask | None = None
-    primary_metric: str = "uar"
+    primary_metric: str = UAR
     known: dict[int, dict[str, KnownSide]] = field(default_factory=dict)
 
     def resolve_task(self, tasks: Mapping[str, Task]) -> Task:

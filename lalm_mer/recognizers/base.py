@@ -78,7 +78,7 @@ class Setup(Protocol):
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
+        """One of ``core.names.MODALITIES``."""
         ...
 
     @property
@@ -105,7 +105,7 @@ class Recognizer(Protocol):
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
+        """One of ``core.names.MODALITIES``."""
         ...
 
     @property

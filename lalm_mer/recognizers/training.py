@@ -24,19 +24,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.evaluation.metrics import macro_f1, unweighted_average_recall, weighted_accuracy, weighted_f1
+from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
-__all__ = ["DEV_METRICS", "Examples", "Inputs", "RecognizerTrainer", "last_whole_checkpoint"]
-
-DEV_METRICS = {
-    "uar": unweighted_average_recall,
-    "weighted_accuracy": weighted_accuracy,
-    "macro_f1": macro_f1,
-    "weighted_f1": weighted_f1,
-}
-"""What dev may choose a checkpoint by."""
+__all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_whole_checkpoint"]
 
 _TRUTH = "truth"
 _POSITION = "position"  # of an input among those that are scored
@@ -202,7 +194,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         labels = self._label_set.labels
         truth = [labels[index] for index in prediction.label_ids]
         predicted = [labels[index] for index in log_probs.argmax(axis=1)]
-        scores = {name: metric(truth, predicted, labels) for name, metric in DEV_METRICS.items()}
+        scores = {name: metric.from_labels(truth, predicted, labels) for name, metric in METRICS.items()}
         return {"loss": float(losses.sum() / items.sum()), **scores}
 
     # Dev and test have collators of their own; the Trainer knows one.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.names import uses_transcript
 from lalm_mer.core.provenance import atomic_path
 from lalm_mer.core.schema import Input
 from lalm_mer.recognizers.scoring import score_inputs
@@ -69,7 +70,7 @@ def predict(
     Raises:
         ConfigError: if a source does not exist, or windows are wanted of a recognizer that uses transcripts
     """
-    if window is not None and "transcript" in recognizer.modalities:
+    if window is not None and uses_transcript(recognizer.modalities):
         raise ConfigError(
             "windows of a recording have no transcripts of their own, and this recognizer uses transcripts; predict "
             "recordings as a whole, or use a recognizer of audio alone"
@@ -98,13 +99,13 @@ def _inputs(
     channel: int | str | None,
 ) -> Iterator[tuple[Prediction, Input | None]]:
     """Rows without probabilities, each with its input, or None and the reason in the row."""
-    uses_audio, uses_transcript = recognizer.sampling_rate is not None, "transcript" in recognizer.modalities
+    needs_audio, needs_transcript = recognizer.sampling_rate is not None, uses_transcript(recognizer.modalities)
     for recording in recordings:
         name = str(recording.path)
-        if uses_transcript and not recording.transcript:
+        if needs_transcript and not recording.transcript:
             yield Prediction(name, None, None, reason="no transcript, which this recognizer uses"), None
             continue
-        if not uses_audio:
+        if not needs_audio:
             yield Prediction(name, None, None), Input(name, recording.transcript, None, recording.speaker)
             continue
         try:

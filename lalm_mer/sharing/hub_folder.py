@@ -14,6 +14,7 @@ from typing import Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import SIMULATED
 from lalm_mer.core.provenance import write_json
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import ADAPTERS, read_run
@@ -124,7 +125,7 @@ def _finished(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
     if run.method not in ADAPTERS:
         raise AdapterError(f"{folder}: method {run.method}; only a run that trained an adapter has one to push")
-    if run.transcript_source == "simulated":
+    if run.transcript_source == SIMULATED:
         raise AdapterError(f"{folder}: its transcripts are simulated and name the label; such an adapter is not shared")
     description: dict[str, Any] = read_json(folder / "run.json")
     for section, key in (("model", "family"), ("model", "id"), ("prompt", "file"), ("split", "protocol")):

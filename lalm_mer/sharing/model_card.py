@@ -14,20 +14,15 @@ import jinja2
 import yaml
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT
+from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.evaluation.runs import ADAPTERS
 from lalm_mer.protocols.protocol import Protocol
 
 __all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "read_fairness", "render_model_card"]
 
-_METRICS = {
-    "uar": "unweighted average recall (UAR)",
-    "weighted_accuracy": "weighted accuracy (WA, plain accuracy)",
-    "macro_f1": "macro F1",
-    "weighted_f1": "weighted F1",
-}
-_HUB_METRICS = {"uar": ("recall", "macro"), "weighted_accuracy": ("accuracy", None), "macro_f1": ("f1", "macro")}
-_HEARS = {"audio": "its sound alone", "transcript": "its transcript alone", "audio+transcript": "sound and transcript"}
-_TRANSCRIPTS = {None: "not read", "corpus": "the corpus's own", "asr": "made by speech recognition"}
+_GIVEN = {AUDIO: "its sound alone", TRANSCRIPT: "its transcript alone", AUDIO_TRANSCRIPT: "sound and transcript"}
+_TRANSCRIPTS = {None: "not read", FROM_CORPUS: "the corpus's own", ASR: "made by speech recognition"}
 _HUB_LICENCES = {
     "apache-2.0", "mit", "openrail", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "odbl", "unknown",
     *(f"cc-by{kind}-4.0" for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")),
@@ -142,14 +137,15 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
     random = any("randomly initialised" in note for note in description["notes"])
     if facts.base_model is None or description["synthetic"] or random:
         return metadata
+    known = [metric for metric in _scored(facts.metrics) if metric.hub_type is not None]
     results = []
-    for name, (kind, average) in _HUB_METRICS.items():
-        row = {"type": kind, "name": _METRICS[name], "value": facts.metrics[name]["value"]}
-        results.append(row | ({"args": {"average": average}} if average else {}))
+    for metric in known:
+        row = {"type": metric.hub_type, "name": metric.long_title, "value": facts.metrics[metric.name]["value"]}
+        results.append(row | ({"args": {"average": metric.hub_average}} if metric.hub_average else {}))
     dataset = {"name": f"{description['corpus']}, {description['protocol']}, fold {description['fold']}",
                "type": description["corpus"], "split": "test"}  # fmt: skip
     task = {"type": "audio-classification", "name": "Speech emotion recognition"}
-    metadata["metrics"] = sorted({kind for kind, _ in _HUB_METRICS.values()})
+    metadata["metrics"] = sorted({str(metric.hub_type) for metric in known})
     metadata["model-index"] = [
         {
             "name": facts.repo_id.rpartition("/")[2],
@@ -184,7 +180,7 @@ def render_model_card(facts: CardFacts) -> str:
         or f"a model of family {description['config']['model']['family']} that was a local folder",
         base_licence=f"{facts.base_licence}, as published; see its own card",
         compares=model["family"] == "clap",
-        uses_audio=_HEARS[description["modalities"]],
+        given=_GIVEN[description["modalities"]],
         labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
         figures=_figures(metrics),
         intervals=_intervals(metrics),
@@ -194,7 +190,7 @@ def render_model_card(facts: CardFacts) -> str:
         shared_in=", ".join(description["shared_in"]) or "nothing",
         unknown_in=", ".join(facts.unknown_in),
         dev_rule=facts.dev_rule,
-        primary_metric=_METRICS[description.get("primary_metric", "uar")],
+        primary_metric=METRICS[description.get("primary_metric", UAR)].long_title,
         transcripts=_TRANSCRIPTS[description["transcript_source"]],
         unmapped=description.get("unmapped"),
         contamination=facts.contamination
@@ -217,20 +213,27 @@ def render_model_card(facts: CardFacts) -> str:
     )
 
 
+def _scored(metrics: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that a metrics.json has; one scored by an older version may lack the newest."""
+    return [metric for metric in METRICS.values() if metric.name in metrics]
+
+
 def _figures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
-    for name, words in _METRICS.items():
-        low, high = metrics[name]["low"], metrics[name]["high"]
+    for metric in _scored(metrics):
+        result = metrics[metric.name]
+        low, high = result["low"], result["high"]
         interval = "none" if low is None or high is None else f"{_percent(low)} to {_percent(high)}"
-        rows.append({"name": words, "value": _percent(metrics[name]["value"]), "interval": interval})
+        rows.append({"name": metric.long_title, "value": _percent(result["value"]), "interval": interval})
     return rows
 
 
 def _intervals(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How each interval was made; a line for all where they were made alike."""
     rows: dict[tuple[str, Any], list[str]] = {}
-    for name, words in _METRICS.items():
-        rows.setdefault((metrics[name]["method"], metrics[name]["n_clusters"]), []).append(words)
+    for metric in _scored(metrics):
+        result = metrics[metric.name]
+        rows.setdefault((result["method"], result["n_clusters"]), []).append(metric.long_title)
     return [{"name": ", ".join(names), "method": method, "n_clusters": n} for (method, n), names in rows.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lalm_mer.core.names import SIMULATED
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.corpora.circumplex.voices import Voices
@@ -38,7 +39,7 @@ def read(variant: str = "masked", seed: int = 0, noise: float = 0.0) -> Iterator
             audio_path=f"{cell.utterance_id}.wav",
             audio_bytes=voices.wav(cell),
             transcript=transcript,
-            transcript_source=None if transcript is None else "simulated",
+            transcript_source=None if transcript is None else SIMULATED,
             speaker=cell.speaker.name,
             gender=cell.speaker.gender,
             language="en",

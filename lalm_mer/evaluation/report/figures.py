@@ -13,12 +13,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.evaluation.comparison import Row
+from lalm_mer.evaluation.metrics import UAR
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers differ as well.
-_STYLES = {"audio": ("#0072B2", "o"), "transcript": ("#D55E00", "s"), "audio+transcript": ("#007A5A", "D")}
+# Okabe and Ito's palette, distinguishable without colour vision; the markers differ as well.
+_STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
@@ -34,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def data_uri(figure: Figure) -> str:
-    """A figure as an image that a page carries in itself."""
+    """A figure as a data URI."""
     FigureCanvasSVG(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -42,7 +44,7 @@ def data_uri(figure: Figure) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """A row's name on two lines, so that its end, the modalities, is not what gets cut."""
+    """A row's name on up to two lines, so that the modalities at its end are kept."""
     return "\n".join(textwrap.wrap(name, width=42, max_lines=2, placeholder="…"))
 
 
@@ -51,7 +53,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
     Args:
         rows: rows of one corpus and protocol, from top to bottom
-        names: what to call each row
+        names: name of each row
     """
     chance = 100 / len(rows[0].run.labels)
     with matplotlib.rc_context(SETTINGS):
@@ -59,7 +61,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         axes = figure.add_subplot()
         ends = [chance]
         for place, row in enumerate(rows):
-            uar = row.scores["uar"]
+            uar = row.scores[UAR]
             colour, marker = _STYLES[row.run.modalities]
             value = 100 * uar["value"]
             ends.append(value)
@@ -88,7 +90,7 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def curves(row: Row) -> str | None:
-    """Loss and dev UAR by step, a line a run; None where no run of the row was trained step by step."""
+    """Loss and dev UAR by step, one line per run; None where no run of the row was trained step by step."""
     trained = [run for run in row.runs if not run.history.empty]
     if not trained:
         return None
@@ -107,7 +109,7 @@ def curves(row: Row) -> str | None:
                 if len(part):
                     loss.plot(part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style)
                 if split == "dev" and len(part):
-                    recall.plot(part["step"], 100 * part["uar"].astype(float), **style)
+                    recall.plot(part["step"], 100 * part[UAR].astype(float), **style)
         recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
         recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
                     color=_CHANCE, fontsize=9)  # fmt: skip

@@ -1,4 +1,4 @@
-"""One self-contained HTML file that says what was compared, how well each recognizer did, and how sure that is."""
+"""The report, one self-contained HTML file: what was compared, how well each recognizer did, and how certain it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jinja2
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.provenance import atomic_path
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
+from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.figures import curves, forest
 from lalm_mer.evaluation.report.text import p_text, percent, with_interval
 from lalm_mer.evaluation.runs import ADAPTERS
@@ -27,19 +28,13 @@ _METHODS = {
     "baseline": "baseline",
     "late_fusion": "late fusion",
 }
-_METRICS = (
-    ("uar", "UAR"),
-    ("weighted_accuracy", "WA"),
-    ("macro_f1", "macro F1"),
-    ("weighted_f1", "weighted F1"),
-)
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
-    """Write the report, whole or not at all; it needs no network to be read.
+    """Write the report atomically; reading it needs no network.
 
     Args:
-        comparison: what ``compare`` returned
+        comparison: from ``compare``
         path: the HTML file
         command: command line that made the comparison, shown to the reader
     """
@@ -60,6 +55,7 @@ def render_report(comparison: Comparison, command: str | None = None) -> str:
     runs = [run for row in comparison.rows for run in row.runs]
     return environment.get_template("report.html.jinja").render(
         title=_title(comparison),
+        metrics=list(METRICS.values()),
         blocks=blocks,
         synthetic=sorted({run.corpus for run in runs if run.synthetic}),
         all_synthetic=all(run.synthetic for run in runs),
@@ -85,9 +81,9 @@ def _title(comparison: Comparison) -> str:
     return f"Emotion recognition on {', '.join(corpora)}"
 
 
-def _reading(rows: Sequence[Row]) -> str:
-    """What was compared and who came first, in one sentence."""
-    run, uar = rows[0].run, [row.scores["uar"] for row in rows]
+def _summary(rows: Sequence[Row]) -> str:
+    """What was compared and which row is best, in one sentence."""
+    run, uar = rows[0].run, [row.scores[UAR] for row in rows]
     best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
     who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
@@ -109,14 +105,14 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
     """Everything the template shows of one corpus and protocol."""
     run = rows[0].run
     names = [_name(row) for row in rows]
-    methods = list(dict.fromkeys(row.scores["uar"]["method"] for row in rows))
-    values = [with_interval(*(row.scores["uar"][key] for key in ("value", "low", "high"))) for row in rows]
+    methods = list(dict.fromkeys(row.scores[UAR]["method"] for row in rows))
+    values = [with_interval(*(row.scores[UAR][key] for key in ("value", "low", "high"))) for row in rows]
     stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
     return {
         "title": f"{run.corpus}, protocol {run.protocol}",
         "corpus": run.corpus,
         "synthetic": run.synthetic,
-        "reading": _reading(rows),
+        "summary": _summary(rows),
         "labels": run.labels,
         "n_labels": len(run.labels),
         "chance": percent(1 / len(run.labels)),
@@ -144,15 +140,15 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     plain = [row for row in rows if row.is_plain]
-    best = {key: max((row.scores[key]["value"] for row in plain), default=1.0) for key, _ in _METRICS}
+    best = {key: max((row.scores[key]["value"] for row in plain), default=1.0) for key in METRICS}
     table = []
     for row in rows:
         cells = []
-        for key, _ in _METRICS:
+        for key in METRICS:
             metric = row.scores[key]
             interval = None if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
             is_best = len(plain) > 1 and row.is_plain and metric["value"] >= best[key] - _TIE
-            sd = None if row.uar_sd is None or key != "uar" else percent(row.uar_sd)
+            sd = None if row.uar_sd is None or key != UAR else percent(row.uar_sd)
             cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
         table.append(
             {
@@ -171,7 +167,7 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """A duration in seconds as text.
 
     Example:
         >>> _duration(4.2), _duration(75), _duration(7265)
@@ -240,7 +236,7 @@ def _curves_alt(row: Row) -> str:
     for run in row.runs:
         dev = run.history[run.history["split"] == "dev"]
         if len(dev):
-            highest = dev["uar"].astype(float).max()
+            highest = dev[UAR].astype(float).max()
             parts.append(f"fold {run.fold} seed {run.seed}: highest dev UAR {percent(float(highest))}%")
     return f"Loss and dev UAR by optimizer step of {_name(row)}. " + "; ".join(parts)
 
@@ -274,7 +270,7 @@ def _denominators(row: Row) -> dict[str, Any]:
 
 
 def _absent_by_fold(row: Row) -> str:
-    """Labels without a test utterance in some fold; harmless here, where folds are pooled, but good to know."""
+    """Labels without a test utterance in some fold; metrics include them all the same, since folds are pooled."""
     frame = row.predictions.frame
     present = {label: frame[frame["truth"] == label]["fold"].nunique() for label in row.scores["labels"]}
     number = len(row.folds)
@@ -282,7 +278,7 @@ def _absent_by_fold(row: Row) -> str:
 
 
 def _notes(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each note once, with the rows and runs it is about."""
+    """Each note once, with the rows and runs that have it."""
     notes: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
         for run in row.runs:

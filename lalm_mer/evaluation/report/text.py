@@ -1,22 +1,14 @@
-"""Figures as aligned plain text for a terminal."""
+"""Scores and comparisons as aligned plain text for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lalm_mer.evaluation.comparison import Comparison, Pair
+from lalm_mer.evaluation.comparison import Comparison, Pair, Row
+from lalm_mer.evaluation.metrics import METRICS, UAR
 
 __all__ = ["aligned", "comparison_text", "metrics_text", "p_text", "pair_text", "percent", "with_interval"]
-
-_NAMES = {
-    "uar": "UAR",
-    "weighted_accuracy": "weighted accuracy",
-    "macro_f1": "macro F1",
-    "weighted_f1": "weighted F1",
-}
-_COLUMNS = ("recognizer", "modalities", "method", "n", "unscored", "unparsed", "UAR", "95% interval", "WA", "macro F1",
-            "weighted F1", "folds", "seeds")  # fmt: skip
 
 
 def percent(value: float | None) -> str:
@@ -37,6 +29,19 @@ def with_interval(value: float | None, low: float | None, high: float | None) ->
         '50.0 [40.0, 60.0]'
     """
     return percent(value) if low is None else f"{percent(value)} [{percent(low)}, {percent(high)}]"
+
+
+def _interval_text(result: Mapping[str, Any]) -> str:
+    """The interval of a metric in percent, or that there is none.
+
+    Args:
+        result: the metric's entry in metrics.json
+
+    Example:
+        >>> _interval_text({"low": 0.4, "high": 0.6}), _interval_text({"low": None, "high": None})
+        ('40.0 to 60.0', 'none')
+    """
+    return "none" if result["low"] is None else f"{percent(result['low'])} to {percent(result['high'])}"
 
 
 def p_text(p_value: float | None) -> str:
@@ -77,11 +82,9 @@ def metrics_text(scores: dict[str, Any]) -> str:
     if scores["n_seeds"] > 1:
         counts += f"; {scores['n_seeds']} seeds, metrics are means over them"
     rows = [["metric", "percent", "95% interval"]]
-    for key, name in _NAMES.items():
-        metric = scores[key]
-        interval = "none" if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
-        rows.append([name, percent(metric["value"]), interval])
-    parts = [counts, aligned(rows), f"interval: {scores['uar']['method']}"]
+    for metric in METRICS.values():
+        rows.append([metric.long_title, percent(scores[metric.name]["value"]), _interval_text(scores[metric.name])])
+    parts = [counts, aligned(rows), f"interval: {scores[UAR]['method']}"]
     if scores["absent_labels"]:
         absent = ", ".join(
             f"{label} ({count} of {scores['n_seeds']} seeds)" for label, count in scores["absent_labels"].items()
@@ -97,25 +100,13 @@ def metrics_text(scores: dict[str, Any]) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Table and paired tests of a comparison for a terminal; a block a corpus and protocol."""
+    """Table and paired tests of a comparison for a terminal; one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
         labels = rows[0].run.labels
         synthetic = "SYNTHETIC DATA, " if rows[0].run.synthetic else ""
-        table = [list(_COLUMNS)]
-        for row in rows:
-            values = row.as_dict()
-            interval = (
-                "none"
-                if values["uar_low"] is None
-                else f"{percent(values['uar_low'])} to {percent(values['uar_high'])}"
-            )
-            table.append(
-                [values["recognizer"], row.modalities, values["method"], str(values["n"])]
-                + [str(values["n_unscored"]), str(values["n_unparsed"]), percent(values["uar"]), interval]
-                + [percent(values[name]) for name in ("wa", "macro_f1", "weighted_f1")]
-                + [str(values["folds"]), str(values["seeds"])]
-            )
+        cells = [_cells(row) for row in rows]
+        table = [list(cells[0]), *(list(line.values()) for line in cells)]
         title = (
             f"{corpus}, {protocol} ({synthetic}{len(labels)} classes, chance UAR {percent(1 / len(labels))}; percent)"
         )
@@ -123,6 +114,27 @@ def comparison_text(comparison: Comparison) -> str:
     if comparison.pairs:
         parts.append("Paired tests, sign flips by speaker\n" + "\n".join(pair_text(pair) for pair in comparison.pairs))
     return "\n\n".join(parts)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Heading -> cell of one row of a comparison; of the metrics UAR alone is shown with its interval."""
+    figures = {}
+    for metric in METRICS.values():
+        result = row.scores[metric.name]
+        figures[metric.short_title] = percent(result["value"])
+        if metric.name == UAR:
+            figures["95% interval"] = _interval_text(result)
+    return {
+        "recognizer": row.run.recognizer,
+        "modalities": row.modalities,
+        "method": row.run.method,
+        "n": str(row.utterances()),
+        "unscored": str(row.utterances("unscored")),
+        "unparsed": str(row.utterances("unparsed")),
+        **figures,
+        "folds": str(len(row.folds)),
+        "seeds": str(len(row.uar_by_seed)),
+    }
 
 
 def pair_text(pair: Pair) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import uses_audio, uses_transcript
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
@@ -40,11 +41,11 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     source = open_corpus(settings.data, settings.split)
-    uses_audio = "audio" in fusion.modalities
-    data = open_data(source, settings.split.fold, sampling_rate=SAMPLING_RATE if uses_audio else None)
+    sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
+    data = open_data(source, settings.split.fold, sampling_rate=sampling_rate)
     data = balanced(data, settings.balance, settings.seed)
     learnt = augmented(data, settings.augment, settings.seed)
-    if "transcript" in fusion.modalities:
+    if uses_transcript(fusion.modalities):
         require_transcripts(data, settings.data.dir)
     assert isinstance(data.train, ExampleDataset)
     network = build_fusion(
@@ -80,8 +81,8 @@ def recognizer_name(fusion: FusionSettings) -> str:
 def baseline_notes(fusion: FusionSettings) -> list[str]:
     """What a reader of the figures has to know."""
     notes = []
-    if "transcript" in fusion.modalities and fusion.bert == "scratch":
+    if uses_transcript(fusion.modalities) and fusion.bert == "scratch":
         notes.append("The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.")
-    if "audio" in fusion.modalities and fusion.features == "opensmile":
+    if uses_audio(fusion.modalities) and fusion.features == "opensmile":
         notes.append("Acoustic features by openSMILE, whose licence is for research.")
     return notes

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import ASR, AUDIO_SWAPPED, CONDITIONS, SIMULATED, TRANSCRIPT_SOURCES
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.corpora import load
 from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import Balanced, balance, class_weights
-from lalm_mer.examples.conditions import CONDITIONS, SwappedAudio
+from lalm_mer.examples.conditions import SwappedAudio
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
 from lalm_mer.examples.transcripts import (
-    SOURCES,
     Transcripts,
     asr_transcripts,
     load_transcripts,
@@ -104,9 +104,9 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
 
 def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None:
     source = data.transcript_source
-    if source not in SOURCES:
-        raise ConfigError(f"key 'data.transcript_source': {source!r}; expected one of {', '.join(SOURCES)}")
-    if (source == "asr") != (data.transcripts is not None):
+    if source not in TRANSCRIPT_SOURCES:
+        raise ConfigError(f"key 'data.transcript_source': {source!r}; expected one of {', '.join(TRANSCRIPT_SOURCES)}")
+    if (source == ASR) != (data.transcripts is not None):
         raise ConfigError(
             f"key 'data.transcripts': {data.transcripts!r} with data.transcript_source={source}; give a file with asr, "
             "and with nothing else"
@@ -115,7 +115,7 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
         table = load_transcripts(Path(data.transcripts))
         require_same_corpus(table, folded.corpus.name, folded.corpus.summary["root_hash"])
         return asr_transcripts(table, folded.with_audio)
-    return simulated_transcripts(folded.truths, folded.label_set) if source == "simulated" else None
+    return simulated_transcripts(folded.truths, folded.label_set) if source == SIMULATED else None
 
 
 def open_data(
@@ -131,7 +131,7 @@ def open_data(
     """
     sides = {split: source.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
     uses_audio = sampling_rate is not None and not source.without_audio
-    needs_audio = uses_audio or bool(source.descriptors) or source.transcript_source == "asr"
+    needs_audio = uses_audio or bool(source.descriptors) or source.transcript_source == ASR
     kept: dict[str, list[int]] = {}
     refused: dict[str, list[str]] = {}
     for split, examples in sides.items():
@@ -229,7 +229,7 @@ def inputs_under(data: RunData, condition: str, seed: int) -> InputDataset | Swa
     """
     if condition not in CONDITIONS:
         raise ConfigError(f"key 'scoring.condition': {condition!r}; expected one of {', '.join(CONDITIONS)}")
-    return SwappedAudio(data.test.select(data.scored), seed) if condition == "audio_swapped" else data.test_inputs
+    return SwappedAudio(data.test.select(data.scored), seed) if condition == AUDIO_SWAPPED else data.test_inputs
 
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:

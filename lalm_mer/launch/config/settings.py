@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lalm_mer.core.names import AUDIO_TRANSCRIPT, FROM_CORPUS, UNCHANGED
 from lalm_mer.examples.augmentation import AugmentSettings
 from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings
@@ -48,7 +49,7 @@ class DataSettings:
     """
 
     dir: str
-    transcript_source: str = "corpus"
+    transcript_source: str = FROM_CORPUS
     transcripts: str | None = None
     without_audio: str = "refuse"
 
@@ -143,7 +144,7 @@ class ZeroShotScoringSettings(ScoringSettings):
     where a recognizer hears alone, and to what transcripts tell where it reads them too.
     """
 
-    condition: str = "none"
+    condition: str = UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ class FusionSettings:
     both ends lies this far below the loudest 25 ms, null keeps it.
     """
 
-    modalities: str = "audio+transcript"
+    modalities: str = AUDIO_TRANSCRIPT
     features: str = "opensmile"
     trim_db: float | None = 35.0
     bert: str = "google-bert/bert-base-uncased"

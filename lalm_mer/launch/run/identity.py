@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lalm_mer.core.config import to_dict
+from lalm_mer.core.names import AUDIO_SWAPPED, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.transcripts import SIMULATED_NOTE
 from lalm_mer.launch.build.data import RunData
@@ -25,7 +26,7 @@ def run_identity(
     method: str,
     digests: dict[str, str | None],
     notes: list[str],
-    condition: str = "none",
+    condition: str = UNCHANGED,
 ) -> dict[str, Any]:
     """Content of run.json, less versions and times.
 
@@ -34,7 +35,7 @@ def run_identity(
         data: corpus, task and folds
         recognizer: name shown in comparisons
         base_model: Hub id or folder
-        modalities: ``audio``, ``transcript`` or ``audio+transcript``
+        modalities: one of ``MODALITIES``
         method: ``zero_shot``, the kind of adapter, or ``baseline``
         digests: of prompt and base model
         notes: what a reader of the figures has to know
@@ -47,7 +48,7 @@ def run_identity(
         if data.train.keep_their_speed:
             notes = [*notes, f"{len(data.train.keep_their_speed)} training utterances keep their speed: near a limit."]
     summary = data.folded.corpus.summary
-    source = data.source.transcript_source if "transcript" in modalities else None
+    source = data.source.transcript_source if uses_transcript(modalities) else None
     if source is not None and data.source.transcripts is not None:
         digests = digests | {"transcripts": data.source.transcripts.digest}
     return {
@@ -74,8 +75,8 @@ def run_identity(
         "balance": None if data.balance is None else data.balance.to_dict(),
         "class_weights": dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
         "notes": [
-            *([SIMULATED_NOTE] if source == "simulated" else []),
-            *([_SWAPPED_NOTE] if condition == "audio_swapped" else []),
+            *([SIMULATED_NOTE] if source == SIMULATED else []),
+            *([_SWAPPED_NOTE] if condition == AUDIO_SWAPPED else []),
             *notes,
             *(f"Split: {line}." for line in data.folded.folds.departures()),
         ],

@@ -12,8 +12,8 @@ from typing import Any
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.provenance import git_commit, package_versions, write_json
-from lalm_mer.evaluation.metrics import score
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
 

@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from lalm_mer.core.errors import ConfigError, one_line
+from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.launch.config.settings import ScoringSettings, TrainSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
-from lalm_mer.recognizers.training import DEV_METRICS, Examples, RecognizerTrainer
+from lalm_mer.recognizers.training import Examples, RecognizerTrainer
 
 __all__ = ["make_trainer", "seed_everything"]
 
@@ -31,8 +32,9 @@ __all__ = ["make_trainer", "seed_everything"]
 class _History(TrainerCallback):  # type: ignore[misc]
     """Keeps history.jsonl equal to the trainer's own log, also after a resume, and prints the evaluations."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metric: Metric) -> None:
         self._path = path
+        self._metric = metric
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
         if state.is_world_process_zero:
@@ -52,10 +54,9 @@ class _History(TrainerCallback):  # type: ignore[misc]
                 file.write(line)
             row = json.loads(line)
             if row["split"] == "dev" and not sys.stderr.isatty():
-                print(  # noqa: T201 the log's one line an evaluation
-                    f"step {row['step']}/{state.max_steps}: dev loss {row['loss']:.3f}, dev UAR {row['uar']:.3f}",
-                    flush=True,
-                )
+                figure = f"dev {self._metric.short_title} {row[self._metric.name]:.3f}"
+                line = f"step {row['step']}/{state.max_steps}: dev loss {row['loss']:.3f}, {figure}"
+                print(line, flush=True)  # noqa: T201 the log's one line an evaluation
 
 
 def _lines(log_history: list[dict[str, float]]) -> list[str]:
@@ -63,8 +64,8 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
     rows: list[dict[str, object]] = []
     for entry in log_history:
         where = {"step": entry["step"], "epoch": entry.get("epoch")}
-        if "eval_uar" in entry:
-            dev = {key: entry[f"eval_{key}"] for key in ("loss", *DEV_METRICS)}
+        if "eval_loss" in entry:
+            dev = {key: entry[f"eval_{key}"] for key in ("loss", *METRICS) if f"eval_{key}" in entry}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
             extra: dict[str, object] = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
@@ -90,7 +91,7 @@ def make_trainer(
     train: Examples | None = None,
     dev: Examples | None = None,
     class_weights: Sequence[float] | None = None,
-    best_by: str = "uar",
+    best_by: str = UAR,
 ) -> RecognizerTrainer:
     """Build the trainer that learns (with ``TrainSettings``) or only scores.
 
@@ -104,7 +105,7 @@ def make_trainer(
         train: training examples
         dev: examples that choose the checkpoint
         class_weights: what the training loss of each of the K classes is multiplied by; None weights all alike
-        best_by: one of ``DEV_METRICS``, which they choose it by
+        best_by: one of ``METRICS``, which they choose it by
 
     Raises:
         ConfigError: if the engine found is not the one expected
@@ -113,7 +114,7 @@ def make_trainer(
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
         passed |= _learning(settings) | {"metric_for_best_model": best_by}
-        callbacks.append(_History(history))
+        callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     trainer = RecognizerTrainer(

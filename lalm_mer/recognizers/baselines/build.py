@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import AUDIO_TRANSCRIPT, MODALITIES, uses_audio, uses_transcript
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.branches import BranchSettings
-from lalm_mer.recognizers.baselines.fusion import MODALITIES, FusionNetwork, TranscriptReader
+from lalm_mer.recognizers.baselines.fusion import FusionNetwork, TranscriptReader
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
 
 __all__ = ["build_fusion"]
@@ -22,7 +23,7 @@ def build_fusion(
     *,
     corpus_hash: str,
     others: Sequence[Iterable[Input]] = (),
-    modalities: str = "audio+transcript",
+    modalities: str = AUDIO_TRANSCRIPT,
     features: str = "opensmile",
     trim_db: float | None = TRIM_DB,
     bert: str = "scratch",
@@ -47,7 +48,7 @@ def build_fusion(
         labels: K labels, in the order of the scores
         corpus_hash: ``root_hash`` of the prepared corpus, key of the stored features
         others: examples of other splits whose features to store as well
-        modalities: ``audio``, ``transcript`` or ``audio+transcript``
+        modalities: one of ``MODALITIES``
         features: ``opensmile`` (36 frame features of Pepino et al.) or ``log_mel``
         trim_db: quiet at both ends that is cut away, in dB below the clip's loudest 25 ms; None keeps whole clips
         bert: Hub id or local folder of a frozen BERT, or ``scratch``
@@ -72,8 +73,8 @@ def build_fusion(
     if modalities not in MODALITIES:
         raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
     scratch = scratch or ScratchSettings()
-    acoustic = acoustic_features(features, trim_db) if "audio" in modalities else None
-    transcripts = _reader(train, scratch, bert, bert_revision) if "transcript" in modalities else None
+    acoustic = acoustic_features(features, trim_db) if uses_audio(modalities) else None
+    transcripts = _reader(train, scratch, bert, bert_revision) if uses_transcript(modalities) else None
     network = FusionNetwork(
         labels,
         acoustic=acoustic,

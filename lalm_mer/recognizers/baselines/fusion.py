@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import modalities_of
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.feature_store import FeatureStore
@@ -31,9 +32,8 @@ from lalm_mer.recognizers.baselines.word_embeddings import (
     pad_ids,
 )
 
-__all__ = ["MODALITIES", "FusionCollator", "FusionNetwork", "FusionTrainingCollator", "TranscriptReader"]
+__all__ = ["FusionCollator", "FusionNetwork", "FusionTrainingCollator", "TranscriptReader"]
 
-MODALITIES = ("audio", "transcript", "audio+transcript")
 TranscriptReader: TypeAlias = FrozenBert | TranscriptTokenizer
 
 _CONFIG = "fusion.json"
@@ -112,8 +112,8 @@ class FusionNetwork(nn.Module):
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
-        return "+".join(self.branches)
+        """One of ``core.names.MODALITIES``."""
+        return modalities_of(audio=self.acoustic is not None, transcript=self.transcripts is not None)
 
     @property
     def sampling_rate(self) -> int | None:

@@ -50,7 +50,7 @@ class PromptSetup:
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
+        """One of ``core.names.MODALITIES``."""
         return self.prompts[0].modalities
 
     def uses(self, slot: str) -> bool:

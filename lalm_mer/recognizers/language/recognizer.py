@@ -63,7 +63,7 @@ class LanguageRecognizer(nn.Module):
 
     @property
     def modalities(self) -> str:
-        """``audio``, ``transcript`` or ``audio+transcript``."""
+        """One of ``core.names.MODALITIES``."""
         return self.setup.modalities
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fabricated import fabricated_predictions, fabricated_run_json, write_history
 
-from lalm_mer.evaluation.metrics import score
+from lalm_mer.evaluation.scores import score
 
 FabricateRun = Callable[..., Path]
 

@@ -1,4 +1,4 @@
-"""Fabricated tables and runs: made up to exercise the evaluation wing, results of nothing."""
+"""Fabricated tables and runs: made up to test evaluation, results of nothing."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.names import FROM_CORPUS, uses_transcript
 from lalm_mer.evaluation.predictions import Predictions
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -45,8 +46,8 @@ def fabricated_run_json(**changed: Any) -> dict[str, Any]:
         "started_at": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     content |= changed
-    reads = "transcript" in str(content["modalities"])
-    return {"transcript_source": "corpus" if reads else None} | content
+    source = FROM_CORPUS if uses_transcript(str(content["modalities"])) else None
+    return {"transcript_source": source} | content
 
 
 def write_history(folder: Path, seed: int, skill: float) -> None:

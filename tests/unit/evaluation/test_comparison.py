@@ -7,7 +7,7 @@ import pytest
 from fabricated import with_unparsed
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.evaluation.comparison import COLUMNS, compare, write_comparison
+from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.metrics import unweighted_average_recall
 from lalm_mer.evaluation.report.text import comparison_text
 from lalm_mer.evaluation.runs import read_run
@@ -40,20 +40,19 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     write_comparison(comparison, tmp_path / "out")
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS)
     further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source", "n_unparsed", "condition"]
-    assert list(COLUMNS) == [*INTERFACE.split(), *further]
+    assert list(rows[0]) == [*INTERFACE.split(), *further]
     assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert list(content["rows"][0]) == list(COLUMNS)
+    assert list(content["rows"][0]) == [*INTERFACE.split(), *further]
     assert content["rows"][0]["uar_sd"] is None
     assert {"p_value", "p_holm", "difference"} <= set(content["paired_tests"][0])
 
 
-def test_unparsed_answers_are_counted_beside_the_unscored(fabricated_comparison):
+def test_unparsed_and_unscored_utterances_are_counted_apart(fabricated_comparison):
     runs = [read_run(folder) for folder in fabricated_comparison]
-    asked = [replace(run, predictions=with_unparsed(run.predictions, 4)) if run is runs[0] else run for run in runs]
-    before, after = compare(runs), compare(asked)
+    changed = [replace(run, predictions=with_unparsed(run.predictions, 4)) if run is runs[0] else run for run in runs]
+    before, after = compare(runs), compare(changed)
     assert (before.rows[0].as_dict()["n_unparsed"], after.rows[0].as_dict()["n_unparsed"]) == (0, 4)
     assert after.rows[0].as_dict()["n"] == before.rows[0].as_dict()["n"]
     header, row = (line.split("  ") for line in comparison_text(after).splitlines()[1:3])
@@ -61,7 +60,7 @@ def test_unparsed_answers_are_counted_beside_the_unscored(fabricated_comparison)
     assert cells["unparsed"] == "4"
 
 
-def test_pairs_ask_what_a_modality_and_what_a_method_adds(fabricated_comparison):
+def test_pairs_show_what_a_modality_and_what_a_method_adds(fabricated_comparison):
     comparison = compared(*fabricated_comparison)
     found = {(pair.a.label, pair.b.label) for pair in comparison.pairs}
     lalm, functionals = "fabricated_lalm", "fabricated_functionals"
@@ -140,10 +139,10 @@ def test_no_run_and_a_run_twice_are_errors(fabricate):
         compared(folder, folder)
 
 
-def test_runs_whose_transcripts_name_the_label_are_taken_only_when_asked_for(fabricate):
+def test_runs_whose_transcripts_name_the_label_are_included_only_when_allowed(fabricate):
     honest = read_run(fabricate("honest", modalities="audio+transcript"))
     leaking = read_run(fabricate("leaking", modalities="audio+transcript", transcript_source="simulated"))
-    with pytest.raises(PredictionError, match=r"leaking read simulated transcripts.*--allow-simulated"):
+    with pytest.raises(PredictionError, match=r"leaking uses simulated transcripts.*--allow-simulated"):
         compare([honest, leaking])
     rows = compare([honest, leaking], allow_simulated=True).rows
     assert [row.modalities for row in rows] == ["audio+transcript", "audio+transcript (simulated)"]
@@ -168,7 +167,7 @@ def test_recognised_and_human_transcripts_are_rows_of_their_own_and_tested_withi
     }
 
 
-def test_a_run_under_a_changed_condition_is_a_row_of_its_own_that_no_test_takes(fabricate):
+def test_a_run_under_a_changed_condition_is_a_row_of_its_own_and_not_tested(fabricate):
     folders = [
         fabricate("zero_shot", method="zero_shot", skill=0.3), fabricate("plain", skill=0.6),
         fabricate("swapped", condition="audio_swapped", skill=0.9), fabricate("both", modalities="audio+transcript"),

@@ -31,6 +31,6 @@ def test_it_adds_up_over_batches(metric):
     assert metric.compute(labels=["ang", "sad"])["unweighted_average_recall"] == 0.75
 
 
-def test_foreign_truths_are_refused(metric):
+def test_unknown_truths_are_refused(metric):
     with pytest.raises(PredictionError, match="not in the label set"):
         metric.compute(predictions=["ang"], references=["xxx"], labels=["ang", "sad"])

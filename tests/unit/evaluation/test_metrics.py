@@ -10,11 +10,10 @@ from lalm_mer.evaluation.metrics import (
     absent_labels,
     confusion,
     recalls,
-    score,
-    score_table,
     unweighted_average_recall,
 )
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.scores import score, score_table
 
 LABELS = ["a", "b", "c"]
 
@@ -28,7 +27,7 @@ def random_pairs(seed: int, labels=LABELS, count: int = 200):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_order_of_rows_and_names_of_labels_do_not_matter(name):
-    metric = METRICS[name]
+    metric = METRICS[name].from_labels
     truth, prediction = random_pairs(1)
     value = metric(truth, prediction, LABELS)
     order = np.random.default_rng(0).permutation(len(truth))
@@ -41,7 +40,7 @@ def test_order_of_rows_and_names_of_labels_do_not_matter(name):
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("failed", [UNPARSED, UNSCORED, "no such label"])
 def test_a_row_without_a_label_counts_like_a_wrong_one(name, failed):
-    metric = METRICS[name]
+    metric = METRICS[name].from_labels
     truth = ["a", "a", "b", "b"]
     whole = metric(truth, ["a", "a", "b", "b"], LABELS)
     assert whole == 1.0
@@ -49,8 +48,8 @@ def test_a_row_without_a_label_counts_like_a_wrong_one(name, failed):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_over_no_class_is_an_error_and_so_are_foreign_truths(name):
-    metric = METRICS[name]
+def test_a_metric_over_no_class_is_an_error_and_so_are_unknown_truths(name):
+    metric = METRICS[name].from_labels
     with pytest.raises(PredictionError, match="no utterance"):
         metric([], [], LABELS)
     with pytest.raises(PredictionError, match="'d' is not in the label set"):
@@ -85,7 +84,7 @@ def test_score_of_a_table_agrees_with_its_parts():
     result = score(predictions)
     assert (result["n"], result["n_scored"], result["n_unparsed"], result["n_unscored"]) == (96, 91, 5, 0)
     for name, metric in METRICS.items():
-        expected = metric(frame["truth"].tolist(), frame["prediction"].tolist(), predictions.labels)
+        expected = metric.from_labels(frame["truth"].tolist(), frame["prediction"].tolist(), predictions.labels)
         assert result[name]["value"] == pytest.approx(expected)
         assert result[name]["low"] < expected < result[name]["high"]
         assert result[name]["n_clusters"] == 4

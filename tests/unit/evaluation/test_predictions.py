@@ -8,8 +8,8 @@ from fabricated import LABELS, fabricated_predictions, with_unparsed
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.evaluation.metrics import score
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.scores import score
 
 NAN = float("nan")
 
@@ -62,7 +62,7 @@ def test_unknown_speakers_stay_unknown(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"log_probs": GOOD, "ids": ("u1", "u1")}, "utterance 'u1' .* stands twice"),
+        ({"log_probs": GOOD, "ids": ("u1", "u1")}, "utterance 'u1' .* is duplicated"),
         ({"log_probs": GOOD, "truth": ("a", "c")}, r"utterance 'u2' .* truth 'c', expected one of \['a', 'b'\]"),
         ({"log_probs": [[NAN, -0.1], GOOD[1]]}, "utterance 'u1' .* not finite"),
         ({"log_probs": [[-np.inf, 0.0], GOOD[1]]}, "utterance 'u1' .* not finite"),
@@ -102,7 +102,7 @@ def test_an_edited_table_is_refused(column, value, message):
         Predictions(frame, made.labels)
 
 
-def test_missing_and_foreign_columns_are_named():
+def test_missing_and_unknown_columns_are_named():
     made = fabricated_predictions()
     with pytest.raises(PredictionError, match="column 'seed' is missing"):
         Predictions(made.frame.drop(columns="seed"), made.labels)
@@ -158,7 +158,7 @@ def test_answers_that_do_not_fit_are_refused(changed, message):
 def test_joined_tables_keep_every_row_and_refuse_a_row_twice():
     first, second = fabricated_predictions(fold=1), fabricated_predictions(fold=2)
     assert len(Predictions.concat([first, second]).frame) == len(first.frame) + len(second.frame)
-    with pytest.raises(PredictionError, match="stands twice"):
+    with pytest.raises(PredictionError, match="is duplicated"):
         Predictions.concat([first, first])
     with pytest.raises(PredictionError, match="labels"):
         Predictions.concat([first, fabricated_predictions(fold=2, labels=("a", "b"))])

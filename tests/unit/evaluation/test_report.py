@@ -98,7 +98,7 @@ def test_folds_that_share_speakers_are_called_so(fabricate):
     assert "No pair of these rows" in page.text
 
 
-def test_few_speakers_are_said_to_limit_p(fabricate):
+def test_the_report_states_that_few_speakers_limit_p(fabricate):
     folders = [
         fabricate(name, modalities=name, skill=skill) for name, skill in (("audio", 0.3), ("audio+transcript", 0.9))
     ]

@@ -8,10 +8,10 @@ from fabricated import fabricated_predictions
 from scipy import stats
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.evaluation.metrics import METRICS, score_table
+from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.statistics import (
-    STATISTICS,
     _leave_one_out,
     holm,
     jackknife,
@@ -50,11 +50,13 @@ def random_frame(seed: int, speakers: int = 6, per_speaker: int = 20, seeds: int
 def test_leaving_a_speaker_out_of_the_counts_is_dropping_the_rows(name):
     frame = random_frame(3, seeds=2)
     counts, speakers = speaker_counts(frame, LABELS)
-    fast = _leave_one_out(counts, STATISTICS[name])
+    fast = _leave_one_out(counts, METRICS[name])
     for place, speaker in enumerate(speakers):
         rest = frame[frame["corpus"] + "/" + frame["speaker"] != speaker]
         seeds = [part for _, part in rest.groupby("seed")]
-        slow = np.mean([METRICS[name](part["truth"].tolist(), part["prediction"].tolist(), LABELS) for part in seeds])
+        slow = np.mean(
+            [METRICS[name].from_labels(part["truth"].tolist(), part["prediction"].tolist(), LABELS) for part in seeds]
+        )
         assert fast[place] == pytest.approx(slow, abs=1e-12)
 
 
@@ -75,28 +77,28 @@ def test_the_interval_is_clipped_and_a_width_of_zero_is_remarked():
 
 def test_without_speakers_there_is_no_interval_and_the_method_says_why():
     frame = random_frame(1)
-    one = speaker_interval(frame.assign(speaker="only"), LABELS, STATISTICS["uar"])
+    one = speaker_interval(frame.assign(speaker="only"), LABELS, METRICS[UAR])
     assert (one.low, one.high, one.n_clusters) == (None, None, 1)
     assert "one speaker" in one.method
     frame.loc[3, "speaker"] = None
-    unknown = speaker_interval(frame, LABELS, STATISTICS["uar"])
+    unknown = speaker_interval(frame, LABELS, METRICS[UAR])
     assert (unknown.low, unknown.high, unknown.n_clusters) == (None, None, None)
     assert "unknown in 1 of 120" in unknown.method
 
 
-def test_a_class_that_one_speaker_alone_acted_is_said():
+def test_a_class_of_one_speaker_alone_is_named_in_the_method():
     frame = random_frame(2)
     frame = frame[(frame["truth"] != "d") | (frame["speaker"] == "s0")]
-    interval = speaker_interval(frame, LABELS, STATISTICS["uar"])
+    interval = speaker_interval(frame, LABELS, METRICS[UAR])
     assert "absent from 1 of 6 resamples" in interval.method
-    assert "absent" not in speaker_interval(random_frame(2), [*LABELS, "e"], STATISTICS["uar"]).method
+    assert "absent" not in speaker_interval(random_frame(2), [*LABELS, "e"], METRICS[UAR]).method
     assert interval.low is not None
 
 
 def test_order_of_rows_does_not_matter():
     frame = random_frame(4, seeds=2)
     mixed = frame.sample(frac=1, random_state=0)
-    first, second = (speaker_interval(table, LABELS, STATISTICS["uar"]) for table in (frame, mixed))
+    first, second = (speaker_interval(table, LABELS, METRICS[UAR]) for table in (frame, mixed))
     assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=1e-12)
 
 
@@ -104,7 +106,7 @@ def test_equal_seeds_do_not_narrow_the_interval():
     """Seeds are no new speakers: the same predictions five times over are worth one time."""
     frame = random_frame(5)
     five = pd.concat([frame.assign(seed=number) for number in range(5)])
-    once, often = (speaker_interval(table, LABELS, STATISTICS["uar"]) for table in (frame, five))
+    once, often = (speaker_interval(table, LABELS, METRICS[UAR]) for table in (frame, five))
     assert (once.low, once.high) == pytest.approx((often.low, often.high), abs=1e-12)
 
 
@@ -134,8 +136,8 @@ def test_the_interval_covers_with_six_speakers():
         counts = np.zeros((1, speakers, size, size + 2), dtype=np.int64)
         counts[0, :, np.arange(size), np.arange(size)] = round_hits.T
         counts[0, :, np.arange(size), size] = per_class - round_hits.T
-        statistic = STATISTICS["uar"]
-        interval = jackknife(float(statistic(counts.sum(axis=1)).mean()), _leave_one_out(counts, statistic))
+        estimate = float(METRICS[UAR].from_counts(counts.sum(axis=1)).mean())
+        interval = jackknife(estimate, _leave_one_out(counts, METRICS[UAR]))
         covered += interval.low <= expected <= interval.high
     assert 0.92 <= covered / rounds <= 0.98
 
@@ -143,7 +145,7 @@ def test_the_interval_covers_with_six_speakers():
 def test_paired_test_enumerates_all_sign_flips():
     a, b = random_frame(10, accuracy=0.7), random_frame(11, accuracy=0.5)
     result = paired_test(a, b, LABELS)
-    values = [METRICS["uar"](f["truth"].tolist(), f["prediction"].tolist(), LABELS) for f in (a, b)]
+    values = [METRICS[UAR].from_labels(f["truth"].tolist(), f["prediction"].tolist(), LABELS) for f in (a, b)]
     assert result.difference == pytest.approx(values[0] - values[1])
     per_class = a["truth"].value_counts()
     right = (a["truth"] == a["prediction"]).astype(int) - (b["truth"] == b["prediction"]).astype(int)
@@ -209,7 +211,7 @@ def test_paired_test_refuses_other_utterances_truths_and_incomplete_seeds():
 
 def test_a_fabricated_table_goes_through():
     pooled = Predictions.concat([fabricated_predictions(fold=fold) for fold in (1, 2, 3)])
-    assert speaker_interval(pooled.frame, pooled.labels, STATISTICS["macro_f1"]).n_clusters == 12
+    assert speaker_interval(pooled.frame, pooled.labels, METRICS["macro_f1"]).n_clusters == 12
 
 
 def test_holm_against_the_textbook():

@@ -6,7 +6,7 @@ from fabricated import LABELS, fabricated_predictions
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
-from lalm_mer.evaluation.metrics import score_table
+from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
 
@@ -23,7 +23,7 @@ def test_labels_that_look_like_missing_values_are_labels(tmp_path):
     assert score_table(table.frame, table.labels)["weighted_accuracy"]["value"] == pytest.approx(1 / 3)
 
 
-def test_an_empty_prediction_is_unscored_and_a_foreign_one_is_remarked(tmp_path):
+def test_an_empty_prediction_is_unscored_and_an_unknown_one_is_remarked(tmp_path):
     table = read_table(written(tmp_path, "utterance_id,truth,prediction\nu1,a,\nu2,b,zebra\nu3,b,b\n"))
     assert table.frame["prediction"].tolist() == [UNSCORED, "zebra", "b"]
     assert any("1 predictions outside the label set, such as ['zebra']" in remark for remark in table.remarks)
@@ -66,10 +66,10 @@ def test_a_runs_predictions_are_such_a_table(tmp_path):
         ("utterance_id,truth,prediction\nu1,,a\n", None, "row 1: column 'truth' is empty"),
         ("utterance_id,truth,prediction\nu1,a,a\n", ["b", "c"], "utterance 'u1' has truth 'a', expected one of"),
         ("utterance_id,truth,prediction\nu1,a,a\n", ["a", "a"], "--labels: expected distinct labels"),
-        ("utterance_id,truth,prediction\nu1,a,a\nu1,a,b\n", None, r"'u1' \(fold not given, .*\) stands twice"),
+        ("utterance_id,truth,prediction\nu1,a,a\nu1,a,b\n", None, r"'u1' \(fold not given, .*\) is duplicated"),
         ("utterance_id,truth,score\nu1,a,1\n", None, "no column 'prediction', and none of probabilities"),
         ("utterance_id,truth,prob_a\nu1,a,1\n", ["a", "b"], r"missing \['prob_b'\]"),
-        ("utterance_id,truth,prob_a,prob_b,prob_c\nu1,a,1,0,0\n", ["a", "b"], r"foreign \['prob_c'\]"),
+        ("utterance_id,truth,prob_a,prob_b,prob_c\nu1,a,1,0,0\n", ["a", "b"], r"unknown \['prob_c'\]"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,x,0\n", None, "'u1': column 'prob_a': expected a number, found 'x'"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,3,0\n", None, "expected numbers of at least 0 that sum to 1"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,1,\n", None, "expected numbers of at least 0 that sum to 1"),
@@ -88,7 +88,7 @@ def test_other_files_are_refused(tmp_path):
         read_table(tmp_path / "gone.csv")
 
 
-def test_seeds_tell_repetitions_apart(tmp_path):
+def test_seeds_distinguish_repetitions(tmp_path):
     frame = pd.concat([fabricated_predictions(seed=seed).frame for seed in (0, 1)])
     frame[["utterance_id", "truth", "prediction", "seed", "speaker"]].to_csv(tmp_path / "t.csv", index=False)
     table = read_table(tmp_path / "t.csv")

@@ -9,7 +9,7 @@ from hub_server import drops, refuses, serve, speak_to
 from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError, ConfigError, LalmMerError, ModelError, PredictionError, SplitLeakError
-from lalm_mer.evaluation.metrics import score
+from lalm_mer.evaluation.scores import score
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt

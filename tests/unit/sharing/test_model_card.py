@@ -6,7 +6,7 @@ from fabricated import LABELS, fabricated_predictions, fabricated_run_json
 from huggingface_hub import ModelCard
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.evaluation.metrics import score
+from lalm_mer.evaluation.scores import score
 from lalm_mer.protocols.protocol import FoldRule, Protocol
 from lalm_mer.sharing.model_card import CardFacts, card_metadata, dev_rule, plain, read_fairness, render_model_card
 

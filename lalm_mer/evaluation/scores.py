@@ -1,0 +1,76 @@
+"""The content of metrics.json: every metric of a table of predictions with its interval, recalls and confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.evaluation.metrics import METRICS, absent_labels, confusion, recalls
+from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.statistics import speaker_interval
+
+__all__ = ["score", "score_table"]
+
+
+def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
+    """Score a table of any origin; folds are pooled per seed, then metrics averaged over seeds.
+
+    Args:
+        frame: columns ``corpus``, ``speaker`` (null where unknown), ``seed``, ``truth``, ``prediction``; N rows
+        labels: the K labels
+
+    Returns:
+        plain data: n (rows) and how many are scored, unparsed, unscored; labels; absent_labels {label: seeds
+        without it}; each of ``METRICS`` with its 95% interval; recalls; confusion summed over seeds, shape (K, K + 2)
+
+    Raises:
+        PredictionError: if there is no row, or a truth is outside ``labels``
+    """
+    truth, prediction = frame["truth"].tolist(), frame["prediction"].tolist()
+    matrix = confusion(truth, prediction, labels)
+    per_seed = [(part["truth"].tolist(), part["prediction"].tolist()) for _, part in frame.groupby("seed")]
+    unparsed, unscored = (int(value) for value in matrix[:, len(labels) :].sum(axis=0))
+    result: dict[str, Any] = {
+        "n": len(truth),
+        "n_scored": len(truth) - unparsed - unscored,
+        "n_unparsed": unparsed,
+        "n_unscored": unscored,
+        "n_seeds": len(per_seed),
+        "labels": list(labels),
+        "absent_labels": absent_labels(truth, labels, frame["seed"].tolist()),
+    }
+    for metric in METRICS.values():
+        interval = speaker_interval(frame, labels, metric)
+        result[metric.name] = {
+            "value": float(np.mean([metric.from_labels(*pair, labels) for pair in per_seed])),
+            "low": interval.low,
+            "high": interval.high,
+            "method": interval.method,
+            "n_clusters": interval.n_clusters,
+        }
+    recalls_by_seed = [recalls(*pair, labels) for pair in per_seed]
+    result["recalls"] = {}
+    for label in labels:
+        known = [value for by_label in recalls_by_seed if (value := by_label[label]) is not None]
+        result["recalls"][label] = float(np.mean(known)) if known else None
+    result["confusion"] = {"columns": [*labels, UNPARSED, UNSCORED], "counts": matrix.tolist()}
+    return result
+
+
+def score(predictions: Predictions) -> dict[str, Any]:
+    """The content of metrics.json for a table of one condition.
+
+    Raises:
+        PredictionError: if the table holds several conditions
+    """
+    conditions = sorted(predictions.frame["condition"].unique())
+    if len(conditions) > 1:
+        raise PredictionError(
+            f"{predictions.source}: holds the conditions {conditions}; score one, chosen with of_condition(name)"
+        )
+    return score_table(predictions.frame, predictions.labels)

@@ -1,0 +1,35 @@
+"""Names that settings, files and code share stand in one module."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from lalm_mer.core import names
+from lalm_mer.core.names import AUDIO_TRANSCRIPT, MODALITIES, modalities_of, uses_audio, uses_transcript
+
+PACKAGE = Path(__file__).parents[3] / "lalm_mer"
+
+
+@pytest.mark.parametrize("modalities", MODALITIES)
+def test_what_modalities_use_names_them(modalities):
+    audio, transcript = uses_audio(modalities), uses_transcript(modalities)
+    assert modalities_of(audio=audio, transcript=transcript) == modalities
+    assert audio or transcript
+    assert (audio and transcript) == (modalities == AUDIO_TRANSCRIPT)
+
+
+def test_nothing_used_has_no_name():
+    assert modalities_of(audio=False, transcript=False) == ""
+    assert not uses_audio("")
+
+
+@pytest.mark.parametrize("name", ["audio+transcript", "audio_swapped", "human", "asr", "simulated"])
+def test_no_other_module_spells_a_name(name):
+    spelt = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value == name
+    ]
+    assert spelt == [Path(names.__file__).relative_to(PACKAGE).as_posix()]
