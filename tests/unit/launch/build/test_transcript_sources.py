@@ -55,7 +55,7 @@ def read(run_data):
         run_data.test.select(range(len(run_data.test))),
         run_data.test.without_waveforms(),
     ]
-    by_example = {example.utterance_id: example.transcript for side in sides for example in side}
+    by_example = {example.input.utterance_id: example.input.transcript for side in sides for example in side}
     by_table = {row.utterance_id: row.transcript for side in sides for row in side.utterances().itertuples()}
     assert by_example == by_table
     assert len(by_example) == 8
