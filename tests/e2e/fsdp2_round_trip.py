@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from lalm_mer.core.labels import LabelSet
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
+from lalm_mer.prompting.prompts import Prompt
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
 
@@ -25,7 +28,9 @@ def main(base: str, out: Path) -> None:
     family = Qwen2Audio.load(base, revision=None, dtype="float32", attn_implementation="sdpa")
     targets = {"language_model": ["q_proj", "up_proj"]}
     adapted, _ = add_adapter(family, targets, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
-    model = AnswerModel(family, [0, 1], 2, adapted)
+    labels = LabelSet(("happy", "sad"))
+    prompt = Prompt("reads", None, (("transcript", ""),), {}, "")
+    model = LanguageRecognizer(family, PromptSetup((prompt,), labels, (labels.labels,)), adapted)
     expected = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     mesh = init_device_mesh("cpu", (2,))
     for layer in family.submodule("language_model").layers:

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from lalm_mer.launch.build.answering import asks_for_words
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.launch.config.settings import PromptSettings
+from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
 
 GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3"]
@@ -90,4 +90,4 @@ def test_what_cannot_be_asked_in_words(answering, prompt, family, engine, messag
     model = SimpleNamespace(family=family)
     settings = SimpleNamespace(answering=asked, model=model, prompt=PromptSettings("prompts/audio.yaml", **prompt))
     with pytest.raises(ConfigError, match=message):
-        asks_for_words(settings, Engine("engine.yaml", engine, 1, None))
+        generates_answers(settings, Engine("engine.yaml", engine, 1, None))
