@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def top_level_names(tree):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
+
+
+def test_pytest_passes_over_no_folder(pytestconfig):
+    folders = {part for path in modules("lalm_mer", "tests") for part in Path(path).parent.parts}
+    patterns = pytestconfig.getini("norecursedirs")
+    assert [folder for folder in folders if any(fnmatch(folder, pattern) for pattern in patterns)] == []
 
 
 def test_every_module_says_what_it_is_for():
