@@ -50,7 +50,7 @@ class AdapterError(LalmMerError, ValueError):
 
 
 class PredictionError(LalmMerError, ValueError):
-    """A table of predictions is malformed or does not fit its label set."""
+    """A run folder or a table of predictions is malformed, or does not fit its label set."""
 
 
 def one_line(error: BaseException | str) -> str:

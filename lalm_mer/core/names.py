@@ -1,21 +1,25 @@
-"""Names that settings, files and code share: modalities, sources of transcripts, conditions of a test."""
+"""Names that settings, files and code share: modalities, sources of transcripts, conditions of a test, methods."""
 
 from __future__ import annotations
 
 __all__ = [
+    "ADAPTERS",
     "ASR",
     "AUDIO",
     "AUDIO_SWAPPED",
     "AUDIO_TRANSCRIPT",
+    "BASELINE",
     "CONDITIONS",
     "FROM_CORPUS",
     "HUMAN",
+    "METHODS",
     "MODALITIES",
     "SIMULATED",
     "TRANSCRIPT",
     "TRANSCRIPT_SOURCES",
     "UNCHANGED",
     "UTTERANCE_TRANSCRIPT_SOURCES",
+    "ZERO_SHOT",
     "modalities_of",
     "uses_audio",
     "uses_transcript",
@@ -40,6 +44,13 @@ UNCHANGED = "none"
 AUDIO_SWAPPED = "audio_swapped"
 CONDITIONS = (UNCHANGED, AUDIO_SWAPPED)
 """Column ``condition`` of predictions: inputs as they are, or with the audio of another utterance."""
+
+ZERO_SHOT = "zero_shot"
+BASELINE = "baseline"
+ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
+"""Methods that train an adapter -> how they are written."""
+METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE)
+"""How a recognizer was made."""
 
 
 def uses_audio(modalities: str) -> bool:

@@ -8,11 +8,13 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 __all__ = [
+    "PACKAGES",
+    "Commit",
     "atomic_path",
     "git_commit",
     "hash_bytes",
@@ -22,8 +24,25 @@ __all__ = [
     "write_json",
 ]
 
-_PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
+PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
              "deepspeed", "bitsandbytes", "opensmile", "espeakng-loader")  # fmt: skip
+"""Packages whose versions are recorded."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit of the code.
+
+    Args:
+        commit: its hash; None outside a checkout
+        modified: whether files differ from it
+    """
+
+    commit: str | None
+    modified: bool | None
+
+    def __str__(self) -> str:
+        return f"{self.commit or 'unknown'}{', with files changed since' if self.modified else ''}"
 
 
 def hash_bytes(content: bytes) -> str:
@@ -65,7 +84,7 @@ def write_json(path: Path, value: object) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     """Installed version of each package; None where it is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in names:
@@ -76,8 +95,8 @@ def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
     return versions
 
 
-def git_commit() -> dict[str, Any]:
-    """The commit this package's checkout is at, and whether files differ from it; nulls outside a checkout."""
+def git_commit() -> Commit:
+    """The commit this package's checkout is at, and whether files differ from it."""
     folder = Path(__file__).parent
 
     def run(*arguments: str) -> str | None:
@@ -88,4 +107,4 @@ def git_commit() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = run("status", "--porcelain", "--untracked-files=no")
-    return {"commit": run("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+    return Commit(run("rev-parse", "HEAD"), None if status is None else bool(status))

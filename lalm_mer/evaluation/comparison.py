@@ -12,17 +12,16 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.core.names import AUDIO_TRANSCRIPT, FROM_CORPUS, SIMULATED, UNCHANGED
+from lalm_mer.core.names import ADAPTERS, AUDIO_TRANSCRIPT, BASELINE, FROM_CORPUS, SIMULATED, UNCHANGED, ZERO_SHOT
 from lalm_mer.core.provenance import atomic_path, write_json
+from lalm_mer.core.run_record import RunRecord
 from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.runs import ADAPTERS, Run
+from lalm_mer.evaluation.runs import Run
 from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 
 __all__ = ["Comparison", "Pair", "Row", "compare", "write_comparison"]
-
-_ANY_RECOGNIZER = ("baseline", "late_fusion")  # methods compared with every recognizer of the same modalities
 
 
 @dataclass(frozen=True)
@@ -44,27 +43,27 @@ class Row:
     folds: tuple[int, ...]
 
     @property
-    def run(self) -> Run:
-        """The first run, for what all runs of the row share."""
-        return self.runs[0]
+    def record(self) -> RunRecord:
+        """The record of the first run, for what all runs of the row share."""
+        return self.runs[0].record
 
     @property
     def modalities(self) -> str:
         """Its modalities, with the transcripts' source unless that is the corpus, and the condition unless none."""
-        source = self.run.transcript_source
+        source = self.record.transcript_source
         special = [] if source in (None, FROM_CORPUS) else [str(source)]
-        special += [] if self.is_plain else [self.run.condition]
-        return f"{self.run.modalities} ({', '.join(special)})" if special else self.run.modalities
+        special += [] if self.is_plain else [self.record.condition]
+        return f"{self.record.modalities} ({', '.join(special)})" if special else self.record.modalities
 
     @property
     def is_plain(self) -> bool:
         """Whether it was tested on unchanged inputs."""
-        return self.run.condition == UNCHANGED
+        return self.record.condition == UNCHANGED
 
     @property
     def label(self) -> str:
         """Short name, for example ``qwen2_audio lora audio+transcript``."""
-        return f"{self.run.recognizer} {self.run.method} {self.modalities}"
+        return f"{self.record.recognizer} {self.record.method} {self.modalities}"
 
     @property
     def uar_sd(self) -> float | None:
@@ -87,11 +86,11 @@ class Row:
             if metric.name == UAR:
                 figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
         return {
-            "recognizer": self.run.recognizer,
-            "modalities": self.run.modalities,
-            "method": self.run.method,
-            "corpus": self.run.corpus,
-            "protocol": self.run.protocol,
+            "recognizer": self.record.recognizer,
+            "modalities": self.record.modalities,
+            "method": self.record.method,
+            "corpus": self.record.corpus,
+            "protocol": self.record.protocol,
             "n": self.utterances(),
             "n_unscored": self.utterances("unscored"),
             **figures,
@@ -100,10 +99,10 @@ class Row:
             "folds": len(self.folds),
             "seeds": len(self.uar_by_seed),
             "uar_sd": self.uar_sd,
-            "synthetic": self.run.synthetic,
-            "transcript_source": self.run.transcript_source,
+            "synthetic": self.record.synthetic,
+            "transcript_source": self.record.transcript_source,
             "n_unparsed": self.utterances("unparsed"),
-            "condition": self.run.condition,
+            "condition": self.record.condition,
         }
 
 
@@ -127,10 +126,10 @@ class Pair:
         """The entry in comparison.json."""
         identity = ("recognizer", "modalities", "method", "transcript_source")
         return {
-            "corpus": self.a.run.corpus,
-            "protocol": self.a.run.protocol,
-            "a": {key: getattr(self.a.run, key) for key in identity},
-            "b": {key: getattr(self.b.run, key) for key in identity},
+            "corpus": self.a.record.corpus,
+            "protocol": self.a.record.protocol,
+            "a": {key: getattr(self.a.record, key) for key in identity},
+            "b": {key: getattr(self.b.record, key) for key in identity},
             **asdict(self.test),
             "p_holm": self.p_holm,
         }
@@ -151,7 +150,7 @@ class Comparison:
         """(corpus, protocol) -> its rows; figures compare within a block only."""
         blocks: dict[tuple[str, str], tuple[Row, ...]] = {}
         for row in self.rows:
-            key = (row.run.corpus, row.run.protocol)
+            key = (row.record.corpus, row.record.protocol)
             blocks[key] = (*blocks.get(key, ()), row)
         return blocks
 
@@ -160,7 +159,7 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     """Group runs into rows, score them, and test the pairs that show what a modality or a method adds.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline or late fusion against any) at the same modalities. Runs under a changed condition
+    of one recognizer (or a baseline against any) at the same modalities. Runs under a changed condition
     form rows of their own and are not tested.
 
     Raises:
@@ -174,7 +173,7 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
-    leaking = [run.name for run in runs if run.transcript_source == SIMULATED]
+    leaking = [run.name for run in runs if run.record.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(
             f"{leaking[0]} uses simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
@@ -182,14 +181,14 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
         )
     by_block: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        by_block.setdefault((run.corpus, run.protocol), []).append(run)
+        by_block.setdefault((run.record.corpus, run.record.protocol), []).append(run)
     for members in by_block.values():
         _require_comparable(members)
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        identity = (run.recognizer, run.modalities, run.method, run.transcript_source, run.condition)
-        key = (*identity, run.corpus, run.protocol)
-        groups.setdefault(key, []).append(run)
+        of = run.record
+        identity = (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
+        groups.setdefault(identity, []).append(run)
     rows = tuple(_make_row(members) for members in groups.values())
     for block in Comparison(rows, ()).blocks().values():
         _require_same_folds(block)
@@ -221,23 +220,24 @@ def _require_comparable(runs: Sequence[Run]) -> None:
     tested: dict[int, tuple[Run, dict[str, str]]] = {}
     for run in runs:
         for key in ("data", "folds"):
-            pair = (first.hashes[key], run.hashes[key])
+            pair = (first.record.hashes[key], run.record.hashes[key])
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"hashes of {key}", pair, "run both on the same prepared data and folds")
         for key in ("task", "protocol_version", "synthetic"):
-            pair = (getattr(first, key), getattr(run, key))
+            pair = (getattr(first.record, key), getattr(run.record, key))
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"values of {key!r}", pair, "compare runs of one task and protocol")
-        if set(run.labels) != set(first.labels):
-            raise _differs(first, run, "label sets", (list(first.labels), list(run.labels)), "compare one task")
-        rows = run.predictions.of_condition(run.condition).frame
+        labels = (list(first.record.labels), list(run.record.labels))
+        if set(labels[0]) != set(labels[1]):
+            raise _differs(first, run, "label sets", labels, "compare one task")
+        rows = run.predictions.of_condition(run.record.condition).frame
         truths = dict(zip(rows["utterance_id"], rows["truth"], strict=True))
-        other, known = tested.setdefault(run.fold, (run, truths))
+        other, known = tested.setdefault(run.record.fold, (run, truths))
         if truths != known:
             count = len(truths.items() ^ known.items())
             example = sorted(key for key, _ in truths.items() ^ known.items())[0]
             raise PredictionError(
-                f"{other.name} and {run.name} cannot be compared: both are fold {run.fold}, but utterance "
+                f"{other.name} and {run.name} cannot be compared: both are fold {run.record.fold}, but utterance "
                 f"{example!r} is in one only or has another truth ({count} such entries); run both on the same folds"
             )
 
@@ -246,54 +246,56 @@ def _make_row(runs: Sequence[Run]) -> Row:
     first = runs[0]
     seen: dict[tuple[int, int], Run] = {}
     for run in runs:
-        earlier = seen.setdefault((run.fold, run.seed), run)
+        of = run.record
+        earlier = seen.setdefault((of.fold, of.seed), run)
         if earlier is not run:
             raise PredictionError(
-                f"{earlier.name} and {run.name} are both fold {run.fold}, seed {run.seed} of {run.recognizer} "
-                f"{run.method} {run.modalities}; give one, or name their recognizers apart"
+                f"{earlier.name} and {run.name} are both fold {of.fold}, seed {of.seed} of {of.recognizer} {of.method} "
+                f"{of.modalities}; give one, or name their recognizers apart"
             )
         for key in ("base_model", "prompt", "transcripts", "synonyms"):
-            pair = (first.hashes.get(key), run.hashes.get(key))
+            pair = (first.record.hashes.get(key), run.record.hashes.get(key))
             if pair[0] != pair[1]:
                 raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")
-    folds = {seed: sorted(fold for fold, of in seen if of == seed) for _, seed in seen}
+    folds = {seed: sorted(fold for fold, trained in seen if trained == seed) for _, seed in seen}
+    first_seed = first.record.seed
     for seed, found in folds.items():
-        if found != folds[first.seed]:
-            other = next(run for run in runs if run.seed == seed)
-            values = (folds[first.seed], found)
-            raise _differs(first, other, f"folds of seeds {first.seed} and {seed}", values, "complete every seed")
-    pooled = Predictions.concat([run.predictions.of_condition(run.condition) for run in runs])
+        if found != folds[first_seed]:
+            other = next(run for run in runs if run.record.seed == seed)
+            values = (folds[first_seed], found)
+            raise _differs(first, other, f"folds of seeds {first_seed} and {seed}", values, "complete every seed")
+    pooled = Predictions.concat([run.predictions.of_condition(run.record.condition) for run in runs])
     by_seed = {}
     for seed in folds:
         part = pooled.frame[pooled.frame["seed"] == seed]
         by_seed[seed] = unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), pooled.labels)
-    return Row(tuple(runs), pooled, score(pooled), by_seed, tuple(folds[first.seed]))
+    return Row(tuple(runs), pooled, score(pooled), by_seed, tuple(folds[first_seed]))
 
 
 def _require_same_folds(rows: Sequence[Row]) -> None:
     for row in rows[1:]:
         if row.folds != rows[0].folds:
             values = (list(rows[0].folds), list(row.folds))
-            raise _differs(rows[0].run, row.run, "folds", values, "give the same folds of every recognizer")
+            raise _differs(rows[0].runs[0], row.runs[0], "folds", values, "give the same folds of every recognizer")
 
 
 def _shows_a_gain(a: Row, b: Row) -> bool:
     """Whether the pair shows what a modality adds, or what a method adds."""
     if not (a.is_plain and b.is_plain):
         return False
-    if len({a.run.transcript_source, b.run.transcript_source} - {None}) > 1:
+    if len({a.record.transcript_source, b.record.transcript_source} - {None}) > 1:
         return False
-    same_recognizer = a.run.recognizer == b.run.recognizer
-    if a.run.method == b.run.method:
-        return same_recognizer and [a.run.modalities, b.run.modalities].count(AUDIO_TRANSCRIPT) == 1
-    comparable = same_recognizer or a.run.method in _ANY_RECOGNIZER or b.run.method in _ANY_RECOGNIZER
-    return comparable and a.run.modalities == b.run.modalities
+    same_recognizer = a.record.recognizer == b.record.recognizer
+    if a.record.method == b.record.method:
+        return same_recognizer and [a.record.modalities, b.record.modalities].count(AUDIO_TRANSCRIPT) == 1
+    comparable = same_recognizer or BASELINE in (a.record.method, b.record.method)
+    return comparable and a.record.modalities == b.record.modalities
 
 
 def _rank(row: Row) -> tuple[bool, int]:
     """The row expected to be better comes first: both modalities, then the method that learns more."""
-    methods = (*ADAPTERS, "full", "late_fusion", "baseline", "zero_shot")
-    return (row.run.modalities != AUDIO_TRANSCRIPT, methods.index(row.run.method))
+    methods = (*ADAPTERS, BASELINE, ZERO_SHOT)
+    return (row.record.modalities != AUDIO_TRANSCRIPT, methods.index(row.record.method))
 
 
 def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:

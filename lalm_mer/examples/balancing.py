@@ -5,37 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils.class_weight import compute_class_weight
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.run_record import Counts
 
-__all__ = ["DIRECTIONS", "SAMPLINGS", "Balanced", "Counts", "balance", "class_weights", "count"]
+__all__ = ["DIRECTIONS", "SAMPLINGS", "Balanced", "balance", "class_weights", "count"]
 
 SAMPLINGS = ("none", "class", "group", "class_and_group")
 DIRECTIONS = ("over", "under")
 
 _Rows: TypeAlias = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many examples there are.
-
-    Args:
-        examples: of all, repeats counted
-        classes: label -> n
-        groups: label -> group -> n; empty where no groups were given
-        without_group: examples whose group the corpus does not say, where groups were given
-    """
-
-    examples: int
-    classes: dict[str, int]
-    groups: dict[str, dict[str, int]]
-    without_group: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,10 +35,6 @@ class Balanced:
     indices: list[int]
     before: Counts
     after: Counts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Counts before and after, as run.json holds them."""
-        return {"before": vars(self.before).copy(), "after": vars(self.after).copy()}
 
 
 def balance(

@@ -22,7 +22,6 @@ from lalm_mer.core.words import words_of
 
 __all__ = [
     "SCHEMA",
-    "SIMULATED_NOTE",
     "TranscriptTable",
     "Transcripts",
     "asr_transcripts",
@@ -36,10 +35,6 @@ __all__ = [
     "write_transcripts",
 ]
 
-SIMULATED_NOTE = (
-    "The transcripts name the label: each is a sentence made from the truth, so the figures say nothing about "
-    "recognising emotion."
-)
 SCHEMA = pa.schema(
     [
         ("utterance_id", pa.string()),

@@ -161,6 +161,11 @@ def load_prompt(path: Path) -> Prompt:
             transcript slot
     """
     file = load_config(_PromptFile, path)
+    if "{#" in file.user or "{%" in file.user:
+        raise ConfigError(
+            f"{path}: key 'user': holds {{# or {{%, but a template has words and slots alone; write a comment as one of "
+            "YAML, after #"
+        )
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
     try:
         rendered = environment.from_string(file.user).render({slot: f"\ue000{slot}\ue001" for slot in _SLOTS})

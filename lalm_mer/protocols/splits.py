@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
+from lalm_mer.core.notes import Note, NoteCode, Split, sentence
 from lalm_mer.core.provenance import hash_bytes, hash_json
 from lalm_mer.protocols.protocol import COLUMNS, FoldRule, Protocol
 
 __all__ = ["SPLITS", "Folds", "hash_ids", "make_folds"]
 
-SPLITS = ("train", "dev", "test")
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,18 @@ class Folds:
         """Utterances that some fold tests."""
         return int(self.frame.loc[self.frame["split"] == "test", "utterance_id"].nunique())
 
-    def departures(self) -> list[str]:
-        """Where the corpus at hand is not the one the protocol knows: a line a side."""
-        lines = []
+    def departures(self) -> list[Note]:
+        """Where the corpus at hand is not the one that the protocol knows, for each split of each fold."""
+        notes = []
         for fold, sides in sorted(self.protocol.known.items()):
             for split, known in sides.items():
-                found = self.ids(fold, split)
+                found, side = self.ids(fold, split), cast(Split, split)
                 if len(found) != known.n:
-                    lines.append(f"fold {fold} {split}: {len(found)} utterances here, {known.n} in the protocol")
+                    facts = {"fold": fold, "expected": known.n}
+                    notes.append(Note(NoteCode.FOLD_SIZE, side, len(found), facts=facts))
                 elif known.sha256 not in (None, hash_ids(found)):
-                    lines.append(f"fold {fold} {split}: {known.n} utterances, but others than the protocol's")
-        return lines
+                    notes.append(Note(NoteCode.FOLD_UTTERANCES, side, len(found), facts={"fold": fold}))
+        return notes
 
     def describe(self) -> list[str]:
         """What a reader of the figures has to know of the split, a line each."""
@@ -88,10 +91,10 @@ class Folds:
             lines.append("speaker-dependent: its figures do not compare with speaker-independent ones")
         departures = self.departures()
         if departures:
+            more = f" {len(departures) - 1} more splits differ." if len(departures) > 1 else ""
             lines.append(
-                f"not the utterances of {protocol.release or 'the release that the protocol knows'} ({departures[0]}"
-                f"{f', and {len(departures) - 1} sides more' if len(departures) > 1 else ''}): "
-                "figures do not compare with published ones"
+                f"not the utterances of {protocol.release or 'the release that the protocol knows'}, so figures do not "
+                f"compare with published ones: {sentence(departures[0])}{more}"
             )
         return lines
 

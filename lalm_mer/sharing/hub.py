@@ -6,21 +6,16 @@ A server that refuses, stalls, drops the line or answers nonsense ends in one li
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
-from lalm_mer.core.errors import AdapterError, ConfigError, SplitLeakError
-from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder, read_json
+from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder
 from lalm_mer.sharing.hub_client import TIMEOUT_S, check_commit, reaching
-from lalm_mer.sharing.hub_folder import assemble, check_repo_id, published_id, written_here
+from lalm_mer.sharing.hub_folder import assemble, check_repo_id, written_here
 
-__all__ = ["MERGED_FROM", "load_adapter_from", "push", "push_run", "read_trained_run", "require_fit", "surely_differ"]
-
-MERGED_FROM = "merged_from.json"
-"""In the folder of a merged model: what a run.json says of an adapter, as far as ``require_fit`` reads it."""
+__all__ = ["load_adapter_from", "push", "push_run"]
 
 _KINDS = ("*.safetensors", "*.json", "*.yaml", "*.md")
 _HUB_OWN = {".gitattributes", "README.md"}
@@ -123,81 +118,3 @@ def load_adapter_from(
     folder = Path(str(downloaded))
     check_adapter_folder(folder, named=source)
     return folder
-
-
-def read_trained_run(folder: Path) -> dict[str, Any] | None:
-    """What is written of the run that trained an adapter, or what was merged into a model; None where nothing is."""
-    files = (folder / MERGED_FROM, folder / "run.json", folder.parent / "run.json")
-    file = next((file for file in files if file.is_file()), None)
-    return None if file is None else dict(read_json(file))
-
-
-def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
-    """Compare a run that is to use an adapter with the run that trained it, as the ``run.json`` beside it tells.
-
-    Args:
-        folder: what ``load_adapter_from`` gave, or the folder of a merged model
-        now: ``corpus``, ``fold``, ``labels``, ``hashes``, ``base_model`` as in run.json, and ``quantization`` as in its
-            config.model; a base model of None is not compared
-
-    Returns:
-        notes for a reader of the figures
-
-    Raises:
-        SplitLeakError: if this is another fold of the same folds: its test set was trained on
-        AdapterError: if the adapter was trained on another base model
-    """
-    if now["base_model"] is not None:
-        _require_same_base(folder, str(now["base_model"]))
-    then = read_trained_run(folder)
-    if then is None:
-        return ["Nothing tells what the adapter was trained on: its training data may hold the test set."]
-    where = f"adapter {then.get('corpus')}, {then.get('protocol')}, fold {then.get('fold')}"
-    hashes, other = now["hashes"], then.get("hashes", {})
-    notes = []
-    if hashes["folds"] == other.get("folds"):
-        if now["fold"] != then.get("fold"):
-            raise SplitLeakError(
-                f"key 'split.fold': {now['fold']}, but the adapter was trained on fold {then.get('fold')} of the same "
-                f"folds and may know these test utterances; set split.fold={then.get('fold')}"
-            )
-    elif now["corpus"] == then.get("corpus"):
-        notes.append(f"The {where} was trained on other folds of this corpus: it may know test utterances.")
-    else:
-        notes.append(f"The {where} was trained on another corpus.")
-    trained = other.get("base_model")
-    base = hashes["base_model"] or trained
-    if surely_differ(base, trained):
-        raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
-    if base != trained:
-        notes.append("The adapter was trained on another copy or revision of the base model, as far as can be told.")
-    bits = then.get("config", {}).get("model", {}).get("quantization")
-    if now["quantization"] != bits:
-        notes.append(
-            f"The adapter was trained with quantization {bits or 'none'}, this is {now['quantization'] or 'none'}."
-        )
-    if hashes["prompt"] != other.get("prompt"):
-        notes.append("The adapter was trained with another prompt.")
-    if list(now["labels"]) != then.get("labels"):
-        notes.append("The adapter was trained on other labels.")
-    return notes
-
-
-def surely_differ(one: object, another: object) -> bool:
-    """Whether two digests of base models are of two models: a commit of the Hub tells nothing of a folder's content.
-
-    Example:
-        >>> surely_differ("sha-of-one", "sha-of-another"), surely_differ("sha-of-one", "user/name@commit")
-        (True, False)
-    """
-    return one != another and all("@" not in str(digest) for digest in (one, another))
-
-
-def _require_same_base(folder: Path, model_id: str) -> None:
-    """Two ids of the Hub that differ are two models; of a folder nothing can be said by its name."""
-    trained = str(read_json(folder / CONFIG).get("base_model_name_or_path"))
-    if published_id(trained) and published_id(model_id) and trained.lower() != model_id.lower():
-        raise AdapterError(
-            f"{folder}: the adapter was trained on {trained}, and model.id is {model_id}; set model.id={trained}, or "
-            "to a folder that holds a copy of it"
-        )

@@ -1,37 +1,53 @@
 """The folder that is pushed: a finished run's adapter with all that is needed to use it and to judge it.
 
-What leaves the machine is what ``assemble`` writes: no checkpoint, no prediction, no transcript, no local path.
+Every file is written anew from an explicit list of what it may hold, apart from weights, vocabulary and chat template:
+no checkpoint, prediction, transcript, utterance id or local path leaves the machine.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import AdapterError, ConfigError, ModelError, one_line
-from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.names import SIMULATED
-from lalm_mer.core.provenance import write_json
-from lalm_mer.corpora import load_tasks
-from lalm_mer.evaluation.runs import ADAPTERS, read_run
-from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder, read_json
-from lalm_mer.models.registry import PretrainedModel, model_class
-from lalm_mer.protocols.protocol import Protocol, load_protocol
-from lalm_mer.sharing.model_card import CardFacts, check_licence, dev_rule, read_fairness, render_model_card
+import yaml
+from safetensors import safe_open
 
-__all__ = ["LABELS", "PROMPT", "assemble", "check_repo_id", "published_id", "require_empty", "written_here"]
+from lalm_mer.core.config import read_yaml
+from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import ADAPTERS, SIMULATED
+from lalm_mer.core.provenance import write_json
+from lalm_mer.core.run_record import RUN_FILE, RunRecord
+from lalm_mer.corpora import load_tasks
+from lalm_mer.evaluation.runs import Run, read_run
+from lalm_mer.evaluation.scores import score
+from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder
+from lalm_mer.models.adapter_kinds import KINDS
+from lalm_mer.models.registry import model_class
+from lalm_mer.protocols.protocol import Protocol, load_protocol
+from lalm_mer.sharing.model_card import CardFacts, check_licence, dev_rule, render_model_card
+from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, write_processor
+from lalm_mer.sharing.public_record import public_record
+
+__all__ = [
+    "LABELS",
+    "PROMPT",
+    "assemble",
+    "check_repo_id",
+    "published_id",
+    "require_empty",
+    "write_prompt",
+    "written_here",
+]
 
 PROMPT = "prompt.yaml"
 LABELS = "labels.json"
 _NAME = r"[a-zA-Z0-9_][\w.-]{0,95}(?<![.-])"
 _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){_NAME}/{_NAME}(?<!\.git)", re.ASCII)
-_PROCESSOR_KINDS = (".json", ".jinja", ".txt", ".model")
-_LEFT_OUT = re.compile(r"(\d+ utterances of \w+ (?:unscored, counted as errors|left out)): .*", re.DOTALL)
-_PATH_WITHIN = re.compile(r"(?<![\w./:])~?/(?:[^\s/'\"]+/)+([^\s/'\"]*)")
 
 
 def check_repo_id(repo_id: str, key: str) -> None:
@@ -52,11 +68,12 @@ def assemble(
     ``prompt.yaml`` is the prompt, or for a CLAP its ensemble of descriptions: what ``prompt.file`` takes.
 
     Args:
-        run_folder: as finetune.py left it; ``fairness.json`` in it, if there is one, goes into the card
+        run_folder: as finetune.py left it
         out: a new or empty folder
         repo_id: where it goes, for the card
         licence: of the adapter; without one the card says that it is not stated
-        base_model: Hub id of the base model, where the run used a local copy; such a copy's path is never written
+        base_model: Hub id of the base model, where the run used a local copy; of such a copy the folder's name alone is
+            written
 
     Raises:
         AdapterError: if the run is unfinished, trained no adapter, or read simulated transcripts, or its adapter is no
@@ -68,40 +85,39 @@ def assemble(
     check_licence(licence)
     if base_model is not None:
         check_repo_id(base_model, "--base-model")
-    description = _finished(run_folder)
-    model = description["config"]["model"]
-    family = model_class(model["family"])
-    check_adapter_folder(run_folder / "adapter", root=run_folder, towers=family.towers.values())
-    published = base_model or published_id(model["id"])
-    protocol = load_protocol(Path(description["config"]["split"]["protocol"]))
-    label_set = _label_set(description, protocol)
-    fairness = run_folder / "fairness.json"
-    rows = read_fairness(read_json(fairness), str(fairness)) if fairness.is_file() else None
+    run = _finished(run_folder)
+    record, source = run.record, str(run_folder / RUN_FILE)
+    model = record.model(source)
+    family = model_class(model.family)
+    config = check_adapter_folder(run_folder / "adapter", root=run_folder, towers=family.towers.values())
+    published = base_model or published_id(model.id)
+    revision = model.revision if base_model is None and published is not None else None
+    protocol = load_protocol(Path(_path(record, source, "split", "protocol")))
+    prompt = Path(_path(record, source, "prompt", "file"))
+    label_set = _label_set(record, family, prompt, protocol)
     require_empty(out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_processor(family, model, out)
-    revision = model["revision"] if base_model is None else None
-    _write_adapter(run_folder / "adapter", out, published=published, revision=revision)
-    shutil.copyfile(description["config"]["prompt"]["file"], out / PROMPT)
+    write_processor(family, model.id, model.revision, out)
+    _write_adapter(run_folder / "adapter", out, config | {"base_model_name_or_path": published, "revision": revision})
+    write_prompt(prompt, out)
     forms = {label: list(label_set.forms_of(label)) for label in label_set.labels}
-    write_json(out / LABELS, {"task": description["task"], "labels": list(label_set.labels), "forms": forms})
-    public = _public(description, published)
-    write_json(out / "run.json", public)
-    metrics = read_json(run_folder / "metrics.json")
+    write_json(out / LABELS, {"task": record.task, "labels": list(label_set.labels), "forms": forms})
+    public = public_record(record, model, published, revision)
+    write_json(out / RUN_FILE, public.to_json())
+    metrics = score(run.predictions.of_condition(record.condition))
     write_json(out / "metrics.json", metrics)
     card = render_model_card(
         CardFacts(
             repo_id=repo_id,
-            description=public,
+            record=public,
             metrics=metrics,
             forms=forms,
             dev_rule=dev_rule(protocol),
             base_licence=family.licence,
             unknown_in=protocol.unknown_in,
-            contamination=family.contamination.get(description["corpus"]),
+            contamination=family.contamination.get(record.corpus),
             base_model=published,
             licence=licence,
-            fairness=rows,
         )
     )
     (out / "README.md").write_text(card, encoding="utf-8")
@@ -118,71 +134,61 @@ def require_empty(out: Path) -> None:
         raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    """Content of run.json of a run that may be pushed."""
+def _finished(folder: Path) -> Run:
+    """A run that may be pushed."""
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
-    if run.method not in ADAPTERS:
-        raise AdapterError(f"{folder}: method {run.method}; only a run that trained an adapter has one to push")
-    if run.transcript_source == SIMULATED:
+    if run.record.method not in ADAPTERS:
+        raise AdapterError(f"{folder}: method {run.record.method}; only a run that trained an adapter has one to push")
+    if run.record.transcript_source == SIMULATED:
         raise AdapterError(f"{folder}: its transcripts are simulated and name the label; such an adapter is not shared")
-    description: dict[str, Any] = read_json(folder / "run.json")
-    for section, key in (("model", "family"), ("model", "id"), ("prompt", "file"), ("split", "protocol")):
-        if not isinstance(description["config"].get(section, {}).get(key), str):
-            raise AdapterError(f"{folder / 'run.json'}: key 'config.{section}.{key}' is missing; run finetune.py again")
-    return description
+    return run
 
 
-def _label_set(description: Mapping[str, Any], protocol: Protocol) -> LabelSet:
+def _path(record: RunRecord, source: str, section: str, key: str) -> str:
+    """A path in the config of a run."""
+    path = record.config.get(section, {}).get(key)
+    if not isinstance(path, str):
+        raise AdapterError(f"{source}: key 'config.{section}.{key}' is missing; run finetune.py again")
+    return path
+
+
+def _label_set(record: RunRecord, family: type[Any], file: Path, protocol: Protocol) -> LabelSet:
     """The labels with the forms that the run was trained with, as prompt and protocol give them."""
-    file = Path(description["config"]["prompt"]["file"])
-    family = model_class(description["config"]["model"]["family"])
     prompt = family.load_prompt(file)
-    if prompt.digest != description["hashes"]["prompt"]:
+    if prompt.digest != record.hashes["prompt"]:
         raise ConfigError(f"{file}: is not the prompt of the run any more; restore it, or train again")
-    task = protocol.resolve_task(load_tasks(description["corpus"]))
+    task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
-    if task.name != description["task"] or list(label_set.labels) != description["labels"]:
+    if task.name != record.task or label_set.labels != record.labels:
         raise ConfigError(
-            f"{description['config']['split']['protocol']}: labels {list(label_set.labels)} of task {task.name}, but "
-            f"the run has {description['labels']} of {description['task']}; restore the protocol"
+            f"{record.config['split']['protocol']}: labels {list(label_set.labels)} of task {task.name}, but the run "
+            f"has {list(record.labels)} of {record.task}; restore the protocol"
         )
     return label_set
 
 
-def _write_adapter(folder: Path, out: Path, *, published: str | None, revision: str | None) -> None:
-    """Weights and config, which names the base model by its id: by any other name peft would ask the Hub for it."""
+def _write_adapter(folder: Path, out: Path, config: Mapping[str, Any]) -> None:
+    """Weights and config, with the fields of peft's config for its kind alone."""
+    with safe_open(folder / WEIGHTS, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+    if metadata.keys() - {"format"}:
+        raise AdapterError(f"{folder / WEIGHTS}: has metadata {sorted(metadata)}; expected that of peft, format alone")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
-    config = read_json(folder / CONFIG) | {"base_model_name_or_path": published}
-    if config.get("revision") is None:
-        config["revision"] = revision
-    write_json(out / CONFIG, config)
+    names = {field.name for field in fields(KINDS[config["peft_type"].lower()].config)}
+    public = {key: value for key, value in config.items() if key in names}
+    if public.get("auto_mapping") is not None:
+        public["auto_mapping"] = {
+            key: public["auto_mapping"].get(key) for key in ("base_model_class", "parent_library")
+        }
+    write_json(out / CONFIG, public)
 
 
-def _public(description: Mapping[str, Any], published: str | None) -> dict[str, Any]:
-    """Content of run.json without local paths, and without ids of utterances, which may name people."""
-    public: dict[str, Any] = _without_paths(description)
-    public["base_model"] = public["config"]["model"]["id"] = published or Path(public["config"]["model"]["id"]).name
-    public["notes"] = [_LEFT_OUT.sub(r"\1.", note) for note in public["notes"]]
-    return public
-
-
-def _write_processor(family: type[PretrainedModel], model: Mapping[str, Any], out: Path) -> None:
-    """What turns audio and words into the model's inputs, without weights and without the local path it came from."""
-    try:
-        processor = family.load_processor(model["id"], model["revision"])
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {model['id']!r}: its processor cannot be loaded: {one_line(error)}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
-        for path in sorted(Path(folder).iterdir()):
-            if path.is_file() and path.suffix in _PROCESSOR_KINDS:
-                shutil.copyfile(path, out / path.name)
-    for name in ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        if (out / name).is_file():
-            content = read_json(out / name)
-            write_json(out / name, {key: value for key, value in content.items() if not _is_local(value)})
+def write_prompt(file: Path, out: Path) -> None:
+    """The prompt without the comments of its file; its keys are known, since it was read as a prompt before."""
+    text = yaml.safe_dump(read_yaml(file), sort_keys=False, allow_unicode=True, default_style='"', width=2**31)
+    (out / PROMPT).write_text(text, encoding="utf-8")
 
 
 def published_id(model_id: str) -> str | None:
@@ -190,27 +196,6 @@ def published_id(model_id: str) -> str | None:
     return model_id if _REPO_ID.fullmatch(model_id) and not Path(model_id).exists() else None
 
 
-def _is_local(value: object) -> bool:
-    """Whether it is the path of something on this machine, or could be one on another."""
-    if not isinstance(value, str) or "\n" in value or len(value) > 4096:
-        return False
-    posix, windows = PurePosixPath(value), PureWindowsPath(value)
-    return value.startswith("~") or ".." in posix.parts or (len(posix.parts) > 1 and posix.is_absolute()) or bool(
-        windows.drive and len(windows.parts) > 1
-    )  # fmt: skip
-
-
-def _without_paths(value: Any) -> Any:  # noqa: ANN401 plain data
-    """Plain data in which a path that leads about this machine is only its last name."""
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if _is_local(value):
-        return (PureWindowsPath(value) if "\\" in value else PurePosixPath(value)).name
-    return _PATH_WITHIN.sub(r"\1", value) if isinstance(value, str) else value
-
-
 def written_here(name: str) -> bool:
     """Whether ``assemble`` may have written a file of that name."""
-    return Path(name).suffix in (".safetensors", ".yaml", *_PROCESSOR_KINDS)
+    return Path(name).suffix in (".safetensors", ".yaml", *PROCESSOR_KINDS)

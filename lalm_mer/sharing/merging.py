@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
-from lalm_mer.core.provenance import hash_file, write_json
+from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.registry import model_class
-from lalm_mer.sharing.hub import MERGED_FROM, load_adapter_from, read_trained_run, surely_differ
+from lalm_mer.sharing.adapter_context import MergedFrom, context_of, read_trained_run, surely_differ
+from lalm_mer.sharing.hub import load_adapter_from
 from lalm_mer.sharing.hub_folder import require_empty
 
 __all__ = ["merge"]
@@ -33,7 +34,8 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         ``out``, which also holds ``merged_from.json``: the base, the adapter's SHA-256 and what it was trained on
 
     Raises:
-        AdapterError: if there is no such adapter, nothing tells what it was trained on, or the base is another
+        AdapterError: if there is no such adapter, or it was trained on another base
+        PredictionError: if the record of its training is malformed or of another format
         ConfigError: if ``out`` holds files
         ModelError: if the base cannot be loaded
     """
@@ -42,22 +44,16 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
     trained = read_trained_run(folder)
     if trained is None:
         raise AdapterError(f"{source}: no run.json beside the adapter, so that its base model is not known")
-    model: dict[str, Any] = trained.get("config", {}).get("model", {})
-    missing = [key for key in ("family", "id", "dtype") if not isinstance(model.get(key), str)]
-    if missing:
-        raise AdapterError(f"{source}: run.json has no config.model.{missing[0]}; train with recipes/finetune.py")
-    built = model_class(model["family"])
+    model = trained.model(source)
+    built = model_class(model.family)
     if not built.has_language_model:
         raise AdapterError(f"{source}: an adapter of a CLAP; only those of audio-language models are merged so far")
-    base = base_model or model["id"]
-    base_revision = model.get("revision") if base_model is None else None
+    base = base_model or model.id
+    revision_of_base = model.revision if base_model is None else None
     family = built.load(
-        base,
-        revision=base_revision,
-        dtype=model["dtype"],
-        attn_implementation=model.get("attn_implementation", "sdpa"),
+        base, revision=revision_of_base, dtype=model.dtype, attn_implementation=model.attn_implementation
     )
-    if surely_differ(base_digest(base, base_revision), trained["hashes"]["base_model"]):
+    if surely_differ(base_digest(base, revision_of_base), trained.hashes["base_model"]):
         raise AdapterError(f"{source}: was trained on another base model than {base}; name the same one")
     merged: Any = load_adapter(family, folder)
     try:
@@ -71,10 +67,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         family.processor.save_pretrained(out)
     except ValueError as error:
         raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
-    kept = {key: trained.get(key) for key in ("corpus", "protocol", "fold", "labels", "hashes")}
-    adapter = hash_file(folder / WEIGHTS)
-    quantization = {"quantization": model.get("quantization")}
-    write_json(out / MERGED_FROM, {"base_model": base, "adapter": adapter, **kept, "config": {"model": quantization}})
+    MergedFrom(base, hash_file(folder / WEIGHTS), context_of(trained, source)).write(out)
     return out
 
 

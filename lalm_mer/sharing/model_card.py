@@ -14,12 +14,13 @@ import jinja2
 import yaml
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT
-from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
-from lalm_mer.evaluation.runs import ADAPTERS
+from lalm_mer.core.names import ADAPTERS, ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT
+from lalm_mer.core.notes import sentence
+from lalm_mer.evaluation.metrics import METRICS, Metric
 from lalm_mer.protocols.protocol import Protocol
+from lalm_mer.sharing.public_record import PublicRecord
 
-__all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "read_fairness", "render_model_card"]
+__all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "render_model_card"]
 
 _GIVEN = {AUDIO: "its sound alone", TRANSCRIPT: "its transcript alone", AUDIO_TRANSCRIPT: "sound and transcript"}
 _TRANSCRIPTS = {None: "not read", FROM_CORPUS: "the corpus's own", ASR: "made by speech recognition"}
@@ -48,7 +49,7 @@ class CardFacts:
 
     Args:
         repo_id: where the adapter goes
-        description: content of run.json, without local paths
+        record: what is shared of the run's record
         metrics: content of metrics.json
         forms: label -> its surface forms, in the order of the labels
         dev_rule: as ``dev_rule`` says it
@@ -57,11 +58,10 @@ class CardFacts:
         contamination: what is known of the corpus in the base model's training data; None where nothing is
         base_model: Hub id of the base model; None where it is a folder of one's own
         licence: of the adapter, as given; None where nobody said
-        fairness: rows of fairness.json; None where there is none
     """
 
     repo_id: str
-    description: Mapping[str, Any]
+    record: PublicRecord
     metrics: Mapping[str, Any]
     forms: Mapping[str, Sequence[str]]
     dev_rule: str
@@ -70,7 +70,6 @@ class CardFacts:
     contamination: str | None = None
     base_model: str | None = None
     licence: str | None = None
-    fairness: Sequence[Mapping[str, Any]] | None = None
 
 
 def plain(value: object) -> str:
@@ -107,25 +106,12 @@ def dev_rule(protocol: Protocol) -> str:
     return "as the corpus's published split has it"
 
 
-def read_fairness(content: object, source: str) -> list[dict[str, Any]]:
-    """Rows of a fairness table: a list of objects, or an object that holds it as ``rows``; columns are free.
-
-    Raises:
-        ConfigError: naming the source, if it is neither
-    """
-    rows = content.get("rows") if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
-        raise ConfigError(f"{source}: expected a list of rows, or an object with the list as 'rows'; write it again")
-    return rows
-
-
 def card_metadata(facts: CardFacts) -> dict[str, Any]:
     """What the Hub reads at the head of the card.
 
     Figures stand there only where they say something: not of a synthetic corpus or a random base model.
     """
-    description = facts.description
-    family = description["config"]["model"]["family"]
+    record = facts.record
     metadata: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "audio-classification"}
     if facts.base_model is not None:
         metadata |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
@@ -133,17 +119,17 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
     metadata["license"] = licence if licence in _HUB_LICENCES else "other"
     if licence not in _HUB_LICENCES:
         metadata["license_name"] = licence
-    metadata["tags"] = ["speech-emotion-recognition", description["method"], "lalm-mer", family]
-    random = any("randomly initialised" in note for note in description["notes"])
-    if facts.base_model is None or description["synthetic"] or random:
+    metadata["tags"] = ["speech-emotion-recognition", record.method, "lalm-mer", record.config["model"]["family"]]
+    if facts.base_model is None or record.synthetic or record.randomly_initialised:
         return metadata
     known = [metric for metric in _scored(facts.metrics) if metric.hub_type is not None]
     results = []
     for metric in known:
         row = {"type": metric.hub_type, "name": metric.long_title, "value": facts.metrics[metric.name]["value"]}
         results.append(row | ({"args": {"average": metric.hub_average}} if metric.hub_average else {}))
-    dataset = {"name": f"{description['corpus']}, {description['protocol']}, fold {description['fold']}",
-               "type": description["corpus"], "split": "test"}  # fmt: skip
+    dataset = {
+        "name": f"{record.corpus}, {record.protocol}, fold {record.fold}", "type": record.corpus, "split": "test",
+    }  # fmt: skip
     task = {"type": "audio-classification", "name": "Speech emotion recognition"}
     metadata["metrics"] = sorted({str(metric.hub_type) for metric in known})
     metadata["model-index"] = [
@@ -165,50 +151,45 @@ def render_model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    description, metrics = facts.description, facts.metrics
+    record, metrics = facts.record, facts.metrics
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
-    corpus = description["corpus"]
-    model = description["config"]["model"]
+    model = record.config["model"]
     how = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
-    source = _CORPUS_LICENCES.get(corpus, "not recorded by lalm-mer, look it up with the release")
+    source = _CORPUS_LICENCES.get(record.corpus, "not recorded by lalm-mer, look it up with the release")
     return environment.get_template("model_card.md.jinja").render(
         metadata=_Written(header.rstrip()),  # written by a YAML library
         title=facts.repo_id.rpartition("/")[2],
         repo_id=_Written(facts.repo_id),  # checked by the Hub's own rule for ids
         base_model_id=None if facts.base_model is None else _Written(facts.base_model),  # likewise
-        base_model=facts.base_model
-        or f"a model of family {description['config']['model']['family']} that was a local folder",
+        base_model=facts.base_model or f"a model of family {model['family']} that was a local folder",
         base_licence=f"{facts.base_licence}, as published; see its own card",
         compares=model["family"] == "clap",
-        given=_GIVEN[description["modalities"]],
+        given=_GIVEN[record.modalities],
         labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
         figures=_figures(metrics),
         intervals=_intervals(metrics),
         recalls=[{"name": label, "value": _percent(value)} for label, value in metrics["recalls"].items()],
-        fairness=None if facts.fairness is None else _table(facts.fairness),
-        disjoint_in=", ".join(description["disjoint_in"]) or "nothing is claimed",
-        shared_in=", ".join(description["shared_in"]) or "nothing",
+        disjoint_in=", ".join(record.disjoint_in) or "nothing is claimed",
+        shared_in=", ".join(record.shared_in) or "nothing",
         unknown_in=", ".join(facts.unknown_in),
         dev_rule=facts.dev_rule,
-        primary_metric=METRICS[description.get("primary_metric", UAR)].long_title,
-        transcripts=_TRANSCRIPTS[description["transcript_source"]],
-        unmapped=description.get("unmapped"),
+        primary_metric=METRICS[record.primary_metric].long_title,
+        transcripts=_TRANSCRIPTS[record.transcript_source],
         contamination=facts.contamination
-        or f"Nothing is recorded of {corpus} in the base model's training data: it may or may not have been in it, "
-        "and so may its test set.",
+        or f"Nothing is recorded of {record.corpus} in the base model's training data: it may or may not have been in "
+        "it, and so may its test set.",
         licence=facts.licence or "not stated; ask who published it before any use",
-        corpus_licence=f"{corpus}: {'synthetic, made by a program' if description['synthetic'] else source}",
-        method=ADAPTERS[description["method"]],
-        notes=[note for note in description["notes"] if not note.startswith("Contamination of ")],  # told already
+        corpus_licence=f"{record.corpus}: {'synthetic, made by a program' if record.synthetic else source}",
+        method=ADAPTERS[record.method],
+        notes=[sentence(note) for note in record.notes],
         settings=[
             *_flat("model", how),
-            *_flat("adapter", description["config"]["adapter"]),
-            *_flat("train", description["config"]["train"]),
+            *_flat("adapter", record.config["adapter"]),
+            *_flat("train", record.config["train"]),
         ],
-        versions=", ".join(f"{name} {version}" for name, version in description["versions"].items() if version),
-        commit=_commit(description["git"]),
-        **{name: description[name] for name in ("corpus", "fold", "seed", "task", "protocol", "protocol_version")},
-        synthetic=description["synthetic"],
+        versions=", ".join(f"{name} {version}" for name, version in record.versions.items() if version),
+        commit=record.git,
+        record=record,
         **{name: metrics[name] for name in ("n", "n_scored", "n_unscored", "n_unparsed")},
     )
 
@@ -241,17 +222,6 @@ def _percent(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.1f}%"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return {"columns": columns, "rows": [[_cell(row.get(column)) for column in columns] for row in rows]}
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _flat(section: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Settings as rows ``section.key``; a list is joined."""
     rows: list[dict[str, Any]] = []
@@ -262,9 +232,3 @@ def _flat(section: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
             words = ", ".join(map(str, value)) if isinstance(value, list) else value
             rows.append({"name": f"{section}.{key}", "value": "none" if words in (None, "") else words})
     return rows
-
-
-def _commit(git: object) -> str:
-    if not isinstance(git, Mapping) or not git.get("commit"):
-        return str(git) if isinstance(git, str) else "unknown"
-    return f"{git['commit']}{', with changes' if git.get('modified') else ''}"

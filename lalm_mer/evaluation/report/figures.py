@@ -55,14 +55,14 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         rows: rows of one corpus and protocol, from top to bottom
         names: name of each row
     """
-    chance = 100 / len(rows[0].run.labels)
+    chance = 100 / len(rows[0].record.labels)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         ends = [chance]
         for place, row in enumerate(rows):
             uar = row.scores[UAR]
-            colour, marker = _STYLES[row.run.modalities]
+            colour, marker = _STYLES[row.record.modalities]
             value = 100 * uar["value"]
             ends.append(value)
             if uar["low"] is not None:
@@ -94,7 +94,7 @@ def curves(row: Row) -> str | None:
     trained = [run for run in row.runs if not run.history.empty]
     if not trained:
         return None
-    chance = 100 / len(row.run.labels)
+    chance = 100 / len(row.record.labels)
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55
     with matplotlib.rc_context(SETTINGS):

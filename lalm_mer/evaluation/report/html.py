@@ -10,24 +10,19 @@ from typing import Any
 import jinja2
 
 from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.core.names import ADAPTERS, BASELINE, ZERO_SHOT
+from lalm_mer.core.notes import sentence
 from lalm_mer.core.provenance import atomic_path
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.figures import curves, forest
 from lalm_mer.evaluation.report.text import p_text, percent, with_interval
-from lalm_mer.evaluation.runs import ADAPTERS
 
 __all__ = ["render_report", "write_report"]
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-9
-_METHODS = {
-    "zero_shot": "zero-shot",
-    **ADAPTERS,
-    "full": "full fine-tuning",
-    "baseline": "baseline",
-    "late_fusion": "late fusion",
-}
+_METHODS = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline"}
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
@@ -57,12 +52,12 @@ def render_report(comparison: Comparison, command: str | None = None) -> str:
         title=_title(comparison),
         metrics=list(METRICS.values()),
         blocks=blocks,
-        synthetic=sorted({run.corpus for run in runs if run.synthetic}),
-        all_synthetic=all(run.synthetic for run in runs),
+        synthetic=sorted({run.record.corpus for run in runs if run.record.synthetic}),
+        all_synthetic=all(run.record.synthetic for run in runs),
         pairs=[_pair(pair, comparison.pairs) for pair in comparison.pairs],
         notes=_notes(comparison),
-        versions=_versions([run.versions for run in runs]),
-        commits=sorted({_commit(run.git) for run in runs}),
+        versions=_versions([run.record.versions for run in runs]),
+        commits=sorted({str(run.record.git) for run in runs}),
         configs=[_config(row) for row in comparison.rows],
         command=command,
     )
@@ -73,49 +68,49 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name(row: Row) -> str:
-    return f"{row.run.recognizer}, {_METHODS[row.run.method]}, {row.modalities}"
+    return f"{row.record.recognizer}, {_METHODS[row.record.method]}, {row.modalities}"
 
 
 def _title(comparison: Comparison) -> str:
-    corpora = list(dict.fromkeys(row.run.corpus for row in comparison.rows))
+    corpora = list(dict.fromkeys(row.record.corpus for row in comparison.rows))
     return f"Emotion recognition on {', '.join(corpora)}"
 
 
 def _summary(rows: Sequence[Row]) -> str:
     """What was compared and which row is best, in one sentence."""
-    run, uar = rows[0].run, [row.scores[UAR] for row in rows]
+    record, uar = rows[0].record, [row.scores[UAR] for row in rows]
     best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
     who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
-    kind = "synthetic utterances" if run.synthetic else "utterances"
+    kind = "synthetic utterances" if record.synthetic else "utterances"
     value = f"{percent(uar[best]['value'])}%"
     if uar[best]["low"] is not None:
         value += f" (95% interval {percent(uar[best]['low'])} to {percent(uar[best]['high'])})"
-    n, size = rows[0].utterances(), len(run.labels)
-    recognizers = _count(len({row.run.recognizer for row in rows}), "recognizer")
+    n, size = rows[0].utterances(), len(record.labels)
+    recognizers = _count(len({row.record.recognizer for row in rows}), "recognizer")
     tested = "One recognizer was" if len(rows) == 1 else f"{len(rows)} settings of {recognizers} were"
     found = "its UAR is" if len(rows) == 1 else f"the highest UAR is that of {_name(rows[best])}:"
     return (
-        f"{tested} tested on {n:,} {kind}{who} of the corpus {run.corpus}, {size} classes; {found} {value}, "
+        f"{tested} tested on {n:,} {kind}{who} of the corpus {record.corpus}, {size} classes; {found} {value}, "
         f"where chance is {percent(1 / size)}%."
     )
 
 
 def _block(rows: Sequence[Row]) -> dict[str, Any]:
     """Everything the template shows of one corpus and protocol."""
-    run = rows[0].run
+    record = rows[0].record
     names = [_name(row) for row in rows]
     methods = list(dict.fromkeys(row.scores[UAR]["method"] for row in rows))
     values = [with_interval(*(row.scores[UAR][key] for key in ("value", "low", "high"))) for row in rows]
     stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
     return {
-        "title": f"{run.corpus}, protocol {run.protocol}",
-        "corpus": run.corpus,
-        "synthetic": run.synthetic,
+        "title": f"{record.corpus}, protocol {record.protocol}",
+        "corpus": record.corpus,
+        "synthetic": record.synthetic,
         "summary": _summary(rows),
-        "labels": run.labels,
-        "n_labels": len(run.labels),
-        "chance": percent(1 / len(run.labels)),
+        "labels": record.labels,
+        "n_labels": len(record.labels),
+        "chance": percent(1 / len(record.labels)),
         "several_seeds": any(len(row.uar_by_seed) > 1 for row in rows),
         "table": _table(rows),
         "interval_methods": methods,
@@ -152,10 +147,10 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
             cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
         table.append(
             {
-                "recognizer": row.run.recognizer,
-                "base_model": row.run.base_model,
+                "recognizer": row.record.recognizer,
+                "base_model": row.record.base_model,
                 "modalities": row.modalities,
-                "method": _METHODS[row.run.method],
+                "method": _METHODS[row.record.method],
                 "cells": cells,
                 "n": f"{row.utterances():,}",
                 "folds": len(row.folds),
@@ -188,13 +183,13 @@ def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
         verdict = "higher" if test.difference > 0 else "lower"
     else:
         verdict = "no difference shown"
-        family = (pair.a.run.corpus, pair.a.run.protocol)
-        number = sum((other.a.run.corpus, other.a.run.protocol) == family for other in pairs)
+        family = (pair.a.record.corpus, pair.a.record.protocol)
+        number = sum((other.a.record.corpus, other.a.record.protocol) == family for other in pairs)
         if test.smallest_p is not None and test.smallest_p * number > _SIGNIFICANCE:
             least = f"{test.smallest_p:.3f}"
             verdict += f" (with {test.n_speakers} speakers no p-value can be below {least})"
     return {
-        "corpus": pair.a.run.corpus,
+        "corpus": pair.a.record.corpus,
         "a": _name(pair.a),
         "b": _name(pair.b),
         "points": points,
@@ -237,21 +232,21 @@ def _curves_alt(row: Row) -> str:
         dev = run.history[run.history["split"] == "dev"]
         if len(dev):
             highest = dev[UAR].astype(float).max()
-            parts.append(f"fold {run.fold} seed {run.seed}: highest dev UAR {percent(float(highest))}%")
+            parts.append(f"fold {run.record.fold} seed {run.record.seed}: highest dev UAR {percent(float(highest))}%")
     return f"Loss and dev UAR by optimizer step of {_name(row)}. " + "; ".join(parts)
 
 
 def _split(rows: Sequence[Row]) -> dict[str, Any]:
-    run = rows[0].run
+    record = rows[0].record
     return {
-        "protocol": run.protocol,
-        "version": run.protocol_version,
+        "protocol": record.protocol,
+        "version": record.protocol_version,
         "folds": ", ".join(map(str, rows[0].folds)),
-        "disjoint_in": ", ".join(run.disjoint_in) or "nothing",
-        "shared_in": ", ".join(run.shared_in) or "nothing declared",
-        "by_speaker": "speaker" in run.disjoint_in,
-        "data": run.hashes["data"],
-        "folds_hash": run.hashes["folds"],
+        "disjoint_in": ", ".join(record.disjoint_in) or "nothing",
+        "shared_in": ", ".join(record.shared_in) or "nothing declared",
+        "by_speaker": "speaker" in record.disjoint_in,
+        "data": record.hashes["data"],
+        "folds_hash": record.hashes["folds"],
     }
 
 
@@ -282,11 +277,11 @@ def _notes(comparison: Comparison) -> list[dict[str, Any]]:
     notes: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
         for run in row.runs:
-            for note in run.notes:
-                notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
-            others = sorted(set(run.predictions.frame["condition"]) - {run.condition})
+            found = [sentence(note) for note in run.record.notes]
+            others = sorted(set(run.predictions.frame["condition"]) - {run.record.condition})
             if others:
-                note = f"also holds predictions under other conditions, not compared here: {', '.join(others)}"
+                found.append(f"also holds predictions under other conditions, not compared here: {', '.join(others)}")
+            for note in found:
                 notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
     sizes = {_name(row): len(row.runs) for row in comparison.rows}
     return [
@@ -309,31 +304,24 @@ def _versions(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return table
 
 
-def _commit(git: object) -> str:
-    if isinstance(git, Mapping):
-        modified = ", with files changed since" if git.get("modified") else ""
-        return f"{git.get('commit') or 'unknown'}{modified}"
-    return "unknown" if git is None else str(git)
-
-
 def _config(row: Row) -> dict[str, Any]:
     """The first run's config in full, and in which keys the other runs of the row differ."""
-    first = _flat(row.run.config)
+    first = _flat(row.record.config)
     missing = object()
     different: dict[str, None] = {}
     for run in row.runs[1:]:
-        other = _flat(run.config)
+        other = _flat(run.record.config)
         for key in {**first, **other}:
             if first.get(key, missing) != other.get(key, missing):
                 different[key] = None
-    started = sorted(run.started_at for run in row.runs)
+    started = sorted(run.record.started_at for run in row.runs)
     return {
         "name": _name(row),
-        "corpus": row.run.corpus,
-        "runs": [(run.name, run.fold, run.seed) for run in row.runs],
+        "corpus": row.record.corpus,
+        "runs": [(run.name, run.record.fold, run.record.seed) for run in row.runs],
         "started": started[0] if len(started) == 1 else f"{started[0]} to {started[-1]}",
-        "hashes": {key: row.run.hashes[key] or "none" for key in ("prompt", "base_model")},
-        "config": json.dumps(row.run.config, indent=2, ensure_ascii=False, default=str),
+        "hashes": {key: row.record.hashes[key] or "none" for key in ("prompt", "base_model")},
+        "config": json.dumps(row.record.config, indent=2, ensure_ascii=False, default=str),
         "differs": ", ".join(different) or None,
     }
 

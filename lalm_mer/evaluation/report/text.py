@@ -103,8 +103,8 @@ def comparison_text(comparison: Comparison) -> str:
     """Table and paired tests of a comparison for a terminal; one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
-        labels = rows[0].run.labels
-        synthetic = "SYNTHETIC DATA, " if rows[0].run.synthetic else ""
+        labels = rows[0].record.labels
+        synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
         cells = [_cells(row) for row in rows]
         table = [list(cells[0]), *(list(line.values()) for line in cells)]
         title = (
@@ -125,9 +125,9 @@ def _cells(row: Row) -> dict[str, str]:
         if metric.name == UAR:
             figures["95% interval"] = _interval_text(result)
     return {
-        "recognizer": row.run.recognizer,
+        "recognizer": row.record.recognizer,
         "modalities": row.modalities,
-        "method": row.run.method,
+        "method": row.record.method,
         "n": str(row.utterances()),
         "unscored": str(row.utterances("unscored")),
         "unparsed": str(row.utterances("unparsed")),
@@ -145,6 +145,6 @@ def pair_text(pair: Pair) -> str:
     adjusted = "" if pair.p_holm is None else f", Holm {p_text(pair.p_holm)}"
     speakers = "speakers unknown" if test.n_speakers is None else f"{test.n_speakers} speakers"
     return (
-        f"{pair.a.run.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points{interval}, "
-        f"{p_text(test.p_value)}{adjusted} ({speakers})"
+        f"{pair.a.record.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points"
+        f"{interval}, {p_text(test.p_value)}{adjusted} ({speakers})"
     )

@@ -8,13 +8,15 @@ from typing import Any, cast
 from torch import nn
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.launch.config.settings import AdapterSettings, ModelSettings
 from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapter_kinds import kind_named
 from lalm_mer.models.adapters import add_adapter, load_adapter
-from lalm_mer.sharing.hub import MERGED_FROM, load_adapter_from, require_fit
+from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
+from lalm_mer.sharing.hub import load_adapter_from
 
 __all__ = ["adapt", "load_adapted", "merged_notes"]
 
@@ -66,7 +68,7 @@ def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     return settings.options
 
 
-def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, str, list[str]]:
+def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, str, list[Note]]:
     """The model under an adapter that an earlier run trained, from a folder or the Hub.
 
     Returns:
@@ -83,8 +85,8 @@ def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple
     return loaded.recognizer(model), kind, hash_file(folder / WEIGHTS), notes
 
 
-def merged_notes(loaded: LoadedRun, settings: ModelSettings, fold: int) -> list[str]:
-    """Where the base model is a copy that an adapter was merged into: what it was trained on.
+def merged_notes(loaded: LoadedRun, settings: ModelSettings, fold: int) -> list[Note]:
+    """Notes on the adapter that was merged into the base model; none where there is no such adapter.
 
     Raises:
         SplitLeakError: if it was trained on another fold of the same folds
@@ -92,14 +94,20 @@ def merged_notes(loaded: LoadedRun, settings: ModelSettings, fold: int) -> list[
     folder = Path(settings.id)
     if not (folder / MERGED_FROM).is_file():
         return []
-    told = "The base model is a merged copy; what follows of an adapter is of the one within it."
-    return [told, *_fit_of(folder, loaded, settings, fold, None)]
+    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_of(folder, loaded, settings, fold, None)]
 
 
-def _fit_of(folder: Path, loaded: LoadedRun, settings: ModelSettings, fold: int, base_model: str | None) -> list[str]:
+def _fit_of(folder: Path, loaded: LoadedRun, settings: ModelSettings, fold: int, digest: str | None) -> list[Note]:
+    """Notes on how the run differs from that of the adapter; a base model without a digest is not compared."""
     folded = loaded.data.folded
-    hashes = {"folds": folded.folds.digest, **loaded.digests, "base_model": base_model}
-    now = {"corpus": folded.corpus.name, "fold": fold, "labels": folded.label_set.labels, "hashes": hashes}
-    return require_fit(
-        folder, now=now | {"base_model": base_model and settings.id, "quantization": settings.quantization}
+    now = AdapterContext(
+        corpus=folded.corpus.name,
+        protocol=folded.folds.protocol.name,
+        fold=fold,
+        labels=folded.label_set.labels,
+        folds_digest=folded.folds.digest,
+        prompt_digest=loaded.digests["prompt"],
+        base_digest=digest,
+        quantization=settings.quantization,
     )
+    return require_fit(folder, now, None if digest is None else settings.id)

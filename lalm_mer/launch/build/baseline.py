@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import uses_audio, uses_transcript
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
@@ -78,11 +79,11 @@ def recognizer_name(fusion: FusionSettings) -> str:
     return f"fusion ({fusion.features}, BERT {Path(fusion.bert).name})"
 
 
-def baseline_notes(fusion: FusionSettings) -> list[str]:
+def baseline_notes(fusion: FusionSettings) -> list[Note]:
     """What a reader of the figures has to know."""
     notes = []
     if uses_transcript(fusion.modalities) and fusion.bert == "scratch":
-        notes.append("The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.")
+        notes.append(Note(NoteCode.SCRATCH_BERT))
     if uses_audio(fusion.modalities) and fusion.features == "opensmile":
-        notes.append("Acoustic features by openSMILE, whose licence is for research.")
+        notes.append(Note(NoteCode.OPENSMILE_LICENCE))
     return notes

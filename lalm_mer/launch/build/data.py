@@ -11,6 +11,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, AUDIO_SWAPPED, CONDITIONS, SIMULATED, TRANSCRIPT_SOURCES
+from lalm_mer.core.notes import Split
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.corpora import load
 from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
@@ -28,6 +29,7 @@ from lalm_mer.examples.transcripts import (
 from lalm_mer.launch.config.settings import BalanceSettings, DataSettings, SplitSettings
 from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
+from lalm_mer.protocols.splits import SPLITS
 from lalm_mer.recognizers.base import Scores
 
 __all__ = [
@@ -55,7 +57,7 @@ class RunData:
         dev: what chooses the checkpoint, without ``refused``
         test: all of the test set
         scored: positions in ``test`` that the recognizer takes; the others are unscored, and stay in the denominator
-        refused: split -> one line for each utterance that the recognizer cannot take
+        refused: split -> utterance id -> why the recognizer cannot take it
         balance: how often there are train's classes and groups, before and after; None where nothing is trained
         class_weights: what the loss of each of the K classes is multiplied by; None weights all alike
     """
@@ -65,7 +67,7 @@ class RunData:
     dev: ExampleDataset
     test: ExampleDataset
     scored: list[int]
-    refused: dict[str, list[str]]
+    refused: dict[Split, dict[str, str]]
     balance: Balanced | None = None
     class_weights: tuple[float, ...] | None = None
 
@@ -129,20 +131,21 @@ def open_data(
         sampling_rate: in Hz; None for recognizers that do not use audio
         refuses: tells what the recognizer cannot take; None where it takes all
     """
-    sides = {split: source.examples(fold, split, sampling_rate) for split in ("train", "dev", "test")}
+    sides = {split: source.examples(fold, split, sampling_rate) for split in SPLITS}
     uses_audio = sampling_rate is not None and not source.without_audio
     needs_audio = uses_audio or bool(source.descriptors) or source.transcript_source == ASR
     kept: dict[str, list[int]] = {}
-    refused: dict[str, list[str]] = {}
+    refused: dict[Split, dict[str, str]] = {}
     for split, examples in sides.items():
         reasons = [_reason(duration_s, refuses, needs_audio=needs_audio) for duration_s in examples.durations_s()]
         names = examples.utterances()["utterance_id"]
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
-        refused[split] = [f"{name}: {reason}" for name, reason in zip(names, reasons, strict=True) if reason]
+        refused[split] = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
         if not kept[split]:
             without = "; choose a prompt without audio, or data.without_audio=read" if uses_audio else ""
+            name, reason = next(iter(refused[split].items()))
             raise ConfigError(
-                f"fold {fold}: no utterance of {split} can be taken, for example {refused[split][0]}{without}"
+                f"fold {fold}: no utterance of {split} can be taken, for example {name}: {reason}{without}"
             )
     return RunData(
         source,
@@ -150,7 +153,7 @@ def open_data(
         sides["dev"].select(kept["dev"]),
         sides["test"],
         kept["test"],
-        {split: lines for split, lines in refused.items() if lines},
+        {split: reasons for split, reasons in refused.items() if reasons},
     )
 
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.notes import Note
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.clap import ClapBuilder
 from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
@@ -139,7 +140,7 @@ class LoadedRun:
         """Hashes of prompts, their answered examples, and the base model."""
         return {**self.opened_digests, **self.setup.digests()}
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What a reader of the figures has to know."""
         return run_notes(self.model, self.data, self.setup)
 

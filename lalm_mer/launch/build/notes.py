@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.models.registry import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 
-__all__ = ["RANDOM_NOTE", "run_notes"]
+__all__ = ["run_notes"]
 
-RANDOM_NOTE = "The base model is randomly initialised: its figures say nothing about the published model."
-"""For ``run.json``."""
+_EXAMPLES = 5
 
 
-def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[str]:
+def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[Note]:
     """Whether the weights are random, what is known of the corpus in their training data, and what was refused.
 
     Args:
@@ -20,13 +20,17 @@ def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[str]:
         data: train, dev and test of the fold
         setup: what the model is prompted with
     """
-    notes = [RANDOM_NOTE] if model.randomly_initialised else []
+    notes = []
     known = model.contamination.get(data.folded.corpus.name)
-    if known is not None and not model.randomly_initialised:
-        notes.append(f"Contamination of {model.name}: {known}")
-    for split, lines in data.refused.items():
-        left = "unscored, counted as errors" if split == "test" else "left out"
-        notes.append(f"{len(lines)} utterances of {split} {left}: {'; '.join(lines[:5])}")
+    if model.randomly_initialised:
+        notes.append(Note(NoteCode.RANDOMLY_INITIALISED))
+    elif known is not None:
+        notes.append(Note(NoteCode.CONTAMINATION, facts={"model": model.name, "known": known}))
+    for split, refused in data.refused.items():
+        code = NoteCode.UNSCORED if split == "test" else NoteCode.LEFT_OUT
+        examples = list(refused.items())[:_EXAMPLES]
+        ids, reasons = tuple(name for name, _ in examples), tuple(reason for _, reason in examples)
+        notes.append(Note(code, split, len(refused), ids, reasons))
     if setup.shots:
-        notes.append(f"Every prompt holds {len(setup.shots)} answered training utterances.")
+        notes.append(Note(NoteCode.ANSWERED_EXAMPLES, "train", len(setup.shots)))
     return notes

@@ -14,6 +14,8 @@ from torch import nn
 from lalm_mer.core.config import build_config
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import BASELINE
+from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.corpora import load_tasks
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
 from lalm_mer.launch.config.settings import (
@@ -30,7 +32,8 @@ from lalm_mer.models.digest import base_digest
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork
-from lalm_mer.sharing.hub import load_adapter_from, read_trained_run, surely_differ
+from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
+from lalm_mer.sharing.hub import load_adapter_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT
 
 __all__ = ["open_recognizer"]
@@ -93,25 +96,25 @@ def _open_base(
 
 def _open_trained(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
     folder = Path(source)
-    if (folder / "run.json").is_file() and not (folder / CONFIG).is_file():
+    if (folder / RUN_FILE).is_file() and not (folder / CONFIG).is_file():
         record = _finished(folder)
-        if record["method"] == "baseline":
+        if record.method == BASELINE:
             return FusionNetwork.load_trained(folder / "model")
         if not (folder / "adapter").is_dir():
             return _open_zero_shot(folder, record, base_model, dtype)
     return _open_adapter(source, base_model, revision, dtype)
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = read_json(folder / "run.json")
+def _finished(folder: Path) -> RunRecord:
+    record = read_record(folder / RUN_FILE)
     if not (folder / "metrics.json").is_file():
         raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
     return record
 
 
-def _open_zero_shot(folder: Path, record: Mapping[str, Any], base_model: str | None, dtype: str | None) -> nn.Module:
+def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:
     """The base model of a run, perhaps under an adapter, prompted as it was then."""
-    settings = build_config(ZeroShotSettings, record["config"], str(folder / "run.json"))
+    settings = build_config(ZeroShotSettings, record.config, str(folder / RUN_FILE))
     if settings.answering.mode != "likelihood":
         raise ConfigError(f"{folder}: its answers were generated and have no probabilities; run it by likelihood")
     settings = replace(settings, model=_changed(settings.model, base_model, dtype))
@@ -119,7 +122,7 @@ def _open_zero_shot(folder: Path, record: Mapping[str, Any], base_model: str | N
         loaded = open_model_run(settings).load()
         _require_same_prompts(folder, record, loaded.digests)
         return cast(nn.Module, loaded.recognizer(_adapted(loaded.model, settings.model)))
-    task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record["corpus"]))
+    task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record.corpus))
     return _recognizer(settings, task.labels, where=folder, record=record)
 
 
@@ -128,16 +131,16 @@ def _open_adapter(source: str, base_model: str | None, revision: str | None, dty
     record = read_trained_run(folder)
     if record is None or not (folder / PROMPT).is_file() or not (folder / LABELS).is_file():
         raise AdapterError(
-            f"{source}: no run.json, {PROMPT} and {LABELS} with the adapter, so its base model, prompt and labels "
+            f"{source}: no {RUN_FILE}, {PROMPT} and {LABELS} with the adapter, so its base model, prompt and labels "
             "are not known; train it with recipes/finetune.py"
         )
-    trained = record["config"]
-    if trained["prompt"].get("shots"):
+    trained = record.config
+    if trained["prompt"]["shots"]:
         raise ConfigError(f"{source}: was trained with answered examples (prompt.shots), which it does not contain")
     base = base_model or read_json(folder / CONFIG)["base_model_name_or_path"]
     model = build_config(ModelSettings, {**trained["model"], "id": base}, f"{source}: run.json")
     model = replace(_changed(model, None, dtype), adapter=str(folder), adapter_revision=None)
-    prompt = PromptSettings(str(folder / PROMPT), label_score=trained["prompt"].get("label_score", "sum"))
+    prompt = PromptSettings(str(folder / PROMPT), label_score=trained["prompt"]["label_score"])
     labels = read_json(folder / LABELS)
     label_set = LabelSet(tuple(labels["labels"]), {label: tuple(forms) for label, forms in labels["forms"].items()})
     return _recognizer(_settings(prompt, model), label_set, where=source, record=record)
@@ -147,7 +150,7 @@ def _recognizer(
     settings: ZeroShotSettings,
     label_set: LabelSet,
     where: str | Path | None = None,
-    record: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
 ) -> nn.Module:
     """The recognizer of settings that need no corpus; with the record of its run, proven to be the same."""
     builder = builder_of(settings.model.family)
@@ -159,7 +162,7 @@ def _recognizer(
         )
     if record is not None:
         _require_same_prompts(where, record, setup.digests())
-        if surely_differ(base_digest(settings.model.id, settings.model.revision), record["hashes"]["base_model"]):
+        if surely_differ(base_digest(settings.model.id, settings.model.revision), record.hashes["base_model"]):
             raise AdapterError(f"{where}: was run on another base model than {settings.model.id}; name the same one")
     model = builder.load(settings.model)
     return cast(nn.Module, builder.recognizer(model, setup, settings, _adapted(model, settings.model)))
@@ -171,12 +174,8 @@ def _adapted(model: Any, settings: ModelSettings) -> PeftModel | None:  # noqa: 
     return load_adapter(model, load_adapter_from(settings.adapter, settings.adapter_revision))
 
 
-def _require_same_prompts(
-    where: str | Path | None, record: Mapping[str, Any], digests: Mapping[str, str | None]
-) -> None:
-    changed = [
-        name for name, digest in digests.items() if name != "base_model" and record["hashes"].get(name) != digest
-    ]
+def _require_same_prompts(where: str | Path | None, record: RunRecord, digests: Mapping[str, str | None]) -> None:
+    changed = [name for name, digest in digests.items() if name != "base_model" and record.hashes.get(name) != digest]
     if changed:
         raise ConfigError(f"{where}: its {changed[0]} has changed since the run; restore the file, or run it again")
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 from lalm_mer.launch.build.data import RunData
@@ -76,12 +77,9 @@ class Answering:
     parse: AnswerParser
     digest: str
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What a reader of the figures has to know."""
-        return [
-            f"Answers were generated greedily, {self.settings.max_new_tokens} tokens at most, and parsed strictly; an "
-            "unparsed answer counts as an error of its true class."
-        ]
+        return [Note(NoteCode.GENERATED_ANSWERS, facts={"max_new_tokens": self.settings.max_new_tokens})]
 
     def answer(self, inputs: Inputs, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
         """Generate an answer to every test input, over all processes.

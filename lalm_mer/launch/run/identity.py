@@ -1,19 +1,19 @@
-"""What a run is, as run.json tells evaluation; two processes of one run must agree on its config and hashes."""
+"""The record of a run as it begins, for run.json."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
 
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.names import AUDIO_SWAPPED, SIMULATED, UNCHANGED, uses_transcript
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.provenance import git_commit, package_versions
+from lalm_mer.core.run_record import Balance, RunRecord
 from lalm_mer.examples.augmented_examples import AugmentedExamples
-from lalm_mer.examples.transcripts import SIMULATED_NOTE
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 
 __all__ = ["run_identity"]
-
-_SWAPPED_NOTE = "Each test utterance was heard with the audio of another one; what is above chance was not heard."
 
 
 def run_identity(
@@ -25,10 +25,10 @@ def run_identity(
     modalities: str,
     method: str,
     digests: dict[str, str | None],
-    notes: list[str],
+    notes: list[Note],
     condition: str = UNCHANGED,
-) -> dict[str, Any]:
-    """Content of run.json, less versions and times.
+) -> RunRecord:
+    """The record of a run that begins now.
 
     Args:
         settings: resolved config
@@ -41,44 +41,47 @@ def run_identity(
         notes: what a reader of the figures has to know
         condition: one of ``CONDITIONS``, under which the test set is scored
     """
-    protocol = data.folded.folds.protocol
-    labels = data.folded.label_set.labels
-    if isinstance(data.train, AugmentedExamples):
-        digests = digests | {"augmentation": data.train.augmentation.digest()}
-        if data.train.keep_their_speed:
-            notes = [*notes, f"{len(data.train.keep_their_speed)} training utterances keep their speed: near a limit."]
-    summary = data.folded.corpus.summary
+    folded, protocol = data.folded, data.folded.folds.protocol
+    labels = folded.label_set.labels
     source = data.source.transcript_source if uses_transcript(modalities) else None
+    hashes = {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest, **digests}
+    first = [Note(NoteCode.SIMULATED_TRANSCRIPTS)] if source == SIMULATED else []
+    if condition == AUDIO_SWAPPED:
+        first.append(Note(NoteCode.SWAPPED_AUDIO))
+    last = folded.folds.departures()
+    if isinstance(data.train, AugmentedExamples):
+        hashes["augmentation"] = data.train.augmentation.digest()
+        if data.train.keep_their_speed:
+            last = [Note(NoteCode.UNCHANGED_SPEED, "train", len(data.train.keep_their_speed)), *last]
     if source is not None and data.source.transcripts is not None:
-        digests = digests | {"transcripts": data.source.transcripts.digest}
-    return {
-        "recognizer": recognizer,
-        "base_model": base_model,
-        "modalities": modalities,
-        "transcript_source": source,
-        "method": method,
-        "condition": condition,
-        "corpus": data.folded.corpus.name,
-        "synthetic": bool(summary["synthetic"]),
-        "protocol": protocol.name,
-        "protocol_version": protocol.version,
-        "fold": settings.split.fold,
-        "seed": settings.seed,
-        "task": data.folded.task.name,
-        "labels": list(labels),
-        "unmapped": data.folded.unmapped,
-        "left_out": data.folded.folds.left_out[settings.split.fold],
-        "disjoint_in": protocol.disjoint_in,
-        "shared_in": protocol.shared_in,
-        "primary_metric": protocol.primary_metric,
-        "hashes": {"data": summary["root_hash"], "folds": data.folded.folds.digest, **digests},
-        "balance": None if data.balance is None else data.balance.to_dict(),
-        "class_weights": dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
-        "notes": [
-            *([SIMULATED_NOTE] if source == SIMULATED else []),
-            *([_SWAPPED_NOTE] if condition == AUDIO_SWAPPED else []),
-            *notes,
-            *(f"Split: {line}." for line in data.folded.folds.departures()),
-        ],
-        "config": to_dict(settings),
-    }
+        hashes["transcripts"] = data.source.transcripts.digest
+    return RunRecord(
+        recognizer=recognizer,
+        base_model=base_model,
+        modalities=modalities,
+        transcript_source=source,
+        method=method,
+        condition=condition,
+        corpus=folded.corpus.name,
+        synthetic=bool(folded.corpus.summary["synthetic"]),
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        fold=settings.split.fold,
+        seed=settings.seed,
+        task=folded.task.name,
+        labels=tuple(labels),
+        unmapped=folded.unmapped,
+        left_out=folded.folds.left_out[settings.split.fold],
+        disjoint_in=tuple(protocol.disjoint_in),
+        shared_in=tuple(protocol.shared_in),
+        primary_metric=protocol.primary_metric,
+        hashes=hashes,
+        balance=None if data.balance is None else Balance(data.balance.before, data.balance.after),
+        class_weights=dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
+        notes=(*first, *notes, *last),
+        config=to_dict(settings),
+        versions=package_versions(),
+        git=git_commit(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=None,
+    )

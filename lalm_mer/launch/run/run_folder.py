@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.provenance import git_commit, package_versions, write_json
+from lalm_mer.core.provenance import write_json
+from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.build.data import RunData, with_unscored
@@ -19,7 +18,6 @@ from lalm_mer.recognizers.base import Scores
 
 __all__ = ["RunFolder", "is_finished", "open_run"]
 
-_FORMAT = 1
 _HOW = {
     "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir",
     "preflight",
@@ -33,13 +31,13 @@ class RunFolder:
 
     Args:
         path: the folder
-        description: the content of run.json
+        record: content of run.json
         finished: whether an earlier process ended it
         writes: whether this process writes (the first of all)
     """
 
     path: Path
-    description: dict[str, Any]
+    record: RunRecord
     finished: bool
     writes: bool
     started: float = field(default_factory=time.monotonic)
@@ -82,56 +80,49 @@ class RunFolder:
         return {
             "utterance_ids": list(table["utterance_id"]),
             "speakers": list(table["speaker"]),
-            "corpus": self.description["corpus"],
-            "fold": self.description["fold"],
-            "seed": self.description["seed"],
+            "corpus": self.record.corpus,
+            "fold": self.record.fold,
+            "seed": self.record.seed,
             "truth": list(table["truth"]),
-            "labels": self.description["labels"],
-            "condition": self.description["condition"],
+            "labels": self.record.labels,
+            "condition": self.record.condition,
         }
 
     def _end(self, predictions: Predictions) -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()  # transformers makes it, also where nothing is trained
         predictions.write(self.path / "predictions.parquet")
-        self.description["seconds"] = round(time.monotonic() - self.started, 1)
-        write_json(self.path / "run.json", self.description)
+        self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
+        write_json(self.path / RUN_FILE, self.record.to_json())
         write_json(self.path / "metrics.json", score(predictions))
 
 
-def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFolder:
+def open_run(path: Path, identity: RunRecord, *, writes: bool) -> RunFolder:
     """Open a run folder: a new one, one to go on with, or a finished one.
 
     Args:
         path: the folder
-        identity: content of run.json as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an
-            earlier process, but for the settings of where and how fast it runs
+        identity: as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an earlier process, but
+            for the settings of where and how fast it runs
         writes: whether this process writes (the first of all)
 
     Raises:
         ConfigError: naming the first key that differs, if the folder holds another run
+        PredictionError: if its run.json is malformed or of another format
     """
-    file = path / "run.json"
-    description = {
-        "format": _FORMAT,
-        **identity,
-        "versions": package_versions(),
-        "git": git_commit(),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": None,
-    }
+    file, record = path / RUN_FILE, identity
     if path.exists() and not path.is_dir():
         raise ConfigError(f"key 'output.dir': {path} is a file; choose a folder")
     if file.is_file() and _has_results(path):
-        earlier = read_yaml(file)  # JSON is YAML
-        for section in ("config", "hashes"):
-            _require_same(path, section, earlier.get(section), identity[section])
-        description |= {key: earlier[key] for key in ("started_at", "seconds") if key in earlier}
+        earlier = read_record(file)
+        _require_same(path, "config", earlier.config, identity.config)
+        _require_same(path, "hashes", earlier.hashes, identity.hashes)
+        record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
     elif writes and path.is_dir() and _has_results(path):  # other processes may see it half-made
         raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
     if writes and not (path / "metrics.json").is_file():
-        write_json(file, description)
-    return RunFolder(path, description, (path / "metrics.json").is_file(), writes)
+        write_json(file, record.to_json())
+    return RunFolder(path, record, (path / "metrics.json").is_file(), writes)
 
 
 def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
@@ -144,19 +135,19 @@ def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str 
 
     Raises:
         ConfigError: naming the first key that differs, if the folder holds another finished run
+        PredictionError: if its run.json is malformed or of another format
     """
-    if not (path / "metrics.json").is_file() or not (path / "run.json").is_file():
+    if not (path / "metrics.json").is_file() or not (path / RUN_FILE).is_file():
         return False
-    earlier = read_yaml(path / "run.json")  # JSON is YAML
-    _require_same(path, "config", earlier.get("config"), config)
-    known = earlier.get("hashes", {})
-    _require_same(path, "hashes", {key: known.get(key) for key in hashes}, hashes)
+    earlier = read_record(path / RUN_FILE)
+    _require_same(path, "config", earlier.config, config)
+    _require_same(path, "hashes", {key: earlier.hashes.get(key) for key in hashes}, hashes)
     return True
 
 
 def _has_results(path: Path) -> bool:
     """Whether there is more than the run.json of a run that ended before it learnt or scored anything."""
-    found = (item for item in path.iterdir() if item.name not in ("run.json", ".run.json.partial"))
+    found = (item for item in path.iterdir() if item.name not in (RUN_FILE, f".{RUN_FILE}.partial"))
     return any(item.is_file() or any(item.iterdir()) for item in found)
 
 

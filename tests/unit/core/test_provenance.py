@@ -6,6 +6,7 @@ import pytest
 
 from lalm_mer.core import provenance
 from lalm_mer.core.provenance import (
+    Commit,
     atomic_path,
     git_commit,
     hash_bytes,
@@ -70,16 +71,18 @@ def test_git_commit_tells_a_clean_tree_from_a_changed_one(tmp_path, monkeypatch)
     file.write_text("x")
     monkeypatch.setattr(provenance, "__file__", str(file))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert git_commit() == {"commit": None, "modified": None}
+    assert git_commit() == Commit(commit=None, modified=None)
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "m"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
     first = git_commit()
-    assert len(first["commit"]) == 40
-    assert first["modified"] is False
+    assert len(first.commit) == 40
+    assert first.modified is False
+    assert str(first) == first.commit
     file.write_text("y")
-    assert git_commit() == {"commit": first["commit"], "modified": True}
+    assert git_commit() == Commit(first.commit, modified=True)
+    assert str(git_commit()) == f"{first.commit}, with files changed since"
 
 
 def test_git_commit_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert git_commit() == {"commit": None, "modified": None}
+    assert git_commit() == Commit(commit=None, modified=None)

@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from fabricated import fabricated_predictions, fabricated_run_json, write_history
 
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.evaluation.scores import score
 
 FabricateRun = Callable[..., Path]
+NOTES = (
+    Note(NoteCode.RANDOMLY_INITIALISED),
+    Note(NoteCode.CONTAMINATION, facts={"model": "fabricated", "known": '<b>bold & "quoted"</b>'}),
+)
 
 
 def fabricate_run(
@@ -29,13 +34,13 @@ def fabricate_run(
         labels=tuple(content["labels"]),
         corpus=content["corpus"],
         unscored=unscored,
-        condition=content.get("condition", "none"),
+        condition=content["condition"],
         stream=stream,
     )
     predictions.write(folder / "predictions.parquet")
     (folder / "run.json").write_text(json.dumps(content))
     (folder / "metrics.json").write_text(json.dumps(score(predictions)))
-    if content["method"] in ("lora", "full"):
+    if content["method"] == "lora":
         write_history(folder, content["seed"], skill)
     return folder
 
@@ -73,9 +78,7 @@ def fabricated_comparison(tmp_path_factory: pytest.TempPathFactory) -> list[Path
                         seed=seed,
                         base_model=None if method == "baseline" else "fabricated/base-7B",
                         unscored=3 if method == "zero_shot" else 0,
-                        notes=["fabricated: results of nothing"]
-                        if fold == 1
-                        else ["fabricated: results of nothing", '<b>bold & "quoted"</b>'],
+                        notes=NOTES[:1] if fold == 1 else NOTES,
                     )
                 )
     return folders

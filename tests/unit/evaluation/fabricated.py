@@ -8,6 +8,8 @@ import numpy as np
 
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.names import FROM_CORPUS, uses_transcript
+from lalm_mer.core.provenance import Commit
+from lalm_mer.core.run_record import RunRecord
 from lalm_mer.evaluation.predictions import Predictions
 
 LABELS = ("angry", "happy", "neutral", "sad")
@@ -34,20 +36,25 @@ def fabricated_predictions(
     )  # fmt: skip
 
 
-def fabricated_run_json(**changed: Any) -> dict[str, Any]:
+def fabricated_record(**changed: Any) -> RunRecord:
     content = {
-        "format": 1, "recognizer": "fabricated_lalm", "base_model": "fabricated/base-7B", "modalities": "audio",
-        "method": "lora", "corpus": "fabricated", "synthetic": False, "protocol": "speaker_folds",
-        "protocol_version": "1", "fold": 1, "seed": 0, "task": "fabricated_4", "labels": list(LABELS),
-        "disjoint_in": ["speaker"], "shared_in": ["script"],
+        "recognizer": "fabricated_lalm", "base_model": "fabricated/base-7B", "modalities": "audio", "method": "lora",
+        "condition": "none", "corpus": "fabricated", "synthetic": False, "protocol": "speaker_folds",
+        "protocol_version": 1, "fold": 1, "seed": 0, "task": "fabricated_4", "labels": LABELS, "unmapped": 7,
+        "left_out": 0, "disjoint_in": ("speaker",), "shared_in": ("script",), "primary_metric": "uar",
         "hashes": {"data": "d" * 64, "folds": "f" * 64, "prompt": "a" * 64, "base_model": "b" * 64},
-        "notes": [], "seconds": 12.5, "config": {"train": {"learning_rate": 2e-5}, "split": {"fold": 1}},
-        "versions": {"python": "3.11.2", "torch": "2.13.0"}, "git": {"commit": "c0ffee", "modified": False},
-        "started_at": "2026-01-01T00:00:00+00:00",
+        "balance": None, "class_weights": None, "notes": (),
+        "config": {"train": {"learning_rate": 2e-5}, "split": {"fold": 1}},
+        "versions": {"python": "3.11.2", "torch": "2.13.0"}, "git": Commit("c0ffee", modified=False),
+        "started_at": "2026-01-01T00:00:00+00:00", "seconds": 12.5,
     }  # fmt: skip
     content |= changed
     source = FROM_CORPUS if uses_transcript(str(content["modalities"])) else None
-    return {"transcript_source": source} | content
+    return RunRecord(**{"transcript_source": source} | content)
+
+
+def fabricated_run_json(**changed: Any) -> dict[str, Any]:
+    return fabricated_record(**changed).to_json()
 
 
 def write_history(folder: Path, seed: int, skill: float) -> None:

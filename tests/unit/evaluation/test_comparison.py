@@ -27,7 +27,7 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     row = comparison.rows[1]
     frame = row.predictions.frame
     by_seed = [
-        unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), row.run.labels)
+        unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), row.record.labels)
         for _, part in frame.groupby("seed")
     ]
     values = row.as_dict()
@@ -96,7 +96,7 @@ HASHES = {"data": "d" * 64, "folds": "f" * 64, "prompt": "a" * 64, "base_model":
         ({"hashes": HASHES | {"folds": "x"}}, "hashes of folds differ"),
         ({"labels": ["angry", "happy", "neutral", "calm"]}, "label sets differ"),
         ({"task": "other"}, "values of 'task' differ"),
-        ({"protocol_version": "2"}, "values of 'protocol_version' differ"),
+        ({"protocol_version": 2}, "values of 'protocol_version' differ"),
         ({"synthetic": True}, "values of 'synthetic' differ"),
         ({"fold": 2}, r"folds differ \(\[1\] and \[2\]\)"),
     ],
@@ -110,7 +110,7 @@ def test_what_does_not_compare_is_refused_with_both_runs(fabricate, changed, mes
 def test_other_utterances_of_the_same_fold_are_refused_with_both_runs(fabricate):
     first, second = fabricate("first"), fabricate("second", modalities="transcript")
     run = read_run(second)
-    shorter = type(run.predictions)(run.predictions.frame.iloc[1:].reset_index(drop=True), run.labels)
+    shorter = type(run.predictions)(run.predictions.frame.iloc[1:].reset_index(drop=True), run.record.labels)
     shorter.write(second / "predictions.parquet")
     (second / "metrics.json").unlink()
     with pytest.raises(PredictionError, match=r"first and .*second cannot be compared: both are fold 1, .*'f1u000'"):
@@ -179,7 +179,7 @@ def test_a_run_under_a_changed_condition_is_a_row_of_its_own_and_not_tested(fabr
     assert list(rows["modalities"]) == ["audio"] * 3 + ["audio+transcript"] * 2
     assert rows.loc[str(folders[2]), "uar"] > rows.loc[str(folders[1]), "uar"]
     assert comparison.rows[2].label == "fabricated_lalm lora audio (audio_swapped)"
-    assert {(pair.a.run.name, pair.b.run.name) for pair in comparison.pairs} == {
+    assert {(pair.a.runs[0].name, pair.b.runs[0].name) for pair in comparison.pairs} == {
         (str(folders[1]), str(folders[0])), (str(folders[3]), str(folders[1])),
     }  # fmt: skip
 
@@ -190,5 +190,5 @@ def test_seeds_are_pooled_within_a_condition_alone(fabricate):
         for condition in ("none", "audio_swapped") for seed in (0, 1)
     ]  # fmt: skip
     rows = compared(*folders).rows
-    assert [(row.run.condition, len(row.uar_by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
+    assert [(row.record.condition, len(row.uar_by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
     assert [set(row.predictions.frame["condition"]) for row in rows] == [{"none"}, {"audio_swapped"}]

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from fabricated import LABELS, fabricated_predictions, fabricated_run_json, with_unparsed
+from fabricated import LABELS, fabricated_predictions, fabricated_record, with_unparsed
 from sklearn.metrics import cohen_kappa_score
 from torch import nn
 
@@ -24,6 +24,7 @@ from lalm_mer.launch.run.engine import Engine
 from lalm_mer.launch.run.trainers import make_trainer
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.sharing.model_card import CardFacts, card_metadata, render_model_card
+from lalm_mer.sharing.public_record import PublicRecord
 
 PROTOCOL = """
 name: p
@@ -117,7 +118,7 @@ def facts(metrics, **changed):
     config = {"model": model, "adapter": {"r": 16}, "train": {"learning_rate": 2e-5}}
     return CardFacts(
         repo_id="jane/adapter",
-        description=fabricated_run_json(config=config, unmapped=0, **changed),
+        record=PublicRecord(fabricated_record(config=config, unmapped=0, **changed)),
         metrics=metrics,
         forms={label: (label,) for label in LABELS},
         dev_rule="of each fold, what the next fold tests",

@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.evaluation.comparison import compare
 from lalm_mer.evaluation.report.html import render_report, write_report
 from lalm_mer.evaluation.report.text import comparison_text, metrics_text
@@ -73,7 +74,8 @@ def test_figures_in_the_report_are_those_of_the_comparison(comparison):
 
 def test_notes_and_labels_are_escaped(fabricate):
     labels = ["<i>angry</i>", "a&b", "$x_1$", "sad"]
-    folder = fabricate("one", labels=labels, notes=["<script>alert(1)</script>"])
+    note = Note(NoteCode.UNSCORED, "test", 1, ids=("<script>alert(1)</script>",))
+    folder = fabricate("one", labels=labels, notes=[note])
     document = render_report(compare([read_run(folder)]))
     assert "<script>" not in document
     assert "<i>" not in document

@@ -4,6 +4,7 @@ import pytest
 from fabricated import fabricated_run_json
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.evaluation.runs import read_run
 
 
@@ -18,8 +19,11 @@ def edit(file, **changed):
 
 
 def test_a_run_is_read_whole(fabricate):
-    run = read_run(fabricate("one", notes=["a note"], fold=3, seed=5, protocol_version=2))
-    assert (run.fold, run.seed, run.notes, run.protocol_version) == (3, 5, ("a note",), "2")
+    note = Note(NoteCode.UNSCORED, "test", 1, ids=("u1",), reasons=("too long",))
+    run = read_run(fabricate("one", notes=[note], fold=3, seed=5, protocol_version=2))
+    record = run.record
+    assert (record.fold, record.seed, record.notes, record.protocol_version) == (3, 5, (note,), 2)
+    assert run.seconds == 12.5
     assert len(run.predictions.frame) == 96
     assert set(run.history["split"]) == {"train", "dev"}
     assert run.metrics["n"] == 96
@@ -35,7 +39,7 @@ def test_what_is_not_trained_by_steps_needs_no_history(fabricate):
         read_run(trained)
 
 
-@pytest.mark.parametrize("key", list(fabricated_run_json()))
+@pytest.mark.parametrize("key", sorted(fabricated_run_json().keys() - {"format"}))
 def test_every_missing_key_is_named_with_its_file(fabricate, key):
     folder = fabricate("bad")
     edit(folder / "run.json", **{key: KeyError})
@@ -43,17 +47,39 @@ def test_every_missing_key_is_named_with_its_file(fabricate, key):
         read_run(folder)
 
 
+@pytest.mark.parametrize(("value", "found"), [(1, 1), (KeyError, None), (3, 3)])
+def test_a_run_of_another_format_is_refused(fabricate, value, found):
+    folder = fabricate("old")
+    edit(folder / "run.json", format=value)
+    with pytest.raises(
+        PredictionError, match=rf"old/run\.json: format {found}, but this version reads format 2; run it"
+    ):
+        read_run(folder)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"fold": "1"}, r"run\.json: key 'fold': expected int, found str '1'"),
-        ({"seed": True}, r"run\.json: key 'seed': expected int, found bool"),
-        ({"synthetic": 0}, r"run\.json: key 'synthetic': expected bool"),
+        ({"fold": "1"}, r"run\.json: key 'fold': Input should be a valid integer, found str '1'"),
+        ({"seed": True}, r"run\.json: key 'seed': Input should be a valid integer, found bool"),
+        ({"synthetic": 0}, r"run\.json: key 'synthetic': Input should be a valid boolean"),
+        ({"corpora": []}, r"run\.json: unknown key 'corpora'"),
+        ({"git": {"commit": None, "modified": None, "host": "x"}}, r"run\.json: unknown key 'git\.host'"),
         ({"modalities": "text"}, r"run\.json: key 'modalities': expected one of .* found 'text'"),
         ({"method": "prompt"}, r"run\.json: key 'method': expected one of"),
-        ({"format": 2}, r"run\.json: format 2, but this version reads format 1"),
+        ({"condition": "noise"}, r"run\.json: key 'condition': expected one of"),
+        ({"primary_metric": "acc"}, r"run\.json: key 'primary_metric': expected one of .* found 'acc'"),
+        ({"transcript_source": "corpus"}, r"run\.json: key 'transcript_source': expected null with modalities audio"),
         ({"seconds": None}, r"run\.json: key 'seconds' is null: the run has not ended"),
-        ({"notes": [1]}, r"run\.json: key 'notes': expected a list of strings"),
+        ({"notes": ["in words"]}, r"run\.json: key 'notes\.0': .* found str 'in words'"),
+        ({"notes": [{"code": "news"}]}, r"run\.json: key 'notes\.0\.code': .* found str 'news'"),
+        ({"notes": [{"code": "unscored", "split": "s1"}]}, r"run\.json: key 'notes\.0\.split': .* found str 's1'"),
+        (
+            {"notes": [{"code": "left_out", "facts": {"x": [1]}}]},
+            r"run\.json: key 'notes\.0\.facts\.x': .* found list \[1\]",
+        ),
+        ({"notes": [{"code": "contamination", "facts": {"model": "m"}}]}, r"key 'notes\.0\.facts\.known' is missing"),
+        ({"notes": [{"code": "unscored", "ids": ["a", "b"], "reasons": ["x"]}]}, r"key 'notes\.0\.reasons': 1 of them"),
         ({"hashes": {"data": "d"}}, r"run\.json: key 'hashes\.folds' is missing"),
         ({"fold": 2}, r"predictions\.parquet: column 'fold' holds \[1\], but run\.json beside it has 2"),
         ({"corpus": "other"}, r"predictions\.parquet: column 'corpus' holds"),
@@ -75,7 +101,7 @@ def test_missing_and_malformed_files_are_named(fabricate, tmp_path):
     with pytest.raises(PredictionError, match=r"run\.json: not valid JSON"):
         read_run(folder)
     (folder / "run.json").write_text("[]")
-    with pytest.raises(PredictionError, match="expected a JSON object, found list"):
+    with pytest.raises(PredictionError, match=r"run\.json: expected a JSON object, found list"):
         read_run(folder)
     (folder / "run.json").unlink()
     with pytest.raises(PredictionError, match=r"run\.json: cannot be read"):
@@ -116,12 +142,12 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_refused(fabricate):
 
 
 def test_the_condition_of_a_run_is_that_of_its_predictions(fabricate):
-    assert read_run(fabricate("plain")).condition == "none"
+    assert read_run(fabricate("plain")).record.condition == "none"
     folder = fabricate("swapped", condition="audio_swapped")
-    assert read_run(folder).condition == "audio_swapped"
-    edit(folder / "run.json", condition=KeyError)
+    assert read_run(folder).record.condition == "audio_swapped"
+    edit(folder / "run.json", condition="none")
     with pytest.raises(PredictionError, match=r"swapped/predictions\.parquet: no row has the condition 'none'"):
         read_run(folder)
     edit(folder / "run.json", condition=3)
-    with pytest.raises(PredictionError, match=r"run\.json: key 'condition': expected a string, found 3"):
+    with pytest.raises(PredictionError, match=r"run\.json: key 'condition': .* found int 3"):
         read_run(folder)

@@ -95,10 +95,10 @@ def test_a_seed_is_a_choice(sampling, direction):
 
 
 def test_the_counts_of_classes_and_groups():
-    counts = balance(TRUTHS, SPEAKERS, sampling="class_and_group").to_dict()
-    assert counts["before"]["groups"]["neutral"] == {"s0": 2, "s1": 1, "s2": 1}
-    assert counts["after"]["groups"]["neutral"] == {"s0": 3, "s1": 3, "s2": 3}
-    assert counts["after"]["examples"] == 27
+    chosen = balance(TRUTHS, SPEAKERS, sampling="class_and_group")
+    assert chosen.before.groups["neutral"] == {"s0": 2, "s1": 1, "s2": 1}
+    assert chosen.after.groups["neutral"] == {"s0": 3, "s1": 3, "s2": 3}
+    assert chosen.after.examples == 27
     assert count(TRUTHS).groups == {}
 
 

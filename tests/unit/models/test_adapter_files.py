@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError
-from lalm_mer.evaluation.runs import ADAPTERS
+from lalm_mer.core.names import ADAPTERS
 from lalm_mer.models.adapter_files import check_adapter_folder
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import add_adapter, load_adapter

@@ -84,6 +84,8 @@ def test_a_missing_transcript_is_an_error_where_it_is_read(written):
         ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "a slot is filtered or cut"),
         ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "a slot is filtered or cut"),
         ('name: p\nuser: "{{ audio }} \\uE000"', "a slot is filtered or cut"),
+        ("name: p\nuser: '{{ audio }}{# why #}'", "words and slots alone"),
+        ("name: p\nuser: '{% if audio %}{{ audio }}{% endif %}'", "words and slots alone"),
         ("name: p\nuser: '{{ audio.__class__.__mro__ }}'", "unsafe"),
         ("name: p\nuser: '{{ audio }}'\nstyle: x", "unknown key 'style'"),
         ("user: '{{ audio }}'", "key 'name' is missing"),

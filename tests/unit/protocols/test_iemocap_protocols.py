@@ -6,6 +6,7 @@ import pytest
 from iemocap_tree import FOUR, SESSIONS, published, write
 
 from lalm_mer.core.errors import SplitLeakError
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.iemocap import read
 from lalm_mer.protocols.protocol import load_protocol
@@ -74,7 +75,7 @@ def test_sessions_share_their_scripts_and_say_so(table):
 
 def test_a_release_that_lacks_an_utterance_is_not_the_published_one(table):
     folds = make_folds(table.iloc[1:], protocol("iemocap_5sessions"))
-    assert "fold 1 test: 1084 utterances here, 1085 in the protocol" in folds.departures()
+    assert Note(NoteCode.FOLD_SIZE, "test", 1084, facts={"fold": 1, "expected": 1085}) in folds.departures()
     assert "not the utterances of IEMOCAP_full_release" in folds.describe()[-1]
 
 

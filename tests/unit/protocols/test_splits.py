@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.protocols.protocol import COLUMNS, FoldRule, KnownSide, Protocol
 from lalm_mer.protocols.splits import SPLITS, hash_ids, make_folds
 
@@ -278,7 +279,10 @@ def test_a_corpus_that_is_not_the_one_the_protocol_knows_is_said():
     asked = replace(protocol(), known=known, release="release 2")
     assert make_folds(table(), asked).departures() == []
     fewer = make_folds(table().drop(index=1), asked)
-    assert fewer.departures() == ["fold 1 test: 3 utterances here, 4 in the protocol"]
-    assert fewer.describe()[-1].startswith("not the utterances of release 2 (fold 1 test: 3 utterances here")
+    assert fewer.departures() == [Note(NoteCode.FOLD_SIZE, "test", 3, facts={"fold": 1, "expected": 4})]
+    assert fewer.describe()[-1] == (
+        "not the utterances of release 2, so figures do not compare with published ones: Fold 1, test: 3 utterances "
+        "here, 4 in the protocol."
+    )
     renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
-    assert make_folds(renamed, asked).departures() == ["fold 1 test: 4 utterances, but others than the protocol's"]
+    assert make_folds(renamed, asked).departures() == [Note(NoteCode.FOLD_UTTERANCES, "test", 4, facts={"fold": 1})]

@@ -1,80 +1,34 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from fabricated import LABELS, fabricated_predictions, fabricated_run_json, write_history
+from fabricated import LABELS
 from hub_server import drops, refuses, serve, speak_to
 from safetensors.torch import load_file, save_file
+from shared_run import FORMS
 
-from lalm_mer.core.errors import AdapterError, ConfigError, LalmMerError, ModelError, PredictionError, SplitLeakError
-from lalm_mer.evaluation.scores import score
-from lalm_mer.models.adapters import add_adapter, load_adapter
+from lalm_mer.core.errors import AdapterError, ConfigError, LalmMerError, ModelError, PredictionError
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.run_record import read_record
+from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.sharing.hub import load_adapter_from, push_run, require_fit
+from lalm_mer.sharing.hub import load_adapter_from, push_run
 from lalm_mer.sharing.hub_folder import assemble, check_repo_id
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
     "README.md", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja",
 }  # fmt: skip
-FORMS = {label: [label, f"very {label}"] for label in LABELS}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_folder, tmp_path_factory):
-    """Run folder of a LoRA run with fabricated predictions and a real adapter; everything lies at absolute paths."""
-    folder = tmp_path_factory.mktemp("home_of_jane") / "run"
-    base = tiny_folder("qwen2_audio")
-    family = family_class("qwen2_audio").load(base, revision=None, dtype="float32", attn_implementation="sdpa")
-    model, _ = add_adapter(family, {"language_model": ["q_proj"]}, {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0})
-    model.save_pretrained(folder / "adapter")
-    prompt = folder.parent / "my_prompt.yaml"
-    prompt.write_text('name: mine\nuser: "{{ audio }}{{ transcript }}Emotion?"\n')
-    protocol = folder.parent / "speaker_folds.yaml"
-    rule = {"rule": "listed", "column": "speaker", "test": {fold: [f"s{fold}"] for fold in (1, 2, 3)}}
-    task = {"name": "fabricated_4", "labels": FORMS}
-    content = {"name": "speaker_folds", "version": 1, "source": "tests", "disjoint_in": ["speaker"]}
-    protocol.write_text(yaml.safe_dump(content | {"inline_task": task, "folds": rule}))
-    predictions = fabricated_predictions(unscored=1)
-    predictions.write(folder / "predictions.parquet")
-    hashes = {"data": "d" * 64, "folds": "f" * 64, "prompt": load_prompt(prompt).digest, "base_model": "b" * 64}
-    config = {
-        "data": {"dir": str(folder.parent / "data"), "transcripts": "~/asr.parquet"},
-        "split": {"protocol": str(protocol), "fold": 1},
-        "prompt": {"file": str(prompt)},
-        "model": {"family": "qwen2_audio", "id": str(base), "revision": None},
-        "adapter": {"r": 2, "towers": {"language_model": ["q_proj"]}},
-        "train": {"learning_rate": 2e-5},
-        "output": {"dir": "C:\\Users\\jane\\runs"},
-    }
-    notes = [
-        "1 utterances of test unscored, counted as errors: jane_doe_01: 40.00 s long",
-        f"Features are kept in {folder.parent}/cache/opensmile of this machine.",
-    ]
-    description = fabricated_run_json(
-        hashes=hashes, config=config, notes=notes, modalities="audio+transcript", base_model=str(base)
-    )
-    (folder / "run.json").write_text(json.dumps(description))
-    (folder / "metrics.json").write_text(json.dumps(score(predictions)))
-    write_history(folder, 0, 0.6)
-    (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    (folder / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"pickle")
-    return folder
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """A copy to spoil."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def change(run, **values):
     content = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(content | values))
+
+
+def config_of(run):
+    return json.loads((run / "run.json").read_text())["config"]
 
 
 def test_the_folder_holds_what_is_shared_and_nothing_else(finished, tmp_path):
@@ -103,15 +57,13 @@ def test_no_local_path_and_no_utterance_leaves(finished, tmp_path, tiny_folder):
         ):
             if path.name != "tokenizer.json" or secret != "~/":  # a token may be spelt so
                 assert secret.encode() not in content, (path.name, secret)
-    shown = json.loads((out / "run.json").read_text())
-    assert shown["config"]["data"] == {"dir": "data", "transcripts": "asr.parquet"}
-    assert shown["config"]["output"]["dir"] == "runs"
-    assert shown["config"]["split"]["protocol"] == "speaker_folds.yaml"
-    assert shown["notes"] == [
-        "1 utterances of test unscored, counted as errors.",
-        "Features are kept in opensmile of this machine.",
-    ]
-    assert shown["base_model"] == tiny_folder("qwen2_audio").name
+    shown = read_record(out / "run.json")
+    assert shown.config["data"] == {"transcript_source": "corpus", "without_audio": "refuse"}
+    assert "output" not in shown.config
+    assert shown.config["split"] == {"fold": 1}
+    assert shown.notes == (Note(NoteCode.UNSCORED, "test", 1),)
+    name = tiny_folder("qwen2_audio").name
+    assert (shown.base_model, shown.recognizer) == (name, f"qwen2_audio ({name})")
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] is None
 
 
@@ -157,8 +109,9 @@ def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_pa
         (lambda run: change(run, hashes=json.loads((run / "run.json").read_text())["hashes"] | {"prompt": "0" * 64}),
          "not the prompt of the run"),
         (lambda run: change(run, task="another"), "restore the protocol"),
-        (lambda run: change(run, config={}), "config.model.family"),
-        (lambda run: (run / "fairness.json").write_text('{"a": 1}'), "expected a list of rows"),
+        (lambda run: change(run, config={}), "section 'model': key 'family' is missing"),
+        (lambda run: change(run, config=config_of(run) | {"prompt": {}}), "key 'config.prompt.file' is missing"),
+        (lambda run: change(run, format=1), "format 1, but this version reads format 2"),
         (lambda run: (run / "predictions.parquet").unlink(), "predictions.parquet"),
     ],
 )  # fmt: skip
@@ -168,6 +121,13 @@ def test_a_run_that_may_not_be_shared_is_refused_in_one_line(run, tmp_path, spoi
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_with_metadata_of_their_own_are_refused(run, tmp_path):
+    file = run / "adapter" / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "trained_by": "jane"})
+    with pytest.raises(AdapterError, match=r"has metadata \['format', 'trained_by'\]; expected that of peft"):
+        assemble(run, tmp_path / "out", repo_id="jane/adapter")
 
 
 def test_weights_beyond_the_adapter_are_refused(run, tmp_path):
@@ -219,7 +179,7 @@ def test_a_folder_with_files_is_not_written_into(finished, tmp_path):
 
 
 def test_a_base_model_that_is_gone_is_said(run, tmp_path):
-    config = json.loads((run / "run.json").read_text())["config"]
+    config = config_of(run)
     change(run, config=config | {"model": config["model"] | {"id": str(tmp_path / "gone")}})
     with pytest.raises(ModelError, match="processor cannot be loaded"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
@@ -298,59 +258,3 @@ def test_a_revision_of_a_folder_means_nothing(finished):
 def test_neither_folder_nor_id(tmp_path):
     with pytest.raises(AdapterError, match="no such folder either"):
         load_adapter_from(str(tmp_path / "nothing"))
-
-
-def now_of(finished, **changed):
-    then = json.loads((finished / "run.json").read_text())
-    hashes = then["hashes"] | changed.pop("hashes", {})
-    now = {"corpus": "fabricated", "fold": 1, "labels": LABELS, "hashes": hashes, "quantization": None}
-    return now | {"base_model": then["base_model"]} | changed
-
-
-def test_the_run_it_was_trained_for_needs_no_note(finished):
-    assert require_fit(finished / "adapter", now=now_of(finished)) == []
-
-
-def test_another_fold_of_the_same_folds_is_a_leak(finished):
-    with pytest.raises(SplitLeakError, match=r"set split\.fold=1"):
-        require_fit(finished / "adapter", now=now_of(finished, fold=2))
-
-
-def test_another_base_model_is_refused_and_another_copy_noted(finished):
-    with pytest.raises(AdapterError, match="another base model"):
-        require_fit(finished / "adapter", now=now_of(finished, hashes={"base_model": "c" * 64}))
-    notes = require_fit(finished / "adapter", now=now_of(finished, hashes={"base_model": "Qwen/Qwen2-Audio-7B@0"}))
-    assert "another copy or revision" in notes[0]
-
-
-@pytest.mark.parametrize("beside", [True, False], ids=["run.json", "alone"])
-def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, beside):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
-    if not beside:
-        (out / "run.json").unlink()
-    hashes = {"base_model": "Qwen/Qwen2-Audio-7B@0"}
-    with pytest.raises(AdapterError, match=r"trained on Qwen/Qwen2-Audio-7B-Instruct.*set model\.id=Qwen/Qwen2"):
-        require_fit(out, now=now_of(finished, base_model="Qwen/Qwen2-Audio-7B", hashes=hashes))
-    require_fit(out, now=now_of(finished, base_model="qwen/qwen2-audio-7b-instruct"))
-    require_fit(out, now=now_of(finished, base_model=str(tmp_path)))  # a copy may lie anywhere
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"hashes": {"folds": "e" * 64}}, "may know test utterances"),
-        ({"hashes": {"folds": "e" * 64}, "corpus": "other"}, "another corpus"),
-        ({"hashes": {"prompt": "e" * 64}}, "another prompt"),
-        ({"labels": ["a", "b"]}, "other labels"),
-        ({"quantization": "nf4"}, "quantization none, this is nf4"),
-    ],
-)
-def test_other_differences_are_noted(finished, changed, said):
-    (note,) = require_fit(finished / "adapter", now=now_of(finished, **changed))
-    assert said in note
-
-
-def test_an_adapter_of_unknown_origin_is_noted(finished, tmp_path):
-    shutil.copytree(finished / "adapter", tmp_path / "place" / "adapter")
-    (note,) = require_fit(Path(tmp_path / "place" / "adapter"), now=now_of(finished))
-    assert "Nothing tells" in note

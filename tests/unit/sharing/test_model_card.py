@@ -2,13 +2,15 @@ import re
 from dataclasses import replace
 
 import pytest
-from fabricated import LABELS, fabricated_predictions, fabricated_run_json
+from fabricated import LABELS, fabricated_predictions, fabricated_record
 from huggingface_hub import ModelCard
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.notes import Note, NoteCode, sentence
+from lalm_mer.core.provenance import Commit
 from lalm_mer.evaluation.scores import score
 from lalm_mer.protocols.protocol import FoldRule, Protocol
-from lalm_mer.sharing.model_card import CardFacts, card_metadata, dev_rule, plain, read_fairness, render_model_card
+from lalm_mer.sharing.model_card import CardFacts, card_metadata, dev_rule, plain, render_model_card
+from lalm_mer.sharing.public_record import PublicRecord
 
 CONFIG = {
     "model": {"family": "qwen2_audio", "id": "Qwen/Qwen2-Audio-7B-Instruct", "quantization": "nf4"},
@@ -18,11 +20,11 @@ CONFIG = {
 
 
 def facts(**changed):
-    description = fabricated_run_json(config=CONFIG, primary_metric="uar", unmapped=7) | changed.pop("description", {})
+    record = PublicRecord(fabricated_record(**{"config": CONFIG} | changed.pop("record", {})))
     return CardFacts(
         **{
             "repo_id": "jane/adapter",
-            "description": description,
+            "record": record,
             "metrics": score(fabricated_predictions(unscored=3)),
             "forms": {label: (label, f"very {label}") for label in LABELS},
             "dev_rule": "of each fold, what the next fold tests",
@@ -55,9 +57,9 @@ def test_the_hub_reads_its_metadata():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"description": {"synthetic": True}},
+        {"record": {"synthetic": True}},
         {"base_model": None},
-        {"description": {"notes": ["The base model is randomly initialised: its figures say nothing."]}},
+        {"record": {"notes": (Note(NoteCode.RANDOMLY_INITIALISED),)}},
     ],
 )
 def test_figures_that_say_nothing_are_not_told_to_the_hub(changed):
@@ -104,11 +106,10 @@ def test_contamination_is_told_whether_known_or_not():
     assert "reported on it" in render_model_card(facts(contamination="Its authors reported on it."))
 
 
-def test_contamination_is_told_once():
-    notes = ["Contamination of qwen2_audio: its authors reported on it.", "Another."]
-    card = render_model_card(facts(description={"notes": notes}, contamination="its authors reported on it."))
-    assert card.count("its authors reported on it.") == 1
-    assert "- Note: Another." in card
+def test_notes_are_told():
+    notes = (Note(NoteCode.UNSCORED, "test", 3), Note(NoteCode.OTHER_PROMPT))
+    card = render_model_card(facts(record={"notes": notes}))
+    assert [line for line in card.splitlines() if "Note: " in line] == [f"- Note: {sentence(note)}" for note in notes]
 
 
 def test_the_law_is_told():
@@ -126,47 +127,23 @@ def test_training_settings_are_told():
     assert r"| train.eval\_steps | none |" in told
 
 
-def test_a_fairness_table_has_the_columns_it_came_with():
-    rows = [{"group": "female", "uar": 0.51234567}, {"group": "male", "uar": 0.4, "n": 12}]
-    card = render_model_card(facts(fairness=rows))
-    assert "| group | uar | n |" in card
-    assert "|---|---|---|" in card
-    assert "| female | 0.5123 |  |" in card
-    assert "| male | 0.4 | 12 |" in card
-    assert "no fairness audit" not in card
-    assert "no fairness audit" in render_model_card(facts())
-
-
-@pytest.mark.parametrize("content", [{}, [], {"rows": []}, [1], "x", [{}]])
-def test_a_fairness_file_without_rows_is_an_error(content):
-    with pytest.raises(ConfigError, match=r"fairness\.json"):
-        read_fairness(content, "fairness.json")
-
-
-def test_rows_may_stand_in_an_object():
-    assert read_fairness({"rows": [{"a": 1}], "more": 2}, "fairness.json") == [{"a": 1}]
+def test_figures_by_group_are_not_claimed():
+    assert "Figures by group (gender, age, language ...) are not given." in render_model_card(facts())
 
 
 EVIL = "[click](http://evil.example) <script>alert(1)</script> | x | `code` **bold** ![i](http://e/i)\n\n# Head\n---"
 
 
 def test_nothing_that_a_user_wrote_takes_effect():
-    description = {
-        "corpus": EVIL, "task": EVIL, "protocol": EVIL, "notes": [EVIL], "disjoint_in": [EVIL], "git": {"commit": EVIL},
-        "versions": {EVIL: EVIL},
+    note = Note(NoteCode.OTHER_CORPUS, facts={"corpus": EVIL, "protocol": EVIL, "fold": 1})
+    record = {
+        "corpus": EVIL, "task": EVIL, "protocol": EVIL, "notes": (note,), "disjoint_in": (EVIL,),
+        "git": Commit(EVIL, modified=True), "versions": {EVIL: EVIL},
+        "config": {"adapter": {EVIL: EVIL}, "train": {"x": [EVIL]}, "model": CONFIG["model"]},
     }  # fmt: skip
-    config = {"adapter": {EVIL: EVIL}, "train": {"x": [EVIL]}, "model": CONFIG["model"]}
-    clean = facts(fairness=[{"a": "b"}], base_model=None)
+    clean = facts(record=record, base_model=None)
     metrics = clean.metrics | {"recalls": {EVIL: 0.5}}
-    dirty = replace(
-        clean,
-        description=clean.description | description | {"config": config},
-        forms={EVIL: [EVIL]},
-        fairness=[{EVIL: EVIL}],
-        contamination=EVIL,
-        metrics=metrics,
-    )
-    card = render_model_card(dirty)
+    card = render_model_card(replace(clean, forms={EVIL: [EVIL]}, contamination=EVIL, metrics=metrics))
     body = card.split("---\n", 2)[2]
     assert "<script" not in body
     assert not re.search(r"(?<!\\)\]\(", body)
@@ -181,7 +158,7 @@ def test_nothing_that_a_user_wrote_takes_effect():
 
 def test_a_corpus_name_cannot_break_the_metadata():
     name = 'x"\n---\nlicense: mit\nlicense: mit # {{ 7 * 7 }}'
-    card = render_model_card(facts(description={"corpus": name}))
+    card = render_model_card(facts(record={"corpus": name}))
     assert ModelCard(card).data.to_dict()["license"] == "unknown"
     assert "{{ 7 * 7 }}" in ModelCard(card).data.to_dict()["model-index"][0]["results"][0]["dataset"]["type"]
 

@@ -2,8 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
-from lalm_mer.launch.build.notes import RANDOM_NOTE, run_notes
+from lalm_mer.launch.build.notes import run_notes
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import FAMILIES, family_class
 
@@ -26,8 +27,9 @@ def notes(*parts, shots=()):
 def test_what_is_known_of_the_training_data_is_told_of_published_weights_alone(name):
     for corpus, known in MODELS[name].contamination.items():
         assert corpus in READERS
-        assert notes(model(name), data(corpus)) == [f"Contamination of {name}: {known}"]
-        assert notes(model(name, random=True), data(corpus)) == [RANDOM_NOTE]
+        contamination = Note(NoteCode.CONTAMINATION, facts={"model": name, "known": known})
+        assert notes(model(name), data(corpus)) == [contamination]
+        assert notes(model(name, random=True), data(corpus)) == [Note(NoteCode.RANDOMLY_INITIALISED)]
     assert notes(model(name), data("elsewhere")) == []
 
 
@@ -39,14 +41,16 @@ def test_clap_says_of_every_real_corpus_what_its_authors_name():
     assert all("arXiv:2211.06687" in known and known.endswith(".") for known in Clap.contamination.values())
 
 
-def test_what_is_refused_is_told_side_by_side():
-    lines = [f"u{number}: too long" for number in range(7)]
-    train, test = notes(model("clap"), data("elsewhere", train=lines, test=lines[:1]))
-    assert train == "7 utterances of train left out: " + "; ".join(lines[:5])
-    assert test == "1 utterances of test unscored, counted as errors: u0: too long"
-
-
-def test_answered_examples_are_told():
-    assert notes(model("qwen2_audio"), data("elsewhere"), shots=range(4)) == [
-        "Every prompt holds 4 answered training utterances."
+def test_what_is_refused_is_noted_by_split_with_examples():
+    reasons = {f"u{number}": f"{number} s long" for number in range(7)}
+    refused = data("elsewhere", train=reasons, test={"u0": "too long"})
+    ids = ("u0", "u1", "u2", "u3", "u4")
+    assert notes(model("clap"), refused) == [
+        Note(NoteCode.LEFT_OUT, "train", 7, ids, tuple(reasons[name] for name in ids)),
+        Note(NoteCode.UNSCORED, "test", 1, ("u0",), ("too long",)),
     ]
+
+
+def test_answered_examples_are_noted():
+    answered = notes(model("qwen2_audio"), data("elsewhere"), shots=range(4))
+    assert answered == [Note(NoteCode.ANSWERED_EXAMPLES, "train", 4)]

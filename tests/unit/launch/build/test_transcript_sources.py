@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
 from lalm_mer.launch.build.data import open_corpus, open_data
@@ -20,7 +21,7 @@ PROTOCOL = {
 
 @pytest.fixture
 def opened(tmp_path, tone):
-    """A maker of runs on a small corpus: its folded data and its run.json."""
+    """A maker of runs on a small corpus: its folded data and its record."""
 
     def make(*, synthetic=False, source="human", modalities="audio+transcript", **data):
         rows = [
@@ -40,7 +41,7 @@ def opened(tmp_path, tone):
         run_data = open_data(open_corpus(settings.data, settings.split), 1, sampling_rate=None)
         described = run_identity(
             settings, run_data, recognizer="r", base_model=None, modalities=modalities, method="zero_shot",
-            digests={"prompt": None, "base_model": None}, notes=["as it was"],
+            digests={"prompt": None, "base_model": None}, notes=[Note(NoteCode.ANSWERED_EXAMPLES, "train", 2)],
         )  # fmt: skip
         return run_data, described
 
@@ -76,8 +77,8 @@ def write_csv(path, without=()):
 def test_the_corpus_s_own(opened):
     run_data, described = opened()
     assert read(run_data)["s2_sad"] == "2 says so."
-    assert described["transcript_source"] == "corpus"
-    assert "transcripts" not in described["hashes"]
+    assert described.transcript_source == "corpus"
+    assert "transcripts" not in described.hashes
 
 
 def test_recognised_ones(opened, tmp_path):
@@ -85,9 +86,9 @@ def test_recognised_ones(opened, tmp_path):
     run_data, described = opened(transcript_source="asr", transcripts=write_csv(tmp_path / "t.csv"))
     assert read(run_data) == {name: f"{name[1]} heard" for name in read(corpus)}
     assert run_data.folded.folds.digest == corpus.folded.folds.digest  # proven on the corpus's own
-    assert described["transcript_source"] == "asr"
-    assert len(described["hashes"]["transcripts"]) == 64
-    assert not any("name the label" in note for note in described["notes"])
+    assert described.transcript_source == "asr"
+    assert len(described.hashes["transcripts"]) == 64
+    assert NoteCode.SIMULATED_TRANSCRIPTS not in [note.code for note in described.notes]
 
 
 def test_a_missing_one_is_named_and_an_empty_one_allowed(opened, tmp_path):
@@ -105,20 +106,19 @@ def test_simulated_ones_name_the_label_and_are_marked(opened, synthetic):
     run_data, described = opened(transcript_source="simulated", synthetic=synthetic)
     assert read(run_data)["s2_sad"] == "I am very sad!"
     assert read(run_data)["s0_happy"] == "I am very joyful!"
-    assert described["transcript_source"] == "simulated"
-    assert described["notes"][0].startswith("The transcripts name the label: ")
-    assert "as it was" in described["notes"]
+    assert described.transcript_source == "simulated"
+    assert described.notes[:2] == (Note(NoteCode.SIMULATED_TRANSCRIPTS), Note(NoteCode.ANSWERED_EXAMPLES, "train", 2))
 
 
 def test_a_corpus_that_says_simulated_leaks_unless_it_is_synthetic(opened):
-    assert opened(source="simulated")[1]["transcript_source"] == "simulated"
-    assert opened(source="simulated", synthetic=True)[1]["transcript_source"] == "corpus"
+    assert opened(source="simulated")[1].transcript_source == "simulated"
+    assert opened(source="simulated", synthetic=True)[1].transcript_source == "corpus"
 
 
 def test_a_run_that_reads_nothing_leaks_nothing(opened):
     described = opened(transcript_source="simulated", modalities="audio")[1]
-    assert described["transcript_source"] is None
-    assert not any("name the label" in note for note in described["notes"])
+    assert described.transcript_source is None
+    assert NoteCode.SIMULATED_TRANSCRIPTS not in [note.code for note in described.notes]
 
 
 @pytest.mark.parametrize(

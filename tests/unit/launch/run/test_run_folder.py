@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
+from fabricated import fabricated_record
 
-from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.run.run_folder import open_run
+from lalm_mer.core.errors import ConfigError, PredictionError
+from lalm_mer.core.run_record import read_record
+from lalm_mer.launch.run.run_folder import is_finished, open_run
 
-IDENTITY = {
-    "config": {"seed": 0, "train": {"learning_rate": 1e-3, "use_cpu": True}, "engine": {"num_processes": 1}},
-    "hashes": {"data": "d", "folds": "f"},
-}
+IDENTITY = fabricated_record(
+    config={"seed": 0, "train": {"learning_rate": 1e-3, "use_cpu": True}, "engine": {"num_processes": 1}},
+    seconds=None,
+)
 
 
 def test_the_whole_config_is_written_first(tmp_path):
     run = open_run(tmp_path / "run", IDENTITY, writes=True)
-    written = json.loads((run.path / "run.json").read_text())
-    assert written["config"] == IDENTITY["config"]
-    assert written["seconds"] is None
+    assert read_record(run.path / "run.json") == run.record == IDENTITY
     assert not run.finished
+
+
+def test_a_run_that_goes_on_keeps_when_it_began(tmp_path):
+    _begun(tmp_path)
+    later = replace(IDENTITY, started_at="2027-01-01T00:00:00+00:00")
+    assert open_run(tmp_path, later, writes=True).record == IDENTITY
+
+
+@pytest.mark.parametrize("changed", [{"format": 1}, {"config": None}])
+def test_a_run_that_cannot_be_read_is_refused(tmp_path, changed):
+    _begun(tmp_path)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    (tmp_path / "metrics.json").write_text("{}")
+    for use in (lambda: open_run(tmp_path, IDENTITY, writes=True), lambda: is_finished(tmp_path, {}, {})):
+        with pytest.raises(PredictionError, match=r"run\.json: (format 1, but|key 'config')"):
+            use()
+
+
+def test_a_finished_run_is_known_by_its_config_and_hashes(tmp_path):
+    _begun(tmp_path)
+    assert not is_finished(tmp_path, IDENTITY.config, IDENTITY.hashes)
+    (tmp_path / "metrics.json").write_text("{}")
+    assert is_finished(tmp_path, IDENTITY.config, {"data": IDENTITY.hashes["data"]})
+    with pytest.raises(ConfigError, match=r"hashes\.folds"):
+        is_finished(tmp_path, IDENTITY.config, {"folds": "other"})
 
 
 @pytest.mark.parametrize(("section", "key", "value"), [("train", "use_cpu", False), ("engine", "num_processes", 2)])
 def test_how_it_runs_may_change(tmp_path, section, key, value):
     _begun(tmp_path)
     changed = deepcopy(IDENTITY)
-    changed["config"][section][key] = value
+    changed.config[section][key] = value
     assert not open_run(tmp_path, changed, writes=True).finished
 
 
@@ -40,7 +67,7 @@ def test_how_it_runs_may_change(tmp_path, section, key, value):
 def test_what_decides_the_outcome_may_not(tmp_path, path, named):
     _begun(tmp_path)
     changed = deepcopy(IDENTITY)
-    section = changed
+    section = {"config": changed.config, "hashes": changed.hashes}
     for key in path[:-1]:
         section = section[key]
     section[path[-1]] = "other"

@@ -1,0 +1,119 @@
+"""Notes on the figures of a run: codes with facts in run.json, sentences where they are shown."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+__all__ = ["SENTENCES", "Note", "NoteCode", "Split", "needed_facts", "sentence"]
+
+Split: TypeAlias = Literal["train", "dev", "test"]
+
+
+class NoteCode(StrEnum):
+    """What a reader of the figures has to know."""
+
+    RANDOMLY_INITIALISED = "randomly_initialised"
+    CONTAMINATION = "contamination"
+    LEFT_OUT = "left_out"
+    UNSCORED = "unscored"
+    UNCHANGED_SPEED = "unchanged_speed"
+    ANSWERED_EXAMPLES = "answered_examples"
+    SIMULATED_TRANSCRIPTS = "simulated_transcripts"
+    SWAPPED_AUDIO = "swapped_audio"
+    GENERATED_ANSWERS = "generated_answers"
+    MERGED_BASE_MODEL = "merged_base_model"
+    UNKNOWN_TRAINING_DATA = "unknown_training_data"
+    OTHER_FOLDS = "other_folds"
+    OTHER_CORPUS = "other_corpus"
+    OTHER_BASE_MODEL = "other_base_model"
+    OTHER_QUANTIZATION = "other_quantization"
+    OTHER_PROMPT = "other_prompt"
+    OTHER_LABELS = "other_labels"
+    SCRATCH_BERT = "scratch_bert"
+    OPENSMILE_LICENCE = "opensmile_licence"
+    FOLD_SIZE = "fold_size"
+    FOLD_UTTERANCES = "fold_utterances"
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note.
+
+    Args:
+        code: what it is about
+        split: of the fold
+        n: how many utterances it is about
+        ids: of some of these utterances; they may name people and are never shared
+        reasons: why, for each of ``ids``; empty where the code says it
+        facts: what else the sentence of its code needs
+    """
+
+    code: NoteCode
+    split: Split | None = None
+    n: int | None = None
+    ids: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+
+
+SENTENCES: Mapping[NoteCode, str] = {
+    NoteCode.RANDOMLY_INITIALISED: "The base model is randomly initialised: its figures say nothing about the "
+    "published model.",
+    NoteCode.CONTAMINATION: "Contamination of {model}: {known}",
+    NoteCode.LEFT_OUT: "{n} utterances of {split} left out.",
+    NoteCode.UNSCORED: "{n} utterances of {split} unscored, counted as errors.",
+    NoteCode.UNCHANGED_SPEED: "{n} training utterances keep their speed, because the model could not take them slower "
+    "or faster.",
+    NoteCode.ANSWERED_EXAMPLES: "Every prompt holds {n} answered training utterances.",
+    NoteCode.SIMULATED_TRANSCRIPTS: "The transcripts name the label: each is a sentence made from the truth, so the "
+    "figures say nothing about recognising emotion.",
+    NoteCode.SWAPPED_AUDIO: "Each test utterance has the audio of another one; accuracy that remains above chance does "
+    "not come from the audio.",
+    NoteCode.GENERATED_ANSWERS: "Answers were generated greedily, {max_new_tokens} tokens at most, and parsed "
+    "strictly; an unparsed answer counts as an error of its true class.",
+    NoteCode.MERGED_BASE_MODEL: "The base model contains a merged adapter; notes on an adapter are about that one.",
+    NoteCode.UNKNOWN_TRAINING_DATA: "It is not known what the adapter was trained on: its training data may contain "
+    "the test set.",
+    NoteCode.OTHER_FOLDS: "The adapter ({corpus}, {protocol}, fold {fold}) was trained on other folds of this corpus: "
+    "its training data may contain test utterances.",
+    NoteCode.OTHER_CORPUS: "The adapter ({corpus}, {protocol}, fold {fold}) was trained on another corpus.",
+    NoteCode.OTHER_BASE_MODEL: "The adapter was trained on another copy or revision of the base model, as far as is "
+    "known.",
+    NoteCode.OTHER_QUANTIZATION: "The adapter was trained with quantization {trained}, this run uses {used}.",
+    NoteCode.OTHER_PROMPT: "The adapter was trained with another prompt.",
+    NoteCode.OTHER_LABELS: "The adapter was trained on other labels.",
+    NoteCode.SCRATCH_BERT: "The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.",
+    NoteCode.OPENSMILE_LICENCE: "Acoustic features by openSMILE, whose licence is for research.",
+    NoteCode.FOLD_SIZE: "Fold {fold}, {split}: {n} utterances here, {expected} in the protocol.",
+    NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but others than the protocol's.",
+}
+"""The sentence of each code. It is only ever shown: nothing reads it."""
+
+
+def needed_facts(code: NoteCode) -> set[str]:
+    """Names of the facts that the sentence of a code needs.
+
+    Example:
+        >>> needed_facts(NoteCode.GENERATED_ANSWERS)
+        {'max_new_tokens'}
+    """
+    return {name for _, name, _, _ in string.Formatter().parse(SENTENCES[code]) if name} - {"split", "n"}
+
+
+def sentence(note: Note) -> str:
+    """A note in words.
+
+    Example:
+        >>> sentence(Note(NoteCode.LEFT_OUT, split="train", n=7, ids=("u1",), reasons=("40.00 s long",)))
+        '7 utterances of train left out; for example u1: 40.00 s long.'
+    """
+    words = SENTENCES[note.code].format(split=note.split, n=note.n, **note.facts)
+    if not note.ids:
+        return words
+    reasons = [f": {reason}" for reason in note.reasons] or [""] * len(note.ids)
+    examples = "; ".join(f"{name}{reason}" for name, reason in zip(note.ids, reasons, strict=True))
+    return f"{words.removesuffix('.')}; for example {examples}."

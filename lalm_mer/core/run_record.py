@@ -1,0 +1,205 @@
+"""The record of a run, which is the content of run.json: what was run, on which data, with which model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.names import CONDITIONS, METHODS, MODALITIES, TRANSCRIPT_SOURCES, uses_transcript
+from lalm_mer.core.notes import Note, NoteCode, needed_facts
+from lalm_mer.core.provenance import Commit
+from lalm_mer.core.strict_json import parse, read_object
+
+__all__ = ["RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "read_record"]
+
+RUN_FILE = "run.json"
+_FORMAT = 2
+_HASHES = ("data", "folds", "prompt", "base_model")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many training examples there are.
+
+    Args:
+        examples: of all, repeats counted
+        classes: label -> n
+        groups: label -> group -> n; empty where no groups were given
+        without_group: examples whose group the corpus does not say, where groups were given
+    """
+
+    examples: int
+    classes: Mapping[str, int]
+    groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    without_group: int = 0
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Counts of training examples before and after balancing."""
+
+    before: Counts
+    after: Counts
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The base model of a run, as section ``model`` of its config names it.
+
+    Args:
+        family: architecture
+        id: Hub id or local folder
+        revision: branch, tag or commit on the Hub
+        dtype: of the weights
+        attn_implementation: name in transformers
+        quantization: one of ``QUANTIZATIONS``; None for none
+    """
+
+    family: str
+    id: str
+    revision: str | None
+    dtype: str
+    attn_implementation: str
+    quantization: str | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of one run: one recognizer, trained with one seed and tested on one fold.
+
+    Args:
+        recognizer: name shown in comparisons
+        base_model: Hub id or folder of its base model; None where it has none
+        modalities: one of ``MODALITIES``
+        transcript_source: one of ``TRANSCRIPT_SOURCES``; None where no transcript is used
+        method: one of ``METHODS``
+        condition: one of ``CONDITIONS``, under which the test set is scored
+        corpus: name of the corpus
+        synthetic: whether the corpus is synthetic
+        protocol: name of the protocol that made the folds
+        protocol_version: its version
+        fold: number of the fold
+        seed: of the training
+        task: name of the task
+        labels: the K labels
+        unmapped: utterances whose label is outside the task
+        left_out: utterances of the task that are in no split of the fold
+        disjoint_in: columns in which train, dev and test share no value
+        shared_in: columns in which the protocol lets them share values
+        primary_metric: metric by which dev chooses a checkpoint
+        hashes: of ``data``, ``folds``, ``prompt``, ``base_model`` and what else the scores depend on; None where there
+            is no such thing
+        balance: counts of the training examples; None where nothing is trained
+        class_weights: label -> factor of its loss; None weights all alike
+        notes: what a reader of the figures has to know
+        config: resolved config
+        versions: package -> version; None where it is not installed
+        git: commit of the code
+        started_at: when the run began, in ISO 8601
+        seconds: duration of the whole run; None until it ends
+    """
+
+    recognizer: str
+    base_model: str | None
+    modalities: str
+    transcript_source: str | None
+    method: str
+    condition: str
+    corpus: str
+    synthetic: bool
+    protocol: str
+    protocol_version: int
+    fold: int
+    seed: int
+    task: str
+    labels: tuple[str, ...]
+    unmapped: int
+    left_out: int
+    disjoint_in: tuple[str, ...]
+    shared_in: tuple[str, ...]
+    primary_metric: str
+    hashes: Mapping[str, str | None]
+    balance: Balance | None
+    class_weights: Mapping[str, float] | None
+    notes: tuple[Note, ...]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str | None]
+    git: Commit
+    started_at: str
+    seconds: float | None
+
+    @property
+    def randomly_initialised(self) -> bool:
+        """Whether the base model's weights were never trained."""
+        return any(note.code == NoteCode.RANDOMLY_INITIALISED for note in self.notes)
+
+    def model(self, source: str) -> ModelRecord:
+        """Section ``model`` of the config.
+
+        Args:
+            source: what to call the record in errors
+
+        Raises:
+            PredictionError: naming source and key, if it has none
+        """
+        return parse(ModelRecord, self.config.get("model", {}), f"{source}: section 'model'", ignore_unknown=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as run.json holds it."""
+        return {"format": _FORMAT} | asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], source: str) -> RunRecord:
+        """The record from plain data.
+
+        Args:
+            content: of run.json
+            source: what to call it in errors
+
+        Raises:
+            PredictionError: naming source and key, for a record of another format, and for a key that is unknown,
+                missing, of the wrong type or outside its choices
+        """
+        if content.get("format") != _FORMAT:
+            raise PredictionError(
+                f"{source}: format {content.get('format')}, but this version reads format {_FORMAT}; run it again"
+            )
+        record = parse(cls, {key: value for key, value in content.items() if key != "format"}, source)
+        for key, allowed in (("modalities", MODALITIES), ("method", METHODS), ("condition", CONDITIONS)):
+            if getattr(record, key) not in allowed:
+                raise PredictionError(
+                    f"{source}: key {key!r}: expected one of {list(allowed)}, found {getattr(record, key)!r}"
+                )
+        sources = TRANSCRIPT_SOURCES if uses_transcript(record.modalities) else (None,)
+        if record.transcript_source not in sources:
+            expected = "null" if sources == (None,) else f"one of {list(sources)}"
+            raise PredictionError(
+                f"{source}: key 'transcript_source': expected {expected} with modalities {record.modalities}, found "
+                f"{record.transcript_source!r}"
+            )
+        for number, note in enumerate(record.notes):
+            for name in sorted(needed_facts(note.code) - note.facts.keys()):
+                raise PredictionError(f"{source}: key 'notes.{number}.facts.{name}' is missing; code is {note.code}")
+            if note.reasons and len(note.reasons) != len(note.ids):
+                raise PredictionError(
+                    f"{source}: key 'notes.{number}.reasons': {len(note.reasons)} of them, but {len(note.ids)} ids; "
+                    "expected one of each id, or none"
+                )
+        for key in _HASHES:
+            if key not in record.hashes:
+                raise PredictionError(f"{source}: key 'hashes.{key}' is missing; found {sorted(record.hashes)}")
+            if key in ("data", "folds") and not record.hashes[key]:
+                raise PredictionError(f"{source}: key 'hashes.{key}': expected a hash, found {record.hashes[key]!r}")
+        return record
+
+
+def read_record(file: Path) -> RunRecord:
+    """Read run.json.
+
+    Raises:
+        PredictionError: naming the file and, where there is one, the key
+    """
+    return RunRecord.from_json(read_object(file), str(file))

@@ -1,0 +1,172 @@
+"""What an adapter was trained with, and whether a run uses it with the same data, prompt and base model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lalm_mer.core.errors import AdapterError, SplitLeakError
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.provenance import write_json
+from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.strict_json import parse, read_object
+from lalm_mer.models.adapter_files import CONFIG, read_json
+from lalm_mer.sharing.hub_folder import published_id
+
+__all__ = [
+    "MERGED_FROM",
+    "AdapterContext",
+    "MergedFrom",
+    "context_of",
+    "read_trained_run",
+    "require_fit",
+    "surely_differ",
+]
+
+MERGED_FROM = "merged_from.json"
+"""In the folder of a merged model."""
+
+
+@dataclass(frozen=True)
+class AdapterContext:
+    """What an adapter is trained with, or used with.
+
+    Args:
+        corpus: name of the corpus
+        protocol: name of the protocol
+        fold: number of the fold
+        labels: the K labels
+        folds_digest: SHA-256 of the folds
+        prompt_digest: SHA-256 of the prompt
+        base_digest: of the base model, as ``base_digest`` makes it; None is not compared
+        quantization: of the base model; None for none
+    """
+
+    corpus: str
+    protocol: str
+    fold: int
+    labels: tuple[str, ...]
+    folds_digest: str | None
+    prompt_digest: str | None
+    base_digest: str | None
+    quantization: str | None
+
+
+@dataclass(frozen=True)
+class MergedFrom:
+    """What a merged model was made from.
+
+    Args:
+        base_model: Hub id or folder
+        adapter: SHA-256 of the adapter's weights
+        trained_with: of the adapter
+    """
+
+    base_model: str
+    adapter: str
+    trained_with: AdapterContext
+
+    def write(self, folder: Path) -> None:
+        """Write ``merged_from.json`` into the folder of the merged model."""
+        write_json(folder / MERGED_FROM, asdict(self))
+
+
+def context_of(record: RunRecord, source: str) -> AdapterContext:
+    """What a run was trained with; errors call it ``source``."""
+    return AdapterContext(
+        corpus=record.corpus,
+        protocol=record.protocol,
+        fold=record.fold,
+        labels=record.labels,
+        folds_digest=record.hashes["folds"],
+        prompt_digest=record.hashes["prompt"],
+        base_digest=record.hashes["base_model"],
+        quantization=record.model(source).quantization,
+    )
+
+
+def read_trained_run(folder: Path) -> RunRecord | None:
+    """The record of the run that trained an adapter, in the adapter's folder or above it; None where there is none.
+
+    Raises:
+        PredictionError: if it is malformed or of another format
+    """
+    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+        if file.is_file():
+            return read_record(file)
+    return None
+
+
+def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> list[Note]:
+    """Compare a run that is to use an adapter with what the adapter was trained with.
+
+    Args:
+        folder: of the adapter, or of a model that an adapter was merged into
+        now: what it is to be used with
+        base_model: Hub id or folder of the base model; None is not compared
+
+    Returns:
+        notes for a reader of the figures
+
+    Raises:
+        SplitLeakError: if this is another fold of the same folds: its test set was trained on
+        AdapterError: if the adapter was trained on another base model
+        PredictionError: if the record of its training is malformed or of another format
+    """
+    if base_model is not None:
+        _require_same_base(folder, base_model)
+    then = _trained_with(folder)
+    if then is None:
+        return [Note(NoteCode.UNKNOWN_TRAINING_DATA)]
+    notes = []
+    if now.folds_digest == then.folds_digest:
+        if now.fold != then.fold:
+            raise SplitLeakError(
+                f"key 'split.fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds and "
+                f"may know these test utterances; set split.fold={then.fold}"
+            )
+    else:
+        facts: dict[str, str | int] = {"corpus": then.corpus, "protocol": then.protocol, "fold": then.fold}
+        code = NoteCode.OTHER_FOLDS if now.corpus == then.corpus else NoteCode.OTHER_CORPUS
+        notes.append(Note(code, facts=facts))
+    base = now.base_digest or then.base_digest
+    if surely_differ(base, then.base_digest):
+        raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
+    if base != then.base_digest:
+        notes.append(Note(NoteCode.OTHER_BASE_MODEL))
+    if now.quantization != then.quantization:
+        quantization = {"trained": then.quantization or "none", "used": now.quantization or "none"}
+        notes.append(Note(NoteCode.OTHER_QUANTIZATION, facts=quantization))
+    if now.prompt_digest != then.prompt_digest:
+        notes.append(Note(NoteCode.OTHER_PROMPT))
+    if now.labels != then.labels:
+        notes.append(Note(NoteCode.OTHER_LABELS))
+    return notes
+
+
+def surely_differ(one: object, another: object) -> bool:
+    """Whether two digests of base models are of two models: a commit of the Hub says nothing of a folder's content.
+
+    Example:
+        >>> surely_differ("sha-of-one", "sha-of-another"), surely_differ("sha-of-one", "user/name@commit")
+        (True, False)
+    """
+    return one != another and all("@" not in str(digest) for digest in (one, another))
+
+
+def _trained_with(folder: Path) -> AdapterContext | None:
+    merged = folder / MERGED_FROM
+    if merged.is_file():
+        return parse(MergedFrom, read_object(merged), str(merged)).trained_with
+    record = read_trained_run(folder)
+    return None if record is None else context_of(record, str(folder))
+
+
+def _require_same_base(folder: Path, model_id: str) -> None:
+    """Two ids of the Hub that differ are two models; a folder's name says nothing."""
+    trained = str(read_json(folder / CONFIG).get("base_model_name_or_path"))
+    if published_id(trained) and published_id(model_id) and trained.lower() != model_id.lower():
+        raise AdapterError(
+            f"{folder}: the adapter was trained on {trained}, and model.id is {model_id}; set model.id={trained}, or "
+            "to a folder that holds a copy of it"
+        )

@@ -1,0 +1,96 @@
+"""What an adapter was trained with is compared with what it is used with."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from lalm_mer.core.errors import AdapterError, PredictionError, SplitLeakError
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.run_record import read_record
+from lalm_mer.sharing.adapter_context import MergedFrom, context_of, read_trained_run, require_fit
+from lalm_mer.sharing.hub_folder import assemble
+
+
+def fit(folder, finished, *, base_model="same", **changed):
+    """Notes of a run that uses an adapter as it was trained, but for what is changed."""
+    then = read_record(finished / "run.json")
+    now = replace(context_of(then, "run.json"), **changed)
+    return require_fit(folder, now, then.base_model if base_model == "same" else base_model)
+
+
+def test_the_run_it_was_trained_for_needs_no_note(finished):
+    assert fit(finished / "adapter", finished) == []
+
+
+def test_another_fold_of_the_same_folds_is_a_leak(finished):
+    with pytest.raises(SplitLeakError, match=r"set split\.fold=1"):
+        fit(finished / "adapter", finished, fold=2)
+
+
+def test_another_base_model_is_refused_and_another_copy_noted(finished):
+    with pytest.raises(AdapterError, match="another base model"):
+        fit(finished / "adapter", finished, base_digest="c" * 64)
+    notes = fit(finished / "adapter", finished, base_digest="Qwen/Qwen2-Audio-7B@0")
+    assert notes == [Note(NoteCode.OTHER_BASE_MODEL)]
+    assert fit(finished / "adapter", finished, base_digest=None) == []
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["run.json", "alone"])
+def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, beside):
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
+    if not beside:
+        (out / "run.json").unlink()
+    digest = "Qwen/Qwen2-Audio-7B@0"
+    with pytest.raises(AdapterError, match=r"trained on Qwen/Qwen2-Audio-7B-Instruct.*set model\.id=Qwen/Qwen2"):
+        fit(out, finished, base_model="Qwen/Qwen2-Audio-7B", base_digest=digest)
+    fit(out, finished, base_model="qwen/qwen2-audio-7b-instruct")
+    fit(out, finished, base_model=str(tmp_path))  # a copy may lie anywhere
+
+
+TRAINED = {"corpus": "fabricated", "protocol": "speaker_folds", "fold": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        ({"folds_digest": "e" * 64}, Note(NoteCode.OTHER_FOLDS, facts=TRAINED)),
+        ({"folds_digest": "e" * 64, "corpus": "other"}, Note(NoteCode.OTHER_CORPUS, facts=TRAINED)),
+        ({"prompt_digest": "e" * 64}, Note(NoteCode.OTHER_PROMPT)),
+        ({"labels": ("a", "b")}, Note(NoteCode.OTHER_LABELS)),
+        ({"quantization": "nf4"}, Note(NoteCode.OTHER_QUANTIZATION, facts={"trained": "none", "used": "nf4"})),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_other_differences_are_noted(finished, tmp_path, changed, note, shared):
+    folder = assemble(finished, tmp_path / "out", repo_id="jane/adapter") if shared else finished / "adapter"
+    assert fit(folder, finished, **changed) == [note]
+
+
+def test_a_merged_model_is_compared_by_what_its_adapter_was_trained_with(finished, tmp_path):
+    trained_with = context_of(read_record(finished / "run.json"), "run.json")
+    MergedFrom("base", "a" * 64, trained_with).write(tmp_path)
+    assert fit(tmp_path, finished, base_model=None, base_digest=None) == []
+    with pytest.raises(SplitLeakError, match="trained on fold 1"):
+        fit(tmp_path, finished, base_model=None, base_digest=None, fold=2)
+    content = json.loads((tmp_path / "merged_from.json").read_text())
+    for changed, message in (
+        ({"trained_with": {}}, r"merged_from\.json: key 'trained_with\.corpus' is missing"),
+        ({"adapter": 1}, r"merged_from\.json: key 'adapter': .* found int 1"),
+        ({"host": "x"}, r"merged_from\.json: unknown key 'host'"),
+    ):
+        (tmp_path / "merged_from.json").write_text(json.dumps(content | changed))
+        with pytest.raises(PredictionError, match=message):
+            fit(tmp_path, finished, base_model=None)
+
+
+def test_a_record_of_another_format_is_refused(run):
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"format": 1}))
+    with pytest.raises(PredictionError, match=r"run\.json: format 1, but this version reads format 2"):
+        read_trained_run(run / "adapter")
+
+
+def test_an_adapter_of_unknown_origin_is_noted(finished, tmp_path):
+    shutil.copytree(finished / "adapter", tmp_path / "place" / "adapter")
+    assert fit(tmp_path / "place" / "adapter", finished) == [Note(NoteCode.UNKNOWN_TRAINING_DATA)]
