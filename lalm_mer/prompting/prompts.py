@@ -163,8 +163,8 @@ def load_prompt(path: Path) -> Prompt:
     file = load_config(_PromptFile, path)
     if "{#" in file.user or "{%" in file.user:
         raise ConfigError(
-            f"{path}: key 'user': holds {{# or {{%, but a template has words and slots alone; write a comment as one of "
-            "YAML, after #"
+            f"{path}: key 'user': holds {{# or {{%, but a template has words and slots alone; write a comment as YAML "
+            "does, after #"
         )
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
     try:

@@ -8,6 +8,8 @@ import pytest
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.run_record import read_record
 from lalm_mer.launch.config.settings import PromptSettings
 from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
@@ -29,7 +31,8 @@ def test_a_run_of_answers_holds_what_it_should(answered):
     assert (run["method"], run["recognizer"]) == ("zero_shot", "qwen2_audio (model, generated)")
     assert run["config"]["answering"]["mode"] == "generation"
     assert len(run["hashes"]["synonyms"]) == 64
-    assert any("generated greedily, 3 tokens at most" in note for note in run["notes"])
+    notes = read_record(answered / "run.json").notes
+    assert Note(NoteCode.GENERATED_ANSWERS, facts={"max_new_tokens": 3}) in notes
     table = pd.read_parquet(answered / "predictions.parquet").set_index("utterance_id")
     assert table.filter(like="log_prob_").isna().all(axis=None)
     assert table.loc["s1_too_long", "status"] == "unscored"

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.runs import read_run
 
@@ -22,18 +23,21 @@ def in_full(workplace):
 def test_a_merged_model_gives_the_scores_of_the_run(in_full, workplace, tmp_path, capsys):
     assert workplace.script("recipes/merge_adapter.py", str(in_full), "--out", str(tmp_path / "model")) == 0
     assert str(tmp_path / "model") in capsys.readouterr().out
-    told = json.loads((tmp_path / "model" / "merged_from.json").read_text())
-    assert told["base_model"] == str(workplace.folder / "model")
-    assert told["adapter"] == hash_file(in_full / "adapter" / "adapter_model.safetensors")
+    merged_from = json.loads((tmp_path / "model" / "merged_from.json").read_text())
+    assert merged_from["base_model"] == str(workplace.folder / "model")
+    assert merged_from["adapter"] == hash_file(in_full / "adapter" / "adapter_model.safetensors")
+    assert merged_from["trained_with"]["fold"] == 1
 
     bare = [f"model.id={tmp_path / 'model'}", f"output.dir={tmp_path / 'merged'}"]
     assert workplace.again("zero_shot", *bare) == 0
     before, after = (pd.read_parquet(run / "predictions.parquet") for run in (in_full, tmp_path / "merged"))
     pd.testing.assert_frame_equal(after, before, atol=1e-5, rtol=0)
-    run = read_run(tmp_path / "merged")
+    run = read_run(tmp_path / "merged").record
     assert run.method == "zero_shot"
-    assert any("is a merged copy" in note for note in run.notes)
-    assert any("randomly initialised" in note for note in run.notes)
+    assert [note.code for note in run.notes if note.split is None] == [
+        NoteCode.RANDOMLY_INITIALISED,
+        NoteCode.MERGED_BASE_MODEL,
+    ]
 
     assert workplace.again("zero_shot", *bare, "split.fold=2", f"output.dir={tmp_path / 'leak'}") == 1
     assert "trained on fold 1 of the same folds" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
     workplace.run("zero_shot", tmp_path / "adapted", "model.adapter=jane/adapter", **online)
     before, after = (pd.read_parquet(run / "predictions.parquet") for run in (uninterrupted, tmp_path / "adapted"))
     pd.testing.assert_frame_equal(after, before, atol=1e-6, rtol=0)
-    run = read_run(tmp_path / "adapted")
+    run = read_run(tmp_path / "adapted").record
     assert run.method == "lora"
     assert run.hashes["adapter"] == hash_file(uninterrupted / "adapter" / "adapter_model.safetensors")
     report = tmp_path / "report"
@@ -159,7 +159,7 @@ def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace
     files = here.head("jane/adapter")[1]
     assert {"adapter_model.safetensors", "prompt.yaml", "labels.json", "tokenizer.json", "README.md"} <= set(files)
     (tmp_path / "pushed.yaml").write_bytes(files["prompt.yaml"])
-    assert load_ensemble(tmp_path / "pushed.yaml").digest == read_run(tmp_path / "run").hashes["prompt"]
+    assert load_ensemble(tmp_path / "pushed.yaml").digest == read_run(tmp_path / "run").record.hashes["prompt"]
     assert "descriptions" in files["README.md"].decode()
     assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
 

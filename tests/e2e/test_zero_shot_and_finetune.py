@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from lalm_mer.core.notes import NoteCode, sentence
+from lalm_mer.core.run_record import read_record
 from lalm_mer.examples.conditions import derangement
 
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
@@ -22,11 +24,11 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
 
 def test_a_zero_shot_run_folder_holds_what_it_should(prompted):
     assert {path.name for path in prompted.iterdir() if path.is_file()} == RUN
-    run = json.loads((prompted / "run.json").read_text())
-    assert (run["method"], run["modalities"], run["corpus"]) == ("zero_shot", "audio+transcript", "synthetic_beeps")
-    assert run["seconds"] > 0
-    assert "randomly initialised" in run["notes"][0]
-    assert set(run["hashes"]) == {"data", "folds", "prompt", "base_model"}
+    run = read_record(prompted / "run.json")
+    assert (run.method, run.modalities, run.corpus) == ("zero_shot", "audio+transcript", "synthetic_beeps")
+    assert run.seconds > 0
+    assert run.randomly_initialised
+    assert set(run.hashes) == {"data", "folds", "prompt", "base_model"}
     table = pd.read_parquet(prompted / "predictions.parquet")
     scored = table[table["status"] == "scored"].filter(like="log_prob_")
     assert list(scored) == ["log_prob_angry", "log_prob_content", "log_prob_happy", "log_prob_sad"]
@@ -47,9 +49,9 @@ def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
         "step", "epoch", "split", "loss", "uar", "weighted_accuracy", "macro_f1", "weighted_f1"
     }  # fmt: skip
     assert dev[-1]["loss"] < dev[0]["loss"]
-    run = json.loads((uninterrupted / "run.json").read_text())
-    assert run["config"]["adapter"]["lora_dropout"] == 0.3
-    assert run["config"]["train"]["warmup_steps"] == 0.05  # a default is written too
+    run = read_record(uninterrupted / "run.json")
+    assert run.config["adapter"]["lora_dropout"] == 0.3
+    assert run.config["train"]["warmup_steps"] == 0.05  # a default is written too
 
 
 @pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
@@ -64,9 +66,11 @@ def test_an_utterance_that_the_model_cannot_take_stays_in_the_denominator(recipe
     assert (metrics["n"], metrics["n_scored"], metrics["n_unscored"]) == (21, 20, 1)
     right = (table["truth"] == table["prediction"]).sum()
     assert metrics["weighted_accuracy"]["value"] == pytest.approx(right / 21)
-    notes = " ".join(json.loads((folder / "run.json").read_text())["notes"])
-    assert "s1_too_long: 40.00 s long" in notes
-    assert "counted as errors" in notes
+    notes = read_record(folder / "run.json").notes
+    (unscored,) = [note for note in notes if note.code == NoteCode.UNSCORED]
+    assert (unscored.split, unscored.n, unscored.ids) == ("test", 1, ("s1_too_long",))
+    assert "s1_too_long: 40.00 s long" in sentence(unscored)
+    assert "counted as errors" in sentence(unscored)
 
 
 def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
@@ -84,9 +88,9 @@ def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
 def test_swapped_audio_is_heard_in_place_of_its_own(uninterrupted, workplace, tmp_path):
     swapped = tmp_path / "swapped"
     workplace.run("zero_shot", swapped, f"model.adapter={uninterrupted}", "scoring.condition=audio_swapped")
-    run = json.loads((swapped / "run.json").read_text())
-    assert (run["condition"], run["method"]) == ("audio_swapped", "lora")
-    assert "heard with the audio of another one" in run["notes"][0]
+    run = read_record(swapped / "run.json")
+    assert (run.condition, run.method) == ("audio_swapped", "lora")
+    assert run.notes[0].code == NoteCode.SWAPPED_AUDIO
     own, other = (pd.read_parquet(folder / "predictions.parquet") for folder in (uninterrupted, swapped))
     assert set(other["condition"]) == {"audio_swapped"}
     assert list(other["utterance_id"][other["status"] == "unscored"]) == ["s1_too_long"]
@@ -155,8 +159,8 @@ def test_other_ways_of_asking_give_other_scores(way, prompted, workplace, tmp_pa
     assert len(scores) == len(before) == 20
     assert np.exp(scores).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
     assert (scores - before).abs().to_numpy().max() > 1e-4
-    run = json.loads((out / "run.json").read_text())
-    assert any("answered training utterances" in note for note in run["notes"]) == ("prompt.shots" in WAYS[way][0])
+    codes = {note.code for note in read_record(out / "run.json").notes}
+    assert (NoteCode.ANSWERED_EXAMPLES in codes) == ("prompt.shots" in WAYS[way][0])
 
 
 def test_one_order_of_one_template_is_the_plain_run(prompted, workplace, tmp_path):

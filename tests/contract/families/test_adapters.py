@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from fabricated import fabricated_run_json
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -222,21 +223,25 @@ def test_a_merged_copy_is_a_model_of_its_own(saved, load_family, family, tmp_pat
     (tmp_path / "run").mkdir()
     shutil.copytree(folder, tmp_path / "run" / "adapter")
     base = family.model.config._name_or_path
-    model = {"family": family.name, "id": base, "revision": None, "dtype": "float32", "quantization": "nf4"}
-    told = {"corpus": "c", "fold": 1, "hashes": {"base_model": base_digest(base)}, "config": {"model": model}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    model = {
+        "family": family.name, "id": base, "revision": None, "dtype": "float32", "attn_implementation": "sdpa",
+        "quantization": "nf4",
+    }  # fmt: skip
+    hashes = {"data": "d", "folds": "f", "prompt": "p", "base_model": base_digest(base)}
+    record = fabricated_run_json(hashes=hashes, config={"model": model})
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     out = merge(str(tmp_path / "run"), tmp_path / "merged")
     assert not list(out.glob("*.bin")) + list(out.glob("adapter*"))
-    assert json.loads((out / "merged_from.json").read_text())["adapter"] == hash_file(
-        folder / "adapter_model.safetensors"
-    )
+    merged_from = json.loads((out / "merged_from.json").read_text())
+    assert merged_from["adapter"] == hash_file(folder / "adapter_model.safetensors")
+    assert merged_from["trained_with"]["quantization"] == "nf4"
     merged = type(family).load(out, revision=None, dtype="float32", attn_implementation="sdpa")
     merged.model.eval()
     assert merged.randomly_initialised
     prompt = prompts["audio_transcript"]
     torch.testing.assert_close(score(merged, prompt, inputs[:2]), scores, **EXACT)
-    told["hashes"]["base_model"] = "0" * 64
-    (tmp_path / "run" / "run.json").write_text(json.dumps(told))
+    record["hashes"]["base_model"] = "0" * 64
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(AdapterError, match="was trained on another base model than"):
         merge(str(tmp_path / "run"), tmp_path / "other")
     assert not (tmp_path / "other").exists()
