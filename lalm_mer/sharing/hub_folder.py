@@ -100,27 +100,22 @@ def assemble(
     write_processor(family, model.id, model.revision, out)
     _write_adapter(run_folder / "adapter", out, config | {"base_model_name_or_path": published, "revision": revision})
     write_prompt(prompt, out)
-    forms = {label: list(label_set.forms_of(label)) for label in label_set.labels}
-    write_json(out / LABELS, {"task": record.task, "labels": list(label_set.labels), "forms": forms})
-    public = public_record(record, model, published, revision)
-    write_json(out / RUN_FILE, public.to_json())
-    metrics = score(run.predictions.of_condition(record.condition))
-    write_json(out / "metrics.json", metrics)
-    card = render_model_card(
-        CardFacts(
-            repo_id=repo_id,
-            record=public,
-            metrics=metrics,
-            forms=forms,
-            dev_rule=dev_rule(protocol),
-            base_licence=family.licence,
-            unknown_in=protocol.unknown_in,
-            contamination=family.contamination.get(record.corpus),
-            base_model=published,
-            licence=licence,
-        )
+    card = CardFacts(
+        repo_id=repo_id,
+        record=public_record(record, model, published, revision),
+        metrics=score(run.predictions.of_condition(record.condition)),
+        forms={label: list(label_set.forms_of(label)) for label in label_set.labels},
+        dev_rule=dev_rule(protocol),
+        base_licence=family.licence,
+        unknown_in=protocol.unknown_in,
+        contamination=family.contamination.get(record.corpus),
+        base_model=published,
+        licence=licence,
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    write_json(out / LABELS, {"task": record.task, "labels": list(label_set.labels), "forms": card.forms})
+    write_json(out / RUN_FILE, card.record.to_json())
+    write_json(out / "metrics.json", card.metrics)
+    (out / "README.md").write_text(render_model_card(card), encoding="utf-8")
     return out
 
 

@@ -44,17 +44,6 @@ def run_identity(
     folded, protocol = data.folded, data.folded.folds.protocol
     labels = folded.label_set.labels
     source = data.source.transcript_source if uses_transcript(modalities) else None
-    hashes = {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest, **digests}
-    first = [Note(NoteCode.SIMULATED_TRANSCRIPTS)] if source == SIMULATED else []
-    if condition == AUDIO_SWAPPED:
-        first.append(Note(NoteCode.SWAPPED_AUDIO))
-    last = folded.folds.departures()
-    if isinstance(data.train, AugmentedExamples):
-        hashes["augmentation"] = data.train.augmentation.digest()
-        if data.train.keep_their_speed:
-            last = [Note(NoteCode.UNCHANGED_SPEED, "train", len(data.train.keep_their_speed)), *last]
-    if source is not None and data.source.transcripts is not None:
-        hashes["transcripts"] = data.source.transcripts.digest
     return RunRecord(
         recognizer=recognizer,
         base_model=base_model,
@@ -75,13 +64,32 @@ def run_identity(
         disjoint_in=tuple(protocol.disjoint_in),
         shared_in=tuple(protocol.shared_in),
         primary_metric=protocol.primary_metric,
-        hashes=hashes,
+        hashes=_hashes(data, source, digests),
         balance=None if data.balance is None else Balance(data.balance.before, data.balance.after),
         class_weights=dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
-        notes=(*first, *notes, *last),
+        notes=_notes(data, source, condition, notes),
         config=to_dict(settings),
         versions=package_versions(),
         git=git_commit(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=None,
     )
+
+
+def _hashes(data: RunData, source: str | None, digests: dict[str, str | None]) -> dict[str, str | None]:
+    hashes = {"data": data.folded.corpus.summary["root_hash"], "folds": data.folded.folds.digest, **digests}
+    if isinstance(data.train, AugmentedExamples):
+        hashes["augmentation"] = data.train.augmentation.digest()
+    if source is not None and data.source.transcripts is not None:
+        hashes["transcripts"] = data.source.transcripts.digest
+    return hashes
+
+
+def _notes(data: RunData, source: str | None, condition: str, notes: list[Note]) -> tuple[Note, ...]:
+    """Those of transcripts and condition, then the given ones, then those of training examples and folds."""
+    first = [Note(NoteCode.SIMULATED_TRANSCRIPTS)] if source == SIMULATED else []
+    if condition == AUDIO_SWAPPED:
+        first.append(Note(NoteCode.SWAPPED_AUDIO))
+    same_speed = len(data.train.keep_their_speed) if isinstance(data.train, AugmentedExamples) else 0
+    last = [Note(NoteCode.UNCHANGED_SPEED, "train", same_speed)] if same_speed else []
+    return (*first, *notes, *last, *data.folded.folds.departures())
