@@ -6,8 +6,9 @@ Example:
 
 The token is read from HF_TOKEN, or from where `hf auth login` put it. Pushed are the adapter (safetensors), the
 processor's settings, prompt.yaml, labels.json, run.json, metrics.json and README.md, each written from an explicit list
-of what may leave: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript. Look at it first: --dry-run writes the folder and asks no network. Prompt and
-protocol are read where run.json says they were, so start it from the same folder as the run.
+of what may leave: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript. Look at
+it first: --dry-run writes the folder and asks no network. Prompt and protocol are read where run.json says they were,
+so start it from the same folder as the run.
 Afterwards recipes/zero_shot.py takes model.adapter=user/name.
 """
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import cycle
 
-import pandas as pd
 import pytest
 from fabricated import LABELS
 from shared_run import write_run
@@ -17,6 +16,7 @@ from lalm_mer.core import notes
 from lalm_mer.core.errors import LalmMerError
 from lalm_mer.core.notes import SENTENCES, Note, NoteCode, needed_facts
 from lalm_mer.core.run_record import Balance, Counts, RunRecord, read_record
+from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.models.adapter_kinds import check_saved_config
 from lalm_mer.sharing.adapter_context import context_of, require_fit
 from lalm_mer.sharing.hub_folder import assemble
@@ -133,21 +133,15 @@ def full_of_secrets(tiny_folder, tmp_path_factory):
 def plant_in_files(folder):
     """Secrets in the files beside run.json."""
     secrets = list(SECRETS.values())
-    frame = pd.read_parquet(folder / "predictions.parquet")
-    (folder / "history.jsonl").write_text(
-        "".join(
-            json.dumps(json.loads(line) | {"note": secret}) + "\n"
-            for line, secret in zip((folder / "history.jsonl").read_text().splitlines(), cycle(secrets), strict=False)
-        )
-    )
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"note": secret}) for row, secret in zip(rows, cycle(secrets), strict=False)]
+    (folder / "history.jsonl").write_text("\n".join(lines))
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics |= {MARK: secrets, "uar": metrics["uar"] | {"method": secrets[0], MARK: 1}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    table = pd.read_parquet(folder / "predictions.parquet")
-    table["utterance_id"] = [f"{MARK}_{name}" for name in table["utterance_id"]]
-    table["speaker"] = [f"{MARK}_{name}" for name in table["speaker"]]
-    write_table(folder / "predictions.parquet", table)
-    assert len(table) == len(frame)
+    predictions = Predictions.read(folder / "predictions.parquet")
+    names = {key: [f"{MARK}_{name}" for name in predictions.frame[key]] for key in ("utterance_id", "speaker")}
+    Predictions(predictions.frame.assign(**names), predictions.labels).write(folder / "predictions.parquet")
     comments = "".join(f"# {secret}\n" for secret in secrets)
     prompt = folder.parent / "my_prompt.yaml"
     prompt.write_text(comments + prompt.read_text().replace("\n", f"  # {MARK}\n") + comments)
@@ -160,15 +154,6 @@ def plant_in_files(folder):
     (folder / "adapter" / "README.md").write_text("\n".join(secrets))
     (folder / "adapter" / f"{MARK}.json").write_text(json.dumps(secrets))
     (folder / "notes.txt").write_text("\n".join(secrets))
-
-
-def write_table(path, table):
-    """Predictions with the metadata of the file that is there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_schema(path).metadata
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(metadata), path)
 
 
 def plant_in_model(folder):
@@ -204,8 +189,8 @@ def test_what_was_pushed_can_be_used(full_of_secrets, tmp_path):
     there, here = (read_record(folder / "run.json") for folder in (out, full_of_secrets))
     now = context_of(here, "run.json")
     assert require_fit(out, now, here.base_model) == []
-    for name in ("corpus", "protocol", "task", "labels", "fold", "seed", "git", "class_weights", "seconds"):
-        assert getattr(there, name) == getattr(here, name) or name == "class_weights"
+    for name in ("corpus", "protocol", "task", "labels", "fold", "seed", "git", "seconds"):
+        assert getattr(there, name) == getattr(here, name)
     assert there.class_weights == dict.fromkeys(LABELS, 0.5)
     assert there.balance.after == Counts(2, dict.fromkeys(LABELS, 1))
     assert there.recognizer == "qwen2_audio (model)"
