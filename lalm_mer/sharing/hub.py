@@ -88,7 +88,7 @@ def push_run(
 
 
 def load_adapter_from(
-    source: str, revision: str | None = None, *, key: str = "key 'model.adapter'", timeout_s: float = TIMEOUT_S
+    source: str, revision: str | None = None, *, key: str = "adapter", timeout_s: float = TIMEOUT_S
 ) -> Path:
     """A local folder with the adapter: of a run, of ``assemble``, or downloaded from the Hub.
 
@@ -108,7 +108,7 @@ def load_adapter_from(
     folder = Path(source)
     if folder.is_dir():
         if revision is not None:
-            raise AdapterError(f"key 'model.adapter_revision': {revision!r}, but {source} is a folder; set it to null")
+            raise AdapterError(f"argument 'revision': {revision!r}, but {source} is a folder; set it to null")
         inner = folder if (folder / CONFIG).is_file() else folder / "adapter"
         check_adapter_folder(inner, named=source, root=folder)
         return inner
@@ -158,8 +158,8 @@ def require_fit(folder: Path, *, now: Mapping[str, Any]) -> list[str]:
     if hashes["folds"] == other.get("folds"):
         if now["fold"] != then.get("fold"):
             raise SplitLeakError(
-                f"key 'split.fold': {now['fold']}, but the adapter was trained on fold {then.get('fold')} of the same "
-                f"folds and may know these test utterances; set split.fold={then.get('fold')}"
+                f"argument 'fold': {now['fold']}, but the adapter was trained on fold {then.get('fold')} of the same "
+                f"folds and may know these test utterances; set it to {then.get('fold')}"
             )
     elif now["corpus"] == then.get("corpus"):
         notes.append(f"The {where} was trained on other folds of this corpus: it may know test utterances.")

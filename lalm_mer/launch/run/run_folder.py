@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.config import read_yaml
+from lalm_mer.core.config import read_yaml, to_dict
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.provenance import git_commit, package_versions, write_json
+from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.build.data import RunData, with_unscored
@@ -20,11 +21,6 @@ from lalm_mer.recognizers.base import Scores
 __all__ = ["RunFolder", "is_finished", "open_run"]
 
 _FORMAT = 1
-_HOW = {
-    "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir",
-    "preflight",
-}  # fmt: skip
-"""Config of where and how fast a run goes, not of what comes out: it may change between two processes of one run."""
 
 
 @dataclass
@@ -99,13 +95,14 @@ class RunFolder:
         write_json(self.path / "metrics.json", score(predictions))
 
 
-def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFolder:
+def open_run(path: Path, identity: Mapping[str, Any], schema: type, *, writes: bool) -> RunFolder:
     """Open a run folder: a new one, one to go on with, or a finished one.
 
     Args:
         path: the folder
         identity: content of run.json as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an
-            earlier process, but for the settings of where and how fast it runs
+            earlier process
+        schema: of the config, which declares the settings that may differ all the same
         writes: whether this process writes (the first of all)
 
     Raises:
@@ -125,7 +122,7 @@ def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFol
     if file.is_file() and _has_results(path):
         earlier = read_yaml(file)  # JSON is YAML
         for section in ("config", "hashes"):
-            _require_same(path, section, earlier.get(section), identity[section])
+            _require_same(path, section, earlier.get(section), identity[section], changeable_keys(schema, "config."))
         description |= {key: earlier[key] for key in ("started_at", "seconds") if key in earlier}
     elif writes and path.is_dir() and _has_results(path):  # other processes may see it half-made
         raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
@@ -134,12 +131,12 @@ def open_run(path: Path, identity: Mapping[str, Any], *, writes: bool) -> RunFol
     return RunFolder(path, description, (path / "metrics.json").is_file(), writes)
 
 
-def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
+def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> bool:  # noqa: ANN401 any dataclass
     """Whether the very same run was finished earlier, told before any weights are loaded.
 
     Args:
         path: the run folder
-        config: resolved config, which must equal the earlier one but for where and how fast the run goes
+        settings: resolved config, which must equal the earlier one but for the settings declared to be changeable
         hashes: those that are known already, which must equal the earlier ones
 
     Raises:
@@ -148,7 +145,7 @@ def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str 
     if not (path / "metrics.json").is_file() or not (path / "run.json").is_file():
         return False
     earlier = read_yaml(path / "run.json")  # JSON is YAML
-    _require_same(path, "config", earlier.get("config"), config)
+    _require_same(path, "config", earlier.get("config"), to_dict(settings), changeable_keys(type(settings), "config."))
     known = earlier.get("hashes", {})
     _require_same(path, "hashes", {key: known.get(key) for key in hashes}, hashes)
     return True
@@ -160,10 +157,12 @@ def _has_results(path: Path) -> bool:
     return any(item.is_file() or any(item.iterdir()) for item in found)
 
 
-def _require_same(path: Path, key: str, earlier: object, now: object) -> None:
+def _require_same(path: Path, key: str, earlier: object, now: object, changeable: frozenset[str] = frozenset()) -> None:
+    if key in changeable:
+        return
     if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in sorted((earlier.keys() | now.keys()) - _HOW):
-            _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name))
+        for name in sorted(earlier.keys() | now.keys()):
+            _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
     elif earlier != now:
         raise ConfigError(
             f"key 'output.dir': {path} holds a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
