@@ -17,7 +17,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from lalm_mer.core.errors import ConfigError, LalmMerError
+from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
 from lalm_mer.protocols.audit import Audit, audit_split, read_split_file
 from lalm_mer.protocols.protocol import COLUMNS
@@ -25,7 +26,7 @@ from lalm_mer.protocols.protocol import COLUMNS
 
 def main(arguments: list[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="ids trained on")
     parser.add_argument("--dev", type=Path, metavar="FILE", help="ids that choose the model")
     parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="ids tested on")
@@ -36,21 +37,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--require", default="speaker", metavar="COLUMNS", help=f"of {', '.join(COLUMNS)} (default: speaker)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    try:
-        required = [column.strip() for column in options.require.split(",") if column.strip()]
-        unknown = [column for column in required if column not in COLUMNS]
-        if unknown or not required:
-            raise ConfigError(f"--require {(unknown or ['of nothing'])[0]}: expected some of {', '.join(COLUMNS)}")
-        files = {side: getattr(options, side) for side in ("train", "dev", "test") if getattr(options, side)}
-        sides = {side: read_split_file(path) for side, path in files.items()}
-        audit = audit_split(sides, options.corpus, load(options.data) if options.data else None)
-    except LalmMerError as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(audit_files, parser.parse_args(arguments), error_status=2)
+
+
+def audit_files(options: argparse.Namespace) -> int:
+    """Audit and print; 1 if the sides share what they must not."""
+    required = [column.strip() for column in options.require.split(",") if column.strip()]
+    unknown = [column for column in required if column not in COLUMNS]
+    if unknown or not required:
+        raise ConfigError(f"--require {(unknown or ['of nothing'])[0]}: expected some of {', '.join(COLUMNS)}")
+    files = {side: getattr(options, side) for side in ("train", "dev", "test") if getattr(options, side)}
+    sides = {side: read_split_file(path) for side, path in files.items()}
+    audit = audit_split(sides, options.corpus, load(options.data) if options.data else None)
     failures = audit.failures(required)
     print_audit(audit)
     for line in failures:

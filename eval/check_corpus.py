@@ -20,7 +20,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lalm_mer.core.errors import ConfigError, CorpusError, LalmMerError
+from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.corpora import PreparedCorpus, load
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.examples.transcripts import load_transcripts, require_same_corpus
@@ -31,7 +32,7 @@ from lalm_mer.quality.report import write_quality_report
 
 def main(arguments: list[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("data", metavar="DATA_DIR", type=Path, help="prepared corpus")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: <DATA_DIR>_quality)")
     parser.add_argument("--asr", type=Path, metavar="FILE", help="what speech recognition heard: Parquet or CSV")
@@ -40,38 +41,35 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="name=value", help="change a threshold; the report lists them"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
+    parser.set_defaults(command=shlex.join(["python", "eval/check_corpus.py", *arguments]))
+    return run_command(check, parser.parse_args(arguments))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Check the corpus and write the report."""
     data = options.data.resolve()
     out = options.out or data.with_name(f"{data.name}_quality")
-    try:
-        if options.processes is not None and options.processes < 1:
-            raise ConfigError(f"--processes {options.processes}: expected 1 or more")
-        if options.word_times is not None and not options.word_times.is_dir():
-            raise CorpusError(f"--word-times {options.word_times}: no such folder")
-        if out.resolve().is_relative_to(data):
-            raise ConfigError(f"--out {out}: lies in the prepared corpus, which holds nothing else; choose another")
-        thresholds = with_settings(Thresholds(), options.set)
-        corpus = load(options.data)
-        quality = check_corpus(
-            corpus,
-            out,
-            thresholds=thresholds,
-            hypotheses=heard(options.asr, corpus) if options.asr else None,
-            word_times=options.word_times,
-            known_defects=known_defects(corpus),
-            processes=options.processes,
-        )
-        report = out / "quality.html"
-        write_quality_report(quality, report, command=shlex.join(["python", "eval/check_corpus.py", *arguments]))
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.processes is not None and options.processes < 1:
+        raise ConfigError(f"--processes {options.processes}: expected 1 or more")
+    if options.word_times is not None and not options.word_times.is_dir():
+        raise CorpusError(f"--word-times {options.word_times}: no such folder")
+    if out.resolve().is_relative_to(data):
+        raise ConfigError(f"--out {out}: lies in the prepared corpus, which holds nothing else; choose another")
+    thresholds = with_settings(Thresholds(), options.set)
+    corpus = load(options.data)
+    quality = check_corpus(
+        corpus,
+        out,
+        thresholds=thresholds,
+        hypotheses=heard(options.asr, corpus) if options.asr else None,
+        word_times=options.word_times,
+        known_defects=known_defects(corpus),
+        processes=options.processes,
+    )
+    report = out / "quality.html"
+    write_quality_report(quality, report, command=options.command)
     print_quality(quality)
     print(f"\nreport: {report}")
-    return 0
 
 
 def heard(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from lalm_mer.core.errors import LalmMerError
+from lalm_mer.core.command import command_parser, run_command
 from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.report.html import write_report
 from lalm_mer.evaluation.report.text import comparison_text
@@ -25,7 +25,7 @@ from lalm_mer.evaluation.runs import read_run
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if the report was written, 1 for an error that the user can correct."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for comparison.csv, comparison.json, report.html"
@@ -33,21 +33,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--allow-simulated", action="store_true", help="include runs whose transcripts name the label: an upper bound"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    try:
-        comparison = compare([read_run(folder) for folder in options.runs], allow_simulated=options.allow_simulated)
-        write_comparison(comparison, options.out)
-        report = options.out / "report.html"
-        write_report(comparison, report, command=shlex.join(["python", "eval/compare.py", *arguments]))
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    parser.set_defaults(command=shlex.join(["python", "eval/compare.py", *arguments]))
+    return run_command(compare_runs, parser.parse_args(arguments))
+
+
+def compare_runs(options: argparse.Namespace) -> None:
+    """Compare, write and print."""
+    comparison = compare([read_run(folder) for folder in options.runs], allow_simulated=options.allow_simulated)
+    write_comparison(comparison, options.out)
+    report = options.out / "report.html"
+    write_report(comparison, report, command=options.command)
     print(comparison_text(comparison))
     print(f"\nreport: {report}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lalm_mer.core.errors import LalmMerError
+from lalm_mer.core.command import command_parser, run_command
 from lalm_mer.core.provenance import write_json
 from lalm_mer.evaluation.report.text import metrics_text
 from lalm_mer.evaluation.scores import score_table
@@ -24,28 +24,24 @@ from lalm_mer.evaluation.tables import read_table
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if the table was scored, 1 for an error that the user can correct."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("file", metavar="FILE", type=Path, help="CSV or Parquet table")
     parser.add_argument("--labels", help="label set, separated by commas; by default what the table holds")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    try:
-        labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
-        table = read_table(options.file, labels)
-        scores = score_table(table.frame, table.labels)
-        if options.out is not None:
-            write_json(options.out, scores)
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(score_predictions, parser.parse_args(arguments))
+
+
+def score_predictions(options: argparse.Namespace) -> None:
+    """Score, print, and write where that is asked for."""
+    labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
+    table = read_table(options.file, labels)
+    scores = score_table(table.frame, table.labels)
+    if options.out is not None:
+        write_json(options.out, scores)
     print("\n".join(table.remarks))
     print(metrics_text(scores))
     if options.out is not None:
         print(f"\nwritten: {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

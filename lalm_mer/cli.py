@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
-from lalm_mer.core.errors import LalmMerError
+from lalm_mer.core.command import add_debug, run_command
 from lalm_mer.launch.predicting import add_predict, run_predict
 
 __all__ = ["main"]
@@ -25,17 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = add_predict(commands)
     predict.set_defaults(command=run_predict)
     for command in (doctor, predict):
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add_debug(command)
     options = parser.parse_args(arguments)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel
-    try:
-        status: int = options.command(options)
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return status
+    return run_command(options.command, options)
 
 
 def _doctor(options: argparse.Namespace) -> int:

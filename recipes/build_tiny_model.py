@@ -9,13 +9,15 @@ Example:
 from pathlib import Path
 
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.build.data import open_corpus
 from lalm_mer.launch.config.settings import TinySettings
-from lalm_mer.models.tiny import build_tiny
 
 
 def build(settings: TinySettings) -> None:
     """Build the model and save it."""
+    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    from lalm_mer.launch.build.data import open_corpus
+    from lalm_mer.models.tiny import build_tiny
+
     source = open_corpus(settings.data, settings.split)
     folded = source.folded
     train = source.examples(settings.split.fold, "train", sampling_rate=None).utterances()

@@ -11,25 +11,25 @@ the finished run to the Hub, as recipes/push_adapter.py does.
 
 from pathlib import Path
 
-from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.build.adapting import adapt, merged_notes
-from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
 from lalm_mer.launch.config.settings import FinetuneSettings
-from lalm_mer.launch.run.engine import expected_engine
-from lalm_mer.launch.run.identity import run_identity
-from lalm_mer.launch.run.learning import learn_and_score
-from lalm_mer.launch.run.preflight import dump_labels, preflight
-from lalm_mer.launch.run.run_folder import is_finished, open_run
-from lalm_mer.launch.run.trainers import seed_everything
-from lalm_mer.sharing.hub import push_run
-from lalm_mer.sharing.hub_folder import check_repo_id
 
 
 def finetune(settings: FinetuneSettings) -> None:
     """Train an adapter and score the test set."""
+    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    from lalm_mer.launch.build.adapting import adapt, merged_notes
+    from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+    from lalm_mer.launch.run.engine import expected_engine
+    from lalm_mer.launch.run.identity import run_identity
+    from lalm_mer.launch.run.learning import learn_and_score
+    from lalm_mer.launch.run.preflight import preflight
+    from lalm_mer.launch.run.run_folder import is_finished, open_run
+    from lalm_mer.launch.run.trainers import seed_everything
+    from lalm_mer.sharing.hub_folder import check_repo_id
+
     if settings.model.adapter is not None:
         raise ConfigError("key 'model.adapter': finetune.py trains a new adapter; zero_shot.py scores with one")
     if settings.output.push_to is not None:
@@ -38,7 +38,7 @@ def finetune(settings: FinetuneSettings) -> None:
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     folder = Path(settings.output.dir)
-    if is_finished(folder, to_dict(settings), opened.hashes):
+    if is_finished(folder, settings, opened.hashes):
         print(f"{folder} is finished; nothing to do")
         share(settings, folder)
         return
@@ -53,7 +53,7 @@ def finetune(settings: FinetuneSettings) -> None:
         digests=loaded.digests,
         notes=loaded.notes() + merged_notes(loaded, settings.model, settings.split.fold),
     )
-    run = open_run(folder, identity, writes=is_first_process())
+    run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
     recognizer = adapt(loaded, settings.adapter, shown=run.writes)
     preflight(loaded, recognizer, settings, engine)
     learn_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
@@ -62,14 +62,23 @@ def finetune(settings: FinetuneSettings) -> None:
 
 def share(settings: FinetuneSettings, folder: Path) -> None:
     """Push the finished run's adapter where the config says; what is there already is not sent again."""
+    from lalm_mer.sharing.hub import push_run
+
     output = settings.output
     if output.push_to is not None and is_first_process():
         address = push_run(folder, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
         print(f"pushed: {address}")
 
 
+def show_labels(settings: FinetuneSettings) -> None:
+    """Print the tokens of a few training examples, and which of them the loss counts."""
+    from lalm_mer.launch.run.preflight import dump_labels
+
+    dump_labels(settings)
+
+
 if __name__ == "__main__":
     dumps = {
-        "--dump-labels": (dump_labels, "print every token of three examples, supervised or not; nothing is learnt")
+        "--dump-labels": (show_labels, "print every token of three examples, supervised or not; nothing is trained")
     }
     run_recipe(__doc__, FinetuneSettings, finetune, dumps)

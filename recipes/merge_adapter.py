@@ -15,28 +15,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from lalm_mer.core.errors import LalmMerError
-from lalm_mer.sharing.merging import merge
+from lalm_mer.core.command import command_parser, run_command
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if it was merged, 1 for an error that the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="run folder of finetune.py, or user/name of an adapter on the Hub")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
     parser.add_argument("--base-model", metavar="ID", help="Hub id or folder of the base, where the run names another")
     parser.add_argument("--revision", help="of the adapter on the Hub: branch, tag or commit")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    try:
-        folder = merge(options.run, options.out, base_model=options.base_model, revision=options.revision)
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(merge_adapter, parser.parse_args(arguments))
+
+
+def merge_adapter(options: argparse.Namespace) -> None:
+    """Merge, and say how to use the model."""
+    from lalm_mer.sharing.merging import merge  # here, because torch takes seconds that --help need not take
+
+    folder = merge(options.run, options.out, base_model=options.base_model, revision=options.revision)
     print(f"merged into {folder}; score it with model.id={folder}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,47 +1,38 @@
-"""Prepare a corpus: read a release (or make the synthetic one), write Parquet, list what was rejected and why, and
-record the folds of every protocol in eval/protocols that is for it.
+"""Prepare a corpus: a Parquet table of utterances, its folds, rejected.jsonl and summary.json.
 
-python recipes/prepare_corpus.py --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess
-python recipes/prepare_corpus.py --config recipes/corpora/circumplex.yaml corpus.variant=spoken
+A release is read (or the synthetic corpus made), every rejected file is listed with its reason, and the folds of every
+protocol in eval/protocols for this corpus are recorded. A prepared corpus in output.dir is replaced; anything else
+there is left alone and an error.
+
+Example:
+  python recipes/prepare_corpus.py --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess
+  python recipes/prepare_corpus.py --config recipes/corpora/manifest.yaml corpus.root=data/mine \\
+      'corpus.labels=[flat, lively]'
+  python recipes/prepare_corpus.py --config recipes/corpora/circumplex.yaml corpus.variant=spoken \\
+      output.dir=outputs/data/spoken
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.config import load_config
-from lalm_mer.core.errors import LalmMerError
 from lalm_mer.corpora.settings import PrepareSettings, prepare
-from lalm_mer.protocols.record import record_folds
+from lalm_mer.launch.arguments import run_recipe
 
 PROTOCOLS = Path(__file__).resolve().parents[1] / "eval" / "protocols"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Prepare a corpus: a Parquet table of utterances, its folds, rejected.jsonl and summary.json.",
-        epilog=(
-            "examples:\n"
-            "  %(prog)s --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess\n"
-            "  %(prog)s --config recipes/corpora/manifest.yaml corpus.root=data/mine 'corpus.labels=[flat, lively]'\n"
-            "  %(prog)s --config recipes/corpora/circumplex.yaml corpus.variant=spoken output.dir=outputs/data/spoken\n"
-            "A prepared corpus in output.dir is replaced; anything else there is left alone and an error."
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="YAML with the sections corpus and output"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="set a key of the file; the value is YAML"
-    )
-    return parser.parse_args(arguments)
+def prepare_corpus(settings: PrepareSettings) -> None:
+    """Prepare the corpus and record its folds."""
+    from lalm_mer.protocols.record import record_folds  # here, because --help need not wait for it
+
+    out_dir = Path(settings.output.dir)
+    summary = prepare(settings)
+    print_summary(summary, out_dir)
+    for line in record_folds(out_dir, summary["corpus"], PROTOCOLS):
+        print(line)
 
 
 def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
@@ -68,23 +59,5 @@ def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
     print(f"written to  {out_dir}")
 
 
-def main() -> int:
-    """Run, and turn an error that a user can mend into one line."""
-    arguments = parse_arguments()
-    try:
-        settings = load_config(PrepareSettings, arguments.config, arguments.overrides)
-        out_dir = Path(settings.output.dir)
-        summary = prepare(settings)
-        print_summary(summary, out_dir)
-        for line in record_folds(out_dir, summary["corpus"], PROTOCOLS):
-            print(line)
-    except LalmMerError as error:
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_recipe(__doc__, PrepareSettings, prepare_corpus)

@@ -18,15 +18,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from lalm_mer.core.errors import LalmMerError
-from lalm_mer.sharing.hub import push_run
-from lalm_mer.sharing.hub_client import TIMEOUT_S
-from lalm_mer.sharing.hub_folder import assemble
+from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.launch.config.settings import FinetuneOutputSettings
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can mend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="finished run folder of finetune.py")
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository on the Hub, made if need be")
     parser.add_argument("--private", action="store_true", help="make it a private one")
@@ -35,29 +33,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=TIMEOUT_S,
+        default=FinetuneOutputSettings.push_timeout_s,
         metavar="S",
         help="longest wait for an answer, default %(default)g s",
     )
     parser.add_argument("--dry-run", action="store_true", help="write the folder to --out and push nothing")
     parser.add_argument("--out", type=Path, help="with --dry-run: a new or empty folder")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     if options.dry_run != (options.out is not None):
         parser.error("--dry-run and --out go together")
     if not options.timeout > 0:
         parser.error(f"--timeout {options.timeout:g}: expected more than 0 seconds")
-    try:
-        return push_adapter(options)
-    except (LalmMerError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(push_adapter, options)
 
 
-def push_adapter(options: argparse.Namespace) -> int:
+def push_adapter(options: argparse.Namespace) -> None:
     """Assemble, and push unless it is a dry run."""
+    from lalm_mer.sharing.hub import push_run  # here, because torch takes seconds that --help need not take
+    from lalm_mer.sharing.hub_folder import assemble
+
     named = {"licence": options.licence, "base_model": options.base_model}
     if options.dry_run:
         folder = assemble(options.run, options.out, repo_id=options.repo, **named)
@@ -66,7 +60,6 @@ def push_adapter(options: argparse.Namespace) -> int:
     else:
         named |= {"private": options.private, "timeout_s": options.timeout}
         print(f"pushed: {push_run(options.run, options.repo, **named)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,17 +12,19 @@ from pathlib import Path
 
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
 from lalm_mer.launch.config.settings import BaselineSettings
-from lalm_mer.launch.run.engine import expected_engine
-from lalm_mer.launch.run.identity import run_identity
-from lalm_mer.launch.run.learning import learn_and_score
-from lalm_mer.launch.run.run_folder import open_run
-from lalm_mer.launch.run.trainers import seed_everything
 
 
 def train_baseline(settings: BaselineSettings) -> None:
     """Train the network and score the test set."""
+    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
+    from lalm_mer.launch.run.engine import expected_engine
+    from lalm_mer.launch.run.identity import run_identity
+    from lalm_mer.launch.run.learning import learn_and_score
+    from lalm_mer.launch.run.run_folder import open_run
+    from lalm_mer.launch.run.trainers import seed_everything
+
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     baseline = open_baseline_run(settings)
@@ -37,7 +39,7 @@ def train_baseline(settings: BaselineSettings) -> None:
         digests={"prompt": None, "base_model": None},
         notes=baseline_notes(fusion),
     )
-    run = open_run(Path(settings.output.dir), identity, writes=is_first_process())
+    run = open_run(Path(settings.output.dir), identity, BaselineSettings, writes=is_first_process())
     if run.finished:
         print(f"{run.path} is finished; nothing to do")
         return

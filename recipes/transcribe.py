@@ -10,37 +10,48 @@ is folded and punctuation, but for apostrophes inside words, is removed. Killed 
 command, it goes on. Runs read the table with data.transcript_source=asr data.transcripts=FILE.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.provenance import package_versions
-from lalm_mer.corpora import PreparedCorpus, load
-from lalm_mer.examples.transcripts import load_transcripts, make_rows, pooled_word_error_rate, write_transcripts
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import TranscribeSettings
-from lalm_mer.launch.run.trainers import seed_everything
-from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lalm_mer.corpora import PreparedCorpus
 
 
 def transcribe(settings: TranscribeSettings) -> None:
     """Transcribe a corpus and compare with its own transcripts."""
+    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    import torch
+
+    from lalm_mer.corpora import load
+    from lalm_mer.examples.transcripts import make_rows, write_transcripts
+    from lalm_mer.launch.run.trainers import seed_everything
+    from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
+
     out = Path(settings.output.file)
     if out.suffix != ".parquet":
         raise ConfigError(f"key 'output.file': {out}; expected a name that ends in .parquet")
     seed_everything(settings.seed)
     corpus = load(Path(settings.data.dir))
     model = settings.model
-    transcriber = Transcriber.load(
-        model.id,
-        revision=model.revision,
-        dtype=model.dtype,
-        language=model.language,
-        device="cuda" if torch.cuda.is_available() and not model.use_cpu else "cpu",
-    )
+    with naming_keys("model"):
+        transcriber = Transcriber.load(
+            model.id,
+            revision=model.revision,
+            dtype=model.dtype,
+            language=model.language,
+            device="cuda" if torch.cuda.is_available() and not model.use_cpu else "cpu",
+        )
     identity = {
         "format": 1,
         "model": model.id,
@@ -68,6 +79,8 @@ def transcribe(settings: TranscribeSettings) -> None:
 
 def is_finished(out: Path, identity: dict[str, object]) -> bool:
     """Whether the very same transcription was already written."""
+    from lalm_mer.examples.transcripts import load_transcripts
+
     if not out.exists():
         return False
     found = load_transcripts(out).metadata
@@ -89,6 +102,8 @@ def references(corpus: PreparedCorpus) -> dict[str, str | None]:
 
 def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:
     """What a person wants to know before a run reads the transcripts."""
+    from lalm_mer.examples.transcripts import pooled_word_error_rate
+
     known = rows[rows["reference"].notna()]
     rate = pooled_word_error_rate(list(known["reference"]), list(known["hypothesis"]))
     shown = "none" if rate is None else f"{100 * rate:.1f}%"

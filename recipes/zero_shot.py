@@ -14,30 +14,31 @@ scoring.condition=audio_swapped each test utterance is heard with the audio of a
 
 from pathlib import Path
 
-from lalm_mer.core.config import to_dict
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
-from lalm_mer.launch.build.adapting import load_adapted, merged_notes
-from lalm_mer.launch.build.data import inputs_under
-from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
 from lalm_mer.launch.config.settings import ZeroShotSettings
-from lalm_mer.launch.run.answering import generates_answers, open_answering
-from lalm_mer.launch.run.engine import expected_engine
-from lalm_mer.launch.run.identity import run_identity
-from lalm_mer.launch.run.preflight import preflight
-from lalm_mer.launch.run.run_folder import is_finished, open_run
-from lalm_mer.launch.run.trainers import make_trainer, seed_everything
-from lalm_mer.recognizers.scoring import score_by_trainer
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set by the model as it is."""
+    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    from lalm_mer.launch.build.adapting import load_adapted, merged_notes
+    from lalm_mer.launch.build.data import inputs_under
+    from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+    from lalm_mer.launch.run.answering import generates_answers, open_answering
+    from lalm_mer.launch.run.engine import expected_engine
+    from lalm_mer.launch.run.identity import run_identity
+    from lalm_mer.launch.run.preflight import preflight
+    from lalm_mer.launch.run.run_folder import is_finished, open_run
+    from lalm_mer.launch.run.trainers import make_trainer, seed_everything
+    from lalm_mer.recognizers.scoring import score_by_trainer
+
     engine = expected_engine(settings.engine)
     generated = generates_answers(settings, engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     folder = Path(settings.output.dir)
-    if is_finished(folder, to_dict(settings), opened.hashes):
+    if is_finished(folder, settings, opened.hashes):
         print(f"{folder} is finished; nothing to do")
         return
     loaded = opened.load()
@@ -64,7 +65,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         notes=notes,
         condition=settings.scoring.condition,
     )
-    run = open_run(folder, identity, writes=is_first_process())
+    run = open_run(folder, identity, ZeroShotSettings, writes=is_first_process())
     preflight(loaded, recognizer, settings, engine)
     if answering is not None:
         run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))

@@ -1,4 +1,5 @@
-"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, doubled or of the wrong type is an error.
+"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, doubled, of the wrong type or out of range
+is an error.
 
 OmegaConf alone is too kind for files that decide figures: it turns the string "16" into the number and resolves
 ``${oc.env:...}`` in any file. So files are read as plain safe YAML, checked, and only then merged.
@@ -19,10 +20,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lalm_mer.core.errors import ConfigError, one_line
+from lalm_mer.core.settings import settings_of
 
 __all__ = ["build_config", "load_config", "read_yaml", "to_dict"]
 
 ConfigT = TypeVar("ConfigT")
+_MISSING = "???"  # OmegaConf's word for a key that is still to be given
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -83,12 +86,13 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
     """Read ``path`` and the command line's overrides into ``schema``, a frozen dataclass.
 
     Args:
-        schema: dataclass whose fields and types say what may be written
+        schema: dataclass whose declarations say what may be written
         path: YAML file
         overrides: ``section.key=value``, the value as YAML; later ones win
 
     Raises:
-        ConfigError: naming file (or override) and key, for an unknown, doubled, missing or wrongly typed key
+        ConfigError: naming file (or override) and key, for one that is unknown, doubled, missing, of the wrong type, or
+            outside its range or choices
     """
     content = read_yaml(path)
     _check(schema, content, str(path), "")
@@ -104,12 +108,12 @@ def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str)
     """A config from plain data that was resolved earlier, as in run.json.
 
     Args:
-        schema: dataclass whose fields and types say what there may be
+        schema: dataclass whose declarations say what there may be
         content: the data
         source: what to call it in errors
 
     Raises:
-        ConfigError: naming source and key, for an unknown, missing or wrongly typed key
+        ConfigError: as ``load_config``, naming the source
     """
     _check(schema, content, source, "")
     return _merged(schema, [OmegaConf.create(dict(content))], source)
@@ -123,6 +127,8 @@ def _merged(schema: type[ConfigT], layers: Sequence[Any], path: str) -> ConfigT:
     except OmegaConfBaseException as error:
         key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{path}: {key}{one_line(error)}") from error
+    except ConfigError as error:  # values that a section finds not to go together
+        raise ConfigError(f"{path}: {error}") from None
     return typing.cast(ConfigT, merged)
 
 
@@ -178,12 +184,14 @@ def _check(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: A
 def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: ANN401
     if not isinstance(value, dict):
         raise _wrong_type(source, key or "the file", "a mapping", value)
-    hints = typing.get_type_hints(expected)
+    declared = settings_of(expected)
     for name, item in value.items():
         full = f"{key}.{name}" if key else str(name)
-        if name not in hints:
-            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(hints)}")
-        _check(hints[name], item, source, full)
+        if name not in declared:
+            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(declared)}")
+        _check(declared[name].type, item, source, full)
+        if item != _MISSING:
+            declared[name].require(item, f"{source}: key {full!r}")
 
 
 def _wrong_type(source: str, key: str, expected: str, value: object) -> ConfigError:

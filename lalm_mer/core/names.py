@@ -1,19 +1,27 @@
-"""Names that settings, files and code share: modalities, sources of transcripts, conditions of a test, methods."""
+"""Names that settings, files and code share: modalities, sources of transcripts, conditions, methods, and ways to load,
+train and score a model. Nothing is imported here, so that ``--help`` can list them.
+"""
 
 from __future__ import annotations
 
 __all__ = [
     "ADAPTERS",
     "ASR",
+    "ATTENTION",
     "AUDIO",
     "AUDIO_SWAPPED",
     "AUDIO_TRANSCRIPT",
     "BASELINE",
     "CONDITIONS",
+    "DTYPES",
+    "FEATURES",
     "FROM_CORPUS",
     "HUMAN",
+    "LABEL_SCORES",
     "METHODS",
     "MODALITIES",
+    "OBJECTIVES",
+    "QUANTIZATIONS",
     "SIMULATED",
     "TRANSCRIPT",
     "TRANSCRIPT_SOURCES",
@@ -51,6 +59,17 @@ ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3
 """Methods that train an adapter -> how they are written."""
 METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE)
 """How a recognizer was made."""
+DTYPES = ("float32", "bfloat16", "float16")
+ATTENTION = ("sdpa", "eager")
+"""Implementations that take a custom attention mask, which answers that share a prompt need."""
+QUANTIZATIONS = ("nf4",)
+"""QLoRA: the language model, or the text tower of a CLAP, in 4 bits."""
+OBJECTIVES = ("cross_entropy", "contrastive")
+"""Losses that a CLAP can be trained with; audio-language models are trained with the first."""
+LABEL_SCORES = ("sum", "mean", "pmi")
+"""How the log-probabilities of an answer's tokens become a score of its label."""
+FEATURES = ("opensmile", "log_mel")
+"""Acoustic features of the fusion baseline."""
 
 
 def uses_audio(modalities: str) -> bool:

@@ -115,11 +115,11 @@ def read(
 def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[float]]) -> None:
     unknown = sorted(set(columns) - set(_COLUMNS))
     if unknown:
-        raise ConfigError(f"key 'corpus.columns.{unknown[0]}': no such column; expected one of {', '.join(_COLUMNS)}")
+        raise ConfigError(f"argument 'columns.{unknown[0]}': no such column; expected one of {', '.join(_COLUMNS)}")
     for name, scale in ranges.items():
         if name not in _DIMENSIONS or len(scale) != 2 or not scale[0] < scale[1]:
             raise ConfigError(
-                f"key 'corpus.ranges.{name}': expected one of {', '.join(_DIMENSIONS)} with [lowest, highest], "
+                f"argument 'ranges.{name}': expected one of {', '.join(_DIMENSIONS)} with [lowest, highest], "
                 f"found {list(scale)}"
             )
 
@@ -166,7 +166,7 @@ def _decoded(root: Path, manifest: str, encoding: str) -> str:
     except OSError as error:
         raise CorpusError(f"{root / manifest}: cannot be read ({error.strerror}); set corpus.manifest") from error
     except LookupError as error:
-        raise ConfigError(f"key 'corpus.encoding': {error}") from error
+        raise ConfigError(f"argument 'encoding': {error}") from error
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
         raise CorpusError(

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +19,10 @@ from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA
 from lalm_mer.corpora.writer import is_prepared
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
 
 __all__ = ["PreparedCorpus", "declared_task", "load", "waveform_of"]
 
@@ -51,6 +53,8 @@ class PreparedCorpus:
         Raises:
             CorpusError: if a part is damaged, or the cache cannot be written
         """
+        import datasets  # here, for it takes a second, which --help does not need
+
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lalm_mer" / str(self.summary["root_hash"])
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()

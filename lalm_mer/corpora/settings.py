@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.core.settings import naming_keys, setting
 from lalm_mer.corpora import circumplex, crema_d, emodb, iemocap, manifest, meld, mosei, msp_podcast, ravdess
 from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
@@ -31,53 +32,48 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """Section ``corpus``. Every key but ``name`` belongs to the readers named; None where it is not set.
+    """The release, and how it is read. Every key but name belongs to the readers named; null where it is not set."""
 
-    Args:
-        name: the reader, one of ``READERS``
-        root: folder of the release (all but circumplex)
-        missing_audio: reject or keep an utterance whose audio is not there (all but circumplex); default reject
-        manifest: file name of the manifest within the root (manifest)
-        alias: name of the corpus in the tables (manifest); default ``manifest``
-        columns: column of the library -> column of the manifest, where their names differ (manifest)
-        labels: every label that may occur; they make the task ``<alias>_<K>`` (manifest)
-        encoding: of the manifest's characters (manifest); default ``utf-8-sig``
-        delimiter: between the fields of a CSV (manifest); default: found from its header
-        ranges: dimension -> lowest and highest value of its scale (manifest)
-        cut: whether start_s and end_s are to be cut out of the file (manifest); default true. False where the files
-            are cut already and the times are the label's
-        variant: which of the variants (circumplex); default ``masked``
-        seed: of what is drawn (circumplex); default 0
-        noise: fraction of voices with the other arousal (circumplex); default 0
-    """
-
-    name: str
-    root: str | None = None
-    missing_audio: str | None = None
-    manifest: str | None = None
-    alias: str | None = None
-    columns: dict[str, str] | None = None
-    labels: list[str] | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    ranges: dict[str, list[float]] | None = None
-    cut: bool | None = None
-    variant: str | None = None
-    seed: int | None = None
-    noise: float | None = None
+    name: str = setting(choices=lambda: tuple(READERS), help="the reader")
+    root: str | None = setting(None, help="folder of the release (all but circumplex)")
+    missing_audio: str | None = setting(
+        None,
+        choices=("reject", "keep"),
+        help="an utterance whose audio is missing (all but circumplex); null is reject",
+    )
+    manifest: str | None = setting(None, help="file name of the manifest within the root (manifest)")
+    alias: str | None = setting(None, help="name of the corpus in the tables (manifest); null is manifest")
+    columns: dict[str, str] | None = setting(
+        None, help="column of the library -> column of the manifest, where their names differ (manifest)"
+    )
+    labels: list[str] | None = setting(
+        None, help="every label that may occur; they make the task <alias>_<number of labels> (manifest)"
+    )
+    encoding: str | None = setting(None, help="of the manifest's characters (manifest); null is utf-8-sig")
+    delimiter: str | None = setting(None, help="between the fields of a CSV (manifest); null finds it from the header")
+    ranges: dict[str, list[float]] | None = setting(
+        None, help="dimension -> lowest and highest value of its scale (manifest)"
+    )
+    cut: bool | None = setting(
+        None,
+        help="whether start_s and end_s are cut out of the file (manifest); null is true; false where files are cut "
+        "already and the times are the label's",
+    )
+    variant: str | None = setting(None, choices=circumplex.VARIANTS, help="of the corpus (circumplex); null is masked")
+    seed: int | None = setting(None, help="of the random draws (circumplex); null is 0")
+    noise: float | None = setting(
+        None, at_least=0, at_most=0.5, help="fraction of voices with the other arousal (circumplex); null is 0"
+    )
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Section ``output``.
+    """The prepared corpus."""
 
-    Args:
-        dir: folder that becomes the prepared corpus
-        processes: how many read audio; null for one a core. The result is the same
-    """
-
-    dir: str
-    processes: int | None = None
+    dir: str = setting(help="folder that becomes the prepared corpus")
+    processes: int | None = setting(
+        None, at_least=1, help="how many read audio; null for one a core; the result is the same"
+    )
 
 
 @dataclass(frozen=True)
@@ -137,12 +133,10 @@ def open_reader(settings: CorpusSettings) -> Reading:
     """Start the reader that ``settings`` name.
 
     Raises:
-        ConfigError: if there is no such reader, it lacks a key, or a key of another reader is set
+        ConfigError: if the reader lacks a key, or a key of another reader is set
         CorpusError: if the reader finds nothing it can begin with
     """
-    reader = READERS.get(settings.name)
-    if reader is None:
-        raise ConfigError(f"key 'corpus.name': no reader {settings.name!r}; expected one of {', '.join(READERS)}")
+    reader = READERS[settings.name]
     for key in (key.name for key in dataclasses.fields(settings) if key.name != "name"):
         is_set = getattr(settings, key) is not None
         if is_set and key not in reader.keys:
@@ -165,23 +159,21 @@ def prepare(settings: PrepareSettings) -> dict[str, Any]:
         ConfigError: as ``open_reader``
         CorpusError: as ``write_corpus``
     """
-    processes = settings.output.processes
-    if processes is not None and processes < 1:
-        raise ConfigError(f"key 'output.processes': {processes}; expected 1 or more")
     reading = open_reader(settings.corpus)
-    return write_corpus(
-        reading.rows,
-        corpus=reading.corpus,
-        out_dir=Path(settings.output.dir),
-        loader_version=reading.loader_version,
-        root=reading.root,
-        keeps_missing=reading.keeps_missing,
-        synthetic=reading.synthetic,
-        ranges=reading.ranges,
-        tasks=reading.tasks,
-        extra=reading.extra,
-        processes=processes,
-    )
+    with naming_keys("corpus"):  # the rows are read as they are written
+        return write_corpus(
+            reading.rows,
+            corpus=reading.corpus,
+            out_dir=Path(settings.output.dir),
+            loader_version=reading.loader_version,
+            root=reading.root,
+            keeps_missing=reading.keeps_missing,
+            synthetic=reading.synthetic,
+            ranges=reading.ranges,
+            tasks=reading.tasks,
+            extra=reading.extra,
+            processes=settings.output.processes,
+        )
 
 
 def _of_release(name: str, release: Release, known_defects: Mapping[str, str] | None = None) -> Reader:
@@ -194,17 +186,11 @@ def _of_release(name: str, release: Release, known_defects: Mapping[str, str] | 
             release.read(root),
             release.LOADER_VERSION,
             root=root,
-            keeps_missing=_keeps_missing(settings),
+            keeps_missing=settings.missing_audio == "keep",
             ranges=release.RANGES or None,
         )
 
     return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects or {})
-
-
-def _keeps_missing(settings: CorpusSettings) -> bool:
-    if settings.missing_audio not in (None, "reject", "keep"):
-        raise ConfigError(f"key 'corpus.missing_audio': {settings.missing_audio!r}; expected reject or keep")
-    return settings.missing_audio == "keep"
 
 
 def _open_manifest(settings: CorpusSettings) -> Reading:
@@ -230,7 +216,7 @@ def _open_manifest(settings: CorpusSettings) -> Reading:
         rows,
         manifest.LOADER_VERSION,
         root=Path(settings.root or ""),
-        keeps_missing=_keeps_missing(settings),
+        keeps_missing=settings.missing_audio == "keep",
         ranges=settings.ranges,
         tasks=tasks,
         extra=extra,
@@ -245,7 +231,7 @@ def _open_circumplex(settings: CorpusSettings) -> Reading:
     return Reading("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
 
 
-READERS = {
+READERS: dict[str, Reader] = {
     "ravdess": _of_release("ravdess", ravdess),
     "crema_d": _of_release("crema_d", crema_d, crema_d.KNOWN_DEFECTS),
     "emodb": _of_release("emodb", emodb),

@@ -19,6 +19,7 @@ import soundfile
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.settings import require_declared, setting
 
 __all__ = [
     "AugmentSettings", "Augmentation", "GainSettings", "Mp3Settings", "NoiseSettings",
@@ -29,69 +30,85 @@ _Samples: TypeAlias = npt.NDArray[np.float32]
 _Step: TypeAlias = Callable[[_Samples, int], _Samples]
 
 _NAMES = ("speed", "reverb", "noise", "gain", "mp3")  # in the order in which they are done
-_RANGES = (
-    ("speed", "rate", 0.5, 2.0), ("reverb", "rt60_s", 0.15, 2.0),  # below, no wall absorbs enough
-    ("noise", "snr_db", -30.0, 100.0), ("gain", "gain_db", -60.0, 60.0), ("mp3", "bitrate_kbps", 8, 320),
-)  # fmt: skip
+_RANGES = {"speed": "rate", "reverb": "rt60_s", "noise": "snr_db", "gain": "gain_db", "mp3": "bitrate_kbps"}
 _BITRATES_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320)
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # those that audiomentations looks for and libsndfile reads
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _REFLECTIONS = 8  # order of the image sources: 20 ms of computing a clip; 12 would take half a second
 
 
+def _probability() -> Any:  # noqa: ANN401 a declaration
+    return setting(0.0, at_least=0, at_most=1, help="probability for each training clip")
+
+
+def _snr_db(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
+    return setting(default, at_least=-30, at_most=100, help=f"{end} signal-to-noise ratio")
+
+
+def _rate(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
+    return setting(default, at_least=0.5, at_most=2, help=f"{end} rate; a clip becomes 1 / rate times as long")
+
+
+def _rt60_s(default: float, end: str) -> Any:  # noqa: ANN401 a declaration; below 0.15 s no wall absorbs enough
+    return setting(default, at_least=0.15, at_most=2, help=f"{end} reverberation time of simulated rooms")
+
+
+def _gain_db(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
+    return setting(default, at_least=-60, at_most=60, help=f"{end} gain")
+
+
+def _bitrate_kbps(default: int, end: str) -> Any:  # noqa: ANN401 a declaration
+    return setting(default, choices=_BITRATES_KBPS, help=f"{end} bit rate")
+
+
 @dataclass(frozen=True)
 class NoiseSettings:
-    """Noise added at a signal-to-noise ratio drawn from a range.
+    """Noise added at a signal-to-noise ratio drawn from a range."""
 
-    ``p``: probability; ``color``: white, or random (a slope of -6 to 6 dB an octave: brown to violet); ``folder``: of
-    noise recordings, of which a part is added instead.
-    """
-
-    p: float = 0.0
-    min_snr_db: float = 5.0
-    max_snr_db: float = 30.0
-    color: str = "white"
-    folder: str | None = None
+    p: float = _probability()
+    min_snr_db: float = _snr_db(5.0, "lowest")
+    max_snr_db: float = _snr_db(30.0, "highest")
+    color: str = setting(
+        "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB an octave, brown to violet"
+    )
+    folder: str | None = setting(None, help="noise recordings, of which a part is added in place of computed noise")
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """Played faster (rate above 1) or slower; pitch moves with it. A clip becomes up to 1 / min_rate times as long."""
+    """Played faster (rate above 1) or slower; pitch changes with it."""
 
-    p: float = 0.0
-    min_rate: float = 0.9
-    max_rate: float = 1.1
+    p: float = _probability()
+    min_rate: float = _rate(0.9, "lowest")
+    max_rate: float = _rate(1.1, "highest")
 
 
 @dataclass(frozen=True)
 class ReverbSettings:
-    """Rooms, simulated with a reverberation time (RT60) from a range, or ``folder``: of impulse responses.
+    """Rooms, simulated with their early reflections alone, up to the 8th, or recorded impulse responses."""
 
-    Simulated rooms hold the early reflections alone, up to the 8th; long tails need recorded impulse responses.
-    """
-
-    p: float = 0.0
-    min_rt60_s: float = 0.2
-    max_rt60_s: float = 0.8
-    folder: str | None = None
+    p: float = _probability()
+    min_rt60_s: float = _rt60_s(0.2, "shortest")
+    max_rt60_s: float = _rt60_s(0.8, "longest")
+    folder: str | None = setting(None, help="recorded impulse responses, used in place of simulated rooms")
 
 
 @dataclass(frozen=True)
 class GainSettings:
-    """Made louder or softer by a gain from a range."""
+    """Made louder or softer by a gain drawn from a range."""
 
-    p: float = 0.0
-    min_gain_db: float = -6.0
-    max_gain_db: float = 6.0
+    p: float = _probability()
+    min_gain_db: float = _gain_db(-6.0, "lowest")
+    max_gain_db: float = _gain_db(6.0, "highest")
 
 
 @dataclass(frozen=True)
 class Mp3Settings:
-    """Encoded as MP3 at a bit rate from a range, and decoded again; clips under 0.1 s are left alone."""
+    """Encoded as MP3 at a bit rate drawn from a range, and decoded again; clips under 0.1 s stay as they are."""
 
-    p: float = 0.0
-    min_bitrate_kbps: int = 16
-    max_bitrate_kbps: int = 64
+    p: float = _probability()
+    min_bitrate_kbps: int = _bitrate_kbps(16, "lowest")
+    max_bitrate_kbps: int = _bitrate_kbps(64, "highest")
 
 
 @dataclass(frozen=True)
@@ -177,23 +194,11 @@ class Augmentation:
 
 
 def _check(settings: AugmentSettings) -> None:
-    for name in _NAMES:
-        p = getattr(settings, name).p
-        if not 0 <= p <= 1:
-            raise ConfigError(f"key 'augment.{name}.p': {p}; expected a probability in [0, 1]")
-    for name, what, least, most in _RANGES:
-        section = getattr(settings, name)
-        low, high = getattr(section, f"min_{what}"), getattr(section, f"max_{what}")
-        if not least <= low <= high <= most:
-            raise ConfigError(
-                f"keys 'augment.{name}.min_{what}' and 'max_{what}': {low:g} and {high:g}; expected {least:g} <= "
-                f"minimum <= maximum <= {most:g}"
-            )
-    bitrates = (settings.mp3.min_bitrate_kbps, settings.mp3.max_bitrate_kbps)
-    if not set(bitrates) <= set(_BITRATES_KBPS):
-        raise ConfigError(f"section 'augment.mp3': bit rates {bitrates}; expected two of {_BITRATES_KBPS}")
-    if settings.noise.color not in ("white", "random"):
-        raise ConfigError(f"key 'augment.noise.color': {settings.noise.color!r}; expected white or random")
+    require_declared(settings)
+    for name, what in _RANGES.items():
+        low, high = (getattr(getattr(settings, name), f"{end}_{what}") for end in ("min", "max"))
+        if low > high:
+            raise ConfigError(f"argument '{name}.min_{what}': {low:g}; expected at most max_{what}, which is {high:g}")
     needed = {
         "audiomentations": settings.active,
         "pyroomacoustics": settings.reverb.p and not settings.reverb.folder,
@@ -201,7 +206,7 @@ def _check(settings: AugmentSettings) -> None:
     }
     missing = [package for package, wanted in needed.items() if wanted and importlib.util.find_spec(package) is None]
     if missing:
-        raise ConfigError(f"section 'augment' needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
+        raise ConfigError(f"augmentation needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
 
 
 def _recordings(section: str, folder: str | None) -> list[Path]:
@@ -210,14 +215,14 @@ def _recordings(section: str, folder: str | None) -> list[Path]:
         return []
     found = sorted(path.absolute() for path in Path(folder).rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not found:
-        raise ConfigError(f"key 'augment.{section}.folder': no {', '.join(_SUFFIXES)} file in {folder}")
+        raise ConfigError(f"argument '{section}.folder': no {', '.join(_SUFFIXES)} file in {folder}")
     for path in found:
         try:  # impulse responses are short, and a silent one would silence the clip
             holds = soundfile.info(str(path)).frames if section == "noise" else soundfile.read(str(path))[0].any()
         except soundfile.LibsndfileError as error:
-            raise ConfigError(f"key 'augment.{section}.folder': {path} does not open ({error.error_string})") from error
+            raise ConfigError(f"argument '{section}.folder': {path} does not open ({error.error_string})") from error
         if not holds:
-            raise ConfigError(f"key 'augment.{section}.folder': {path} holds no sound; remove it")
+            raise ConfigError(f"argument '{section}.folder': {path} holds no sound; remove it")
     return found
 
 
@@ -256,7 +261,7 @@ def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: 
 
 def _mp3(kept: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the module of audiomentations
     if rate not in _MP3_RATES:
-        raise ConfigError(f"section 'augment.mp3': no MP3 at {rate} Hz, only at {_MP3_RATES}; set augment.mp3.p=0")
+        raise ConfigError(f"argument 'mp3.p': no MP3 at {rate} Hz, only at {_MP3_RATES}; set it to 0")
     low, high = mp3.min_bitrate_kbps, mp3.max_bitrate_kbps
     transform: _Step = kept.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
     return lambda samples, rate: transform(samples, rate) if len(samples) >= 0.1 * rate else samples

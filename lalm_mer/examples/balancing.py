@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.class_weight import compute_class_weight
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.run_record import Counts
@@ -149,6 +148,8 @@ def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, 
     foreign = sorted(found.keys() - set(labels))
     if foreign:
         raise ConfigError(f"training examples have label {foreign[0]!r}, expected one of {', '.join(labels)}")
+    from sklearn.utils.class_weight import compute_class_weight  # here, for --help lists the samplings without it
+
     weights = compute_class_weight("balanced", classes=np.asarray(labels), y=np.asarray(truths))
     return tuple(float(weight) for weight in weights)
 
@@ -162,12 +163,12 @@ def _check(
     caps: dict[str, int | None],
 ) -> None:
     if sampling not in SAMPLINGS:
-        raise ConfigError(f"key 'balance.sampling': {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
+        raise ConfigError(f"argument 'sampling': {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
     if direction not in DIRECTIONS:
-        raise ConfigError(f"key 'balance.direction': {direction!r}; expected {' or '.join(DIRECTIONS)}")
+        raise ConfigError(f"argument 'direction': {direction!r}; expected {' or '.join(DIRECTIONS)}")
     for name, cap in caps.items():
         if cap is not None and cap < 1:
-            raise ConfigError(f"key 'balance.max_per_{name}': {cap}; expected 1 or more, or null for no cap")
+            raise ConfigError(f"argument 'max_per_{name}': {cap}; expected 1 or more, or null for no cap")
     if not truths:
         raise ConfigError("no training example to balance; is the train side of the fold empty?")
     for what, values in (("groups", groups), ("utterance ids", utterance_ids)):

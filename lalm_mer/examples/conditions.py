@@ -29,7 +29,7 @@ def derangement(count: int, seed: int) -> list[int]:
         ([1, 0], [0, 1, 2, 3, 4])
     """
     if count < 2:
-        raise ConfigError(f"key 'scoring.condition': audio_swapped needs two scored utterances or more, found {count}")
+        raise ConfigError(f"argument 'count': {count}; audio is swapped among two utterances or more")
     generator = np.random.default_rng(seed)
     while True:  # one order in e is a derangement, however many there are
         order = generator.permutation(count)
@@ -54,8 +54,8 @@ class SwappedAudio:
     def __init__(self, examples: ExampleDataset, seed: int) -> None:
         if not examples.uses_audio:
             raise ConfigError(
-                "key 'scoring.condition': audio_swapped, but the prompt has no audio slot, so that there is none to "
-                "swap; set scoring.condition=none or choose a prompt that hears"
+                "argument 'examples': without audio, for the prompt has no audio slot, so there is none to swap; "
+                "choose a prompt that uses audio"
             )
         self._with_audio = InputDataset(examples)
         self._without_audio = InputDataset(examples.without_waveforms())

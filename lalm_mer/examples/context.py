@@ -35,13 +35,13 @@ def dialogue_context(
     lost = table.loc[table["dialogue"].isna(), "utterance_id"]
     if len(lost):
         raise ConfigError(
-            f"key 'prompt.context_turns': {turns}, but corpus {corpus.name} says no dialogue of {len(lost)} "
+            f"argument 'turns': {turns}, but corpus {corpus.name} says no dialogue of {len(lost)} "
             f"utterances, for example {min(lost)}; set it to 0"
         )
     order = next((column for column in ("turn", "start_s") if table[column].notna().all()), None)
     if order is None:
         raise ConfigError(
-            f"key 'prompt.context_turns': {turns}, but corpus {corpus.name} gives its utterances neither a turn nor a "
+            f"argument 'turns': {turns}, but corpus {corpus.name} gives its utterances neither a turn nor a "
             "start, so nothing tells what came before; set it to 0"
         )
     context: dict[str, tuple[Turn, ...]] = {}

@@ -31,7 +31,7 @@ def choose_shots(truths: Sequence[str], labels: Sequence[str], count: int, *, se
         [0, 1]
     """
     if count > len(truths):
-        raise ConfigError(f"key 'prompt.shots': {count}, but train has {len(truths)} utterances; lower it")
+        raise ConfigError(f"argument 'count': {count}, but train has {len(truths)} utterances; lower it")
     draw = np.random.default_rng(seed)
     pools = [
         list(draw.permutation([index for index, truth in enumerate(truths) if truth == label])) for label in labels

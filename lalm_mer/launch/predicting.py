@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import DTYPES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,7 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--family", metavar="NAME", help="of a base model (default: by its config)")
     parser.add_argument("--base-model", metavar="ID", help="of an adapter, where it is not the one of its run")
     parser.add_argument("--revision", help="branch, tag or commit of --run on the Hub")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: that of the run")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the run")
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a recording could not be predicted")
     return parser

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, VeraConfig
+from typing import TYPE_CHECKING, Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 __all__ = ["KINDS", "AdapterKind", "check_options", "check_saved_config", "kind_named"]
 
@@ -25,16 +27,22 @@ class AdapterKind:
     """One of peft's methods.
 
     Args:
-        config: peft's class
+        config_name: peft's class
         prefix: of the names of its tensors
         options: fields of the config that may be chosen
         on_4_bits: whether peft has it for layers in 4 bits
     """
 
-    config: type[PeftConfig]
+    config_name: str
     prefix: str
     options: tuple[str, ...]
     on_4_bits: bool
+
+    @property
+    def config(self) -> type[PeftConfig]:
+        """peft's class; peft is imported only here, since ``--help`` lists the kinds."""
+        found: type[PeftConfig] = getattr(import_module("peft"), self.config_name)
+        return found
 
 
 _LAYERS = ("layers_to_transform", "layers_pattern")
@@ -43,27 +51,27 @@ _LYCORIS = ("r", "alpha", "rank_dropout", "module_dropout", "init_weights", *_PA
 
 KINDS: Mapping[str, AdapterKind] = {
     "lora": AdapterKind(
-        LoraConfig,
+        "LoraConfig",
         "lora_",
         ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "lora_bias", *_PATTERNS),
         on_4_bits=True,
     ),
-    "loha": AdapterKind(LoHaConfig, "hada_", _LYCORIS, on_4_bits=False),
+    "loha": AdapterKind("LoHaConfig", "hada_", _LYCORIS, on_4_bits=False),
     "lokr": AdapterKind(
-        LoKrConfig,
+        "LoKrConfig",
         "lokr_",
         (*_LYCORIS, "decompose_both", "decompose_factor", "rank_dropout_scale"),
         on_4_bits=False,
     ),
     "vera": AdapterKind(
-        VeraConfig,
+        "VeraConfig",
         "vera_",
         ("r", "projection_prng_key", "vera_dropout", "d_initial", "init_weights", *_LAYERS),
         on_4_bits=True,
     ),
-    "ia3": AdapterKind(IA3Config, "ia3_", ("feedforward_modules", "init_ia3_weights"), on_4_bits=True),
+    "ia3": AdapterKind("IA3Config", "ia3_", ("feedforward_modules", "init_ia3_weights"), on_4_bits=True),
     "oft": AdapterKind(
-        OFTConfig,
+        "OFTConfig",
         "oft_",
         ("r", "oft_block_size", "module_dropout", "init_weights", "coft", "eps", "block_share", "use_cayley_neumann",
          "num_cayley_neumann_terms", *_LAYERS),
@@ -87,7 +95,7 @@ def kind_named(name: str) -> AdapterKind:
         ConfigError: naming those there are
     """
     if name not in KINDS:
-        raise ConfigError(f"key 'adapter.kind': {name!r}; expected {', '.join(KINDS)}{_NOT_OFFERED.get(name, '')}")
+        raise ConfigError(f"argument 'kind': {name!r}; expected {', '.join(KINDS)}{_NOT_OFFERED.get(name, '')}")
     return KINDS[name]
 
 
@@ -95,26 +103,26 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Compare options with what the kind offers.
 
     Raises:
-        ConfigError: naming the key and what is offered
+        ConfigError: naming the option and what is offered
 
     Example:
         >>> try:
         ...     check_options("ia3", {"r": 8})
         ... except ConfigError as error:
         ...     print(error)
-        key 'adapter.options.r': not for ia3; expected feedforward_modules, init_ia3_weights
+        argument 'options.r': not for ia3; expected feedforward_modules, init_ia3_weights
     """
     offered = [option for option in kind_named(name).options if option not in _LAYERS]
     for key in options:
         if key in _LAYERS:  # peft heeds them where targets are ends of names, and here modules are named in full
-            raise ConfigError(f"key 'adapter.options.{key}': would be unheeded; adapter.towers says what is adapted")
+            raise ConfigError(f"argument 'options.{key}': would have no effect; towers say what is adapted")
         if key not in offered:
-            raise ConfigError(f"key 'adapter.options.{key}': not for {name}; expected {', '.join(offered)}")
+            raise ConfigError(f"argument 'options.{key}': not for {name}; expected {', '.join(offered)}")
         _check_number(name, key, options[key])
     start = options.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
         raise ConfigError(
-            f"key 'adapter.options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
+            f"argument 'options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
         )
 
 
@@ -122,7 +130,7 @@ def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 what
     plain = getattr(KINDS[name].config(), key)
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         return
-    where = f"key '{'adapter' if name == 'lora' else 'adapter.options'}.{key}': {value!r}"
+    where = f"argument 'options.{key}': {value!r}"
     allowed = (int, float) if isinstance(plain, float) else (int,)
     if isinstance(value, bool) or not isinstance(value, allowed):
         raise ConfigError(f"{where}; expected a number such as {plain}")

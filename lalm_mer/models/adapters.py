@@ -95,24 +95,24 @@ def add_adapter(
     _refuse_adapted(family)
     modules: list[str] = []
     for tower, targets in towers.items():
-        _require_tower(family, tower, "adapter.towers")
+        _require_tower(family, tower, "towers")
         if targets:
             modules += _targeted(family, tower, targets)
     if not modules:
-        raise AdapterError("key 'adapter.towers': no tower has a target; name at least one, for example q_proj")
+        raise AdapterError("argument 'towers': no tower has a target; name at least one, for example q_proj")
     method = kind_named(kind)
     four_bit = next((name for name in modules if _in_4_bits(family.model.get_submodule(name))), None)
     if four_bit is not None and not method.on_4_bits:
         raise AdapterError(
-            f"key 'adapter.kind': peft has no {kind} for layers in 4 bits, such as {four_bit}; choose another kind, or "
-            "set model.quantization=null"
+            f"argument 'kind': peft has no {kind} for layers in 4 bits, such as {four_bit}; choose another kind, or "
+            "load the model without quantization"
         )
     copied = [path for tower in full for path in _copied(family, tower, targets=towers.get(tower, ()))]
     chosen = dict(options)
     if kind == "ia3":  # peft compares by the end of the name, and has no default for these models
         scaled_inputs = chosen.get("feedforward_modules") or ()
         chosen["feedforward_modules"] = [name for name in modules if name.rpartition(".")[2] in scaled_inputs]
-    with _peft_says("section 'adapter'"):
+    with _peft_says("argument 'options'"):
         config: Any = method.config(**chosen, target_modules=modules)
         config.modules_to_save = copied or None
         model = get_peft_model(family.model, config)
@@ -188,7 +188,7 @@ def _targeted(family: Adaptable, tower: str, targets: Sequence[str]) -> list[str
     for target in chosen:
         if target not in last_names:
             raise AdapterError(
-                f"key 'adapter.towers.{tower}': target {target!r} matches no linear layer; the {tower} of "
+                f"argument 'towers.{tower}': target {target!r} matches no linear layer; the {tower} of "
                 f"{family.name} has {', '.join(last_names)}"
             )
     return [name for name in linear if name.rpartition(".")[2] in chosen]
@@ -218,9 +218,9 @@ def _report(
     return rows
 
 
-def _require_tower(family: Adaptable, tower: str, key: str) -> None:
+def _require_tower(family: Adaptable, tower: str, argument: str) -> None:
     if tower not in family.towers:
-        raise AdapterError(f"key '{key}': unknown tower {tower!r}; expected {', '.join(family.towers)}")
+        raise AdapterError(f"argument '{argument}': unknown tower {tower!r}; expected {', '.join(family.towers)}")
 
 
 def _refuse_adapted(family: Adaptable) -> None:
@@ -240,30 +240,30 @@ def _paths(family: Adaptable, tower: str) -> list[str]:
 
 def _copied(family: Adaptable, tower: str, *, targets: Sequence[str]) -> list[str]:
     """Paths of the modules of a tower that can be trained in full."""
-    _require_tower(family, tower, "adapter.full")
-    key = f"key 'adapter.full': the {tower} of {family.name}"
+    _require_tower(family, tower, "full")
+    where = f"argument 'full': the {tower} of {family.name}"
     if targets:
-        raise AdapterError(f"{key} is trained in full and adapted; set adapter.towers.{tower}=[]")
+        raise AdapterError(f"{where} is trained in full and adapted; set towers.{tower}=[]")
     paths = _paths(family, tower)
     modules = [(path, family.model.get_submodule(path)) for path in paths]
     names = [f"{path}.{name}" for path, module in modules for name, _ in module.named_modules() if name]
     inner = {tower_of(family, name) for name in names} - {tower, None}
     if inner:
         raise AdapterError(
-            f"{key} has the {min(map(str, inner))} within it, which would be trained too; adapt it instead"
+            f"{where} has the {min(map(str, inner))} within it, which would be trained too; adapt it instead"
         )
     own = {id(parameter): parameter for _, module in modules for parameter in module.parameters()}
     if any(not parameter.is_floating_point() for parameter in own.values()):
-        raise AdapterError(f"{key} is quantised and cannot be trained in full; adapt it instead")
+        raise AdapterError(f"{where} is quantised and cannot be trained in full; adapt it instead")
     dtype = next(iter(own.values())).dtype
     if dtype != torch.float32:
         raise AdapterError(
-            f"{key} is in {str(dtype).removeprefix('torch.')}, in which small steps are lost; set model.dtype=float32, "
-            "and train.bf16=true for speed"
+            f"{where} is in {str(dtype).removeprefix('torch.')}, in which small steps are lost; load it in "
+            "float32, and train with bf16=true for speed"
         )
     for name, parameter in family.model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not any(name.startswith(f"{path}.") for path in paths):
-            raise AdapterError(f"{key} shares weights with {name}, which would stay as they are; adapt it instead")
+            raise AdapterError(f"{where} shares weights with {name}, which would stay as they are; adapt it instead")
     return paths
 
 

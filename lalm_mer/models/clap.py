@@ -26,6 +26,7 @@ from transformers import (
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.models.families import CLAP
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
@@ -61,7 +62,7 @@ class Clap:
         ModelError: if the feature extractor fuses long audio and the model does not, or the other way round
     """
 
-    name: ClassVar[str] = "clap"
+    name: ClassVar[str] = CLAP
     towers: ClassVar[Mapping[str, str]] = {
         "audio_tower": "audio_model",
         "audio_projector": "audio_projection",
@@ -147,7 +148,7 @@ class Clap:
         extra: dict[str, Any] = {}
         if quantization is not None:
             if quantization != NF4:
-                raise ConfigError(f"quantization {quantization!r}: expected nf4 or null")
+                raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
             extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype), _QUANTISED)
         try:
             processor = cls.load_processor(source, revision)

@@ -32,7 +32,7 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, quantised: str = "
         Dettmers et al. 2023, QLoRA, NeurIPS.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("key 'model.quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
+        raise ConfigError("argument 'quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
     kept = [path for tower, path in towers.items() if tower != quantised]
     return BitsAndBytesConfig(
         load_in_4bit=True,

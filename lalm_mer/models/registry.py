@@ -10,12 +10,9 @@ from transformers import PretrainedConfig
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES, family_class
+from lalm_mer.models.families import CLAP, family_class, model_names
 
-__all__ = ["MODEL_NAMES", "PretrainedModel", "family_of", "model_class"]
-
-MODEL_NAMES = (*FAMILIES, *OTHER_FAMILIES, Clap.name)
-"""What ``model.family`` may be."""
+__all__ = ["PretrainedModel", "family_of", "model_class"]
 
 
 class PretrainedModel(Protocol):
@@ -66,7 +63,7 @@ def model_class(name: str) -> type[Any]:
         ConfigError: if there is none
         ModelError: if the transformers that is installed does not have it
     """
-    return Clap if name == Clap.name else family_class(name)
+    return Clap if name == CLAP else family_class(name)
 
 
 def family_of(model_id: str, revision: str | None = None) -> str:
@@ -82,8 +79,8 @@ def family_of(model_id: str, revision: str | None = None) -> str:
             f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"
         ) from error
     model_type = str(config.get("model_type")).removesuffix("_thinker")
-    if model_type not in MODEL_NAMES:
+    if model_type not in model_names():
         raise ModelError(
-            f"model {model_id!r} is of type {model_type!r}, which has no family; name one of {', '.join(MODEL_NAMES)}"
+            f"model {model_id!r} is of type {model_type!r}, which has no family; name one of {', '.join(model_names())}"
         )
     return model_type

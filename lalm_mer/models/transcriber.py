@@ -15,12 +15,11 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.names import DTYPES
 from lalm_mer.corpora import waveform_of
 from lalm_mer.models.digest import base_digest
 
 __all__ = ["Transcriber", "transcribe_utterances"]
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Transcriber:
@@ -87,8 +86,8 @@ class Transcriber:
             ConfigError: if ``dtype`` or ``language`` cannot be
             ModelError: naming the id, if it cannot be found or is no Whisper model
         """
-        if dtype not in _DTYPES:
-            raise ConfigError(f"key 'model.dtype': {dtype!r}; expected one of {', '.join(_DTYPES)}")
+        if dtype not in DTYPES:
+            raise ConfigError(f"argument 'dtype': {dtype!r}; expected one of {', '.join(DTYPES)}")
         try:
             config = AutoConfig.from_pretrained(model_id, revision=revision, trust_remote_code=False)
             if config.model_type != "whisper":
@@ -179,11 +178,11 @@ class Transcriber:
 
 def _language(generation_config: Any, language: str, name: str) -> str:  # noqa: ANN401 transformers' own
     if not getattr(generation_config, "is_multilingual", False):
-        raise ConfigError(f"key 'model.language': {name} knows one language alone; leave model.language=null")
+        raise ConfigError(f"argument 'language': {language!r}, but {name} knows one language alone; set it to null")
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     known = {token.strip("<|>") for token in generation_config.lang_to_id}
     if code not in known:
-        raise ConfigError(f"key 'model.language': {name} does not know {language!r}; it knows {sorted(known)}")
+        raise ConfigError(f"argument 'language': {name} does not know {language!r}; it knows {sorted(known)}")
     return str(code)
 
 
@@ -215,7 +214,7 @@ def transcribe_utterances(
         AudioError: naming an utterance whose audio is damaged
     """
     if batch_size < 1:
-        raise ConfigError(f"key 'model.batch_size': {batch_size}; expected 1 or more")
+        raise ConfigError(f"argument 'batch_size': {batch_size}; expected 1 or more")
     columns = utterances.select_columns(["utterance_id", "audio"])
     names, durations = utterances["utterance_id"][:], utterances["duration_s"][:]
     heard = [row for row, duration_s in enumerate(durations) if duration_s is not None]

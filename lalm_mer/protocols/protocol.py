@@ -9,6 +9,7 @@ from pathlib import Path
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.settings import setting
 from lalm_mer.evaluation.metrics import METRICS, UAR
 
 __all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSide", "Protocol", "load_protocol"]
@@ -16,34 +17,24 @@ __all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSide", "Protocol", "load_p
 COLUMNS = ("speaker", "session", "script", "transcript", "audio")
 """What the sides of a split are compared in; ``audio`` is the content of the file."""
 
-_RULES = ("listed", "grouped", "column", "crossed", "file")
-
 
 @dataclass(frozen=True)
 class FoldRule:
-    """How utterances are dealt to folds.
+    """How utterances are dealt to folds."""
 
-    Args:
-        rule: ``listed``: the groups tested in each fold are listed; ``grouped``: groups are dealt to ``k`` folds by
-            size; ``column``: a column says the split; ``file``: a file says it for each value of a column;
-            ``crossed``: a fold tests one session, and of what is scripted one script (see ``splits``)
-        column: the column that groups utterances or says the split
-        test: for ``listed``: fold -> groups; for ``crossed``: fold -> [session, script]
-        dev: for ``listed``: fold -> groups; by default the groups tested in the next fold
-        map: for ``column``: its value -> train, dev or test; other values are on no side
-        k: for ``grouped``: number of folds
-        seed: for ``grouped``: of the order in which groups of one size are dealt
-        file: for ``file``: a CSV of ``column``, ``split`` and, if there are several, ``fold``, beside the protocol
-    """
-
-    rule: str
-    column: str = ""
-    test: dict[int, list[str]] = field(default_factory=dict)
-    dev: dict[int, list[str]] = field(default_factory=dict)
-    map: dict[str, str] = field(default_factory=dict)
-    k: int = 5
-    seed: int = 0
-    file: str = ""
+    rule: str = setting(
+        choices=("listed", "grouped", "column", "crossed", "file"),
+        help="listed: the groups tested in each fold are listed; grouped: groups are dealt to k folds by size; column: "
+        "a column says the split; file: a file says it for each value of a column; crossed: a fold tests one session, "
+        "and of what is scripted one script (see lalm_mer/protocols/splits.py)",
+    )
+    column: str = setting("", help="the column that groups utterances or says the split")
+    test: dict[int, list[str]] = setting({}, help="listed: fold -> groups; crossed: fold -> [session, script]")
+    dev: dict[int, list[str]] = setting({}, help="listed: fold -> groups; by default those tested in the next fold")
+    map: dict[str, str] = setting({}, help="column: its value -> train, dev or test; other values are on no side")
+    k: int = setting(5, help="grouped: number of folds")
+    seed: int = setting(0, help="grouped: of the order in which groups of one size are dealt")
+    file: str = setting("", help="file: a CSV of column, split and, if there are several, fold, beside the protocol")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -75,37 +66,29 @@ class KnownSide:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a protocol file holds.
+    """What a protocol file holds."""
 
-    Args:
-        name: name of the protocol
-        version: raised whenever a fold changes
-        source: who published it
-        folds: the rule
-        disjoint_in: columns in which train, dev and test share nothing; proven for every fold, or an error
-        shared_in: columns that they do share, declared; a column in neither list that turns out shared is an error
-        unknown_in: columns of ``disjoint_in`` that some utterances lack; the claim then holds for the others alone
-        corpus: the corpus it is for; None for any
-        release: which release of it the known sides are of
-        task: a task of the corpus, by name
-        inline_task: the task itself, for a corpus without tasks of its own
-        primary_metric: one of ``METRICS``: what dev chooses a checkpoint by
-        known: fold -> side -> what is known of it; a corpus at hand that differs is said so
-    """
-
-    name: str
-    version: int
-    source: str
-    folds: FoldRule
-    disjoint_in: list[str]
-    shared_in: list[str] = field(default_factory=list)
-    unknown_in: list[str] = field(default_factory=list)
-    corpus: str | None = None
-    release: str | None = None
-    task: str | None = None
-    inline_task: InlineTask | None = None
-    primary_metric: str = UAR
-    known: dict[int, dict[str, KnownSide]] = field(default_factory=dict)
+    name: str = setting(help="of the protocol")
+    version: int = setting(help="raised whenever a fold changes")
+    source: str = setting(help="who published it")
+    folds: FoldRule = setting(help="the rule")
+    disjoint_in: list[str] = setting(
+        choices=COLUMNS, help="columns in which train, dev and test share nothing; proven for every fold, or an error"
+    )
+    shared_in: list[str] = setting(
+        [], choices=COLUMNS, help="columns that they do share; a column in neither list that is shared is an error"
+    )
+    unknown_in: list[str] = setting(
+        [], choices=COLUMNS, help="columns of disjoint_in that some utterances lack; it then holds for the others alone"
+    )
+    corpus: str | None = setting(None, help="the corpus it is for; null for any")
+    release: str | None = setting(None, help="which release of it the known sides are of")
+    task: str | None = setting(None, help="a task of the corpus, by name")
+    inline_task: InlineTask | None = setting(None, help="the task itself, for a corpus without tasks of its own")
+    primary_metric: str = setting(UAR, choices=lambda: tuple(METRICS), help="what dev chooses a checkpoint by")
+    known: dict[int, dict[str, KnownSide]] = setting(
+        {}, help="fold -> side -> what is known of it; a corpus that differs is reported"
+    )
 
     def resolve_task(self, tasks: Mapping[str, Task]) -> Task:
         """The task, by name among the corpus's own, or as the file spells it out.
@@ -133,19 +116,8 @@ def load_protocol(path: Path) -> Protocol:
     """
     protocol = load_config(Protocol, path)
     rule = protocol.folds
-    if rule.rule not in _RULES:
-        raise ConfigError(f"{path}: key 'folds.rule': {rule.rule!r}; expected one of {', '.join(_RULES)}")
-    if protocol.primary_metric not in METRICS:
-        raise ConfigError(
-            f"{path}: key 'primary_metric': {protocol.primary_metric!r}; expected one of {', '.join(METRICS)}"
-        )
-    named = [("folds.column", list(rule.needs))] if rule.rule in ("listed", "grouped", "crossed") else []
-    for key in ("disjoint_in", "shared_in", "unknown_in"):
-        named.append((key, getattr(protocol, key)))
-    for key, columns in named:
-        for column in columns:
-            if column not in COLUMNS:
-                raise ConfigError(f"{path}: key {key!r}: {column!r}; expected one of {', '.join(COLUMNS)}")
+    if rule.rule in ("listed", "grouped") and rule.column not in COLUMNS:
+        raise ConfigError(f"{path}: key 'folds.column': {rule.column!r}; expected one of {', '.join(COLUMNS)}")
     both = sorted(set(protocol.disjoint_in) & set(protocol.shared_in))
     if both:
         raise ConfigError(f"{path}: keys 'disjoint_in' and 'shared_in': {both[0]!r} is in both")

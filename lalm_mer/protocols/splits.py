@@ -48,7 +48,7 @@ class Folds:
         """
         if fold not in set(self.frame["fold"]):
             known = sorted(set(self.frame["fold"]))
-            raise ConfigError(f"key 'split.fold': no fold {fold} in protocol {self.protocol.name}; it has {known}")
+            raise ConfigError(f"argument 'fold': no fold {fold} in protocol {self.protocol.name}; it has {known}")
         side = self.frame[(self.frame["fold"] == fold) & (self.frame["split"] == split)]
         return sorted(side["utterance_id"])
 

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.base import Batch, Collator, true_indices
 
-__all__ = ["OBJECTIVES", "ClapCollator", "ClapRecognizer", "ClapSetup", "ClapTrainingCollator"]
-
-OBJECTIVES = ("cross_entropy", "contrastive")
-"""What training makes small: see ``ClapRecognizer``."""
+__all__ = ["ClapCollator", "ClapRecognizer", "ClapSetup", "ClapTrainingCollator"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class ClapRecognizer(nn.Module):
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
-            raise ConfigError(f"key 'objective': {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+            raise ConfigError(f"argument 'objective': {objective!r}; expected {' or '.join(OBJECTIVES)}")
         self.model: Any = clap.model if model is None else model
         self.clap = clap
         self.objective = objective
@@ -217,7 +215,7 @@ class ClapRecognizer(nn.Module):
         Raises:
             ConfigError: always
         """
-        raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
+        raise ConfigError("argument 'gradient_checkpointing': transformers' ClapModel has none; set it to false")
 
     activation_checkpointing_enable = gradient_checkpointing_enable
 

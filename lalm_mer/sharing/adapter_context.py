@@ -122,8 +122,8 @@ def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> li
     if now.folds_digest == then.folds_digest:
         if now.fold != then.fold:
             raise SplitLeakError(
-                f"key 'split.fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds and "
-                f"may know these test utterances; set split.fold={then.fold}"
+                f"argument 'fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds and "
+                f"may know these test utterances; set it to {then.fold}"
             )
     else:
         facts: dict[str, str | int] = {"corpus": then.corpus, "protocol": then.protocol, "fold": then.fold}

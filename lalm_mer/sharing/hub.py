@@ -83,7 +83,7 @@ def push_run(
 
 
 def load_adapter_from(
-    source: str, revision: str | None = None, *, key: str = "key 'model.adapter'", timeout_s: float = TIMEOUT_S
+    source: str, revision: str | None = None, *, key: str = "adapter", timeout_s: float = TIMEOUT_S
 ) -> Path:
     """A local folder with the adapter: of a run, of ``assemble``, or downloaded from the Hub.
 
@@ -103,7 +103,7 @@ def load_adapter_from(
     folder = Path(source)
     if folder.is_dir():
         if revision is not None:
-            raise AdapterError(f"key 'model.adapter_revision': {revision!r}, but {source} is a folder; set it to null")
+            raise AdapterError(f"argument 'revision': {revision!r}, but {source} is a folder; set it to null")
         inner = folder if (folder / CONFIG).is_file() else folder / "adapter"
         check_adapter_folder(inner, named=source, root=folder)
         return inner

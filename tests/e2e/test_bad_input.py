@@ -62,7 +62,7 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
         ("prompt.file=no/such.yaml", ["no/such.yaml"]),
         ("model.family=qwen9", ["'model.family'", "qwen9", "qwen2_audio"]),
         ("model.id=no/such/model", ["no/such/model"]),
-        ("model.dtype=int4", ["'model.dtype'", "int4"]),
+        ("model.dtype=int4", ["override 'model.dtype=int4'", "'model.dtype'", "'int4'; expected one of float32"]),
         ("model.attn_implementation=flash_attention_2", ["'model.attn_implementation'", "flash_attention_2"]),
         ("adapter.towers={language_model: [no_proj]}", ["no_proj", "q_proj"]),
         ("adapter.towers={vision_tower: [q_proj]}", ["vision_tower", "audio_tower"]),
@@ -70,11 +70,11 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
         ("adapter.kind=ia3", ["'adapter.r'", "adapter.options"]),
         ("adapter.options={r: 8}", ["'adapter.options.r'", "adapter.r"]),
         ("adapter.options={modules_to_save: [lm_head]}", ["'adapter.options.modules_to_save'", "init_lora_weights"]),
-        ("adapter.full=[projector]", ["'adapter.full'", "adapter.towers.projector=[]"]),
+        ("adapter.full=[projector]", ["'adapter.full'", "towers.projector=[]"]),
         ("prompt.file=prompts/transcript.yaml", ["'adapter.towers.audio_tower'", "no audio slot"]),
         ("engine.accelerate_config=no/such.yaml", ["no/such.yaml"]),
         ("engine.num_processes=2", ["started as 1", "2", "engine.num_processes"]),
-        ("train.eval_strategy=never", ["'train.eval_strategy'", "never"]),
+        ("train.eval_strategy=never", ["'train.eval_strategy'", "'never'; expected epoch or steps"]),
         ("train.lr_scheduler_type=bent", ["'train'", "bent"]),
         ("train.per_device_train_batch_size=0", ["'train.per_device_train_batch_size'", "0", "1 or more"]),
         ("prompt.shots=36", ["'prompt.shots'", "36"]),
@@ -92,7 +92,7 @@ def test_an_override_that_cannot_be(override, says, refused):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["scoring.condition=reversed"], "'reversed'; expected one of none, audio_swapped"),
+        (["scoring.condition=reversed"], "'reversed'; expected none or audio_swapped"),
         (["scoring.condition=audio_swapped", "prompt.file=prompts/transcript.yaml"], "no audio slot"),
     ],
 )

@@ -188,7 +188,10 @@ def test_a_hub_that_fails_after_training_leaves_the_run_and_is_asked_again(unint
 def test_an_adapter_is_not_scored_on_another_fold(uninterrupted, workplace, tmp_path, capsys):
     overrides = [f"model.adapter={uninterrupted}", "split.fold=2", f"output.dir={tmp_path / 'out'}"]
     assert workplace.again("zero_shot", *overrides) == 1
-    assert "trained on fold 1 of the same folds" in capsys.readouterr().err
+    assert "key 'split.fold': 2, but the adapter was trained on fold 1 of the same folds" in capsys.readouterr().err
+    overrides[1] = "model.adapter_revision=main"
+    assert workplace.again("zero_shot", *overrides) == 1
+    assert "key 'model.adapter_revision': 'main', but " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
 """The synthetic circumplex corpus: its design, its ceilings, its voices and its reader."""
 
 from lalm_mer.corpora.circumplex.bounds import Ceilings, ceilings
+from lalm_mer.corpora.circumplex.design import VARIANTS
 from lalm_mer.corpora.circumplex.read import LOADER_VERSION, read
 
-__all__ = ["LOADER_VERSION", "Ceilings", "ceilings", "read"]
+__all__ = ["LOADER_VERSION", "VARIANTS", "Ceilings", "ceilings", "read"]

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 
 from lalm_mer.corpora.circumplex import design
 
@@ -133,5 +132,7 @@ def _is_additive(pairs: Sequence[tuple[Hashable, Hashable]], table: Sequence[str
                     row[columns[modality, pair[modality], rival]] += 1
                     row[columns[modality, pair[modality], decision]] -= 1
                 rows.append(row)
+    from scipy.optimize import linprog  # here, for it takes a second, which --help does not need
+
     found = linprog(np.zeros(len(columns)), A_ub=np.array(rows), b_ub=-np.ones(len(rows)), bounds=(None, None))
     return bool(found.status == 0)

@@ -10,10 +10,10 @@ from torch import nn
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_file
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.launch.config.settings import AdapterSettings, ModelSettings
 from lalm_mer.models.adapter_files import WEIGHTS
-from lalm_mer.models.adapter_kinds import kind_named
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
 from lalm_mer.sharing.hub import load_adapter_from
@@ -38,9 +38,9 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
                         f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would learn; "
                         f"set adapter.{key}=[]"
                     )
-    adapted, report = add_adapter(
-        loaded.model, settings.towers, _adapter_options(settings), kind=settings.kind, full=settings.full
-    )
+    options = _adapter_options(settings)
+    with naming_keys("adapter"):
+        adapted, report = add_adapter(loaded.model, settings.towers, options, kind=settings.kind, full=settings.full)
     if shown:
         for row in report:
             in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
@@ -53,7 +53,6 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
 
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     """What peft's config is made from."""
-    kind_named(settings.kind)
     of_lora = {name: getattr(settings, name) for name in _OF_LORA}
     if settings.kind == "lora":
         twice = [name for name in settings.options if name in of_lora]
@@ -78,7 +77,8 @@ def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple
         AdapterError: if there is no such adapter, or it does not fit the model
         SplitLeakError: if it was trained on another fold of the same folds
     """
-    folder = load_adapter_from(str(settings.adapter), settings.adapter_revision)
+    with naming_keys("model", revision="adapter_revision"):
+        folder = load_adapter_from(str(settings.adapter), settings.adapter_revision, key="key 'model.adapter'")
     notes = _fit_of(folder, loaded, settings, fold, loaded.digests["base_model"])
     model = load_adapter(loaded.model, folder)
     kind = str(model.active_peft_config.peft_type.value).lower()
@@ -110,4 +110,5 @@ def _fit_of(folder: Path, loaded: LoadedRun, settings: ModelSettings, fold: int,
         base_digest=digest,
         quantization=settings.quantization,
     )
-    return require_fit(folder, now, None if digest is None else settings.id)
+    with naming_keys("split"):
+        return require_fit(folder, now, None if digest is None else settings.id)

@@ -8,6 +8,7 @@ from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
@@ -40,19 +41,22 @@ class ClapBuilder:
         Raises:
             ModelError: if there is no such model
         """
-        return Clap.load(
-            settings.id, revision=settings.revision, dtype=settings.dtype, quantization=settings.quantization
-        )
+        with naming_keys("model"):
+            return Clap.load(
+                settings.id, revision=settings.revision, dtype=settings.dtype, quantization=settings.quantization
+            )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse a contrastive loss over one utterance.
+        """Refuse a contrastive loss over one utterance, and gradient checkpointing, which CLAP does not have.
 
         Raises:
             ConfigError: naming the key
         """
-        if not isinstance(settings, FinetuneSettings) or settings.objective != "contrastive":
+        if not isinstance(settings, FinetuneSettings):
             return
-        if settings.train.per_device_train_batch_size < 2:
+        if settings.train.gradient_checkpointing:
+            raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
+        if settings.objective == "contrastive" and settings.train.per_device_train_batch_size < 2:
             raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several in a batch")
 
     def with_shots(

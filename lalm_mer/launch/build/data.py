@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import ASR, AUDIO_SWAPPED, CONDITIONS, SIMULATED, TRANSCRIPT_SOURCES
+from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED
 from lalm_mer.core.notes import Split
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.corpora import load
 from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
 from lalm_mer.examples.augmented_examples import AugmentedExamples
@@ -99,15 +100,13 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
     folded = fold_corpus(corpus, protocol)
     if is_first_process():
         print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what a split proves belongs beside its figures
-    if data.without_audio not in ("refuse", "read"):
-        raise ConfigError(f"key 'data.without_audio': {data.without_audio!r}; expected refuse or read")
+    with naming_keys("split"):
+        folded.folds.ids(split.fold, "test")
     return ExampleSource(folded, transcripts=_transcripts(data, folded), without_audio=data.without_audio == "read")
 
 
 def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None:
     source = data.transcript_source
-    if source not in TRANSCRIPT_SOURCES:
-        raise ConfigError(f"key 'data.transcript_source': {source!r}; expected one of {', '.join(TRANSCRIPT_SOURCES)}")
     if (source == ASR) != (data.transcripts is not None):
         raise ConfigError(
             f"key 'data.transcripts': {data.transcripts!r} with data.transcript_source={source}; give a file with asr, "
@@ -163,8 +162,6 @@ def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:
     Raises:
         ConfigError: if a name is unknown, an utterance has no group, or a label to be weighted has no training example
     """
-    if settings.class_weights not in ("none", "balanced"):
-        raise ConfigError(f"key 'balance.class_weights': {settings.class_weights!r}; expected none or balanced")
     if isinstance(data.train, AugmentedExamples):
         raise TypeError("balance before augmenting")
     table = data.train.utterances()
@@ -191,7 +188,8 @@ def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: R
     Raises:
         ConfigError: if the settings cannot be done, or the run does not hear
     """
-    augmentation = Augmentation(settings)
+    with naming_keys("augment"):
+        augmentation = Augmentation(settings)
     if not settings.active or isinstance(data.train, AugmentedExamples):
         return data
     if not data.train.uses_audio:
@@ -228,11 +226,12 @@ def inputs_under(data: RunData, condition: str, seed: int) -> InputDataset | Swa
     """The test inputs that the recognizer takes, changed as the condition says.
 
     Raises:
-        ConfigError: if the condition is unknown, or the run hears nothing that could be changed
+        ConfigError: if the run uses no audio that could be changed, or scores too few utterances
     """
-    if condition not in CONDITIONS:
-        raise ConfigError(f"key 'scoring.condition': {condition!r}; expected one of {', '.join(CONDITIONS)}")
-    return SwappedAudio(data.test.select(data.scored), seed) if condition == AUDIO_SWAPPED else data.test_inputs
+    if condition == UNCHANGED:
+        return data.test_inputs
+    with naming_keys("scoring", examples="condition", count="condition"):
+        return SwappedAudio(data.test.select(data.scored), seed)
 
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:

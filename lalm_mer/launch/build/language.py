@@ -6,6 +6,7 @@ from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
@@ -38,21 +39,17 @@ class LanguageBuilder:
         """The model.
 
         Raises:
-            ConfigError: if the attention cannot be used
+            ConfigError: if it cannot be held in 4 bits, or what it needs is not installed
             ModelError: if there is no such model
         """
-        if settings.attn_implementation not in ("sdpa", "eager"):
-            raise ConfigError(
-                f"key 'model.attn_implementation': {settings.attn_implementation!r}; answers that share a prompt need "
-                "a custom attention mask: expected sdpa or eager"
+        with naming_keys("model"):
+            return family_class(settings.family).load(
+                settings.id,
+                revision=settings.revision,
+                dtype=settings.dtype,
+                attn_implementation=settings.attn_implementation,
+                quantization=settings.quantization,
             )
-        return family_class(settings.family).load(
-            settings.id,
-            revision=settings.revision,
-            dtype=settings.dtype,
-            attn_implementation=settings.attn_implementation,
-            quantization=settings.quantization,
-        )
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Refuse batches for a family whose scores depend on what else is in the batch.

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from peft import PeftModel
 
-from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.notes import Note
 from lalm_mer.examples.dataset import ExampleSource
@@ -18,8 +17,8 @@ from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.notes import run_notes
 from lalm_mer.launch.build.prompts import source_for_prompts
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
-from lalm_mer.models.clap import Clap
 from lalm_mer.models.digest import base_digest
+from lalm_mer.models.families import CLAP
 from lalm_mer.models.registry import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 
@@ -64,7 +63,7 @@ class Builder(Protocol):
 
 def builder_of(family: str) -> Builder:
     """The builder of a model by its family: the one place that tells CLAP from audio-language models."""
-    return ClapBuilder() if family == Clap.name else LanguageBuilder()
+    return ClapBuilder() if family == CLAP else LanguageBuilder()
 
 
 @dataclass(frozen=True)
@@ -161,8 +160,6 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     Raises:
         ConfigError: if the settings do not belong together or do not fit the corpus
     """
-    if settings.model.dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"key 'model.dtype': {settings.model.dtype!r}; expected float32, bfloat16 or float16")
     source = open_corpus(settings.data, settings.split)
     setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
     source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)

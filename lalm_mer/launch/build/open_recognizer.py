@@ -16,6 +16,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import BASELINE
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
 from lalm_mer.launch.config.settings import (
@@ -153,6 +154,7 @@ def _recognizer(
     record: RunRecord | None = None,
 ) -> nn.Module:
     """The recognizer of settings that need no corpus; with the record of its run, proven to be the same."""
+    require_declared(settings.model)
     builder = builder_of(settings.model.family)
     setup = builder.prompts(settings, label_set)
     if setup.uses("descriptors"):

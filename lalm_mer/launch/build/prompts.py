@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.context import dialogue_context
 from lalm_mer.examples.dataset import ExampleSource
@@ -17,7 +18,7 @@ from lalm_mer.launch.config.settings import FinetuneSettings, PromptSettings, Ze
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.recognizers.base import Setup
-from lalm_mer.recognizers.language.prompt_setup import LABEL_SCORES, PromptSetup, label_rotations
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup, label_rotations
 
 __all__ = ["open_prompts", "source_for_prompts", "take_shots"]
 
@@ -38,11 +39,7 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
                 f"key 'prompt.also': {file} takes {prompt.modalities}, or other answers than {wanted.file} "
                 f"({first.modalities}); only prompts of the same modalities and answers are averaged"
             )
-    if wanted.label_score not in LABEL_SCORES:
-        raise ConfigError(
-            f"key 'prompt.label_score': {wanted.label_score!r}; expected one of {', '.join(LABEL_SCORES)}"
-        )
-    if not 1 <= wanted.label_orders <= len(label_set):
+    if wanted.label_orders > len(label_set):
         raise ConfigError(f"key 'prompt.label_orders': {wanted.label_orders}; expected 1 to {len(label_set)}")
     if isinstance(settings, FinetuneSettings) and (
         wanted.also or wanted.label_orders > 1 or wanted.label_score == "pmi"
@@ -56,8 +53,6 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
         raise ConfigError(
             f"key 'prompt.label_orders': {wanted.label_orders}, but a prompt lists no labels; it needs {{{{ labels }}}}"
         )
-    if wanted.context_turns < 0:
-        raise ConfigError(f"key 'prompt.context_turns': {wanted.context_turns}; expected 0 or more")
     uses_context = any(prompt.has_slot("context") for prompt in prompts)
     if uses_context != (wanted.context_turns > 0):
         raise ConfigError(
@@ -88,7 +83,8 @@ def source_for_prompts(
     if settings.context_turns:
         table = source.transcripts
         transcript_of = None if table is None else lambda name, _: table.by_id.get(name)
-        context = dialogue_context(source.folded.corpus, settings.context_turns, transcript_of)
+        with naming_keys("prompt", turns="context_turns"):
+            context = dialogue_context(source.folded.corpus, settings.context_turns, transcript_of)
         source = replace(source, context=context)
     if setup.uses("descriptors"):
         described = describe_corpus(source, source.folded.folds.ids(fold, "train"), Path(settings.cache_dir))
@@ -107,13 +103,12 @@ def take_shots(
     """
     if settings.shots == 0:
         return setup, data
-    if settings.shots < 0:
-        raise ConfigError(f"key 'prompt.shots': {settings.shots}; expected 0 or more")
     if family.one_turn is not None:
         raise ConfigError(f"key 'prompt.shots': {settings.shots}; {family.name} {family.one_turn}; set it to 0")
     if isinstance(data.train, AugmentedExamples):
         raise TypeError("draw shots before augmenting")
-    chosen = choose_shots(data.train.truths(), setup.label_set.labels, settings.shots, seed=seed)
+    with naming_keys("prompt", count="shots"):
+        chosen = choose_shots(data.train.truths(), setup.label_set.labels, settings.shots, seed=seed)
     shots = tuple(data.train[index] for index in chosen)
     left = data.train.select(sorted(set(range(len(data.train))) - set(chosen)))
     return replace(setup, shots=shots), replace(data, train=left)

@@ -34,11 +34,9 @@ def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
     """Whether a run generates its answers; asked before anything is loaded.
 
     Raises:
-        ConfigError: if there is no such mode, or the model or the engine cannot generate
+        ConfigError: if the model or the engine cannot generate
     """
     answering = settings.answering
-    if answering.mode not in ("likelihood", "generation"):
-        raise ConfigError(f"key 'answering.mode': {answering.mode!r}; expected likelihood or generation")
     if answering.mode == "likelihood":
         return False
     if not model_class(settings.model.family).has_language_model:
@@ -49,8 +47,6 @@ def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
             "section 'prompt': also, label_orders and label_score are ways of scoring labels; with "
             "answering.mode=generation leave them out"
         )
-    if answering.max_new_tokens < 1:
-        raise ConfigError(f"key 'answering.max_new_tokens': {answering.max_new_tokens}; expected 1 or more")
     if engine.distributed_type in ("DEEPSPEED", "FSDP"):
         raise ConfigError(
             f"key 'answering.mode': generation; {engine.source} shards the model by {engine.distributed_type}, and "

@@ -8,21 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.provenance import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
 
 __all__ = ["RunFolder", "is_finished", "open_run"]
-
-_HOW = {
-    "engine", "output", "use_cpu", "dataloader_num_workers", "per_device_eval_batch_size", "processes", "cache_dir",
-    "preflight",
-}  # fmt: skip
-"""Config of where and how fast a run goes, not of what comes out: it may change between two processes of one run."""
 
 
 @dataclass
@@ -97,13 +93,13 @@ class RunFolder:
         write_json(self.path / "metrics.json", score(predictions))
 
 
-def open_run(path: Path, identity: RunRecord, *, writes: bool) -> RunFolder:
+def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> RunFolder:
     """Open a run folder: a new one, one to go on with, or a finished one.
 
     Args:
         path: the folder
-        identity: as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an earlier process, but
-            for the settings of where and how fast it runs
+        identity: as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an earlier process
+        schema: of the config, which declares the settings that may differ all the same
         writes: whether this process writes (the first of all)
 
     Raises:
@@ -115,7 +111,7 @@ def open_run(path: Path, identity: RunRecord, *, writes: bool) -> RunFolder:
         raise ConfigError(f"key 'output.dir': {path} is a file; choose a folder")
     if file.is_file() and _has_results(path):
         earlier = read_record(file)
-        _require_same(path, "config", earlier.config, identity.config)
+        _require_same(path, "config", earlier.config, identity.config, changeable_keys(schema, "config."))
         _require_same(path, "hashes", earlier.hashes, identity.hashes)
         record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
     elif writes and path.is_dir() and _has_results(path):  # other processes may see it half-made
@@ -125,12 +121,12 @@ def open_run(path: Path, identity: RunRecord, *, writes: bool) -> RunFolder:
     return RunFolder(path, record, (path / "metrics.json").is_file(), writes)
 
 
-def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str | None]) -> bool:
+def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> bool:  # noqa: ANN401 any dataclass
     """Whether the very same run was finished earlier, told before any weights are loaded.
 
     Args:
         path: the run folder
-        config: resolved config, which must equal the earlier one but for where and how fast the run goes
+        settings: resolved config, which must equal the earlier one but for the settings declared to be changeable
         hashes: those that are known already, which must equal the earlier ones
 
     Raises:
@@ -140,7 +136,7 @@ def is_finished(path: Path, config: Mapping[str, Any], hashes: Mapping[str, str 
     if not (path / "metrics.json").is_file() or not (path / RUN_FILE).is_file():
         return False
     earlier = read_record(path / RUN_FILE)
-    _require_same(path, "config", earlier.config, config)
+    _require_same(path, "config", earlier.config, to_dict(settings), changeable_keys(type(settings), "config."))
     _require_same(path, "hashes", {key: earlier.hashes.get(key) for key in hashes}, hashes)
     return True
 
@@ -151,10 +147,12 @@ def _has_results(path: Path) -> bool:
     return any(item.is_file() or any(item.iterdir()) for item in found)
 
 
-def _require_same(path: Path, key: str, earlier: object, now: object) -> None:
+def _require_same(path: Path, key: str, earlier: object, now: object, changeable: frozenset[str] = frozenset()) -> None:
+    if key in changeable:
+        return
     if isinstance(earlier, dict) and isinstance(now, dict):
-        for name in sorted((earlier.keys() | now.keys()) - _HOW):
-            _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name))
+        for name in sorted(earlier.keys() | now.keys()):
+            _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
     elif earlier != now:
         raise ConfigError(
             f"key 'output.dir': {path} holds a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "

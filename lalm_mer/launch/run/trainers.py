@@ -158,11 +158,6 @@ def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:
 
 def _learning(settings: TrainSettings) -> dict[str, Any]:
     """TrainingArguments of the learning itself; evaluation and saving go together, so that dev can choose."""
-    if settings.eval_strategy not in ("epoch", "steps"):
-        raise ConfigError(
-            f"key 'train.eval_strategy': {settings.eval_strategy!r}; expected epoch or steps, for dev chooses the "
-            "checkpoint"
-        )
     passed = {
         name: getattr(settings, name)
         for name in (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.models.families.base import Family
 
-__all__ = ["FAMILIES", "OTHER_FAMILIES", "family_class"]
+if TYPE_CHECKING:
+    from lalm_mer.models.families.base import Family
+
+__all__ = ["CLAP", "FAMILIES", "OTHER_FAMILIES", "family_class", "model_names"]
 
 FAMILIES = {
     "qwen2_audio": "Qwen2Audio",
@@ -27,6 +29,13 @@ FAMILIES = {
 """Name of a family, which is that of its file here -> the class in it"""
 OTHER_FAMILIES = {"generic": "Generic"}
 """The family of all models that have none of their own."""
+CLAP = "clap"
+"""Name of the models that are no audio-language model, ``lalm_mer.models.clap``."""
+
+
+def model_names() -> tuple[str, ...]:
+    """Every name that ``lalm_mer.models.registry`` knows a class for."""
+    return (*FAMILIES, *OTHER_FAMILIES, CLAP)
 
 
 def family_class(name: str) -> type[Family]:
@@ -38,8 +47,7 @@ def family_class(name: str) -> type[Family]:
     """
     known = {**FAMILIES, **OTHER_FAMILIES}
     if name not in known:
-        every = ", ".join((*known, "clap"))  # which is a recognizer beside the families
-        raise ConfigError(f"key 'model.family': unknown family {name!r}; expected one of {every}")
+        raise ConfigError(f"family {name!r}: expected one of {', '.join(model_names())}")
     try:
         module = import_module(f"{__name__}.{name}")
     except ImportError as error:

@@ -203,7 +203,7 @@ class Family(ABC):
             ConfigError: naming the package and the extra
         """
         if cls.needs is not None and importlib.util.find_spec(cls.needs) is None:
-            raise ConfigError(f"key 'model.family': {cls.name} needs {cls.needs}; pip install 'lalm-mer[{cls.name}]'")
+            raise ConfigError(f"family {cls.name} needs {cls.needs}; pip install 'lalm-mer[{cls.name}]'")
 
     @classmethod
     def load(
@@ -233,9 +233,9 @@ class Family(ABC):
         extra: dict[str, Any] = {}
         if quantization is not None:
             if quantization != NF4:
-                raise ConfigError(f"key 'model.quantization': {quantization!r}; expected nf4 or null")
+                raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
             if cls.whole is not None:
-                raise ConfigError(f"key 'model.quantization': {cls.name} takes null alone; {cls.whole}")
+                raise ConfigError(f"argument 'quantization': {cls.name} takes null alone; {cls.whole}")
             parts = {**cls.towers, **{path: path for path in cls.beside}}
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:

@@ -115,7 +115,7 @@ class Generic(Family):
         Raises:
             ConfigError: always
         """
-        raise ConfigError(f"key 'model.family': {cls.name} has no architecture of its own; name another family")
+        raise ConfigError(f"family {cls.name} has no architecture of its own; name another family")
 
     @property
     def sampling_rate(self) -> int:

@@ -14,6 +14,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
+from lalm_mer.core.names import FEATURES
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames, samples_hash
 
@@ -52,7 +53,7 @@ class AcousticFeatures(ABC):
 
     def __init__(self, trim_db: float | None = TRIM_DB) -> None:
         if trim_db is not None and trim_db <= 0:
-            raise ConfigError(f"trim_db={trim_db}: expected more than 0 dB, or null to keep whole clips")
+            raise ConfigError(f"argument 'trim_db': {trim_db}; expected more than 0, or null to keep whole clips")
         self.trim_db = trim_db
 
     @abstractmethod
@@ -201,11 +202,9 @@ def acoustic_features(name: str, trim_db: float | None = TRIM_DB) -> AcousticFea
         ConfigError: if the name is unknown, or ``trim_db`` is not above 0
         ModelError: if its package is not installed
     """
-    if name == "opensmile":
-        return OpenSmileFeatures(trim_db)
-    if name == "log_mel":
-        return LogMelFeatures(trim_db)
-    raise ConfigError(f"acoustic features {name!r} are unknown; expected opensmile or log_mel")
+    if name not in FEATURES:
+        raise ConfigError(f"acoustic features {name!r} are unknown; expected {' or '.join(FEATURES)}")
+    return OpenSmileFeatures(trim_db) if name == "opensmile" else LogMelFeatures(trim_db)
 
 
 def _trimmed(samples: npt.NDArray[np.float32], trim_db: float) -> npt.NDArray[np.float32]:

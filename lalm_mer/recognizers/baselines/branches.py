@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
@@ -11,61 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.recognizers.baselines.settings import BranchSettings
 
-__all__ = ["BranchSettings", "SequenceBranch", "frame_mask"]
-
-POOLINGS = ("mean", "mean_std")
-
-
-@dataclass(frozen=True)
-class BranchSettings:
-    """Shape and regularisation of one branch.
-
-    Args:
-        channels: output channels of every convolution
-        layers: number of convolutions
-        kernel_size: frames or tokens one convolution spans; odd, so that length is kept
-        stride: step of every convolution; with 2, each layer halves the frames
-        dropout: probability between the convolutions, and on the pooled vector
-        batch_norm: batch normalisation after each convolution, over the frames that are not padding
-        pooling: ``mean`` over time, or ``mean_std``: mean and standard deviation side by side
-        noise_std: standard deviation of Gaussian noise added to the normalised input, training only
-        shift_std: standard deviation of one Gaussian offset a feature, drawn for each utterance and added to all its
-            frames, as another voice or microphone would; training only
-        time_mask: largest share of an utterance's frames set to the train mean at once, training only
-        feature_mask: largest share of the features set to the train mean at once, training only
-
-    Raises:
-        ConfigError: if a value is outside its range
-    """
-
-    channels: int = 64
-    layers: int = 2
-    kernel_size: int = 5
-    stride: int = 1
-    dropout: float = 0.3
-    batch_norm: bool = False
-    pooling: str = "mean"
-    noise_std: float = 0.0
-    shift_std: float = 0.0
-    time_mask: float = 0.0
-    feature_mask: float = 0.0
-
-    def __post_init__(self) -> None:
-        counts = (self.channels, self.layers, self.kernel_size, self.stride)
-        if min(counts) < 1 or self.kernel_size % 2 == 0:
-            raise ConfigError(
-                f"channels={self.channels}, layers={self.layers}, kernel_size={self.kernel_size}, "
-                f"stride={self.stride}: expected positive numbers and an odd kernel"
-            )
-        if self.pooling not in POOLINGS:
-            raise ConfigError(f"pooling {self.pooling!r} is unknown; expected one of {', '.join(POOLINGS)}")
-        if min(self.noise_std, self.shift_std) < 0:
-            raise ConfigError(f"noise_std={self.noise_std}, shift_std={self.shift_std}: expected 0 or more")
-        for name in ("dropout", "time_mask", "feature_mask"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1)")
+__all__ = ["SequenceBranch", "frame_mask"]
 
 
 def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:

@@ -10,9 +10,9 @@ from lalm_mer.core.names import AUDIO_TRANSCRIPT, MODALITIES, uses_audio, uses_t
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
-from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork, TranscriptReader
-from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchSettings, train_tokenizer, transcript_of
+from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
+from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, train_tokenizer, transcript_of
 
 __all__ = ["build_fusion"]
 
@@ -71,7 +71,7 @@ def build_fusion(
         LalmMerError: naming the utterance that cannot be read
     """
     if modalities not in MODALITIES:
-        raise ConfigError(f"modalities {modalities!r} are unknown; expected one of {', '.join(MODALITIES)}")
+        raise ConfigError(f"argument 'modalities': {modalities!r}; expected one of {', '.join(MODALITIES)}")
     scratch = scratch or ScratchSettings()
     acoustic = acoustic_features(features, trim_db) if uses_audio(modalities) else None
     transcripts = _reader(train, scratch, bert, bert_revision) if uses_transcript(modalities) else None

@@ -23,14 +23,9 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.recognizers.base import Batch, Collator, true_indices
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE, AcousticFeatures, acoustic_features
-from lalm_mer.recognizers.baselines.branches import BranchSettings, SequenceBranch, frame_mask
-from lalm_mer.recognizers.baselines.word_embeddings import (
-    FrozenBert,
-    ScratchBert,
-    ScratchSettings,
-    TranscriptTokenizer,
-    pad_ids,
-)
+from lalm_mer.recognizers.baselines.branches import SequenceBranch, frame_mask
+from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
+from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchBert, TranscriptTokenizer, pad_ids
 
 __all__ = ["FusionCollator", "FusionNetwork", "FusionTrainingCollator", "TranscriptReader"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +13,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
-from lalm_mer.core.errors import ConfigError, CorpusError, ModelError, one_line
+from lalm_mer.core.errors import CorpusError, ModelError, one_line
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
+from lalm_mer.recognizers.baselines.settings import ScratchSettings
 
-__all__ = ["FrozenBert", "ScratchBert", "ScratchSettings", "TranscriptTokenizer", "train_tokenizer"]
+__all__ = ["FrozenBert", "ScratchBert", "TranscriptTokenizer", "train_tokenizer"]
 
 
 def transcript_of(given: Input) -> str:
@@ -141,42 +141,6 @@ class FrozenBert:
         ids = torch.tensor([self._transcripts.ids(given)])
         states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         return np.asarray(states[0].float().numpy(), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class ScratchSettings:
-    """A small BERT trained together with the network, for where no pretrained one can be had.
-
-    Args:
-        layers: transformer layers
-        size: D, width of the embeddings
-        heads: attention heads
-        vocabulary_size: most words kept, the most frequent of the train split
-        word_dropout: probability that a word is read as unknown, training only: without it an unknown word of
-            another split would be met untrained
-        dropout: within the transformer
-        max_tokens: longest transcript, in words with the two special tokens
-    """
-
-    layers: int = 2
-    size: int = 64
-    heads: int = 2
-    vocabulary_size: int = 5000
-    word_dropout: float = 0.3
-    dropout: float = 0.1
-    max_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        if min(self.layers, self.heads, self.vocabulary_size, self.max_tokens) < 1 or self.size % self.heads:
-            raise ConfigError(
-                f"scratch: layers={self.layers}, size={self.size}, heads={self.heads}, vocabulary_size="
-                f"{self.vocabulary_size}, max_tokens={self.max_tokens}: expected positive numbers, size a "
-                "multiple of heads"
-            )
-        if not (0 <= self.word_dropout < 1 and 0 <= self.dropout < 1):
-            raise ConfigError(
-                f"scratch: word_dropout={self.word_dropout}, dropout={self.dropout}: expected shares in [0, 1)"
-            )
 
 
 class ScratchBert(nn.Module):

@@ -11,6 +11,7 @@ import numpy as np
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import LABEL_SCORES
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import Family
@@ -19,7 +20,6 @@ from lalm_mer.recognizers.language.collator import AnswerCollator, TrainingAnswe
 
 __all__ = ["LABEL_SCORES", "PromptSetup", "label_rotations"]
 
-LABEL_SCORES = ("sum", "mean", "pmi")
 """Sum of an answer's token log-probabilities, their mean, or the sum minus that of an input without content."""
 
 
@@ -46,7 +46,9 @@ class PromptSetup:
 
     def __post_init__(self) -> None:
         if self.label_score not in LABEL_SCORES:
-            raise ConfigError(f"label_score {self.label_score!r}: expected one of {', '.join(LABEL_SCORES)}")
+            raise ConfigError(
+                f"argument 'label_score': {self.label_score!r}; expected one of {', '.join(LABEL_SCORES)}"
+            )
 
     @property
     def modalities(self) -> str:

@@ -122,16 +122,16 @@ def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, promp
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"kind": "adalora"}, "'adapter.kind': 'adalora'; expected lora, loha, lokr, vera, ia3, oft; adalora would"),
-        ({"kind": "prefix_tuning"}, "key 'adapter.kind': 'prefix_tuning'; expected lora"),
-        ({"kind": "loha", "options": {"lora_alpha": 2}}, "adapter.options.lora_alpha': not for loha; expected r, al"),
-        ({"options": {"modules_to_save": ["lm_head"]}}, "key 'adapter.options.modules_to_save': not for lora"),
-        ({"options": {"megatron_core": "os"}}, "key 'adapter.options.megatron_core': not for lora"),
-        ({"options": {"init_lora_weights": "pissa"}}, "'adapter.options.init_lora_weights': 'pissa'; expected true"),
-        ({"options": {"r": "four"}}, "key 'adapter.r': 'four'; expected a number such as 8"),
-        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "section 'adapter': You can only specify either r"),
-        ({"full": ["decoder"]}, "key 'adapter.full': unknown tower 'decoder'"),
-        ({"full": ["language_model"]}, "trained in full and adapted; set adapter.towers.language_model=[]"),
+        ({"kind": "adalora"}, "argument 'kind': 'adalora'; expected lora, loha, lokr, vera, ia3, oft; adalora would"),
+        ({"kind": "prefix_tuning"}, "argument 'kind': 'prefix_tuning'; expected lora"),
+        ({"kind": "loha", "options": {"lora_alpha": 2}}, "argument 'options.lora_alpha': not for loha; expected r, al"),
+        ({"options": {"modules_to_save": ["lm_head"]}}, "argument 'options.modules_to_save': not for lora"),
+        ({"options": {"megatron_core": "os"}}, "argument 'options.megatron_core': not for lora"),
+        ({"options": {"init_lora_weights": "pissa"}}, "argument 'options.init_lora_weights': 'pissa'; expected true"),
+        ({"options": {"r": "four"}}, "argument 'options.r': 'four'; expected a number such as 8"),
+        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "argument 'options': You can only specify either"),
+        ({"full": ["decoder"]}, "argument 'full': unknown tower 'decoder'"),
+        ({"full": ["language_model"]}, "trained in full and adapted; set towers.language_model=[]"),
     ],
 )  # fmt: skip
 def test_what_is_not_offered_is_said_in_one_line(fresh_family, asked, told):
@@ -142,7 +142,7 @@ def test_what_is_not_offered_is_said_in_one_line(fresh_family, asked, told):
 
 def test_a_tower_in_half_precision_is_not_trained_in_full(fresh_family):
     fresh_family.model.bfloat16()
-    with pytest.raises(AdapterError, match=r"is in bfloat16, in which small steps are lost; set model\.dtype=float32"):
+    with pytest.raises(AdapterError, match=r"is in bfloat16, in which small steps are lost; load it in float32"):
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, {}, full=["projector"])
 
 

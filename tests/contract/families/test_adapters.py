@@ -96,14 +96,14 @@ def test_a_report_over_all_towers_adds_up(fresh_family):
     [
         (
             {"language_model": ["q_projj"]},
-            "key 'adapter.towers.language_model': target 'q_projj' matches no linear layer",
+            "argument 'towers.language_model': target 'q_projj' matches no linear layer",
         ),
         ({"language_model": ["o_proj", "no_such"]}, "target 'no_such' matches no linear layer"),
         ({"language_model": ["embed_tokens"]}, "target 'embed_tokens' matches no linear layer"),
         ({"language_model": [".*"]}, "target '.*' matches no linear layer"),
-        ({"language_model": ["o_proj"], "decoder": ["o_proj"]}, "key 'adapter.towers': unknown tower 'decoder'"),
-        ({}, "key 'adapter.towers': no tower has a target"),
-        ({"language_model": [], "projector": []}, "key 'adapter.towers': no tower has a target"),
+        ({"language_model": ["o_proj"], "decoder": ["o_proj"]}, "argument 'towers': unknown tower 'decoder'"),
+        ({}, "argument 'towers': no tower has a target"),
+        ({"language_model": [], "projector": []}, "argument 'towers': no tower has a target"),
     ],
 )
 def test_a_wrong_target_names_its_key(fresh_family, towers, told):
@@ -114,7 +114,7 @@ def test_a_wrong_target_names_its_key(fresh_family, towers, told):
 
 def test_a_target_of_one_tower_is_not_found_in_another(fresh_family):
     alone = set(linear_names(fresh_family, "language_model")) - set(linear_names(fresh_family, "projector"))
-    with pytest.raises(AdapterError, match=r"key 'adapter.towers.projector'.*the projector of .* has"):
+    with pytest.raises(AdapterError, match=r"argument 'towers.projector'.*the projector of .* has"):
         add_adapter(fresh_family, {"projector": [min(alone)]}, RANK)
 
 

@@ -32,7 +32,12 @@ def test_every_key_has_an_owner():
         ("corpus.variant=spoken", r"key 'corpus\.variant': belongs to circumplex, but corpus\.name is ravdess"),
         ("corpus.columns={label: emotion}", r"key 'corpus\.columns': belongs to manifest, but"),
         ("corpus.root=", r"key 'corpus\.root': ravdess needs it"),
-        ("corpus.name=iemocop", r"no reader 'iemocop'; expected one of ravdess, .*iemocap, .*circumplex"),
+        (
+            "corpus.name=iemocop",
+            r"^override 'corpus.name=iemocop': key 'corpus.name': 'iemocop'; expected one of ravdess, .*, circumplex$",
+        ),
+        ("corpus.missing_audio=drop", r"key 'corpus\.missing_audio': 'drop'; expected one of reject, keep, null"),
+        ("output.processes=0", r"key 'output\.processes': 0; expected 1 or more, or null"),
         ("corpus.rot=x", r"unknown key 'corpus\.rot'"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_mapped_column_that_is_missing_is_named_with_those_found(folder):
         read(folder, "path,label\na.wav,glad\n", columns={"transcript": "words"})
     with pytest.raises(CorpusError, match=r"no column 'path' for 'path', found file"):
         read(folder, "file\na.wav\n")
-    with pytest.raises(ConfigError, match=r"corpus\.columns\.text': no such column; expected one of path, utter"):
+    with pytest.raises(ConfigError, match=r"argument 'columns\.text': no such column; expected one of path, utter"):
         read(folder, "path\na.wav\n", columns={"text": "words"})
 
 
@@ -155,7 +155,7 @@ def test_windows_characters_need_their_encoding_said(folder):
     with pytest.raises(CorpusError, match=r"manifest\.csv: row 2, byte 24 \(0x92\) is not utf-8-sig; set corpus\.enc"):
         read(folder, content)
     assert read(folder, content, encoding="cp1252")[0].transcript == "it\u2019s fine"
-    with pytest.raises(ConfigError, match=r"corpus\.encoding.*klingon"):
+    with pytest.raises(ConfigError, match=r"argument 'encoding'.*klingon"):
         read(folder, content, encoding="klingon")
 
 

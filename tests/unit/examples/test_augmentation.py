@@ -268,17 +268,17 @@ def test_utterances_near_the_limit_keep_their_speed(examples):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (AugmentSettings(gain=GainSettings(p=1.5)), "augment.gain.p': 1.5; expected a probability"),
-        (AugmentSettings(speed=SpeedSettings(min_rate=1.2)), "augment.speed.min_rate' and 'max_rate': 1.2 and 1.1"),
-        (AugmentSettings(reverb=ReverbSettings(min_rt60_s=0.01)), "expected 0.15 <= minimum"),
-        (AugmentSettings(mp3=Mp3Settings(min_bitrate_kbps=17)), r"bit rates \(17, 64\); expected two of"),
-        (AugmentSettings(noise=NoiseSettings(color="pink")), "noise.color': 'pink'; expected white or random"),
-        (AugmentSettings(noise=NoiseSettings(p=1, folder="nowhere")), "noise.folder': no .wav.* file in nowhere"),
+        ({"gain": GainSettings(p=1.5)}, "argument 'gain.p': 1.5; expected 0 to 1$"),
+        ({"speed": SpeedSettings(min_rate=1.2)}, "'speed.min_rate': 1.2; expected at most max_rate, which is 1.1"),
+        ({"reverb": ReverbSettings(min_rt60_s=0.01)}, "argument 'reverb.min_rt60_s': 0.01; expected 0.15 to 2$"),
+        ({"mp3": Mp3Settings(min_bitrate_kbps=17)}, r"'mp3.min_bitrate_kbps': 17; expected one of 8, 16, .*320$"),
+        ({"noise": NoiseSettings(color="pink")}, "argument 'noise.color': 'pink'; expected white or random$"),
+        ({"noise": NoiseSettings(p=1, folder="nowhere")}, "'noise.folder': no .wav.* file in nowhere"),
     ],
 )
 def test_what_cannot_be_done_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        Augmentation(settings)
+        Augmentation(AugmentSettings(**settings))
 
 
 def test_recordings_that_hold_nothing_are_named(tmp_path):

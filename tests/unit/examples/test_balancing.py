@@ -115,9 +115,12 @@ def test_an_utterance_without_a_group_is_named():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"sampling": "classes"}, "balance.sampling': 'classes'; expected one of none, class, group, class_and_group"),
-        ({"direction": "up"}, "balance.direction': 'up'; expected over or under"),
-        ({"max_per_class": 0}, "balance.max_per_class': 0; expected 1 or more"),
+        (
+            {"sampling": "classes"},
+            "'sampling': 'classes'; expected one of none, class, group, class_and_group",
+        ),
+        ({"direction": "up"}, "argument 'direction': 'up'; expected over or under"),
+        ({"max_per_class": 0}, "argument 'max_per_class': 0; expected 1 or more"),
         ({"groups": ["f"]}, "1 groups for 20 examples"),
     ],
 )

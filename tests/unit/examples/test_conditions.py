@@ -62,9 +62,9 @@ def test_only_those_selected_lend_their_audio(examples):
 
 
 def test_a_run_that_does_not_hear_has_nothing_to_swap(examples):
-    with pytest.raises(ConfigError, match=r"scoring\.condition.*no audio slot"):
+    with pytest.raises(ConfigError, match=r"argument 'examples'.*no audio slot"):
         SwappedAudio(examples().without_waveforms(), seed=0)
-    with pytest.raises(ConfigError, match="two scored utterances or more, found 1"):
+    with pytest.raises(ConfigError, match="'count': 1; audio is swapped among two utterances or more"):
         SwappedAudio(examples().select([0]), seed=0)
 
 

@@ -59,5 +59,5 @@ def test_other_transcripts_are_read_in_their_place(corpus):
     ],
 )
 def test_a_corpus_without_dialogues_or_order(corpus, without, says):
-    with pytest.raises(ConfigError, match=rf"'prompt.context_turns': 2.*{says}"):
+    with pytest.raises(ConfigError, match=rf"argument 'turns': 2.*{says}"):
         dialogue_context(corpus(**without), 2)

@@ -26,5 +26,5 @@ def test_the_seed_draws():
 
 
 def test_too_many():
-    with pytest.raises(ConfigError, match=r"'prompt.shots': 44, but train has 43"):
+    with pytest.raises(ConfigError, match=r"argument 'count': 44, but train has 43"):
         choose_shots(TRUTHS, ["hap", "ang", "sad"], 44, seed=0)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from lalm_mer.core.settings import setting
 from lalm_mer.launch.arguments import run_recipe
 
 
 @dataclass(frozen=True)
 class Settings:
-    seed: int = 0
+    seed: int = setting(0, at_least=0, help="of the draws")
 
 
 def ended(monkeypatch, capsys, folder, recipe, *overrides):
@@ -28,7 +29,7 @@ def test_an_interrupted_recipe_says_so_in_one_line(monkeypatch, capsys, tmp_path
         raise KeyboardInterrupt
 
     status, told = ended(monkeypatch, capsys, tmp_path, interrupted)
-    assert (status, told) == (130, "error: interrupted; the same command again goes on\n")
+    assert (status, told) == (130, "error: interrupted; rerun the same command to go on\n")
 
 
 def test_a_folder_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
@@ -41,4 +42,8 @@ def test_a_folder_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
 
 def test_ranges_are_asked_before_the_recipe_starts(monkeypatch, capsys, tmp_path):
     status, told = ended(monkeypatch, capsys, tmp_path, print, "seed=-1")
-    assert (status, told) == (1, "error: key 'seed': -1; expected 0 or more\n")
+    assert (status, told) == (1, "error: override 'seed=-1': key 'seed': -1; expected 0 or more\n")
+
+
+def test_success_is_exit_status_0(monkeypatch, capsys, tmp_path):
+    assert ended(monkeypatch, capsys, tmp_path, lambda settings: None) == (0, "")

@@ -16,7 +16,7 @@ def test_a_family_is_found_by_its_name():
         family = family_class(name)
         assert family_class(name) is family
         assert family.name == name
-    with pytest.raises(ConfigError, match=r"key 'model.family': unknown family 'qwen'; expected one of .*qwen2_audio"):
+    with pytest.raises(ConfigError, match=r"family 'qwen': expected one of .*qwen2_audio"):
         family_class("qwen")
 
 

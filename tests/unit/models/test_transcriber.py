@@ -65,7 +65,7 @@ def test_the_language_is_told_or_detected(tiny_whisper_folder, transcriber):
 
 
 def test_a_language_that_the_model_does_not_know(tiny_whisper_folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"'model.language'.*does not know 'fr'.*\['de', 'en'\]"):
+    with pytest.raises(ConfigError, match=r"argument 'language'.*does not know 'fr'.*\['de', 'en'\]"):
         Transcriber.load(str(tiny_whisper_folder), language="fr")
     build_tiny_whisper(tmp_path, multilingual=False)
     english_only = Transcriber.load(str(tmp_path))
@@ -125,7 +125,7 @@ def test_only_safetensors_weights_are_read(tiny_whisper_folder, tmp_path):
 def test_what_cannot_be_found_and_wrong_types(tiny_whisper_folder):
     with pytest.raises(ModelError, match="'no/such/whisper'"):
         Transcriber.load("no/such/whisper")
-    with pytest.raises(ConfigError, match=r"'model.dtype'.*int4"):
+    with pytest.raises(ConfigError, match=r"argument 'dtype'.*int4"):
         Transcriber.load(str(tiny_whisper_folder), dtype="int4")
 
 
@@ -221,5 +221,5 @@ def test_another_run_is_not_gone_on_with(transcriber, utterances, tmp_path):
 
 
 def test_a_batch_of_nothing_is_refused(transcriber, utterances, tmp_path):
-    with pytest.raises(ConfigError, match=r"'model.batch_size': 0"):
+    with pytest.raises(ConfigError, match=r"argument 'batch_size': 0"):
         run(transcriber, utterances, tmp_path / "journal", batch_size=0)

@@ -157,7 +157,7 @@ def test_three_sides_are_needed():
 def test_there_is_no_fold_beyond_the_last():
     folds = make_folds(table(), protocol())
     for fold in (0, 4, -1):
-        with pytest.raises(ConfigError, match=rf"key 'split.fold': no fold {fold} in protocol p; it has \[1, 2, 3\]"):
+        with pytest.raises(ConfigError, match=rf"argument 'fold': no fold {fold} in protocol p; it has \[1, 2, 3\]"):
             folds.ids(fold, "test")
 
 

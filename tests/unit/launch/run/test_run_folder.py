@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from fabricated import fabricated_record
 
+from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.run_record import read_record
+from lalm_mer.core.settings import setting
 from lalm_mer.launch.run.run_folder import is_finished, open_run
 
-IDENTITY = fabricated_record(
-    config={"seed": 0, "train": {"learning_rate": 1e-3, "use_cpu": True}, "engine": {"num_processes": 1}},
-    seconds=None,
-)
+
+@dataclass(frozen=True)
+class Engine:
+    """What the run is launched with."""
+
+    num_processes: int = 1
+
+
+@dataclass(frozen=True)
+class Train:
+    """How it learns."""
+
+    learning_rate: float = 1e-3
+    use_cpu: bool = setting(True, may_change=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run."""
+
+    train: Train = setting(Train())
+    engine: Engine = setting(Engine(), may_change=True)
+    seed: int = 0
+
+
+IDENTITY = fabricated_record(config=to_dict(Settings()), seconds=None)
 
 
 def test_the_whole_config_is_written_first(tmp_path):
-    run = open_run(tmp_path / "run", IDENTITY, writes=True)
+    run = open_run(tmp_path / "run", IDENTITY, Settings, writes=True)
     assert read_record(run.path / "run.json") == run.record == IDENTITY
     assert not run.finished
 
@@ -28,7 +52,7 @@ def test_the_whole_config_is_written_first(tmp_path):
 def test_a_run_that_goes_on_keeps_when_it_began(tmp_path):
     _begun(tmp_path)
     later = replace(IDENTITY, started_at="2027-01-01T00:00:00+00:00")
-    assert open_run(tmp_path, later, writes=True).record == IDENTITY
+    assert open_run(tmp_path, later, Settings, writes=True).record == IDENTITY
 
 
 @pytest.mark.parametrize("changed", [{"format": 1}, {"config": None}])
@@ -37,18 +61,21 @@ def test_a_run_that_cannot_be_read_is_refused(tmp_path, changed):
     file = tmp_path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     (tmp_path / "metrics.json").write_text("{}")
-    for use in (lambda: open_run(tmp_path, IDENTITY, writes=True), lambda: is_finished(tmp_path, {}, {})):
+    for use in (
+        lambda: open_run(tmp_path, IDENTITY, Settings, writes=True),
+        lambda: is_finished(tmp_path, Settings(), {}),
+    ):
         with pytest.raises(PredictionError, match=r"run\.json: (format 1, but|key 'config')"):
             use()
 
 
 def test_a_finished_run_is_known_by_its_config_and_hashes(tmp_path):
     _begun(tmp_path)
-    assert not is_finished(tmp_path, IDENTITY.config, IDENTITY.hashes)
+    assert not is_finished(tmp_path, Settings(), IDENTITY.hashes)
     (tmp_path / "metrics.json").write_text("{}")
-    assert is_finished(tmp_path, IDENTITY.config, {"data": IDENTITY.hashes["data"]})
+    assert is_finished(tmp_path, Settings(), {"data": IDENTITY.hashes["data"]})
     with pytest.raises(ConfigError, match=r"hashes\.folds"):
-        is_finished(tmp_path, IDENTITY.config, {"folds": "other"})
+        is_finished(tmp_path, Settings(), {"folds": "other"})
 
 
 @pytest.mark.parametrize(("section", "key", "value"), [("train", "use_cpu", False), ("engine", "num_processes", 2)])
@@ -56,7 +83,7 @@ def test_how_it_runs_may_change(tmp_path, section, key, value):
     _begun(tmp_path)
     changed = deepcopy(IDENTITY)
     changed.config[section][key] = value
-    assert not open_run(tmp_path, changed, writes=True).finished
+    assert not open_run(tmp_path, changed, Settings, writes=True).finished
 
 
 @pytest.mark.parametrize(
@@ -72,21 +99,21 @@ def test_what_decides_the_outcome_may_not(tmp_path, path, named):
         section = section[key]
     section[path[-1]] = "other"
     with pytest.raises(ConfigError, match=named):
-        open_run(tmp_path, changed, writes=True)
+        open_run(tmp_path, changed, Settings, writes=True)
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds other files"):
-        open_run(tmp_path, IDENTITY, writes=True)
+        open_run(tmp_path, IDENTITY, Settings, writes=True)
 
 
 def test_only_the_first_process_writes(tmp_path):
-    open_run(tmp_path / "run", IDENTITY, writes=False)
+    open_run(tmp_path / "run", IDENTITY, Settings, writes=False)
     assert not (tmp_path / "run").exists()
 
 
 def _begun(folder):
     """A run that was begun: run.json, and a checkpoint folder that shows it is more than a failed start."""
-    run = open_run(folder, IDENTITY, writes=True)
+    run = open_run(folder, IDENTITY, Settings, writes=True)
     (run.checkpoints / "checkpoint-1").mkdir(parents=True)

@@ -7,7 +7,8 @@ from transformers import BertConfig, BertModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings, train_tokenizer
+from lalm_mer.recognizers.baselines.settings import ScratchSettings
+from lalm_mer.recognizers.baselines.word_embeddings import train_tokenizer
 
 LABELS = ("happy", "sad")
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.recognizers.baselines.branches import BranchSettings, SequenceBranch, frame_mask
+from lalm_mer.recognizers.baselines.branches import SequenceBranch, frame_mask
+from lalm_mer.recognizers.baselines.settings import BranchSettings
 
 LENGTHS = torch.tensor([1, 2, 5, 9, 30, 31, 40, 17])
 VARIANTS = [
@@ -68,8 +69,11 @@ def test_constant_feature_stays_finite_and_gradients_too():
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"kernel_size": 4}, "odd kernel"), ({"pooling": "max"}, "pooling 'max'"), ({"dropout": 1.0}, "dropout=1.0"),
-     ({"layers": 0}, "layers=0"), ({"noise_std": -1.0}, "noise_std")],
+    [({"kernel_size": 4}, "'kernel_size': 4; expected an odd number"),
+     ({"pooling": "max"}, "'pooling': 'max'; expected mean or mean_std"),
+     ({"dropout": 1.0}, "'dropout': 1.0; expected 0 or more and less than 1"),
+     ({"layers": 0}, "'layers': 0; expected 1 or more"),
+     ({"noise_std": -1.0}, "'noise_std': -1.0; expected 0 or more")],
 )  # fmt: skip
 def test_settings_out_of_range(values, message):
     with pytest.raises(ConfigError, match=message):

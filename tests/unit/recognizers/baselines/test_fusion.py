@@ -9,9 +9,9 @@ import torch
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.core.names import MODALITIES
-from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
+from lalm_mer.recognizers.baselines.settings import BranchSettings
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert
 
 LABELS = ("happy", "sad")
@@ -164,7 +164,7 @@ def test_incomplete_folder_is_one_line(tmp_path, inputs):
 
 
 def test_wrong_settings(inputs, tmp_path):
-    with pytest.raises(ConfigError, match="modalities 'video' are unknown"):
+    with pytest.raises(ConfigError, match="argument 'modalities': 'video'; expected one of audio, transcript"):
         build(inputs, tmp_path, modalities="video")
     with pytest.raises(ConfigError, match="dropout=2"):
         build(inputs, tmp_path, modalities="audio", dropout=2.0)

@@ -1,0 +1,53 @@
+"""What every command line of this project shares: ``--debug``, errors in one line, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from lalm_mer.core.errors import LalmMerError, one_line
+
+__all__ = ["add_debug", "command_parser", "run_command"]
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
+
+
+def command_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` shows the description as it is written, with the flag ``--debug``."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=formatter)
+    add_debug(parser)
+    return parser
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add the flag ``--debug``, which ``run_command`` reads."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def run_command(
+    command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace, *, error_status: int = 1
+) -> int:
+    """Run a command; an error that the user can mend is one line on stderr, or with ``--debug`` a traceback.
+
+    Args:
+        command: returns its exit status; None is 0
+        options: its command line, parsed, with ``debug``
+        error_status: exit status after such an error
+
+    Returns:
+        the exit status; 130 if the user interrupted the command
+    """
+    try:
+        return command(options) or 0
+    except (LalmMerError, OSError, KeyboardInterrupt) as error:
+        if options.debug:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            message, status = "interrupted; rerun the same command to go on", 130  # the status that shells use
+        else:
+            message, status = str(error) if isinstance(error, LalmMerError) else one_line(error), error_status
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees
+        return status

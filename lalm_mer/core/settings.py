@@ -1,0 +1,230 @@
+"""Settings declared once: type, default, range, choices, help, and whether a resumed run may change them.
+
+A config is a frozen dataclass whose fields are declared by ``setting``. Loading a config, comparing it with that of an
+earlier run, and ``--help`` all read these declarations.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, replace
+from typing import Any, TypeAlias
+
+from lalm_mer.core.errors import ConfigError, LalmMerError
+
+__all__ = [
+    "Setting",
+    "changeable_keys",
+    "describe_settings",
+    "naming_keys",
+    "require_declared",
+    "setting",
+    "settings_of",
+]
+
+Choices: TypeAlias = Sequence[str | int] | Callable[[], Sequence[str | int]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key of a config, as its field declares it.
+
+    Range and choices hold for each item of a list and each value of a mapping. Null is allowed where the type has None.
+
+    Args:
+        type: of the value
+        default: ``dataclasses.MISSING`` where the key must be given
+        help: what the key means
+        at_least: smallest value
+        above: every value is greater
+        at_most: largest value
+        below: every value is smaller
+        also_allowed: a value outside that range with a meaning of its own
+        choices: every allowed value, or a callable that returns them, so that a registry may grow
+        may_change: whether a process that resumes a run may have another value; of a section: all of its keys
+    """
+
+    type: Any
+    default: Any
+    help: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    also_allowed: float | None = None
+    choices: Choices | None = None
+    may_change: bool = False
+
+    @property
+    def section(self) -> type | None:
+        """The dataclass of a section; None for a key with a value of its own."""
+        return self.type if isinstance(self.type, type) and dataclasses.is_dataclass(self.type) else None
+
+    @property
+    def allowed(self) -> Sequence[str | int]:
+        """The choices; empty where there are none."""
+        return self.choices() if callable(self.choices) else self.choices or ()
+
+    def require(self, value: Any, where: str) -> None:  # noqa: ANN401 of any type
+        """Compare a value with range and choices.
+
+        Args:
+            value: of the declared type
+            where: what gave it, for the error
+
+        Raises:
+            ConfigError: with what was found and what was expected
+        """
+        if isinstance(value, list | dict):
+            for item in value.values() if isinstance(value, dict) else value:
+                self.require(item, where)
+        elif value is not None and value != self.also_allowed and not self._allows(value):
+            null = type(None) in typing.get_args(self.type)
+            if self.choices is None:
+                expected = self._range() + (", or null" if null else "")
+            else:
+                words = [*map(str, self.allowed), *(["null"] if null else [])]
+                expected = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+            raise ConfigError(f"{where}: {value!r}; expected {expected}")
+
+    def _allows(self, value: Any) -> bool:  # noqa: ANN401 of any type
+        return (
+            (self.choices is None or value in self.allowed)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def _range(self) -> str:
+        """What a number may be, as ``0 or more``; empty where it may be any."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least} to {self.at_most}"
+        bounds = ("{} or more", self.at_least), ("more than {}", self.above), ("at most {}", self.at_most)
+        words = [words.format(bound) for words, bound in (*bounds, ("less than {}", self.below)) if bound is not None]
+        return " and ".join(words) + ("" if self.also_allowed is None else f", or {self.also_allowed}")
+
+    def describe(self, key: str) -> str:
+        """Key, type or choices, default and meaning, in one line."""
+        kind = self.type.__name__ if isinstance(self.type, type) else str(self.type)
+        if self.choices is not None:
+            null = ["null"] if type(None) in typing.get_args(self.type) else []
+            kind = f"{'list of ' if kind.startswith('list') else ''}{' | '.join([*map(str, self.allowed), *null])}"
+        kind = ", ".join(filter(None, [kind.replace("typing.", "").replace("None", "null"), self._range()]))
+        if self.default is MISSING:
+            return f"{key}  {kind}, required: {self.help}"
+        default = self.default if isinstance(self.default, str) and self.default else json.dumps(self.default)
+        return f"{key}  {kind}, default {default}: {self.help}"
+
+
+def setting(
+    default: Any = MISSING,  # noqa: ANN401 of the field's type
+    *,
+    help: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    also_allowed: float | None = None,
+    choices: Choices | None = None,
+    may_change: bool = False,
+) -> Any:  # noqa: ANN401 as of dataclasses.field
+    """Declare a key of a config: a dataclass field, with arguments as of ``Setting``; a section needs no help.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Sizes:
+        ...     "Sizes of batches."
+        ...     batch_size: int = setting(8, at_least=1, help="utterances at a time")
+        >>> require_declared(Sizes(batch_size=0))
+        Traceback (most recent call last):
+            ...
+        lalm_mer.core.errors.ConfigError: argument 'batch_size': 0; expected 1 or more
+        >>> print(describe_settings(Sizes, "train"))
+        train: Sizes of batches.
+          train.batch_size  int, 1 or more, default 8: utterances at a time
+    """
+    declared = Setting(None, MISSING, help, at_least, above, at_most, below, also_allowed, choices, may_change)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"setting": declared})
+    return dataclasses.field(default=default, metadata={"setting": declared})
+
+
+def settings_of(schema: type) -> dict[str, Setting]:
+    """Name -> declaration of every key of a dataclass, sections among them."""
+    types = typing.get_type_hints(schema)
+    return {
+        field.name: replace(
+            field.metadata.get("setting", Setting(None, MISSING)),
+            type=types[field.name],
+            default=field.default if field.default_factory is MISSING else field.default_factory(),
+        )
+        for field in dataclasses.fields(schema)
+    }
+
+
+def require_declared(settings: Any, section: str = "") -> None:  # noqa: ANN401 any dataclass of settings
+    """Compare settings that were made in Python with their declarations; ``load_config`` does so with a file's.
+
+    Raises:
+        ConfigError: naming the argument, the value and what was expected
+    """
+    for name, declared in settings_of(type(settings)).items():
+        value = getattr(settings, name)
+        if dataclasses.is_dataclass(value):
+            require_declared(value, f"{section}{name}.")
+        else:
+            declared.require(value, f"argument '{section}{name}'")
+
+
+def changeable_keys(schema: type, section: str = "") -> frozenset[str]:
+    """Keys and sections, as ``section.key``, that may differ in a process that resumes a run."""
+    keys: frozenset[str] = frozenset()
+    for name, declared in settings_of(schema).items():
+        if declared.may_change:
+            keys |= {f"{section}{name}"}
+        elif declared.section is not None:
+            keys |= changeable_keys(declared.section, f"{section}{name}.")
+    return keys
+
+
+def describe_settings(schema: type, section: str = "") -> str:
+    """What a config may hold, for ``--help``: a key a line, by section, those outside of sections first."""
+    declared = settings_of(schema)
+    sections = {name: each.section for name, each in declared.items() if each.section is not None}
+    dot = f"{section}." if section else ""
+    lines = [f"  {each.describe(f'{dot}{name}')}" for name, each in declared.items() if name not in sections]
+    heading = [f"{section}: {(schema.__doc__ or '').partition(chr(10))[0]}"] if section else []
+    inner = (describe_settings(kind, f"{dot}{name}") for name, kind in sections.items())
+    return "\n".join([*heading, *lines, *inner])
+
+
+@contextmanager
+def naming_keys(section: str, **keys: str) -> Iterator[None]:
+    """Let errors about an argument name the key of the config that it came from.
+
+    Args:
+        section: of the config
+        keys: argument -> key of the section, where they are not called the same
+
+    Example:
+        >>> with naming_keys("prompt", count="shots"):
+        ...     raise ConfigError("argument 'count': 40, but there are 36 utterances")
+        Traceback (most recent call last):
+            ...
+        lalm_mer.core.errors.ConfigError: key 'prompt.shots': 40, but there are 36 utterances
+    """
+    try:
+        yield
+    except LalmMerError as error:
+        found = re.match(r"argument '(\w+)", str(error))
+        if found:
+            key = keys.get(found[1], found[1])
+            error.args = (f"key '{section}.{key}{str(error)[found.end() :]}",)
+        raise
