@@ -135,7 +135,7 @@ def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, promp
         ({"options": {"megatron_core": "os"}}, "argument 'options.megatron_core': not for lora"),
         ({"options": {"init_lora_weights": "pissa"}}, "argument 'options.init_lora_weights': 'pissa'; expected true"),
         ({"options": {"r": "four"}}, "argument 'options.r': 'four'; expected a number such as 8"),
-        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "section 'adapter': You can only specify either r"),
+        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "argument 'options': You can only specify either r"),
         ({"full": ["decoder"]}, "argument 'full': unknown tower 'decoder'"),
         ({"full": ["language_model"]}, "trained in full and adapted; set towers.language_model=[]"),
     ],
@@ -148,7 +148,7 @@ def test_what_is_not_offered_is_said_in_one_line(fresh_family, asked, told):
 
 def test_a_tower_in_half_precision_is_not_trained_in_full(fresh_family):
     fresh_family.model.bfloat16()
-    with pytest.raises(AdapterError, match=r"is in bfloat16, in which small steps are lost; set model\.dtype=float32"):
+    with pytest.raises(AdapterError, match=r"is in bfloat16, in which small steps are lost; load it in float32"):
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, {}, full=["projector"])
 
 
