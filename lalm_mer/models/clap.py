@@ -110,7 +110,7 @@ class Clap:
         return True
 
     @classmethod
-    def require_what_it_needs(cls) -> None:
+    def require_installed(cls) -> None:
         """Nothing: transformers has all of it."""
 
     @classmethod

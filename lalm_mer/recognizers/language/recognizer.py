@@ -101,7 +101,7 @@ class LanguageRecognizer(nn.Module):
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
             # silence that belongs to no utterance: its frames go nowhere, but every weight takes part
             unused = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
-            tower_output = None if self.family.whole else unused
+            tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
         mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)
