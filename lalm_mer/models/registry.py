@@ -16,13 +16,15 @@ __all__ = ["PretrainedModel", "family_of", "model_class"]
 
 
 class PretrainedModel(Protocol):
-    """What ``Family`` and ``Clap`` have in common: what data, adapters, the Hub and a run's record read of a model."""
+    """What ``Family`` and ``Clap`` have in common: what data, adapters, engines, the Hub and run.json read of a model."""
 
     name: ClassVar[str]
     towers: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[str]]
     licence: ClassVar[str]
     contamination: ClassVar[Mapping[str, str]]
+    adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
+    fsdp_layers: ClassVar[Sequence[str]]
     has_language_model: ClassVar[bool]
     batch_tolerance: ClassVar[float]
     model: Any

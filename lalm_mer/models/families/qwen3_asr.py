@@ -54,7 +54,7 @@ class _EachAlone(FrontEnd):
         return int(_tokens_of(torch.tensor(frames), int(extractor.n_window)))
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms: ``audio_features`` (A, mel bins, frames), padded with zeros, and ``audio_frames`` (A,)."""
+        """Spectrograms: ``audio_features`` (A, mel bins, frames), padded with zeros, and ``audio_frames`` (A,)."""
         each = [self._log_mel(family, waveform.samples) for waveform in waveforms]
         width = max(features.shape[1] for features, _ in each)
         padded = [pad(features, (0, width - features.shape[1])) for features, _ in each]

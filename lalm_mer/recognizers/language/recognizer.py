@@ -55,6 +55,7 @@ class LanguageRecognizer(nn.Module):
         self.setup = setup
         self.training_collator: TrainingAnswerCollator = setup.training_collator(family)
         self.scoring_collators: tuple[AnswerCollator, ...] = setup.scoring_collators(family)
+        self._no_split_modules = list(family.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
 
     @property
     def label_set(self) -> LabelSet:
