@@ -32,7 +32,6 @@ from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
-
 CONFIG = Path(__file__).resolve().parents[2] / "accelerate_configs/fsdp2.yaml"
 
 
