@@ -37,6 +37,7 @@ def finetune(settings: FinetuneSettings) -> None:
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
+    settings = opened.settings  # with the family's adapter targets where none are named
     folder = Path(settings.output.dir)
     if is_finished(folder, settings, opened.hashes):
         print(f"{folder} is finished; nothing to do")

@@ -57,8 +57,8 @@ def _family(name: str, *, builds: bool) -> Iterator[str]:
     status = family_status(family) if builds else "known; --build asks a tiny random model of it"
     yield f"family      {name}: {status}"
     yield f"            weights {', '.join(family.published)}; licence {family.licence}"
-    if family.one_turn is not None:
-        yield f"            one turn alone: {family.one_turn}"
+    if family.single_turn_reason is not None:
+        yield f"            one turn alone: {family.single_turn_reason}"
     for corpus, known in family.contamination.items():
         yield f"            contamination, {corpus}: {known}"
 

@@ -86,6 +86,13 @@ class Clap:
         "emodb": _NOT_LISTED,
     }
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    adapter_targets: ClassVar[Mapping[str, Sequence[str]]] = {
+        "audio_tower": ("query", "key", "value", "dense"),
+        "audio_projector": ("linear1", "linear2"),
+    }
+    """Tower -> last names of the linear layers that an adapter goes into unless the settings name others"""
+    fsdp_layers: ClassVar[Sequence[str]] = ("ClapAudioLayer", "ClapTextLayer")
+    """Classes of the layers that FSDP shards one by one"""
     has_language_model: ClassVar[bool] = False
     """It compares embeddings and writes no answers"""
     batch_tolerance: ClassVar[float] = 1e-5
@@ -110,7 +117,7 @@ class Clap:
         return True
 
     @classmethod
-    def require_what_it_needs(cls) -> None:
+    def require_installed(cls) -> None:
         """Nothing: transformers has all of it."""
 
     @classmethod

@@ -10,19 +10,21 @@ from transformers import PretrainedConfig
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import CLAP, family_class, model_names
+from lalm_mer.models.families import CLAP, FAMILIES, OTHER_MODEL_TYPES, family_class, model_names
 
 __all__ = ["PretrainedModel", "family_of", "model_class"]
 
 
 class PretrainedModel(Protocol):
-    """What ``Family`` and ``Clap`` have in common: what data, adapters, the Hub and a run's record read of a model."""
+    """What ``Family`` and ``Clap`` have in common: what data, adapters, engines, Hub and run.json read of a model."""
 
     name: ClassVar[str]
     towers: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[str]]
     licence: ClassVar[str]
     contamination: ClassVar[Mapping[str, str]]
+    adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
+    fsdp_layers: ClassVar[Sequence[str]]
     has_language_model: ClassVar[bool]
     batch_tolerance: ClassVar[float]
     model: Any
@@ -78,9 +80,10 @@ def family_of(model_id: str, revision: str | None = None) -> str:
         raise ModelError(
             f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"
         ) from error
-    model_type = str(config.get("model_type")).removesuffix("_thinker")
-    if model_type not in model_names():
+    model_type = str(config.get("model_type"))
+    family = OTHER_MODEL_TYPES.get(model_type, model_type)
+    if family not in (*FAMILIES, CLAP):
         raise ModelError(
             f"model {model_id!r} is of type {model_type!r}, which has no family; name one of {', '.join(model_names())}"
         )
-    return model_type
+    return family

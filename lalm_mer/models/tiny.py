@@ -44,7 +44,7 @@ def build_tiny(
     """
     shape = TinyShape(tuple(words), window_s, hidden_size, layers, vocabulary, initializer_range)
     built = model_class(family)
-    built.require_what_it_needs()
+    built.require_installed()
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

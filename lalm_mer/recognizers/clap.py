@@ -155,6 +155,7 @@ class ClapRecognizer(nn.Module):
         owners = torch.tensor([index for index, _ in descriptions])
         self.register_buffer("label_of_description", owners, persistent=False)
         self._kept: Tensor | None = None
+        self._no_split_modules = list(clap.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
 
     @property
     def modalities(self) -> str:

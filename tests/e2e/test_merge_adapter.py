@@ -16,7 +16,7 @@ def in_full(workplace):
     run = workplace.folder / "in_full"
     towers = "{language_model: [q_proj], projector: [], audio_tower: []}"
     done = workplace.run("finetune", run, f"adapter.towers={towers}", "adapter.full=[projector]", "train.max_steps=6")
-    assert "adapter in projector: 0 modules, 0 trainable parameters beside 1,056 frozen, 1,056 in full" in done.stdout
+    assert "adapter in projector: 0 modules, 0 trainable parameters, 1,056 frozen, 1,056 in full" in done.stdout
     return run
 
 

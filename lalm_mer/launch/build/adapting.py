@@ -30,9 +30,10 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
         AdapterError: if a target matches nothing, or a tower cannot be trained so
         ConfigError: if it touches towers that a prompt without audio never reaches, or an option is of another kind
     """
+    towers = settings.towers or {}
     if not loaded.setup.uses("audio"):
         for tower in ("audio_tower", "projector"):
-            for key, reached in ((f"towers.{tower}", settings.towers.get(tower)), ("full", tower in settings.full)):
+            for key, reached in ((f"towers.{tower}", towers.get(tower)), ("full", tower in settings.full)):
                 if reached:
                     raise ConfigError(
                         f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would learn; "
@@ -40,13 +41,14 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
                     )
     options = _adapter_options(settings)
     with naming_keys("adapter"):
-        adapted, report = add_adapter(loaded.model, settings.towers, options, kind=settings.kind, full=settings.full)
+        adapted, report = add_adapter(loaded.model, towers, options, kind=settings.kind, full=settings.full)
     if shown:
         for row in report:
             in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
+            targets = f"; targets {', '.join(towers[row.tower])}" if towers.get(row.tower) else ""
             print(  # noqa: T201 what a user should see before training starts
                 f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
-                f"parameters beside {row.base_parameters:,} frozen{in_full}"
+                f"parameters, {row.base_parameters:,} frozen{in_full}{targets}"
             )
     return cast(nn.Module, loaded.recognizer(adapted))
 

@@ -62,7 +62,7 @@ class LanguageBuilder:
         section, learns = ("train", True) if isinstance(settings, FinetuneSettings) else ("scoring", False)
         sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
         why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with what else is in the batch"
-        if family.whole is not None:
+        if family.single_pass_reason is not None:
             why = f"{family.name} takes one utterance at a time"
         for key in ("per_device_eval_batch_size", *(["per_device_train_batch_size"] if learns else [])):
             if getattr(sizes, key) != 1:

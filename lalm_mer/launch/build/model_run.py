@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from lalm_mer.launch.build.prompts import source_for_prompts
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.models.registry import PretrainedModel, model_class
 from lalm_mer.recognizers.base import Setup
 
 __all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
@@ -157,6 +157,8 @@ def recognizer_name(settings: ModelSettings, *, generated: bool = False) -> str:
 def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     """Open data and prompts, and hash the base model's files; no weights are loaded.
 
+    Where ``adapter.towers`` is left out, the settings of the opened run have the targets that the family names.
+
     Raises:
         ConfigError: if the settings do not belong together or do not fit the corpus
     """
@@ -164,4 +166,13 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
     source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
     base = {"base_model": base_digest(settings.model.id, settings.model.revision)}
+    if isinstance(settings, FinetuneSettings) and settings.adapter.towers is None:
+        settings = replace(settings, adapter=replace(settings.adapter, towers=_default_targets(settings, setup)))
     return OpenedRun(settings, source, setup, {**setup.digests(), **digests, **base})
+
+
+def _default_targets(settings: FinetuneSettings, setup: Setup) -> dict[str, list[str]]:
+    """Targets that the family names, without towers that are trained in full or that the prompt never reaches."""
+    unreached = () if setup.uses("audio") else ("audio_tower", "projector")
+    targets = model_class(settings.model.family).adapter_targets
+    return {tower: list(names) for tower, names in targets.items() if tower not in (*settings.adapter.full, *unreached)}

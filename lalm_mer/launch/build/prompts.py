@@ -103,8 +103,10 @@ def take_shots(
     """
     if settings.shots == 0:
         return setup, data
-    if family.one_turn is not None:
-        raise ConfigError(f"key 'prompt.shots': {settings.shots}; {family.name} {family.one_turn}; set it to 0")
+    if family.single_turn_reason is not None:
+        raise ConfigError(
+            f"key 'prompt.shots': {settings.shots}; {family.name} {family.single_turn_reason}; set it to 0"
+        )
     if isinstance(data.train, AugmentedExamples):
         raise TypeError("draw shots before augmenting")
     with naming_keys("prompt", count="shots"):

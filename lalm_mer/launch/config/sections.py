@@ -125,8 +125,10 @@ class ModelSettings:
 class AdapterSettings:
     """What is trained. The keys r to use_dora are of kind lora; other kinds take theirs from options."""
 
-    towers: dict[str, list[str]] = setting(
-        help="audio_tower, projector, language_model -> last names of the linear layers to adapt, or [all-linear]"
+    towers: dict[str, list[str]] | None = setting(
+        None,
+        help="audio_tower, projector, language_model -> last names of the linear layers to adapt, or [all-linear]; "
+        "those that the family names if left out",
     )
     full: list[str] = setting([], help="towers trained in full besides them")
     kind: str = setting(

@@ -10,7 +10,7 @@ from lalm_mer.core.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from lalm_mer.models.families.base import Family
 
-__all__ = ["CLAP", "FAMILIES", "OTHER_FAMILIES", "family_class", "model_names"]
+__all__ = ["CLAP", "FAMILIES", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "family_class", "model_names"]
 
 FAMILIES = {
     "qwen2_audio": "Qwen2Audio",
@@ -27,6 +27,8 @@ FAMILIES = {
     "voxtral": "Voxtral",
 }
 """Name of a family, which is that of its file here -> the class in it"""
+OTHER_MODEL_TYPES = {"qwen2_5_omni_thinker": "qwen2_5_omni", "qwen3_omni_moe_thinker": "qwen3_omni_moe"}
+"""``model_type`` of a model's config -> its family, where the family's name is another"""
 OTHER_FAMILIES = {"generic": "Generic"}
 """The family of all models that have none of their own."""
 CLAP = "clap"

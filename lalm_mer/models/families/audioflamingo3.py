@@ -11,34 +11,44 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lalm_mer.models.families.parts.flamingo import SPECIAL, TRAINED_ON, FlamingoFamily, chat_template, tiny_configs
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.parts.flamingo import FILLER, SPECIAL, TRAINED_ON, tiny_configs
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled
+from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.parts.whisper import WindowByWindow
 
 __all__ = ["AudioFlamingo3"]
 
 
-class AudioFlamingo3(FlamingoFamily):
-    """Audio Flamingo 3 on transformers' own classes; published as nvidia/audio-flamingo-3-hf, for research alone.
-
-    Takes 20 windows of 30 s as published.
-    """
+class AudioFlamingo3(Family):
+    """Audio Flamingo 3 on transformers' own classes; takes 20 windows of 30 s as published, for research alone."""
 
     name = "audioflamingo3"
     model_class = AudioFlamingo3ForConditionalGeneration
     published = ("nvidia/audio-flamingo-3-hf",)
     licence = "NVIDIA OneWay Noncommercial License"
-    contamination = {corpus: f"{said}." for corpus, said in TRAINED_ON.items()}  # noqa: RUF012 constant
+    contamination = {corpus: f"{listed}." for corpus, listed in TRAINED_ON.items()}
+    stop_token = "<|im_end|>"
+    audio_token = "<sound>"
+    single_turn_reason = "its processor takes one waveform a conversation"
+    towers = USUAL_TOWERS
+    front_end = SeveralWindows(halved_and_pooled)
+    encoder = WindowByWindow(halved_and_pooled)
+    decoder = InPlaceDecoder()
+    adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}
+    fsdp_layers = ("AudioFlamingo3EncoderLayer", "Qwen2DecoderLayer")
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
         """A tower of 128 mel bands over a Qwen2 of the same width; audio of one window."""
-        tokenizer = byte_level_bpe(shape, SPECIAL, eos=cls.stop_token, pad=SPECIAL[0])
+        tokenizer = byte_level_bpe(shape, SPECIAL, eos=cls.stop_token, pad=FILLER)
         processor = AudioFlamingo3Processor(
             WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
             tokenizer,
-            chat_template=chat_template("You are a helpful assistant."),
+            chat_template=load_template(cls.name),
             audio_token=cls.audio_token,
             max_audio_len=shape.window_s,
         )
-        config = AudioFlamingo3Config(**tiny_configs(shape, tokenizer))
-        cls.save_tiny(folder, config, processor)
+        cls.save_tiny(folder, AudioFlamingo3Config(**tiny_configs(shape, tokenizer)), processor)

@@ -1,9 +1,9 @@
-"""What a family tells about its architecture, and the two steps that every model is cut into.
+"""What a family says of its architecture, and the parts it is composed of.
 
-Step one, audio encoding: waveforms -> the audio tower's output before the projector, one sequence an utterance.
-Step two, language modelling: token ids, positions, an attention pattern and tower outputs -> hidden states.
-A frozen tower's output can be kept, a prompt shared by many answers and sequences packed, for all families alike,
-because nothing but these two steps touches a model.
+Every model is cut into two steps. Step one, audio encoding: waveforms -> the audio tower's output before the projector,
+one sequence per utterance. Step two, language modelling: token ids, positions, an attention pattern and tower outputs
+-> hidden states. Nothing but these two steps touches a model, so caching a frozen tower, sharing a prompt between many
+answers and packing sequences work alike for all families.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.models.families.parts.plain_words import plain_word_ids
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 from lalm_mer.prompting.prompts import Prompt, load_prompt
 
-__all__ = ["SPEECH_CORPORA", "Family", "LanguageInputs", "TowerOutput", "fill_placeholders"]
+__all__ = ["SPEECH_CORPORA", "AudioEncoder", "Decoder", "Family", "FrontEnd", "LanguageInputs", "TowerOutput"]
 
 SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb")
-"""Corpora of people's speech that this library reads, for families of whose training data nothing is known"""
+"""Corpora of human speech that this library reads, for families whose training data is not known"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,42 @@ class LanguageInputs:
     attention_mask: Tensor
 
 
+class FrontEnd(ABC):
+    """Waveforms -> inputs of the audio tower. Holds no state: one object serves every model of a family."""
+
+    @abstractmethod
+    def longest_audio_s(self, family: Family) -> float:
+        """Longest audio it takes, in seconds."""
+
+    @abstractmethod
+    def token_count(self, family: Family, samples: int) -> int:
+        """How many placeholders a waveform of ``samples`` samples fills."""
+
+    @abstractmethod
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Arguments of the encoder for A waveforms at the family's rate: ``audio_...``, first axis A."""
+
+
+class AudioEncoder(ABC):
+    """Step one: the audio tower, up to but without the projector."""
+
+    @abstractmethod
+    def encode(self, family: Family, *args: Any, **inputs: Any) -> TowerOutput:  # noqa: ANN401 those of the front end
+        """Tower output of A waveforms, from what the front end made of them."""
+
+
+class Decoder(ABC):
+    """Step two: projector, language model and output layer."""
+
+    @abstractmethod
+    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Hidden states (B, T, H); placeholders are filled in order with ``audio``."""
+
+    @abstractmethod
+    def logits(self, family: Family, hidden: Tensor) -> Tensor:
+        """The output layer: (..., H) -> (..., vocabulary)."""
+
+
 class Family(ABC):
     """One architecture: the only place where its processor, template and towers are named.
 
@@ -69,42 +106,44 @@ class Family(ABC):
         processor: its processor, with ``tokenizer`` and ``feature_extractor``
 
     Raises:
-        ModelError: if a tower the family names is not in the model, or a token not in the vocabulary
+        ModelError: if a tower that the family names is not in the model, or a token not in the vocabulary
     """
 
     name: ClassVar[str]
-    stop_token: ClassVar[str]
-    audio_token: ClassVar[str]
-    towers: ClassVar[Mapping[str, str]]
-    """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
     model_class: ClassVar[type[Any]]
     """The transformers class of the whole model"""
+    processor_class: ClassVar[type[Any]] = AutoProcessor
     published: ClassVar[Sequence[str]]
     """Hub ids of published weights"""
     licence: ClassVar[str]
     """Of the published weights"""
     contamination: ClassVar[Mapping[str, str]]
     """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
-    has_language_model: ClassVar[bool] = True
-    """Whether it writes answers: they can be generated, and its language model held in 4 bits"""
-    batch_tolerance: ClassVar[float] = 1e-5
-    """Largest difference of a score between a batch of one and of several; a larger one asks for batches of one"""
-    beside: ClassVar[Sequence[str]] = ()
-    """Module paths with linear layers that are in no tower, such as those for images; never quantised"""
-    own_batches_agree: ClassVar[bool] = True
-    """Whether the transformers model, too, scores an utterance in a padded batch as it scores it alone"""
-    pads_short_audio: ClassVar[bool] = False
-    """Whether its front end fills short audio with silence, so that none is too short"""
-    fills_windows: ClassVar[bool] = False
-    """Every utterance fills as many placeholders as whole windows, with silence"""
-    whole: ClassVar[str | None] = None
-    """Why its two steps are one, so that no tower output can be kept; None where there are two"""
-    one_turn: ClassVar[str | None] = None
-    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
+    stop_token: ClassVar[str]
+    audio_token: ClassVar[str]
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
     """What the processor, not the chat template, writes before and after an audio slot"""
-    needs: ClassVar[str | None] = None
-    """Module without which its tokenizer cannot be opened; the extra that brings it has the family's name"""
+    single_turn_reason: ClassVar[str | None] = None
+    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
+    towers: ClassVar[Mapping[str, str]]
+    """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
+    other_linear_modules: ClassVar[Sequence[str]] = ()
+    """Paths of modules with linear layers that are in no tower, such as those for images; never quantised"""
+    front_end: ClassVar[FrontEnd]
+    encoder: ClassVar[AudioEncoder]
+    decoder: ClassVar[Decoder]
+    adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
+    """Tower -> last names of the linear layers that an adapter goes into unless the settings name others"""
+    fsdp_layers: ClassVar[Sequence[str]]
+    """Classes of the layers that FSDP shards one by one"""
+    has_language_model: ClassVar[bool] = True
+    """Whether it writes answers: they can be generated, and its language model held in 4 bits"""
+    single_pass_reason: ClassVar[str | None] = None
+    """Why its two steps are one, so that no tower output can be cached; None where there are two"""
+    batch_tolerance: ClassVar[float] = 1e-5
+    """Largest difference of a score between a batch of one and of several; a larger one requires batches of one"""
+    required_module: ClassVar[str | None] = None
+    """Module without which its tokenizer cannot be opened; the extra that installs it has the family's name"""
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
         self.model = model
@@ -118,49 +157,17 @@ class Family(ABC):
         self.audio_token_id = self._token_id(self.audio_token)
         self.pad_token_id: int = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
-    # What a family file writes
-
     @classmethod
     @abstractmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """Save a randomly initialised model and its processor, marked ``randomly_initialised`` in its config."""
+        """Save a randomly initialised model and its processor with ``save_tiny``."""
 
-    @property
-    @abstractmethod
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-
-    @property
-    @abstractmethod
-    def longest_audio_s(self) -> float:
-        """Longest audio it takes, in seconds."""
-
-    @abstractmethod
-    def audio_token_count(self, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills."""
-
-    @abstractmethod
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """What the tower takes for A waveforms: keyword arguments of ``encode_audio``, first axis A."""
-
-    @abstractmethod
-    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Step one: the audio tower, up to but without the projector."""
-
-    @abstractmethod
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
-
-    @abstractmethod
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer: (..., H) -> (..., vocabulary)."""
-
-    # What a family file may write otherwise
+    # What a family may write otherwise
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
-        return AutoProcessor.from_pretrained(source, revision=revision)
+        return cls.processor_class.from_pretrained(source, revision=revision)
 
     @classmethod
     def load_prompt(cls, path: Path) -> Prompt:
@@ -168,42 +175,80 @@ class Family(ABC):
         return load_prompt(path)
 
     @classmethod
-    def attention(cls, asked: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
-        """What ``from_pretrained`` is told of attention where ``asked`` is wanted."""
-        return asked
+    def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
+        """``attn_implementation`` of ``from_pretrained``."""
+        return implementation
 
     def merge_published_adapter(self, source: str, revision: str | None) -> None:  # noqa: B027 most do nothing
-        """Make an adapter that is published with the weights a part of them."""
+        """Merge an adapter that is published with the weights into them."""
+
+    # What its parts do
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def longest_audio_s(self) -> float:
+        """Longest audio it takes, in seconds."""
+        return self.front_end.longest_audio_s(self)
+
+    def audio_token_count(self, samples: int) -> int:
+        """How many placeholders a waveform of ``samples`` samples fills."""
+        return self.front_end.token_count(self, samples)
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """What the tower takes for A waveforms: keyword arguments of ``encode_audio``, first axis A.
+
+        Raises:
+            AudioError: if a waveform is not at the family's rate
+        """
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+        return self.front_end.inputs(self, waveforms)
+
+    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
+        """Step one: the audio tower, up to but without the projector."""
+        return self.encoder.encode(self, **inputs)
+
+    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
+        return self.decoder.hidden_states(self, inputs, audio)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer: (..., H) -> (..., vocabulary)."""
+        return self.decoder.logits(self, hidden)
 
     # What all families share
 
     @classmethod
-    def save_tiny(cls, folder: Path, config: Any, processor: Any, *, stirred: str | None = None) -> None:  # noqa: ANN401
+    def save_tiny(cls, folder: Path, config: Any, processor: Any, *, ones: str | None = None) -> None:  # noqa: ANN401
         """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``.
 
         Args:
             folder: where to write
             config: of ``model_class``
             processor: whatever ``load_processor`` opens
-            stirred: last name of parameters that are to start at one, not at zero, lest what is behind them be mute
+            ones: last name of parameters to be set to one, where zeros would cancel what they multiply
         """
         config.randomly_initialised = True
         model = cls.model_class(config)
         for name, parameter in model.named_parameters():
-            if name.rpartition(".")[2] == stirred:
+            if name.rpartition(".")[2] == ones:
                 nn.init.ones_(parameter)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
     @classmethod
-    def require_what_it_needs(cls) -> None:
+    def require_installed(cls) -> None:
         """Check that the package of its own extra is installed.
 
         Raises:
             ConfigError: naming the package and the extra
         """
-        if cls.needs is not None and importlib.util.find_spec(cls.needs) is None:
-            raise ConfigError(f"family {cls.name} needs {cls.needs}; pip install 'lalm-mer[{cls.name}]'")
+        if cls.required_module is not None and importlib.util.find_spec(cls.required_module) is None:
+            raise ConfigError(f"family {cls.name} needs {cls.required_module}; pip install 'lalm-mer[{cls.name}]'")
 
     @classmethod
     def load(
@@ -228,23 +273,23 @@ class Family(ABC):
             ModelError: naming the id, if it cannot be found or is of another family
             ConfigError: if the quantization is unknown, or its extra is not installed
         """
-        cls.require_what_it_needs()
+        cls.require_installed()
         source = str(model_id)
         extra: dict[str, Any] = {}
         if quantization is not None:
             if quantization != NF4:
                 raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
-            if cls.whole is not None:
-                raise ConfigError(f"argument 'quantization': {cls.name} takes null alone; {cls.whole}")
-            parts = {**cls.towers, **{path: path for path in cls.beside}}
+            if cls.single_pass_reason is not None:
+                raise ConfigError(f"argument 'quantization': {cls.name} takes null alone; {cls.single_pass_reason}")
+            parts = {**cls.towers, **{path: path for path in cls.other_linear_modules}}
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:
             processor = cls.load_processor(source, revision)
-            model, told = cls.model_class.from_pretrained(
+            model, report = cls.model_class.from_pretrained(
                 source,
                 revision=revision,
                 dtype=getattr(torch, dtype),
-                attn_implementation=cls.attention(attn_implementation),
+                attn_implementation=cls.attention_setting(attn_implementation),
                 use_safetensors=True,
                 output_loading_info=True,
                 **extra,
@@ -254,7 +299,7 @@ class Family(ABC):
                 f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
                 "folder"
             ) from error
-        if absent := sorted(told["missing_keys"]):  # transformers would leave them random, and say so in a log
+        if absent := sorted(report["missing_keys"]):  # transformers would leave them random, and say so in a log
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: it has no weights for {len(absent)} of its tensors, "
                 f"such as {absent[0]}; is model.id of family {cls.name}, and whole?"
@@ -268,7 +313,7 @@ class Family(ABC):
     @classmethod
     def can_be_quantized(cls) -> bool:
         """Whether its language model can be held in 4 bits."""
-        return cls.whole is None
+        return cls.single_pass_reason is None
 
     def refuses(self, duration_s: float) -> str | None:
         """Why the family cannot take audio of this duration, in seconds; None where it can."""
@@ -324,16 +369,12 @@ class Family(ABC):
         return [*self.word_ids(form), self.stop_token_id]
 
     def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters.
+        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not.
 
         Raises:
-            ModelError: if the tokenizer turns any of them into a special token all the same
+            ModelError: if the tokenizer turns any of them into an added token all the same
         """
-        ids: list[int] = self.tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        special = set(self.tokenizer.all_special_ids) | {self.audio_token_id, self.stop_token_id}
-        if not special.isdisjoint(ids):
-            raise ModelError(f"{self.name}: its tokenizer reads special tokens in plain words: {words[:60]!r}")
-        return ids
+        return plain_word_ids(self.tokenizer, words, self.name)
 
     def submodule(self, tower: str) -> nn.Module:
         """The module of a tower, adapters included."""
@@ -344,23 +385,3 @@ class Family(ABC):
         if index is None or index == self.tokenizer.unk_token_id:
             raise ModelError(f"{self.name}: token {token!r} is not in the vocabulary; is this the right model?")
         return int(index)
-
-
-def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, lengths: Tensor, name: str) -> Tensor:
-    """Put projected tower outputs where the placeholders stand, in order.
-
-    Args:
-        embeddings: (B, T, H) token embeddings
-        is_audio: (B, T), true at placeholders
-        projected: (A, F, H), padded at the end
-        lengths: (A,), frames of each
-        name: of the family, for the error
-
-    Raises:
-        ModelError: if the numbers of placeholders and of frames differ
-    """
-    inside = torch.arange(projected.shape[1], device=lengths.device)[None, :] < lengths[:, None]
-    frames = projected[inside]
-    if int(is_audio.sum()) != len(frames):
-        raise ModelError(f"{name}: {int(is_audio.sum())} placeholders for {len(frames)} frames of audio")
-    return embeddings.masked_scatter(is_audio[..., None], frames.to(embeddings.dtype))

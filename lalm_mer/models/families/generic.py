@@ -1,8 +1,8 @@
 """Any audio-language model that transformers has a class for, so that a new one can be used before it has a family.
 
-Nothing is known of it in advance: the stop token, the placeholder, their number and the towers are read off its
-processor, its chat template and its module names, and one prompt is compared with the processor's own as it opens.
-``LIMITS`` follow from that.
+Nothing is known of it in advance: the stop token, the placeholder, their number and the towers are found in its
+processor, its chat template and its module names, and one prompt is compared with the processor's own when it is
+loaded. ``LIMITS`` follow from that.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
-from lalm_mer.models.families.base import SPEECH_CORPORA, Family, LanguageInputs, TowerOutput
-from lalm_mer.models.families.parts.plain_words import plain_word_ids
+from lalm_mer.models.families.base import (
+    SPEECH_CORPORA,
+    AudioEncoder,
+    Decoder,
+    Family,
+    FrontEnd,
+    LanguageInputs,
+    TowerOutput,
+)
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
 
@@ -50,7 +57,7 @@ LIMITS = (
 
 
 @dataclass(frozen=True)
-class _Unheard(TowerOutput):
+class _Features(TowerOutput):
     """No output of a tower, but what the model's own forward takes for a waveform."""
 
     features: Mapping[str, Tensor]
@@ -68,25 +75,94 @@ class _OwnClass:
         return own.from_pretrained(source, **settings)
 
 
+class _ProcessorFrontEnd(FrontEnd):
+    def longest_audio_s(self, family: Family) -> float:
+        """The feature extractor's window, in seconds; 30 where it has none."""
+        return float(getattr(family.processor.feature_extractor, "chunk_length", None) or 30.0)
+
+    def token_count(self, family: Family, samples: int) -> int:
+        """What the processor writes for silence of that length."""
+        if samples < 1:
+            return 0
+        ids = _processed(family, family.audio_token, np.zeros(samples, np.float32))["input_ids"]
+        return int((ids == family.audio_token_id).sum())
+
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """What the processor makes of a waveform, as the model's own forward takes it, ``audio_`` before each name.
+
+        Raises:
+            ModelError: if there are several
+        """
+        if len(waveforms) != 1:
+            raise ModelError(f"{family.name} takes one utterance at a time, found {len(waveforms)}")
+        processed = _processed(family, family.audio_token, waveforms[0].samples)
+        words = set(family.tokenizer.model_input_names) | {"input_ids", "attention_mask", "token_type_ids"}
+        return {f"audio_{name}": value for name, value in processed.items() if name not in words}
+
+
+class _NoEncoder(AudioEncoder):
+    def encode(self, family: Family, **inputs: Tensor) -> TowerOutput:
+        """Nothing yet: step two does both."""
+        features = {name.removeprefix("audio_"): value for name, value in inputs.items()}
+        nothing = torch.zeros(1, device=next(iter(inputs.values())).device)
+        return _Features(nothing, nothing, features)
+
+
+class _OwnForward(Decoder):
+    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Logits already, (1, T, vocabulary): the output layer of a model may be more than a matrix.
+
+        Raises:
+            ModelError: if there are several rows
+        """
+        if len(inputs.input_ids) != 1:
+            raise ModelError(f"{family.name} takes one utterance at a time, found {len(inputs.input_ids)}")
+        features = audio.features if isinstance(audio, _Features) else {}
+        ids, positions = inputs.input_ids[0], inputs.position_ids[0]
+        first, *others = _answer_starts(positions)
+        ends = [*others, len(ids)]
+        prompt = ids[:first]
+        pieces: list[Tensor] = []
+        for start, end in zip([first, *others], ends, strict=True):
+            logits = self._forward(family.model, torch.cat([prompt, ids[start:end]]), features)
+            pieces += [logits[first:]] if pieces else [logits]
+        return torch.cat(pieces)[None]
+
+    def logits(self, family: Family, hidden: Tensor) -> Tensor:
+        """The hidden states, which are logits already."""
+        return hidden
+
+    def _forward(self, model: Any, ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401 any model
+        audio = {
+            name: value.to(model.dtype) if value.is_floating_point() else value for name, value in features.items()
+        }
+        logits: Tensor = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **audio).logits[0]
+        return logits
+
+
 class Generic(Family):
     """A model behind its own forward and its own processor, called by ``text`` and ``audio``."""
 
     name = "generic"
-    towers = {}  # noqa: RUF012 each model's own
     model_class = _OwnClass
     published = ()
     licence = "the model's own"
     contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
+    single_turn_reason = "it takes one waveform a prompt"
+    towers = {}  # each model's own
+    front_end = _ProcessorFrontEnd()
+    encoder = _NoEncoder()
+    decoder = _OwnForward()
+    adapter_targets = {}
+    fsdp_layers = ()
+    single_pass_reason = "it runs from audio to logits in one, whatever the model is made of"
     batch_tolerance = float("inf")
-    whole = "it runs from audio to logits in one, whatever the model is made of"
-    one_turn = "it takes one waveform a prompt"
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 any processor
         self._counts: dict[int, int] = {}
-        self._extractor: Any = getattr(processor, "feature_extractor", None)
         config: Any = model.config
         audio_id = getattr(config, "audio_token_id", getattr(config, "audio_token_index", None))
-        if self._extractor is None:
+        if getattr(processor, "feature_extractor", None) is None:
             raise ModelError(
                 f"{self.name}: {type(processor).__name__} is opened as the processor, without feature_extractor; one "
                 "for pictures too needs torchvision"
@@ -104,7 +180,7 @@ class Generic(Family):
             raise
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
             raise ModelError(
-                f"{self.name}: {type(processor).__name__} cannot be asked as others are ({one_line(error)}); it "
+                f"{self.name}: {type(processor).__name__} cannot be used like others ({one_line(error)}); it "
                 "needs a family"
             ) from error
 
@@ -117,92 +193,18 @@ class Generic(Family):
         """
         raise ConfigError(f"family {cls.name} has no architecture of its own; name another family")
 
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self._extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """The feature extractor's window, in seconds; 30 where it has none."""
-        return float(getattr(self._extractor, "chunk_length", None) or 30.0)
-
     def audio_token_count(self, samples: int) -> int:
-        """What the processor writes for silence of that length."""
-        if samples < 1:
-            return 0
+        """How many placeholders a waveform of ``samples`` samples fills; each length is counted once."""
         if samples not in self._counts:
-            ids = self._processed(self.audio_token, np.zeros(samples, np.float32))["input_ids"]
-            self._counts[samples] = int((ids == self.audio_token_id).sum())
+            self._counts[samples] = super().audio_token_count(samples)
         return self._counts[samples]
-
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """What the processor makes of a waveform, as the model's own forward takes it, ``audio_`` before each name.
-
-        Raises:
-            AudioError: if the waveform is not at the family's rate
-            ModelError: if there are several
-        """
-        if len(waveforms) != 1:
-            raise ModelError(f"{self.name} takes one utterance at a time, found {len(waveforms)}")
-        waveforms[0].require_rate(self.sampling_rate, self.name)
-        processed = self._processed(self.audio_token, waveforms[0].samples)
-        words = set(self.tokenizer.model_input_names) | {"input_ids", "attention_mask", "token_type_ids"}
-        return {f"audio_{name}": value for name, value in processed.items() if name not in words}
-
-    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Nothing yet: step two does both."""
-        features = {name.removeprefix("audio_"): value for name, value in inputs.items()}
-        nothing = torch.zeros(1, device=next(iter(inputs.values())).device)
-        return _Unheard(nothing, nothing, features)
-
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Logits already, (1, T, vocabulary): the output layer of a model may be more than a matrix.
-
-        Raises:
-            ModelError: if there are several rows
-        """
-        if len(inputs.input_ids) != 1:
-            raise ModelError(f"{self.name} takes one utterance at a time, found {len(inputs.input_ids)}")
-        features = audio.features if isinstance(audio, _Unheard) else {}
-        ids, positions = inputs.input_ids[0], inputs.position_ids[0]
-        first, *others = _answer_starts(positions)
-        ends = [*others, len(ids)]
-        prompt = ids[:first]
-        pieces: list[Tensor] = []
-        for start, end in zip([first, *others], ends, strict=True):
-            logits = self._forward(torch.cat([prompt, ids[start:end]]), features)
-            pieces += [logits[first:]] if pieces else [logits]
-        return torch.cat(pieces)[None]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """They are there."""
-        return hidden
-
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not."""
-        return plain_word_ids(self.tokenizer, words, self.name)
-
-    def _forward(self, ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        model: Any = self.model
-        heard = {
-            name: value.to(model.dtype) if value.is_floating_point() else value for name, value in features.items()
-        }
-        logits: Tensor = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **heard).logits[0]
-        return logits
-
-    def _processed(self, rendered: str, samples: Any) -> Mapping[str, Any]:  # noqa: ANN401 an array
-        processed: Mapping[str, Any] = self.processor(
-            text=[rendered], audio=[samples], sampling_rate=self.sampling_rate, return_tensors="pt"
-        )
-        return processed
 
     def _compare(self, rendered: str) -> None:
         """Find what the processor writes around an audio slot, and check that prompts are made as it makes them."""
         for number, word in enumerate(mark_parts(_PROBE)[1]):
             rendered = rendered.replace(f"\ue000{number}\ue001", word)
         samples = np.zeros(self.sampling_rate, np.float32)
-        theirs = self._processed(rendered, samples)["input_ids"][0].tolist()
+        theirs = _processed(self, rendered, samples)["input_ids"][0].tolist()
         plain = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
         if self.audio_token_id in plain and self.audio_token_id in theirs:
             slot, last = plain.index(self.audio_token_id), len(theirs) - theirs[::-1].index(self.audio_token_id)
@@ -215,6 +217,13 @@ class Generic(Family):
                 f"{self.name}: a prompt would be {self.tokenizer.decode(ours)[:120]!r}, but the processor makes "
                 f"{self.tokenizer.decode(theirs)[:120]!r} of it; this model needs a family of its own"
             )
+
+
+def _processed(family: Family, rendered: str, samples: Any) -> Mapping[str, Any]:  # noqa: ANN401 an array
+    processed: Mapping[str, Any] = family.processor(
+        text=[rendered], audio=[samples], sampling_rate=family.sampling_rate, return_tensors="pt"
+    )
+    return processed
 
 
 def _answer_starts(positions: Tensor) -> list[int]:

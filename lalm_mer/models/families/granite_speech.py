@@ -18,22 +18,17 @@ from transformers import (
     GraniteSpeechProcessor,
 )
 
-from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import opened_parts
-from lalm_mer.models.families.parts.chat_templates import for_parts
 from lalm_mer.models.families.parts.granite_mel import extractor_class
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, InPlaceDecoder
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.parts.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["GraniteSpeech"]
 
-_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
-)
 # The published template writes the day of today where there is no system message: scores would change overnight.
 # These are the words of the model card's example.
 _SYSTEM = (
@@ -42,7 +37,59 @@ _SYSTEM = (
 )
 
 
-class GraniteSpeech(OwnLengthFamily):
+class _FrontEnd(OwnLength):
+    def token_count(self, family: Family, samples: int) -> int:
+        """Queries of all windows, the last one filled up; 0 where the extractor cannot pad by reflection."""
+        config: Any = family.model.config
+        return -(-_tower_frames(family, samples) // int(config.window_size)) * _queries(config)
+
+    def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram, normalised by itself, two mel frames stacked to one."""
+        extractor = family.processor.feature_extractor
+        if not _tower_frames(family, len(samples)):
+            return torch.zeros((0, 2 * int(extractor.melspec_kwargs["n_mels"])))
+        features: Tensor = extractor([samples])["input_features"][0]
+        return features
+
+
+class _Conformer(AudioEncoder):
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of each waveform at its own length; as many frames as one placeholder needs are stacked.
+
+        The projector fills its last window with zeros, and so do the rows here: one row is one placeholder.
+        """
+        tower: Any = family.submodule("audio_tower")
+        for module in tower.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()  # its running statistics are the weights'; no adapter would store others
+        config: Any = family.model.config
+        windows = -(-audio_frames // config.window_size)
+        width = int(tower.config.hidden_dim)
+        total = int(windows.max()) * int(config.window_size)
+        states = encode_at_own_length(
+            lambda features: tower(features).last_hidden_state,
+            audio_features,
+            audio_frames,
+            (total, width),
+            tower.dtype,
+        )
+        rows = states.reshape(len(states), total // config.downsample_rate, width * config.downsample_rate)
+        return TowerOutput(rows, windows * _queries(config))
+
+
+class _Decoder(InPlaceDecoder):
+    def project(self, family: Family, states: Tensor) -> Tensor:
+        """The Q-Former, on frames that are no longer stacked."""
+        config: Any = family.model.config
+        return super().project(family, states.reshape(len(states), states.shape[1] * config.downsample_rate, -1))
+
+    def logits(self, family: Family, hidden: Tensor) -> Tensor:
+        """The output layer, scaled as the language model was trained."""
+        config: Any = family.model.config
+        return super().logits(family, hidden) / float(config.text_config.logits_scaling)
+
+
+class GraniteSpeech(Family):
     """Granite Speech 3.3 on transformers' own classes.
 
     The weights' own LoRA adapter, which their authors switch on wherever there is audio, is merged into the language
@@ -54,20 +101,22 @@ class GraniteSpeech(OwnLengthFamily):
     """
 
     name = "granite_speech"
+    model_class = GraniteSpeechForConditionalGeneration
+    published = ("ibm-granite/granite-speech-3.3-2b", "ibm-granite/granite-speech-3.3-8b")
+    licence = "Apache-2.0"
+    contamination = {}
     stop_token = "<|end_of_text|>"
     audio_token = "<|audio|>"
-    towers = {  # noqa: RUF012 constant
+    towers = {
         "audio_tower": "model.encoder",
         "projector": "model.projector",
         "language_model": "model.language_model",
     }
-    model_class = GraniteSpeechForConditionalGeneration
-    published = ("ibm-granite/granite-speech-3.3-2b", "ibm-granite/granite-speech-3.3-8b")
-    licence = "Apache-2.0"
-    contamination = {}  # noqa: RUF012 constant
-    own_batches_agree = False
-    longest_s = 300.0
-    """The tower has no window; five minutes bound what one forward may cost"""
+    front_end = _FrontEnd(longest_s=300.0)  # the tower has no window; five minutes bound the cost of one forward
+    encoder = _Conformer()
+    decoder = _Decoder()
+    adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("query", "key", "value", "linear")}
+    fsdp_layers = ("GraniteSpeechConformerBlock", "Blip2QFormerLayer", "GraniteDecoderLayer")
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
@@ -79,8 +128,7 @@ class GraniteSpeech(OwnLengthFamily):
         """The published windows of 15 frames and 3 queries, over a Granite of the same width."""
         special = [cls.stop_token, "<|start_of_role|>", "<|end_of_role|>", cls.audio_token]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=cls.stop_token)
-        processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=_TEMPLATE)
-        stop = tokenizer.convert_tokens_to_ids(cls.stop_token)
+        processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=load_template(cls.name))
         config = GraniteSpeechConfig(
             encoder_config=GraniteSpeechEncoderConfig(
                 num_layers=shape.layers,
@@ -103,10 +151,7 @@ class GraniteSpeech(OwnLengthFamily):
                 initializer_range=shape.initializer_range,
             ).to_dict(),
             text_config=GraniteConfig(
-                **language_sizes(shape, len(tokenizer)),
-                bos_token_id=stop,
-                eos_token_id=stop,
-                pad_token_id=stop,
+                **language_sizes(shape, tokenizer, bos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token))
             ).to_dict(),
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
@@ -120,9 +165,9 @@ class GraniteSpeech(OwnLengthFamily):
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
         """transformers' processor, with a template that takes audio slots and does not tell the day."""
         refuse_pickled(Path(source))  # before transformers would read an adapter there
-        extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, _TEMPLATE)
+        extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, load_template(cls.name))
         processor = GraniteSpeechProcessor(
-            extractor, tokenizer, chat_template=for_parts(template, cls.audio_token, _SYSTEM)
+            extractor, tokenizer, chat_template=join_parts_before(template, cls.audio_token, _SYSTEM)
         )
         processor.feature_extractor = extractor  # as the other families' processors call it
         return processor
@@ -131,60 +176,14 @@ class GraniteSpeech(OwnLengthFamily):
         """The one that transformers has opened with the weights."""
         merge_adapters(self.model, self.name)
 
-    def audio_token_count(self, samples: int) -> int:
-        """Queries of all windows, the last one filled up; 0 where the extractor cannot pad by reflection."""
-        frames = self._tower_frames(samples)
-        config: Any = self.model.config
-        return -(-frames // int(config.window_size)) * self._queries
 
-    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
-        """A log-mel spectrogram, normalised by itself, two mel frames stacked to one."""
-        extractor = self.processor.feature_extractor
-        if not self._tower_frames(len(samples)):
-            return torch.zeros((0, 2 * int(extractor.melspec_kwargs["n_mels"])))
-        features: Tensor = extractor([samples])["input_features"][0]
-        return features
+def _queries(config: Any) -> int:  # noqa: ANN401 transformers' own
+    """Placeholders of one window."""
+    return int(config.window_size) // int(config.downsample_rate)
 
-    def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
-        """Step one, each waveform at its own length; as many tower frames as one placeholder needs are stacked.
 
-        The projector fills its last window with zeros, and so do the rows here: one row is one placeholder.
-        """
-        tower: Any = self.submodule("audio_tower")
-        for module in tower.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                module.eval()  # its running statistics are the weights'; no adapter would store others
-        config: Any = self.model.config
-        windows = -(-audio_frames // config.window_size)
-        width = int(tower.config.hidden_dim)
-        total = int(windows.max()) * int(config.window_size)
-        states = at_own_length(
-            lambda features: tower(features).last_hidden_state,
-            audio_features,
-            audio_frames,
-            (total, width),
-            tower.dtype,
-        )
-        rows = states.reshape(len(states), total // config.downsample_rate, width * config.downsample_rate)
-        return TowerOutput(rows, windows * self._queries)
-
-    def project(self, states: Tensor) -> Tensor:
-        """The Q-Former, on frames that are no longer stacked."""
-        config: Any = self.model.config
-        return super().project(states.reshape(len(states), states.shape[1] * config.downsample_rate, -1))
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer, scaled as the language model was trained."""
-        config: Any = self.model.config
-        return super().logits(hidden) / float(config.text_config.logits_scaling)
-
-    @property
-    def _queries(self) -> int:
-        config: Any = self.model.config
-        return int(config.window_size) // int(config.downsample_rate)
-
-    def _tower_frames(self, samples: int) -> int:
-        mel: dict[str, int] = self.processor.feature_extractor.melspec_kwargs
-        if samples <= mel["n_fft"] // 2:
-            return 0
-        return (samples // mel["hop_length"] + 1) // 2
+def _tower_frames(family: Family, samples: int) -> int:
+    mel: dict[str, int] = family.processor.feature_extractor.melspec_kwargs
+    if samples <= mel["n_fft"] // 2:
+        return 0
+    return (samples // mel["hop_length"] + 1) // 2

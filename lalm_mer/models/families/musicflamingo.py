@@ -15,45 +15,66 @@ from transformers import (
 )
 from transformers.models.musicflamingo.modeling_musicflamingo import apply_rotary_time_emb
 
-from lalm_mer.models.families.parts.flamingo import SPECIAL, TRAINED_ON, FlamingoFamily, chat_template, tiny_configs
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.parts.flamingo import FILLER, SPECIAL, TRAINED_ON, tiny_configs
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled
+from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.families.parts.whisper import WindowByWindow
 
 __all__ = ["MusicFlamingo"]
 
 _BEGIN, _END = "<|sound_bos|>", "<|sound_eos|>"
-_SYSTEM = (
-    "You are Music Flamingo, a multimodal assistant for language and music. On each turn you receive an audio clip "
-    "which contains music and optional text, you will receive at least one or both; use your world knowledge and "
-    "reasoning to help the user with any task. Interpret the entirety of the content any input music--regardlenss of "
-    "whether the user calls it audio, music, or sound."
-)
-"""Letter by letter as published, for conversations without a system turn."""
 
 
-class MusicFlamingo(FlamingoFamily):
-    """Music Flamingo on transformers' own classes; published as nvidia/music-flamingo-2601-hf, for research alone.
+class _RotatedWindows(WindowByWindow):
+    def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
+        """Tower output, rotated by the window's number and by the time inside it; the rotation has no weights."""
+        states = super().window_states(family, features, frames, used)
+        rotary: Any = family.model.get_submodule("model.pos_emb")
+        step_s = 4 * float(rotary.config.audio_frame_step)  # the tower quarters the mel frames
+        window = (used.cumsum(dim=1) - 1)[used]
+        inside_s = torch.arange(states.shape[1], device=states.device, dtype=torch.float32) * step_s
+        cos, sin = rotary(window[:, None] * states.shape[1] * step_s + inside_s, seq_len=states.shape[1])
+        rotated: Tensor = apply_rotary_time_emb(states, cos, sin)
+        return rotated
 
-    Takes 40 windows of 30 s as published. The older nvidia/music-flamingo-hf has the architecture of Audio Flamingo 3.
+
+class MusicFlamingo(Family):
+    """Music Flamingo on transformers' own classes; takes 40 windows of 30 s as published, for research alone.
+
+    The older nvidia/music-flamingo-hf has the architecture of Audio Flamingo 3. The template's system words are
+    published with their misspelling.
     """
 
     name = "musicflamingo"
     model_class = MusicFlamingoForConditionalGeneration
     published = ("nvidia/music-flamingo-2601-hf",)
     licence = "NVIDIA OneWay Noncommercial License"
-    contamination = {  # noqa: RUF012 constant
-        corpus: f"Made from Audio Flamingo 3 (Ghosh et al. 2025, arXiv:2511.10289): {said}."
-        for corpus, said in TRAINED_ON.items()
+    contamination = {
+        corpus: f"Made from Audio Flamingo 3 (Ghosh et al. 2025, arXiv:2511.10289): {listed}."
+        for corpus, listed in TRAINED_ON.items()
     }
+    stop_token = "<|im_end|>"
+    audio_token = "<sound>"
     audio_marks = (_BEGIN, _END)
+    single_turn_reason = "its processor takes one waveform a conversation"
+    towers = USUAL_TOWERS
+    front_end = SeveralWindows(halved_and_pooled)
+    encoder = _RotatedWindows(halved_and_pooled)
+    decoder = InPlaceDecoder()
+    adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}
+    fsdp_layers = ("AudioFlamingo3EncoderLayer", "Qwen2DecoderLayer")
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
         """A tower of 128 mel bands over a Qwen2 of the same width; audio of one window."""
-        tokenizer = byte_level_bpe(shape, [*SPECIAL, _BEGIN, _END], eos=cls.stop_token, pad=SPECIAL[0])
+        tokenizer = byte_level_bpe(shape, [*SPECIAL, _BEGIN, _END], eos=cls.stop_token, pad=FILLER)
         processor = MusicFlamingoProcessor(
             WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
             tokenizer,
-            chat_template=chat_template(_SYSTEM),
+            chat_template=load_template(cls.name),
             audio_token=cls.audio_token,
             max_audio_len=shape.window_s,
         )
@@ -64,14 +85,3 @@ class MusicFlamingo(FlamingoFamily):
             rope_parameters={"rope_type": "default", "rope_theta": 1200.0},
         )
         cls.save_tiny(folder, config, processor)
-
-    def encode_windows(self, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """The tower, and its output rotated by the window's number and by the time inside it, which learns nothing."""
-        states = super().encode_windows(features, frames, used)
-        rotary: Any = self.model.get_submodule("model.pos_emb")
-        step_s = 4 * float(rotary.config.audio_frame_step)  # the tower quarters the mel frames
-        window = (used.cumsum(dim=1) - 1)[used]
-        inside_s = torch.arange(states.shape[1], device=states.device, dtype=torch.float32) * step_s
-        cos, sin = rotary(window[:, None] * states.shape[1] * step_s + inside_s, seq_len=states.shape[1])
-        rotated: Tensor = apply_rotary_time_emb(states, cos, sin)
-        return rotated

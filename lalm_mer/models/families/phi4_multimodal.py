@@ -21,21 +21,17 @@ from transformers import (
 )
 
 from lalm_mer.core.errors import ModelError, one_line
-from lalm_mer.models.families.base import SPEECH_CORPORA, TowerOutput
+from lalm_mer.models.families.base import SPEECH_CORPORA, AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import opened_parts
-from lalm_mer.models.families.parts.chat_templates import for_parts
+from lalm_mer.models.families.parts.in_place import InPlaceDecoder
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.parts.own_length import OwnLengthFamily, at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
 __all__ = ["Phi4Multimodal", "Phi4SpeechProcessor"]
 
-_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
+_AUDIO_TOKEN = "<|audio|>"
 _SPEECH_ADAPTER = "speech-lora"
 _UNKNOWN = (
     "What speech it was trained on is not public as a whole (Abouelenin et al. 2025, arXiv:2503.01743), so that no "
@@ -58,7 +54,7 @@ class Phi4SpeechProcessor(Phi4MultimodalProcessor):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
     ) -> None:
-        self.audio_token = Phi4Multimodal.audio_token
+        self.audio_token = _AUDIO_TOKEN
         self.audio_token_id = tokenizer.convert_tokens_to_ids(self.audio_token)
         ProcessorMixin.__init__(self, audio_processor, tokenizer, chat_template=chat_template)
 
@@ -77,44 +73,89 @@ class _View(nn.ModuleDict):
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
 
-class Phi4Multimodal(OwnLengthFamily):
+class _FrontEnd(OwnLength):
+    def token_count(self, family: Family, samples: int) -> int:
+        """Whole mel windows, divided by the conformer's subsampling and rounded up."""
+        return -(-_mel_frames(family, samples) // _subsampling(family))
+
+    def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram."""
+        extractor: Any = family.processor.feature_extractor
+        if not _mel_frames(family, len(samples)):
+            return torch.zeros((0, extractor.feature_size))
+        batch = extractor([samples], sampling_rate=family.sampling_rate, return_tensors="pt")
+        features: Tensor = batch["audio_input_features"][0]
+        return features
+
+
+class _Conformer(AudioEncoder):
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of each waveform at its own length."""
+        tower: Any = family.submodule("audio_tower")
+        lengths = -(-audio_frames // _subsampling(family))
+        shape = (int(lengths.max()), int(tower.config.hidden_size))
+        states = encode_at_own_length(
+            lambda features: tower(features, None), audio_features, audio_frames, shape, tower.dtype
+        )
+        return TowerOutput(states, lengths)
+
+
+class _Decoder(InPlaceDecoder):
+    def project(self, family: Family, states: Tensor) -> Tensor:
+        """Two layers."""
+        projector: Any = family.submodule("projector")
+        projected: Tensor = projector["down_proj_for_speech"](
+            nn.functional.gelu(projector["up_proj_for_speech"](states))
+        )
+        return projected
+
+    def language_model(self, family: Family) -> Any:  # noqa: ANN401 transformers' own class
+        """The language model, which holds the towers too."""
+        return family.model.get_submodule("model")
+
+
+class Phi4Multimodal(Family):
     """Phi-4-multimodal-instruct on transformers' own classes, without remote code: revision ``refs/pr/70`` on the Hub.
 
     transformers keeps the two modality adapters of the checkpoint out of its class. The one for speech is merged into
     the language model here, as its authors switch it on wherever there is audio; the one for images is left alone.
     Each waveform is encoded at its own length: the class adds its padding mask to the attention scores as ones, so
-    that the model's own forward does hear padding.
+    that scores of the model's own forward depend on padding.
     """
 
     name = "phi4_multimodal"
-    stop_token = "<|end|>"
-    audio_token = "<|audio|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.embed_tokens_extend.audio_embed.encoder",
-        "projector": "model.embed_tokens_extend.audio_embed",
-        "language_model": "model.layers",
-    }
     model_class = Phi4MultimodalForCausalLM
     published = ("microsoft/Phi-4-multimodal-instruct",)
     licence = "MIT"
     contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
-    beside = ("model.embed_tokens_extend.image_embed",)
-    own_batches_agree = False
-    longest_s = 40.0
-    """Longer audio is cut into pieces of that length which do not see each other"""
+    stop_token = "<|end|>"
+    audio_token = _AUDIO_TOKEN
+    towers = {
+        "audio_tower": "model.embed_tokens_extend.audio_embed.encoder",
+        "projector": "model.embed_tokens_extend.audio_embed",
+        "language_model": "model.layers",
+    }
+    other_linear_modules = ("model.embed_tokens_extend.image_embed",)
+    front_end = _FrontEnd(longest_s=40.0)  # longer audio is cut into pieces of that length, encoded independently
+    encoder = _Conformer()
+    decoder = _Decoder()
+    adapter_targets = {
+        "language_model": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+        "projector": ("up_proj_for_speech", "down_proj_for_speech"),
+    }
+    fsdp_layers = ("Phi4MultimodalAudioConformerEncoderLayer", "Phi4MultimodalDecoderLayer")
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
         """A conformer over eightfold subsampling and a Phi-4 of the same width; the vision tower has one layer."""
         special = ["<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|image|>", cls.audio_token]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<|endoftext|>")
-        processor = Phi4SpeechProcessor(Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=_TEMPLATE)
+        processor = Phi4SpeechProcessor(
+            Phi4MultimodalFeatureExtractor(), tokenizer, chat_template=load_template(cls.name)
+        )
         end, pad = tokenizer.convert_tokens_to_ids([cls.stop_token, "<|endoftext|>"])
         config = Phi4MultimodalConfig(
-            **language_sizes(shape, len(tokenizer)),
-            bos_token_id=pad,
-            eos_token_id=[pad, end],
-            pad_token_id=pad,
+            **language_sizes(shape, tokenizer, bos_token_id=pad, eos_token_id=[pad, end]),
             audio_config=Phi4MultimodalAudioConfig(
                 hidden_size=shape.hidden_size,
                 intermediate_size=2 * shape.hidden_size,
@@ -143,8 +184,11 @@ class Phi4Multimodal(OwnLengthFamily):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Phi4SpeechProcessor:
         """The processor without images, with a template that takes audio slots."""
-        extractor, tokenizer, template = opened_parts(Phi4MultimodalFeatureExtractor, source, revision, _TEMPLATE)
-        processor = Phi4SpeechProcessor(extractor, tokenizer, chat_template=for_parts(template, cls.audio_token))
+        extractor, tokenizer, template = opened_parts(
+            Phi4MultimodalFeatureExtractor, source, revision, load_template(cls.name)
+        )
+        template = join_parts_before(template, cls.audio_token)
+        processor = Phi4SpeechProcessor(extractor, tokenizer, chat_template=template)
         processor.feature_extractor = extractor  # as the other families' processors call it
         return processor
 
@@ -165,7 +209,7 @@ class Phi4Multimodal(OwnLengthFamily):
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({one_line(error)}); "
-                f"without it {self.name} has not learnt to listen"
+                f"without it {self.name} has not learnt to take audio"
             ) from error
         merge_adapters(model, self.name)
         model.config.speech_adapter_merged = True  # a saved copy holds it
@@ -180,44 +224,12 @@ class Phi4Multimodal(OwnLengthFamily):
         )
         return _View({name: module.get_submodule(name) for name in names})
 
-    def audio_token_count(self, samples: int) -> int:
-        """Whole mel windows, divided by the conformer's subsampling and rounded up."""
-        return -(-self._mel_frames(samples) // self._subsampling)
 
-    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
-        """A log-mel spectrogram."""
-        extractor: Any = self.processor.feature_extractor
-        if not self._mel_frames(len(samples)):
-            return torch.zeros((0, extractor.feature_size))
-        batch = extractor([samples], sampling_rate=self.sampling_rate, return_tensors="pt")
-        features: Tensor = batch["audio_input_features"][0]
-        return features
+def _subsampling(family: Family) -> int:
+    config: Any = family.model.config
+    return int(config.audio_config.time_reduction)
 
-    def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
-        """Step one, each waveform at its own length."""
-        tower: Any = self.submodule("audio_tower")
-        lengths = -(-audio_frames // self._subsampling)
-        shape = (int(lengths.max()), int(tower.config.hidden_size))
-        states = at_own_length(lambda features: tower(features, None), audio_features, audio_frames, shape, tower.dtype)
-        return TowerOutput(states, lengths)
 
-    def project(self, states: Tensor) -> Tensor:
-        """Two layers."""
-        projector: Any = self.submodule("projector")
-        projected: Tensor = projector["down_proj_for_speech"](
-            nn.functional.gelu(projector["up_proj_for_speech"](states))
-        )
-        return projected
-
-    def decoder(self) -> Any:  # noqa: ANN401 transformers' own class
-        """The language model, which holds the towers too."""
-        return self.model.get_submodule("model")
-
-    @property
-    def _subsampling(self) -> int:
-        config: Any = self.model.config
-        return int(config.audio_config.time_reduction)
-
-    def _mel_frames(self, samples: int) -> int:
-        extractor: Any = self.processor.feature_extractor
-        return max(0, (samples - int(extractor.win_length)) // int(extractor.hop_length) + 1)
+def _mel_frames(family: Family, samples: int) -> int:
+    extractor: Any = family.processor.feature_extractor
+    return max(0, (samples - int(extractor.win_length)) // int(extractor.hop_length) + 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
+from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.parts.omni import OmniFamily, chat_template
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR
+from lalm_mer.models.families.parts.log_mel import PaddedToLongest, halved_and_pooled
+from lalm_mer.models.families.parts.omni import OmniDecoder, OmniEncoder, save_tiny_thinker
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 __all__ = ["Qwen25Omni"]
@@ -28,33 +30,37 @@ class _Processor(AudioOnlyProcessor, Qwen2_5OmniProcessor):  # type: ignore[misc
     audio_token = "<|AUDIO|>"
 
 
-class Qwen25Omni(OmniFamily):
-    """The thinker of Qwen2.5-Omni on transformers' own classes, taken out of the published whole model."""
+class Qwen25Omni(Family):
+    """The thinker of Qwen2.5-Omni on transformers' own classes, taken out of the published whole model.
+
+    Talker, codec and the parts for images are not loaded or not used. The projector is the tower's last linear layer.
+    """
 
     name = "qwen2_5_omni"
-    audio_token = "<|AUDIO|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.audio_tower.proj",
-        "language_model": "model.language_model",
-    }
-
     model_class = Qwen2_5OmniThinkerForConditionalGeneration
     processor_class = _Processor
     published = ("Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-3B")
     licence = "Apache-2.0 (7B); Qwen Research License, not for commercial use (3B)"
-    contamination = {  # noqa: RUF012 constant
+    contamination = {
         "meld": "Its authors report its figure on MELD (README of github.com/QwenLM/Qwen2.5-Omni) and do not name the "
         "corpora it was trained on, so that neither this one nor another public one can be ruled out.",
     }
+    stop_token = "<|im_end|>"
+    audio_token = "<|AUDIO|>"
+    towers = {
+        "audio_tower": "model.audio_tower",
+        "projector": "model.audio_tower.proj",
+        "language_model": "model.language_model",
+    }
+    other_linear_modules = ("model.visual",)
+    front_end = PaddedToLongest(halved_and_pooled)
+    encoder = OmniEncoder(halved_and_pooled)
+    decoder = OmniDecoder()
+    adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("proj",)}
+    fsdp_layers = ("Qwen2_5OmniAudioEncoderLayer", "Qwen2_5OmniVisionBlock", "Qwen2_5OmniDecoderLayer")
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
         """A tower in chunks of one second over a Qwen2.5 of the same width."""
-        template = chat_template("<|audio_bos|><|AUDIO|><|audio_eos|>", "You are a helpful assistant.")
         parts = {"audio_config": {"n_window": 50}, "vision_config": {}, "text_config": {}, "rope_parameters": {}}
-        cls.save_tiny_thinker(folder, shape, template, _TOKENS, parts)
-
-    def tokens_of(self, frames: Tensor) -> Tensor:
-        """Mel frames, halved by a strided convolution and again by pooling."""
-        return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+        save_tiny_thinker(cls, folder, shape, _TOKENS, parts)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditionalGeneration
 
-from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.parts.omni import OmniFamily, chat_template
+from lalm_mer.models.families.parts.log_mel import PaddedToLongest
+from lalm_mer.models.families.parts.omni import OmniDecoder, OmniEncoder, save_tiny_thinker
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 __all__ = ["Qwen3OmniMoe"]
@@ -32,27 +33,58 @@ class _Processor(AudioOnlyProcessor, Qwen3OmniMoeProcessor):  # type: ignore[mis
     audio_token = "<|audio_pad|>"
 
 
-class Qwen3OmniMoe(OmniFamily):
+def _tokens_of(frames: Tensor) -> Tensor:
+    """Mel frames of every chunk, halved by three strided convolutions."""
+    rest = frames % _CHUNK
+    for _ in range(3):
+        rest = (rest - 1) // 2 + 1
+    return rest + frames // _CHUNK * 13
+
+
+class _ChunkEncoder(OmniEncoder):
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output, encoded together with a whole chunk of silence, whose output is dropped.
+
+        The tower pads all chunks to the longest, its convolutions read that padding, and its attention windows are
+        counted in it: the output of a clip shorter than a chunk would depend on whether the batch has a longer one.
+        """
+        missing = max(0, _CHUNK - audio_features.shape[-1])
+        features = torch.nn.functional.pad(audio_features, (0, missing, 0, 0, 0, 1))
+        frames = torch.cat([audio_frames, audio_frames.new_tensor([_CHUNK])])
+        output = super().encode(family, features, frames)
+        return TowerOutput(output.states[:-1, : max(1, int(output.lengths[:-1].max()))], output.lengths[:-1])
+
+
+class Qwen3OmniMoe(Family):
     """The thinker of Qwen3-Omni on transformers' own classes, taken out of the published whole model.
 
-    Its projector has two layers; the first, ``proj1``, counts as the tower's. The experts are no linear layers, so that
-    LoRA reaches attention alone.
+    Talker, codec and the parts for images are not loaded or not used. Its projector, inside the tower, has two layers;
+    the first, ``proj1``, counts as the tower's. The experts are no linear layers, so that LoRA reaches attention alone.
     """
 
     name = "qwen3_omni_moe"
-    audio_token = "<|audio_pad|>"
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.audio_tower.proj2",
-        "language_model": "model.language_model",
-    }
-
     model_class = Qwen3OmniMoeThinkerForConditionalGeneration
     processor_class = _Processor
     published = ("Qwen/Qwen3-Omni-30B-A3B-Instruct", "Qwen/Qwen3-Omni-30B-A3B-Captioner")
     licence = "Apache-2.0"
-    contamination = {}  # noqa: RUF012 constant
-    pads_short_audio = True
+    contamination = {}
+    stop_token = "<|im_end|>"
+    audio_token = "<|audio_pad|>"
+    towers = {
+        "audio_tower": "model.audio_tower",
+        "projector": "model.audio_tower.proj2",
+        "language_model": "model.language_model",
+    }
+    other_linear_modules = ("model.visual",)
+    front_end = PaddedToLongest(_tokens_of)
+    encoder = _ChunkEncoder(_tokens_of)
+    decoder = OmniDecoder()
+    adapter_targets = {"language_model": ("q_proj", "k_proj", "v_proj", "o_proj"), "projector": ("proj2",)}
+    fsdp_layers = (
+        "Qwen3OmniMoeAudioEncoderLayer",
+        "Qwen3OmniMoeVisionBlock",
+        "Qwen3OmniMoeThinkerTextDecoderLayer",
+    )
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -63,24 +95,4 @@ class Qwen3OmniMoe(OmniFamily):
             "text_config": {"moe_intermediate_size": shape.hidden_size, "num_experts": 4, "num_experts_per_tok": 2},
             "rope_parameters": {"mrope_interleaved": True},
         }
-        template = chat_template("<|audio_start|><|audio_pad|><|audio_end|>")
-        cls.save_tiny_thinker(folder, shape, template, _TOKENS, parts)
-
-    def tokens_of(self, frames: Tensor) -> Tensor:
-        """Mel frames of every chunk, halved by three strided convolutions."""
-        rest = frames % _CHUNK
-        for _ in range(3):
-            rest = (rest - 1) // 2 + 1
-        return rest + frames // _CHUNK * 13
-
-    def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
-        """Step one, with a whole chunk of silence in company, whose output is dropped.
-
-        The tower pads all chunks to the longest, its convolutions see that, and its attention windows are counted in
-        it: a clip shorter than a chunk would sound otherwise alone than beside a longer one.
-        """
-        missing = max(0, _CHUNK - audio_features.shape[-1])
-        features = torch.nn.functional.pad(audio_features, (0, missing, 0, 0, 0, 1))
-        frames = torch.cat([audio_frames, audio_frames.new_tensor([_CHUNK])])
-        heard = super().encode_audio(audio_features=features, audio_frames=frames)
-        return TowerOutput(heard.states[:-1, : max(1, int(heard.lengths[:-1].max()))], heard.lengths[:-1])
+        save_tiny_thinker(cls, folder, shape, _TOKENS, parts)

@@ -22,14 +22,15 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.parts.in_place import InPlaceFamily
-from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
+from lalm_mer.models.families.parts.log_mel import LogMel, log_mel
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, tower_sizes
 from lalm_mer.prompting.conversation import Conversation
 
 __all__ = ["Voxtral"]
 
-_FRAMES_A_TOKEN = 4
+_FRAMES_PER_TOKEN = 4
 _SPECIAL = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
     *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
@@ -40,24 +41,48 @@ _SPECIAL = (
 _TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]"), "assistant": ("", "</s>")}
 
 
-class Voxtral(InPlaceFamily):
+class _WholeWindow(LogMel):
+    def token_count(self, family: Family, samples: int) -> int:
+        """Placeholders of a whole window."""
+        window = torch.tensor(family.processor.feature_extractor.nb_max_frames)
+        return int(self.tokens_of(window)) if samples > 0 else 0
+
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Spectrograms: ``audio_features`` (A, mel bins, window frames)."""
+        return {"audio_features": log_mel(family, waveforms)[0]}
+
+
+class _JoinedFrames(AudioEncoder):
+    def encode(self, family: Family, audio_features: Tensor) -> TowerOutput:
+        """Tower output, in which four frames are joined into one state, as the projector takes them."""
+        tower: Any = family.submodule("audio_tower")
+        frames = tower(audio_features).last_hidden_state
+        states = frames.reshape(len(frames), -1, frames.shape[-1] * _FRAMES_PER_TOKEN)
+        return TowerOutput(states, torch.full((len(states),), states.shape[1], device=states.device))
+
+
+class Voxtral(Family):
     """Voxtral on transformers' own classes and mistral-common's tokenizer, which has no chat template.
 
     Published models join several windows of 30 s; here audio is one.
-    The tower masks nothing: an utterance fills a whole window with silence, and so many placeholders. The published
-    tokenizer refuses a system turn beside audio; what the system says stands at the head of the first user's turn.
+    The tower masks nothing: silence fills an utterance up to a whole window, and so do its placeholders. The published
+    tokenizer refuses a system turn together with audio; the system's words stand at the head of the first user's turn.
     """
 
     name = "voxtral"
-    stop_token = "</s>"
-    audio_token = "[AUDIO]"
     model_class = VoxtralForConditionalGeneration
     published = ("mistralai/Voxtral-Mini-3B-2507", "mistralai/Voxtral-Small-24B-2507")
     licence = "Apache-2.0"
-    contamination = {}  # noqa: RUF012 constant
-    pads_short_audio = True
-    fills_windows = True
-    needs = "mistral_common"
+    contamination = {}
+    required_module = "mistral_common"
+    stop_token = "</s>"
+    audio_token = "[AUDIO]"
+    towers = USUAL_TOWERS
+    front_end = _WholeWindow(lambda frames: frames // 2 // _FRAMES_PER_TOKEN)
+    encoder = _JoinedFrames()
+    decoder = InPlaceDecoder()
+    adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}
+    fsdp_layers = ("VoxtralEncoderLayer", "LlamaDecoderLayer")
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -68,50 +93,22 @@ class Voxtral(InPlaceFamily):
 
         tokenizer = MistralCommonBackend(tokenizer_path=folder / "tekken.json")
         extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
+        tower = VoxtralEncoderConfig(**tower_sizes(shape), max_source_positions=shape.window_s * 50)
+        text = language_sizes(
+            shape,
+            tokenizer,
+            head_dim=shape.hidden_size // shape.heads,
+            bos_token_id=_SPECIAL.index("<s>"),
+            eos_token_id=_SPECIAL.index(cls.stop_token),
+            pad_token_id=_SPECIAL.index("<pad>"),
+        )
         config = VoxtralConfig(
-            audio_config=VoxtralEncoderConfig(
-                num_mel_bins=128,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=_FRAMES_A_TOKEN * shape.hidden_size,
-                hidden_size=shape.hidden_size,
-                max_source_positions=shape.window_s * 50,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            text_config=LlamaConfig(
-                **language_sizes(shape, len(tokenizer)),
-                head_dim=shape.hidden_size // shape.heads,
-                bos_token_id=_SPECIAL.index("<s>"),
-                eos_token_id=_SPECIAL.index(cls.stop_token),
-                pad_token_id=_SPECIAL.index("<pad>"),
-            ).to_dict(),
+            audio_config=tower.to_dict(),
+            text_config=LlamaConfig(**text).to_dict(),
             audio_token_id=_SPECIAL.index(cls.audio_token),
             initializer_range=shape.initializer_range,
         )
         cls.save_tiny(folder, config, VoxtralProcessor(extractor, tokenizer))
-
-    def audio_token_count(self, samples: int) -> int:
-        """Those of a whole window."""
-        extractor = self.processor.feature_extractor
-        return int(extractor.nb_max_frames) // 2 // _FRAMES_A_TOKEN if samples > 0 else 0
-
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms padded to the tower's window.
-
-        Returns:
-            ``audio_features`` (A, mel bins, window frames)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        return {"audio_features": self.log_mel(waveforms)[0]}
-
-    def encode_audio(self, audio_features: Tensor) -> TowerOutput:  # type: ignore[override]
-        """Step one: convolutions and transformer; four frames side by side are one state, as the projector takes it."""
-        tower: Any = self.submodule("audio_tower")
-        frames = tower(audio_features).last_hidden_state
-        states = frames.reshape(len(frames), -1, frames.shape[-1] * _FRAMES_A_TOKEN)
-        return TowerOutput(states, torch.full((len(states),), states.shape[1], device=states.device))
 
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
         """Token ids of a conversation up to where the answer begins, placeholders expanded.
@@ -119,7 +116,7 @@ class Voxtral(InPlaceFamily):
         The tokenizer never writes a control token for characters, so that all structure is written here.
 
         Args:
-            conversation: what is asked
+            conversation: the messages
             audio_tokens: how many placeholders each audio slot needs, in order
 
         Raises:
@@ -136,17 +133,17 @@ class Voxtral(InPlaceFamily):
         for message in conversation.messages:
             if message.role not in _TURNS:
                 raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {', '.join(_TURNS)}")
-            said: list[int] = []
+            written: list[int] = []
             for part in message.parts:
                 if part.kind == "audio":
-                    said += [self._token_id("[BEGIN_AUDIO]"), *[self.audio_token_id] * next(counts)]
+                    written += [self._token_id("[BEGIN_AUDIO]"), *[self.audio_token_id] * next(counts)]
                 else:
-                    said += self.word_ids(part.words)
+                    written += self.word_ids(part.words)
             if message.role == "system" and audio_tokens:
-                kept += said + self.word_ids("\n\n")
+                kept += written + self.word_ids("\n\n")
                 continue
             begin, end = _TURNS[message.role]
-            ids += [*([self._token_id(begin)] if begin else []), *kept, *said, self._token_id(end)]
+            ids += [*([self._token_id(begin)] if begin else []), *kept, *written, self._token_id(end)]
             kept = []
         return ids
 

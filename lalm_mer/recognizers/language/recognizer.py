@@ -55,6 +55,7 @@ class LanguageRecognizer(nn.Module):
         self.setup = setup
         self.training_collator: TrainingAnswerCollator = setup.training_collator(family)
         self.scoring_collators: tuple[AnswerCollator, ...] = setup.scoring_collators(family)
+        self._no_split_modules = list(family.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
 
     @property
     def label_set(self) -> LabelSet:
@@ -101,7 +102,7 @@ class LanguageRecognizer(nn.Module):
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
             # silence that belongs to no utterance: its frames go nowhere, but every weight takes part
             unused = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
-            tower_output = None if self.family.whole else unused
+            tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
         mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)

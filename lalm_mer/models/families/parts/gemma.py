@@ -2,62 +2,46 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lalm_mer.models.families.base import SPEECH_CORPORA, LanguageInputs, TowerOutput, fill_placeholders
-from lalm_mer.models.families.parts.own_length import OwnLengthFamily
+from lalm_mer.models.families.base import SPEECH_CORPORA, Family, LanguageInputs
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, InPlaceDecoder
 
-__all__ = ["GemmaFamily", "sliding_masks"]
+__all__ = ["CONTAMINATION", "TARGETS", "TOWERS", "GemmaDecoder", "sliding_masks"]
 
-_UNKNOWN = "What audio it was trained on is not public as a whole, so that no corpus can be ruled out."
+TOWERS = {
+    "audio_tower": "model.audio_tower",
+    "projector": "model.embed_audio",
+    "language_model": "model.language_model",
+}
+TARGETS = {"language_model": LLAMA_LINEAR, "projector": ("embedding_projection",)}
+CONTAMINATION = dict.fromkeys(
+    SPEECH_CORPORA, "What audio it was trained on is not public as a whole, so that no corpus can be ruled out."
+)
 
 
-class GemmaFamily(OwnLengthFamily):
-    """Gemma with an audio tower of its own.
+class GemmaDecoder(InPlaceDecoder):
+    """Sliding attention is kept where answers share a prompt: a token sees as far back, in positions, as alone.
 
-    Sliding attention is kept where answers share a prompt: a token sees as far back, in positions, as it would alone.
+    A family's own ``embed`` adds ``per_layer_inputs``: embeddings that go into every layer, or None.
     """
 
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.embed_audio",
-        "language_model": "model.language_model",
-    }
-    contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
-
-    @abstractmethod
-    def embedded(self, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, T, H) of token ids, and those that go into every layer, where there are such."""
-
-    def project(self, states: Tensor) -> Tensor:
-        """The projector, which takes token ids too and wants to be told."""
-        projected: Tensor = self.submodule("projector")(inputs_embeds=states)
+    def project(self, family: Family, states: Tensor) -> Tensor:
+        """The projector, which could take token ids instead."""
+        projected: Tensor = family.submodule("projector")(inputs_embeds=states)
         return projected
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H)."""
-        decoder = self.decoder()
-        is_audio = inputs.input_ids == self.audio_token_id
-        embeddings, every_layer = self.embedded(inputs.input_ids, is_audio)
-        if audio is not None:
-            embeddings = fill_placeholders(embeddings, is_audio, self.project(audio.states), audio.lengths, self.name)
-        hidden: Tensor = decoder(
-            inputs_embeds=embeddings,
-            per_layer_inputs=every_layer,
-            position_ids=inputs.position_ids,
-            attention_mask=sliding_masks(inputs, int(decoder.config.sliding_window)),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden
+    def attention_mask(self, family: Family, inputs: LanguageInputs) -> Tensor | dict[str, Tensor]:
+        """One for each kind of layer."""
+        return sliding_masks(inputs, int(self.language_model(family).config.sliding_window))
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The output layer, softly capped."""
-        config: Any = self.model.config
-        logits = super().logits(hidden)
+        config: Any = family.model.config
+        logits = super().logits(family, hidden)
         cap = config.text_config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

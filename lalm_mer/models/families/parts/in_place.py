@@ -1,98 +1,86 @@
-"""What families share whose projected tower output takes the place of placeholders, one frame a placeholder."""
+"""Step two of the usual architecture: projected tower output takes the place of placeholders, one frame each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput, fill_placeholders
-from lalm_mer.models.families.parts.plain_words import plain_word_ids
+from lalm_mer.core.errors import ModelError
+from lalm_mer.models.families.base import Decoder, Family, LanguageInputs, TowerOutput
+from lalm_mer.models.families.parts.log_mel import inside
 
-__all__ = ["InPlaceFamily"]
+__all__ = ["LLAMA_LINEAR", "USUAL_TOWERS", "InPlaceDecoder", "fill_placeholders"]
+
+USUAL_TOWERS = {
+    "audio_tower": "model.audio_tower",
+    "projector": "model.multi_modal_projector",
+    "language_model": "model.language_model",
+}
+"""Module paths in transformers' newer audio-language models"""
+LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Last names of the linear layers in Llama and the language models built like it"""
 
 
-class InPlaceFamily(Family):
-    """A tower, a projector and a language model under the names that transformers gives them in its newer models."""
+class InPlaceDecoder(Decoder):
+    """A projector, a language model that takes embeddings, and ``lm_head``."""
 
-    towers = {  # noqa: RUF012 constant
-        "audio_tower": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "language_model": "model.language_model",
-    }
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """What a Whisper-like feature extractor takes at once, in seconds."""
-        return float(self.processor.feature_extractor.n_samples / self.sampling_rate)
-
-    def log_mel(self, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
-        """Spectrograms by a Whisper-like feature extractor.
-
-        Args:
-            waveforms: A of them
-            samples: length that all are padded to; None for the extractor's whole window
-
-        Returns:
-            (A, mel bins, frames), and how many frames of each (A,) are not padding
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        batch = self.processor.feature_extractor(
-            [waveform.samples for waveform in waveforms],
-            sampling_rate=self.sampling_rate,
-            padding="max_length",
-            max_length=samples,
-            truncation=False,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return batch["input_features"], batch["attention_mask"].sum(-1)
-
-    def project(self, states: Tensor) -> Tensor:
-        """The projector: what the tower makes of A waveforms -> (A, F, H)."""
-        projected: Tensor = self.submodule("projector")(states)
+    def project(self, family: Family, states: Tensor) -> Tensor:
+        """The projector: tower output (A, F, D) -> (A, F, H)."""
+        projected: Tensor = family.submodule("projector")(states)
         return projected
 
-    def decoder(self) -> Any:  # noqa: ANN401 each family's own class
+    def language_model(self, family: Family) -> Any:  # noqa: ANN401 each family's own class
         """The language model from embeddings to hidden states."""
-        return self.submodule("language_model")
+        return family.submodule("language_model")
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+    def embed(self, family: Family, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Embeddings (B, T, H) of token ids (B, T), and what else the language model takes for them.
+
+        A placeholder's own embedding is never used, and its id may lie outside the vocabulary.
+        """
+        return self.language_model(family).get_input_embeddings()(ids.masked_fill(is_audio, 0)), {}
+
+    def attention_mask(self, family: Family, inputs: LanguageInputs) -> Tensor | dict[str, Tensor]:
+        """The mask, or one for each kind of layer."""
+        return inputs.attention_mask
+
+    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
         """Step two: (B, T, H)."""
-        decoder = self.decoder()
-        is_audio = inputs.input_ids == self.audio_token_id
-        # a placeholder's own embedding is never used, and its id may lie outside the language model's vocabulary
-        embeddings = decoder.get_input_embeddings()(inputs.input_ids.masked_fill(is_audio, 0))
+        is_audio = inputs.input_ids == family.audio_token_id
+        embeddings, more = self.embed(family, inputs.input_ids, is_audio)
         if audio is not None:
-            embeddings = fill_placeholders(embeddings, is_audio, self.project(audio.states), audio.lengths, self.name)
-        hidden: Tensor = decoder(
+            projected = self.project(family, audio.states)
+            embeddings = fill_placeholders(embeddings, is_audio, projected, audio.lengths, family.name)
+        hidden: Tensor = self.language_model(family)(
             inputs_embeds=embeddings,
+            **more,
             position_ids=inputs.position_ids,
-            attention_mask=inputs.attention_mask,
+            attention_mask=self.attention_mask(family, inputs),
             use_cache=False,
         ).last_hidden_state
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The output layer."""
-        logits: Tensor = self.model.get_submodule("lm_head")(hidden)
+        logits: Tensor = family.model.get_submodule("lm_head")(hidden)
         return logits
 
-    def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not.
 
-        Raises:
-            ModelError: if the tokenizer turns any of them into an added token all the same
-        """
-        return plain_word_ids(self.tokenizer, words, self.name)
+def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, lengths: Tensor, name: str) -> Tensor:
+    """Put projected tower outputs where the placeholders stand, in order.
+
+    Args:
+        embeddings: (B, T, H) token embeddings
+        is_audio: (B, T), true at placeholders
+        projected: (A, F, H), padded at the end
+        lengths: (A,), frames of each
+        name: of the family, for the error
+
+    Raises:
+        ModelError: if the numbers of placeholders and of frames differ
+    """
+    frames = projected[inside(lengths, projected.shape[1])]
+    if int(is_audio.sum()) != len(frames):
+        raise ModelError(f"{name}: {int(is_audio.sum())} placeholders for {len(frames)} frames of audio")
+    return embeddings.masked_scatter(is_audio[..., None], frames.to(embeddings.dtype))

@@ -1,10 +1,9 @@
-"""What the Qwen Omni families share: a thinker that is heard through its own projector, inside the audio tower."""
+"""What the Qwen Omni families share: the thinker of a model whose projector is inside its audio tower."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,140 +13,84 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import LanguageInputs, TowerOutput
-from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.parts.in_place import InPlaceFamily
-from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
+from lalm_mer.models.families.base import AudioEncoder, Family, LanguageInputs, TowerOutput
+from lalm_mer.models.families.parts.in_place import InPlaceDecoder
+from lalm_mer.models.families.parts.log_mel import inside
+from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
 
-__all__ = ["OmniFamily", "chat_template"]
+__all__ = ["OmniDecoder", "OmniEncoder", "save_tiny_thinker"]
 
 _FILLER = "<|endoftext|>"
 
 
-class OmniFamily(InPlaceFamily):
-    """The thinker of a Qwen Omni model; talker and codec are not loaded.
-
-    The projector is the last linear layer of the audio tower, so that the one stands within the other.
-    """
-
-    stop_token = "<|im_end|>"
-    beside = ("model.visual",)
-    processor_class: type[AudioOnlyProcessor]
-    """The published processor's class behind ``AudioOnlyProcessor``"""
-
-    @classmethod
-    def save_tiny_thinker(
-        cls, folder: Path, shape: TinyShape, template: str, tokens: Mapping[str, str], parts: Mapping[str, Any]
-    ) -> None:
-        """A tower of 128 mel bands over a Qwen of the same width; eyes are there, unused.
-
-        Args:
-            folder: where to write
-            shape: of tower and language model
-            template: for chats
-            tokens: key of the config -> token, the audio's first
-            parts: what this thinker's ``audio_config``, ``vision_config`` and ``text_config`` say besides
-        """
-        special = [_FILLER, "<|im_start|>", cls.stop_token, *tokens.values()]
-        tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=_FILLER)
-        tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
-        head = shape.hidden_size // shape.heads
-        rotary = {"mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6]}
-        audio = {
-            "num_mel_bins": 128,
-            "encoder_layers": shape.layers,
-            "encoder_attention_heads": shape.heads,
-            "encoder_ffn_dim": 4 * shape.hidden_size,
-            "d_model": shape.hidden_size,
-            "output_dim": shape.hidden_size,
-            "initializer_range": shape.initializer_range,
-        }
-        vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
-        text = language_sizes(shape, len(tokenizer)) | {
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, **rotary, **parts["rope_parameters"]},
-        }
-        config = cls.model_class.config_class(
-            audio_config=audio | parts["audio_config"],
-            vision_config=vision | {"out_hidden_size": shape.hidden_size} | parts["vision_config"],
-            text_config=text | parts["text_config"],
-            initializer_range=shape.initializer_range,
-            **{key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()},
-        )
-        extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
-        cls.save_tiny(folder, config, cls.processor_class(extractor, tokenizer, chat_template=template))
-
-    @classmethod
-    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
-        """Its processor without images and video, which need torchvision."""
-        return cls.processor_class.from_pretrained(source, revision=revision)
-
-    @abstractmethod
-    def tokens_of(self, frames: Tensor) -> Tensor:
-        """How many placeholders so many mel frames fill."""
-
-    def audio_token_count(self, samples: int) -> int:
-        """Those of the mel frames."""
-        frames = -(-samples // int(self.processor.feature_extractor.hop_length))
-        return int(self.tokens_of(torch.tensor(frames)))
-
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms, padded to the longest and not to the processor's 300 s: the tower reads no padding.
-
-        Returns:
-            ``audio_features`` (A, mel bins, frames) and ``audio_frames`` (A,)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        extractor = self.processor.feature_extractor
-        hop = int(extractor.hop_length)
-        # silence for the last analysis window to reach into, as far as the processor's own padding has it
-        longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
-        features, frames = self.log_mel(waveforms, min(-(-longest // hop) * hop, int(extractor.n_samples)))
-        return {"audio_features": features, "audio_frames": frames}
-
-    def encode_audio(self, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:  # type: ignore[override]
-        """Step one: the tower's own forward, heard at the projector's door, for the tower returns projected states."""
-        inside = torch.arange(audio_features.shape[-1], device=audio_frames.device)[None, :] < audio_frames[:, None]
-        heard: list[Tensor] = []
-        door = self.submodule("projector").register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
-        try:
-            self.submodule("audio_tower")(audio_features.permute(0, 2, 1)[inside].T, feature_lens=audio_frames)
-        finally:
-            door.remove()
-        lengths = self.tokens_of(audio_frames)
-        return TowerOutput(pad_sequence(list(torch.split(heard[0], lengths.tolist())), batch_first=True), lengths)
-
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H); without pictures, time, height and width are one and the same position."""
-        return super().hidden_states(replace(inputs, position_ids=inputs.position_ids.expand(3, -1, -1)), audio)
-
-
-def chat_template(audio: str, system: str = "") -> str:
-    """Turns as published.
+@dataclass(frozen=True)
+class OmniEncoder(AudioEncoder):
+    """The tower's own forward, of which the input of the projector inside it is taken.
 
     Args:
-        audio: what stands in an audio slot
-        system: what stands in the first turn where the conversation begins without one of its own
+        tokens_of: number of mel frames -> number of placeholders
     """
-    first = (
-        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n" + system + "<|im_end|>\\n' }}{% endif %}"
+
+    tokens_of: Callable[[Tensor], Tensor]
+
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of A waveforms, from (A, mel bins, frames) and (A,)."""
+        before_projector: list[Tensor] = []
+        hook = family.submodule("projector").register_forward_pre_hook(
+            lambda _, inputs: before_projector.append(inputs[0])
+        )
+        packed = audio_features.permute(0, 2, 1)[inside(audio_frames, audio_features.shape[-1])].T
+        try:
+            family.submodule("audio_tower")(packed, feature_lens=audio_frames)
+        finally:
+            hook.remove()
+        lengths = self.tokens_of(audio_frames)
+        states = torch.split(before_projector[0], lengths.tolist())
+        return TowerOutput(pad_sequence(list(states), batch_first=True), lengths)
+
+
+class OmniDecoder(InPlaceDecoder):
+    """A language model whose positions have three axes."""
+
+    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Step two: (B, T, H); without images, time, height and width are one and the same position."""
+        positions = inputs.position_ids.expand(3, -1, -1)
+        return super().hidden_states(family, replace(inputs, position_ids=positions), audio)
+
+
+def save_tiny_thinker(
+    family: type[Family], folder: Path, shape: TinyShape, tokens: Mapping[str, str], parts: Mapping[str, Any]
+) -> None:
+    """A tower of 128 mel bands over a Qwen of the same width; its vision tower is there, unused.
+
+    Args:
+        family: which of the two
+        folder: where to write
+        shape: of tower and language model
+        tokens: key of the config -> token, the audio's first
+        parts: further settings of ``audio_config``, ``vision_config``, ``text_config`` and ``rope_parameters``
+    """
+    special = [_FILLER, "<|im_start|>", family.stop_token, *tokens.values()]
+    tokenizer = byte_level_bpe(shape, special, eos=family.stop_token, pad=_FILLER)
+    tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+    head = shape.hidden_size // shape.heads
+    rotary = {"mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6]}
+    audio = {
+        **whisper_sizes(shape),
+        "num_mel_bins": 128,
+        "output_dim": shape.hidden_size,
+        "initializer_range": shape.initializer_range,
+    }
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 1e6, **rotary, **parts["rope_parameters"]}
+    config = family.model_class.config_class(
+        audio_config=audio | parts["audio_config"],
+        vision_config=vision | {"out_hidden_size": shape.hidden_size} | parts["vision_config"],
+        text_config=language_sizes(shape, tokenizer, rope_parameters=rope, **parts["text_config"]),
+        initializer_range=shape.initializer_range,
+        **{key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()},
     )
-    return (
-        (first if system else "")
-        + "{% for message in messages %}"
-        + "{{ '<|im_start|>' + message['role'] + '\\n' }}"
-        + "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        + "{% for part in message['content'] %}"
-        + "{% if part['type'] == 'audio' %}{{ '"
-        + audio
-        + "' }}"
-        + "{% else %}{{ part['text'] }}{% endif %}"
-        + "{% endfor %}{% endif %}"
-        + "{{ '<|im_end|>\\n' }}"
-        + "{% endfor %}"
-        + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    )
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
+    processor = family.processor_class(extractor, tokenizer, chat_template=load_template(family.name))
+    family.save_tiny(folder, config, processor)

@@ -1,10 +1,10 @@
-"""Towers that hear padding: every waveform is encoded at its own length, those of one length together."""
+"""For towers whose output depends on padding: every waveform is encoded at its own length."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,48 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.parts.in_place import InPlaceFamily
+from lalm_mer.models.families.base import Family, FrontEnd
 
-__all__ = ["OwnLengthFamily", "at_own_length"]
+__all__ = ["OwnLength", "encode_at_own_length"]
 
 
-class OwnLengthFamily(InPlaceFamily):
-    """Each waveform goes through front end and tower alone, or beside those of its own length."""
+@dataclass(frozen=True)
+class OwnLength(FrontEnd):
+    """Features of each waveform alone.
 
-    longest_s: ClassVar[float]
-    """Longest audio that the published weights take, in seconds; a config may say another"""
+    Args:
+        longest_s: longest audio that the published weights take, in seconds; ``longest_audio_s`` of a config overrides
+            it
+    """
 
-    @property
-    def longest_audio_s(self) -> float:
+    longest_s: float
+
+    def longest_audio_s(self, family: Family) -> float:
         """Longest audio it takes, in seconds."""
-        return float(getattr(self.model.config, "longest_audio_s", self.longest_s))
+        return float(getattr(family.model.config, "longest_audio_s", self.longest_s))
 
     @abstractmethod
-    def features_of(self, samples: npt.NDArray[np.float32]) -> Tensor:
+    def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
         """What the tower takes for one waveform, (frames, bins); no frames where it is too short."""
 
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Each waveform's own features.
-
-        Returns:
-            ``audio_features`` (A, frames, bins), padded at the end, and ``audio_frames`` (A,)
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        each = [self.features_of(waveform.samples) for waveform in waveforms]
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Features: ``audio_features`` (A, frames, bins), padded at the end, and ``audio_frames`` (A,)."""
+        each = [self.features(family, waveform.samples) for waveform in waveforms]
         return {
             "audio_features": nn.utils.rnn.pad_sequence(each, batch_first=True),
             "audio_frames": torch.tensor([len(features) for features in each]),
         }
 
 
-def at_own_length(
+def encode_at_own_length(
     encode: Callable[[Tensor], Tensor], features: Tensor, frames: Tensor, shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
-    """What a tower makes of each waveform, independent of its neighbours.
+    """Tower output of each waveform, independent of the others: those of one length are encoded together.
 
     Args:
         encode: (N, frames, bins), all of one length -> (N, F, D)
@@ -63,7 +58,7 @@ def at_own_length(
         dtype: of the tower
 
     Returns:
-        (A, F, D), zero after each one's end
+        (A, F, D), zero after the end of each
     """
     states = torch.zeros((len(frames), *shape), dtype=dtype, device=features.device)
     for length in sorted(set(frames.tolist()) - {0}):

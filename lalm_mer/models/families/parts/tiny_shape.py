@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["TinyShape", "byte_level_bpe", "language_sizes"]
+__all__ = ["TinyShape", "byte_level_bpe", "language_sizes", "tower_sizes", "whisper_sizes"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,46 @@ def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: s
     )
 
 
-def language_sizes(shape: TinyShape, vocabulary: int) -> dict[str, Any]:
-    """Sizes of a tiny language model, by the names that nearly all configs of transformers give them."""
+def language_sizes(shape: TinyShape, tokenizer: PreTrainedTokenizerFast, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
+    """Settings of a tiny language model, by the names that nearly all configs of transformers give them.
+
+    Args:
+        shape: its sizes
+        tokenizer: its vocabulary, end and padding tokens
+        own: settings that differ, or that this architecture has besides
+    """
     return {
-        "vocab_size": vocabulary,
+        "vocab_size": len(tokenizer),
         "hidden_size": shape.hidden_size,
         "intermediate_size": 4 * shape.hidden_size,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.heads // 2,
         "initializer_range": shape.initializer_range,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **own,
+    }
+
+
+def tower_sizes(shape: TinyShape) -> dict[str, Any]:
+    """Settings of a tiny audio tower of 128 mel bands, by the names of transformers' newer configs."""
+    return {
+        "num_mel_bins": 128,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.hidden_size,
+        "hidden_size": shape.hidden_size,
+        "initializer_range": shape.initializer_range,
+    }
+
+
+def whisper_sizes(shape: TinyShape) -> dict[str, Any]:
+    """Settings of a tiny audio tower, by the names that configs have from Whisper's."""
+    return {
+        "encoder_layers": shape.layers,
+        "encoder_attention_heads": shape.heads,
+        "encoder_ffn_dim": 4 * shape.hidden_size,
+        "d_model": shape.hidden_size,
     }

@@ -1,0 +1,123 @@
+"""Front ends that make log-mel spectrograms with a Whisper-like feature extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.models.families.base import Family, FrontEnd
+
+__all__ = ["LogMel", "PaddedToLongest", "SeveralWindows", "halved_and_pooled", "inside", "log_mel"]
+
+
+@dataclass(frozen=True)
+class LogMel(FrontEnd):
+    """Spectrograms padded to the extractor's window, which is the longest audio.
+
+    Args:
+        tokens_of: number of mel frames -> number of placeholders, of any shape; may be below 0 where frames are few
+    """
+
+    tokens_of: Callable[[Tensor], Tensor]
+
+    def longest_audio_s(self, family: Family) -> float:
+        """The extractor's window, in seconds."""
+        return float(family.processor.feature_extractor.n_samples / family.sampling_rate)
+
+    def token_count(self, family: Family, samples: int) -> int:
+        """Placeholders of the mel frames, the last one filled up."""
+        frames = -(-samples // int(family.processor.feature_extractor.hop_length))
+        return max(0, int(self.tokens_of(torch.tensor(frames))))
+
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Spectrograms: ``audio_features`` (A, mel bins, window frames) and ``audio_frames`` (A,)."""
+        features, frames = log_mel(family, waveforms)
+        return {"audio_features": features, "audio_frames": frames}
+
+
+class PaddedToLongest(LogMel):
+    """Spectrograms padded to the longest of a batch only, for towers that read no padding."""
+
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Spectrograms: ``audio_features`` (A, mel bins, frames) and ``audio_frames`` (A,)."""
+        extractor = family.processor.feature_extractor
+        hop = int(extractor.hop_length)
+        # silence that the last analysis window reaches into, as in the processor's own padding
+        longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
+        features, frames = log_mel(family, waveforms, min(-(-longest // hop) * hop, int(extractor.n_samples)))
+        return {"audio_features": features, "audio_frames": frames}
+
+
+class SeveralWindows(LogMel):
+    """Spectrograms in windows, each padded to its full length, so that an utterance's features are its own.
+
+    Token counts add up, because a whole window gives a whole number of tokens.
+    """
+
+    def longest_audio_s(self, family: Family) -> float:
+        """As many whole windows as ``max_audio_len`` of the processor has room for, in seconds."""
+        window_s = int(family.processor.feature_extractor.chunk_length)
+        return float(family.processor.max_audio_len // window_s * window_s)
+
+    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Spectrograms in windows.
+
+        Returns:
+            ``audio_features`` (A, W, mel bins, window frames) and ``audio_frames`` (A, W): mel frames inside each
+            window, 0 in those that an utterance does not reach
+        """
+        size = int(family.processor.feature_extractor.n_samples)
+        pieces = [
+            [replace(wave, samples=wave.samples[at : at + size]) for at in range(0, max(1, len(wave.samples)), size)]
+            for wave in waveforms
+        ]
+        features, frames = log_mel(family, [piece for of_one in pieces for piece in of_one])
+        counts = [len(of_one) for of_one in pieces]
+        return {
+            "audio_features": pad_sequence(list(torch.split(features, counts)), batch_first=True),
+            "audio_frames": pad_sequence(list(torch.split(frames, counts)), batch_first=True),
+        }
+
+
+def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
+    """Spectrograms by a Whisper-like feature extractor.
+
+    Args:
+        family: its processor
+        waveforms: A of them
+        samples: length that all are padded to; None for the extractor's whole window
+
+    Returns:
+        (A, mel bins, frames), and how many frames of each (A,) are not padding
+    """
+    batch = family.processor.feature_extractor(
+        [waveform.samples for waveform in waveforms],
+        sampling_rate=family.sampling_rate,
+        padding="max_length",
+        max_length=samples,
+        truncation=False,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return batch["input_features"], batch["attention_mask"].sum(-1)
+
+
+def halved_and_pooled(frames: Tensor) -> Tensor:
+    """Number of mel frames, halved by a strided convolution and again by pooling.
+
+    Example:
+        >>> import torch
+        >>> halved_and_pooled(torch.tensor([0, 3, 4, 100, 3000]))
+        tensor([  0,   1,   1,  25, 750])
+    """
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def inside(lengths: Tensor, width: int) -> Tensor:
+    """Which of ``width`` frames are not padding, (..., width), from the lengths (...)."""
+    return torch.arange(width, device=lengths.device) < lengths[..., None]

@@ -1,0 +1,69 @@
+"""Whisper-like towers: one window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers.masking_utils import create_bidirectional_mask
+
+from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.parts.log_mel import halved_and_pooled, inside
+
+__all__ = ["PooledWhisper", "WindowByWindow"]
+
+
+class PooledWhisper(AudioEncoder):
+    """Qwen2-Audio's tower: convolutions, transformer and pooling; padding is masked as in the model's own forward."""
+
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of A waveforms, from (A, mel bins, window frames) and (A,)."""
+        tower: Any = family.submodule("audio_tower")
+        positions = (audio_features.shape[-1] - 1) // 2 + 1
+        mask = create_bidirectional_mask(
+            config=tower.config,
+            inputs_embeds=audio_features.new_zeros((len(audio_features), positions, 1), dtype=tower.dtype),
+            attention_mask=inside((audio_frames - 1) // 2 + 1, positions).long(),
+        )
+        states = tower(audio_features, attention_mask=mask).last_hidden_state
+        return TowerOutput(states, halved_and_pooled(audio_frames))
+
+
+@dataclass(frozen=True)
+class WindowByWindow(AudioEncoder):
+    """A tower that takes one window at a time; the windows of an utterance are joined without padding.
+
+    Args:
+        tokens_of: number of mel frames -> number of placeholders
+    """
+
+    tokens_of: Callable[[Tensor], Tensor]
+
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of A waveforms, from (A, W, mel bins, window frames) and (A, W)."""
+        used = audio_frames > 0
+        frames = audio_frames[used]
+        lengths = self.tokens_of(frames).clamp(min=0)
+        of_window = torch.zeros_like(audio_frames).masked_scatter(used, lengths)
+        states = self.window_states(family, audio_features[used], frames, used)
+        totals = of_window.sum(dim=1)
+        of_utterance = torch.split(states[inside(lengths, states.shape[1])], totals.tolist())
+        return TowerOutput(pad_sequence(list(of_utterance), batch_first=True), totals)
+
+    def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
+        """The tower on N windows, (N, F, D), padding included; here of a tower that masks padding itself.
+
+        Args:
+            family: the model
+            features: (N, mel bins, window frames), utterance by utterance
+            frames: (N,), mel frames inside each
+            used: (A, W), true at those N windows
+        """
+        tower: Any = family.submodule("audio_tower")
+        mask = inside(frames, features.shape[-1])
+        states: Tensor = tower(features.to(tower.dtype), input_features_mask=mask).last_hidden_state
+        return states
