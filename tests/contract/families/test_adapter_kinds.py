@@ -129,7 +129,7 @@ def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, promp
         ({"options": {"megatron_core": "os"}}, "argument 'options.megatron_core': not for lora"),
         ({"options": {"init_lora_weights": "pissa"}}, "argument 'options.init_lora_weights': 'pissa'; expected true"),
         ({"options": {"r": "four"}}, "argument 'options.r': 'four'; expected a number such as 8"),
-        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "argument 'options': You can only specify either r"),
+        ({"kind": "oft", "options": {"r": 2, "oft_block_size": 2}}, "argument 'options': You can only specify"),
         ({"full": ["decoder"]}, "argument 'full': unknown tower 'decoder'"),
         ({"full": ["language_model"]}, "trained in full and adapted; set towers.language_model=[]"),
     ],
