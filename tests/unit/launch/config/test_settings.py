@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+from fabricated import fabricated_record
 
 from lalm_mer.core.config import load_config, to_dict
 from lalm_mer.core.errors import ConfigError
@@ -162,7 +163,7 @@ def test_a_new_setting_is_found_in_help_in_the_range_check_and_in_the_resume_rul
 
     file.write_text(YAML)
     folder = tmp_path / "run"
-    identity = {"config": to_dict(load_config(Extended, file)), "hashes": {}}
+    identity = fabricated_record(config=to_dict(load_config(Extended, file)), seconds=None)
     (open_run(folder, identity, Extended, writes=True).path / "metrics.json").touch()
     assert is_finished(folder, load_config(Extended, file, ["train.prefetch=8"]), {})
     with pytest.raises(ConfigError, match=r"config\.train\.momentum = 0\.9, now it is 0\.5"):
