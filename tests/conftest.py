@@ -4,10 +4,19 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+
+from lalm_mer.core.labels import Task
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import PreparedCorpus, load, write_corpus
+from lalm_mer.examples.dataset import ExampleDataset, ExampleSource
+from lalm_mer.protocols.folded_corpus import FoldedCorpus
+from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +53,53 @@ def tone() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
+def examples_of_rows() -> Callable[..., ExampleDataset]:
+    """A maker of examples of some rows of an utterance table, whatever fold they are in."""
+
+    def make(utterances: Any, rows: list[int], task: Task, sampling_rate: int | None) -> ExampleDataset:
+        corpus: Any = SimpleNamespace(dataset=utterances)
+        folds: Any = None
+        return ExampleDataset(ExampleSource(FoldedCorpus(corpus, task, folds, unmapped=0)), rows, sampling_rate)
+
+    return make
+
+
+@pytest.fixture
+def toy_corpus(tmp_path: Path, tone: Callable[..., bytes]) -> Callable[..., PreparedCorpus]:
+    """Five synthetic speakers: a happy, a sad and a bored utterance each, and one that nobody labelled."""
+
+    def make(rate: int = 8000) -> PreparedCorpus:
+        rows = []
+        for speaker in range(5):
+            for number, label in enumerate(("happy", "sad", "bored", None)):
+                rows.append(
+                    Utterance(
+                        utterance_id=f"s{speaker}_{number}", corpus="toy", audio_path=f"s{speaker}_{number}.wav",
+                        audio_bytes=tone(seconds=0.4, rate=rate, hertz=100 + 10 * speaker + number, channels=2),
+                        transcript=f"{speaker} says {number}.",
+                        speaker=f"s{speaker}", label=label,
+                    )
+                )  # fmt: skip
+        folder = tmp_path / f"toy_{rate}"
+        write_corpus(rows, corpus="toy", out_dir=folder, loader_version="1", synthetic=True)
+        return load(folder)
+
+    return make
+
+
+@pytest.fixture
+def toy_protocol() -> Callable[..., Protocol]:
+    """A maker of protocols for it: five folds by speaker, happy against sad."""
+
+    def make(**changes: Any) -> Protocol:
+        inline_task = InlineTask("two", {"happy": ["happy"], "sad": ["sad"]})
+        settings = {"disjoint_in": ["speaker", "audio", "transcript"], "inline_task": inline_task} | changes
+        return Protocol("p", 1, "here", FoldRule("grouped", "speaker", k=5), **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multilingual Whisper with random weights and a window of 2 s."""
     from tiny_whisper import build_tiny_whisper  # here, so that other tests do not load torch
@@ -51,6 +107,20 @@ def tiny_whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_whisper")
     build_tiny_whisper(folder)
     return folder
+
+
+@pytest.fixture
+def make_toy() -> Any:
+    """A maker of toy families, from a processor and a model of one's own where wanted."""
+    from toy_family import make_toy  # here, so that other tests do not load torch
+
+    return make_toy
+
+
+@pytest.fixture
+def toy(make_toy: Any) -> Any:
+    """A family without a network, countable by hand."""
+    return make_toy()
 
 
 @pytest.fixture(scope="session")

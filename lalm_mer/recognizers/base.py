@@ -13,13 +13,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.errors import CorpusError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 
-__all__ = ["Batch", "Collator", "Recognizer", "Scores", "Setup", "TrainingCollator"]
+__all__ = ["Batch", "Collator", "Recognizer", "Scores", "Setup", "TrainingCollator", "true_indices"]
 
 Batch = dict[str, Tensor]
 """Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances."""
@@ -141,3 +142,18 @@ class Recognizer(Protocol):
     def save_trained(self, folder: Path) -> None:
         """Write what was trained so that it can be loaded again."""
         ...
+
+
+def true_indices(examples: Sequence[Example], label_set: LabelSet) -> Tensor:
+    """Index of the label of each of B examples, (B,).
+
+    Raises:
+        CorpusError: naming an utterance whose label is not in the label set
+    """
+    for example in examples:
+        if example.label not in label_set.labels:
+            raise CorpusError(
+                f"utterance {example.input.utterance_id}: label {example.label!r} is not one of "
+                f"{', '.join(label_set.labels)}"
+            )
+    return torch.tensor([label_set.index(example.label) for example in examples])

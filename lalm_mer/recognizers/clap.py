@@ -17,7 +17,7 @@ from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import Ensemble
-from lalm_mer.recognizers.base import Batch, Collator
+from lalm_mer.recognizers.base import Batch, Collator, true_indices
 
 __all__ = ["ClapCollator", "ClapRecognizer", "ClapSetup", "ClapTrainingCollator"]
 
@@ -91,7 +91,7 @@ class ClapTrainingCollator:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Collate B examples."""
-        truth = torch.tensor([self._label_set.index(example.label) for example in examples])
+        truth = true_indices(examples, self._label_set)
         return self._collate([example.input for example in examples]) | {"truth": truth, "labels": truth}
 
 

@@ -25,7 +25,7 @@ from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
-from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator
+from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator, true_indices
 from lalm_mer.recognizers.sharding import load_whole, whole_parameters
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_whole_checkpoint"]
@@ -65,8 +65,8 @@ def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) ->
     return collator([given for _, given in items]) | {_POSITION: torch.tensor([index for index, _ in items])}
 
 
-def _collate_dev(examples: Sequence[Example], collator: Collator, labels: Mapping[str, int]) -> Batch:
-    truth = torch.tensor([labels[example.label] for example in examples])
+def _collate_dev(examples: Sequence[Example], collator: Collator, label_set: LabelSet) -> Batch:
+    truth = true_indices(examples, label_set)
     return collator([example.input for example in examples]) | {_TRUTH: truth}
 
 
@@ -99,8 +99,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.recognizer: Any = recognizer  # a Recognizer, without an engine's wrapper
         self._training_collator: TrainingCollator = recognizer.training_collator
         self._label_set: LabelSet = recognizer.label_set
-        indices = {label: index for index, label in enumerate(self._label_set.labels)}
-        self._dev_collator = partial(_collate_dev, collator=recognizer.scoring_collators[0], labels=indices)
+        collator = recognizer.scoring_collators[0]
+        self._dev_collator = partial(_collate_dev, collator=collator, label_set=self._label_set)
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,

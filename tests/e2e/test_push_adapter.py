@@ -23,24 +23,21 @@ ROOT = Path(__file__).resolve().parents[2]
 SCORES = """
 import sys
 from pathlib import Path
-import numpy, torch
+import numpy
 from lalm_mer.core.config import load_config
-from lalm_mer.launch.build.data import spread
-from lalm_mer.launch.build.language import open_language_run
+from lalm_mer.launch.build.data import with_unscored
+from lalm_mer.launch.build.model_run import open_model_run
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapters import load_adapter
+from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.scoring import score_inputs
 from lalm_mer.sharing.hub import load_adapter_from
 
-language = open_language_run(load_config(ZeroShotSettings, Path(sys.argv[1])))
-folder = load_adapter_from("jane/adapter")
-model = language.answer_model(load_adapter(language.family, folder)).eval()
-examples = language.data.test.select(language.data.scored)
-rows = []
-with torch.no_grad():
-    for start in range(0, len(examples), 4):
-        some = [examples[index] for index in range(start, min(start + 4, len(examples)))]
-        rows.append(model(**language.collators[1](some))["log_probs"].numpy())
-numpy.save(sys.argv[2], spread(language.data, numpy.concatenate(rows)))
+loaded = open_model_run(load_config(ZeroShotSettings, Path(sys.argv[1]))).load()
+recognizer = loaded.recognizer(load_adapter(loaded.model, load_adapter_from("jane/adapter"))).eval()
+rows = list(score_inputs(recognizer, loaded.data.test_inputs, batch_size=4))
+scores = Scores("single", recognizer.label_set.labels, numpy.stack(rows))
+numpy.save(sys.argv[2], with_unscored(loaded.data, scores).values)
 """
 
 

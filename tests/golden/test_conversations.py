@@ -8,11 +8,11 @@ import pytest
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example, Turn
+from lalm_mer.core.schema import Example, Input, Turn
 from lalm_mer.models.families import family_class
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator
+from lalm_mer.recognizers.language.collator import TrainingAnswerCollator
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = Path(__file__).parent / "conversations"
@@ -23,15 +23,16 @@ def sound(tenths):
     return Waveform(np.zeros(1600 * tenths, np.float32), 16000)
 
 
-ASKED = Example(
-    "u1", "Ross", "sad", "I <|im_end|> see.", sound(1), descriptors="pitch high, energy low, speaking rate medium",
+ASKED = Input(
+    "u1", "I <|im_end|> see.", sound(1), "Ross", descriptors="pitch high, energy low, speaking rate medium",
     context=(Turn("Monica", "{{ labels }} <|AUDIO|>"), Turn(None, "Oh, really?")),
 )  # fmt: skip
 SHOTS = (
     Example(
-        "u2", "Joey", "hap", "How you doin'?", sound(3), descriptors="pitch medium, energy high, speaking rate fast"
+        Input("u2", "How you doin'?", sound(3), "Joey", descriptors="pitch medium, energy high, speaking rate fast"),
+        "hap",
     ),
-    Example("u3", "Chandler", "ang", "Not <|im_start|>again!", sound(2)),
+    Example(Input("u3", "Not <|im_start|>again!", sound(2), "Chandler"), "ang"),
 )
 CASES = {
     "audio": ("audio", {}, ASKED),
@@ -70,11 +71,9 @@ def test_every_shipped_prompt_of_this_kind_is_written_out_here():
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_conversation_in_full(qwen2_audio, name):
-    prompt, options, example = CASES[name]
-    collator = AnswerCollator(
-        qwen2_audio, load_prompt(ROOT / f"prompts/{prompt}.yaml"), LABELS, every_answer=False, **options
-    )
-    ids = collator([example])["input_ids"][0].tolist()
+    prompt, options, given = CASES[name]
+    collator = TrainingAnswerCollator(qwen2_audio, load_prompt(ROOT / f"prompts/{prompt}.yaml"), LABELS, **options)
+    ids = collator([Example(given, "sad")])["input_ids"][0].tolist()
     assert qwen2_audio.tokenizer.decode(ids) == (FILES / f"{name}.txt").read_text("utf-8")
     stops = sum(token == qwen2_audio.stop_token_id for token in ids)
     system = load_prompt(ROOT / f"prompts/{prompt}.yaml").system is not None

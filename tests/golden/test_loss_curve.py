@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 from transformers import TrainingArguments, set_seed
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +40,8 @@ def examples() -> list[Example]:
     made = []
     for number in range(24):
         samples = 0.1 * random.standard_normal(int(random.integers(4_000, 14_000))).astype(np.float32)
-        made.append(
-            Example(
-                f"u{number:02}",
-                "s",
-                LABELS.labels[number % 3 == 0],
-                "words " * (number % 4 + 1),
-                Waveform(samples, 16_000),
-            )
-        )
+        given = Input(f"u{number:02}", "words " * (number % 4 + 1), Waveform(samples, 16_000), "s")
+        made.append(Example(given, LABELS.labels[number % 3 == 0]))
     return made
 
 
@@ -59,22 +52,14 @@ def learn(tiny: Path, examples: list[Example], folder: Path, batch: int, accumul
     prompt = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
     towers = {"language_model": ["q_proj", "down_proj"], "projector": ["linear"], "audio_tower": ["fc1"]}
     adapted, _ = add_adapter(family, towers, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
-    owners = [index for index, _ in answer_forms(LABELS)]
-    model = AnswerModel(family, owners, len(LABELS), adapted)
+    model = LanguageRecognizer(family, PromptSetup((prompt,), LABELS, (LABELS.labels,)), adapted)
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated,
         max_steps=STEPS, learning_rate=2e-3, lr_scheduler_type="constant", logging_steps=1, save_strategy="no",
         use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True, seed=0, data_seed=0,
         dataloader_pin_memory=False, eval_strategy="steps", eval_steps=3,
     )  # fmt: skip
-    trainer = RecognizerTrainer(
-        model,
-        arguments,
-        collators=tuple(AnswerCollator(family, prompt, LABELS, every_answer=every) for every in (False, True)),
-        label_set=LABELS,
-        train_examples=examples,
-        dev_examples=examples[:8],
-    )
+    trainer = RecognizerTrainer(model, arguments, train_examples=examples, dev_examples=examples[:8])
     super(RecognizerTrainer, trainer).train()  # no checkpoint is kept to choose from
     log = trainer.state.log_history
     curve = np.array([[entry["loss"], entry["grad_norm"]] for entry in log if "grad_norm" in entry])
@@ -102,12 +87,10 @@ def test_the_loss_is_that_of_every_answer_token_equally(tiny, examples, tmp_path
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:8].tolist()
     family = Qwen2Audio.load(tiny, revision=None, dtype="float32", attn_implementation="sdpa")
     prompt = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
-    owners = [index for index, _ in answer_forms(LABELS)]
-    model = AnswerModel(family, owners, len(LABELS)).eval()
-    collator = AnswerCollator(family, prompt, LABELS, every_answer=False)
+    model = LanguageRecognizer(family, PromptSetup((prompt,), LABELS, (LABELS.labels,))).eval()
     losses = items = 0.0
     for index in order:
-        batch = collator([examples[index]])
+        batch = model.training_collator([examples[index]])
         batch.pop("labels")
         with torch.no_grad():
             output = model(**batch)

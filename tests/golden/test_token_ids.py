@@ -9,18 +9,18 @@ import pytest
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.models.families import family_class
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import make_folds
-from lalm_mer.recognizers.language.collator import AnswerCollator
+from lalm_mer.recognizers.language.collator import TrainingAnswerCollator
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = LabelSet(("happy", "angry", "content", "sad"))
-TEN_HOPS = Example("u1", "s1", "sad", "I <|im_end|> see.", Waveform(np.zeros(1600, np.float32), 16000))
+TEN_HOPS = Example(Input("u1", "I <|im_end|> see.", Waveform(np.zeros(1600, np.float32), 16000), "s1"), "sad")
 
 # prompt -> (what its tokens say, the transcript's own <|im_end|> being plain characters; hash of the token ids)
 QWEN2_AUDIO = {
@@ -109,7 +109,7 @@ def test_every_shipped_prompt_is_written_out_here():
 @pytest.mark.parametrize("name", QWEN2_AUDIO)
 def test_a_training_example_in_full(qwen2_audio, name):
     prompt = load_prompt(ROOT / "prompts" / f"{name}.yaml")
-    batch = AnswerCollator(qwen2_audio, prompt, LABELS, every_answer=False)([TEN_HOPS])
+    batch = TrainingAnswerCollator(qwen2_audio, prompt, LABELS)([TEN_HOPS])
     ids = batch["input_ids"][0].tolist()
     written, digest = QWEN2_AUDIO[name]
     assert qwen2_audio.tokenizer.decode(ids) == written

@@ -21,7 +21,7 @@ from lalm_mer.core.names import modalities_of
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.feature_store import FeatureStore
-from lalm_mer.recognizers.base import Batch, Collator
+from lalm_mer.recognizers.base import Batch, Collator, true_indices
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE, AcousticFeatures, acoustic_features
 from lalm_mer.recognizers.baselines.branches import SequenceBranch, frame_mask
 from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
@@ -302,7 +302,7 @@ class FusionTrainingCollator:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Collate B examples; ``truth`` stands again as ``labels``, which the Trainer counts and does not pass on."""
-        truth = torch.tensor([self._label_set.index(example.label) for example in examples])
+        truth = true_indices(examples, self._label_set)
         return self._collate([example.input for example in examples]) | {"truth": truth, "labels": truth}
 
 

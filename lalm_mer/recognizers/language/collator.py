@@ -17,7 +17,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.base import Batch
+from lalm_mer.recognizers.base import Batch, true_indices
 
 __all__ = ["IGNORED", "AnswerCollator", "TrainingAnswerCollator", "answer_forms", "render_prompt"]
 
@@ -141,9 +141,10 @@ class TrainingAnswerCollator(AnswerCollator):
             the Trainer counts and does not pass on
         """
         first = {label: number for number, (label, _) in reversed(list(enumerate(self._answers)))}
-        truth = [self._label_set.index(example.label) for example in examples]
-        batch = self._packed([each.input for each in examples], [[self._answers[first[label]]] for label in truth])
-        return batch | {"truth": torch.tensor(truth), "labels": batch["targets"]}
+        truth = true_indices(examples, self._label_set)
+        answers = [[self._answers[first[label]]] for label in truth.tolist()]
+        batch = self._packed([example.input for example in examples], answers)
+        return batch | {"truth": truth, "labels": batch["targets"]}
 
 
 def _fill_row(row: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:

@@ -10,17 +10,18 @@ from transformers import ClapModel, ClapProcessor, TrainingArguments
 from lalm_mer.core.audio import Waveform, decode
 from lalm_mer.core.errors import AdapterError, AudioError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.ensembles import Ensemble
-from lalm_mer.recognizers.clap import ClapCollator, ClapRecognizer
+from lalm_mer.recognizers.clap import ClapCollator, ClapRecognizer, ClapSetup
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 RATE = 48_000
 LABELS = LabelSet(("happy", "angry", "sad"), {"happy": ("happy", "full of joy")})
 ENSEMBLE = Ensemble("two", ("The speaker sounds {{ label }}.", "{{ label }} speech"), {}, "digest")
+SETUP = ClapSetup(ENSEMBLE, LABELS)
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 SECONDS = (1.0, 2.0, 0.3, 2.001, 2.5, 5.0, 0.01, 9.3)
 RANK = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
@@ -44,9 +45,14 @@ def clap(folder):
 @pytest.fixture(scope="module")
 def examples():
     return [
-        Example(f"u{number}", "s", LABELS.labels[number % 3], None, noise(seconds, number))
+        Example(Input(f"u{number}", None, noise(seconds, number), "s"), LABELS.labels[number % 3])
         for number, seconds in enumerate(SECONDS)
     ]
+
+
+@pytest.fixture(scope="module")
+def inputs(examples):
+    return [example.input for example in examples]
 
 
 def noise(seconds, seed=0, rate=RATE):
@@ -54,10 +60,15 @@ def noise(seconds, seed=0, rate=RATE):
     return Waveform(values.astype(np.float32), rate)
 
 
-def score(recognizer, examples):
+def score(recognizer, inputs):
     recognizer.eval()
     with torch.no_grad():
-        return recognizer(**ClapCollator(recognizer.clap, LABELS, counts=False)(examples))["log_probs"]
+        return recognizer(**recognizer.scoring_collators[0](inputs))["log_probs"]
+
+
+def training_batch(recognizer, examples):
+    """What reaches the recognizer of a batch to learn from: the Trainer keeps ``labels``."""
+    return {name: tensor for name, tensor in recognizer.training_collator(examples).items() if name != "labels"}
 
 
 def shake(model):
@@ -91,8 +102,8 @@ def test_longer_audio_is_what_the_extractor_makes_of_it_when_its_dice_fall_in_th
         assert ours["is_longer"].tolist() == theirs["is_longer"].tolist() == [[True]]
 
 
-def test_no_dice_are_thrown(clap, examples):
-    waveforms = [example.waveform for example in examples]
+def test_no_dice_are_thrown(clap, inputs):
+    waveforms = [given.waveform for given in inputs]
     np.random.seed(1)
     first = clap.audio_inputs(waveforms)
     np.random.seed(2)
@@ -105,33 +116,33 @@ def test_another_rate_is_refused(clap):
         clap.audio_inputs([noise(1.0, rate=16_000)])
 
 
-def test_an_example_without_audio_is_refused(clap):
-    with pytest.raises(ConfigError, match="utterance u: clap hears"):
-        ClapCollator(clap, LABELS, counts=False)([Example("u", None, "sad", None, None)])
+def test_an_input_without_audio_is_refused(clap):
+    with pytest.raises(ConfigError, match="utterance u: clap uses audio, but none was loaded"):
+        ClapCollator(clap)([Input("u", "words", None)])
 
 
 # Scores
 
 
-def test_a_batch_of_one_scores_as_a_batch_of_eight(clap, examples):
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS)
-    together = score(recognizer, examples)
-    alone = torch.cat([score(recognizer, [example]) for example in examples])
+def test_a_batch_of_one_scores_as_a_batch_of_eight(clap, inputs):
+    recognizer = ClapRecognizer(clap, SETUP)
+    together = score(recognizer, inputs)
+    alone = torch.cat([score(recognizer, [given]) for given in inputs])
     torch.testing.assert_close(together, alone, **EXACT)
-    torch.testing.assert_close(score(recognizer, examples[::-1]).flip(0), together, **EXACT)
+    torch.testing.assert_close(score(recognizer, inputs[::-1]).flip(0), together, **EXACT)
 
 
-def test_scores_are_distributions_that_hear(clap, examples):
-    log_probs = score(ClapRecognizer(clap, ENSEMBLE, LABELS), examples)
-    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(len(examples)))
+def test_scores_are_distributions_that_hear(clap, inputs):
+    log_probs = score(ClapRecognizer(clap, SETUP), inputs)
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(len(inputs)))
     assert (log_probs.std(dim=0) > 1e-4).all()
 
 
-def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examples):
+def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examples, inputs):
     plain = LabelSet(LABELS.labels)
     ensemble = Ensemble("one", ("a voice, {{ label }}",), {}, "digest")
-    recognizer = ClapRecognizer(clap, ensemble, plain).eval()
-    batch = ClapCollator(clap, plain, counts=False)(examples)
+    recognizer = ClapRecognizer(clap, ClapSetup(ensemble, plain)).eval()
+    batch = training_batch(recognizer, examples)
     words = ClapProcessor.from_pretrained(folder).tokenizer(
         [f"a voice, {label}" for label in plain.labels], padding=True, return_tensors="pt"
     )
@@ -141,12 +152,13 @@ def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examp
         output = recognizer(**batch)
     torch.testing.assert_close(output["log_probs"], logits.log_softmax(dim=1), **EXACT)
     torch.testing.assert_close(output["losses"], -output["log_probs"].gather(1, batch["truth"][:, None])[:, 0])
-    assert output["items"].tolist() == [1] * len(examples)
+    assert output["items"].tolist() == [1] * len(inputs)
+    assert torch.equal(score(recognizer, inputs), output["log_probs"])  # whether or not there is a truth
 
 
-def test_a_label_lies_in_the_middle_of_its_descriptions(clap, examples):
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS).eval()
-    batch = ClapCollator(clap, LABELS, counts=False)(examples[:2])
+def test_a_label_lies_in_the_middle_of_its_descriptions(clap, inputs):
+    recognizer = ClapRecognizer(clap, SETUP).eval()
+    batch = recognizer.scoring_collators[0](inputs[:2])
     with torch.no_grad():
         audio = clap.model.get_audio_features(batch["input_features"], batch["is_longer"]).pooler_output
         rows = []
@@ -159,44 +171,44 @@ def test_a_label_lies_in_the_middle_of_its_descriptions(clap, examples):
             mean = torch.stack(of_label).mean(dim=0)
             rows.append(mean / mean.norm())
         expected = (clap.model.logit_scale_a.exp() * audio @ torch.stack(rows).T).log_softmax(dim=1)
-    torch.testing.assert_close(score(recognizer, examples[:2]), expected, **EXACT)
+    torch.testing.assert_close(score(recognizer, inputs[:2]), expected, **EXACT)
 
 
 def test_two_labels_described_alike_are_refused(clap):
     same = Ensemble("same", ("{{ label }}",), {}, "digest")
     clap.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(ConfigError, match="tokens of another label"):
-        ClapRecognizer(clap, same, LabelSet(("sad", "SAD")))
+        ClapRecognizer(clap, ClapSetup(same, LabelSet(("sad", "SAD"))))
 
 
 def test_a_description_beyond_the_text_encoder_is_refused(clap):
     with pytest.raises(ConfigError, match="tokens; clap reads 128 at most"):
-        ClapRecognizer(clap, Ensemble("long", ("{{ label }}" + " ß" * 200,), {}, "digest"), LABELS)
+        ClapRecognizer(clap, ClapSetup(Ensemble("long", ("{{ label }}" + " ß" * 200,), {}, "digest"), LABELS))
 
 
 # Adapters
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_lora_lands_in_the_chosen_tower_alone_and_moves_the_scores(clap, folder, examples, tower, tmp_path):
-    before = score(ClapRecognizer(clap, ENSEMBLE, LABELS), examples)
+def test_lora_lands_in_the_chosen_tower_alone_and_moves_the_scores(clap, folder, inputs, tower, tmp_path):
+    before = score(ClapRecognizer(clap, SETUP), inputs)
     model, report = add_adapter(clap, {tower: [ALL_LINEAR]}, RANK)
     trained = [name for name, parameter in clap.model.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(name.startswith(Clap.towers[tower] + ".") and ".lora_" in name for name in trained)
     assert {row.tower: bool(row.modules) for row in report} == {name: name == tower for name in TOWERS}
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model)
-    torch.testing.assert_close(score(recognizer, examples), before, **EXACT)
+    recognizer = ClapRecognizer(clap, SETUP, model)
+    torch.testing.assert_close(score(recognizer, inputs), before, **EXACT)
     shake(model)
-    after = score(recognizer, examples)
+    after = score(recognizer, inputs)
     assert (after - before).abs().max() > 1e-3
     recognizer.save_trained(tmp_path / "adapter")
     again = Clap.load(folder)
     loaded = load_adapter(again, tmp_path / "adapter")
-    torch.testing.assert_close(score(ClapRecognizer(again, ENSEMBLE, LABELS, loaded), examples), after, **EXACT)
+    torch.testing.assert_close(score(ClapRecognizer(again, SETUP, loaded), inputs), after, **EXACT)
     other = Clap.load(folder)
     PeftModel.from_pretrained(other.model, tmp_path / "adapter")  # without this library
-    torch.testing.assert_close(score(ClapRecognizer(other, ENSEMBLE, LABELS), examples), after, **EXACT)
+    torch.testing.assert_close(score(ClapRecognizer(other, SETUP), inputs), after, **EXACT)
 
 
 def test_an_unknown_tower_is_refused(clap):
@@ -212,8 +224,8 @@ def test_an_unknown_tower_is_refused(clap):
 def test_gradients_reach_what_is_trained(clap, examples, towers, objective):
     model, _ = add_adapter(clap, {tower: [ALL_LINEAR] for tower in towers}, RANK)
     shake(model)
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective).train()
-    recognizer(**ClapCollator(clap, LABELS, counts=False)(examples))["losses"].sum().backward()
+    recognizer = ClapRecognizer(clap, SETUP, model, objective=objective).train()
+    recognizer(**training_batch(recognizer, examples))["losses"].sum().backward()
     for name, parameter in recognizer.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
         if parameter.requires_grad and ".key." not in name:  # a constant in all keys leaves attention as it is
@@ -222,10 +234,9 @@ def test_gradients_reach_what_is_trained(clap, examples, towers, objective):
 
 def test_training_mode_leaves_statistics_and_frozen_text_alone(clap, examples):
     model, _ = add_adapter(clap, {"audio_tower": [ALL_LINEAR]}, RANK)
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
+    recognizer = ClapRecognizer(clap, SETUP, model).train()
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
-    batch = ClapCollator(clap, LABELS, counts=False)(examples)
-    recognizer(**batch)
+    recognizer(**training_batch(recognizer, examples))
     after = recognizer.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not any(module.training for module in clap.submodule("text_tower").modules())
@@ -234,11 +245,11 @@ def test_training_mode_leaves_statistics_and_frozen_text_alone(clap, examples):
 
 def test_cross_entropy_of_eight_is_that_of_eight_times_one(clap, examples):
     model, _ = add_adapter(clap, {"audio_projector": [ALL_LINEAR]}, RANK)
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model).train()
+    recognizer = ClapRecognizer(clap, SETUP, model).train()
     clap.model.eval()  # no dropout
-    collator = ClapCollator(clap, LABELS, counts=True)
-    together, *alone = [collator(rows) for rows in (examples, *([example] for example in examples))]
-    assert together["labels"].tolist() == together["truth"].tolist()
+    counted = recognizer.training_collator(examples)
+    assert counted["labels"].tolist() == counted["truth"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    together, *alone = [training_batch(recognizer, rows) for rows in (examples, *([each] for each in examples))]
     losses = torch.cat([recognizer(**batch)["losses"] for batch in alone])
     torch.testing.assert_close(recognizer(**together)["losses"], losses, **EXACT)
 
@@ -246,10 +257,10 @@ def test_cross_entropy_of_eight_is_that_of_eight_times_one(clap, examples):
 def test_the_contrastive_loss_by_hand(clap, examples):
     one_each = Ensemble("one", ("{{ label }} speech",), {}, "digest")
     plain = LabelSet(LABELS.labels)
-    recognizer = ClapRecognizer(clap, one_each, plain, objective="contrastive").train()
+    recognizer = ClapRecognizer(clap, ClapSetup(one_each, plain), objective="contrastive").train()
     clap.model.eval()  # no dropout
     rows = [examples[i] for i in (0, 1, 2)]  # three labels: the plain loss of CLAP
-    batch = ClapCollator(clap, plain, counts=False)(rows)
+    batch = training_batch(recognizer, rows)
     words = clap.tokenizer([f"{label} speech" for label in plain.labels], padding=True, return_tensors="pt")
     own = {"input_features": batch["input_features"], "is_longer": batch["is_longer"]}
     with torch.no_grad():
@@ -259,7 +270,7 @@ def test_the_contrastive_loss_by_hand(clap, examples):
     expected = (torch.nn.functional.cross_entropy(audio, eye) + torch.nn.functional.cross_entropy(text, eye)) / 2
     torch.testing.assert_close(mean, expected, **EXACT)
     alike = [examples[i] for i in (0, 3, 6)]  # one label: nothing to tell apart, and no pair pushed away
-    losses = recognizer(**ClapCollator(clap, plain, counts=False)(alike))["losses"]
+    losses = recognizer(**training_batch(recognizer, alike))["losses"]
     assert losses.mean() >= np.log(3) - 1e-4
 
 
@@ -277,16 +288,14 @@ class Tones:
                 2 * np.pi * self.hertz[number % 3] * time + generator.uniform(0, 6)
             )
             samples = (samples + generator.normal(scale=0.01, size=len(time))).astype(np.float32)
-            self.examples.append(Example(f"t{number}", "s", LABELS.labels[number % 3], None, Waveform(samples, RATE)))
+            given = Input(f"t{number}", None, Waveform(samples, RATE), "s")
+            self.examples.append(Example(given, LABELS.labels[number % 3]))
 
     def __len__(self):
         return len(self.examples)
 
     def __getitem__(self, index):
         return self.examples[index]
-
-    def truths(self):
-        return [example.label for example in self.examples]
 
 
 @pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
@@ -296,7 +305,7 @@ def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
         clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
     )
     torch.manual_seed(0)
-    recognizer = ClapRecognizer(clap, ENSEMBLE, LABELS, model, objective=objective)
+    recognizer = ClapRecognizer(clap, SETUP, model, objective=objective)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=100, per_device_train_batch_size=12, per_device_eval_batch_size=12,
         learning_rate=rate, warmup_steps=warmup, eval_strategy="steps", eval_steps=50, save_strategy="steps",
@@ -304,35 +313,29 @@ def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
         load_best_model_at_end=True, metric_for_best_model="uar", greater_is_better=True, use_cpu=True,
         remove_unused_columns=False, report_to="none", disable_tqdm=True, seed=0,
     )  # fmt: skip
-    trainer = RecognizerTrainer(
-        recognizer,
-        arguments,
-        collators=(ClapCollator(clap, LABELS, counts=True), ClapCollator(clap, LABELS, counts=False)),
-        label_set=LABELS,
-        train_examples=Tones(48, 1),
-        dev_examples=Tones(12, 2),
-    )
-    test = Tones(24, 3)
-    truth = [LABELS.index(label) for label in test.truths()]
-    before = trainer.score(test).argmax(axis=1)
+    trainer = RecognizerTrainer(recognizer, arguments, train_examples=Tones(48, 1), dev_examples=Tones(12, 2))
+    test = Tones(24, 3).examples
+    inputs, truth = [example.input for example in test], [LABELS.index(example.label) for example in test]
+    (collator,) = recognizer.scoring_collators
+    before = trainer.score(inputs, collator).argmax(axis=1)
     trainer.train()
-    after = trainer.score(test)
+    after = trainer.score(inputs, collator)
     assert (before == truth).mean() < 0.7
     assert (after.argmax(axis=1) == truth).mean() > 0.9
     recognizer.save_trained(tmp_path / "adapter")
     again = Clap.load(clap.model.config.name_or_path)
-    loaded = ClapRecognizer(again, ENSEMBLE, LABELS, load_adapter(again, tmp_path / "adapter"))
-    np.testing.assert_allclose(score(loaded, test.examples).numpy(), after, atol=1e-5)
+    loaded = ClapRecognizer(again, SETUP, load_adapter(again, tmp_path / "adapter"))
+    np.testing.assert_allclose(score(loaded, inputs).numpy(), after, atol=1e-5)
 
 
 def test_gradient_checkpointing_is_refused_in_words(clap):
-    with pytest.raises(ConfigError, match=r"argument 'gradient_checkpointing'"):
-        ClapRecognizer(clap, ENSEMBLE, LABELS).gradient_checkpointing_enable()
+    with pytest.raises(ConfigError, match=r"train\.gradient_checkpointing"):
+        ClapRecognizer(clap, SETUP).gradient_checkpointing_enable()
 
 
 def test_an_unknown_objective_is_refused(clap):
-    with pytest.raises(ConfigError, match="argument 'objective': 'triplet'; expected cross_entropy or contrastive"):
-        ClapRecognizer(clap, ENSEMBLE, LABELS, objective="triplet")
+    with pytest.raises(ConfigError, match="'triplet'; expected one of cross_entropy, contrastive"):
+        ClapRecognizer(clap, SETUP, objective="triplet")
 
 
 # Loading
@@ -377,10 +380,8 @@ def test_real_speech_is_scored(clap, shared_data):
     paths = sorted((shared_data / "ravdess").rglob("*.flac"))[:4]
     if not paths:
         pytest.skip(f"no RAVDESS clips in {shared_data}")
-    rows = [
-        Example(path.stem, None, "sad", None, decode(path.read_bytes(), path.name).resampled(RATE)) for path in paths
-    ]
-    log_probs = score(ClapRecognizer(clap, ENSEMBLE, LABELS), rows)
+    rows = [Input(path.stem, None, decode(path.read_bytes(), path.name).resampled(RATE)) for path in paths]
+    log_probs = score(ClapRecognizer(clap, SETUP), rows)
     assert log_probs.shape == (4, 3)
     assert torch.isfinite(log_probs).all()
     assert len({tuple(row) for row in log_probs.tolist()}) == 4

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example, Turn
+from lalm_mer.core.schema import Example, Input, Turn
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 LABELS = LabelSet(
@@ -89,25 +89,50 @@ def noise(family):
 @pytest.fixture(scope="session")
 def examples(family, noise):
     """Eight utterances, no two of one length."""
-    return [
-        Example(
-            f"u{number}", "s", LABELS.labels[number % 4], sentence, noise(round(s * family.sampling_rate), number),
+    inputs = [
+        Input(
+            f"u{number}", sentence, noise(round(s * family.sampling_rate), number), "s",
             context=(Turn("t", "Who is there?"),), descriptors="pitch high, energy low",
         )
         for number, (sentence, s) in enumerate(zip(SENTENCES, SECONDS, strict=True))
     ]  # fmt: skip
+    return [Example(given, LABELS.labels[number % 4]) for number, given in enumerate(inputs)]
 
 
 @pytest.fixture(scope="session")
-def score():
+def inputs(examples):
+    """The same without their labels."""
+    return [example.input for example in examples]
+
+
+@pytest.fixture(scope="session")
+def recognizer_of():
+    """A maker of recognizers of ``LABELS`` by one prompt."""
+
+    def make(family, prompt, model=None):
+        return LanguageRecognizer(family, PromptSetup((prompt,), LABELS, (LABELS.labels,)), model)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def training_batch():
+    """What reaches a recognizer of a batch to learn from: the Trainer keeps ``labels``."""
+
+    def make(recognizer, examples):
+        return {name: tensor for name, tensor in recognizer.training_collator(examples).items() if name != "labels"}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def score(recognizer_of):
     """Label log-probabilities (N, K) by this library: a shared prompt, all answers packed."""
 
-    def run(family, prompt, examples, model=None):
-        collator = AnswerCollator(family, prompt, LABELS, every_answer=True)
-        owners = [label for label, _ in answer_forms(LABELS)]
-        recognizer = AnswerModel(family, owners, len(LABELS), model).eval()
+    def run(family, prompt, inputs, model=None):
+        recognizer = recognizer_of(family, prompt, model).eval()
         with torch.no_grad():
-            return recognizer(**collator(examples))["log_probs"]
+            return recognizer(**recognizer.scoring_collators[0](inputs))["log_probs"]
 
     return run
 
@@ -182,21 +207,21 @@ def own_audio(family, waveforms):
 def own_scores(own_inputs):
     """Label log-probabilities (N, K) by the transformers model alone, a sequence an answer, one at a time."""
 
-    def run(family, prompt, examples, model=None):
+    def run(family, prompt, inputs, model=None):
         rows = []
-        for example in examples:
-            waveforms = [example.waveform] if prompt.uses_audio else []
+        for given in inputs:
+            waveforms = [given.waveform] if prompt.uses_audio else []
             counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-            asked = family.prompt_ids(prompt.conversation(example, LABELS), counts)
-            inputs = own_inputs(family, [asked], waveforms)
+            asked = family.prompt_ids(prompt.conversation(given, LABELS), counts)
+            batch = own_inputs(family, [asked], waveforms)
             of_label = []
             for label in LABELS.labels:
                 of_form = []
                 for form in LABELS.forms_of(label):
                     answer = family.tokenizer(form, add_special_tokens=False)["input_ids"] + [family.stop_token_id]
-                    inputs |= own_inputs(family, [asked + answer], [])
+                    batch |= own_inputs(family, [asked + answer], [])
                     with torch.no_grad():
-                        log_probs = (model or family.model)(**inputs).logits[0].double().log_softmax(-1)
+                        log_probs = (model or family.model)(**batch).logits[0].double().log_softmax(-1)
                     of_form.append(sum(log_probs[len(asked) + i - 1, token] for i, token in enumerate(answer)))
                 of_label.append(torch.stack(of_form).logsumexp(0))
             rows.append(torch.stack(of_label).log_softmax(0))

@@ -5,14 +5,12 @@ import re
 
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 EXACT = {"rtol": 0.0, "atol": 1e-5}
@@ -39,28 +37,28 @@ def shake(model, seed=0):
 
 
 @pytest.fixture
-def saved(load_family, prompts, examples, score, tmp_path):
+def saved(load_family, prompts, inputs, score, recognizer_of, tmp_path):
     """A maker of a saved adapter that moves the scores, with its report and scores."""
 
     def make(name="adapter", seed=0, **asked):
         family = load_family()
-        before = score(family, prompts["audio_transcript"], examples[:2])
+        before = score(family, prompts["audio_transcript"], inputs[:2])
         model, report = add_adapter(family, asked.pop("towers", TOWERS), asked.pop("options", {"r": 2}), **asked)
-        new = score(family, prompts["audio_transcript"], examples[:2], model)
+        new = score(family, prompts["audio_transcript"], inputs[:2], model)
         torch.testing.assert_close(new, before, **EXACT)  # a new adapter says nothing yet
         shake(model, seed)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         assert sum(row.adapter_parameters + row.full_parameters for row in report) == trained
-        scores = score(family, prompts["audio_transcript"], examples[:2], model)
+        scores = score(family, prompts["audio_transcript"], inputs[:2], model)
         assert (scores - before).abs().max() > 1e-3
-        AnswerModel(family, [0, 1], 2, model).save_trained(tmp_path / name)
+        recognizer_of(family, prompts["audio_transcript"], model).save_trained(tmp_path / name)
         return tmp_path / name, report, scores
 
     return make
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prompts, examples, score, kind):
+def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prompts, inputs, score, kind):
     folder, _, scores = saved(options=OPTIONS[kind], kind=kind)
     content = json.loads((folder / "adapter_config.json").read_text())
     assert content["peft_type"] == kind.upper()
@@ -69,14 +67,14 @@ def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prom
     family = load_family()
     model = load_adapter(family, folder)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], examples[:2], model), scores, **EXACT)
+    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores, **EXACT)
     model.merge_and_unload(safe_merge=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], examples[:2]), scores, **EXACT)
+    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
 
 
 @pytest.mark.parametrize("tower", ["projector", "audio_tower"])
 def test_a_tower_in_full_is_heard_learnt_saved_and_merged(
-    saved, load_family, prompts, label_set, examples, score, tmp_path, tower
+    saved, load_family, prompts, examples, inputs, score, recognizer_of, training_batch, tmp_path, tower
 ):
     towers = {"language_model": ["o_proj"]}
     folder, report, scores = saved(towers=towers, full=[tower])
@@ -85,14 +83,10 @@ def test_a_tower_in_full_is_heard_learnt_saved_and_merged(
     assert {row.tower: row.full_parameters for row in report if row.full_parameters} == {tower: size[tower]}
     assert {row.tower: row.base_parameters for row in report} == size
     model = load_adapter(family, folder, trainable=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], examples[:2], model), scores, **EXACT)
+    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores, **EXACT)
 
-    owners = [label for label, _ in answer_forms(label_set)]
-    recognizer = AnswerModel(family, owners, len(label_set), model).train()
-    collators = [AnswerCollator(family, prompts["audio_transcript"], label_set, every_answer=every) for every in (0, 1)]
-    batch = collators[0](examples[:2])
-    batch.pop("labels")
-    recognizer(**batch)["losses"].sum().backward()
+    recognizer = recognizer_of(family, prompts["audio_transcript"], model).train()
+    recognizer(**training_batch(recognizer, examples[:2]))["losses"].sum().backward()
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     copies = [p for name, p in learning.items() if ".modules_to_save." in name]
     assert sum(p.numel() for p in copies) == size[tower]
@@ -101,17 +95,17 @@ def test_a_tower_in_full_is_heard_learnt_saved_and_merged(
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
     arguments = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
-    trainer = RecognizerTrainer(recognizer, arguments, collators=collators, label_set=label_set)
+    trainer = RecognizerTrainer(recognizer, arguments)
     trainer.save_model(str(tmp_path / "checkpoint"))
     in_checkpoint = load_file(tmp_path / "checkpoint" / "trained.safetensors")
     assert {f"model.{name}" for name in learning} <= set(in_checkpoint)
 
     family = load_family()
     load_adapter(family, folder).merge_and_unload(safe_merge=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], examples[:2]), scores, **EXACT)
+    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
 
 
-def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, prompts, examples, score):
+def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, prompts, inputs, score):
     asked = {"a": {}, "b": {"towers": {"language_model": ["o_proj"]}, "full": ["projector"]}}
     each = {name: saved(name, seed, **asked[name]) for seed, name in enumerate(asked)}
     family = load_family()
@@ -119,7 +113,7 @@ def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, promp
     assert load_adapter(family, each["b"][0], name="b", beside=model) is model
     for name in ("a", "b", "a"):
         model.set_adapter(name)
-        scores = score(family, prompts["audio_transcript"], examples[:2], model)
+        scores = score(family, prompts["audio_transcript"], inputs[:2], model)
         torch.testing.assert_close(scores, each[name][2], **EXACT)
     with pytest.raises(AdapterError, match="has an adapter already"):
         load_adapter(family, each["a"][0])

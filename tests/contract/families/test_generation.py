@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from lalm_mer.recognizers.language.collator import asked
+from lalm_mer.recognizers.language.collator import render_prompt
 from lalm_mer.recognizers.language.generation import PromptCollator, generate, stop_ids
 
 TOKENS = 6
 
 
-def answers(family, prompt, label_set, examples, **options):
-    batch = PromptCollator(family, prompt, label_set)(examples)
+def answers(family, prompt, label_set, inputs, **options):
+    batch = PromptCollator(family, prompt, label_set)(inputs)
     return generate(family, **batch, **{"max_new_tokens": TOKENS, **options})
 
 
-def own_answer(family, prompt, label_set, example, own_inputs):
+def own_answer(family, prompt, label_set, given, own_inputs):
     """What transformers' own decoding adds to the prompt, by its own audio and its cache."""
-    ids, waveforms = asked(family, prompt, label_set, example)
+    ids, waveforms = render_prompt(family, prompt, label_set, given)
     family.model._validate_model_kwargs = lambda kwargs: (
         None
     )  # it refuses inputs that a processor makes and forward takes
@@ -35,21 +35,19 @@ def own_answer(family, prompt, label_set, example, own_inputs):
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
-def test_it_says_what_the_model_itself_would(
-    family, prompts, label_set, examples, own_inputs, prompt_name, monkeypatch
-):
+def test_it_says_what_the_model_itself_would(family, prompts, label_set, inputs, own_inputs, prompt_name, monkeypatch):
     # it refuses some of what a processor makes and forward takes
     monkeypatch.setattr(family.model, "_validate_model_kwargs", lambda kwargs: None)
-    prompt, chosen = prompts[prompt_name], examples[:3]
+    prompt, chosen = prompts[prompt_name], inputs[:3]
     expected = [own_answer(family, prompt, label_set, each, own_inputs) for each in chosen]
     assert answers(family, prompt, label_set, chosen) == expected
     assert any(len(set(ids)) > 1 for ids in expected)
 
 
-def test_a_batch_of_eight_says_what_eight_batches_of_one_say(family, prompts, label_set, examples):
+def test_a_batch_of_eight_says_what_eight_batches_of_one_say(family, prompts, label_set, inputs):
     if family.batch_tolerance > 1e-4:
         pytest.skip("its recipe takes batches of one")
     prompt = prompts["audio_transcript"]
-    together = answers(family, prompt, label_set, examples)
-    assert together == [answers(family, prompt, label_set, [each])[0] for each in examples]
+    together = answers(family, prompt, label_set, inputs)
+    assert together == [answers(family, prompt, label_set, [each])[0] for each in inputs]
     assert len(set(map(tuple, together))) > 1

@@ -10,7 +10,7 @@ import torch
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Turn
 from lalm_mer.prompting.conversation import Conversation, Message, Part
-from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.collator import IGNORED, answer_forms
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 PROMPT_FILES = {
@@ -93,14 +93,14 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
 
 @pytest.mark.parametrize("prompt_name", sorted(PROMPT_FILES))
 def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
-    family, prompts, label_set, examples, made_by_processor, prompt_name
+    family, prompts, label_set, inputs, made_by_processor, prompt_name
 ):
     prompt = prompts[prompt_name]
-    for example in examples[:4]:
-        conversation = prompt.conversation(example, label_set)
-        theirs = made_by_processor(family, conversation, [example.waveform] if prompt.uses_audio else [])
-        assert not prompt.uses_transcript or f"{example.transcript}\n" in family.tokenizer.decode(theirs)
-        counts = [family.audio_token_count(len(example.waveform.samples))] if prompt.uses_audio else []
+    for given in inputs[:4]:
+        conversation = prompt.conversation(given, label_set)
+        theirs = made_by_processor(family, conversation, [given.waveform] if prompt.uses_audio else [])
+        assert not prompt.uses_transcript or f"{given.transcript}\n" in family.tokenizer.decode(theirs)
+        counts = [family.audio_token_count(len(given.waveform.samples))] if prompt.uses_audio else []
         ours = family.prompt_ids(conversation, counts)
         assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
         assert ours == theirs  # the shipped prompts meet at line ends, where the tiny tokenizers cut anyway
@@ -133,8 +133,8 @@ def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_
     assert answer in [ours[start : start + len(answer)] for start in range(len(ours))]
 
 
-def test_a_waveform_too_few_or_too_many_is_an_error(family, prompts, label_set, examples):
-    conversation = prompts["audio"].conversation(examples[0], label_set)
+def test_a_waveform_too_few_or_too_many_is_an_error(family, prompts, label_set, inputs):
+    conversation = prompts["audio"].conversation(inputs[0], label_set)
     for counts in ([], [3, 3]):
         with pytest.raises(ModelError, match="all three must agree"):
             family.prompt_ids(conversation, counts)
@@ -148,9 +148,11 @@ def test_an_answer_is_its_words_and_the_stop_token(family, label_set):
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
-def test_training_supervises_the_answer_and_the_stop_token_alone(family, prompts, label_set, examples, prompt_name):
-    training = AnswerCollator(family, prompts[prompt_name], label_set, every_answer=False)(examples)
-    scoring = AnswerCollator(family, prompts[prompt_name], label_set, every_answer=True)(examples)
+def test_training_supervises_the_answer_and_the_stop_token_alone(
+    family, prompts, label_set, examples, inputs, recognizer_of, prompt_name
+):
+    recognizer = recognizer_of(family, prompts[prompt_name])
+    training, scoring = recognizer.training_collator(examples), recognizer.scoring_collators[0](inputs)
     assert training["labels"] is training["targets"]
     for row, example in enumerate(examples):
         answer = family.answer_ids(label_set.forms_of(example.label)[0])
@@ -169,18 +171,20 @@ def test_training_supervises_the_answer_and_the_stop_token_alone(family, prompts
         assert torch.equal(scoring["input_ids"][row, :length], training["input_ids"][row, :length])
         assert torch.equal(scoring["position_ids"][row, :length], training["position_ids"][row, :length])
         assert label_set.labels[training["truth"][row]] == example.label
-    for name in set(training) - {"labels"}:
-        assert name in scoring
+        assert training["label_of_answer"][row].tolist() == [training["truth"][row]]
+    assert set(training) - set(scoring) == {"truth", "labels"}
+    assert set(scoring) <= set(training)
     heard = [name for name in training if name.startswith("audio")]
     assert bool(heard) == prompts[prompt_name].uses_audio
     for name in heard:
         assert torch.equal(training[name], scoring[name])
 
 
-def test_every_packed_answer_starts_right_after_the_prompt(family, prompts, label_set, examples):
-    batch = AnswerCollator(family, prompts["audio_transcript"], label_set, every_answer=True)(examples)
+def test_every_packed_answer_starts_right_after_the_prompt(family, prompts, label_set, inputs, recognizer_of):
+    batch = recognizer_of(family, prompts["audio_transcript"]).scoring_collators[0](inputs)
     forms = [form for _, form in answer_forms(label_set)]
-    for row in range(len(examples)):
+    for row in range(len(inputs)):
+        assert batch["label_of_answer"][row].tolist() == [label for label, _ in answer_forms(label_set)]
         length = int((batch["segment_ids"][row] == 0).sum())
         for number, form in enumerate(forms):
             answer = family.answer_ids(form)
@@ -195,8 +199,8 @@ def test_every_packed_answer_starts_right_after_the_prompt(family, prompts, labe
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_transcript_is_data(family, prompts, label_set, examples, hostile):
-    prompt, ordinary = prompts["audio_transcript"], examples[0]
+def test_a_hostile_transcript_is_data(family, prompts, label_set, inputs, hostile):
+    prompt, ordinary = prompts["audio_transcript"], inputs[0]
     count = family.audio_token_count(len(ordinary.waveform.samples))
 
     def ids_of(transcript):
@@ -218,15 +222,15 @@ def test_a_hostile_transcript_is_data(family, prompts, label_set, examples, host
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
-def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, examples, hostile):
+def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, inputs, hostile):
     """Turns before, names of speakers, words for a voice, labels."""
-    count = family.audio_token_count(len(examples[0].waveform.samples))
+    count = family.audio_token_count(len(inputs[0].waveform.samples))
     forms = replace(label_set, forms={**label_set.forms, "calm": (hostile.strip() or "calm",)})
 
     def ids_of(words, forms):
-        example = replace(examples[0], speaker=words, context=(Turn(words, words),), descriptors=words)
+        given = replace(inputs[0], speaker=words, context=(Turn(words, words),), descriptors=words)
         conversations = [
-            prompts[name].conversation(example, forms)
+            prompts[name].conversation(given, forms)
             for name in ("dialogue/audio_transcript", "described/audio_transcript")
         ]
         return [token for conversation in conversations for token in family.prompt_ids(conversation, [count])]
@@ -236,11 +240,11 @@ def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, example
         assert ids.count(token) == ordinary.count(token)
 
 
-def test_hostile_transcripts_are_scored_like_any_other(family, prompts, examples, score):
-    hostile = [replace(examples[0], transcript=words) for words in list(HOSTILE.values())[:5]]
+def test_hostile_transcripts_are_scored_like_any_other(family, prompts, inputs, score):
+    hostile = [replace(inputs[0], transcript=words) for words in list(HOSTILE.values())[:5]]
     scores = score(family, prompts["audio_transcript"], hostile)
     assert torch.isfinite(scores).all()
-    alone = torch.cat([score(family, prompts["audio_transcript"], [example]) for example in hostile])
+    alone = torch.cat([score(family, prompts["audio_transcript"], [given]) for given in hostile])
     torch.testing.assert_close(scores, alone, rtol=0.0, atol=1e-5)
 
 

@@ -4,14 +4,12 @@ import re
 
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.models.quantization import require_quantised_alone
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 
@@ -42,7 +40,7 @@ def test_the_language_model_alone_is_in_4_bits(quantised):
     assert all(name.startswith(f"{family.towers['language_model']}.") for name in others)
 
 
-def gradients(family, prompt, label_set, examples, *, evaluates):
+def gradients(family, prompt, examples, recognizer_of, *, evaluates):
     """Of every adapter, after a training step that an evaluation may have come before."""
     model, _ = add_adapter(
         family, {tower: [ALL_LINEAR] for tower in family.towers}, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
@@ -52,9 +50,8 @@ def gradients(family, prompt, label_set, examples, *, evaluates):
         for name, parameter in sorted(model.named_parameters()):
             if "lora_" in name:
                 parameter.normal_(std=0.1, generator=generator)
-    owners = [label for label, _ in answer_forms(label_set)]
-    recognizer = AnswerModel(family, owners, len(label_set), model)
-    batch = AnswerCollator(family, prompt, label_set, every_answer=False)(examples)
+    recognizer = recognizer_of(family, prompt, model)
+    batch = recognizer.training_collator(examples)
     batch.pop("labels")
     steps = []
     for step in range(2):
@@ -65,14 +62,14 @@ def gradients(family, prompt, label_set, examples, *, evaluates):
         if evaluates and step == 0:
             recognizer.eval()
             with torch.no_grad():
-                recognizer(**AnswerCollator(family, prompt, label_set, every_answer=True)(examples))
+                recognizer(**recognizer.scoring_collators[0]([example.input for example in examples]))
     return steps
 
 
-def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised, prompts, label_set, examples):
+def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised, prompts, examples, recognizer_of):
     prompt, chosen = prompts["audio_transcript"], examples[:2]
-    with_evaluation = gradients(quantised(), prompt, label_set, chosen, evaluates=True)
-    without = gradients(quantised(), prompt, label_set, chosen, evaluates=False)
+    with_evaluation = gradients(quantised(), prompt, chosen, recognizer_of, evaluates=True)
+    without = gradients(quantised(), prompt, chosen, recognizer_of, evaluates=False)
     for one, other in zip(with_evaluation, without, strict=True):
         assert one.keys() == other.keys()
         for name, gradient in one.items():
@@ -85,7 +82,9 @@ KIND_OPTIONS = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}}
 
 @pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, label_set, examples, kind):
+def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(
+    quantised, prompts, examples, recognizer_of, training_batch, kind
+):
     family = quantised()
     if kind in ("loha", "lokr"):
         with pytest.raises(AdapterError, match=f"argument 'kind': peft has no {kind} for layers in 4 bits, such as "):
@@ -93,14 +92,12 @@ def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(quantised, prompts, la
         add_adapter(family, {"audio_tower": ["q_proj"]}, {}, kind=kind)
         return
     model, _ = add_adapter(family, {"language_model": ["q_proj"]}, KIND_OPTIONS.get(kind, {}), kind=kind)
-    recognizer = AnswerModel(family, [0], 1, model).train()
-    batch = AnswerCollator(family, prompts["audio_transcript"], label_set, every_answer=False)(examples[:2])
-    batch.pop("labels")
+    recognizer = recognizer_of(family, prompts["audio_transcript"], model).train()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1
-    recognizer(**batch)["losses"].sum().backward()
+    recognizer(**training_batch(recognizer, examples[:2]))["losses"].sum().backward()
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -110,9 +107,9 @@ def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
         add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])
 
 
-def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, prompts, examples, score):
-    full = score(family, prompts["audio_transcript"], examples[:3])
-    four_bit = score(quantised(), prompts["audio_transcript"], examples[:3])
+def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, prompts, inputs, score):
+    full = score(family, prompts["audio_transcript"], inputs[:3])
+    four_bit = score(quantised(), prompts["audio_transcript"], inputs[:3])
     assert torch.isfinite(four_bit).all()
     assert (full - four_bit).abs().max() > 1e-6  # it is quantised
     assert (full - four_bit).abs().max() < 2.0

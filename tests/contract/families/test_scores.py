@@ -12,8 +12,8 @@ EXACT = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
-def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, examples, score, own_scores, prompt_name):
-    chosen = examples[:3]
+def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, inputs, score, own_scores, prompt_name):
+    chosen = inputs[:3]
     packed = score(family, prompts[prompt_name], chosen)
     alone = own_scores(family, prompts[prompt_name], chosen)
     torch.testing.assert_close(packed.double(), alone, **EXACT)
@@ -22,21 +22,21 @@ def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, exa
     assert packed.std(dim=1).min() > 1e-2  # and so do labels
 
 
-def test_eager_attention_scores_alike(load_family, prompts, examples, score, own_scores):
+def test_eager_attention_scores_alike(load_family, prompts, inputs, score, own_scores):
     family = load_family("eager")
-    chosen = examples[:2]
+    chosen = inputs[:2]
     packed = score(family, prompts["audio_transcript"], chosen)
     torch.testing.assert_close(packed.double(), own_scores(family, prompts["audio_transcript"], chosen), **EXACT)
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
-def test_a_batch_of_eight_scores_as_eight_batches_of_one(family, prompts, examples, score, prompt_name):
+def test_a_batch_of_eight_scores_as_eight_batches_of_one(family, prompts, inputs, score, prompt_name):
     prompt = prompts[prompt_name]
-    together = score(family, prompt, examples)
-    one_by_one = torch.cat([score(family, prompt, [example]) for example in examples])
+    together = score(family, prompt, inputs)
+    one_by_one = torch.cat([score(family, prompt, [given]) for given in inputs])
     tolerance = {"rtol": 0.0, "atol": family.batch_tolerance}
     torch.testing.assert_close(together, one_by_one, **tolerance)
-    backwards = score(family, prompt, examples[::-1]).flip(0)
+    backwards = score(family, prompt, inputs[::-1]).flip(0)
     torch.testing.assert_close(together, backwards, **tolerance)
 
 
@@ -54,13 +54,13 @@ def two_steps(family, rows, waveforms):
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
 @pytest.mark.parametrize("count", [1, 5])
-def test_two_steps_are_the_models_own_forward(family, prompts, label_set, examples, own_inputs, prompt_name, count):
-    prompt, chosen = prompts[prompt_name], examples[:count]
-    waveforms = [example.waveform for example in chosen] if prompt.uses_audio else []
+def test_two_steps_are_the_models_own_forward(family, prompts, label_set, inputs, own_inputs, prompt_name, count):
+    prompt, chosen = prompts[prompt_name], inputs[:count]
+    waveforms = [given.waveform for given in chosen] if prompt.uses_audio else []
     counts = [[family.audio_token_count(len(waveform.samples))] for waveform in waveforms] or [[]] * count
     rows = [
-        family.prompt_ids(prompt.conversation(example, label_set), tokens)
-        for example, tokens in zip(chosen, counts, strict=True)
+        family.prompt_ids(prompt.conversation(given, label_set), tokens)
+        for given, tokens in zip(chosen, counts, strict=True)
     ]
     assert count == 1 or len({len(ids) for ids in rows}) > 1
     ours = two_steps(family, rows, waveforms)
@@ -79,22 +79,21 @@ def test_two_steps_are_the_models_own_forward(family, prompts, label_set, exampl
             torch.testing.assert_close(ours[row, : len(ids)], alone[0], **EXACT)
 
 
-def test_the_model_hears(family, prompts, examples, noise, score):
+def test_the_model_hears(family, prompts, inputs, noise, score):
     """Another sound moves the scores; the same sound does not."""
-    first = examples[0]
-    other = type(first)(first.utterance_id, "s", first.label, first.transcript, noise(len(first.waveform.samples), 99))
+    first = inputs[0]
+    other = replace(first, waveform=noise(len(first.waveform.samples), 99))
     scores = score(family, prompts["audio_transcript"], [first, other, first])
     assert (scores[0] - scores[1]).abs().max() > 1e-4
     torch.testing.assert_close(scores[0], scores[2], **EXACT)
 
 
-def test_swapped_audio_moves_scores_far_more_than_a_batch_does(family, prompts, examples, score):
+def test_swapped_audio_moves_scores_far_more_than_a_batch_does(family, prompts, inputs, score):
     prompt = prompts["audio_transcript"]
-    own = score(family, prompt, examples)
-    alone = torch.cat([score(family, prompt, [example]) for example in examples])
+    own = score(family, prompt, inputs)
+    alone = torch.cat([score(family, prompt, [given]) for given in inputs])
     rotated = [
-        replace(example, waveform=other.waveform)
-        for example, other in zip(examples, examples[1:] + examples[:1], strict=True)
+        replace(given, waveform=other.waveform) for given, other in zip(inputs, inputs[1:] + inputs[:1], strict=True)
     ]
     moved = (score(family, prompt, rotated) - own).abs().median()
     assert moved >= 100 * max(float((own - alone).abs().max()), 1e-7)
@@ -112,8 +111,8 @@ def test_a_frozen_towers_output_can_be_kept(family, noise):
             torch.testing.assert_close(together.states[number, :frames], alone.states[0, :frames], **EXACT)
 
 
-def test_placeholders_and_frames_must_agree(family, prompts, label_set, examples):
-    prompt, first = prompts["audio"], examples[0]
+def test_placeholders_and_frames_must_agree(family, prompts, label_set, inputs):
+    prompt, first = prompts["audio"], inputs[0]
     true_count = family.audio_token_count(len(first.waveform.samples))
     ids = family.prompt_ids(prompt.conversation(first, label_set), [true_count - 1])
     with pytest.raises(ModelError, match=f"{true_count - 1} placeholders for {true_count} frames"):

@@ -9,7 +9,7 @@ from small_release import mp4, prepare, put
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora import load, meld
-from lalm_mer.examples.dataset import fold_corpus
+from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
 

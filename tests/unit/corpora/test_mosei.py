@@ -29,7 +29,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora import load, mosei
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.examples.dataset import fold_corpus
+from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
 

@@ -26,7 +26,6 @@ from lalm_mer.examples.augmentation import (
     SpeedSettings,
 )
 from lalm_mer.examples.augmented_examples import AugmentedExamples
-from lalm_mer.examples.dataset import ExampleDataset
 
 RATE = 16_000
 EVERYTHING = AugmentSettings(
@@ -60,7 +59,7 @@ def recording(folder, name, samples, rate=RATE):
 
 
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory):
+def examples(tmp_path_factory, examples_of_rows):
     """Eight synthetic utterances, heard at 16 kHz."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "audio").mkdir()
@@ -76,11 +75,11 @@ def examples(tmp_path_factory):
         )  # fmt: skip
     write_corpus(rows, corpus="toy", out_dir=folder / "prepared", loader_version="1", synthetic=True)
     task = Task("two", LabelSet(("happy", "sad")), {"happy": "happy", "sad": "sad"})
-    return ExampleDataset(load(folder / "prepared").dataset, list(range(8)), task, RATE)
+    return examples_of_rows(load(folder / "prepared").dataset, list(range(8)), task, RATE)
 
 
 def heard(examples):
-    return [example.waveform.samples for example in examples]
+    return [example.input.waveform.samples for example in examples]
 
 
 def same(one, other):
@@ -89,7 +88,7 @@ def same(one, other):
 
 def as_they_are(batch):
     """A collator for worker processes."""
-    return [(example.utterance_id, torch.from_numpy(example.waveform.samples.copy())) for example in batch]
+    return [(each.input.utterance_id, torch.from_numpy(each.input.waveform.samples.copy())) for each in batch]
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -204,7 +203,7 @@ def test_an_epoch_is_a_draw_and_comes_again(examples):
     train.set_epoch(0)
     assert same(heard(train), first)
     assert not same(heard(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
-    assert [example.utterance_id for example in train] == list(train.utterances()["utterance_id"])
+    assert [example.input.utterance_id for example in train] == list(train.utterances()["utterance_id"])
     assert train.truths() == examples.truths()
     assert train.durations_s() == examples.durations_s()
 
@@ -246,9 +245,10 @@ def test_repeats_of_an_utterance_sound_different_and_the_first_as_if_alone(examp
 
 
 def test_examples_without_a_waveform_pass(examples):
-    deaf = ExampleDataset(examples._utterances, examples._rows, examples._task, None)
+    deaf = examples.without_waveforms()
     train = AugmentedExamples(deaf, Augmentation(EVERYTHING), seed=0)
     assert list(train) == list(deaf)
+    assert {example.input.waveform for example in train} == {None}
 
 
 def test_utterances_near_the_limit_keep_their_speed(examples):
@@ -262,7 +262,7 @@ def test_utterances_near_the_limit_keep_their_speed(examples):
     assert same(heard(bound), heard(examples))
     free = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=lambda duration_s: None)
     assert free.keep_their_speed == frozenset()
-    assert min(example.waveform.duration_s for example in free) > 0.99
+    assert min(example.input.waveform.duration_s for example in free) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.examples.conditions import SwappedAudio, derangement
-from lalm_mer.examples.dataset import ExampleDataset
+from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
 
 TASK = Protocol(
@@ -17,7 +17,7 @@ TASK = Protocol(
 
 
 @pytest.fixture
-def examples(tmp_path, tone):
+def examples(tmp_path, tone, examples_of_rows):
     """A maker of examples whose sounds all differ."""
 
     def make(rate=8000):
@@ -30,7 +30,7 @@ def examples(tmp_path, tone):
             for number in range(7)
         ]  # fmt: skip
         write_corpus(rows, corpus="toy", out_dir=tmp_path / f"toy{rate}", loader_version="1", synthetic=True)
-        return ExampleDataset(load(tmp_path / f"toy{rate}").dataset, list(range(7)), TASK, rate)
+        return examples_of_rows(load(tmp_path / f"toy{rate}").dataset, list(range(7)), TASK, rate)
 
     return make
 
@@ -39,12 +39,11 @@ def test_everything_but_the_audio_is_its_own(examples):
     plain = examples()
     swapped = SwappedAudio(plain, seed=0)
     assert len(swapped) == 7
-    assert swapped.truths() == plain.truths()
-    for own, changed in zip(plain, swapped, strict=True):
+    for own, changed in zip(InputDataset(plain), swapped, strict=True):
         assert changed.utterance_id == own.utterance_id
-        assert (changed.speaker, changed.label, changed.transcript) == (own.speaker, own.label, own.transcript)
+        assert (changed.speaker, changed.transcript, changed.context) == (own.speaker, own.transcript, own.context)
         assert len(changed.waveform.samples) != len(own.waveform.samples)
-    lengths = [[len(example.waveform.samples) for example in side] for side in (plain, swapped)]
+    lengths = [[len(given.waveform.samples) for given in inputs] for inputs in (InputDataset(plain), swapped)]
     assert sorted(lengths[0]) == sorted(lengths[1])
 
 
@@ -52,14 +51,14 @@ def test_it_is_the_audio_of_the_utterance_it_names(examples):
     plain = examples()
     swapped = SwappedAudio(plain, seed=3)
     for index, source in enumerate(swapped.sources):
-        np.testing.assert_array_equal(swapped[index].waveform.samples, plain[source].waveform.samples)
+        np.testing.assert_array_equal(swapped[index].waveform.samples, plain[source].input.waveform.samples)
 
 
 def test_only_those_selected_lend_their_audio(examples):
     chosen = [0, 2, 5]
     swapped = SwappedAudio(examples().select(chosen), seed=1)
-    allowed = {len(examples()[index].waveform.samples) for index in chosen}
-    assert {len(example.waveform.samples) for example in swapped} == allowed
+    allowed = {len(examples()[index].input.waveform.samples) for index in chosen}
+    assert {len(given.waveform.samples) for given in swapped} == allowed
 
 
 def test_a_run_that_does_not_hear_has_nothing_to_swap(examples):

@@ -8,9 +8,10 @@ from lalm_mer.core.audio import Waveform, decode, encode
 from lalm_mer.core.errors import AudioError, CorpusError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
-from lalm_mer.examples.dataset import fold_corpus
+from lalm_mer.examples import feature_store
+from lalm_mer.examples.dataset import ExampleSource, InputDataset
 from lalm_mer.examples.descriptors import Measures, Terciles, describe_corpus, in_words, measure
-from lalm_mer.protocols import features
+from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
 
 RATE = 16_000
@@ -153,8 +154,8 @@ BY_SESSION = dataclasses.replace(PROTOCOL, folds=FoldRule("grouped", "session", 
 
 
 @pytest.fixture
-def folded(tmp_path):
-    """A maker of a folded corpus: six synthetic speakers of rising pitch, one with an utterance without audio."""
+def source(tmp_path):
+    """A maker of a source of examples: six synthetic speakers of rising pitch, one with an utterance without audio."""
 
     def make(name="toy", speakers=True, **pitches):
         rows = [
@@ -171,17 +172,17 @@ def folded(tmp_path):
             rows, corpus="toy", out_dir=tmp_path / name, loader_version="1", synthetic=True, keeps_missing=True,
             processes=1,
         )  # fmt: skip
-        return fold_corpus(load(tmp_path / name), PROTOCOL if speakers else BY_SESSION)
+        return ExampleSource(fold_corpus(load(tmp_path / name), PROTOCOL if speakers else BY_SESSION))
 
     return make
 
 
-def test_the_training_side_alone_decides_what_is_high(folded, tmp_path):
-    plain = folded()
-    train, test = plain.folds.ids(1, "train"), plain.folds.ids(1, "test")
+def test_the_training_side_alone_decides_what_is_high(source, tmp_path):
+    plain = source()
+    train, test = plain.folded.folds.ids(1, "train"), plain.folded.folds.ids(1, "test")
     heard = [name for name in test if name != "s0_mute"]
     found = describe_corpus(plain, train, tmp_path / "cache", processes=1)
-    extreme = folded("extreme", **dict.fromkeys(heard, 590))
+    extreme = source("extreme", **dict.fromkeys(heard, 590))
     moved = describe_corpus(extreme, train, tmp_path / "cache", processes=1)
     assert moved.terciles == found.terciles
     assert moved.digest == found.digest
@@ -189,42 +190,42 @@ def test_the_training_side_alone_decides_what_is_high(folded, tmp_path):
     assert {moved.by_id[name] for name in train if name != "s0_mute"} == {
         found.by_id[name] for name in train if name != "s0_mute"
     }
-    other = describe_corpus(extreme, extreme.folds.ids(2, "train"), tmp_path / "cache", processes=1)
+    other = describe_corpus(extreme, extreme.folded.folds.ids(2, "train"), tmp_path / "cache", processes=1)
     assert other.digest != moved.digest
 
 
-def test_every_utterance_with_audio_is_described_and_the_others_are_not(folded, tmp_path):
-    toy = folded()
-    train = toy.folds.ids(1, "train")
+def test_every_utterance_with_audio_is_described_and_the_others_are_not(source, tmp_path):
+    toy = source()
+    train = toy.folded.folds.ids(1, "train")
     found = describe_corpus(toy, [*train, *train], tmp_path / "cache", processes=1)
-    assert sorted(found.by_id) == sorted(toy.heard)
+    assert sorted(found.by_id) == sorted(toy.folded.with_audio)
     assert "s0_mute" not in found.by_id
     assert found.terciles.n_utterances == len(set(train) - {"s0_mute"})
-    for example in toy.examples_of(toy.heard, RATE):
-        assert measure(example.waveform) == found.measures[example.utterance_id]
-        assert in_words(measure(example.waveform), found.terciles) == found.by_id[example.utterance_id]
+    for given in InputDataset(toy.examples_of(toy.folded.with_audio, RATE)):
+        assert measure(given.waveform) == found.measures[given.utterance_id]
+        assert in_words(measure(given.waveform), found.terciles) == found.by_id[given.utterance_id]
 
 
-def test_utterances_of_nobody_known_are_speakers_of_their_own(folded, tmp_path):
-    toy = folded(speakers=False)
-    train = [name for name in toy.folds.ids(1, "train") if name != "s0_mute"]
+def test_utterances_of_nobody_known_are_speakers_of_their_own(source, tmp_path):
+    toy = source(speakers=False)
+    train = [name for name in toy.folded.folds.ids(1, "train") if name != "s0_mute"]
     terciles = describe_corpus(toy, train, tmp_path / "cache", processes=1).terciles
     assert terciles.n_speakers == terciles.n_utterances == len(train)
 
 
-def test_what_is_measured_is_kept_for_other_folds_and_runs(folded, tmp_path, monkeypatch):
-    toy = folded()
-    first = describe_corpus(toy, toy.folds.ids(1, "train"), tmp_path / "cache", processes=2)
+def test_what_is_measured_is_kept_for_other_folds_and_runs(source, tmp_path, monkeypatch):
+    toy = source()
+    first = describe_corpus(toy, toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=2)
 
     def measured_again(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(features, "_row", measured_again)
-    again = describe_corpus(toy, toy.folds.ids(1, "train"), tmp_path / "cache", processes=1)
+    monkeypatch.setattr(feature_store, "_row", measured_again)
+    again = describe_corpus(toy, toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=1)
     assert (again.by_id, again.digest) == (first.by_id, first.digest)
-    describe_corpus(toy, toy.folds.ids(2, "train"), tmp_path / "cache", processes=1)
+    describe_corpus(toy, toy.folded.folds.ids(2, "train"), tmp_path / "cache", processes=1)
     with pytest.raises(AssertionError, match="measured again"):
-        describe_corpus(folded("other", s1_sad=333), toy.folds.ids(1, "train"), tmp_path / "cache", processes=1)
+        describe_corpus(source("other", s1_sad=333), toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=1)
 
 
 def test_anger_is_louder_than_sadness_and_women_speak_higher(shared_data):

@@ -2,7 +2,7 @@ import pytest
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Input
 from lalm_mer.prompting.conversation import Part
 from lalm_mer.prompting.prompts import load_prompt
 
@@ -19,15 +19,15 @@ def written(tmp_path):
     return write
 
 
-def example(transcript="I am fine."):
-    return Example("u1", "s1", "hap", transcript, None)
+def given(transcript="I am fine."):
+    return Input("u1", transcript, None, "s1")
 
 
 def test_slots_become_parts_in_their_order(written):
     prompt = load_prompt(
         written("name: p\nsystem: Be kind.\nuser: '{{ audio }}Said: {{ transcript }}. One of {{ labels }}?'")
     )
-    system, user = prompt.conversation(example(), LABELS).messages
+    system, user = prompt.conversation(given(), LABELS).messages
     assert (system.role, system.parts) == ("system", (Part("words", "Be kind."),))
     assert user.role == "user"
     assert user.parts == (
@@ -39,11 +39,11 @@ def test_slots_become_parts_in_their_order(written):
 
 def test_without_a_system_message_there_is_only_the_user(written):
     prompt = load_prompt(written("name: p\nuser: '{{ transcript }}'"))
-    assert [message.role for message in prompt.conversation(example(), LABELS).messages] == ["user"]
+    assert [message.role for message in prompt.conversation(given(), LABELS).messages] == ["user"]
 
 
 @pytest.mark.parametrize(
-    ("user", "modalities", "hears", "reads"),
+    ("user", "modalities", "uses_audio", "uses_transcript"),
     [
         ("{{ audio }} {{ transcript }}", "audio+transcript", True, True),
         ("{{ transcript }} {{ audio }}", "audio+transcript", True, True),
@@ -51,9 +51,9 @@ def test_without_a_system_message_there_is_only_the_user(written):
         ("{{ transcript }}?", "transcript", False, True),
     ],
 )
-def test_modalities(written, user, modalities, hears, reads):
+def test_modalities(written, user, modalities, uses_audio, uses_transcript):
     prompt = load_prompt(written(f"name: p\nuser: '{user}'"))
-    assert (prompt.modalities, prompt.uses_audio, prompt.uses_transcript) == (modalities, hears, reads)
+    assert (prompt.modalities, prompt.uses_audio, prompt.uses_transcript) == (modalities, uses_audio, uses_transcript)
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_modalities(written, user, modalities, hears, reads):
 )
 def test_a_transcript_passes_no_template(written, transcript):
     prompt = load_prompt(written("name: p\nuser: 'Said {{ transcript }}!'"))
-    conversation = prompt.conversation(example(transcript), LABELS)
+    conversation = prompt.conversation(given(transcript), LABELS)
     assert conversation.messages[0].parts[1] == Part("words", transcript)
     assert conversation.audio_slots == 0
 
 
 def test_a_missing_transcript_is_an_error_where_it_is_read(written):
     with pytest.raises(ConfigError, match=r"utterance u1 has no transcript.*prompt p"):
-        load_prompt(written("name: p\nuser: '{{ transcript }}'")).conversation(example(None), LABELS)
-    assert load_prompt(written("name: p\nuser: '{{ audio }}'")).conversation(example(None), LABELS).audio_slots == 1
+        load_prompt(written("name: p\nuser: '{{ transcript }}'")).conversation(given(None), LABELS)
+    assert load_prompt(written("name: p\nuser: '{{ audio }}'")).conversation(given(None), LABELS).audio_slots == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_answers_replace_the_surface_forms(written):
     prompt = load_prompt(written(content))
     label_set = prompt.label_set(LABELS)
     assert (label_set.forms_of("hap"), label_set.forms_of("sad")) == (("joyful",), ("low", "blue"))
-    assert prompt.conversation(example(), label_set).messages[0].parts[-1] == Part("words", "joyful, low")
+    assert prompt.conversation(given(), label_set).messages[0].parts[-1] == Part("words", "joyful, low")
 
 
 def test_answers_for_some_labels_only_are_refused(written):

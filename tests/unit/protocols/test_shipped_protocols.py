@@ -8,7 +8,8 @@ from lalm_mer.corpora import load, write_corpus
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.corpora.ravdess import LOADER_VERSION, read
-from lalm_mer.examples.dataset import fold_corpus
+from lalm_mer.examples.dataset import ExampleSource
+from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
 
@@ -53,7 +54,7 @@ def test_ravdess_actors_of_the_first_fold(ravdess):
 
 
 def test_ravdess_labels_of_a_side(ravdess):
-    truth = ravdess.examples(3, "test", sampling_rate=None).utterances()["truth"].value_counts()
+    truth = ExampleSource(ravdess).examples(3, "test", sampling_rate=None).utterances()["truth"].value_counts()
     assert truth.to_dict() == {"neutral": 16} | {
         label: 32 for label in ravdess.task.label_set.labels if label != "neutral"
     }
@@ -67,7 +68,7 @@ def test_ravdess_shares_its_two_sentences_and_says_so(prepared_ravdess):
 
 def test_there_is_no_seventh_fold_of_ravdess(ravdess):
     with pytest.raises(ConfigError, match="no fold 7"):
-        ravdess.examples(7, "test", sampling_rate=None)
+        ExampleSource(ravdess).examples(7, "test", sampling_rate=None)
 
 
 @pytest.mark.parametrize(("name", "variant"), [("circumplex", "masked"), ("circumplex_sarcastic", "sarcastic")])

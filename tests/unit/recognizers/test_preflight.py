@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 from torch import nn
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import family_class
@@ -21,8 +20,9 @@ from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.clap import ClapCollator, ClapRecognizer
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.preflight import (
     Parity,
     batch_parity,
@@ -39,6 +39,8 @@ from lalm_mer.recognizers.preflight import (
 
 ROOT = Path(__file__).resolve().parents[3]
 LABELS = LabelSet(("happy", "angry", "sad"), {"happy": ("full of joy", "happy")})
+PROMPT = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
+SETUP = PromptSetup((PROMPT,), LABELS, (LABELS.labels,))
 ENSEMBLE = Ensemble("one", ("The speaker sounds {{ label }}.",), {}, "digest")
 CPU = torch.device("cpu")
 EXACT = Parity(0.0, 1e-5, 2.0**-23)
@@ -53,13 +55,18 @@ def family(tiny_folder):
 
 @pytest.fixture
 def model(family):
-    return AnswerModel(family, [label for label, _ in answer_forms(LABELS)], len(LABELS)).eval()
+    return LanguageRecognizer(family, SETUP).eval()
 
 
 @pytest.fixture
-def collators(family):
-    prompt = load_prompt(ROOT / "prompts" / "audio_transcript.yaml")
-    return tuple(AnswerCollator(family, prompt, LABELS, every_answer=every) for every in (False, True))
+def collators(model):
+    """Of a batch to learn from, and of one to be scored."""
+    return model.training_collator, model.scoring_collators[0]
+
+
+@pytest.fixture(scope="module")
+def inputs(examples):
+    return [example.input for example in examples]
 
 
 @pytest.fixture(scope="module")
@@ -67,29 +74,29 @@ def examples():
     made = []
     for number, (seconds, said) in enumerate([(0.5, "no"), (0.9, "the door"), (1.3, "no"), (1.6, "hello there")]):
         noise = np.random.default_rng(number).normal(scale=0.1, size=round(16_000 * seconds)).astype(np.float32)
-        made.append(Example(f"u{number}", "s", LABELS.labels[number % 3], said, Waveform(noise, 16_000)))
+        made.append(Example(Input(f"u{number}", said, Waveform(noise, 16_000), "s"), LABELS.labels[number % 3]))
     return made
 
 
-def asked(model, collators, examples, swapped):
+def asked(model, collator, inputs, swapped):
     with left_as_found(model, CPU):
-        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
-        return parity, median_change(model, collators[1], examples, swapped(examples))
+        parity = batch_parity(model, collator, inputs, tolerance=1e-5)
+        return parity, median_change(model, collator, inputs, swapped(inputs))
 
 
-def test_a_sound_model_passes(model, collators, examples):
-    parity, heard = asked(model, collators, examples, swapped_audio)
+def test_a_sound_model_passes(model, collators, inputs):
+    parity, heard = asked(model, collators[1], inputs, swapped_audio)
     require_parity(parity, "qwen2_audio")
     least = require_change(heard, "audio", "qwen2_audio", parity=parity, trained=True)
     assert least == pytest.approx(100 * max(parity.difference, 1e-6))
     assert heard > least
-    _, read = asked(model, collators, examples, swapped_transcripts)
+    _, read = asked(model, collators[1], inputs, swapped_transcripts)
     require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
 
 
-def test_swapped_audio_keeps_every_length_and_changes_every_sound(examples):
-    swapped = swapped_audio(examples)
-    for own, other, source in zip(examples, swapped, [*examples[1:], examples[0]], strict=True):
+def test_swapped_audio_keeps_every_length_and_changes_every_sound(inputs):
+    swapped = swapped_audio(inputs)
+    for own, other, source in zip(inputs, swapped, [*inputs[1:], inputs[0]], strict=True):
         samples = other.waveform.samples
         assert len(samples) == len(own.waveform.samples)
         common = min(len(samples), len(source.waveform.samples))
@@ -97,14 +104,14 @@ def test_swapped_audio_keeps_every_length_and_changes_every_sound(examples):
         assert replace(other, waveform=None) == replace(own, waveform=None)
 
 
-def test_swapped_transcripts_differ_where_any_does(examples):
-    assert [each.transcript for each in swapped_transcripts(examples)] == ["the door", "no", "hello there", "no"]
-    assert swapped_transcripts(examples[:1]) == examples[:1]
+def test_swapped_transcripts_differ_where_any_does(inputs):
+    assert [each.transcript for each in swapped_transcripts(inputs)] == ["the door", "no", "hello there", "no"]
+    assert swapped_transcripts(inputs[:1]) == inputs[:1]
 
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_deaf_model_is_named_though_it_sees_how_long_the_audio_is(
-    family, model, collators, examples, trained, monkeypatch
+    family, model, collators, inputs, trained, monkeypatch
 ):
     encode = family.encode_audio
 
@@ -113,20 +120,20 @@ def test_a_deaf_model_is_named_though_it_sees_how_long_the_audio_is(
         return TowerOutput(torch.zeros_like(heard.states), heard.lengths)
 
     monkeypatch.setattr(family, "encode_audio", deaf)
-    parity, heard = asked(model, collators, examples, swapped_audio)
-    others = [*examples[1:], examples[0]]
-    rotated = [replace(own, waveform=other.waveform) for own, other in zip(examples, others, strict=True)]
+    parity, heard = asked(model, collators[1], inputs, swapped_audio)
+    others = [*inputs[1:], inputs[0]]
+    rotated = [replace(own, waveform=other.waveform) for own, other in zip(inputs, others, strict=True)]
     with left_as_found(model, CPU):
-        assert median_change(model, collators[1], examples, rotated) > 1e-3  # lengths alone would hide it
+        assert median_change(model, collators[1], inputs, rotated) > 1e-3  # lengths alone would hide it
     with pytest.raises(ModelError, match=r"qwen2_audio is deaf: another audio moves its label scores by 0\.0e\+00"):
         require_change(heard, "audio", "qwen2_audio", parity=parity, trained=trained)
 
 
-def test_a_model_blind_to_transcripts_is_named(model, collators, examples):
+def test_a_model_blind_to_transcripts_is_named(model, collators, inputs):
     def blind(batch):
-        return collators[1]([replace(example, transcript="same") for example in batch])
+        return collators[1]([replace(given, transcript="same") for given in batch])
 
-    parity, read = asked(model, (None, blind), examples, swapped_transcripts)
+    parity, read = asked(model, blind, inputs, swapped_transcripts)
     with pytest.raises(ModelError, match="qwen2_audio is blind to transcripts: another transcript moves"):
         require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
 
@@ -140,7 +147,7 @@ def test_what_must_change_follows_the_dtype():
             require_change(change, "audio", "m", parity=parity, trained=True)
 
 
-def test_padding_that_leaks_is_named(family, model, collators, examples, monkeypatch):
+def test_padding_that_leaks_is_named(family, model, collators, inputs, monkeypatch):
     hidden_states = family.hidden_states
 
     def leaking(inputs, audio):
@@ -148,21 +155,21 @@ def test_padding_that_leaks_is_named(family, model, collators, examples, monkeyp
         return hidden_states(inputs, audio) * (1 + 1e-4 * width)
 
     with left_as_found(model, CPU):
-        require_parity(batch_parity(model, collators[1], examples, tolerance=1e-5), "qwen2_audio")
+        require_parity(batch_parity(model, collators[1], inputs, tolerance=1e-5), "qwen2_audio")
         monkeypatch.setattr(family, "hidden_states", leaking)
-        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
+        parity = batch_parity(model, collators[1], inputs, tolerance=1e-5)
     assert parity.bound < 1e-3
     with pytest.raises(ModelError, match=r"qwen2_audio: a batch changes scores by .* padding leaks; set per_device"):
         require_parity(parity, "qwen2_audio")
 
 
-def test_the_bound_of_parity_follows_dtype_and_size(model, collators, examples):
+def test_the_bound_of_parity_follows_dtype_and_size(model, collators, inputs):
     with left_as_found(model, CPU):
-        parity = batch_parity(model, collators[1], examples, tolerance=1e-5)
-        size = max(1.0, float(label_scores(model, collators[1], examples).abs().max()))
+        parity = batch_parity(model, collators[1], inputs, tolerance=1e-5)
+        size = max(1.0, float(label_scores(model, collators[1], inputs).abs().max()))
         assert parity.bound == pytest.approx(1e-5 * size)
         model.family.model.to(torch.bfloat16)
-        assert batch_parity(model, collators[1], examples, tolerance=1e-5).bound == pytest.approx(0.655, abs=1e-3)
+        assert batch_parity(model, collators[1], inputs, tolerance=1e-5).bound == pytest.approx(0.655, abs=1e-3)
     with pytest.raises(ModelError, match="padding leaks"):
         require_parity(Parity(float("nan"), 1.0, 2.0**-23), "m")
 
@@ -216,9 +223,9 @@ def test_token_rows_join_placeholders_and_mark_the_answer(family, collators, exa
     assert sum(max(audio, 1) for _, _, audio in rows) == batch["input_ids"].shape[1]
 
 
-def test_everything_is_left_as_it_was_found(family, collators, examples):
+def test_everything_is_left_as_it_was_found(family, collators, inputs):
     adapted, _ = add_adapter(family, {"language_model": ["q_proj"]}, {"r": 2, "lora_alpha": 4, "lora_dropout": 0.5})
-    model = AnswerModel(family, [label for label, _ in answer_forms(LABELS)], len(LABELS), adapted)
+    model = LanguageRecognizer(family, SETUP, adapted)
     model.train()
     family.submodule("audio_tower").eval()  # mixed, as libraries leave it
     modes = [module.training for module in model.modules()]
@@ -228,7 +235,7 @@ def test_everything_is_left_as_it_was_found(family, collators, examples):
     def fail():
         with left_as_found(model, CPU):
             assert not any(module.training for module in model.modules())
-            label_scores(model, collators[1], examples)
+            label_scores(model, collators[1], inputs)
             torch.rand(3)
             raise ZeroDivisionError
 
@@ -268,19 +275,17 @@ def clap(tmp_path):
 def test_clap_is_asked_whether_it_hears(clap, monkeypatch):
     noises = [np.random.default_rng(number).normal(scale=0.1, size=20_000 * (number + 1)) for number in range(4)]
     slopes = [np.linspace(1, 0.01 * number, len(noise)) for number, noise in enumerate(noises)]
-    examples = [
-        Example(f"u{number}", "s", "sad", None, Waveform((noise * slope).astype(np.float32), 48_000))
+    inputs = [
+        Input(f"u{number}", None, Waveform((noise * slope).astype(np.float32), 48_000), "s")
         for number, (noise, slope) in enumerate(zip(noises, slopes, strict=True))
     ]
-    model = ClapRecognizer(clap, ENSEMBLE, LABELS)
-    collators = (None, ClapCollator(clap, LABELS, counts=False))
-    parity, heard = asked(model, collators, examples, swapped_audio)
+    model = ClapRecognizer(clap, ClapSetup(ENSEMBLE, LABELS))
+    collator = model.scoring_collators[0]
+    parity, heard = asked(model, collator, inputs, swapped_audio)
     require_parity(parity, "clap")
     require_change(heard, "audio", "clap", parity=parity, trained=True)
     assert model._kept is None  # what it keeps of the descriptions may depend on autocast, which is the trainer's
     embed = model._audio_embeddings
     monkeypatch.setattr(model, "_audio_embeddings", lambda features, longer: torch.ones_like(embed(features, longer)))
     with pytest.raises(ModelError, match="clap is deaf"):
-        require_change(
-            asked(model, collators, examples, swapped_audio)[1], "audio", "clap", parity=parity, trained=True
-        )
+        require_change(asked(model, collator, inputs, swapped_audio)[1], "audio", "clap", parity=parity, trained=True)

@@ -2,46 +2,103 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.scoring import score_by_all
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Input
+from lalm_mer.recognizers.scoring import average_prompts, score_by_trainer, score_inputs
 
-ASKED = {  # log-probabilities of two utterances and of what says nothing, by way of asking
+ASKED = {  # probabilities of two utterances and of an input without content, by prompt
     "one": ([[0.8, 0.2], [0.5, 0.5]], [0.8, 0.2]),
     "other": ([[0.4, 0.6], [0.9, 0.1]], [0.5, 0.5]),
 }
-NOTHING = Example("<content-free>", None, "hap", "N/A", None)
+INPUTS = [Input("first", "words", None), Input("second", "words", None)]
+NOTHING = Input("<content-free>", "N/A", None)
 
 
-@pytest.fixture
-def trainer():
-    """Answers from the table; asked of one example, it is the one without content."""
+class Collator:
+    """Makes a batch of the probabilities in the table."""
 
-    def score(examples, collator):
-        scores, prior = ASKED[collator]
-        if len(examples) == 1:
-            assert examples[0] is NOTHING
-            assert examples.truths() == ["hap"]
-            return np.log([prior])
-        return np.log(scores)
+    def __init__(self, prompt):
+        self.prompt = prompt
 
-    return SimpleNamespace(score=score)
+    def __call__(self, inputs):
+        scores, prior = ASKED[self.prompt]
+        rows = [prior if given is NOTHING else scores[INPUTS.index(given)] for given in inputs]
+        return {"probabilities": torch.tensor(rows, dtype=torch.float64)}
 
 
-def test_ways_are_averaged_as_probabilities(trainer):
-    found = np.exp(score_by_all(trainer, [None, None], ["one", "other"]))
+class Table(nn.Module):
+    """A recognizer that answers from the table."""
+
+    label_set = LabelSet(("hap", "sad"))
+
+    def __init__(self, prompts, content_free=None):
+        super().__init__()
+        self.scoring_collators = [Collator(prompt) for prompt in prompts]
+        self.content_free = content_free
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.batches = []
+
+    def forward(self, probabilities):
+        self.batches.append(len(probabilities))
+        return {"log_probs": probabilities.log()}
+
+
+def by_trainer(recognizer):
+    def score(inputs, collator):
+        assert inputs in (INPUTS, [NOTHING])
+        return collator(inputs)["probabilities"].log().numpy()
+
+    scores = score_by_trainer(SimpleNamespace(recognizer=recognizer, score=score), INPUTS)
+    assert (scores.kind, scores.targets) == ("single", ("hap", "sad"))
+    return scores.values
+
+
+def in_this_process(recognizer):
+    return np.stack(list(score_inputs(recognizer, INPUTS)))
+
+
+scored = pytest.mark.parametrize("score", [by_trainer, in_this_process])
+
+
+@scored
+def test_prompts_are_averaged_as_probabilities(score):
+    found = np.exp(score(Table(["one", "other"])))
     assert found == pytest.approx(np.array([[0.6, 0.4], [0.7, 0.3]]))
 
 
-def test_one_way_is_itself_to_the_bit(trainer):
-    assert (score_by_all(trainer, [None, None], ["one"]) == np.log(ASKED["one"][0])).all()
+@scored
+def test_one_prompt_is_itself_to_the_bit(score):
+    expected = np.log(np.array(ASKED["one"][0]))
+    found = score(Table(["one"]))
+    assert (found == (expected if score is by_trainer else expected.astype(np.float32))).all()
 
 
-def test_what_says_nothing_is_taken_off(trainer):
-    found = np.exp(score_by_all(trainer, [None, None], ["one"], NOTHING))
+@scored
+def test_an_input_without_content_is_subtracted(score):
+    found = np.exp(score(Table(["one"], NOTHING)))
     assert found == pytest.approx(np.array([[0.5, 0.5], [0.2, 0.8]]))  # 0.5/0.8 to 0.5/0.2
 
 
-def test_it_is_taken_off_each_way_by_its_own(trainer):
-    found = np.exp(score_by_all(trainer, [None, None], ["one", "other"], NOTHING))
+@scored
+def test_it_is_subtracted_from_each_prompt_by_its_own(score):
+    found = np.exp(score(Table(["one", "other"], NOTHING)))
     assert found == pytest.approx(np.array([[0.45, 0.55], [0.55, 0.45]]))
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, [1, 1]), (2, [2]), (5, [2])])
+def test_inputs_are_scored_in_batches_of_a_size(batch_size, batches):
+    recognizer = Table(["one"])
+    assert len(list(score_inputs(recognizer, iter(INPUTS), batch_size=batch_size))) == 2
+    assert recognizer.batches == batches
+
+
+def test_no_inputs_have_no_scores():
+    assert list(score_inputs(Table(["one", "other"], NOTHING), [])) == []
+
+
+def test_as_many_priors_as_prompts():
+    with pytest.raises(ValueError, match="zip"):
+        average_prompts([np.zeros((1, 2))] * 2, [np.zeros((1, 2))])

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.augmentation import (
     Augmentation,
     AugmentSettings,
@@ -31,19 +31,29 @@ class Examples(list):
         return [example.label for example in self]
 
     def durations_s(self):
-        return [example.waveform.duration_s for example in self]
+        return [example.input.waveform.duration_s for example in self]
 
     def utterances(self):
-        return {"utterance_id": [example.utterance_id for example in self]}
+        return {"utterance_id": [example.input.utterance_id for example in self]}
 
 
 class Loudness(nn.Module):
     """A recognizer by level; keeps the numbers that it was given in training."""
 
+    label_set = LABELS
+
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(1, 2)
         self.heard = []
+
+    @property
+    def training_collator(self):
+        return collate
+
+    @property
+    def scoring_collators(self):
+        return (levels,)
 
     def forward(self, level, truth, labels=None):
         if self.training:
@@ -56,10 +66,13 @@ class Loudness(nn.Module):
         pass
 
 
+def levels(inputs):
+    return {"level": torch.tensor([[float(np.abs(given.waveform.samples).sum())] for given in inputs]) / 100}
+
+
 def collate(examples):
     truth = torch.tensor([LABELS.index(example.label) for example in examples])
-    level = torch.tensor([[float(np.abs(example.waveform.samples).sum())] for example in examples])
-    return {"level": level / 100, "truth": truth, "labels": truth}
+    return levels([example.input for example in examples]) | {"truth": truth, "labels": truth}
 
 
 class Killed(Exception):
@@ -81,7 +94,9 @@ class KillAt(TrainerCallback):
 def examples():
     random = np.random.default_rng(0)
     waves = [Waveform(0.1 * random.standard_normal(800).astype(np.float32), 16_000) for _ in range(12)]
-    return Examples(Example(f"u{n:02}", "s", LABELS.labels[n % 4 == 0], None, wave) for n, wave in enumerate(waves))
+    return Examples(
+        Example(Input(f"u{n:02}", None, wave, "s"), LABELS.labels[n % 4 == 0]) for n, wave in enumerate(waves)
+    )
 
 
 def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, callbacks=(), **settings):
@@ -94,9 +109,8 @@ def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, callbacks=
         dataloader_persistent_workers=workers > 0, seed=0, data_seed=0, logging_steps=1,
     )  # fmt: skip
     return RecognizerTrainer(
-        Loudness(), arguments, collators=(collate, collate), label_set=LABELS, train_examples=train, dev_examples=dev,
-        callbacks=callbacks, **settings,
-    )  # fmt: skip
+        Loudness(), arguments, train_examples=train, dev_examples=dev, callbacks=callbacks, **settings
+    )
 
 
 def augmented(examples):

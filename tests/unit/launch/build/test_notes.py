@@ -14,20 +14,21 @@ def model(name, *, random=False):
     return SimpleNamespace(name=name, contamination=MODELS[name].contamination, randomly_initialised=random)
 
 
-UNSHOWN = SimpleNamespace(shots=())
-
-
 def data(corpus, **refused):
     return SimpleNamespace(folded=SimpleNamespace(corpus=SimpleNamespace(name=corpus)), refused=refused)
+
+
+def notes(*parts, shots=()):
+    return run_notes(*parts, SimpleNamespace(shots=shots))
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_what_is_known_of_the_training_data_is_told_of_published_weights_alone(name):
     for corpus, known in MODELS[name].contamination.items():
         assert corpus in READERS
-        assert run_notes(model(name), data(corpus), UNSHOWN) == [f"Contamination of {name}: {known}"]
-        assert run_notes(model(name, random=True), data(corpus), UNSHOWN) == [RANDOM_NOTE]
-    assert run_notes(model(name), data("elsewhere"), UNSHOWN) == []
+        assert notes(model(name), data(corpus)) == [f"Contamination of {name}: {known}"]
+        assert notes(model(name, random=True), data(corpus)) == [RANDOM_NOTE]
+    assert notes(model(name), data("elsewhere")) == []
 
 
 def test_clap_says_of_every_real_corpus_what_its_authors_name():
@@ -40,6 +41,12 @@ def test_clap_says_of_every_real_corpus_what_its_authors_name():
 
 def test_what_is_refused_is_told_side_by_side():
     lines = [f"u{number}: too long" for number in range(7)]
-    train, test = run_notes(model("clap"), data("elsewhere", train=lines, test=lines[:1]), UNSHOWN)
+    train, test = notes(model("clap"), data("elsewhere", train=lines, test=lines[:1]))
     assert train == "7 utterances of train left out: " + "; ".join(lines[:5])
     assert test == "1 utterances of test unscored, counted as errors: u0: too long"
+
+
+def test_answered_examples_are_told():
+    assert notes(model("qwen2_audio"), data("elsewhere"), shots=range(4)) == [
+        "Every prompt holds 4 answered training utterances."
+    ]

@@ -55,7 +55,7 @@ def read(run_data):
         run_data.test.select(range(len(run_data.test))),
         run_data.test.without_waveforms(),
     ]
-    by_example = {each.input.utterance_id: each.input.transcript for side in sides for each in side}
+    by_example = {example.input.utterance_id: example.input.transcript for side in sides for example in side}
     by_table = {row.utterance_id: row.transcript for side in sides for row in side.utterances().itertuples()}
     assert by_example == by_table
     assert len(by_example) == 8
@@ -124,6 +124,7 @@ def test_a_run_that_reads_nothing_leaks_nothing(opened):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
+        ({"transcript_source": "whisper"}, "'data.transcript_source': 'whisper'; expected one of corpus, asr"),
         ({"transcript_source": "asr"}, "'data.transcripts': None with data.transcript_source=asr"),
         ({"transcripts": "t.csv"}, "'data.transcripts': 't.csv' with data.transcript_source=corpus"),
         ({"transcript_source": "simulated", "transcripts": "t.csv"}, "with data.transcript_source=simulated"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.launch.config.settings import ScoringSettings
 from lalm_mer.launch.run.preflight import _chosen, _device, _longest
 
@@ -23,7 +23,7 @@ class Rows:
     def __getitem__(self, index):
         self.opened += 1
         name, _, transcript, samples = self.rows[index]
-        return Example(name, "s", "sad", transcript, None if samples is None else Waveform(samples, 100))
+        return Example(Input(name, transcript, None if samples is None else Waveform(samples, 100), "s"), "sad")
 
     def durations_s(self):
         return [seconds for _, seconds, _, _ in self.rows]
@@ -42,7 +42,8 @@ def row(name, seconds, transcript="said", seed=None):
 
 
 def names(rows, **options):
-    return [example.utterance_id for example in _chosen(rows, **{"hears": True, "reads": True} | options)]
+    used = {"uses_audio": True, "uses_transcript": True} | options
+    return [example.input.utterance_id for example in _chosen(rows, **used)]
 
 
 def test_the_shortest_of_different_lengths_are_asked_but_not_the_shortest_of_all():
@@ -59,7 +60,7 @@ def test_what_has_no_audio_is_not_asked_where_it_is_to_be_heard():
 
 def test_transcripts_differ_as_far_as_there_are_others():
     rows = Rows(*(row(f"u{number}", 1 + number, said) for number, said in enumerate(["a", "a", "a", "b", "b", "b"])))
-    transcripts = [rows[int(name[1])].transcript for name in names(rows)]
+    transcripts = [rows[int(name[1])].input.transcript for name in names(rows)]
     assert sorted(transcripts) == ["a", "a", "b", "b"]
     assert names(rows, uses_transcript=False) == ["u0", "u1", "u2", "u3"]
 
@@ -86,8 +87,8 @@ def test_few_utterances_are_opened():
 def test_without_audio_the_words_alone_are_looked_at():
     rows = Rows(*((f"u{number}", None, "w" * number, None) for number in range(6)))
     assert names(rows) == ["u0", "u1", "u2", "u3"]
-    assert _longest(rows, uses_audio=False).utterance_id == "u5"
-    assert _longest(Rows(row("a", 1, "long " * 9), row("b", 2, "x")), uses_audio=True).utterance_id == "b"
+    assert _longest(rows, uses_audio=False).input.utterance_id == "u5"
+    assert _longest(Rows(row("a", 1, "long " * 9), row("b", 2, "x")), uses_audio=True).input.utterance_id == "b"
 
 
 @pytest.mark.parametrize(("variable", "device"), [("false", "cuda:1"), ("true", "cpu")])

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.generic import Generic
 from lalm_mer.prompting.prompts import load_prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
 PROMPTS = Path(__file__).resolve().parents[4] / "prompts"
 LABELS = LabelSet(("happy", "angry", "calm"), {"happy": ("happy", "full of joy"), "angry": ("angry", "annoyed")})
@@ -45,14 +45,18 @@ def generic(tiny_folder):
 
 def example(seconds, seed=0):
     noise = np.random.default_rng(seed).normal(scale=0.1, size=round(16000 * seconds)).astype(np.float32)
-    return Example(f"u{seed}", "s", "angry", "I never said that.", Waveform(noise, 16000))
+    return Example(Input(f"u{seed}", "I never said that.", Waveform(noise, 16000), "s"), "angry")
 
 
 def results(family, example, *, every_answer, prompt="audio_transcript", model=None):
-    collator = AnswerCollator(family, load_prompt(PROMPTS / f"{prompt}.yaml"), LABELS, every_answer=every_answer)
-    batch = collator([example])
+    """What a recognizer makes of an example: to be scored, with every answer and its truth, or to learn from."""
+    setup = PromptSetup((load_prompt(PROMPTS / f"{prompt}.yaml"),), LABELS, (LABELS.labels,))
+    recognizer = LanguageRecognizer(family, setup, model)
+    batch = recognizer.training_collator([example])
+    if every_answer:
+        batch = recognizer.scoring_collators[0]([example.input]) | {"truth": batch["truth"]}
     batch.pop("labels", None)
-    return AnswerModel(family, [owner for owner, _ in answer_forms(LABELS)], len(LABELS), model)(**batch)
+    return recognizer(**batch)
 
 
 def test_it_says_what_the_models_own_family_says(both):
@@ -89,7 +93,7 @@ def test_it_learns_where_a_tower_is_found(both):
 
 
 def test_it_takes_one_utterance_at_a_time(generic):
-    waveform = example(0.5).waveform
+    waveform = example(0.5).input.waveform
     with pytest.raises(ModelError, match="generic takes one utterance at a time, found 2"):
         generic.audio_inputs([waveform, waveform])
     with pytest.raises(AudioError, match="takes audio at 16000 Hz, found 8000 Hz"):

@@ -6,9 +6,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.schema import Example
-from lalm_mer.recognizers.baselines.settings import ScratchSettings
-from lalm_mer.recognizers.baselines.word_embeddings import train_tokenizer
+from lalm_mer.core.schema import Example, Input
+from lalm_mer.recognizers.baselines.word_embeddings import ScratchSettings, train_tokenizer
 
 LABELS = ("happy", "sad")
 
@@ -25,8 +24,15 @@ def examples() -> list[Example]:
         samples = (tone + 0.01 * generator.standard_normal(len(time))).astype(np.float32)
         word = "lovely" if label == "happy" else "dreadful"
         transcript = "it was " + "very " * (number % 5) + word
-        made.append(Example(f"u{number:02d}", f"s{number % 4}", label, transcript, Waveform(samples, 16_000)))
+        given = Input(f"u{number:02d}", transcript, Waveform(samples, 16_000), f"s{number % 4}")
+        made.append(Example(given, label))
     return made
+
+
+@pytest.fixture
+def inputs(examples: list[Example]) -> list[Input]:
+    """The same without their labels."""
+    return [example.input for example in examples]
 
 
 @pytest.fixture(scope="session")

@@ -43,14 +43,14 @@ def test_silence_is_finite(name):
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_errors_name_rate_and_utterance(name, examples):
+def test_errors_name_rate_and_utterance(name, inputs):
     extractor = acoustic_features(name)
     for samples, rate, message in [(4000, 8000, "takes audio at 16000 Hz, found 8000"), (0, 16_000, "no samples")]:
-        broken = dataclasses.replace(examples[3], waveform=Waveform(np.zeros(samples, np.float32), rate))
+        broken = dataclasses.replace(inputs[3], waveform=Waveform(np.zeros(samples, np.float32), rate))
         with pytest.raises(AudioError, match=f"utterance u03: .*{message}"):
             extractor.extract(broken)
     with pytest.raises(AudioError, match="utterance u03: no waveform"):
-        extractor.extract(dataclasses.replace(examples[3], waveform=None))
+        extractor.extract(dataclasses.replace(inputs[3], waveform=None))
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)

@@ -5,30 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.core.labels import LabelSet
+from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
-from lalm_mer.recognizers.baselines.settings import BranchSettings
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 LABELS = ("happy", "sad")
 
 
-class Examples(list):
-    """A list that names its truths, as the datasets of a fold do."""
-
-    def truths(self):
-        return [example.label for example in self]
-
-
-def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(examples, tmp_path):
-    examples = Examples(examples)
+def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(examples, inputs, tmp_path):
     torch.manual_seed(0)
-    network, collator = build_fusion(
-        examples, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
+    network = build_fusion(
+        inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
         audio_branch=BranchSettings(batch_norm=True, pooling="mean_std", stride=2),
     )  # fmt: skip
     arguments = TrainingArguments(
@@ -37,33 +29,33 @@ def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(exam
         metric_for_best_model="uar", use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = RecognizerTrainer(
-        network, arguments, collators=(collator, collator), label_set=LabelSet(LABELS), train_examples=examples,
-        dev_examples=examples,
-    )  # fmt: skip
+    trainer = RecognizerTrainer(network, arguments, train_examples=examples, dev_examples=examples)
     trainer.train()
-    scores = trainer.score(examples)
+    scores = trainer.score(inputs, network.scoring_collators[0])
     assert [LABELS[index] for index in scores.argmax(axis=1)] == [example.label for example in examples]
     network.save_trained(tmp_path / "trained")
     again = FusionNetwork.load_trained(tmp_path / "trained")
     with torch.no_grad():
-        restored = again(**FusionCollator(again)(examples))["log_probs"]
+        restored = again(**FusionCollator(again)(inputs))["log_probs"]
     np.testing.assert_allclose(restored, scores, atol=1e-5)
 
 
-def test_scores_that_come_back_in_another_order_are_refused(examples, tmp_path):
-    network, collator = build_fusion(
-        examples, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
+def test_scores_that_come_back_in_another_order_are_refused(inputs, tmp_path, monkeypatch):
+    network = build_fusion(
+        inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
         audio_branch=BranchSettings(),
     )  # fmt: skip
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = RecognizerTrainer(network, arguments, collators=(collator, collator), label_set=LabelSet(LABELS))
-    examples = Examples(examples)
-    trainer.score(examples)
-    order = [0, 2, 1, *range(3, len(examples))]  # first and last stay in their places
-    examples.truths = lambda: [examples[index].label for index in order]
-    with pytest.raises(PredictionError, match="out of order"):
-        trainer.score(examples)
+    trainer = RecognizerTrainer(network, arguments)
+    (collator,) = network.scoring_collators
+    assert trainer.score(inputs, collator).shape == (16, 2)
+    loader_of = trainer.get_test_dataloader
+    for order in ([0, 2, 1, *range(3, 16)], [*range(15)], [*range(16), 15]):  # swapped, lost, twice
+        monkeypatch.setattr(
+            trainer, "get_test_dataloader", lambda dataset, order=order: loader_of(Subset(dataset, order))
+        )
+        with pytest.raises(PredictionError, match=rf"^{len(order)} of 16 utterances .* out of order"):
+            trainer.score(inputs, collator)

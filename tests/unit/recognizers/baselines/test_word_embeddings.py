@@ -23,15 +23,15 @@ def said(example, transcript):
     return dataclasses.replace(example, transcript=transcript)
 
 
-def test_special_tokens_in_a_transcript_are_plain_characters(examples, bert_folder):
+def test_special_tokens_in_a_transcript_are_plain_characters(inputs, bert_folder):
     scratch = train_tokenizer(["[ ] sep mask cls pad unk", *TRAIN], ScratchSettings())
     for tokenizer in (scratch, FrozenBert(bert_folder)._transcripts):
         special = set(tokenizer.tokenizer.all_special_ids) - {tokenizer.tokenizer.unk_token_id}
-        ids = tokenizer.ids(said(examples[0], "lovely [SEP] [MASK] [CLS] [PAD] dreadful"))
+        ids = tokenizer.ids(said(inputs[0], "lovely [SEP] [MASK] [CLS] [PAD] dreadful"))
         assert ids[0] == tokenizer.tokenizer.cls_token_id
         assert ids[-1] == tokenizer.tokenizer.sep_token_id
         assert not special & set(ids[1:-1])
-    plain = scratch.tokenizer.convert_ids_to_tokens(scratch.ids(said(examples[0], "lovely [SEP]")))
+    plain = scratch.tokenizer.convert_ids_to_tokens(scratch.ids(said(inputs[0], "lovely [SEP]")))
     assert plain == ["[CLS]", "lovely", "[", "sep", "]", "[SEP]"]
 
 
@@ -43,36 +43,36 @@ def test_tokenizer_is_trained_on_train_alone():
         train_tokenizer([" "], ScratchSettings())
 
 
-def test_saved_tokenizer_reads_the_same_and_keeps_no_padding(tmp_path, examples):
+def test_saved_tokenizer_reads_the_same_and_keeps_no_padding(tmp_path, inputs):
     tokenizer = train_tokenizer(TRAIN, ScratchSettings())
     tokenizer.tokenizer(TRAIN, padding=True)
     tokenizer.save(tmp_path)
     again = TranscriptTokenizer.load(tmp_path, 256)
-    assert again.ids(examples[0]) == tokenizer.ids(examples[0])
-    assert again.ids(said(examples[0], "[SEP]")) == tokenizer.ids(said(examples[0], "[SEP]"))
+    assert again.ids(inputs[0]) == tokenizer.ids(inputs[0])
+    assert again.ids(said(inputs[0], "[SEP]")) == tokenizer.ids(said(inputs[0], "[SEP]"))
     assert again.tokenizer.backend_tokenizer.padding is None
     with pytest.raises(ModelError, match="no tokenizer"):
         TranscriptTokenizer.load(tmp_path / "absent", 256)
 
 
-def test_missing_and_too_long_transcripts_name_the_utterance(examples, bert_folder):
+def test_missing_and_too_long_transcripts_name_the_utterance(inputs, bert_folder):
     bert = FrozenBert(bert_folder)
     with pytest.raises(CorpusError, match="utterance u00: no transcript"):
-        bert.extract(said(examples[0], None))
+        bert.extract(said(inputs[0], None))
     with pytest.raises(CorpusError, match="utterance u00: its transcript has 52 tokens, the model takes 40"):
-        bert.extract(said(examples[0], "very " * 50))
+        bert.extract(said(inputs[0], "very " * 50))
 
 
-def test_frozen_bert_gives_its_last_hidden_states(examples, bert_folder):
+def test_frozen_bert_gives_its_last_hidden_states(inputs, bert_folder):
     bert = FrozenBert(bert_folder)
-    ids = torch.tensor([bert._transcripts.ids(examples[0])])
+    ids = torch.tensor([bert._transcripts.ids(inputs[0])])
     with torch.no_grad():
         expected = BertModel.from_pretrained(bert_folder).eval()(ids).last_hidden_state[0]
-    frames = bert.extract(examples[0])
+    frames = bert.extract(inputs[0])
     assert frames.shape == (ids.shape[1], bert.size)
     np.testing.assert_allclose(frames, expected, atol=1e-6)
-    np.testing.assert_array_equal(bert.extract(examples[0]), frames)  # no dropout
-    assert bert.extract(said(examples[0], "")).shape[0] == 2  # the special tokens
+    np.testing.assert_array_equal(bert.extract(inputs[0]), frames)  # no dropout
+    assert bert.extract(said(inputs[0], "")).shape[0] == 2  # the special tokens
 
 
 def test_frozen_bert_settings_follow_the_weights(tmp_path, bert_folder):

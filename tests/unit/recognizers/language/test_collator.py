@@ -7,9 +7,9 @@ import torch
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator, answer_forms
 
 LABELS = LabelSet(("hap", "sad"), {"hap": ("joy", "ok"), "sad": ("sad",)})
 READS = Prompt("reads", None, (("transcript", ""),), {}, "")
@@ -17,8 +17,12 @@ HEARS = Prompt("hears", None, (("audio", ""),), {}, "")
 AUDIO, STOP, START = 129, 130, 131
 
 
-def example(label="hap", transcript="hi", samples=30, name="u"):
-    return Example(name, "s", label, transcript, Waveform(np.zeros(samples, np.float32), 100))
+def given(transcript="hi", samples=30, name="u"):
+    return Input(name, transcript, Waveform(np.zeros(samples, np.float32), 100), "s")
+
+
+def example(label="hap", *changes):
+    return Example(given(*changes), label)
 
 
 def test_answers_keep_the_order_of_labels_and_forms():
@@ -26,7 +30,7 @@ def test_answers_keep_the_order_of_labels_and_forms():
 
 
 def test_a_training_row_by_hand(toy):
-    batch = AnswerCollator(toy, READS, LABELS, every_answer=False)([example("hap", "hi"), example("sad", "h")])
+    batch = TrainingAnswerCollator(toy, READS, LABELS)([example("hap", "hi"), example("sad", "h")])
     prompt = [START, *map(ord, "u:hi"), STOP, START]
     joy, sad = [*map(ord, "joy"), STOP], [*map(ord, "sad"), STOP]
     assert batch["input_ids"].tolist() == [prompt + joy, [START, *map(ord, "u:h"), STOP, START, *sad, 0]]
@@ -36,35 +40,43 @@ def test_a_training_row_by_hand(toy):
     assert batch["targets"].tolist() == [[joy], [sad]]
     assert batch["labels"].tolist() == batch["targets"].tolist()
     assert batch["truth"].tolist() == [0, 1]
-    assert set(batch) == {"input_ids", "position_ids", "segment_ids", "sources", "targets", "truth", "labels"}
+    assert batch["label_of_answer"].tolist() == [[0], [1]]
+    assert set(batch) == {
+        "input_ids", "position_ids", "segment_ids", "sources", "targets", "label_of_answer", "truth", "labels",
+    }  # fmt: skip
 
 
 def test_a_scoring_row_packs_every_form(toy):
-    batch = AnswerCollator(toy, READS, LABELS, every_answer=True)([example("sad", "h")])
+    batch = AnswerCollator(toy, READS, LABELS)([given("h"), given("h")])
     ids = [START, *map(ord, "u:h"), STOP, START]
     for form in ("joy", "ok", "sad"):
         ids += [*map(ord, form), STOP]
-    assert batch["input_ids"].tolist() == [ids]
-    assert batch["position_ids"].tolist() == [[*range(6), *range(6, 10), *range(6, 9), *range(6, 10)]]
-    assert batch["segment_ids"].tolist() == [[0] * 6 + [1] * 4 + [2] * 3 + [3] * 4]
-    assert batch["sources"].tolist() == [[[5, 6, 7, 8], [5, 10, 11, 0], [5, 13, 14, 15]]]
+    assert batch["input_ids"].tolist() == [ids] * 2
+    assert batch["position_ids"].tolist() == [[*range(6), *range(6, 10), *range(6, 9), *range(6, 10)]] * 2
+    assert batch["segment_ids"].tolist() == [[0] * 6 + [1] * 4 + [2] * 3 + [3] * 4] * 2
+    assert batch["sources"].tolist() == [[[5, 6, 7, 8], [5, 10, 11, 0], [5, 13, 14, 15]]] * 2
     assert batch["targets"][0, 1].tolist() == [*map(ord, "ok"), STOP, IGNORED]
-    assert batch["truth"].tolist() == [1]
-    assert "labels" not in batch  # the Trainer would take it for something to count
+    assert batch["label_of_answer"].tolist() == [[0, 0, 1]] * 2
+    # no truth, for an input has none; no labels, for the Trainer would count them
+    assert set(batch) == {"input_ids", "position_ids", "segment_ids", "sources", "targets", "label_of_answer"}
 
 
 def test_a_prompt_that_hears_brings_its_audio(toy):
-    batch = AnswerCollator(toy, HEARS, LABELS, every_answer=False)([example(samples=30), example(samples=55)])
+    batch = AnswerCollator(toy, HEARS, LABELS)([given(samples=30), given(samples=55)])
     assert (batch["input_ids"] == AUDIO).sum(dim=1).tolist() == [3, 5]
     assert batch["audio_frames"].tolist() == [3, 5]
-    assert "audio_frames" not in AnswerCollator(toy, READS, LABELS, every_answer=False)([example()])
+    trained = TrainingAnswerCollator(toy, HEARS, LABELS)([example("hap", "hi", 30), example("sad", "hi", 55)])
+    assert trained["audio_frames"].tolist() == [3, 5]
+    assert "audio_frames" not in AnswerCollator(toy, READS, LABELS)([given()])
+    assert "audio_frames" not in TrainingAnswerCollator(toy, READS, LABELS)([example()])
 
 
 def test_audio_that_was_not_loaded_is_missed(toy):
-    deaf = Example("u7", "s", "hap", "hi", None)
-    with pytest.raises(ConfigError, match="utterance u7: the prompt hears, but no audio was loaded"):
-        AnswerCollator(toy, HEARS, LABELS, every_answer=True)([deaf])
-    assert len(AnswerCollator(toy, READS, LABELS, every_answer=True)([deaf])["truth"]) == 1
+    deaf = Input("u7", "hi", None)
+    for collator, item in ((AnswerCollator, deaf), (TrainingAnswerCollator, Example(deaf, "hap"))):
+        with pytest.raises(ConfigError, match="utterance u7: the prompt uses audio, but none was loaded"):
+            collator(toy, HEARS, LABELS)([item])
+        assert len(collator(toy, READS, LABELS)([item])["input_ids"]) == 1
 
 
 def test_forms_of_the_same_tokens_are_refused(make_toy):
@@ -76,23 +88,20 @@ def test_forms_of_the_same_tokens_are_refused(make_toy):
         tokenizer = Shouting()
 
     with pytest.raises(ConfigError, match=r"two surface forms of \['hap', 'sad'\] have the same tokens"):
-        AnswerCollator(make_toy(Processor()), READS, LabelSet(("hap", "sad"), {"hap": ("Sad",)}), every_answer=True)
+        AnswerCollator(make_toy(Processor()), READS, LabelSet(("hap", "sad"), {"hap": ("Sad",)}))
 
 
-def test_a_collator_travels_to_worker_processes(family_collator):
-    collator, examples = family_collator
-    copy = pickle.loads(pickle.dumps(collator))  # noqa: S301 our own bytes
-    first, second = collator(examples), copy(examples)
-    assert set(first) == set(second)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture
-def family_collator(tiny_folder):
+@pytest.mark.parametrize("collator_class", [AnswerCollator, TrainingAnswerCollator])
+def test_a_collator_travels_to_worker_processes(collator_class, tiny_folder):
     from lalm_mer.models.families import family_class
 
     family = family_class("qwen2_audio").load(
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
-    sound = Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000)
-    return AnswerCollator(family, HEARS, LABELS, every_answer=True), [Example("u", None, "sad", None, sound)]
+    sound = Input("u", None, Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000))
+    items = [sound if collator_class is AnswerCollator else Example(sound, "sad")]
+    collator = collator_class(family, HEARS, LABELS)
+    copy = pickle.loads(pickle.dumps(collator))  # noqa: S301 our own bytes
+    first, second = collator(items), copy(items)
+    assert set(first) == set(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -10,7 +10,7 @@ import torch
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Input
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.language.generation import PromptCollator, generate, in_words, stop_ids
 
@@ -20,8 +20,8 @@ HEARS = Prompt("hears", None, (("audio", ""),), {}, "")
 AUDIO, STOP, START = 129, 130, 131
 
 
-def example(transcript="hi", samples=30):
-    return Example("u", "s", "happy", transcript, Waveform(np.zeros(samples, np.float32), 100))
+def given(transcript="hi", samples=30):
+    return Input("u", transcript, Waveform(np.zeros(samples, np.float32), 100), "s")
 
 
 @pytest.fixture
@@ -46,28 +46,28 @@ def chain(make_toy):
     return make
 
 
-def say(family, *examples, tokens=8, prompt=READS):
-    return generate(family, **PromptCollator(family, prompt, LABELS)(examples), max_new_tokens=tokens)
+def say(family, *inputs, tokens=8, prompt=READS):
+    return generate(family, **PromptCollator(family, prompt, LABELS)(inputs), max_new_tokens=tokens)
 
 
 def test_an_answer_ends_at_the_stop_token(chain):
     family = chain(*map(ord, "sad"), STOP)
-    assert say(family, example("hi"), example("a longer one")) == [[*map(ord, "sad")]] * 2
+    assert say(family, given("hi"), given("a longer one")) == [[*map(ord, "sad")]] * 2
 
 
 def test_an_answer_that_never_stops_ends_at_max_new_tokens(chain):
-    assert say(chain(*map(ord, "ab")), example(), tokens=5) == [[*map(ord, "ab~~~")]]
-    assert say(chain(*map(ord, "ab")), example(), tokens=1) == [[ord("a")]]
+    assert say(chain(*map(ord, "ab")), given(), tokens=5) == [[*map(ord, "ab~~~")]]
+    assert say(chain(*map(ord, "ab")), given(), tokens=1) == [[ord("a")]]
 
 
 def test_an_answer_may_be_empty(chain):
-    assert say(chain(STOP), example(), example()) == [[], []]
+    assert say(chain(STOP), given(), given()) == [[], []]
 
 
 def test_each_answer_stops_by_itself(chain):
     """What a row says depends on its last token: here on the transcript's own last letter, two words long or one."""
     family = chain(*map(ord, "sad"), STOP)
-    batch = PromptCollator(family, READS, LABELS)([example("hi"), example("hi there")])
+    batch = PromptCollator(family, READS, LABELS)([given("hi"), given("hi there")])
     ends = batch["prompt_lengths"]
     batch["input_ids"][0, ends[0] - 1] = ord("a")
     assert generate(family, **batch, max_new_tokens=8) == [[ord("d")], [*map(ord, "sad")]]
@@ -78,11 +78,11 @@ def test_other_tokens_that_end_an_answer_are_heeded(chain):
     family = chain(ord("x"), ord("y"), STOP)
     family.model.generation_config = SimpleNamespace(eos_token_id=[ord("y"), STOP])
     assert stop_ids(family) == {ord("y"), STOP}
-    assert say(family, example()) == [[ord("x")]]
+    assert say(family, given()) == [[ord("x")]]
 
 
 def test_the_audio_placeholder_is_never_said(chain):
-    assert say(chain(AUDIO), example(), tokens=2) == [[ord("?"), ord("~")]]
+    assert say(chain(AUDIO), given(), tokens=2) == [[ord("?"), ord("~")]]
 
 
 def test_special_tokens_are_no_words(tiny_folder):
@@ -97,17 +97,17 @@ def test_special_tokens_are_no_words(tiny_folder):
 
 
 def test_a_batch_of_prompts_by_hand(toy):
-    batch = PromptCollator(toy, HEARS, LABELS)([example(samples=30), example(samples=55)])
+    batch = PromptCollator(toy, HEARS, LABELS)([given(samples=30), given(samples=55)])
     short = [START, *map(ord, "u:"), *[AUDIO] * 3, STOP, START]
     assert batch["input_ids"].tolist() == [[*short, 0, 0], [*short[:3], *[AUDIO] * 5, STOP, START]]
     assert batch["prompt_lengths"].tolist() == [8, 10]
     assert batch["audio_frames"].tolist() == [3, 5]
-    assert set(PromptCollator(toy, READS, LABELS)([example()])) == {"input_ids", "prompt_lengths"}
+    assert set(PromptCollator(toy, READS, LABELS)([given()])) == {"input_ids", "prompt_lengths"}
 
 
 def test_audio_that_was_not_loaded_is_missed(toy):
-    with pytest.raises(ConfigError, match="utterance u7: the prompt hears, but no audio was loaded"):
-        PromptCollator(toy, HEARS, LABELS)([Example("u7", "s", "sad", "hi", None)])
+    with pytest.raises(ConfigError, match="utterance u7: the prompt uses audio, but none was loaded"):
+        PromptCollator(toy, HEARS, LABELS)([Input("u7", "hi", None)])
 
 
 def test_a_collator_travels_to_worker_processes(tiny_folder):
@@ -117,6 +117,6 @@ def test_a_collator_travels_to_worker_processes(tiny_folder):
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
     sound = Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000)
-    collator, examples = PromptCollator(family, HEARS, LABELS), [Example("u", None, "sad", None, sound)]
-    first, second = collator(examples), pickle.loads(pickle.dumps(collator))(examples)  # noqa: S301 our own bytes
+    collator, inputs = PromptCollator(family, HEARS, LABELS), [Input("u", None, sound)]
+    first, second = collator(inputs), pickle.loads(pickle.dumps(collator))(inputs)  # noqa: S301 our own bytes
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -3,40 +3,48 @@ import math
 import numpy as np
 import pytest
 import torch
-from lalm_mer.recognizers.language.answer_model import AnswerModel, label_log_probs
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example
+from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import LanguageInputs
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.collator import answer_forms
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.language.recognizer import LanguageRecognizer, label_log_probs
 
 LABELS = LabelSet(("hap", "sad", "ang"), {"hap": ("joy", "ok"), "ang": ("cross", "angry", "hot")})
 PROMPT = Prompt("reads", None, (("transcript", ""),), {}, "")
-OWNERS = [owner for owner, _ in answer_forms(LABELS)]
+SETUP = PromptSetup((PROMPT,), LABELS, (LABELS.labels,))
 EXAMPLES = [
-    Example(f"u{number}", "s", label, transcript, Waveform(np.zeros(20, np.float32), 100))
+    Example(Input(f"u{number}", transcript, Waveform(np.zeros(20, np.float32), 100), "s"), label)
     for number, (label, transcript) in enumerate([("hap", "hi"), ("ang", "go away"), ("sad", "")])
 ]
+INPUTS = [example.input for example in EXAMPLES]
+TRUTH = torch.tensor([0, 2, 1])
+
+
+def training_batch(model, examples=EXAMPLES):
+    """What reaches the model of a batch: the Trainer keeps ``labels``."""
+    return {name: tensor for name, tensor in model.training_collator(examples).items() if name != "labels"}
 
 
 def test_label_log_probs_by_hand():
     answers = torch.log(torch.tensor([[0.02, 0.03, 0.10, 0.35], [0.5, 0.25, 0.125, 0.125]]))
-    scores = label_log_probs(answers, [0, 0, 1, 2], 3)
+    scores = label_log_probs(answers, torch.tensor([0, 0, 1, 2]))
     torch.testing.assert_close(scores.exp(), torch.tensor([[0.1, 0.2, 0.7], [0.75, 0.125, 0.125]]))
 
 
 def test_forms_may_stand_in_any_order_and_vanishing_scores_stay_finite():
     answers = torch.tensor([[-1000.0, -1001.0, -1000.0]])
-    scores = label_log_probs(answers, [1, 0, 1], 2)
+    scores = label_log_probs(answers, torch.tensor([1, 0, 1]))
     odds = 2 * math.e  # two forms, each e times as likely
     torch.testing.assert_close(scores.exp(), torch.tensor([[1 / (1 + odds), odds / (1 + odds)]]))
 
 
 def full_sequence(toy, example, form):
     """Sum of the log-probabilities of an answer and the stop token, the sequence alone."""
-    prompt = toy.prompt_ids(PROMPT.conversation(example, LABELS), [])
+    prompt = toy.prompt_ids(PROMPT.conversation(example.input, LABELS), [])
     answer = toy.answer_ids(form)
     ids = torch.tensor([prompt + answer])
     inputs = LanguageInputs(ids, torch.arange(ids.shape[1])[None], torch.ones_like(ids))
@@ -45,7 +53,11 @@ def full_sequence(toy, example, form):
 
 
 def test_scores_are_those_of_full_sequences(toy):
-    output = AnswerModel(toy, OWNERS, 3)(**AnswerCollator(toy, PROMPT, LABELS, every_answer=True)(EXAMPLES))
+    model = LanguageRecognizer(toy, SETUP)
+    batch = model.scoring_collators[0](INPUTS)
+    assert set(model(**batch)) == {"log_probs"}  # an input has no truth, so there is no loss
+    output = model(**batch, truth=TRUTH)
+    assert torch.equal(output["log_probs"], model(**batch)["log_probs"])
     for row, example in enumerate(EXAMPLES):
         scores = torch.stack([full_sequence(toy, example, form) for _, form in answer_forms(LABELS)])
         by_label = torch.stack([scores[:2].logsumexp(0), scores[2], scores[3:].logsumexp(0)])
@@ -56,34 +68,29 @@ def test_scores_are_those_of_full_sequences(toy):
 
 
 def test_training_and_scoring_count_the_same_loss(toy):
-    model = AnswerModel(toy, OWNERS, 3)
-    training = AnswerCollator(toy, PROMPT, LABELS, every_answer=False)(EXAMPLES)
-    training.pop("labels")
-    trained = model(**training)
-    scored = model(**AnswerCollator(toy, PROMPT, LABELS, every_answer=True)(EXAMPLES))
+    model = LanguageRecognizer(toy, SETUP)
+    trained = model(**training_batch(model))
+    scored = model(**model.scoring_collators[0](INPUTS), truth=TRUTH)
     assert set(trained) == {"losses", "items"}
     torch.testing.assert_close(trained["losses"], scored["losses"])
     assert trained["items"].tolist() == scored["items"].tolist() == [4, 6, 4]
 
 
 def test_padding_changes_nothing(toy):
-    model = AnswerModel(toy, OWNERS, 3)
-    for every_answer in (False, True):
-        collator = AnswerCollator(toy, PROMPT, LABELS, every_answer=every_answer)
-
-        def losses(examples, collator=collator):
-            batch = collator(examples)
-            batch.pop("labels", None)
-            return model(**batch)["losses"]
-
-        torch.testing.assert_close(losses(EXAMPLES), torch.cat([losses([example]) for example in EXAMPLES]))
+    model = LanguageRecognizer(toy, SETUP)
+    trained = model(**training_batch(model))["losses"]
+    alone = [model(**training_batch(model, [example]))["losses"] for example in EXAMPLES]
+    torch.testing.assert_close(trained, torch.cat(alone))
+    collate = model.scoring_collators[0]
+    scored = model(**collate(INPUTS), truth=TRUTH)
+    alone = [model(**collate([given]), truth=truth[None]) for given, truth in zip(INPUTS, TRUTH, strict=True)]
+    for name in ("losses", "log_probs"):
+        torch.testing.assert_close(scored[name], torch.cat([output[name] for output in alone]))
 
 
 def test_the_true_answer_carries_the_gradient(toy):
-    model = AnswerModel(toy, OWNERS, 3)
-    batch = AnswerCollator(toy, PROMPT, LABELS, every_answer=False)(EXAMPLES[:1])
-    batch.pop("labels")
-    model(**batch)["losses"].sum().backward()
+    model = LanguageRecognizer(toy, SETUP)
+    model(**training_batch(model, EXAMPLES[:1]))["losses"].sum().backward()
     moved = toy.model.head.bias.grad < 0  # gradient descent raises these tokens
     assert set(moved.nonzero()[:, 0].tolist()) == {*map(ord, "joy"), 130}
 
@@ -94,11 +101,11 @@ def test_what_was_trained_is_saved_by_its_own_library(toy, tmp_path):
             folder.mkdir()
             (folder / "saved").touch()
 
-    AnswerModel(toy, OWNERS, 3, Saves()).save_trained(tmp_path / "adapter")
+    LanguageRecognizer(toy, SETUP, Saves()).save_trained(tmp_path / "adapter")
     assert (tmp_path / "adapter" / "saved").is_file()
 
 
 @pytest.mark.parametrize("given", [None, "wrapped"])
 def test_the_model_is_the_familys_unless_peft_wrapped_it(toy, given):
     wrapped = torch.nn.Identity() if given else None
-    assert AnswerModel(toy, OWNERS, 3, wrapped).model is (wrapped or toy.model)
+    assert LanguageRecognizer(toy, SETUP, wrapped).model is (wrapped or toy.model)

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 from torch import nn
 
@@ -104,18 +103,10 @@ class Processor:
         return "".join(turns) + "<start>"
 
 
-@pytest.fixture
-def make_toy():
-    """A maker of toy families, from a processor and a model of one's own where wanted."""
-
-    def make(processor=None, model=None, **attributes):
-        family_class = type("Toy", (Toy,), attributes)
-        return family_class(model or make_model(), processor or Processor())
-
-    make.processor, make.tokenizer = Processor, Characters
-    return make
+def make_toy(processor=None, model=None, **attributes):
+    """A toy family, from a processor and a model of one's own where wanted."""
+    family_class = type("Toy", (Toy,), attributes)
+    return family_class(model or make_model(), processor or Processor())
 
 
-@pytest.fixture
-def toy(make_toy):
-    return make_toy()
+make_toy.processor, make_toy.tokenizer = Processor, Characters
