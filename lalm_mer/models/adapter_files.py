@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 """File of peft's."""
 WEIGHTS = "adapter_model.safetensors"
 """File of peft's."""
-_BESIDE = ("run.json", "labels.json", "prompt.yaml")
+_OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
 _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # peft imports what the last one names
 
 
@@ -48,11 +48,11 @@ def check_adapter_folder(
         AdapterError: in one line, naming file and key
     """
     where = named or str(folder)
-    for name in (CONFIG, WEIGHTS, *_BESIDE):
+    for name in (CONFIG, WEIGHTS, *_OTHER_FILES):
         path = folder / name
         if root is not None and not _lies_within(path, root):
             raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
-        if name not in _BESIDE and not path.is_file():
+        if name not in _OTHER_FILES and not path.is_file():
             raise AdapterError(
                 f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors and not pickled"
             )
