@@ -10,10 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    Blip2QFormerConfig,
-    GraniteConfig,
     GraniteSpeechConfig,
-    GraniteSpeechEncoderConfig,
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
 )
@@ -130,29 +127,29 @@ class GraniteSpeech(Family):
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=cls.stop_token)
         processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=load_template(cls.name))
         config = GraniteSpeechConfig(
-            encoder_config=GraniteSpeechEncoderConfig(
-                num_layers=shape.layers,
-                hidden_dim=shape.hidden_size,
-                num_heads=shape.heads,
-                context_size=20,
-                max_pos_emb=32,
-                dropout=0.0,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            projector_config=Blip2QFormerConfig(
-                hidden_size=shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=4 * shape.hidden_size,
-                encoder_hidden_size=shape.hidden_size,
-                cross_attention_frequency=1,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            text_config=GraniteConfig(
+            encoder_config={
+                "num_layers": shape.layers,
+                "hidden_dim": shape.hidden_size,
+                "num_heads": shape.heads,
+                "context_size": 20,
+                "max_pos_emb": 32,
+                "dropout": 0.0,
+                "initializer_range": shape.initializer_range,
+            },
+            projector_config={
+                "hidden_size": shape.hidden_size,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.heads,
+                "intermediate_size": 4 * shape.hidden_size,
+                "encoder_hidden_size": shape.hidden_size,
+                "cross_attention_frequency": 1,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+                "initializer_range": shape.initializer_range,
+            },
+            text_config=dict(
                 **language_sizes(shape, tokenizer, bos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token))
-            ).to_dict(),
+            ),
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
             has_lora_adapter=False,
