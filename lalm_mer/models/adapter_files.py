@@ -1,4 +1,4 @@
-"""What an adapter's folder may hold: weights in safetensors and a config that asks for what is offered alone.
+"""What an adapter's folder may hold: weights in safetensors and a config of what is offered alone.
 
 Such a folder may come from anybody. peft would read a pickle, import a module that the config names, or follow a link;
 so the folder is looked at before peft sees it.
@@ -31,7 +31,7 @@ def check_adapter_folder(
 ) -> dict[str, Any]:
     """Refuse a folder that holds anything but an adapter of a kind that is offered, which can do no more than adapt.
 
-    Whole modules beside the adapter's tensors are taken only where the config names them in ``modules_to_save``.
+    Whole modules are taken besides the adapter's tensors only where the config names them in ``modules_to_save``.
 
     Args:
         folder: holds the files of peft's

@@ -117,8 +117,8 @@ class GraniteSpeech(Family):
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
-        whole: Any = model
-        whole.supports_gradient_checkpointing = True  # the language model's layers do, and the whole does not say so
+        outer: Any = model
+        outer.supports_gradient_checkpointing = True  # its language model does, and the outer class does not declare it
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -160,7 +160,7 @@ class GraniteSpeech(Family):
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
-        """transformers' processor, with a template that takes audio slots and does not tell the day."""
+        """transformers' processor, with a template that takes audio slots and writes no date."""
         refuse_pickled(Path(source))  # before transformers would read an adapter there
         extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, load_template(cls.name))
         processor = GraniteSpeechProcessor(
