@@ -133,8 +133,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
             from lalm_mer.models.families import family_class  # here, so that other tests do not load torch
             from lalm_mer.models.tiny import build_tiny
 
-            if needs := family_class(family).needs:
-                pytest.importorskip(needs, reason=f"the extra `{family}` is not installed")
+            if required := family_class(family).required_module:
+                pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
             folder = tmp_path_factory.mktemp(f"tiny_{family}")
             prompts = sorted((REPO_ROOT / "prompts").glob("*.yaml"))
             words = [line for path in prompts for line in path.read_text("utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""What an adapter's folder may hold: weights in safetensors and a config that asks for what is offered alone.
+"""What an adapter's folder may hold: weights in safetensors and a config of what is offered alone.
 
 Such a folder may come from anybody. peft would read a pickle, import a module that the config names, or follow a link;
 so the folder is looked at before peft sees it.
@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 """File of peft's."""
 WEIGHTS = "adapter_model.safetensors"
 """File of peft's."""
-_BESIDE = ("run.json", "labels.json", "prompt.yaml")
+_OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
 _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # peft imports what the last one names
 
 
@@ -31,7 +31,7 @@ def check_adapter_folder(
 ) -> dict[str, Any]:
     """Refuse a folder that holds anything but an adapter of a kind that is offered, which can do no more than adapt.
 
-    Whole modules beside the adapter's tensors are taken only where the config names them in ``modules_to_save``.
+    Whole modules are taken besides the adapter's tensors only where the config names them in ``modules_to_save``.
 
     Args:
         folder: holds the files of peft's
@@ -48,11 +48,11 @@ def check_adapter_folder(
         AdapterError: in one line, naming file and key
     """
     where = named or str(folder)
-    for name in (CONFIG, WEIGHTS, *_BESIDE):
+    for name in (CONFIG, WEIGHTS, *_OTHER_FILES):
         path = folder / name
         if root is not None and not _lies_within(path, root):
             raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
-        if name not in _BESIDE and not path.is_file():
+        if name not in _OTHER_FILES and not path.is_file():
             raise AdapterError(
                 f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors and not pickled"
             )

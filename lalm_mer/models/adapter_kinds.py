@@ -1,7 +1,7 @@
 """Which of peft's methods are offered, by which options, and what a saved adapter's config may say.
 
 Offered is what works on linear layers named one by one, is merged and saved without loss, and needs nothing from the
-training loop. What an option could do beside that (train other modules, change the base weights, import code, fetch
+training loop. What an option could do besides (train other modules, change the base weights, import code, fetch
 data) is not offered, and an adapter from elsewhere that asks for it is refused.
 """
 

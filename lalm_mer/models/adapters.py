@@ -1,4 +1,4 @@
-"""Adapters by peft, told which towers they may touch, with a report of what they really touch."""
+"""Adapters by peft in chosen towers alone, with a report of the modules that they are really in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL_LINEAR = "all-linear"
 
 
 class Adaptable(Protocol):
-    """What an adapter asks of a model: a family has it, and so has ``Clap``."""
+    """What an adapter needs of a model: ``Family`` and ``Clap`` have it."""
 
     model: Any
 
@@ -112,7 +112,7 @@ def add_adapter(
     if kind == "ia3":  # peft compares by the end of the name, and has no default for these models
         scaled_inputs = chosen.get("feedforward_modules") or ()
         chosen["feedforward_modules"] = [name for name in modules if name.rpartition(".")[2] in scaled_inputs]
-    with _peft_says("argument 'options'"):
+    with _peft_errors("argument 'options'"):
         config: Any = method.config(**chosen, target_modules=modules)
         config.modules_to_save = copied or None
         model = get_peft_model(family.model, config)
@@ -125,33 +125,33 @@ def load_adapter(
     *,
     trainable: bool = False,
     name: str = "default",
-    beside: PeftModel | None = None,
+    onto: PeftModel | None = None,
 ) -> PeftModel:
     """Load an adapter onto the family's model, from safetensors alone.
 
-    Several may be on one model, of which one speaks: ``model.set_adapter(name)`` says which. One that is loaded beside
-    others does not speak until then.
+    Several may be on one model, of which one is active: ``model.set_adapter(name)`` chooses it. One that is loaded onto
+    a model that has others is inactive until then.
 
     Args:
         family: the model; its modules are changed in place
         folder: as peft saves an adapter
         trainable: whether it is to be trained on
         name: that ``set_adapter`` takes
-        beside: what an earlier call returned, which is then returned again; None where there is no adapter yet
+        onto: what an earlier call returned, which is then returned again; None where there is no adapter yet
 
     Raises:
         AdapterError: naming the folder, if it holds no adapter, one in another format, one for another model, or one
             that asks for more than linear layers and towers
     """
     check_adapter_folder(folder, towers=[path for tower in family.towers for path in _paths(family, tower)])
-    with _peft_says(f"{folder}: the adapter does not fit this {family.name} model"):
-        if beside is None:
+    with _peft_errors(f"{folder}: the adapter does not fit this {family.name} model"):
+        if onto is None:
             _refuse_adapted(family)
             model = PeftModel.from_pretrained(
                 family.model, folder, adapter_name=name, is_trainable=trainable, use_safetensors=True
             )
         else:
-            model = beside
+            model = onto
             model.load_adapter(folder, adapter_name=name, is_trainable=trainable, use_safetensors=True)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             # "auto" would ask the Hub
@@ -224,10 +224,10 @@ def _require_tower(family: Adaptable, tower: str, argument: str) -> None:
 
 
 def _refuse_adapted(family: Adaptable) -> None:
-    """Adapters that are added to one another would all speak at once."""
+    """Adapters that are added one after another would all be active at once."""
     kinds = (BaseTunerLayer, ModulesToSaveWrapper)
     if any(isinstance(module, kinds) for module in family.model.modules()):
-        raise AdapterError(f"this {family.name} model has an adapter already; load it anew, or give beside=")
+        raise AdapterError(f"this {family.name} model has an adapter already; load it anew, or give onto=")
 
 
 def _paths(family: Adaptable, tower: str) -> list[str]:
@@ -273,8 +273,8 @@ def _in_4_bits(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _peft_says(what: str) -> Iterator[None]:
-    """An error of peft, in one line."""
+def _peft_errors(what: str) -> Iterator[None]:
+    """Turn an error of peft into one line."""
     try:
         yield
     except AdapterError:

@@ -1,7 +1,7 @@
 """CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with one space between them.
 
-It reads no transcript and answers nothing, so it is no family: it offers what adapters ask of one (``name``, ``model``,
-``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.recognizers.clap``.
+It takes no transcript and writes no answers, so it is not a family: it has what adapters need of one (``name``,
+``model``, ``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.recognizers.clap``.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class Clap:
         return None if round(duration_s * self.sampling_rate) >= 1 else f"{duration_s:.6f} s has no sample"
 
     def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Log-mel spectrograms as ClapFeatureExtractor makes them, less its dice.
+        """Log-mel spectrograms as ClapFeatureExtractor makes them, without its random choices.
 
         What is shorter than the window is repeated and padded as the extractor is set to. Of longer audio the extractor
         takes a random crop: here it is the middle one; where it fuses the whole with three random crops, one from each

@@ -1,4 +1,4 @@
-"""What identifies a base model, told without loading its weights and computed once a machine."""
+"""What identifies a base model: found without loading its weights, and computed once on each machine."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _PARTS = (
     ("audio_projection.0.", "audio_projection.linear1."),
     ("audio_projection.2.", "audio_projection.linear2."),
 )
-_ROBERTA_EPS = 1e-5  # of the RoBERTa that LAION trained; a ClapTextConfig has 1e-12 where nothing else is said
+_ROBERTA_EPS = 1e-5  # of the RoBERTa that LAION trained; a ClapTextConfig has 1e-12 by default
 _FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers of transformers' own
 
 
@@ -101,7 +101,7 @@ def read_laion_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def transformers_weights(weights: Mapping[str, Tensor], config: ClapConfig, source: str) -> dict[str, Tensor]:
-    """A whole state dict of ClapModel from LAION's weights.
+    """A complete state dict of ClapModel from LAION's weights.
 
     Args:
         weights: under LAION's names
@@ -166,7 +166,7 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
 
 
 def _numbers() -> list[Any]:
-    """Numpy's numbers: checkpoints keep some beside their weights, under the name numpy 1 or numpy 2 gives them."""
+    """Numpy's numbers: checkpoints hold some besides their weights, under the name numpy 1 or numpy 2 gives them."""
     scalar = np.float64(0.0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]

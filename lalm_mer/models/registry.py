@@ -80,10 +80,11 @@ def family_of(model_id: str, revision: str | None = None) -> str:
         raise ModelError(
             f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"
         ) from error
-    model_type = str(config.get("model_type"))
-    family = OTHER_MODEL_TYPES.get(model_type, model_type)
+    model_type = config.get("model_type")
+    family = str(OTHER_MODEL_TYPES.get(model_type, model_type))
     if family not in (*FAMILIES, CLAP):
-        raise ModelError(
-            f"model {model_id!r} is of type {model_type!r}, which has no family; name one of {', '.join(model_names())}"
+        found = (
+            f"is of type {model_type!r}, which has no family" if model_type else "has no config.json with a model_type"
         )
+        raise ModelError(f"model {model_id!r} {found}; name one of {', '.join(model_names())}")
     return family

@@ -23,12 +23,12 @@ __all__ = ["Transcriber", "transcribe_utterances"]
 
 
 class Transcriber:
-    """A Whisper model that writes down what it hears: greedy, no temperature fallback, so the same each time.
+    """Greedy transcription by a Whisper model, without temperature fallback, so that results repeat.
 
     Args:
         model: WhisperForConditionalGeneration
         processor: WhisperProcessor
-        name: what to call it in errors
+        name: its name in errors
         digest: what identifies the weights: hash of a local folder, or ``id@commit`` of the Hub
         language: code (``en``) or name (``english``); None to detect it for each utterance. An English-only model
             takes none
@@ -83,7 +83,7 @@ class Transcriber:
             device: as torch names it
 
         Raises:
-            ConfigError: if ``dtype`` or ``language`` cannot be
+            ConfigError: if ``dtype`` or ``language`` is unknown
             ModelError: naming the id, if it cannot be found or is no Whisper model
         """
         if dtype not in DTYPES:
@@ -101,8 +101,10 @@ class Transcriber:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            if found["missing_keys"]:  # transformers would make them up, with a warning alone
-                raise ModelError(f"model {model_id!r}: no weights of {sorted(found['missing_keys'])[0]}; is it whole?")
+            if found["missing_keys"]:  # transformers would draw them, with a warning alone
+                raise ModelError(
+                    f"model {model_id!r}: no weights of {sorted(found['missing_keys'])[0]}; is the model complete?"
+                )
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -125,11 +127,11 @@ class Transcriber:
 
     @property
     def window_s(self) -> float:
-        """What it hears at once, in seconds: 30 for the published models."""
+        """Its window in seconds: 30 for the published models."""
         return float(self._processor.feature_extractor.n_samples / self.sampling_rate)
 
     def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """What is said in each, as the model writes it, without the space at either end.
+        """The transcript of each, as the model writes it, without the space at either end.
 
         Those that fit its window go together; a longer one goes alone through Whisper's own long-form decoding, which
         moves on to the last timestamp that it wrote.
@@ -143,12 +145,12 @@ class Transcriber:
         """
         for waveform in waveforms:
             waveform.require_rate(self.sampling_rate, "Whisper")
-        whole = [index for index, waveform in enumerate(waveforms) if waveform.duration_s <= self.window_s]
+        short = [index for index, waveform in enumerate(waveforms) if waveform.duration_s <= self.window_s]
         written: dict[int, str] = {}
-        if whole:
-            hypotheses = self._written([waveforms[index] for index in whole], padding="max_length")
-            written.update(zip(whole, hypotheses, strict=True))
-        for index in sorted(set(range(len(waveforms))) - set(whole)):
+        if short:
+            hypotheses = self._written([waveforms[index] for index in short], padding="max_length")
+            written.update(zip(short, hypotheses, strict=True))
+        for index in sorted(set(range(len(waveforms))) - set(short)):
             if getattr(self._model.generation_config, "no_timestamps_token_id", None) is None:
                 raise ModelError(
                     f"model {self.name!r} has no timestamps, so it cannot transcribe {waveforms[index].duration_s:.1f} "
@@ -196,18 +198,18 @@ def transcribe_utterances(
 ) -> dict[str, str]:
     """Transcribe every utterance that has audio, the longest first, so that batches are even.
 
-    ``journal`` receives a line a batch; killed and called again, it goes on after the last whole line, with the very
-    batches that an undisturbed run has. Only a journal that the same ``identity`` began is gone on with.
+    ``journal`` receives a line for each batch. After a kill, the same call resumes after the last complete line, with
+    the batches of an undisturbed run. Only a journal of the same ``identity`` is resumed.
 
     Args:
         transcriber: the model
         utterances: rows of a prepared corpus
-        identity: plain data, all that decides what comes out
-        journal: a file to keep what is done; left there at the end
+        identity: plain data, all that the results depend on
+        journal: a file that keeps finished batches; left there at the end
         batch_size: utterances at a time
 
     Returns:
-        utterance id -> what was recognised, in the order of ``utterances``
+        utterance id -> transcript, in the order of ``utterances``
 
     Raises:
         ConfigError: if ``batch_size`` is below 1, or ``journal`` is of another identity
@@ -217,14 +219,18 @@ def transcribe_utterances(
         raise ConfigError(f"argument 'batch_size': {batch_size}; expected 1 or more")
     columns = utterances.select_columns(["utterance_id", "audio"])
     names, durations = utterances["utterance_id"][:], utterances["duration_s"][:]
-    heard = [row for row, duration_s in enumerate(durations) if duration_s is not None]
+    with_audio = [row for row, duration_s in enumerate(durations) if duration_s is not None]
     done = _open_journal(journal, identity)
-    order = sorted(heard, key=lambda row: (-durations[row], names[row]))
+    order = sorted(with_audio, key=lambda row: (-durations[row], names[row]))
     left = [row for row in order if names[row] not in done]
     with (
         journal.open("a", encoding="utf-8") as file,
         tqdm(
-            total=len(heard), initial=len(heard) - len(left), desc="transcribe", unit=" utterances", disable=None
+            total=len(with_audio),
+            initial=len(with_audio) - len(left),
+            desc="transcribe",
+            unit=" utterances",
+            disable=None,
         ) as bar,
     ):
         for start in range(0, len(left), batch_size):
@@ -235,15 +241,15 @@ def transcribe_utterances(
             file.flush()
             done |= batch
             bar.update(len(rows))
-    return {names[row]: done[names[row]] for row in heard}
+    return {names[row]: done[names[row]] for row in with_audio}
 
 
 def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     """What an earlier process finished; its last line is dropped where a kill cut it short."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     content = journal.read_bytes() if journal.is_file() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1]]
+    complete = content[: content.rfind(b"\n") + 1]
+    lines = [json.loads(line) for line in complete.decode("utf-8").split("\n")[:-1]]
     if not lines:
         journal.write_text(json.dumps(dict(identity), ensure_ascii=False) + "\n", encoding="utf-8")
         return {}
@@ -253,6 +259,6 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
                 f"{journal}: the beginning of another transcription, with {key} = {lines[0].get(key)!r}, now it is "
                 f"{identity.get(key)!r}; choose another output.file, or remove {journal.name}"
             )
-    if len(whole) < len(content):
-        journal.write_bytes(whole)
+    if len(complete) < len(content):
+        journal.write_bytes(complete)
     return {name: hypothesis for line in lines[1:] for name, hypothesis in line.items()}

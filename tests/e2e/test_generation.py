@@ -10,7 +10,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import read_record
-from lalm_mer.launch.config.settings import AnsweringSettings, PromptSettings
+from lalm_mer.launch.config.settings import PromptSettings
 from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
 
@@ -78,16 +78,18 @@ def test_an_adapted_model_says_what_it_thinks_likely(workplace, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "family", "engine", "message"),
+    ("answering", "prompt", "family", "engine", "message"),
     [
-        ({}, "clap", "NO", "clap has no language model"),
-        ({}, "qwen2_audio", "DEEPSPEED", "engine.yaml shards the model by DEEPSPEED"),
-        ({"label_orders": 2}, "qwen2_audio", "NO", "ways of scoring labels"),
-        ({"label_score": "pmi"}, "qwen2_audio", "NO", "ways of scoring labels"),
+        ({"mode": "chat"}, {}, "qwen2_audio", "NO", "key 'answering.mode': 'chat'; expected likelihood or generation"),
+        ({}, {}, "clap", "NO", "clap has no language model"),
+        ({"max_new_tokens": 0}, {}, "qwen2_audio", "NO", "key 'answering.max_new_tokens': 0; expected 1 or more"),
+        ({}, {}, "qwen2_audio", "DEEPSPEED", "engine.yaml shards the model by DEEPSPEED"),
+        ({}, {"label_orders": 2}, "qwen2_audio", "NO", "ways of scoring labels"),
+        ({}, {"label_score": "pmi"}, "qwen2_audio", "NO", "ways of scoring labels"),
     ],
 )
-def test_what_cannot_be_asked_in_words(prompt, family, engine, message):
-    asked = AnsweringSettings(mode="generation", synonyms=None)
+def test_what_cannot_be_asked_in_words(answering, prompt, family, engine, message):
+    asked = SimpleNamespace(**{"mode": "generation", "max_new_tokens": 16, "synonyms": None} | answering)
     model = SimpleNamespace(family=family)
     settings = SimpleNamespace(answering=asked, model=model, prompt=PromptSettings("prompts/audio.yaml", **prompt))
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's worked example, followed to the letter: one file and one line, and the contract holds."""
+"""CONTRIBUTING's worked example, followed to the letter: a file, its template and one line, and the contract holds."""
 
 import os
 import re
@@ -10,9 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_family_is_one_file_and_one_line(tmp_path):
+def test_a_family_is_a_file_its_template_and_one_line(tmp_path):
     section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## How to add a family")[2].partition("\n## ")[0]
     file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (template,) = re.findall(r"```jinja\n(.*?)```", section, re.DOTALL)
     assert len(line.splitlines()) == 1
     for part in ("lalm_mer", "prompts", "tests/contract/families"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -20,6 +21,7 @@ def test_a_family_is_one_file_and_one_line(tmp_path):
         shutil.copy(ROOT / part, tmp_path / part)
     families = tmp_path / "lalm_mer/models/families"
     (families / "parrot.py").write_text(file, "utf-8")
+    (families / "templates" / "parrot.jinja").write_text(template, "utf-8")
     table = families / "__init__.py"
     before, opening, after = table.read_text("utf-8").partition("FAMILIES = {\n")
     table.write_text(before + opening + line + after, "utf-8")

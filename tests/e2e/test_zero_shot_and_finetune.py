@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from lalm_mer.core.config import load_config
 from lalm_mer.core.notes import NoteCode, sentence
 from lalm_mer.core.run_record import read_record
 from lalm_mer.examples.conditions import derangement
+from lalm_mer.launch.build.model_run import open_model_run
+from lalm_mer.launch.config.settings import FinetuneSettings
+from lalm_mer.models.families import family_class
 
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 
@@ -52,6 +56,28 @@ def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
     run = read_record(uninterrupted / "run.json")
     assert run.config["adapter"]["lora_dropout"] == 0.3
     assert run.config["train"]["warmup_steps"] == 0.05  # a default is written too
+
+
+def test_an_adapter_goes_where_the_family_names_it_if_the_config_does_not(workplace, tmp_path):
+    overrides = ["adapter.towers=null", "train.max_steps=1"]
+    done = workplace.run("finetune", tmp_path, *overrides)
+    targets = {tower: list(names) for tower, names in family_class("qwen2_audio").adapter_targets.items()}
+    assert f"frozen; targets {', '.join(targets['language_model'])}\n" in done.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["adapter"]["towers"] == targets
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {name.partition(".lora_")[0].rpartition(".")[2] for name in adapter} == {
+        name for names in targets.values() for name in names
+    }
+    assert workplace.again("finetune", f"output.dir={tmp_path}", *overrides) == 0  # which names no towers either
+
+
+@pytest.mark.parametrize(
+    ("overrides", "towers"),
+    [(["prompt.file=prompts/transcript.yaml"], {"language_model"}), (["adapter.full=[projector]"], {"language_model"})],
+)
+def test_towers_that_cannot_be_adapted_are_not_chosen_by_default(overrides, towers, workplace):
+    config = load_config(FinetuneSettings, workplace.config("finetune"), ["adapter.towers=null", *overrides])
+    assert set(open_model_run(config).settings.adapter.towers) == towers
 
 
 @pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])

@@ -1,4 +1,4 @@
-"""The families: a file an architecture, and one line here; none is imported before it is asked for."""
+"""The families: one file for each architecture, and one line here; each is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ class Family(ABC):
             revision: branch, tag or commit
             dtype: float32, bfloat16 or float16
             attn_implementation: sdpa or eager
-            quantization: ``nf4`` holds the language model in 4 bits; None holds nothing so
+            quantization: ``nf4`` holds the language model in 4 bits; None: no quantisation
 
         Raises:
             ModelError: naming the id, if it cannot be found or is of another family
@@ -299,10 +299,12 @@ class Family(ABC):
                 f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
                 "folder"
             ) from error
-        if absent := sorted(report["missing_keys"]):  # transformers would leave them random, and say so in a log
+        if absent := sorted(
+            report["missing_keys"]
+        ):  # transformers would leave them random, with a warning in its log alone
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: it has no weights for {len(absent)} of its tensors, "
-                f"such as {absent[0]}; is model.id of family {cls.name}, and whole?"
+                f"such as {absent[0]}; is the model complete, and of family {cls.name}?"
             )
         if quantization is not None:
             require_quantised_alone(model, cls.towers, cls.name)
@@ -335,7 +337,7 @@ class Family(ABC):
         characters, so a transcript that says ``<|im_end|>`` stays a transcript.
 
         Args:
-            conversation: what is asked
+            conversation: the messages
             audio_tokens: how many placeholders each audio slot needs, in order
 
         Raises:

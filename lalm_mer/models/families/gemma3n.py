@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    Gemma3nAudioConfig,
     Gemma3nAudioEncoder,
     Gemma3nAudioFeatureExtractor,
     Gemma3nConfig,
@@ -18,9 +17,7 @@ from transformers import (
     Gemma3nModel,
     Gemma3nPreTrainedModel,
     Gemma3nProcessor,
-    Gemma3nTextConfig,
     Gemma3nTextModel,
-    Gemma3nVisionConfig,
 )
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder, Gemma3nTextAltUp
 
@@ -163,16 +160,16 @@ class Gemma3n(Family):
         norms = {"rms_norm_eps": 1e-6, "hidden_size": shape.hidden_size}
         frames = (shape.window_s * 16000 - 513) // 160 + 1
         config = Gemma3nConfig(
-            audio_config=Gemma3nAudioConfig(
+            audio_config=dict(
                 **norms,
                 vocab_size=vocabulary - words - len(_IMAGE_TOKENS),
                 vocab_offset=words + len(_IMAGE_TOKENS),
                 conf_num_attention_heads=shape.heads,
                 conf_num_hidden_layers=shape.layers,
                 sscp_conv_channel_size=(16, 8),
-            ).to_dict(),
-            vision_config=Gemma3nVisionConfig(**norms, vocab_size=len(_IMAGE_TOKENS), vocab_offset=words).to_dict(),
-            text_config=Gemma3nTextConfig(
+            ),
+            vision_config=dict(**norms, vocab_size=len(_IMAGE_TOKENS), vocab_offset=words),
+            text_config=dict(
                 **language_sizes(
                     shape,
                     tokenizer,
@@ -189,7 +186,7 @@ class Gemma3n(Family):
                 activation_sparsity_pattern=[0.95] * shape.layers + [0.0] * shape.layers,
                 laurel_rank=8,
                 sliding_window=16,
-            ).to_dict(),
+            ),
             audio_soft_tokens_per_image=-(-frames // 16),
             boa_token_id=token(_BEFORE_AUDIO),
             eoa_token_id=token(_AFTER_AUDIO),

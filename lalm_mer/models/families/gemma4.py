@@ -11,12 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import (
-    Gemma4AudioConfig,
     Gemma4AudioFeatureExtractor,
     Gemma4Config,
     Gemma4ForConditionalGeneration,
     Gemma4Processor,
-    Gemma4TextConfig,
 )
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
@@ -103,15 +101,15 @@ class Gemma4(Family):
         ends = [token("<eos>"), token(cls.stop_token)]
         text_shape = replace(shape, initializer_range=shape.initializer_range / 2)  # embeddings are scaled up
         config = Gemma4Config(
-            audio_config=Gemma4AudioConfig(
-                hidden_size=shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                subsampling_conv_channels=[128, 8],
-                output_proj_dims=shape.hidden_size,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            text_config=Gemma4TextConfig(
+            audio_config={
+                "hidden_size": shape.hidden_size,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.heads,
+                "subsampling_conv_channels": [128, 8],
+                "output_proj_dims": shape.hidden_size,
+                "initializer_range": shape.initializer_range,
+            },
+            text_config=dict(
                 **language_sizes(text_shape, tokenizer, bos_token_id=token("<bos>"), eos_token_id=ends),
                 vocab_size_per_layer_input=len(tokenizer),
                 hidden_size_per_layer_input=16,
@@ -119,7 +117,7 @@ class Gemma4(Family):
                 global_head_dim=2 * (shape.hidden_size // shape.heads),
                 sliding_window=16,
                 final_logit_softcapping=30.0,
-            ).to_dict(),
+            ),
             vision_config=None,
             audio_token_id=token(cls.audio_token),
             boa_token_id=token(_BEFORE_AUDIO),

@@ -46,11 +46,11 @@ _PROBE = Conversation(
 )
 _UNKNOWN = "This family does not know what a model was trained on, so that no corpus can be ruled out; see its card."
 LIMITS = (
-    "it runs whole, from audio to logits, once an answer: slower, and no tower output can be kept",
+    "each answer takes a forward pass of its own from audio to logits: slower, and no tower output can be cached",
     "one utterance at a time, in training and in scoring",
     "one waveform a prompt, no longer than its feature extractor's window, or 30 s where that has none",
     "no quantisation, and adapters only where a tower is found by its name",
-    "what its published weights were trained on, and under which licence, is not told",
+    "the training data and the licence of its published weights are not known",
     "no model whose processor needs torchvision or whose chat template takes no messages of parts",
 )
 """Printed by ``lalm-mer doctor`` too"""
@@ -64,7 +64,7 @@ class _Features(TowerOutput):
 
 
 class _OwnClass:
-    """The class that a config names; AutoModelForMultimodalLM does not know them all."""
+    """The class that a config names; AutoModelForMultimodalLM does not have all of them."""
 
     @staticmethod
     def from_pretrained(source: str, **settings: Any) -> Any:  # noqa: ANN401 transformers' own

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 from transformers import (
     GlmAsrConfig,
-    GlmAsrEncoderConfig,
     GlmAsrForConditionalGeneration,
     GlmAsrProcessor,
     LlamaConfig,
@@ -80,9 +79,8 @@ class GlmAsr(Family):
             audio_token=cls.audio_token,
             max_audio_len=shape.window_s,
         )
-        tower = GlmAsrEncoderConfig(**tower_sizes(shape), max_position_embeddings=shape.window_s * 50)
         config = GlmAsrConfig(
-            audio_config=tower.to_dict(),
+            audio_config=tower_sizes(shape, max_position_embeddings=shape.window_s * 50),
             text_config=LlamaConfig(**language_sizes(shape, tokenizer)).to_dict(),
             audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,

@@ -10,10 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    Blip2QFormerConfig,
-    GraniteConfig,
     GraniteSpeechConfig,
-    GraniteSpeechEncoderConfig,
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
 )
@@ -120,8 +117,8 @@ class GraniteSpeech(Family):
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
-        whole: Any = model
-        whole.supports_gradient_checkpointing = True  # the language model's layers do, and the whole does not say so
+        outer: Any = model
+        outer.supports_gradient_checkpointing = True  # its language model does, and the outer class does not declare it
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
@@ -130,29 +127,29 @@ class GraniteSpeech(Family):
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=cls.stop_token)
         processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=load_template(cls.name))
         config = GraniteSpeechConfig(
-            encoder_config=GraniteSpeechEncoderConfig(
-                num_layers=shape.layers,
-                hidden_dim=shape.hidden_size,
-                num_heads=shape.heads,
-                context_size=20,
-                max_pos_emb=32,
-                dropout=0.0,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            projector_config=Blip2QFormerConfig(
-                hidden_size=shape.hidden_size,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                intermediate_size=4 * shape.hidden_size,
-                encoder_hidden_size=shape.hidden_size,
-                cross_attention_frequency=1,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                initializer_range=shape.initializer_range,
-            ).to_dict(),
-            text_config=GraniteConfig(
+            encoder_config={
+                "num_layers": shape.layers,
+                "hidden_dim": shape.hidden_size,
+                "num_heads": shape.heads,
+                "context_size": 20,
+                "max_pos_emb": 32,
+                "dropout": 0.0,
+                "initializer_range": shape.initializer_range,
+            },
+            projector_config={
+                "hidden_size": shape.hidden_size,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.heads,
+                "intermediate_size": 4 * shape.hidden_size,
+                "encoder_hidden_size": shape.hidden_size,
+                "cross_attention_frequency": 1,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+                "initializer_range": shape.initializer_range,
+            },
+            text_config=dict(
                 **language_sizes(shape, tokenizer, bos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token))
-            ).to_dict(),
+            ),
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
             has_lora_adapter=False,
@@ -163,7 +160,7 @@ class GraniteSpeech(Family):
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
-        """transformers' processor, with a template that takes audio slots and does not tell the day."""
+        """transformers' processor, with a template that takes audio slots and writes no date."""
         refuse_pickled(Path(source))  # before transformers would read an adapter there
         extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, load_template(cls.name))
         processor = GraniteSpeechProcessor(

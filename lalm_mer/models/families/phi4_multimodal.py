@@ -10,12 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    Phi4MultimodalAudioConfig,
     Phi4MultimodalConfig,
     Phi4MultimodalFeatureExtractor,
     Phi4MultimodalForCausalLM,
     Phi4MultimodalProcessor,
-    Phi4MultimodalVisionConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
@@ -156,27 +154,27 @@ class Phi4Multimodal(Family):
         end, pad = tokenizer.convert_tokens_to_ids([cls.stop_token, "<|endoftext|>"])
         config = Phi4MultimodalConfig(
             **language_sizes(shape, tokenizer, bos_token_id=pad, eos_token_id=[pad, end]),
-            audio_config=Phi4MultimodalAudioConfig(
-                hidden_size=shape.hidden_size,
-                intermediate_size=2 * shape.hidden_size,
-                num_blocks=shape.layers,
-                num_attention_heads=shape.heads,
-                ext_pw_out_channel=shape.hidden_size,
-                depthwise_separable_out_channel=shape.hidden_size,
-                nemo_conv_channels=shape.hidden_size,
-                initializer_range=shape.initializer_range,
-                audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
-            ).to_dict(),
-            vision_config=Phi4MultimodalVisionConfig(
-                hidden_size=32,
-                intermediate_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=28,
-                crop_size=28,
-                feature_layer=-1,
-                image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
-            ).to_dict(),
+            audio_config={
+                "hidden_size": shape.hidden_size,
+                "intermediate_size": 2 * shape.hidden_size,
+                "num_blocks": shape.layers,
+                "num_attention_heads": shape.heads,
+                "ext_pw_out_channel": shape.hidden_size,
+                "depthwise_separable_out_channel": shape.hidden_size,
+                "nemo_conv_channels": shape.hidden_size,
+                "initializer_range": shape.initializer_range,
+                "audio_token_id": tokenizer.convert_tokens_to_ids(cls.audio_token),
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "crop_size": 28,
+                "feature_layer": -1,
+                "image_token_id": tokenizer.convert_tokens_to_ids("<|image|>"),
+            },
         )
         config.longest_audio_s = shape.window_s
         cls.save_tiny(folder, config, processor)

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from transformers import (
     Qwen2AudioConfig,
-    Qwen2AudioEncoderConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
-    Qwen2Config,
     WhisperFeatureExtractor,
 )
 
@@ -50,12 +48,9 @@ class Qwen2Audio(Family):
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<|endoftext|>")
         extractor = WhisperFeatureExtractor(feature_size=64, chunk_length=shape.window_s)
         processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=load_template(cls.name))
-        tower = Qwen2AudioEncoderConfig(
-            **whisper_sizes(shape), num_mel_bins=64, max_source_positions=shape.window_s * 50
-        )
         config = Qwen2AudioConfig(
-            audio_config=tower.to_dict(),
-            text_config=Qwen2Config(**language_sizes(shape, tokenizer)).to_dict(),
+            audio_config=whisper_sizes(shape, num_mel_bins=64, max_source_positions=shape.window_s * 50),
+            text_config=language_sizes(shape, tokenizer),
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
         )

@@ -16,11 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen3ASRConfig,
-    Qwen3ASREncoderConfig,
     Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRProcessor,
-    Qwen3Config,
 )
 
 from lalm_mer.core.audio import Waveform
@@ -119,18 +117,16 @@ class Qwen3Asr(Family):
             **_NAMED,
         )
         processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=load_template(cls.name))
-        tower = Qwen3ASREncoderConfig(
-            **whisper_sizes(shape),
+        tower = whisper_sizes(
+            shape,
             output_dim=shape.hidden_size,
             downsample_hidden_size=8,
             initializer_range=shape.initializer_range,
         )
         head_dim = shape.hidden_size // shape.heads
         config = Qwen3ASRConfig(
-            audio_config=tower.to_dict(),
-            text_config=Qwen3Config(
-                **language_sizes(shape, tokenizer, head_dim=head_dim, tie_word_embeddings=True)
-            ).to_dict(),
+            audio_config=tower,
+            text_config=language_sizes(shape, tokenizer, head_dim=head_dim, tie_word_embeddings=True),
             audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import (
     LlamaConfig,
     VoxtralConfig,
-    VoxtralEncoderConfig,
     VoxtralForConditionalGeneration,
     VoxtralProcessor,
     WhisperFeatureExtractor,
@@ -37,7 +36,7 @@ _SPECIAL = (
     *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "<SPECIAL_20>", "<SPECIAL_21>"),
     *("<SPECIAL_22>", "<SPECIAL_23>", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"),
 )
-"""Control tokens by rank; transformers takes 24 for the audio's"""
+"""Control tokens by rank; transformers takes 24 as the audio token"""
 _TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]"), "assistant": ("", "</s>")}
 
 
@@ -93,7 +92,6 @@ class Voxtral(Family):
 
         tokenizer = MistralCommonBackend(tokenizer_path=folder / "tekken.json")
         extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s)
-        tower = VoxtralEncoderConfig(**tower_sizes(shape), max_source_positions=shape.window_s * 50)
         text = language_sizes(
             shape,
             tokenizer,
@@ -103,7 +101,7 @@ class Voxtral(Family):
             pad_token_id=_SPECIAL.index("<pad>"),
         )
         config = VoxtralConfig(
-            audio_config=tower.to_dict(),
+            audio_config=tower_sizes(shape, max_source_positions=shape.window_s * 50),
             text_config=LlamaConfig(**text).to_dict(),
             audio_token_id=_SPECIAL.index(cls.audio_token),
             initializer_range=shape.initializer_range,

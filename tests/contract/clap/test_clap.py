@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from peft import PeftModel
 from tokenizers import normalizers
 from transformers import ClapModel, ClapProcessor, TrainingArguments
@@ -187,6 +189,24 @@ def test_a_description_beyond_the_text_encoder_is_refused(clap):
 
 
 # Adapters
+
+
+def test_the_models_own_targets_are_where_it_names_them(clap):
+    _, report = add_adapter(clap, Clap.adapter_targets, RANK)
+    assert (
+        {row.tower for row in report if row.modules} == set(Clap.adapter_targets) == {"audio_tower", "audio_projector"}
+    )
+
+
+def test_fsdp_shards_the_layers_that_it_names(clap):
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="TRANSFORMER_BASED_WRAP")
+    chosen_by_accelerate = fsdp2_prepare_auto_wrap_policy(plugin, ClapRecognizer(clap, SETUP))
+    layers = {name for name, module in clap.model.named_modules() if chosen_by_accelerate(module)}
+    stages = clap.model.audio_model.audio_encoder.layers
+    expected = {
+        f"audio_model.audio_encoder.layers.{s}.blocks.{b}" for s in range(2) for b in range(len(stages[s].blocks))
+    }
+    assert layers == expected | {f"text_model.encoder.layer.{number}" for number in range(2)}
 
 
 @pytest.mark.parametrize("tower", TOWERS)

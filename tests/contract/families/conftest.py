@@ -155,19 +155,25 @@ def own_inputs():
 
 
 @pytest.fixture(scope="session")
-def heard_by_processor():
+def processor_audio():
     """What a family's processor itself makes of waveforms."""
     return own_audio
 
 
 @pytest.fixture(scope="session")
-def made_by_processor():
+def processor_prompt():
     """Token ids of a conversation that a family's processor itself makes, words as they are."""
     return own_prompt
 
 
+@pytest.fixture(scope="session")
+def trait(family):
+    """A maker of what ``own/<family>.py`` says by a name; None where it says nothing."""
+    return lambda name: own(family, name)
+
+
 def own(family, name):
-    """``own/<family>.py`` says what a processor is asked in another way than most."""
+    """``own/<family>.py`` says in what a family, its processor or its transformers model differs from most."""
     file = Path(__file__).parent / "own" / f"{family.name}.py"
     return runpy.run_path(str(file)).get(name) if file.is_file() else None
 

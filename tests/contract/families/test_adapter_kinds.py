@@ -73,7 +73,7 @@ def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prom
 
 
 @pytest.mark.parametrize("tower", ["projector", "audio_tower"])
-def test_a_tower_in_full_is_heard_learnt_saved_and_merged(
+def test_a_tower_in_full_is_scored_learnt_saved_and_merged(
     saved, load_family, prompts, examples, inputs, score, recognizer_of, training_batch, tmp_path, tower
 ):
     towers = {"language_model": ["o_proj"]}
@@ -105,12 +105,12 @@ def test_a_tower_in_full_is_heard_learnt_saved_and_merged(
     torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
 
 
-def test_two_adapters_on_one_model_speak_one_at_a_time(saved, load_family, prompts, inputs, score):
+def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, prompts, inputs, score):
     asked = {"a": {}, "b": {"towers": {"language_model": ["o_proj"]}, "full": ["projector"]}}
     each = {name: saved(name, seed, **asked[name]) for seed, name in enumerate(asked)}
     family = load_family()
     model = load_adapter(family, each["a"][0], name="a")
-    assert load_adapter(family, each["b"][0], name="b", beside=model) is model
+    assert load_adapter(family, each["b"][0], name="b", onto=model) is model
     for name in ("a", "b", "a"):
         model.set_adapter(name)
         scores = score(family, prompts["audio_transcript"], inputs[:2], model)

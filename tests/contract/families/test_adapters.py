@@ -60,6 +60,15 @@ def test_a_family_names_three_towers(family):
     assert sorted(family.towers) == sorted(TOWERS)
 
 
+def test_the_familys_own_targets_are_where_it_names_them(fresh_family):
+    targets = fresh_family.adapter_targets
+    assert set(targets) == {"language_model", "projector"}
+    _, report = add_adapter(fresh_family, targets, RANK)
+    assert {row.tower for row in report if row.modules} == set(targets)
+    adapted = {name.partition(".lora_A")[0] for name, _ in fresh_family.model.named_parameters() if ".lora_A" in name}
+    assert {name.rpartition(".")[2] for name in adapted} == {name for names in targets.values() for name in names}
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_lora_lands_in_the_chosen_tower_alone(fresh_family, tower):
     family = fresh_family
@@ -200,7 +209,7 @@ def test_it_loads_again_here_and_merging_changes_no_score(saved, fresh_family, p
     torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
 
 
-def test_a_projector_in_full_is_heard(load_family, prompts, inputs, score, tmp_path):
+def test_a_projector_in_full_changes_scores(load_family, prompts, inputs, score, tmp_path):
     family, prompt = load_family(), prompts["audio_transcript"]
     before = score(family, prompt, inputs[:2])
     target = linear_names(family, "language_model")[-1]

@@ -58,31 +58,31 @@ def clip_lengths(family):
     return [1, 100, *near_hops, *between, window - hop - 1, window - hop, window - 1, window]
 
 
-def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noise, heard_by_processor):
+def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noise, processor_audio, trait):
     lengths = clip_lengths(family)
     waveforms = [noise(samples) for samples in lengths]
     with torch.no_grad():
-        heard = family.encode_audio(**family.audio_inputs(waveforms))
-    assert int(heard.lengths.max()) <= heard.states.shape[1]
-    processed = [heard_by_processor(family, [waveform])["input_ids"] for waveform in waveforms]
+        encoded = family.encode_audio(**family.audio_inputs(waveforms))
+    assert int(encoded.lengths.max()) <= encoded.states.shape[1]
+    processed = [processor_audio(family, [waveform])["input_ids"] for waveform in waveforms]
     counts = {
         samples: (family.audio_token_count(samples), frames, int((ids == family.audio_token_id).sum()))
-        for samples, frames, ids in zip(lengths, heard.lengths.tolist(), processed, strict=True)
+        for samples, frames, ids in zip(lengths, encoded.lengths.tolist(), processed, strict=True)
     }
     assert {samples: count for samples, count in counts.items() if len(set(count)) > 1} == {}
     ours = [count[0] for count in counts.values()]
     assert min(ours) >= 0
-    assert len(set(ours)) == 1 if family.fills_windows else len(set(ours)) > 5
+    assert len(set(ours)) == 1 if trait("FILLS_WINDOWS") else len(set(ours)) > 5
 
 
-def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(family):
+def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(family, trait):
     assert family.refuses(family.longest_audio_s) is None
     assert family.refuses(1.0) is None
     reason = family.refuses(family.longest_audio_s + 0.01)
     assert f"takes {family.longest_audio_s:g} s at most" in reason
     assert family.name in reason
     assert "too short" in family.refuses(0.0)
-    if family.pads_short_audio:
+    if trait("PADS_SHORT_AUDIO"):
         assert family.refuses(1 / family.sampling_rate) is None
         return
     assert "too short" in family.refuses(1 / family.sampling_rate)
@@ -93,12 +93,12 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
 
 @pytest.mark.parametrize("prompt_name", sorted(PROMPT_FILES))
 def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
-    family, prompts, label_set, inputs, made_by_processor, prompt_name
+    family, prompts, label_set, inputs, processor_prompt, prompt_name
 ):
     prompt = prompts[prompt_name]
     for given in inputs[:4]:
         conversation = prompt.conversation(given, label_set)
-        theirs = made_by_processor(family, conversation, [given.waveform] if prompt.uses_audio else [])
+        theirs = processor_prompt(family, conversation, [given.waveform] if prompt.uses_audio else [])
         assert not prompt.uses_transcript or f"{given.transcript}\n" in family.tokenizer.decode(theirs)
         counts = [family.audio_token_count(len(given.waveform.samples))] if prompt.uses_audio else []
         ours = family.prompt_ids(conversation, counts)
@@ -107,7 +107,7 @@ def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
 
 
 def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_of_them(
-    family, noise, made_by_processor
+    family, noise, processor_prompt
 ):
     waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
     conversation = Conversation(
@@ -118,13 +118,13 @@ def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_
             Message("user", (Part("audio"), Part("words", "And here?"))),
         )
     )
-    if family.one_turn is not None:
+    if family.single_turn_reason is not None:
         with pytest.raises(ValueError, match="1 text but 2 audios; they must match 1:1"):
-            made_by_processor(family, conversation, waveforms)
+            processor_prompt(family, conversation, waveforms)
         return
     counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
     ours = family.prompt_ids(conversation, counts)
-    theirs = made_by_processor(family, conversation, waveforms)
+    theirs = processor_prompt(family, conversation, waveforms)
     assert family.tokenizer.decode(ours) == family.tokenizer.decode(theirs)
     assert ours == theirs
     runs = [len(list(run)) for is_audio, run in groupby(ours, lambda id_: id_ == family.audio_token_id) if is_audio]
@@ -174,9 +174,9 @@ def test_training_supervises_the_answer_and_the_stop_token_alone(
         assert training["label_of_answer"][row].tolist() == [training["truth"][row]]
     assert set(training) - set(scoring) == {"truth", "labels"}
     assert set(scoring) <= set(training)
-    heard = [name for name in training if name.startswith("audio")]
-    assert bool(heard) == prompts[prompt_name].uses_audio
-    for name in heard:
+    audio = [name for name in training if name.startswith("audio")]
+    assert bool(audio) == prompts[prompt_name].uses_audio
+    for name in audio:
         assert torch.equal(training[name], scoring[name])
 
 

@@ -48,13 +48,15 @@ def two_steps(family, rows, waveforms):
         torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in rows]),
     )
     with torch.no_grad():
-        heard = family.encode_audio(**family.audio_inputs(waveforms)) if waveforms else None
-        return family.logits(family.hidden_states(inputs, heard))
+        audio = family.encode_audio(**family.audio_inputs(waveforms)) if waveforms else None
+        return family.logits(family.hidden_states(inputs, audio))
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
 @pytest.mark.parametrize("count", [1, 5])
-def test_two_steps_are_the_models_own_forward(family, prompts, label_set, inputs, own_inputs, prompt_name, count):
+def test_two_steps_are_the_models_own_forward(
+    family, prompts, label_set, inputs, own_inputs, prompt_name, count, trait
+):
     prompt, chosen = prompts[prompt_name], inputs[:count]
     waveforms = [given.waveform for given in chosen] if prompt.uses_audio else []
     counts = [[family.audio_token_count(len(waveform.samples))] for waveform in waveforms] or [[]] * count
@@ -65,7 +67,7 @@ def test_two_steps_are_the_models_own_forward(family, prompts, label_set, inputs
     assert count == 1 or len({len(ids) for ids in rows}) > 1
     ours = two_steps(family, rows, waveforms)
     with torch.no_grad():
-        if family.own_batches_agree:
+        if not trait("OWN_BATCHES_LEAK"):
             own = family.model(**own_inputs(family, rows, waveforms)).logits
         else:  # padding leaks in the model's own batches: each sequence alone is the truth
             own = [
@@ -79,7 +81,7 @@ def test_two_steps_are_the_models_own_forward(family, prompts, label_set, inputs
             torch.testing.assert_close(ours[row, : len(ids)], alone[0], **EXACT)
 
 
-def test_the_model_hears(family, prompts, inputs, noise, score):
+def test_scores_depend_on_the_audio(family, prompts, inputs, noise, score):
     """Another sound moves the scores; the same sound does not."""
     first = inputs[0]
     other = replace(first, waveform=noise(len(first.waveform.samples), 99))

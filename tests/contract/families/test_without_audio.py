@@ -12,7 +12,7 @@ def mute(inputs):
 
 
 def test_a_batch_without_audio_scores_as_words_alone(family, prompts, mute, score, recognizer_of):
-    """The tower runs on silence that nobody hears."""
+    """The tower runs on silence that belongs to no utterance."""
     prompt = prompts["audio_transcript"]
     recognizer = recognizer_of(family, prompt).eval()
     batch = recognizer.scoring_collators[0](mute)

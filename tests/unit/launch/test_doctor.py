@@ -23,9 +23,9 @@ def test_the_command_tells_versions_devices_extras_and_families():
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_family_runs_here_or_says_what_it_needs(name):
-    needs = family_class(name).needs
-    lacks = needs is not None and importlib.util.find_spec(needs) is None
-    told = f"does not run: ConfigError: family {name} needs {needs}; pip install 'lalm-mer[{name}]'"
+    required = family_class(name).required_module
+    lacks = required is not None and importlib.util.find_spec(required) is None
+    told = f"does not run: ConfigError: family {name} needs {required}; pip install 'lalm-mer[{name}]'"
     assert doctor.family_status(family_class(name)) == (told if lacks else "runs")
 
 

@@ -3,7 +3,7 @@ import torch
 
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.families import FAMILIES, family_class
-from lalm_mer.models.families.base import fill_placeholders
+from lalm_mer.models.families.parts.in_place import fill_placeholders
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 
@@ -53,7 +53,7 @@ def test_a_template_that_writes_no_placeholder_is_found_out(make_toy):
         make_toy(Deaf()).prompt_ids(asked(Part("audio")), [2])
 
 
-def test_a_tokenizer_that_reads_special_tokens_in_words_is_found_out(make_toy):
+def test_a_tokenizer_that_reads_added_tokens_in_words_is_found_out(make_toy):
     class Naive(make_toy.tokenizer):
         def __call__(self, words, add_special_tokens=False, split_special_tokens=False):
             return super().__call__(words)
@@ -63,7 +63,7 @@ def test_a_tokenizer_that_reads_special_tokens_in_words_is_found_out(make_toy):
 
     family = make_toy(Processor())
     assert family.word_ids("calm") == [*map(ord, "calm")]
-    with pytest.raises(ModelError, match="reads special tokens in plain words: 'so <stop>'"):
+    with pytest.raises(ModelError, match="reads added tokens in plain words: 'so <stop>'"):
         family.word_ids("so <stop>")
 
 

@@ -15,8 +15,8 @@ SMALL = {"words": ["one two three", "three four"], "window_s": 1, "hidden_size":
 def openable(request):
     """Skips a family whose tokenizer cannot be opened here."""
     family = getattr(request.node, "callspec", None) and request.node.callspec.params.get("family")
-    if family and family_class(family).needs:
-        pytest.importorskip(family_class(family).needs, reason=f"the extra `{family}` is not installed")
+    if family and (required := family_class(family).required_module):
+        pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
 
 
 def test_a_model_that_lacks_weights_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+from tokenizers import AddedToken
 from torch import nn
 
 from lalm_mer.models.families.base import Family, TowerOutput
@@ -18,6 +19,7 @@ class Characters:
     unk_token_id = None
     all_special_ids = (AUDIO, STOP, START, PAD)
     special = {"<audio>": AUDIO, "<stop>": STOP, "<start>": START}  # noqa: RUF012
+    added_tokens_decoder = {index: AddedToken(token, special=True) for token, index in special.items()}  # noqa: RUF012
 
     def convert_tokens_to_ids(self, token):
         return self.special.get(token)
@@ -38,6 +40,8 @@ class Toy(Family):
     stop_token = "<stop>"
     audio_token = "<audio>"
     towers = {"language_model": "lm", "projector": "projector", "audio_tower": "tower"}  # noqa: RUF012
+    adapter_targets = {}  # noqa: RUF012
+    fsdp_layers = ()
     sampling_rate = 100
     longest_audio_s = 2.0
 

@@ -1,4 +1,4 @@
-"""Processors of models that see as well as hear, without their eyes: those need torchvision."""
+"""Audio-only processors of models that take images too: the published processors need torchvision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["AudioOnlyProcessor", "opened_parts"]
 
 
 class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
-    """Goes before a published processor, whose constructor asks for torchvision for the sake of pictures.
+    """A base class to put before that of a published processor, whose constructor needs torchvision for images.
 
     Args:
         feature_extractor: transformers' own

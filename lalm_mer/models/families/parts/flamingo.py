@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AudioFlamingo3EncoderConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import PreTrainedTokenizerFast
 
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, language_sizes, tower_sizes
 
@@ -28,11 +28,11 @@ TRAINED_ON = {
 
 def tiny_configs(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Sizes of a tiny model of either: a tower of 128 mel bands under a Qwen2 of the same width."""
-    tower = AudioFlamingo3EncoderConfig(**tower_sizes(shape), max_source_positions=shape.window_s * 50)
-    language_model = Qwen2Config(**language_sizes(shape, tokenizer))
     return {
-        "audio_config": tower.to_dict(),
-        "text_config": language_model.to_dict(),
+        "audio_config": tower_sizes(
+            shape, model_type="audioflamingo3_encoder", max_source_positions=shape.window_s * 50
+        ),
+        "text_config": language_sizes(shape, tokenizer),
         "audio_token_id": tokenizer.convert_tokens_to_ids("<sound>"),
         "initializer_range": shape.initializer_range,
     }

@@ -1,4 +1,4 @@
-"""Adapters that belong to published weights: merged, so that an adapter of one's own finds plain layers."""
+"""Adapters that belong to published weights: merged, so that a new adapter finds plain layers."""
 
 from __future__ import annotations
 

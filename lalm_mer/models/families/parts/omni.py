@@ -76,12 +76,8 @@ def save_tiny_thinker(
     tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
     head = shape.hidden_size // shape.heads
     rotary = {"mrope_section": [head // 2 - 2 * (head // 6), head // 6, head // 6]}
-    audio = {
-        **whisper_sizes(shape),
-        "num_mel_bins": 128,
-        "output_dim": shape.hidden_size,
-        "initializer_range": shape.initializer_range,
-    }
+    sizes = {"output_dim": shape.hidden_size, "initializer_range": shape.initializer_range}
+    audio = whisper_sizes(shape, num_mel_bins=128, **sizes)
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
     rope = {"rope_type": "default", "rope_theta": 1e6, **rotary, **parts["rope_parameters"]}
     config = family.model_class.config_class(

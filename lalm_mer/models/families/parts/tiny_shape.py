@@ -86,8 +86,8 @@ def language_sizes(shape: TinyShape, tokenizer: PreTrainedTokenizerFast, **own: 
     }
 
 
-def tower_sizes(shape: TinyShape) -> dict[str, Any]:
-    """Settings of a tiny audio tower of 128 mel bands, by the names of transformers' newer configs."""
+def tower_sizes(shape: TinyShape, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
+    """Settings of a tiny audio tower of 128 mel bands, by the names of transformers' newer configs; and its ``own``."""
     return {
         "num_mel_bins": 128,
         "num_hidden_layers": shape.layers,
@@ -95,14 +95,16 @@ def tower_sizes(shape: TinyShape) -> dict[str, Any]:
         "intermediate_size": 4 * shape.hidden_size,
         "hidden_size": shape.hidden_size,
         "initializer_range": shape.initializer_range,
+        **own,
     }
 
 
-def whisper_sizes(shape: TinyShape) -> dict[str, Any]:
-    """Settings of a tiny audio tower, by the names that configs have from Whisper's."""
+def whisper_sizes(shape: TinyShape, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
+    """Settings of a tiny audio tower, by the names that configs have from Whisper's; and its ``own``."""
     return {
         "encoder_layers": shape.layers,
         "encoder_attention_heads": shape.heads,
         "encoder_ffn_dim": 4 * shape.hidden_size,
         "d_model": shape.hidden_size,
+        **own,
     }

@@ -2,6 +2,8 @@
 
 import torch
 
+PADS_SHORT_AUDIO = True  # with silence, so that none is too short
+
 
 def own_audio(family, waveforms):
     alone = [

@@ -9,6 +9,9 @@ import torch
 
 from lalm_mer.prompting.conversation import Part
 
+PADS_SHORT_AUDIO = True  # with silence, so that none is too short
+FILLS_WINDOWS = True  # every utterance fills as many placeholders as a whole window
+
 
 def chunk(family, waveform):
     file = io.BytesIO()

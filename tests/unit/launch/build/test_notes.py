@@ -15,9 +15,6 @@ def model(name, *, random=False):
     return SimpleNamespace(name=name, contamination=MODELS[name].contamination, randomly_initialised=random)
 
 
-UNSHOWN = SimpleNamespace(shots=())
-
-
 def data(corpus, **refused):
     return SimpleNamespace(folded=SimpleNamespace(corpus=SimpleNamespace(name=corpus)), refused=refused)
 

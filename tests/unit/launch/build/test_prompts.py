@@ -61,7 +61,10 @@ def test_what_figures_depend_on_is_in_the_digests():
     [
         (scoring(also=["prompts/audio_transcript.yaml"]), "'prompt.also': prompts/audio_transcript.yaml takes audio"),
         (scoring(label_orders=5), "'prompt.label_orders': 5; expected 1 to 4"),
+        (scoring(label_orders=0), "'prompt.label_orders': 0"),
         (scoring("prompts/brief_audio.yaml", label_orders=2), "a prompt lists no labels"),
+        (scoring(label_score="median"), "'prompt.label_score': 'median'"),
+        (scoring(context_turns=-1), "'prompt.context_turns': -1; expected 0 or more"),
         (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
         (scoring("prompts/dialogue/transcript.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
         (learning(label_orders=2), "ways of scoring"),
@@ -92,7 +95,7 @@ def data():
 
 def test_shots_are_drawn_from_train_and_leave_it(data):
     asked = open_prompts(scoring(shots=4), LABELS)
-    family = SimpleNamespace(name="toy", one_turn=None)
+    family = SimpleNamespace(name="toy", single_turn_reason=None)
     shown, left = take_shots(asked, data, PromptSettings("", shots=4), family, seed=0)
     drawn = {shot.input.utterance_id for shot in shown.shots}
     assert sorted(shot.label for shot in shown.shots) == sorted(LABELS.labels)
@@ -104,11 +107,10 @@ def test_shots_are_drawn_from_train_and_leave_it(data):
 
 
 @pytest.mark.parametrize(
-    ("shots", "one_turn", "says"),
-    [(13, None, "key 'prompt.shots': 13, but train has 12 utterances"), (2, "hears once", "toy hears once")],
+    ("shots", "reason", "says"), [(-1, None, "expected 0 or more"), (2, "takes one waveform", "toy takes one waveform")]
 )
-def test_shots_that_cannot_be(data, shots, one_turn, says):
-    family = SimpleNamespace(name="toy", one_turn=one_turn)
+def test_shots_that_cannot_be(data, shots, reason, says):
+    family = SimpleNamespace(name="toy", single_turn_reason=reason)
     with pytest.raises(ConfigError, match=says):
         take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=shots), family, seed=0)
 
@@ -116,9 +118,12 @@ def test_shots_that_cannot_be(data, shots, one_turn, says):
 @pytest.mark.parametrize(
     ("family", "says"),
     [
-        (SimpleNamespace(name="leaky", batch_tolerance=0.5, whole=None), "scores of leaky differ by up to 0.5"),
         (
-            SimpleNamespace(name="generic", batch_tolerance=float("inf"), whole="so"),
+            SimpleNamespace(name="leaky", batch_tolerance=0.5, single_pass_reason=None),
+            "scores of leaky differ by up to 0.5",
+        ),
+        (
+            SimpleNamespace(name="generic", batch_tolerance=float("inf"), single_pass_reason="so"),
             "generic takes one utterance at a time: set",
         ),
     ],

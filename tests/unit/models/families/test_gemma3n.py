@@ -53,7 +53,7 @@ def test_what_is_behind_the_audio_holds_the_embedding_of_padding(folder):
     noise = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         heard = family.encode_audio(**family.audio_inputs([Waveform(noise.numpy(), 16000)]))
-        projected = family.project(heard.states)[0]
+        projected = family.decoder.project(family, heard.states)[0]
         last = torch.tensor([family.model.config.text_config.vocab_size - 1])
         padding = family.submodule("projector")(input_ids=last)[0]
     assert heard.lengths.tolist() == [13]

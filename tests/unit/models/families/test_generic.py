@@ -141,7 +141,7 @@ def test_a_class_that_transformers_does_not_have_is_named(changed):
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("{% for m in messages %}{{ m['content'] + 'x' }}{% endfor %}", "cannot be asked as others are"),
+        ("{% for m in messages %}{{ m['content'] + 'x' }}{% endfor %}", "cannot be used like others"),
         (
             "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}.{% endfor %}",
             "ends the assistant's turn with",

@@ -119,7 +119,7 @@ def test_training_leaves_the_statistics_of_a_frozen_tower_alone(folder):
     family = load(folder)
     family.model.train()
     before = {name: value.clone() for name, value in family.model.named_buffers() if "running" in name}
-    family.encode_audio(torch.randn(2, 30, 160), torch.tensor([30, 20]))
+    family.encode_audio(audio_features=torch.randn(2, 30, 160), audio_frames=torch.tensor([30, 20]))
     assert before
     for name, value in family.model.named_buffers():
         if name in before:

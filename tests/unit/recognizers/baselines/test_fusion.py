@@ -9,9 +9,9 @@ import torch
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.core.names import MODALITIES
+from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
-from lalm_mer.recognizers.baselines.settings import BranchSettings
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert
 
 LABELS = ("happy", "sad")
