@@ -2,7 +2,7 @@
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
-      --config recipes/qwen2_audio/ravdess_lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
+      --config recipes/ravdess/lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
 
 The run folder receives run.json, adapter/, history.jsonl, predictions.parquet and metrics.json. Killed and started
 again with the same command, it goes on from its last whole checkpoint. output.push_to=user/name pushes the adapter of
@@ -37,36 +37,39 @@ def finetune(settings: FinetuneSettings) -> None:
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
-    settings = opened.settings  # with the family's adapter targets where none are named
-    folder = Path(settings.output.dir)
+    settings, folder = opened.settings, opened.folder
     if is_finished(folder, settings, opened.hashes):
         print(f"{folder} is finished; nothing to do")
-        share(settings, folder)
+        finish(settings, folder)
         return
     loaded = opened.load()
     identity = run_identity(
         settings,
         loaded.data,
-        recognizer=recognizer_name(settings.model),
+        recognizer=recognizer_name(settings),
         base_model=settings.model.id,
         modalities=loaded.setup.modalities,
-        method=settings.adapter.kind,
-        digests=loaded.digests,
-        notes=loaded.notes() + merged_notes(loaded, settings.model, settings.split.fold),
+        method=opened.method,
+        hashes=loaded.hashes,
+        notes=loaded.notes() + merged_notes(loaded),
     )
     run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
     recognizer = adapt(loaded, settings.adapter, shown=run.writes)
     preflight(loaded, recognizer, settings, engine)
     learn_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
-    share(settings, folder)
+    finish(settings, folder)
 
 
-def share(settings: FinetuneSettings, folder: Path) -> None:
-    """Push the finished run's adapter where the config says; what is there already is not sent again."""
+def finish(settings: FinetuneSettings, folder: Path) -> None:
+    """Complete the adapter of the finished run, and push it where the config says; what is there is not sent again."""
     from lalm_mer.sharing.hub import push_run
+    from lalm_mer.sharing.hub_folder import complete_adapter
 
+    if not is_first_process():
+        return
+    complete_adapter(folder)
     output = settings.output
-    if output.push_to is not None and is_first_process():
+    if output.push_to is not None:
         address = push_run(folder, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
         print(f"pushed: {address}")
 

@@ -2,14 +2,13 @@
 
 Example:
   accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/train_baseline.py \\
-      --config recipes/baseline/ravdess.yaml baseline.modalities=audio output.dir=outputs/baseline_audio
+      --config recipes/ravdess/baseline.yaml baseline.modalities=audio output.dir=outputs/baseline_audio
 
 The run folder receives run.json, model/, history.jsonl, predictions.parquet and metrics.json. Killed and started again
 with the same command, it goes on from its last whole checkpoint.
 """
 
-from pathlib import Path
-
+from lalm_mer.core.names import BASELINE
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import BaselineSettings
@@ -22,28 +21,29 @@ def train_baseline(settings: BaselineSettings) -> None:
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
     from lalm_mer.launch.run.learning import learn_and_score
-    from lalm_mer.launch.run.run_folder import open_run
+    from lalm_mer.launch.run.run_folder import is_finished, open_run
     from lalm_mer.launch.run.trainers import seed_everything
 
     engine = expected_engine(settings.engine)
     seed_everything(settings.seed)
-    baseline = open_baseline_run(settings)
-    fusion = settings.baseline
+    opened = open_baseline_run(settings)
+    settings, fusion = opened.settings, opened.settings.baseline
+    if is_finished(opened.folder, settings, opened.hashes):
+        print(f"{opened.folder} is finished; nothing to do")
+        return
+    loaded = opened.load()
     identity = run_identity(
         settings,
-        baseline.data,
+        loaded.data,
         recognizer=recognizer_name(fusion),
         base_model=fusion.bert,
         modalities=fusion.modalities,
-        method="baseline",
-        digests={"prompt": None, "base_model": None},
+        method=BASELINE,
+        hashes=opened.hashes,
         notes=baseline_notes(fusion),
     )
-    run = open_run(Path(settings.output.dir), identity, BaselineSettings, writes=is_first_process())
-    if run.finished:
-        print(f"{run.path} is finished; nothing to do")
-        return
-    learn_and_score(baseline.network, settings, engine, run, baseline.data, saved_as="model")
+    run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
+    learn_and_score(loaded.network, settings, engine, run, loaded.data, saved_as="model")
 
 
 if __name__ == "__main__":

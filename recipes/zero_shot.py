@@ -5,14 +5,12 @@ them; an answer without exactly one label is unparsed, which counts as an error.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
-      --config recipes/qwen2_audio/ravdess_zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
+      --config recipes/ravdess/zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
 The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
 model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora. With
 scoring.condition=audio_swapped each test utterance is heard with the audio of another: what is left is no hearing.
 """
-
-from pathlib import Path
 
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
@@ -37,35 +35,33 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     generated = generates_answers(settings, engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
-    folder = Path(settings.output.dir)
-    if is_finished(folder, settings, opened.hashes):
-        print(f"{folder} is finished; nothing to do")
+    settings = opened.settings
+    if is_finished(opened.folder, settings, opened.hashes):
+        print(f"{opened.folder} is finished; nothing to do")
         return
     loaded = opened.load()
-    digests = loaded.digests
     inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
-    notes = loaded.notes() + merged_notes(loaded, settings.model, settings.split.fold)
-    if settings.model.adapter is None:
-        recognizer, method = loaded.recognizer(), "zero_shot"
+    notes = loaded.notes() + merged_notes(loaded)
+    if opened.adapter is None:
+        recognizer = loaded.recognizer()
     else:
-        recognizer, method, digests["adapter"], fit = load_adapted(loaded, settings.model, settings.split.fold)
+        recognizer, fit = load_adapted(loaded, opened.adapter)
         notes += fit
     answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
     if answering is not None:
-        digests["synonyms"] = answering.digest
         notes += answering.notes()
     identity = run_identity(
         settings,
         loaded.data,
-        recognizer=recognizer_name(settings.model, generated=generated),
+        recognizer=recognizer_name(settings),
         base_model=settings.model.id,
         modalities=loaded.setup.modalities,
-        method=method,
-        digests=digests,
+        method=opened.method,
+        hashes=loaded.hashes,
         notes=notes,
         condition=settings.scoring.condition,
     )
-    run = open_run(folder, identity, ZeroShotSettings, writes=is_first_process())
+    run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
     preflight(loaded, recognizer, settings, engine)
     if answering is not None:
         run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))

@@ -16,8 +16,10 @@ __all__ = [
     "DTYPES",
     "FEATURES",
     "FROM_CORPUS",
+    "GENERATION",
     "HUMAN",
     "LABEL_SCORES",
+    "LIKELIHOOD",
     "METHODS",
     "MODALITIES",
     "OBJECTIVES",
@@ -64,6 +66,9 @@ ATTENTION = ("sdpa", "eager")
 """Implementations that take a custom attention mask, which answers that share a prompt need."""
 QUANTIZATIONS = ("nf4",)
 """QLoRA: the language model, or the text tower of a CLAP, in 4 bits."""
+LIKELIHOOD = "likelihood"
+GENERATION = "generation"
+"""How an answer is found."""
 OBJECTIVES = ("cross_entropy", "contrastive")
 """Losses that a CLAP can be trained with; audio-language models are trained with the first."""
 LABEL_SCORES = ("sum", "mean", "pmi")

@@ -26,6 +26,7 @@ from transformers import (
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.names import AUDIO
 from lalm_mer.models.families import CLAP
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
@@ -75,6 +76,7 @@ class Clap:
         "laion/larger_clap_general",
         "laion/larger_clap_music_and_speech",
     )
+    published_revision: ClassVar[str | None] = None
     licence: ClassVar[str] = "Apache-2.0"
     contamination: ClassVar[Mapping[str, str]] = {
         "ravdess": _LISTED.format(status="processed"),
@@ -124,6 +126,17 @@ class Clap:
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
         return ClapProcessor.from_pretrained(source, revision=revision)
+
+    @classmethod
+    def default_prompt(cls, modalities: str) -> str:
+        """The descriptions of labels, for settings that name none.
+
+        Raises:
+            ConfigError: if the modalities are others than audio
+        """
+        if modalities != AUDIO:
+            raise ConfigError(f"key 'prompt.modalities': {modalities!r}; clap uses audio alone: set it to audio")
+        return "prompts/ensembles/emotion.yaml"
 
     @classmethod
     def load_prompt(cls, path: Path) -> Ensemble:

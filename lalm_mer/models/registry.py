@@ -21,6 +21,7 @@ class PretrainedModel(Protocol):
     name: ClassVar[str]
     towers: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[str]]
+    published_revision: ClassVar[str | None]
     licence: ClassVar[str]
     contamination: ClassVar[Mapping[str, str]]
     adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
@@ -32,6 +33,11 @@ class PretrainedModel(Protocol):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each its own class
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        ...
+
+    @classmethod
+    def default_prompt(cls, modalities: str) -> str:
+        """The prompt of some modalities, for settings that name none."""
         ...
 
     @classmethod

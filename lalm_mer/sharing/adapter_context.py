@@ -11,7 +11,7 @@ from lalm_mer.core.provenance import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.models.adapter_files import CONFIG, read_json
-from lalm_mer.sharing.hub_folder import published_id
+from lalm_mer.sharing.hub_folder import ADAPTER, published_id
 
 __all__ = [
     "MERGED_FROM",
@@ -91,7 +91,8 @@ def read_trained_run(folder: Path) -> RunRecord | None:
     Raises:
         PredictionError: if it is malformed or of another format
     """
-    for file in (folder / RUN_FILE, folder.parent / RUN_FILE):
+    own_run = [folder.parent / RUN_FILE] if folder.name == ADAPTER else []  # says where the base model is
+    for file in (*own_run, folder / RUN_FILE):
         if file.is_file():
             return read_record(file)
     return None

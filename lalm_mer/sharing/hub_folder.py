@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import ADAPTERS, SIMULATED
 from lalm_mer.core.provenance import write_json
-from lalm_mer.core.run_record import RUN_FILE, RunRecord
+from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
 from lalm_mer.evaluation.scores import score
@@ -34,16 +34,20 @@ from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, write_processor
 from lalm_mer.sharing.public_record import public_record
 
 __all__ = [
+    "ADAPTER",
     "LABELS",
     "PROMPT",
     "assemble",
     "check_repo_id",
+    "complete_adapter",
     "published_id",
     "require_empty",
     "write_prompt",
     "written_here",
 ]
 
+ADAPTER = "adapter"
+"""Folder of the adapter in a run folder."""
 PROMPT = "prompt.yaml"
 LABELS = "labels.json"
 _NAME = r"[a-zA-Z0-9_][\w.-]{0,95}(?<![.-])"
@@ -86,20 +90,82 @@ def assemble(
     if base_model is not None:
         check_repo_id(base_model, "--base-model")
     run = _finished(run_folder)
-    record, source = run.record, str(run_folder / RUN_FILE)
-    model = record.model(source)
-    family = model_class(model.family)
-    config = check_adapter_folder(run_folder / "adapter", root=run_folder, towers=family.towers.values())
+    if run.record.transcript_source == SIMULATED:
+        raise AdapterError(
+            f"{run_folder}: its transcripts are simulated and name the label; such an adapter is not shared"
+        )
+    model = run.record.model(str(run_folder / RUN_FILE))
+    towers = model_class(model.family).towers.values()
+    config = check_adapter_folder(run_folder / ADAPTER, root=run_folder, towers=towers)
     published = base_model or published_id(model.id)
     revision = model.revision if base_model is None and published is not None else None
+    files = _description(run, run_folder, published, revision, repo_id=repo_id, licence=licence)
+    require_empty(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_adapter(run_folder / ADAPTER, out, config | {"base_model_name_or_path": published, "revision": revision})
+    files.write(out)
+    return out
+
+
+def complete_adapter(run_folder: Path) -> Path:
+    """Add to ``adapter/`` of a finished run what is needed to use it elsewhere: processor, prompt, labels, card.
+
+    Its config still names the base model as the run did, by a path if it was a local folder.
+
+    Args:
+        run_folder: as finetune.py left it
+
+    Returns:
+        the folder of the adapter
+
+    Raises:
+        AdapterError: if the run is unfinished, or trained no adapter
+        ConfigError: if the prompt or the protocol has changed since
+        PredictionError: if the run folder is malformed
+    """
+    folder = run_folder / ADAPTER
+    if not (folder / LABELS).is_file():  # written last
+        run = _finished(run_folder)
+        model = run.record.model(str(run_folder / RUN_FILE))
+        published = published_id(model.id)
+        _description(run, run_folder, published, model.revision if published else None).write(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The files beside an adapter's weights and config."""
+
+    family: type[Any]
+    model: ModelRecord
+    prompt: Path
+    card: CardFacts
+
+    def write(self, out: Path) -> None:
+        record, metrics = self.card.record, self.card.metrics
+        write_processor(self.family, self.model.id, self.model.revision, out)
+        write_prompt(self.prompt, out)
+        write_json(out / RUN_FILE, record.to_json())
+        write_json(out / "metrics.json", metrics)
+        (out / "README.md").write_text(render_model_card(self.card), encoding="utf-8")
+        write_json(out / LABELS, {"task": record.task, "labels": list(record.labels), "forms": self.card.forms})
+
+
+def _description(
+    run: Run,
+    folder: Path,
+    published: str | None,
+    revision: str | None,
+    *,
+    repo_id: str | None = None,
+    licence: str | None = None,
+) -> _Description:
+    record, source = run.record, str(folder / RUN_FILE)
+    model = record.model(source)
+    family = model_class(model.family)
     protocol = load_protocol(Path(_path(record, source, "split", "protocol")))
     prompt = Path(_path(record, source, "prompt", "file"))
     label_set = _label_set(record, family, prompt, protocol)
-    require_empty(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_processor(family, model.id, model.revision, out)
-    _write_adapter(run_folder / "adapter", out, config | {"base_model_name_or_path": published, "revision": revision})
-    write_prompt(prompt, out)
     card = CardFacts(
         repo_id=repo_id,
         record=public_record(record, model, published, revision),
@@ -112,11 +178,7 @@ def assemble(
         base_model=published,
         licence=licence,
     )
-    write_json(out / LABELS, {"task": record.task, "labels": list(label_set.labels), "forms": card.forms})
-    write_json(out / RUN_FILE, card.record.to_json())
-    write_json(out / "metrics.json", card.metrics)
-    (out / "README.md").write_text(render_model_card(card), encoding="utf-8")
-    return out
+    return _Description(family, model, prompt, card)
 
 
 def require_empty(out: Path) -> None:
@@ -130,14 +192,12 @@ def require_empty(out: Path) -> None:
 
 
 def _finished(folder: Path) -> Run:
-    """A run that may be pushed."""
+    """A finished run that trained an adapter."""
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
     if run.record.method not in ADAPTERS:
         raise AdapterError(f"{folder}: method {run.record.method}; only a run that trained an adapter has one to push")
-    if run.record.transcript_source == SIMULATED:
-        raise AdapterError(f"{folder}: its transcripts are simulated and name the label; such an adapter is not shared")
     return run
 
 

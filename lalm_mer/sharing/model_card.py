@@ -48,7 +48,7 @@ class CardFacts:
     """What a card is made of.
 
     Args:
-        repo_id: where the adapter goes
+        repo_id: where the adapter goes; None where it stays in its run folder
         record: what is shared of the run's record
         metrics: content of metrics.json
         forms: label -> its surface forms, in the order of the labels
@@ -60,7 +60,7 @@ class CardFacts:
         licence: of the adapter, as given; None where nobody said
     """
 
-    repo_id: str
+    repo_id: str | None
     record: PublicRecord
     metrics: Mapping[str, Any]
     forms: Mapping[str, Sequence[str]]
@@ -134,7 +134,7 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
     metadata["metrics"] = sorted({str(metric.hub_type) for metric in known})
     metadata["model-index"] = [
         {
-            "name": facts.repo_id.rpartition("/")[2],
+            "name": _title(facts),
             "results": [{"task": task, "dataset": dataset, "metrics": results}],
         }
     ]
@@ -155,12 +155,14 @@ def render_model_card(facts: CardFacts) -> str:
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
     model = record.config["model"]
     how = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
+    needs_base = facts.base_model is None and facts.repo_id is not None
     source = _CORPUS_LICENCES.get(record.corpus, "not recorded by lalm-mer, look it up with the release")
     return environment.get_template("model_card.md.jinja").render(
         metadata=_Written(header.rstrip()),  # written by a YAML library
-        title=facts.repo_id.rpartition("/")[2],
-        repo_id=_Written(facts.repo_id),  # checked by the Hub's own rule for ids
-        base_model_id=None if facts.base_model is None else _Written(facts.base_model),  # likewise
+        title=_title(facts),
+        source=_Written(facts.repo_id or "FOLDER"),  # checked by the Hub's own rule for ids
+        options=_Written(_options(record.modalities, needs_base=needs_base)),
+        needs_base=needs_base,
         base_model=facts.base_model or f"a model of family {model['family']} that was a local folder",
         base_licence=f"{facts.base_licence}, as published; see its own card",
         compares=model["family"] == "clap",
@@ -197,6 +199,19 @@ def render_model_card(facts: CardFacts) -> str:
 def _scored(metrics: Mapping[str, Any]) -> list[Metric]:
     """The metrics that a metrics.json has; one scored by an older version may lack the newest."""
     return [metric for metric in METRICS.values() if metric.name in metrics]
+
+
+def _title(facts: CardFacts) -> str:
+    """Name of the repository, or of what the run trained."""
+    if facts.repo_id:
+        return facts.repo_id.rpartition("/")[2]
+    return f"{facts.record.recognizer}, {facts.record.method}, {facts.record.corpus}"
+
+
+def _options(modalities: str, *, needs_base: bool) -> str:
+    """Options of ``lalm-mer predict`` that the adapter needs."""
+    transcript = ' --transcript "what is said"' if uses_transcript(modalities) else ""
+    return transcript + (" --base-model BASE" if needs_base else "")
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,14 +9,12 @@ from torch import nn
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.settings import AdapterSettings, ModelSettings
-from lalm_mer.models.adapter_files import WEIGHTS
+from lalm_mer.launch.build.trained_adapter import TrainedAdapter
+from lalm_mer.launch.config.settings import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
-from lalm_mer.sharing.hub import load_adapter_from
 
 __all__ = ["adapt", "load_adapted", "merged_notes"]
 
@@ -69,48 +67,41 @@ def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     return settings.options
 
 
-def load_adapted(loaded: LoadedRun, settings: ModelSettings, fold: int) -> tuple[nn.Module, str, str, list[Note]]:
-    """The model under an adapter that an earlier run trained, from a folder or the Hub.
-
-    Returns:
-        the model, the adapter's kind, the SHA-256 of its weights, and notes for a reader of the figures
+def load_adapted(loaded: LoadedRun, adapter: TrainedAdapter) -> tuple[nn.Module, list[Note]]:
+    """The model under an adapter that an earlier run trained, and notes for a reader of the figures.
 
     Raises:
-        AdapterError: if there is no such adapter, or it does not fit the model
+        AdapterError: if it does not fit the model
         SplitLeakError: if it was trained on another fold of the same folds
     """
-    with naming_keys("model", revision="adapter_revision"):
-        folder = load_adapter_from(str(settings.adapter), settings.adapter_revision, key="key 'model.adapter'")
-    notes = _fit_of(folder, loaded, settings, fold, loaded.digests["base_model"])
-    model = load_adapter(loaded.model, folder)
-    kind = str(model.active_peft_config.peft_type.value).lower()
-    return loaded.recognizer(model), kind, hash_file(folder / WEIGHTS), notes
+    notes = _fit_of(adapter.folder, loaded, loaded.hashes["base_model"])
+    return loaded.recognizer(load_adapter(loaded.model, adapter.folder)), notes
 
 
-def merged_notes(loaded: LoadedRun, settings: ModelSettings, fold: int) -> list[Note]:
+def merged_notes(loaded: LoadedRun) -> list[Note]:
     """Notes on the adapter that was merged into the base model; none where there is no such adapter.
 
     Raises:
         SplitLeakError: if it was trained on another fold of the same folds
     """
-    folder = Path(settings.id)
+    folder = Path(loaded.settings.model.id)
     if not (folder / MERGED_FROM).is_file():
         return []
-    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_of(folder, loaded, settings, fold, None)]
+    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_of(folder, loaded, None)]
 
 
-def _fit_of(folder: Path, loaded: LoadedRun, settings: ModelSettings, fold: int, digest: str | None) -> list[Note]:
+def _fit_of(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note]:
     """Notes on how the run differs from that of the adapter; a base model without a digest is not compared."""
-    folded = loaded.data.folded
+    folded, settings = loaded.data.folded, loaded.settings
     now = AdapterContext(
         corpus=folded.corpus.name,
         protocol=folded.folds.protocol.name,
-        fold=fold,
+        fold=settings.split.fold,
         labels=folded.label_set.labels,
         folds_digest=folded.folds.digest,
-        prompt_digest=loaded.digests["prompt"],
+        prompt_digest=loaded.hashes["prompt"],
         base_digest=digest,
-        quantization=settings.quantization,
+        quantization=settings.model.quantization,
     )
     with naming_keys("split"):
-        return require_fit(folder, now, None if digest is None else settings.id)
+        return require_fit(folder, now, None if digest is None else settings.model.id)

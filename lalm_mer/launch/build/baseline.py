@@ -6,17 +6,65 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import uses_audio, uses_transcript
+from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.examples.augmented_examples import AugmentedExamples
-from lalm_mer.examples.dataset import ExampleDataset, InputDataset
-from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
+from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
+from lalm_mer.launch.build.data import (
+    RunData,
+    augmented,
+    balanced,
+    input_hashes,
+    open_corpus,
+    open_data,
+    require_transcripts,
+)
+from lalm_mer.launch.build.defaults import with_folder
 from lalm_mer.launch.config.settings import BaselineSettings, FusionSettings
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork
 
-__all__ = ["BaselineRun", "baseline_notes", "open_baseline_run", "recognizer_name"]
+__all__ = ["BaselineRun", "OpenedBaseline", "baseline_notes", "open_baseline_run", "recognizer_name"]
+
+
+@dataclass(frozen=True)
+class OpenedBaseline:
+    """Data of a run of the baseline, whose features are not computed yet.
+
+    Args:
+        settings: resolved config
+        source: the folded corpus
+        hashes: of all that the run depends on
+    """
+
+    settings: BaselineSettings
+    source: ExampleSource
+    hashes: dict[str, str | None]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.settings.output.dir)
+
+    def load(self) -> BaselineRun:
+        """Compute and store the features that are missing, and build the network.
+
+        Raises:
+            ConfigError: if transcripts are needed that the corpus does not have
+        """
+        settings, fusion = self.settings, self.settings.baseline
+        sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
+        data = open_data(self.source, settings.split.fold, sampling_rate=sampling_rate)
+        data = balanced(data, settings.balance, settings.seed)
+        learnt = augmented(data, settings.augment, settings.seed)
+        if uses_transcript(fusion.modalities):
+            require_transcripts(data, settings.data.dir)
+        network = _network(data, fusion)
+        without_waveforms = {split: getattr(data, split).without_waveforms() for split in ("train", "dev", "test")}
+        if isinstance(learnt.train, AugmentedExamples):  # what changes in every epoch is in no store
+            without_waveforms["train"] = learnt.train
+        return BaselineRun(network, replace(data, **without_waveforms))
 
 
 @dataclass(frozen=True)
@@ -25,34 +73,41 @@ class BaselineRun:
 
     Args:
         network: the untrained network
-        data: the three sides of the fold, without waveforms: features are in the store
+        data: train, dev and test of the fold, without waveforms: features are in the store
     """
 
     network: FusionNetwork
     data: RunData
 
 
-def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
-    """Load the data, compute and keep the features that are missing, and build the network.
+def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
+    """Open the data, and hash what the run depends on; no features are computed.
 
     Raises:
-        ConfigError: if transcripts are asked for that the corpus does not have, or a name is unknown
+        ConfigError: if the settings do not belong together or do not fit the corpus
     """
     fusion = settings.baseline
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     source = open_corpus(settings.data, settings.split)
-    sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
-    data = open_data(source, settings.split.fold, sampling_rate=sampling_rate)
-    data = balanced(data, settings.balance, settings.seed)
-    learnt = augmented(data, settings.augment, settings.seed)
-    if uses_transcript(fusion.modalities):
-        require_transcripts(data, settings.data.dir)
+    facts: dict[str, str | int] = {
+        "corpus": source.folded.corpus.name,
+        "recognizer": recognizer_name(fusion),
+        "method": BASELINE,
+        "modalities": fusion.modalities,
+        "fold": settings.split.fold,
+        "seed": settings.seed,
+    }
+    hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}
+    return OpenedBaseline(with_folder(settings, facts), source, hashes)
+
+
+def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
     assert isinstance(data.train, ExampleDataset)
-    network = build_fusion(
+    return build_fusion(
         InputDataset(data.train.distinct()),
-        source.folded.label_set.labels,
-        corpus_hash=source.folded.corpus.summary["root_hash"],
+        data.folded.label_set.labels,
+        corpus_hash=data.folded.corpus.summary["root_hash"],
         others=(InputDataset(data.dev), data.test_inputs),
         modalities=fusion.modalities,
         features=fusion.features,
@@ -68,10 +123,6 @@ def open_baseline_run(settings: BaselineSettings) -> BaselineRun:
         cache_dir=Path(fusion.cache_dir),
         processes=fusion.processes,
     )
-    silent = {side: getattr(data, side).without_waveforms() for side in ("train", "dev", "test")}
-    if isinstance(learnt.train, AugmentedExamples):  # what is heard anew in every epoch is in no store
-        silent["train"] = learnt.train
-    return BaselineRun(network, replace(data, **silent))
 
 
 def recognizer_name(fusion: FusionSettings) -> str:

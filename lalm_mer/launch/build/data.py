@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED
+from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.core.notes import Split
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.core.settings import naming_keys
@@ -37,6 +37,7 @@ __all__ = [
     "RunData",
     "augmented",
     "balanced",
+    "input_hashes",
     "inputs_under",
     "open_corpus",
     "open_data",
@@ -154,6 +155,23 @@ def open_data(
         kept["test"],
         {split: reasons for split, reasons in refused.items() if reasons},
     )
+
+
+def input_hashes(source: ExampleSource, modalities: str, augment: AugmentSettings | None) -> dict[str, str | None]:
+    """Hashes of what a run is given: corpus, folds, and where there are any, other transcripts and augmentation.
+
+    Args:
+        source: the folded corpus, and what replaces or extends its rows
+        modalities: one of ``MODALITIES``
+        augment: of the training examples; None where nothing is trained
+    """
+    folded = source.folded
+    hashes: dict[str, str | None] = {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest}
+    if source.transcripts is not None and uses_transcript(modalities):
+        hashes["transcripts"] = source.transcripts.digest
+    if augment is not None and augment.active:
+        hashes["augmentation"] = Augmentation(augment).digest()
+    return hashes
 
 
 def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from peft import PeftModel
 
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import GENERATION, ZERO_SHOT
 from lalm_mer.core.notes import Note
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.clap import ClapBuilder
-from lalm_mer.launch.build.data import RunData, augmented, balanced, open_corpus, open_data, require_transcripts
+from lalm_mer.launch.build.data import (
+    RunData,
+    augmented,
+    balanced,
+    input_hashes,
+    open_corpus,
+    open_data,
+    require_transcripts,
+)
+from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.notes import run_notes
-from lalm_mer.launch.build.prompts import source_for_prompts
+from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
+from lalm_mer.launch.build.trained_adapter import TrainedAdapter, find_adapter
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.registry import PretrainedModel, model_class
+from lalm_mer.models.registry import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 
 __all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
@@ -74,19 +86,22 @@ class OpenedRun:
         settings: resolved config
         source: the folded corpus, with what the prompts need
         setup: what the model is prompted with
-        digests: hashes of prompts and base model
+        method: ``zero_shot``, or the kind of adapter
+        hashes: of all that the run depends on, but for the answered examples that are drawn once the model is loaded
+        adapter: that was trained earlier; None where there is none
     """
 
     settings: ZeroShotSettings | FinetuneSettings
     source: ExampleSource
     setup: Setup
-    digests: dict[str, str | None]
+    method: str
+    hashes: dict[str, str | None]
+    adapter: TrainedAdapter | None = None
 
     @property
-    def hashes(self) -> dict[str, str | None]:
-        """Hashes of data and folds, prompts and base model: what is known before the weights are loaded."""
-        folded = self.source.folded
-        return {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest, **self.digests}
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.settings.output.dir)
 
     def load(self) -> LoadedRun:
         """Load the model, and the examples that it takes.
@@ -111,7 +126,7 @@ class OpenedRun:
             data = augmented(data, settings.augment, settings.seed, refuses=model.refuses)
         if setup.uses("transcript"):
             require_transcripts(data, settings.data.dir)
-        return LoadedRun(settings, builder, model, setup, data, self.digests)
+        return LoadedRun(settings, builder, model, setup, data, {**self.hashes, **setup.digests()})
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class LoadedRun:
         model: a ``Family`` or a ``Clap``
         setup: what it is prompted with
         data: train, dev and test of the fold
-        opened_digests: hashes of prompts and base model
+        hashes: of all that the run depends on
     """
 
     settings: ZeroShotSettings | FinetuneSettings
@@ -132,12 +147,7 @@ class LoadedRun:
     model: PretrainedModel
     setup: Setup
     data: RunData
-    opened_digests: dict[str, str | None]
-
-    @property
-    def digests(self) -> dict[str, str | None]:
-        """Hashes of prompts, their answered examples, and the base model."""
-        return {**self.opened_digests, **self.setup.digests()}
+    hashes: dict[str, str | None]
 
     def notes(self) -> list[Note]:
         """What a reader of the figures has to know."""
@@ -148,31 +158,47 @@ class LoadedRun:
         return self.builder.recognizer(self.model, self.setup, self.settings, adapted)
 
 
-def recognizer_name(settings: ModelSettings, *, generated: bool = False) -> str:
+def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
     """Name shown in comparisons: the family, which of its models, and whether its answers are generated."""
-    quantised = f", {settings.quantization}" if settings.quantization else ""
-    return f"{settings.family} ({Path(settings.id).name}{quantised}{', generated' if generated else ''})"
+    model = settings.model
+    details = [Path(model.id).name, *([model.quantization] if model.quantization else [])]
+    if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
+        details.append("generated")
+    return f"{model.family} ({', '.join(details)})"
 
 
 def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
-    """Open data and prompts, and hash the base model's files; no weights are loaded.
+    """Open data and prompts, and hash what the run depends on; no weights are loaded.
 
-    Where ``adapter.towers`` is left out, the settings of the opened run have the targets that the family names.
+    The settings of the opened run are complete: model, prompt, adapter targets and the name of the folder are filled in
+    where they were left out.
 
     Raises:
         ConfigError: if the settings do not belong together or do not fit the corpus
     """
+    settings = with_model(settings)
     source = open_corpus(settings.data, settings.split)
     setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
-    source, digests = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
-    base = {"base_model": base_digest(settings.model.id, settings.model.revision)}
-    if isinstance(settings, FinetuneSettings) and settings.adapter.towers is None:
-        settings = replace(settings, adapter=replace(settings.adapter, towers=_default_targets(settings, setup)))
-    return OpenedRun(settings, source, setup, {**setup.digests(), **digests, **base})
-
-
-def _default_targets(settings: FinetuneSettings, setup: Setup) -> dict[str, list[str]]:
-    """Targets that the family names, without towers that are trained in full or that the prompt never reaches."""
-    unreached = () if setup.uses("audio") else ("audio_tower", "projector")
-    targets = model_class(settings.model.family).adapter_targets
-    return {tower: list(names) for tower, names in targets.items() if tower not in (*settings.adapter.full, *unreached)}
+    settings = with_targets(settings, setup)
+    source, measured = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
+    digests = {**setup.digests(), **measured, "base_model": base_digest(settings.model.id, settings.model.revision)}
+    adapter = None
+    if isinstance(settings, FinetuneSettings):
+        method, augment = settings.adapter.kind, settings.augment
+    else:
+        method, augment = ZERO_SHOT, None
+        if settings.model.adapter is not None:
+            adapter = find_adapter(settings.model)
+            method, digests["adapter"] = adapter.kind, adapter.digest
+        if settings.answering.mode == GENERATION:
+            digests["synonyms"] = hash_json(read_synonyms(settings.answering))
+    hashes = {**input_hashes(source, setup.modalities, augment), **digests}
+    facts = {
+        "corpus": source.folded.corpus.name,
+        "recognizer": recognizer_name(settings),
+        "method": method,
+        "modalities": setup.modalities,
+        "fold": settings.split.fold,
+        "seed": settings.seed,
+    }
+    return OpenedRun(with_folder(settings, facts), source, setup, method, hashes, adapter)

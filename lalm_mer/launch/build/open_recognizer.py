@@ -121,7 +121,7 @@ def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dty
     settings = replace(settings, model=_changed(settings.model, base_model, dtype))
     if settings.prompt.shots:  # the examples are in the corpus
         loaded = open_model_run(settings).load()
-        _require_same_prompts(folder, record, loaded.digests)
+        _require_same_prompts(folder, record, loaded.hashes)
         return cast(nn.Module, loaded.recognizer(_adapted(loaded.model, settings.model)))
     task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record.corpus))
     return _recognizer(settings, task.labels, where=folder, record=record)
@@ -190,4 +190,4 @@ def _changed(model: ModelSettings, base_model: str | None, dtype: str | None) ->
 
 def _settings(prompt: PromptSettings, model: ModelSettings) -> ZeroShotSettings:
     """Settings of a recognizer without a corpus."""
-    return ZeroShotSettings(DataSettings(""), SplitSettings(""), prompt, model, OutputSettings(""))
+    return ZeroShotSettings(DataSettings(""), SplitSettings(""), model, OutputSettings(""), prompt)

@@ -14,13 +14,14 @@ from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.examples.descriptors import describe_corpus
 from lalm_mer.examples.shots import choose_shots
 from lalm_mer.launch.build.data import RunData
-from lalm_mer.launch.config.settings import FinetuneSettings, PromptSettings, ZeroShotSettings
+from lalm_mer.launch.config.settings import AnsweringSettings, FinetuneSettings, PromptSettings, ZeroShotSettings
 from lalm_mer.models.families.base import Family
+from lalm_mer.prompting.parsing import load_synonyms
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.recognizers.base import Setup
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup, label_rotations
 
-__all__ = ["open_prompts", "source_for_prompts", "take_shots"]
+__all__ = ["open_prompts", "read_synonyms", "source_for_prompts", "take_shots"]
 
 
 def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
@@ -91,6 +92,15 @@ def source_for_prompts(
         source = replace(source, descriptors=described.by_id)
         digests["terciles"] = described.digest
     return source, digests
+
+
+def read_synonyms(settings: AnsweringSettings) -> dict[str, tuple[str, ...]]:
+    """Other words by which a generated answer may name a surface form.
+
+    Raises:
+        ConfigError: if the file cannot be read
+    """
+    return {} if settings.synonyms is None else load_synonyms(Path(settings.synonyms))
 
 
 def take_shots(

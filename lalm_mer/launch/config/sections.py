@@ -12,7 +12,9 @@ from lalm_mer.core.names import (
     DTYPES,
     FEATURES,
     FROM_CORPUS,
+    GENERATION,
     LABEL_SCORES,
+    LIKELIHOOD,
     MODALITIES,
     QUANTIZATIONS,
     TRANSCRIPT_SOURCES,
@@ -82,7 +84,14 @@ class SplitSettings:
 class PromptSettings:
     """The prompt, and how its answers are scored."""
 
-    file: str = setting(help="a file of prompts/; its slots decide whether audio and transcript are used")
+    file: str = setting(
+        "",
+        help="a file of prompts/, whose slots decide whether audio and transcript are used; the family's prompt for "
+        "prompt.modalities if left out",
+    )
+    modalities: str = setting(
+        AUDIO_TRANSCRIPT, choices=MODALITIES, may_change=True, help="of the prompt, where no file is named"
+    )
     shots: int = setting(
         0, at_least=0, help="how many answered training examples, with their audio, precede the question"
     )
@@ -108,7 +117,7 @@ class ModelSettings:
     """The base model."""
 
     family: str = setting(choices=model_names, help="architecture")
-    id: str = setting(help="Hub id or local folder")
+    id: str = setting("", help="Hub id or local folder; the first published model of the family if left out")
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     dtype: str = setting("bfloat16", choices=DTYPES, help="of the weights")
     attn_implementation: str = setting(
@@ -168,8 +177,8 @@ class AnsweringSettings:
     """How an answer is found."""
 
     mode: str = setting(
-        "likelihood",
-        choices=("likelihood", "generation"),
+        LIKELIHOOD,
+        choices=(LIKELIHOOD, GENERATION),
         help="likelihood of every label, or greedy generation, parsed strictly",
     )
     max_new_tokens: int = setting(16, at_least=1, help="of generation: longest answer")
@@ -201,6 +210,9 @@ class TrainSettings(ScoringSettings):
     bf16: bool = setting(False, help="mixed precision")
     fp16: bool = setting(False, help="mixed precision")
     gradient_checkpointing: bool = setting(False, help="less memory for more computing")
+    report_to: list[str] = setting(
+        [], may_change=True, help="where else training is logged: tensorboard, trackio, wandb ...; nowhere if left out"
+    )
     early_stopping_patience: int | None = setting(
         None, at_least=1, help="stop after so many evaluations without a better one"
     )
@@ -236,7 +248,10 @@ class EngineSettings:
 class OutputSettings:
     """The run folder."""
 
-    dir: str = setting(help="a new folder, or that of the same run, which is then resumed")
+    dir: str = setting(
+        help="a new folder, or that of the same run, which is then resumed; {corpus}, {recognizer}, {method}, "
+        "{modalities}, {fold} and {seed} in it are filled in"
+    )
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ class ZeroShotSettings:
 
     data: DataSettings
     split: SplitSettings
-    prompt: PromptSettings
     model: ModelSettings
     output: OutputSettings = setting(may_change=True)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
     answering: AnsweringSettings = field(default_factory=AnsweringSettings)
     scoring: ZeroShotScoringSettings = field(default_factory=ZeroShotScoringSettings)
     engine: EngineSettings = setting(EngineSettings(), may_change=True)
@@ -85,10 +85,10 @@ class FinetuneSettings:
 
     data: DataSettings
     split: SplitSettings
-    prompt: PromptSettings
     model: ModelSettings
-    adapter: AdapterSettings
     output: FinetuneOutputSettings = setting(may_change=True)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     balance: BalanceSettings = field(default_factory=BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ from tqdm import tqdm
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.prompts import read_synonyms
 from lalm_mer.launch.config.settings import AnsweringSettings, ScoringSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.models.registry import model_class
-from lalm_mer.prompting.parsing import AnswerParser, load_synonyms
+from lalm_mer.prompting.parsing import AnswerParser
 from lalm_mer.recognizers.language.generation import PromptCollator, generate, in_words
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.training import Inputs
@@ -64,14 +63,12 @@ class Answering:
         data: train, dev and test of the fold
         settings: how long answers may be
         parse: answer -> label or ``UNPARSED``
-        digest: SHA-256 of the synonyms
     """
 
     recognizer: LanguageRecognizer
     data: RunData
     settings: AnsweringSettings
     parse: AnswerParser
-    digest: str
 
     def notes(self) -> list[Note]:
         """What a reader of the figures has to know."""
@@ -131,9 +128,8 @@ def open_answering(recognizer: LanguageRecognizer, data: RunData, settings: Answ
     Raises:
         ConfigError: if the synonyms cannot be read, or would name two labels by the same words
     """
-    synonyms = {} if settings.synonyms is None else load_synonyms(Path(settings.synonyms))
     try:
-        parser = AnswerParser(recognizer.label_set, synonyms)
+        parser = AnswerParser(recognizer.label_set, read_synonyms(settings))
     except ConfigError as error:
         raise ConfigError(f"key 'answering.synonyms': {settings.synonyms}: {error}") from None
-    return Answering(recognizer, data, settings, parser, hash_json(synonyms))
+    return Answering(recognizer, data, settings, parser)

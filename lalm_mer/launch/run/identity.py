@@ -24,7 +24,7 @@ def run_identity(
     base_model: str | None,
     modalities: str,
     method: str,
-    digests: dict[str, str | None],
+    hashes: dict[str, str | None],
     notes: list[Note],
     condition: str = UNCHANGED,
 ) -> RunRecord:
@@ -37,7 +37,7 @@ def run_identity(
         base_model: Hub id or folder
         modalities: one of ``MODALITIES``
         method: ``zero_shot``, the kind of adapter, or ``baseline``
-        digests: of prompt and base model
+        hashes: of all that the run depends on
         notes: what a reader of the figures has to know
         condition: one of ``CONDITIONS``, under which the test set is scored
     """
@@ -64,7 +64,7 @@ def run_identity(
         disjoint_in=tuple(protocol.disjoint_in),
         shared_in=tuple(protocol.shared_in),
         primary_metric=protocol.primary_metric,
-        hashes=_hashes(data, source, digests),
+        hashes=hashes,
         balance=None if data.balance is None else Balance(data.balance.before, data.balance.after),
         class_weights=dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
         notes=_notes(data, source, condition, notes),
@@ -74,15 +74,6 @@ def run_identity(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=None,
     )
-
-
-def _hashes(data: RunData, source: str | None, digests: dict[str, str | None]) -> dict[str, str | None]:
-    hashes = {"data": data.folded.corpus.summary["root_hash"], "folds": data.folded.folds.digest, **digests}
-    if isinstance(data.train, AugmentedExamples):
-        hashes["augmentation"] = data.train.augmentation.digest()
-    if source is not None and data.source.transcripts is not None:
-        hashes["transcripts"] = data.source.transcripts.digest
-    return hashes
 
 
 def _notes(data: RunData, source: str | None, condition: str, notes: list[Note]) -> tuple[Note, ...]:

@@ -169,6 +169,7 @@ def _learning(settings: TrainSettings) -> dict[str, Any]:
     if settings.gradient_checkpointing:  # passed only where wanted: transformers warns of the name, which v6 changes
         passed["gradient_checkpointing"] = True
     return passed | {
+        "report_to": settings.report_to or "none",
         "save_strategy": settings.eval_strategy,
         "save_steps": settings.eval_steps or 500,
         "load_best_model_at_end": True,

@@ -115,6 +115,8 @@ class Family(ABC):
     processor_class: ClassVar[type[Any]] = AutoProcessor
     published: ClassVar[Sequence[str]]
     """Hub ids of published weights"""
+    published_revision: ClassVar[str | None] = None
+    """Branch, tag or commit of the first of them; None for main"""
     licence: ClassVar[str]
     """Of the published weights"""
     contamination: ClassVar[Mapping[str, str]]
@@ -168,6 +170,11 @@ class Family(ABC):
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
         return cls.processor_class.from_pretrained(source, revision=revision)
+
+    @classmethod
+    def default_prompt(cls, modalities: str) -> str:
+        """The prompt of some modalities, for settings that name none."""
+        return f"prompts/{modalities.replace('+', '_')}.yaml"
 
     @classmethod
     def load_prompt(cls, path: Path) -> Prompt:

@@ -124,6 +124,7 @@ class Phi4Multimodal(Family):
     name = "phi4_multimodal"
     model_class = Phi4MultimodalForCausalLM
     published = ("microsoft/Phi-4-multimodal-instruct",)
+    published_revision = "refs/pr/70"
     licence = "MIT"
     contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
     stop_token = "<|end|>"

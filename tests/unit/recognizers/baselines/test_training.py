@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
+from lalm_mer.recognizers.baselines.settings import BranchSettings
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 LABELS = ("happy", "sad")
