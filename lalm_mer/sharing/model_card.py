@@ -14,7 +14,7 @@ import jinja2
 import yaml
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import ADAPTERS, ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT
+from lalm_mer.core.names import ADAPTERS, ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT, uses_transcript
 from lalm_mer.core.notes import sentence
 from lalm_mer.evaluation.metrics import METRICS, Metric
 from lalm_mer.protocols.protocol import Protocol

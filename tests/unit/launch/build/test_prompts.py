@@ -61,10 +61,7 @@ def test_what_figures_depend_on_is_in_the_digests():
     [
         (scoring(also=["prompts/audio_transcript.yaml"]), "'prompt.also': prompts/audio_transcript.yaml takes audio"),
         (scoring(label_orders=5), "'prompt.label_orders': 5; expected 1 to 4"),
-        (scoring(label_orders=0), "'prompt.label_orders': 0"),
         (scoring("prompts/brief_audio.yaml", label_orders=2), "a prompt lists no labels"),
-        (scoring(label_score="median"), "'prompt.label_score': 'median'"),
-        (scoring(context_turns=-1), "'prompt.context_turns': -1; expected 0 or more"),
         (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
         (scoring("prompts/dialogue/transcript.yaml"), "'prompt.context_turns': 0, and the prompt has a slot"),
         (learning(label_orders=2), "ways of scoring"),
@@ -106,13 +103,10 @@ def test_shots_are_drawn_from_train_and_leave_it(data):
     assert len(shown.shots) == 4
 
 
-@pytest.mark.parametrize(
-    ("shots", "reason", "says"), [(-1, None, "expected 0 or more"), (2, "takes one waveform", "toy takes one waveform")]
-)
-def test_shots_that_cannot_be(data, shots, reason, says):
-    family = SimpleNamespace(name="toy", single_turn_reason=reason)
-    with pytest.raises(ConfigError, match=says):
-        take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=shots), family, seed=0)
+def test_shots_that_cannot_be(data):
+    family = SimpleNamespace(name="toy", single_turn_reason="takes one waveform")
+    with pytest.raises(ConfigError, match="toy takes one waveform"):
+        take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=2), family, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,6 @@ def test_a_run_that_reads_nothing_leaks_nothing(opened):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"transcript_source": "whisper"}, "'data.transcript_source': 'whisper'; expected one of corpus, asr"),
         ({"transcript_source": "asr"}, "'data.transcripts': None with data.transcript_source=asr"),
         ({"transcripts": "t.csv"}, "'data.transcripts': 't.csv' with data.transcript_source=corpus"),
         ({"transcript_source": "simulated", "transcripts": "t.csv"}, "with data.transcript_source=simulated"),
