@@ -44,8 +44,8 @@ def keys(config, section=""):
 
 def test_every_setting_that_may_be_shared_is_one():
     settings = FinetuneSettings(
-        DataSettings(""), SplitSettings(""), PromptSettings(""), ModelSettings("", ""), AdapterSettings({}),
-        FinetuneOutputSettings(""),
+        DataSettings(""), SplitSettings(""), ModelSettings("", ""), FinetuneOutputSettings(""), PromptSettings(""),
+        AdapterSettings({}),
     )  # fmt: skip
     assert set(SHARED_SETTINGS) <= set(keys(to_dict(settings)))
 

@@ -27,12 +27,12 @@ PLACE = (DataSettings(""), SplitSettings(""))
 
 
 def scoring(file="prompts/audio.yaml", **prompt):
-    return ZeroShotSettings(*PLACE, PromptSettings(file, **prompt), ModelSettings("", ""), OutputSettings(""))
+    return ZeroShotSettings(*PLACE, ModelSettings("", ""), OutputSettings(""), PromptSettings(file, **prompt))
 
 
 def learning(file="prompts/audio.yaml", **prompt):
     model, adapter = ModelSettings("", ""), AdapterSettings({})
-    return FinetuneSettings(*PLACE, PromptSettings(file, **prompt), model, adapter, FinetuneOutputSettings(""))
+    return FinetuneSettings(*PLACE, model, FinetuneOutputSettings(""), PromptSettings(file, **prompt), adapter)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
-from lalm_mer.launch.build.data import open_corpus, open_data
+from lalm_mer.launch.build.data import input_hashes, open_corpus, open_data
 from lalm_mer.launch.config.settings import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings as Settings
 from lalm_mer.launch.run.identity import run_identity
@@ -35,13 +35,15 @@ def opened(tmp_path, tone):
         write_corpus(rows, corpus="toy", out_dir=tmp_path / "data", loader_version="1", synthetic=synthetic)
         (tmp_path / "p.yaml").write_text(yaml.safe_dump(PROTOCOL))
         settings = Settings(
-            DataSettings(str(tmp_path / "data"), **data), SplitSettings(str(tmp_path / "p.yaml")), PromptSettings(""),
-            ModelSettings("", ""), OutputSettings(""),
+            DataSettings(str(tmp_path / "data"), **data), SplitSettings(str(tmp_path / "p.yaml")),
+            ModelSettings("", ""), OutputSettings(""), PromptSettings(""),
         )  # fmt: skip
-        run_data = open_data(open_corpus(settings.data, settings.split), 1, sampling_rate=None)
+        opened = open_corpus(settings.data, settings.split)
+        run_data = open_data(opened, 1, sampling_rate=None)
         described = run_identity(
             settings, run_data, recognizer="r", base_model=None, modalities=modalities, method="zero_shot",
-            digests={"prompt": None, "base_model": None}, notes=[Note(NoteCode.ANSWERED_EXAMPLES, "train", 2)],
+            hashes={**input_hashes(opened, modalities, None), "prompt": None, "base_model": None},
+            notes=[Note(NoteCode.ANSWERED_EXAMPLES, "train", 2)],
         )  # fmt: skip
         return run_data, described
 

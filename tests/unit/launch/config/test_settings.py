@@ -32,8 +32,8 @@ from lalm_mer.models.adapter_kinds import KINDS
 PLACE = (DataSettings(""), SplitSettings(""))
 MODEL = ModelSettings("qwen2_audio", "")
 RUNS = [
-    ZeroShotSettings(*PLACE, PromptSettings(""), MODEL, OutputSettings("")),
-    FinetuneSettings(*PLACE, PromptSettings(""), MODEL, AdapterSettings({}), FinetuneOutputSettings("")),
+    ZeroShotSettings(*PLACE, MODEL, OutputSettings(""), PromptSettings("")),
+    FinetuneSettings(*PLACE, MODEL, FinetuneOutputSettings(""), PromptSettings(""), AdapterSettings({})),
     BaselineSettings(*PLACE, OutputSettings("")),
     TinySettings(*PLACE, OutputSettings("")),
     TranscribeSettings(TranscribeDataSettings(""), TranscriberSettings(""), TranscriptFileSettings("")),
@@ -70,8 +70,8 @@ def test_every_default_is_in_range_and_every_key_has_help_and_a_line(settings):
 def test_where_and_how_fast_a_run_goes_may_change_and_nothing_else():
     scoring = {"use_cpu", "dataloader_num_workers", "per_device_eval_batch_size"}
     everywhere = {"engine", "output"}
-    trains = everywhere | {f"train.{key}" for key in scoring}
-    prompted = {"prompt.cache_dir", "preflight"}
+    trains = everywhere | {"train.report_to"} | {f"train.{key}" for key in scoring}
+    prompted = {"prompt.cache_dir", "prompt.modalities", "preflight"}
     assert changeable_keys(ZeroShotSettings) == everywhere | prompted | {f"scoring.{key}" for key in scoring}
     assert changeable_keys(FinetuneSettings) == trains | prompted
     assert changeable_keys(BaselineSettings) == trains | {"baseline.cache_dir", "baseline.processes"}
