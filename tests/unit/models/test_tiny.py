@@ -91,7 +91,7 @@ def test_the_tokenizer_writes_any_string(tmp_path):
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"'gpt'; expected one of .*qwen2_audio"):
+    with pytest.raises(ConfigError, match=r"family 'gpt': expected one of .*qwen2_audio"):
         build_tiny("gpt", tmp_path / "a", **SMALL)
 
 
