@@ -118,11 +118,11 @@ def test_a_doubled_key(workplace, refused, tmp_path):
 
 
 def test_a_missing_section(workplace, refused, tmp_path):
-    config = changed(workplace, tmp_path, "zero_shot", lambda text: text.replace("prompt:", "prompts:"))
-    assert "unknown key 'prompts'" in refused("zero_shot", config=config)
-    without = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name != "prompts"}
+    config = changed(workplace, tmp_path, "zero_shot", lambda text: text.replace("model:", "models:"))
+    assert "unknown key 'models'" in refused("zero_shot", config=config)
+    without = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name != "models"}
     config.write_text(yaml.safe_dump(without))
-    assert "prompt" in refused("zero_shot", config=config)
+    assert "'model" in refused("zero_shot", config=config)
 
 
 def test_a_missing_config_file(refused, tmp_path):
