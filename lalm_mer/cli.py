@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lalm_mer.core.command import add_debug, run_command
-from lalm_mer.launch.predicting import add_predict, run_predict
+from lalm_mer.launch.predict_command import add_predict, run_predict
 
 __all__ = ["main"]
 
