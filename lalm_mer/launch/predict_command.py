@@ -61,6 +61,7 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_predict(options: argparse.Namespace) -> int:
     """Predict, show and write; returns the exit status."""
     from tqdm import tqdm
+    from transformers.utils import logging
 
     from lalm_mer.launch.build.open_recognizer import open_recognizer
     from lalm_mer.serving.predict import TABLE_SUFFIXES, predict, predictions_table, write_predictions
@@ -72,8 +73,14 @@ def run_predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--batch-size {options.batch_size}: expected 1 or more")
     if options.hop is not None and options.window is None:
         raise ConfigError("--hop: only with --window")
-    window = None if options.window is None else Window(options.window, options.hop or options.window)
+    window = (
+        None
+        if options.window is None
+        else Window(options.window, options.window if options.hop is None else options.hop)
+    )
     recordings = list(find_recordings(options.audio, options.transcript))
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     recognizer = open_recognizer(
         options.run,
         prompt=options.prompt,

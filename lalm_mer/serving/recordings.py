@@ -121,7 +121,9 @@ def _in_manifest(file: Path) -> Iterator[Recording]:
                 yield Recording(file.parent / row.path, reason=row.detail)
         elif row.audio_path is not None:
             path = file.parent / row.audio_path
-            yield Recording(path, row.transcript, row.speaker, row.start_s, row.end_s)
+            inside = path.resolve().is_relative_to(file.parent.resolve())
+            reason = None if inside else f"{row.audio_path} leads out of the folder of {file.name}"
+            yield Recording(path, row.transcript, row.speaker, row.start_s, row.end_s, reason)
 
 
 def load_channels(recording: Recording, channel: int | str | None) -> list[tuple[int | None, Waveform]]:
