@@ -17,7 +17,8 @@ def test_a_family_is_a_file_its_template_and_one_line(tmp_path):
     assert len(line.splitlines()) == 1
     for part in ("lalm_mer", "prompts", "tests/contract/families", "tests/unit/evaluation"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in ("tests/conftest.py", "pyproject.toml"):
+    for part in ("tests/conftest.py", "tests/unit/evaluation/fabricated.py", "pyproject.toml"):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / part, tmp_path / part)
     families = tmp_path / "lalm_mer/models/families"
     (families / "parrot.py").write_text(file, "utf-8")

@@ -108,6 +108,14 @@ class Voxtral(Family):
         )
         cls.save_tiny(folder, config, VoxtralProcessor(extractor, tokenizer))
 
+    @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> VoxtralProcessor:
+        """Its processor, also from a folder without a config, where transformers would choose another tokenizer."""
+        from transformers.tokenization_mistral_common import MistralCommonBackend  # here: the rest does without
+
+        extractor = WhisperFeatureExtractor.from_pretrained(source, revision=revision)
+        return VoxtralProcessor(extractor, MistralCommonBackend.from_pretrained(source, revision=revision))
+
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
         """Token ids of a conversation up to where the answer begins, placeholders expanded.
 

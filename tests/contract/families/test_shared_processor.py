@@ -11,7 +11,8 @@ def test_a_shared_processor_is_the_family_s(family, family_name, tiny_folder, tm
     assert shared.tokenizer(words)["input_ids"] == own.tokenizer(words)["input_ids"]
     assert shared.tokenizer.special_tokens_map == own.tokenizer.special_tokens_map
     turn = [{"role": "user", "content": [{"type": "text", "text": words}]}]
-    rendered = [processor.apply_chat_template(turn, tokenize=False) for processor in (own, shared)]
+    # Mistral's makes token ids all the same, which as strings compare like text
+    rendered = [str(processor.apply_chat_template(turn, tokenize=False)) for processor in (own, shared)]
     assert rendered[0] == rendered[1]
     for name in ("feature_extractor", "audio_processor"):
         if hasattr(own, name):
