@@ -110,17 +110,26 @@ class Setting:
         words = [words.format(bound) for words, bound in (*bounds, ("less than {}", self.below)) if bound is not None]
         return " and ".join(words) + ("" if self.also_allowed is None else f", or {self.also_allowed}")
 
-    def describe(self, key: str) -> str:
-        """Key, type or choices, default and meaning, in one line."""
+    @property
+    def values(self) -> str:
+        """Choices, or type and range, as ``float, 0 or more``."""
         kind = self.type.__name__ if isinstance(self.type, type) else str(self.type)
         if self.choices is not None:
             null = ["null"] if type(None) in typing.get_args(self.type) else []
             kind = f"{'list of ' if kind.startswith('list') else ''}{' | '.join([*map(str, self.allowed), *null])}"
-        kind = ", ".join(filter(None, [kind.replace("typing.", "").replace("None", "null"), self._range()]))
+        return ", ".join(filter(None, [kind.replace("typing.", "").replace("None", "null"), self._range()]))
+
+    @property
+    def default_text(self) -> str:
+        """The default as YAML has it; ``required`` where there is none."""
         if self.default is MISSING:
-            return f"{key}  {kind}, required: {self.help}"
-        default = self.default if isinstance(self.default, str) and self.default else json.dumps(self.default)
-        return f"{key}  {kind}, default {default}: {self.help}"
+            return "required"
+        return self.default if isinstance(self.default, str) and self.default else json.dumps(self.default)
+
+    def describe(self, key: str) -> str:
+        """Key, type or choices, default and meaning, in one line."""
+        default = self.default_text if self.default is MISSING else f"default {self.default_text}"
+        return f"{key}  {self.values}, {default}: {self.help}"
 
 
 def setting(
