@@ -184,7 +184,8 @@ class ClapRecognizer(nn.Module):
         """
         audio = self._audio_embeddings(input_features, is_longer)
         descriptions = self._description_embeddings()
-        log_probs = (self._scale("a") * audio @ self._label_embeddings(descriptions).T).log_softmax(dim=1)
+        similarities = self._scale("a") * audio @ self._label_embeddings(descriptions).T
+        log_probs = similarities.float().log_softmax(dim=1)  # a CPU's autocast would leave it in half precision
         if truth is None:
             return {"log_probs": log_probs}
         if self.training and self.objective == "contrastive":
@@ -252,7 +253,7 @@ class ClapRecognizer(nn.Module):
         """Mean of both directions, (B,)."""
         mine = truth.cpu()[:, None] == self.label_of_description.cpu()[None]
         drawn = torch.multinomial(mine.double(), 1)[:, 0].to(audio.device)
-        cosines = audio @ descriptions[drawn].T  # (B, B): utterances by descriptions
+        cosines = (audio @ descriptions[drawn].T).float()  # (B, B): utterances by descriptions
         alike = (truth[:, None] == truth[None]).float()
         target = alike / alike.sum(dim=1, keepdim=True)
         from_audio = (self._scale("a") * cosines).log_softmax(dim=1)

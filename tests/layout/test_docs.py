@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lalm_mer.core.config import load_config
-from lalm_mer.launch.predicting import add_predict
+from lalm_mer.launch.predict_command import add_predict
 from lalm_mer.models.families import OTHER_FAMILIES
 from lalm_mer.models.registry import model_class, model_names
 

@@ -28,7 +28,8 @@ class ClapBuilder:
             ConfigError: if the settings ask for what CLAP does not do
         """
         ensemble = load_ensemble(Path(settings.prompt.file))
-        if settings.prompt != PromptSettings(settings.prompt.file) or settings.data.without_audio != "refuse":
+        plain = PromptSettings(settings.prompt.file, settings.prompt.modalities)
+        if settings.prompt != plain or settings.data.without_audio != "refuse":
             raise ConfigError(
                 "section 'prompt': clap compares a voice with descriptions and takes a file alone (several templates "
                 "stand in it), and data.without_audio=refuse"

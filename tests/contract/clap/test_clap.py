@@ -140,6 +140,13 @@ def test_scores_are_distributions_that_hear(clap, inputs):
     assert (log_probs.std(dim=0) > 1e-4).all()
 
 
+def test_scores_are_distributions_under_the_autocast_of_a_cpu(clap, inputs):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        log_probs = score(ClapRecognizer(clap, SETUP), inputs)
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(len(inputs)))
+
+
 def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examples, inputs):
     plain = LabelSet(LABELS.labels)
     ensemble = Ensemble("one", ("a voice, {{ label }}",), {}, "digest")

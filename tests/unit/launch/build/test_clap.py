@@ -1,0 +1,41 @@
+"""What a run of a CLAP takes of its prompt settings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.launch.build.clap import ClapBuilder
+from lalm_mer.launch.build.defaults import with_model
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
+
+LABELS = LabelSet(("angry", "happy"))
+RECIPES = Path(__file__).resolve().parents[4] / "recipes"
+SCHEMAS = {"zero_shot": ZeroShotSettings, "lora": FinetuneSettings, "qlora": FinetuneSettings}
+FOLDERS = sorted(path.parent.name for path in RECIPES.glob("*/qlora.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+
+
+@pytest.mark.parametrize("corpus", FOLDERS)
+@pytest.mark.parametrize("method", SCHEMAS)
+def test_every_recipe_of_a_corpus_runs_a_clap_by_its_audio(corpus, method):
+    overrides = ["model.family=clap", "prompt.modalities=audio"]
+    settings = with_model(load_config(SCHEMAS[method], RECIPES / corpus / f"{method}.yaml", overrides))
+    assert settings.model.id == "laion/clap-htsat-unfused"
+    setup = ClapBuilder().prompts(settings, LABELS)
+    assert (setup.modalities, setup.ensemble.name) == ("audio", "emotion")
+
+
+@pytest.mark.parametrize("change", [{"shots": 1}, {"label_orders": 2}, {"also": ["prompts/audio.yaml"]}])
+def test_other_keys_of_a_prompt_are_refused(change):
+    overrides = ["model.family=clap"]
+    settings = with_model(load_config(ZeroShotSettings, RECIPES / "ravdess/zero_shot.yaml", overrides))
+    with pytest.raises(ConfigError, match="section 'prompt': clap compares"):
+        ClapBuilder().prompts(replace(settings, prompt=replace(settings.prompt, **change)), LABELS)
