@@ -38,7 +38,7 @@ run. An unknown key, a key that is given twice, a value of the wrong type and a 
 file, key, value and what was expected; nothing is loaded before that. Values that are passed to transformers, peft or
 accelerate have the same names there. `--help` of each recipe prints the keys of this page.
 
-**Resume** says whether a run that is [resumed](fine-tuning.md#resuming-a-run) may have another value than before.
+A key with ↻ may have another value when a run is [resumed](fine-tuning.md#resuming-a-run).
 """
 
 
@@ -60,13 +60,13 @@ def _tables(schema: type, section: str = "", *, may_change: bool = False) -> Ite
     declared = settings_of(schema)
     dot = f"{section}." if section else ""
     rows = [
-        _row(f"{dot}{name}", setting, may_change=may_change or setting.may_change)
+        _row(name, setting, may_change=may_change or setting.may_change)
         for name, setting in declared.items()
         if setting.section is None
     ]
     if rows:
         about = [f"{(schema.__doc__ or '').partition(chr(10))[0]}", ""] if section else []
-        head = ["| key | values | default | meaning | resume |", "|---|---|---|---|---|"]
+        head = ["| key | values | default | meaning |", "|---|---|---|---|"]
         yield section, "\n".join([*about, *head, *rows]) + "\n"
     for name, setting in declared.items():
         if setting.section is not None:
@@ -75,7 +75,7 @@ def _tables(schema: type, section: str = "", *, may_change: bool = False) -> Ite
 
 def _row(key: str, setting: Setting, *, may_change: bool) -> str:
     default = setting.default_text if setting.default is MISSING else f"`{setting.default_text}`"
-    cells = (f"`{key}`", setting.values, default, setting.help, "may change" if may_change else "")
+    cells = (f"`{key}`{' ↻' if may_change else ''}", setting.values, default, setting.help)
     return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
 
