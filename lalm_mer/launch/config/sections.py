@@ -33,6 +33,7 @@ __all__ = [
     "DataSettings",
     "EngineSettings",
     "FinetuneOutputSettings",
+    "FolderSettings",
     "FusionSettings",
     "ModelSettings",
     "OutputSettings",
@@ -242,6 +243,13 @@ class EngineSettings:
     num_processes: int | None = setting(
         None, at_least=1, help="where the command line gave another number than that file"
     )
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """Where a model is written."""
+
+    dir: str = setting(help="a folder")
 
 
 @dataclass(frozen=True)

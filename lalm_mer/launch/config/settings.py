@@ -15,6 +15,7 @@ from lalm_mer.launch.config.sections import (
     DataSettings,
     EngineSettings,
     FinetuneOutputSettings,
+    FolderSettings,
     FusionSettings,
     ModelSettings,
     OutputSettings,
@@ -104,7 +105,7 @@ class TinySettings:
 
     data: DataSettings
     split: SplitSettings
-    output: OutputSettings
+    output: FolderSettings
     family: str = setting("qwen2_audio", choices=model_names, help="architecture")
     window_s: int = setting(30, at_least=1, help="window of the audio tower, in whole seconds")
     hidden_size: int = setting(128, at_least=1, help="width of audio tower and language model")
