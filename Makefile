@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CORPUS ?= circumplex
 CORPUS_ROOT ?=
 FAMILY ?=
+# One worker a core, each with one thread; tests of one file share what that file makes.
+WORKERS := -n auto --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-all lint docs clean
@@ -14,10 +16,10 @@ demo: $(VENV)/demo.stamp
 		--corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
 
 test: $(VENV)/test.stamp lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not network"
 
 test-all: $(VENV)/test.stamp lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(WORKERS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,10 @@ def make_trainer(
     Raises:
         ConfigError: if the engine found is not the one expected
     """
-    passed = _scoring(settings, engine, folder, seed)
+    passed = _arguments(settings, engine, folder, seed)
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
-        passed |= _learning(settings) | {"metric_for_best_model": best_by}
+        passed |= _selection(settings, best_by)
         callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
@@ -130,19 +131,20 @@ def make_trainer(
     return trainer
 
 
-def _scoring(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:
-    """TrainingArguments of scoring, which learning adds its own to."""
-    return {
+def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:
+    """TrainingArguments: every setting that has a name of theirs, and what follows from engine and folder."""
+    known = {field.name for field in fields(TrainingArguments)}
+    passed = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in known}
+    if not passed.get("gradient_checkpointing"):  # passed only where wanted: transformers warns of the name
+        passed.pop("gradient_checkpointing", None)
+    return passed | {
         "output_dir": str(folder),
-        "per_device_eval_batch_size": settings.per_device_eval_batch_size,
-        "dataloader_num_workers": settings.dataloader_num_workers,
         "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
-        "use_cpu": settings.use_cpu,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
         "deepspeed": engine.deepspeed_config_file,
         "remove_unused_columns": False,
-        "report_to": "none",
+        "report_to": passed.get("report_to") or "none",
         "disable_tqdm": not sys.stderr.isatty(),
         "seed": seed,
         "data_seed": seed,
@@ -156,23 +158,13 @@ def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:
         raise ConfigError(f"section 'train': transformers.TrainingArguments says: {one_line(error)}") from error
 
 
-def _learning(settings: TrainSettings) -> dict[str, Any]:
-    """TrainingArguments of the learning itself; evaluation and saving go together, so that dev can choose."""
-    passed = {
-        name: getattr(settings, name)
-        for name in (
-            "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size",
-            "gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-            "eval_strategy", "eval_steps", "logging_steps", "save_total_limit", "bf16", "fp16",
-        )
-    }  # fmt: skip
-    if settings.gradient_checkpointing:  # passed only where wanted: transformers warns of the name, which v6 changes
-        passed["gradient_checkpointing"] = True
-    return passed | {
-        "report_to": settings.report_to or "none",
+def _selection(settings: TrainSettings, best_by: str) -> dict[str, Any]:
+    """TrainingArguments by which dev chooses: evaluation and saving go together."""
+    return {
         "save_strategy": settings.eval_strategy,
         "save_steps": settings.eval_steps or 500,
         "load_best_model_at_end": True,
+        "metric_for_best_model": best_by,
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
     }
