@@ -90,15 +90,27 @@ def balance(
         rows = _capped(rows, labels, max_per_class, random)
     if max_per_group is not None and names is not None:
         rows = _capped(rows, names, max_per_group, random)
-    if sampling == "class":
-        rows = _level(rows, labels, direction, random)
-    elif sampling == "group" and names is not None:
-        rows = _level(rows, names, direction, random)
-    elif sampling == "class_and_group" and names is not None:
-        rows = _level_both(rows, labels, names, direction, random)
+    rows = _sampled(rows, labels, names, sampling, direction, random)
     indices = [int(row) for row in np.sort(rows)]
     after = count([truths[row] for row in indices], None if groups is None else [groups[row] for row in indices])
     return Balanced(indices, count(truths, groups), after)
+
+
+def _sampled(
+    rows: _Rows,
+    labels: npt.NDArray[np.str_],
+    names: npt.NDArray[np.str_] | None,
+    sampling: str,
+    direction: str,
+    random: np.random.Generator,
+) -> _Rows:
+    if sampling == "class":
+        return _level(rows, labels, direction, random)
+    if sampling == "group" and names is not None:
+        return _level(rows, names, direction, random)
+    if sampling == "class_and_group" and names is not None:
+        return _level_both(rows, labels, names, direction, random)
+    return rows
 
 
 def count(truths: Sequence[str], groups: Sequence[str | None] | None = None) -> Counts:

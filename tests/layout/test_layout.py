@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def test_import_contracts_hold():
     lint_imports = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kept, 0 broken" in done.stdout
+    kept = len(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"])
+    assert f"{kept} kept, 0 broken" in done.stdout
 
 
 def test_every_wing_has_its_place_in_the_order():
@@ -57,7 +59,7 @@ def test_pure_wings_import_nothing_heavy(wing):
 
 
 def test_no_module_is_too_long():
-    assert {path: lines(path) for path in modules("lalm_mer", "recipes", "eval", "tests") if lines(path) > 450} == {}
+    assert {path: lines(path) for path in modules("lalm_mer", "recipes", "eval", "tests") if lines(path) > 400} == {}
 
 
 def test_no_function_is_too_long():
@@ -66,7 +68,7 @@ def test_no_function_is_too_long():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                if length > 80:
+                if length > 60:
                     long[f"{path}:{node.lineno} {node.name}"] = length
     assert long == {}
 

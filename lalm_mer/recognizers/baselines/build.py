@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import AUDIO_TRANSCRIPT, MODALITIES, uses_audio, uses_transcript
@@ -11,7 +12,7 @@ from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork, TranscriptReader
-from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
+from lalm_mer.recognizers.baselines.settings import ScratchSettings
 from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, train_tokenizer, transcript_of
 
 __all__ = ["build_fusion"]
@@ -28,14 +29,10 @@ def build_fusion(
     trim_db: float | None = TRIM_DB,
     bert: str = "scratch",
     bert_revision: str | None = None,
-    audio_branch: BranchSettings | None = None,
-    transcript_branch: BranchSettings | None = None,
     scratch: ScratchSettings | None = None,
-    hidden: int = 64,
-    dropout: float = 0.3,
-    label_smoothing: float = 0.0,
     cache_dir: Path = Path("outputs/cache/acoustic"),
     processes: int = 1,
+    **network_options: Any,  # noqa: ANN401 each checked by the network
 ) -> FusionNetwork:
     """Make a network; set the seed before, since the initial weights are drawn here.
 
@@ -53,14 +50,10 @@ def build_fusion(
         trim_db: quiet at both ends that is cut away, in dB below the clip's loudest 25 ms; None keeps whole clips
         bert: Hub id or local folder of a frozen BERT, or ``scratch``
         bert_revision: branch, tag or commit of a Hub id
-        audio_branch: shape and regularisation of the audio branch
-        transcript_branch: those of the transcript branch
         scratch: dimensions of the scratch BERT
-        hidden: units of the dense layer
-        dropout: probability after the dense layer
-        label_smoothing: share of the target spread over all labels
         cache_dir: folder of the stored features
         processes: worker processes that compute them
+        network_options: branches, dense layer and smoothing, as ``FusionNetwork`` takes them
 
     Returns:
         the network, in train mode
@@ -79,12 +72,8 @@ def build_fusion(
         labels,
         acoustic=acoustic,
         transcripts=transcripts,
-        audio_branch=audio_branch,
-        transcript_branch=transcript_branch,
         scratch=scratch,
-        hidden=hidden,
-        dropout=dropout,
-        label_smoothing=label_smoothing,
+        **network_options,
     )
     network.stores = _fill_stores(network, train, others, cache_dir, corpus_hash, processes)
     return network
