@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.core.settings import naming_keys, setting
-from lalm_mer.corpora import circumplex, crema_d, emodb, iemocap, manifest, meld, mosei, msp_podcast, ravdess
+from lalm_mer.corpora import circumplex, manifest
 from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
 
@@ -176,8 +177,9 @@ def prepare(settings: PrepareSettings) -> dict[str, Any]:
         )
 
 
-def _of_release(name: str, release: Release, known_defects: Mapping[str, str] | None = None) -> Reader:
-    """A reader whose corpus is a folder laid out as its release is."""
+def _of_release(name: str) -> Reader:
+    """The reader of a released corpus, which is the module of that name."""
+    release: Any = import_module(f"lalm_mer.corpora.{name}")  # a Release
 
     def open_release(settings: CorpusSettings) -> Reading:
         root = Path(settings.root or "")
@@ -190,7 +192,8 @@ def _of_release(name: str, release: Release, known_defects: Mapping[str, str] | 
             ranges=release.RANGES or None,
         )
 
-    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects or {})
+    known_defects = getattr(release, "KNOWN_DEFECTS", {})
+    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects)
 
 
 def _open_manifest(settings: CorpusSettings) -> Reading:
@@ -231,14 +234,10 @@ def _open_circumplex(settings: CorpusSettings) -> Reading:
     return Reading("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
 
 
+RELEASES = ("ravdess", "crema_d", "emodb", "iemocap", "meld", "mosei", "msp_podcast")
+"""Released corpora: each has a module of its name in this package."""
 READERS: dict[str, Reader] = {
-    "ravdess": _of_release("ravdess", ravdess),
-    "crema_d": _of_release("crema_d", crema_d, crema_d.KNOWN_DEFECTS),
-    "emodb": _of_release("emodb", emodb),
-    "iemocap": _of_release("iemocap", iemocap),
-    "meld": _of_release("meld", meld, meld.KNOWN_DEFECTS),
-    "mosei": _of_release("mosei", mosei),
-    "msp_podcast": _of_release("msp_podcast", msp_podcast),
+    **{name: _of_release(name) for name in RELEASES},
     "manifest": Reader(
         _open_manifest,
         frozenset(
