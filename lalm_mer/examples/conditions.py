@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import AUDIO_SWAPPED
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 
-__all__ = ["SwappedAudio", "derangement"]
+__all__ = ["CHANGED_INPUTS", "SwappedAudio", "derangement"]
 
 
 def derangement(count: int, seed: int) -> list[int]:
@@ -75,3 +76,7 @@ class SwappedAudio:
 
     def __iter__(self) -> Iterator[Input]:
         return (self[index] for index in range(len(self)))
+
+
+CHANGED_INPUTS = {AUDIO_SWAPPED: SwappedAudio}
+"""Condition -> the inputs that it makes of examples and a seed."""

@@ -18,7 +18,7 @@ from lalm_mer.corpora import load
 from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import Balanced, balance, class_weights
-from lalm_mer.examples.conditions import SwappedAudio
+from lalm_mer.examples.conditions import CHANGED_INPUTS
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
 from lalm_mer.examples.transcripts import (
     Transcripts,
@@ -32,6 +32,7 @@ from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
 from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.training import Inputs
 
 __all__ = [
     "RunData",
@@ -240,7 +241,7 @@ def require_transcripts(data: RunData, folder: str) -> None:
         )
 
 
-def inputs_under(data: RunData, condition: str, seed: int) -> InputDataset | SwappedAudio:
+def inputs_under(data: RunData, condition: str, seed: int) -> Inputs:
     """The test inputs that the recognizer takes, changed as the condition says.
 
     Raises:
@@ -249,7 +250,7 @@ def inputs_under(data: RunData, condition: str, seed: int) -> InputDataset | Swa
     if condition == UNCHANGED:
         return data.test_inputs
     with naming_keys("scoring", examples="condition", count="condition"):
-        return SwappedAudio(data.test.select(data.scored), seed)
+        return CHANGED_INPUTS[condition](data.test.select(data.scored), seed)
 
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:
