@@ -31,11 +31,13 @@ def cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def shared_data_folder() -> Path:
-    """Folder with real data; what needs it is skipped where it is absent."""
-    folder = Path(os.environ.get("LALM_MER_DATA", REPO_ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}; set LALM_MER_DATA to a folder that has it")
-    return folder
+    """Folder with real data, which LALM_MER_DATA names; what needs it is skipped without it."""
+    folder = os.environ.get("LALM_MER_DATA")
+    if not folder:
+        pytest.skip("LALM_MER_DATA is not set: it names a folder with real data")
+    if not Path(folder).is_dir():
+        pytest.fail(f"LALM_MER_DATA={folder}: no such folder")
+    return Path(folder)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from lalm_mer.models.tiny import build_tiny
 from lalm_mer.serving.predict import predict
 
 SAME = 1e-6
-REAL = os.environ.get("LALM_MER_DATA")
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +202,10 @@ def test_another_base_model_is_refused(runs, workplace, tmp_path):
         open_recognizer(runs["lora"], base_model=str(tmp_path / "other"))
 
 
-@pytest.mark.skipif(not REAL, reason="LALM_MER_DATA names no folder with real speech")
-def test_real_speech_of_any_rate_and_channel_count(workplace, tmp_path):
-    root = Path(str(REAL))
+def test_real_speech_of_any_rate_and_channel_count(workplace, shared_data, tmp_path):
     files = [
-        *sorted((root / "ravdess" / "Actor_01").glob("*.flac"))[:3],
-        *sorted(root.glob("ravdess_original/*/*.wav"))[:3],
+        *sorted((shared_data / "ravdess" / "Actor_01").glob("*.flac"))[:3],
+        *sorted(shared_data.glob("ravdess_original/*/*.wav"))[:3],
     ]
     recognizer = open_recognizer(
         workplace.folder / "model", prompt="prompts/audio.yaml", labels=["happy", "sad"], dtype="float32", device="cpu"
