@@ -140,10 +140,10 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
     def make(family: str) -> Path:
         if family not in made:
-            from lalm_mer.models.families import family_class  # here, so that other tests do not load torch
+            from lalm_mer.models.registry import model_class  # here, so that other tests do not load torch
             from lalm_mer.models.tiny import build_tiny
 
-            if required := family_class(family).required_module:
+            if required := getattr(model_class(family), "required_module", None):
                 pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
             folder = tmp_path_factory.mktemp(f"tiny_{family}")
             prompts = sorted((REPO_ROOT / "prompts").glob("*.yaml"))

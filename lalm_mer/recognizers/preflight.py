@@ -28,6 +28,7 @@ __all__ = [
     "label_scores",
     "left_as_found",
     "median_change",
+    "no_batches",
     "require_change",
     "require_parity",
     "require_supervised",
@@ -65,15 +66,20 @@ def left_as_found(model: nn.Module, device: torch.device, *, moves_back: bool = 
             model.to(home)
 
 
-def label_scores(model: nn.Module, collator: Collator, inputs: Sequence[Input]) -> Tensor:
-    """Label log-probabilities of one batch, (B, K), float64.
+def label_scores(
+    model: nn.Module, collator: Collator, inputs: Sequence[Input], *, batch_size: int | None = None
+) -> Tensor:
+    """Label log-probabilities, (N, K), float64.
 
     Args:
         model: the recognizer, in evaluation mode
         collator: of batches to be scored
-        inputs: B inputs
+        inputs: N inputs
+        batch_size: how many in a batch; None for all
     """
-    return run_batch(model, collator(inputs))["log_probs"].double().cpu()
+    size = batch_size or len(inputs)
+    batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    return torch.cat([run_batch(model, collator(batch))["log_probs"].double().cpu() for batch in batches])
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,15 @@ def batch_parity(model: nn.Module, collator: Collator, inputs: Sequence[Input], 
         tolerance: for scores about 1 in float32
     """
     together = label_scores(model, collator, inputs)
-    alone = torch.cat([label_scores(model, collator, [given]) for given in inputs])
-    epsilon = max(torch.finfo(each.dtype).eps for each in model.parameters() if each.is_floating_point())
+    alone = label_scores(model, collator, inputs, batch_size=1)
+    epsilon = _epsilon(model)
     size = max(1.0, float(together.abs().max()))
     return Parity(float((together - alone).abs().max()), tolerance * max(size, epsilon / _EPSILON_32), epsilon)
+
+
+def no_batches(model: nn.Module) -> Parity:
+    """What a batch does to a recognizer that takes one utterance at a time: nothing."""
+    return Parity(0.0, 0.0, _epsilon(model))
 
 
 def require_parity(parity: Parity, name: str) -> None:
@@ -142,10 +153,27 @@ def swapped_transcripts(inputs: Sequence[Input]) -> list[Input]:
     return swapped
 
 
-def median_change(model: nn.Module, collator: Collator, inputs: Sequence[Input], others: Sequence[Input]) -> float:
-    """Median of the absolute differences of all label log-probabilities of two batches."""
-    change = label_scores(model, collator, inputs) - label_scores(model, collator, others)
-    return float(change.abs().median())
+def median_change(
+    model: nn.Module,
+    collator: Collator,
+    inputs: Sequence[Input],
+    others: Sequence[Input],
+    *,
+    batch_size: int | None = None,
+) -> float:
+    """Median over utterances of the largest absolute difference of a label log-probability.
+
+    The largest, because the log-probability of a label that is as good as certain is 0 whatever the audio.
+
+    Args:
+        model: the recognizer, in evaluation mode
+        collator: of batches to be scored
+        inputs: N inputs
+        others: the same inputs with something changed
+        batch_size: how many in a batch; None for all
+    """
+    before, after = (label_scores(model, collator, each, batch_size=batch_size) for each in (inputs, others))
+    return float((before - after).abs().amax(dim=1).median())
 
 
 def require_change(change: float, what: str, name: str, *, parity: Parity, trained: bool) -> float:
@@ -181,6 +209,10 @@ def require_change(change: float, what: str, name: str, *, parity: Parity, train
             f"that the prompt's {what} slot is filled and all weights are loaded, or {SKIP}"
         )
     return least
+
+
+def _epsilon(model: nn.Module) -> float:
+    return float(max(torch.finfo(each.dtype).eps for each in model.parameters() if each.is_floating_point()))
 
 
 def _fitted(other: Waveform | None, own: Waveform | None) -> Waveform:

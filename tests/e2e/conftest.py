@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import shipped
 import soundfile
 import yaml
 
@@ -171,6 +174,85 @@ def prepare(root: Path, out: Path) -> None:
     """Prepare the clips of ``root`` by the recipe."""
     overrides = [f"corpus.root={root}", "corpus.alias=synthetic_beeps", f"output.dir={out}"]
     assert in_process("recipes/prepare_corpus.py", "--config", "recipes/corpora/manifest.yaml", *overrides) == 0
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., int]:
+    """A runner of a script of the repository in this process."""
+    return in_process
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A maker of prepared corpora from miniature releases, by their shipped YAML; each is made once a session."""
+
+    @cache
+    def make(corpus: str, *overrides: str) -> Path:
+        from miniatures import RELEASES, small_circumplex  # here, so that other tests do not need what they need
+
+        folder = tmp_path_factory.mktemp(corpus)
+        options = ["--config", f"recipes/corpora/{corpus}.yaml", f"output.dir={folder / 'data'}", *overrides]
+        with small_circumplex() if corpus == "circumplex" else nullcontext():
+            if corpus != "circumplex":
+                RELEASES[corpus](folder / "release")
+                options.append(f"corpus.root={folder / 'release'}")
+            assert in_process("recipes/prepare_corpus.py", *options) == 0
+        return folder / "data"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_model(miniature: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A maker of the tiny models of the demos, by the folder that their YAML names; each is built once a session."""
+    files = {shipped.load(file).output.dir: file for file in shipped.of_recipe("build_tiny_model")}
+
+    @cache
+    def make(folder: str) -> Path:
+        out = tmp_path_factory.mktemp("models") / Path(folder).name
+        options = [f"data.dir={miniature(*shipped.corpus_of(files[folder]))}", f"output.dir={out}"]
+        assert in_process("recipes/build_tiny_model.py", "--config", files[folder], *options) == 0
+        return out
+
+    return make
+
+
+@pytest.fixture
+def shipped_command(
+    miniature: Callable[..., Path],
+    demo_model: Callable[[str], Path],
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., list[str]]:
+    """A maker of the command that runs a YAML on its miniature, with a tiny model, below ``tmp_path``."""
+
+    def make(file: str, *overrides: str) -> list[str]:
+        settings, recipe = shipped.load(file, *overrides), shipped.script(file)
+        options = [f"data.dir={miniature(*shipped.corpus_of(file))}", f"output.dir={tmp_path / settings.output.dir}"]
+        if recipe == "recipes/train_baseline.py":
+            options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
+        elif settings.model.id:
+            options.append(f"model.id={demo_model(settings.model.id)}")
+        else:
+            family = settings.model.family
+            options.append(f"model.id={tiny_folder('qwen2_audio' if family == 'generic' else family)}")
+        return [recipe, "--config", file, *shipped.CHANGED[recipe], *options, *overrides]
+
+    return make
+
+
+@pytest.fixture
+def run_shipped(shipped_command: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Path]:
+    """A runner of a YAML, in this process; the run folder, relative to ``tmp_path``."""
+
+    def run(file: str, *overrides: str) -> Path:
+        earlier = set(tmp_path.rglob("predictions.parquet"))
+        assert in_process(*shipped_command(file, *overrides)) == 0
+        (table,) = set(tmp_path.rglob("predictions.parquet")) - earlier
+        return table.parent.relative_to(tmp_path)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from lalm_mer.recognizers.preflight import (
     batch_parity,
     left_as_found,
     median_change,
+    no_batches,
     require_change,
     require_parity,
     require_supervised,
@@ -214,11 +216,16 @@ def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], batch_
     """Batch parity first: the effects of audio and transcript are compared with it."""
     family, recognizer = loaded.model, cast(Any, model)
     collator = recognizer.scoring_collators[0]
-    parity = batch_parity(model, collator, inputs, tolerance=family.batch_tolerance)
-    if batch_size > 1:
-        require_parity(parity, family.name)
-    bound = f"at most {parity.bound:.1e}" if batch_size > 1 else "only reported, for batches are of 1"
-    yield f"batch parity: {parity.difference:.1e} between {len(inputs)} in a batch and one by one ({bound})"
+    alone = math.isinf(family.batch_tolerance)
+    if alone:
+        parity = no_batches(model)
+        yield f"batch parity: not checked, because {family.name} takes one utterance at a time"
+    else:
+        parity = batch_parity(model, collator, inputs, tolerance=family.batch_tolerance)
+        if batch_size > 1:
+            require_parity(parity, family.name)
+        bound = f"at most {parity.bound:.1e}" if batch_size > 1 else "only reported, for batches are of 1"
+        yield f"batch parity: {parity.difference:.1e} between {len(inputs)} in a batch and one by one ({bound})"
     different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
     swaps = (
         ("audio", "hears", loaded.setup.uses("audio"), swapped_audio),
@@ -230,7 +237,7 @@ def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], batch_
         if different[what] < 2:
             yield f"{verb}: not asked, for there are no two utterances that differ in {what}"
             continue
-        change = median_change(model, collator, inputs, swapped(inputs))
+        change = median_change(model, collator, inputs, swapped(inputs), batch_size=1 if alone else None)
         least = require_change(change, what, family.name, parity=parity, trained=not family.randomly_initialised)
         wanted = f"more than {least:.1e}" if least else "any change, for its weights are random"
         yield f"{verb}: another {what} moves label scores by {change:.1e} (median; expected {wanted})"

@@ -34,13 +34,13 @@ def prepare(reader, root, out_dir, **options):
     return summary, {row["utterance_id"]: row for row in rows}, rejected
 
 
-def mp4(tmp_path, seconds=0.5, rate=16000):
-    """The bytes of a video file that is all sound."""
+def mp4(tmp_path, seconds=0.5, rate=16000, hertz=509.0):
+    """The bytes of a video file that holds a tone and no picture."""
     av = pytest.importorskip("av", reason="the extra `video` is not installed")
     path = tmp_path / "made.mp4"
     with av.open(str(path), "w") as container:
         track = container.add_stream("aac", rate=rate, layout="mono")
-        samples = np.sin(np.arange(round(seconds * rate)) / 5)[None].astype(np.float32)
+        samples = np.sin(2 * np.pi * hertz / rate * np.arange(round(seconds * rate)))[None].astype(np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
         frame.sample_rate = rate
         container.mux(track.encode(frame))

@@ -1,0 +1,90 @@
+"""The YAML files under recipes/, and what each says at its head."""
+
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+from lalm_mer.core.config import load_config
+from lalm_mer.corpora.settings import PrepareSettings
+from lalm_mer.launch.config.settings import (
+    BaselineSettings,
+    FinetuneSettings,
+    TinySettings,
+    TranscribeSettings,
+    ZeroShotSettings,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml"))
+CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
+METHODS = ("baseline", "lora", "qlora", "zero_shot")
+SCHEMAS = {
+    "recipes/prepare_corpus.py": PrepareSettings,
+    "recipes/build_tiny_model.py": TinySettings,
+    "recipes/zero_shot.py": ZeroShotSettings,
+    "recipes/finetune.py": FinetuneSettings,
+    "recipes/train_baseline.py": BaselineSettings,
+    "recipes/transcribe.py": TranscribeSettings,
+}
+
+_ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"
+_STEP = (
+    "train.max_steps=1", "train.per_device_train_batch_size=2", "train.per_device_eval_batch_size=8",
+    "train.use_cpu=true", _ON_CPU,
+)  # fmt: skip
+CHANGED = {
+    "recipes/zero_shot.py": (
+        "model.dtype=float32", "scoring.per_device_eval_batch_size=8", "scoring.dataloader_num_workers=0",
+        "scoring.use_cpu=true", _ON_CPU,
+    ),
+    "recipes/finetune.py": (
+        "model.dtype=float32", "adapter.r=2", "train.bf16=false", "train.dataloader_num_workers=0", *_STEP,
+    ),
+    "recipes/train_baseline.py": ("baseline.bert=scratch", "baseline.processes=1", *_STEP),
+    "recipes/transcribe.py": ("model.use_cpu=true",),
+}  # fmt: skip
+"""Recipe -> all that tests change in a YAML, besides where corpus, model and features are and where results go."""
+_PREPARED = {
+    "outputs/demo/data": ("circumplex",),
+    "outputs/demo_ravdess/data": ("ravdess",),
+    "outputs/data/circumplex_spoken": ("circumplex", "corpus.variant=spoken"),
+    "outputs/data/mine": ("manifest",),
+}
+
+
+def header(file: str) -> list[str]:
+    """The lines of the comment that a YAML opens with."""
+    comment = re.match(r"(?:#.*\n)+", (ROOT / file).read_text(encoding="utf-8"))
+    assert comment, f"{file}: no comment at its head"
+    return comment[0].splitlines()
+
+
+def opening(file: str) -> dict[str, str]:
+    """What that comment says, by the word that a line begins with: Needs, Launch, One override."""
+    found = re.findall(r"^# (Needs|Launch|One override): (.+)$", "\n".join(header(file)), re.MULTILINE)
+    assert [name for name, _ in found] == ["Needs", "Launch", "One override"], file
+    return dict(found)
+
+
+def script(file: str) -> str:
+    """The recipe that the launch line names."""
+    (found,) = [word for word in shlex.split(opening(file)["Launch"]) if re.fullmatch(r"recipes/\w+\.py", word)]
+    return found
+
+
+def of_recipe(*names: str) -> list[str]:
+    """The files that a recipe of one of the names runs."""
+    return [file for file in SHIPPED if Path(script(file)).stem in names]
+
+
+@cache
+def load(file: str, *overrides: str):
+    """The settings of a YAML."""
+    return load_config(SCHEMAS[script(file)], ROOT / file, overrides)
+
+
+def corpus_of(file: str) -> tuple[str, ...]:
+    """Name of the prepared corpus that a YAML names, and with what overrides it is prepared."""
+    folder = load(file).data.dir
+    return _PREPARED.get(folder, (Path(folder).name,))

@@ -1,0 +1,125 @@
+"""``model.family=...`` is all that has to be said to run a shipped YAML with another family."""
+
+import pytest
+from safetensors import safe_open
+
+from lalm_mer.core.run_record import read_record
+from lalm_mer.models.clap import Clap
+from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.registry import model_class
+
+ZERO_SHOT, LORA, QLORA = (f"recipes/ravdess/{method}.yaml" for method in ("zero_shot", "lora", "qlora"))
+
+
+@pytest.fixture
+def recorded(run_shipped, tmp_path):
+    """A runner of a YAML: its run folder and what run.json says."""
+
+    def run(file, *overrides):
+        folder = run_shipped(file, *overrides)
+        return tmp_path / folder, read_record(tmp_path / folder / "run.json")
+
+    return run
+
+
+@pytest.fixture
+def refused(shipped_command, run_script, capsys):
+    """A runner of a YAML that must be refused: the one line that says why."""
+
+    def run(file, *overrides):
+        assert run_script(*shipped_command(file, *overrides)) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    return run
+
+
+def trained_towers(folder, towers):
+    """Towers in which an adapter's weights are, and the last names of the layers that they are beside."""
+    found = {}
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as opened:
+        for key in opened.keys():
+            path = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+            inside = [name for name, prefix in towers.items() if f"{path}.".startswith(f"{prefix}.")]
+            tower = max(inside, key=lambda name: len(towers[name]))  # a projector may lie inside an audio tower
+            found.setdefault(tower, set()).add(path.rpartition(".")[2])
+    return found
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_is_scored(family, recorded):
+    folder, record = recorded(ZERO_SHOT, f"model.family={family}")
+    assert folder.name == f"{family}-tiny_{family}0_zero_shot_audio_fold1_seed0"
+    assert record.config["prompt"]["file"] == "prompts/audio.yaml"
+    assert record.randomly_initialised
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_is_fine_tuned_where_it_says(family, recorded):
+    folder, record = recorded(LORA, f"model.family={family}")
+    targets = {tower: list(names) for tower, names in model_class(family).adapter_targets.items()}
+    assert record.config["adapter"]["towers"] == targets
+    found = trained_towers(folder, model_class(family).towers)
+    assert found.keys() == targets.keys()
+    assert all(names <= set(targets[tower]) for tower, names in found.items())
+
+
+ONE_BY_ONE = ("train.per_device_eval_batch_size=1", "train.per_device_train_batch_size=1")
+
+
+@pytest.mark.parametrize(("file", "key"), [(ZERO_SHOT, "scoring"), (LORA, "train")])
+def test_a_model_without_a_family_is_refused_batches(file, key, refused, tmp_path):
+    assert refused(file, "model.family=generic") == (
+        f"error: key '{key}.per_device_eval_batch_size': 8; generic takes one utterance at a time: set it to 1"
+    )
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_model_without_a_family_is_scored_one_by_one(recorded, capsys):
+    folder, record = recorded(ZERO_SHOT, "model.family=generic", "scoring.per_device_eval_batch_size=1")
+    assert folder.name == "generic-tiny_qwen2_audio0_zero_shot_audio_fold1_seed0"
+    assert record.config["prompt"]["file"] == "prompts/audio.yaml"
+    printed = capsys.readouterr().out
+    assert "preflight: batch parity: not checked, because generic takes one utterance at a time" in printed
+    assert "preflight: hears: another audio moves label scores" in printed
+
+
+def test_a_model_without_a_family_is_fine_tuned_where_the_config_says(refused, recorded):
+    options = ["model.family=generic", *ONE_BY_ONE]
+    assert refused(LORA, *options) == (
+        "error: key 'adapter.towers': no tower has a target; name at least one, for example q_proj"
+    )
+    folder, _ = recorded(LORA, *options, "adapter.towers={language_model: [q_proj]}")
+    assert trained_towers(folder, {"language_model": "model.language_model"}) == {"language_model": {"q_proj"}}
+
+
+@pytest.mark.parametrize("file", [ZERO_SHOT, LORA, QLORA])
+def test_clap_is_a_family_as_others_are(file, recorded):
+    if file == QLORA:
+        pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    folder, record = recorded(file, "model.family=clap")
+    recognizer, method = {
+        ZERO_SHOT: ("clap-tiny_clap0", "zero_shot"),
+        LORA: ("clap-tiny_clap0", "lora"),
+        QLORA: ("clap-tiny_clap0-nf4", "lora"),
+    }[file]
+    assert folder.name == f"{recognizer}_{method}_audio_fold1_seed0"
+    assert record.config["prompt"]["file"] == "prompts/ensembles/emotion.yaml"
+    if file == ZERO_SHOT:
+        return
+    targets = {tower: list(names) for tower, names in Clap.adapter_targets.items()}
+    assert record.config["adapter"]["towers"] == targets
+    assert trained_towers(folder, Clap.towers).keys() == targets.keys()
+
+
+@pytest.mark.parametrize("modalities", ["audio+transcript", "transcript"])
+def test_clap_is_refused_transcripts(modalities, refused):
+    assert refused(ZERO_SHOT, "model.family=clap", f"prompt.modalities={modalities}") == (
+        f"error: key 'prompt.modalities': '{modalities}'; clap uses audio alone: set it to audio"
+    )
+
+
+def test_a_prompt_without_audio_trains_the_language_model_alone(recorded):
+    folder, record = recorded(LORA, "prompt.modalities=transcript")
+    assert folder.name.endswith("_lora_transcript_fold1_seed0")
+    assert list(record.config["adapter"]["towers"]) == ["language_model"]

@@ -1,0 +1,93 @@
+"""Every shipped YAML is run by its recipe, preflight included, on a miniature of its corpus and with a tiny model."""
+
+import gc
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from shipped import CHANGED, CORPORA, ROOT, load, of_recipe
+
+from lalm_mer.core.run_record import read_record
+from lalm_mer.corpora import load as load_corpus
+from lalm_mer.protocols.folded_corpus import fold_corpus
+from lalm_mer.protocols.protocol import load_protocol
+
+RUN = {"run.json", "predictions.parquet", "metrics.json"}
+ADAPTER = {
+    "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
+    "prompt.yaml", "README.md", "run.json", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
+"""Recipe -> folder of what it trained, and files that are in it."""
+RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_imports():
+    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def folder_name(file, corpus):
+    """What stands for the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
+    settings, method = load(file), Path(file).stem
+    if Path(file).parent.name not in CORPORA:
+        return settings.output.dir
+    if method == "baseline":
+        recognizer, modalities = "fusion-opensmile-BERT-scratch", settings.baseline.modalities
+    else:
+        recognizer, modalities = "qwen2_audio-tiny_qwen2_audio0", settings.prompt.modalities
+    recognizer += "-nf4" if method == "qlora" else ""
+    return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}_fold1_seed0"
+
+
+@pytest.mark.parametrize("file", of_recipe("prepare_corpus"))
+def test_a_corpus_is_prepared(file, miniature):
+    summary = load_corpus(miniature(Path(file).stem)).summary
+    assert summary["corpus"] == {"manifest": "mine"}.get(Path(file).stem, Path(file).stem)
+    assert summary["n_utterances"] > 0
+    assert summary["n_rejected"] == summary["n_without_audio"] == 0
+
+
+@pytest.mark.parametrize("file", of_recipe("build_tiny_model"))
+def test_a_tiny_model_is_built(file, demo_model):
+    folder = demo_model(load(file).output.dir)
+    assert (folder / "model.safetensors").is_file()
+    assert json.loads((folder / "config.json").read_text("utf-8"))["model_type"] == load(file).family
+
+
+@pytest.mark.parametrize(("recipe", "file"), RECIPES)
+def test_a_run_is_finished_and_its_folder_named_after_it(recipe, file, run_shipped, tmp_path, capsys):
+    folder = run_shipped(file)
+    record = read_record(tmp_path / folder / "run.json")
+    assert str(folder) == folder_name(file, record.corpus)
+    assert {path.name for path in (tmp_path / folder).iterdir() if path.is_file()} >= RUN
+    table = pd.read_parquet(tmp_path / folder / "predictions.parquet")
+    settings = load(file)
+    folded = fold_corpus(load_corpus(Path(record.config["data"]["dir"])), load_protocol(ROOT / settings.split.protocol))
+    assert sorted(table["utterance_id"]) == folded.folds.ids(1, "test")
+    assert set(table["status"]) == {"scored"}
+    assert json.loads((tmp_path / folder / "metrics.json").read_text("utf-8"))["n"] == len(table)
+    assert record.seconds > 0
+    if recipe in TRAINED:
+        name, expected = TRAINED[recipe]
+        assert {path.name for path in (tmp_path / folder / name).iterdir()} >= expected
+        rows = [json.loads(line) for line in (tmp_path / folder / "history.jsonl").read_text("utf-8").splitlines()]
+        assert [(row["split"], row["step"]) for row in rows if row["split"] == "dev"] == [("dev", 1)]
+    if recipe != "train_baseline":
+        printed = capsys.readouterr().out
+        assert "preflight: batch parity" in printed
+        assert ("preflight: hears: another audio moves" in printed) == ("audio" in record.modalities.split("+"))
+        assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
+
+
+@pytest.mark.parametrize("file", of_recipe("transcribe"))
+def test_a_corpus_is_transcribed(file, run_script, tiny_whisper_folder, miniature, tmp_path):
+    out = tmp_path / "table.parquet"
+    options = [f"data.dir={miniature('ravdess')}", f"model.id={tiny_whisper_folder}", f"output.file={out}"]
+    assert run_script("recipes/transcribe.py", "--config", file, *options, *CHANGED["recipes/transcribe.py"]) == 0
+    assert len(pd.read_parquet(out)) == 24
