@@ -34,7 +34,7 @@ def finetune(settings: FinetuneSettings) -> None:
         raise ConfigError("key 'model.adapter': finetune.py trains a new adapter; zero_shot.py scores with one")
     if settings.output.push_to is not None:
         check_repo_id(settings.output.push_to, "key 'output.push_to':")
-    engine = expected_engine(settings.engine)
+    engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     settings, folder = opened.settings, opened.folder

@@ -24,7 +24,7 @@ def train_baseline(settings: BaselineSettings) -> None:
     from lalm_mer.launch.run.run_folder import is_finished, open_run
     from lalm_mer.launch.run.trainers import seed_everything
 
-    engine = expected_engine(settings.engine)
+    engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
     opened = open_baseline_run(settings)
     settings, fusion = opened.settings, opened.settings.baseline

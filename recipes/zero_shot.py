@@ -31,7 +31,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     from lalm_mer.launch.run.trainers import make_trainer, seed_everything
     from lalm_mer.recognizers.scoring import score_by_trainer
 
-    engine = expected_engine(settings.engine)
+    engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)

@@ -18,10 +18,9 @@ RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA]
 
 
 def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
-    assert RUNS == sorted(f"recipes/{corpus}/{method}.yaml" for corpus in CORPORA for method in METHODS)
-    assert {f"recipes/corpora/{corpus}.yaml" for corpus in (*CORPORA, "circumplex")} == {
-        file for file in SHIPPED if Path(file).parent.name == "corpora"
-    }
+    of_corpora = [f"recipes/corpora/{corpus}.yaml" for corpus in sorted([*CORPORA, "circumplex"])]
+    assert of_corpora == [file for file in SHIPPED if Path(file).parent.name == "corpora"]
+    assert sorted(f"recipes/{corpus}/{method}.yaml" for corpus in CORPORA for method in METHODS) == RUNS
 
 
 @pytest.mark.parametrize("file", SHIPPED)

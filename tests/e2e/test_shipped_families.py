@@ -1,7 +1,7 @@
 """``model.family=...`` is all that has to be said to run a shipped YAML with another family."""
 
 import pytest
-from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.models.clap import Clap
@@ -37,12 +37,11 @@ def refused(shipped_command, run_script, capsys):
 def trained_towers(folder, towers):
     """Towers in which an adapter's weights are, and the last names of the layers that they are beside."""
     found = {}
-    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as opened:
-        for key in opened.keys():
-            path = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
-            inside = [name for name, prefix in towers.items() if f"{path}.".startswith(f"{prefix}.")]
-            tower = max(inside, key=lambda name: len(towers[name]))  # a projector may lie inside an audio tower
-            found.setdefault(tower, set()).add(path.rpartition(".")[2])
+    for key in load_file(folder / "adapter" / "adapter_model.safetensors"):
+        path = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+        inside = [name for name, prefix in towers.items() if f"{path}.".startswith(f"{prefix}.")]
+        tower = max(inside, key=lambda name: len(towers[name]))  # a projector may lie inside an audio tower
+        found.setdefault(tower, set()).add(path.rpartition(".")[2])
     return found
 
 

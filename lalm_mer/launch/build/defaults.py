@@ -25,7 +25,7 @@ RunSettingsT = TypeVar("RunSettingsT", bound=ZeroShotSettings | FinetuneSettings
 
 FOLDER_FACTS = ("corpus", "recognizer", "method", "modalities", "fold", "seed")
 """What may stand in braces in ``output.dir``."""
-_UNFIT_FOR_NAMES = re.compile(r"[^A-Za-z0-9+._-]+")
+_UNFIT_FOR_NAMES = re.compile(r"[^\w+.-]+")
 
 
 def with_model(settings: SettingsT) -> SettingsT:
@@ -74,7 +74,7 @@ def with_folder(settings: RunSettingsT, facts: Mapping[str, str | int]) -> RunSe
     Raises:
         ConfigError: if something else stands in braces
     """
-    names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") for name, value in facts.items()}
+    names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") or "_" for name, value in facts.items()}
     written = settings.output.dir
     try:
         pieces = list(Formatter().parse(written))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.config.settings import EngineSettings
+from lalm_mer.launch.config.settings import EngineSettings, ScoringSettings
 
 __all__ = ["Engine", "check_accelerator", "expected_engine"]
 
@@ -33,12 +34,19 @@ class Engine:
     deepspeed_config_file: str | None
 
 
-def expected_engine(settings: EngineSettings) -> Engine:
-    """Read what the run expects, and compare the number of processes with the launcher's environment.
+def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
+    """Read what the run expects, and compare it with the launcher's environment and the device.
+
+    A run that is started for one GPU on a machine without any works on the CPU, but for mixed precision.
+
+    Args:
+        settings: which engine
+        sizes: section ``scoring`` or ``train``
 
     Raises:
-        ConfigError: if the launcher started another number of processes
+        ConfigError: if the launcher started another number of processes, or there is no GPU for mixed precision
     """
+    _require_precision(sizes)
     content = read_yaml(Path(settings.accelerate_config))
     deepspeed: dict[str, Any] = content.get("deepspeed_config") or {}
     engine = Engine(
@@ -55,6 +63,16 @@ def expected_engine(settings: EngineSettings) -> Engine:
             "engine.num_processes) to what you launch with"
         )
     return engine
+
+
+def _require_precision(sizes: ScoringSettings) -> None:
+    """Refuse before the model is loaded what transformers refuses after."""
+    mixed = getattr(sizes, "bf16", False)
+    if mixed and not sizes.use_cpu and torch.accelerator.current_accelerator(check_available=True) is None:
+        raise ConfigError(
+            "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
+            "train.bf16=false"
+        )
 
 
 def check_accelerator(engine: Engine, accelerator: Accelerator) -> None:

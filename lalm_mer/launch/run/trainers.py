@@ -20,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
@@ -109,7 +110,7 @@ def make_trainer(
         best_by: one of ``METRICS``, which they choose it by
 
     Raises:
-        ConfigError: if the engine found is not the one expected
+        ConfigError: if the engine found is not the one expected, or a package of ``report_to`` is not installed
     """
     passed = _arguments(settings, engine, folder, seed)
     callbacks: list[TrainerCallback] = []
@@ -118,9 +119,11 @@ def make_trainer(
         callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
+    arguments = _training_arguments(passed)
+    _require_reporters(arguments.report_to)
     trainer = RecognizerTrainer(
         model,
-        _training_arguments(passed),
+        arguments,
         train_examples=train,
         dev_examples=dev,
         class_weights=class_weights,
@@ -129,6 +132,15 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     check_accelerator(engine, trainer.accelerator)
     return trainer
+
+
+def _require_reporters(names: Sequence[str]) -> None:
+    """Check that transformers can log to each name, before its Trainer would end in a traceback."""
+    try:
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"key 'train.report_to': {', '.join(names)}: {one_line(error)}") from error
 
 
 def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:

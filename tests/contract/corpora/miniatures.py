@@ -23,9 +23,10 @@ _ANY = "The door is number"
 def voice(number: int, seconds: float = 0.5) -> bytes:
     """A WAV file of a tone in noise; no two numbers sound alike."""
     time_s = np.arange(round(seconds * RATE)) / RATE
+    tone = np.sin(2 * np.pi * (150 + 7 * number) * time_s)
     noise = np.random.default_rng(number).standard_normal(len(time_s))
     file = io.BytesIO()
-    soundfile.write(file, 0.2 * np.sin(2 * np.pi * (150 + 7 * number) * time_s) + 0.05 * noise, RATE, "PCM_16", format="WAV")
+    soundfile.write(file, 0.2 * tone + 0.05 * noise, RATE, "PCM_16", format="WAV")
     return file.getvalue()
 
 
@@ -65,8 +66,9 @@ def _crema_d(root: Path) -> None:
 def _iemocap(root: Path) -> None:
     """Five sessions: an improvisation of both speakers, and a line of each of the three plays."""
     parts = (("impro01", "F"), ("impro01", "M"), ("script01_1", "F"), ("script02_1", "M"), ("script03_1", "F"))
+    labels = ("ang", "exc", "neu", "sad")
     lines = [
-        Line(session, "F", part, letter, 0, ("ang", "exc", "neu", "sad")[(session + n) % 4], f"{_ANY} {n} of {session}.")
+        Line(session, "F", part, letter, 0, labels[(session + n) % 4], f"{_ANY} {n} of {session}.")
         for session in range(1, 6)
         for n, (part, letter) in enumerate(parts)
     ]
@@ -99,13 +101,14 @@ def _mosei(root: Path) -> None:
     import mosei_release as release  # here, because it skips where the extra `mosei` is not installed
 
     listed = release.LISTED[release.LISTED["session"].str.len() == 11]
-    videos = [video for side in ("train", "dev", "test") for video in listed.loc[listed["split"] == side, "session"][:2]]
+    videos = list(listed.groupby("split").head(2)["session"])
     spans = ((0.0, 0.5), (0.5, 1.0), (1.0, 1.5))
-    signs = (2.0, -1.0, 0.0)
-    release.labels(root, {video: [(*span, sign, *release.CALM) for span, sign in zip(spans, signs, strict=True)] for video in videos})
+    rows = [(*span, sign, *release.CALM) for span, sign in zip(spans, (2.0, -1.0, 0.0), strict=True)]
+    release.labels(root, dict.fromkeys(videos, rows))
     for number, video in enumerate(videos):
         put(root / f"{release.WAV}/{video}.wav", voice(number, 1.5))
-        put(root / f"{release.TXT}/{video}.txt", release.said(video, *((*span, f"{_ANY} {span[1]}.") for span in spans)))
+        lines = ((start_s, end_s, f"{_ANY} {end_s}.") for start_s, end_s in spans)
+        put(root / f"{release.TXT}/{video}.txt", release.said(video, *lines))
 
 
 def _msp_podcast(root: Path) -> None:
