@@ -73,9 +73,7 @@ def test_a_run_is_of_its_corpus_and_its_folder_is_named_after_what_decides_its_f
     corpus = Path(file).parent.name
     assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
     assert load_protocol(ROOT / settings.split.protocol).corpus in (None, corpus)
-    assert settings.output.dir == (
-        "outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}"
-    )
+    assert settings.output.dir == ("outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda file: file.name)

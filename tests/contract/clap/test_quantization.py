@@ -1,4 +1,4 @@
-"""QLoRA of a CLAP on a CPU: the text tower alone in 4 bits, and gradients that an evaluation in between leaves alone."""
+"""QLoRA of a CLAP on a CPU: its text tower alone in 4 bits, and gradients that an evaluation leaves as they are."""
 
 import numpy as np
 import pytest

@@ -63,11 +63,14 @@ def test_a_family_names_its_model_and_a_prompt_for_all_modalities(family, modali
     assert (settings.model.id, settings.model.revision) == published.get(
         family, (model_class(family).published[0], None)
     )
-    assert settings.prompt.file == {
-        AUDIO: "prompts/audio.yaml",
-        TRANSCRIPT: "prompts/transcript.yaml",
-        AUDIO_TRANSCRIPT: "prompts/audio_transcript.yaml",
-    }[modalities]
+    assert (
+        settings.prompt.file
+        == {
+            AUDIO: "prompts/audio.yaml",
+            TRANSCRIPT: "prompts/transcript.yaml",
+            AUDIO_TRANSCRIPT: "prompts/audio_transcript.yaml",
+        }[modalities]
+    )
     assert replace(settings.model, id="", revision=None) == ModelSettings(family)
 
 

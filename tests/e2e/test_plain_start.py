@@ -1,0 +1,67 @@
+"""A recipe started by plain ``python`` on one device, and where its training is logged."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from shipped import ROOT, load
+
+from lalm_mer.core.run_record import read_record
+
+LORA, ZERO_SHOT = "recipes/ravdess/lora.yaml", "recipes/ravdess/zero_shot.yaml"
+ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"
+
+
+@pytest.fixture
+def as_shipped(shipped_command):
+    """A maker of commands that leave engine, device and precision as the YAML has them: for one GPU, in bfloat16."""
+
+    def make(file, *overrides):
+        kept = (ON_CPU, "train.use_cpu=true", "scoring.use_cpu=true", "train.bf16=false", "model.dtype=float32")
+        return [word for word in shipped_command(file) if word not in kept] + list(overrides)
+
+    return make
+
+
+def test_python_alone_starts_a_run_that_is_written_for_a_gpu(as_shipped, workplace, tmp_path):
+    """No launcher; on a CPU that is all that has to be said."""
+    command = as_shipped(LORA, "train.use_cpu=true")
+    assert not any("accelerate" in word for word in command)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=workplace.environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (metrics,) = tmp_path.glob("outputs/runs/ravdess/*/metrics.json")
+    record = read_record(metrics.with_name("run.json"))
+    assert record.config["engine"]["accelerate_config"] == load(LORA).engine.accelerate_config
+    assert record.config["train"]["bf16"]
+    assert record.config["model"]["dtype"] == "bfloat16"
+    assert set(pd.read_parquet(metrics.with_name("predictions.parquet"))["status"]) == {"scored"}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_without_a_gpu_scoring_runs_and_mixed_precision_is_refused(as_shipped, run_script, tmp_path, capsys):
+    assert run_script(*as_shipped(LORA)) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        "error: key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
+        "train.bf16=false"
+    )
+    assert not list(tmp_path.rglob("run.json"))
+    assert run_script(*as_shipped(ZERO_SHOT)) == 0
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1
+
+
+def test_training_is_logged_to_tensorboard_too(run_shipped, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; it is in the extra `dev`")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run_shipped(LORA, "train.report_to=[tensorboard]", "train.logging_steps=1")
+    (events,) = (tmp_path / folder).rglob("events.out.tfevents.*")
+    logged = EventAccumulator(str(events)).Reload()
+    assert {"train/loss", "eval/loss", "eval/uar"} <= set(logged.Tags()["scalars"])
+    history = pd.read_json(tmp_path / folder / "history.jsonl", lines=True)
+    (loss,) = logged.Scalars("train/loss")
+    assert loss.value == pytest.approx(history.loc[history["split"] == "train", "loss"].item(), rel=1e-6)
+    assert not [path for path in (tmp_path / folder / "adapter").iterdir() if "events" in path.name]

@@ -1,0 +1,47 @@
+"""What a run expects of its launcher and of the device, read before anything is loaded."""
+
+import pytest
+import torch
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.launch.config.settings import EngineSettings, ScoringSettings, TrainSettings
+from lalm_mer.launch.run.engine import Engine, expected_engine
+
+ONE_GPU = EngineSettings("accelerate_configs/single_gpu.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _plain_start(monkeypatch, request):
+    """In the repository, without a launcher."""
+    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Sets the accelerator that torch finds; None for a machine without one."""
+    return lambda found: monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: found
+    )
+
+
+@pytest.mark.parametrize("sizes", [ScoringSettings(), TrainSettings(), TrainSettings(bf16=True, use_cpu=True)])
+def test_a_run_for_one_gpu_starts_on_a_machine_without_any(accelerator, sizes):
+    accelerator(None)
+    assert expected_engine(ONE_GPU, sizes) == Engine(ONE_GPU.accelerate_config, "NO", 1, None)
+
+
+def test_mixed_precision_needs_a_gpu_or_the_word_that_it_is_a_cpu(accelerator):
+    accelerator(None)
+    with pytest.raises(ConfigError) as refused:
+        expected_engine(ONE_GPU, TrainSettings(bf16=True))
+    assert str(refused.value) == (
+        "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or train.bf16=false"
+    )
+    accelerator(torch.device("cuda"))
+    assert expected_engine(ONE_GPU, TrainSettings(bf16=True)).num_processes == 1
+
+
+def test_a_plain_start_of_a_run_for_several_processes_is_refused():
+    with pytest.raises(ConfigError, match=r"started as 1 process\(es\), but engine\.accelerate_config=\S+ says 2; launch"):
+        expected_engine(EngineSettings("accelerate_configs/multi_gpu.yaml"), ScoringSettings())
