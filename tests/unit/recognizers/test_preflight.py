@@ -29,6 +29,7 @@ from lalm_mer.recognizers.preflight import (
     label_scores,
     left_as_found,
     median_change,
+    no_batches,
     require_change,
     require_parity,
     require_supervised,
@@ -127,6 +128,42 @@ def test_a_deaf_model_is_named_though_it_sees_how_long_the_audio_is(
         assert median_change(model, collators[1], inputs, rotated) > 1e-3  # lengths alone would hide it
     with pytest.raises(ModelError, match=r"qwen2_audio is deaf: another audio moves its label scores by 0\.0e\+00"):
         require_change(heard, "audio", "qwen2_audio", parity=parity, trained=trained)
+
+
+class Fixed(nn.Linear):
+    """Log-probabilities by hand, and the sizes of the batches that they were asked for in."""
+
+    def __init__(self, *rows):
+        super().__init__(1, 1)
+        self.rows, self.sizes = torch.tensor(rows), []
+
+    def forward(self, row):
+        self.sizes.append(len(row))
+        return {"log_probs": self.rows[row]}
+
+
+def by_number(inputs):
+    return {"row": torch.tensor([int(given.utterance_id) for given in inputs])}
+
+
+def test_a_label_that_is_certain_does_not_hide_that_the_others_change():
+    numbered = [Input(str(number), None, None) for number in range(4)]
+    certain = Fixed((0.0, -40.0), (0.0, -41.5), (0.0, -30.0), (0.0, -30.5))
+    assert median_change(certain, by_number, numbered[::2], numbered[1::2]) == 0.5  # torch's median is the lower one
+    assert median_change(certain, by_number, numbered, numbered) == 0.0
+
+
+def test_a_recognizer_that_takes_one_utterance_at_a_time_is_given_one_at_a_time():
+    numbered = [Input(str(number), None, None) for number in range(4)]
+    model = Fixed((-1.0, -2.0), (-2.0, -1.0), (-1.0, -3.0), (-3.0, -1.0))
+    change = median_change(model, by_number, numbered[:2], numbered[2:], batch_size=1)
+    assert model.sizes == [1, 1, 1, 1]
+    assert change == median_change(model, by_number, numbered[:2], numbered[2:]) == 1.0
+    parity = no_batches(model)
+    assert (parity.difference, parity.epsilon) == (0.0, 2.0**-23)
+    require_change(change, "audio", "generic", parity=parity, trained=True)
+    with pytest.raises(ModelError, match="generic is deaf"):
+        require_change(0.0, "audio", "generic", parity=parity, trained=True)
 
 
 def test_a_model_blind_to_transcripts_is_named(model, collators, inputs):

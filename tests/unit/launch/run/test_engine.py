@@ -43,5 +43,7 @@ def test_mixed_precision_needs_a_gpu_or_the_word_that_it_is_a_cpu(accelerator):
 
 
 def test_a_plain_start_of_a_run_for_several_processes_is_refused():
-    with pytest.raises(ConfigError, match=r"started as 1 process\(es\), but engine\.accelerate_config=\S+ says 2; launch"):
+    with pytest.raises(
+        ConfigError, match=r"started as 1 process\(es\), but engine\.accelerate_config=\S+ says 2; launch"
+    ):
         expected_engine(EngineSettings("accelerate_configs/multi_gpu.yaml"), ScoringSettings())
