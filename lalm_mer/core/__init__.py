@@ -1,1 +1,1 @@
-"""The vocabulary every wing shares: errors, labels, utterances, config, provenance, audio."""
+"""What all packages share: errors, labels, utterances, settings, the run record, provenance, audio."""

@@ -1,4 +1,4 @@
-"""A waveform that carries its rate, decoded by soundfile and resampled by soxr."""
+"""Waveforms with their sampling rate, decoded by soundfile and resampled by soxr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRACK_TOLERANCE_S = 0.25  # encoders pad, and edit lists trim, a few frames
 
 @dataclass(frozen=True)
 class Waveform:
-    """Mono samples and their rate, which never part.
+    """Mono samples with their sampling rate.
 
     Args:
         samples: float32, shape (n,), full scale [-1, 1]
@@ -37,17 +37,17 @@ class Waveform:
         return len(self.samples) / self.sampling_rate
 
     def resampled(self, sampling_rate: int) -> Waveform:
-        """The same sound at ``sampling_rate`` Hz (soxr, high quality); itself where the rate is already that."""
+        """The same audio at ``sampling_rate`` Hz (soxr, high quality); the object itself if that is its rate."""
         if sampling_rate == self.sampling_rate:
             return self
         samples = soxr.resample(self.samples, self.sampling_rate, sampling_rate, quality="HQ")
         return Waveform(np.asarray(samples, dtype=np.float32), sampling_rate)
 
     def require_rate(self, sampling_rate: int, reader: str) -> None:
-        """Check the rate against what ``reader`` takes.
+        """Check that the rate is the one that ``reader`` needs.
 
         Raises:
-            AudioError: if the rates differ; nothing here resamples on its own
+            AudioError: if the rates differ; nothing is resampled here
         """
         if self.sampling_rate != sampling_rate:
             raise AudioError(
@@ -57,13 +57,13 @@ class Waveform:
 
 
 def decode(content: bytes, name: str, start_s: float | None = None, end_s: float | None = None) -> Waveform:
-    """Decode encoded audio at its own rate, mixed down to mono.
+    """Decode an audio file at its own rate, mixed down to mono.
 
     Args:
         content: the bytes of an audio file in any format that libsndfile reads
-        name: what to call it in errors
-        start_s: start of the part wanted, in seconds; None from the beginning
-        end_s: its end, in seconds; None to the end
+        name: name of the file in errors
+        start_s: start of the part to decode, in seconds; None for the beginning
+        end_s: its end, in seconds; None for the end of the file
 
     Raises:
         AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
@@ -80,11 +80,11 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
 
 
 def decode_channels(content: bytes, name: str) -> list[Waveform]:
-    """Decode encoded audio at its own rate, each channel apart.
+    """Decode an audio file at its own rate, each channel separately.
 
     Args:
         content: the bytes of an audio file in any format that libsndfile reads
-        name: what to call it in errors
+        name: name of the file in errors
 
     Raises:
         AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
@@ -102,7 +102,7 @@ def _decoded(
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate, frames = int(file.samplerate), int(file.frames)
-            _check_whole(content, name)
+            _check_size(content, name)
             first = 0 if start_s is None else round(start_s * rate)
             last = frames if end_s is None else round(end_s * rate)
             if not 0 <= first <= last <= frames:
@@ -123,27 +123,27 @@ def _decoded(
 
 
 def _read(file: soundfile.SoundFile, first: int, last: int, name: str) -> npt.NDArray[np.float32]:
-    """The samples, shape (n, channels). A cut FLAC opens like a whole one and fails only here."""
+    """The samples, shape (n, channels). A truncated FLAC file opens like a complete one and fails only here."""
     try:
         file.seek(first)
         return np.asarray(file.read(last - first, dtype="float32", always_2d=True))
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise AudioError(f"{name}: its samples break off ({reason}); cut short or damaged", "truncated") from error
+        raise AudioError(f"{name}: its samples end early ({reason}); truncated or damaged", "truncated") from error
 
 
-def _check_whole(content: bytes, name: str) -> None:
-    """libsndfile shortens a cut RIFF file without a word, so compare the declared size with the bytes at hand."""
+def _check_size(content: bytes, name: str) -> None:
+    """Compare the declared size of a RIFF file with its bytes: libsndfile shortens a truncated one silently."""
     if content[:4] != b"RIFF":
         return
     declared = int.from_bytes(content[4:8], "little") + 8
-    streamed = declared >= 0xFFFFFFFF  # written to a pipe: the size was never filled in
+    streamed = declared >= 0xFFFFFFFF  # written to a pipe, where the size is not known in advance
     if not streamed and len(content) < declared - 1:  # some writers count a pad byte they do not write
         raise AudioError(f"{name}: {len(content)} bytes of the {declared} its header declares", "truncated")
 
 
 def encode(waveform: Waveform) -> bytes:
-    """Mono audio: FLAC of 24 bits, which holds 16- and 24-bit audio exactly; beyond full scale WAV of floats."""
+    """Encode mono audio as 24-bit FLAC, exact for 16 and 24 bits, or as float WAV if it exceeds full scale."""
     file = io.BytesIO()
     fits = np.abs(waveform.samples).max(initial=0.0) <= 1.0
     container, subtype = ("FLAC", "PCM_24") if fits else ("WAV", "FLOAT")
@@ -152,13 +152,13 @@ def encode(waveform: Waveform) -> bytes:
 
 
 def decode_video(content: bytes, name: str) -> Waveform:
-    """Decode the first sound track of a video, mixed down to mono, at its own rate.
+    """Decode the first audio track of a video at its own rate, mixed down to mono.
 
-    A file that names other files, as playlists do, is no video here: nothing but ``content`` is opened.
+    A file that refers to other files, such as a playlist, is refused: only ``content`` is opened.
 
     Args:
         content: the bytes of a video file
-        name: what to call it in errors
+        name: name of the file in errors
 
     Raises:
         AudioError: with reason ``unreadable``, ``empty`` or ``truncated``
@@ -167,25 +167,25 @@ def decode_video(content: bytes, name: str) -> Waveform:
     try:
         import av
     except ImportError as error:
-        raise ConfigError(f"{name}: a video needs PyAV to be decoded; pip install 'lalm-mer[video]'") from error
+        raise ConfigError(f"{name}: decoding a video needs PyAV; pip install 'lalm-mer[video]'") from error
     options = {"format_whitelist": _CONTAINERS}
     try:
         with av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace") as container:
             if not container.streams.audio:
-                raise AudioError(f"{name}: a video without sound", "empty")
+                raise AudioError(f"{name}: a video without an audio track", "empty")
             track = container.streams.audio[0]
             declared_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
             resampler = av.AudioResampler(format="fltp")
             frames = [part for frame in container.decode(track) for part in resampler.resample(frame)]
             frames += resampler.resample(None)
-    except (av.FFmpegError, ValueError) as error:  # PyAV says with a ValueError that rate or channels change midway
+    except (av.FFmpegError, ValueError) as error:  # PyAV: ValueError if rate or channels change midway
         raise AudioError(f"{name}: not a video that FFmpeg reads ({' '.join(str(error).split())})") from error
     if not frames:
         raise AudioError(f"{name}: no samples", "empty")
     samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]).astype(np.float32)
     waveform = Waveform(samples, int(frames[0].sample_rate))
-    if waveform.duration_s < declared_s - _TRACK_TOLERANCE_S:  # FFmpeg ends a cut file without a word
+    if waveform.duration_s < declared_s - _TRACK_TOLERANCE_S:  # FFmpeg does not report a truncated file
         raise AudioError(
-            f"{name}: {waveform.duration_s:.3f} s of the {declared_s:.3f} s of sound its header declares", "truncated"
+            f"{name}: {waveform.duration_s:.3f} s of the {declared_s:.3f} s of audio its header declares", "truncated"
         )
     return waveform

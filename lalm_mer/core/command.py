@@ -1,4 +1,4 @@
-"""What every command line of this project shares: ``--debug``, errors in one line, exit statuses."""
+"""What all commands of this project share: ``--debug``, errors on one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of
 
 
 def command_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` shows the description as it is written, with the flag ``--debug``."""
+    """Create a parser with the flag ``--debug``, whose ``--help`` keeps the line breaks of the description."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=formatter)
     add_debug(parser)
@@ -30,11 +30,11 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 def run_command(
     command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace, *, error_status: int = 1
 ) -> int:
-    """Run a command; an error that the user can mend is one line on stderr, or with ``--debug`` a traceback.
+    """Run a command; print an error that the user can mend on one line of stderr, or with ``--debug`` its traceback.
 
     Args:
         command: returns its exit status; None is 0
-        options: its command line, parsed, with ``debug``
+        options: the parsed command line, including ``debug``
         error_status: exit status after such an error
 
     Returns:
@@ -46,7 +46,7 @@ def run_command(
         if options.debug:
             raise
         if isinstance(error, KeyboardInterrupt):
-            message, status = "interrupted; rerun the same command to go on", 130  # the status that shells use
+            message, status = "interrupted; rerun the same command to resume", 130  # the status that shells use
         else:
             message, status = str(error) if isinstance(error, LalmMerError) else one_line(error), error_status
         print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees

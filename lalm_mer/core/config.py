@@ -1,7 +1,7 @@
-"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, doubled, of the wrong type or out of range
-is an error.
+"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, duplicate, of the wrong type or out of
+range is an error.
 
-OmegaConf alone is too kind for files that decide figures: it turns the string "16" into the number and resolves
+OmegaConf alone is too lenient for files that determine results: it converts the string "16" to a number and resolves
 ``${oc.env:...}`` in any file. So files are read as plain safe YAML, checked, and only then merged.
 """
 
@@ -25,11 +25,11 @@ from lalm_mer.core.settings import settings_of
 __all__ = ["build_config", "load_config", "read_yaml", "to_dict"]
 
 ConfigT = TypeVar("ConfigT")
-_MISSING = "???"  # OmegaConf's word for a key that is still to be given
+_MISSING = "???"  # OmegaConf's placeholder for a required value
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once; as in YAML 1.2, ``2e-5`` is a number, ``no`` and ``010`` are words."""
+    """Safe YAML without duplicate keys; as in YAML 1.2, ``2e-5`` is a number, ``no`` and ``010`` are strings."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 as in the base class
         first: [item for item in resolvers if not item[0].endswith((":bool", ":int", ":float", ":timestamp"))]
@@ -52,10 +52,10 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: a key that is a list or a mapping; keys are words")
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: a key is a list or a mapping; expected a string")
         key = loader.construct_object(key_node)
         if key in seen:
-            raise ConfigError(f"key {key!r} stands twice, again in line {key_node.start_mark.line + 1}; keep one")
+            raise ConfigError(f"duplicate key {key!r}, again in line {key_node.start_mark.line + 1}; keep one")
         seen.add(key)
     return dict(loader.construct_mapping(node, deep=True))
 
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file as plain data, without interpolation.
 
     Raises:
-        ConfigError: naming the file, if it is missing, not UTF-8, not YAML, not a mapping, or a key stands twice
+        ConfigError: naming the file, if it is missing, not UTF-8, not YAML or not a mapping, or has a duplicate key
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
@@ -83,16 +83,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read ``path`` and the command line's overrides into ``schema``, a frozen dataclass.
+    """Read a YAML file and overrides from the command line into a frozen dataclass.
 
     Args:
-        schema: dataclass whose declarations say what may be written
-        path: YAML file
-        overrides: ``section.key=value``, the value as YAML; later ones win
+        schema: dataclass whose declarations define the allowed keys and values
+        path: the YAML file
+        overrides: ``section.key=value``, the value as YAML; later overrides take precedence
 
     Raises:
-        ConfigError: naming file (or override) and key, for one that is unknown, doubled, missing, of the wrong type, or
-            outside its range or choices
+        ConfigError: naming file (or override) and key, if a key is unknown, duplicate or missing, or its value has the
+            wrong type or is outside its range or choices
     """
     content = read_yaml(path)
     _check(schema, content, str(path), "")
@@ -105,12 +105,12 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
 
 
 def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str) -> ConfigT:
-    """A config from plain data that was resolved earlier, as in run.json.
+    """Build a config from plain data that was resolved earlier, such as that of run.json.
 
     Args:
-        schema: dataclass whose declarations say what there may be
+        schema: dataclass whose declarations define the allowed keys and values
         content: the data
-        source: what to call it in errors
+        source: name of the data in errors
 
     Raises:
         ConfigError: as ``load_config``, naming the source
@@ -127,13 +127,13 @@ def _merged(schema: type[ConfigT], layers: Sequence[Any], path: str) -> ConfigT:
     except OmegaConfBaseException as error:
         key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{path}: {key}{one_line(error)}") from error
-    except ConfigError as error:  # values that a section finds not to go together
+    except ConfigError as error:  # a section checks combinations of its values
         raise ConfigError(f"{path}: {error}") from None
     return typing.cast(ConfigT, merged)
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 any dataclass
-    """The resolved config as plain data, for run.json."""
+    """Convert a resolved config to plain data, for run.json."""
     return dataclasses.asdict(config)
 
 
@@ -153,7 +153,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _check(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: ANN401 a type and a YAML value
-    """Compare a YAML value with a field's type, without coercion."""
+    """Check a YAML value against the type of its field, without coercion."""
     if isinstance(value, str) and "${" in value:
         raise ConfigError(f"{source}: key {key!r}: interpolation (${{...}}) is not supported; write the value itself")
     origin = typing.get_origin(expected)

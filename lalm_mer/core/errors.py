@@ -1,4 +1,4 @@
-"""The errors this library raises: one line that says what was found, what was expected, how to mend it."""
+"""Errors of this library: one line that states what was found, what was expected and how to mend it."""
 
 __all__ = [
     "AdapterError",
@@ -14,23 +14,23 @@ __all__ = [
 
 
 class LalmMerError(Exception):
-    """Base of every error that a user can mend; recipes print it without a traceback."""
+    """Base class of errors that a user can mend; commands print them without a traceback."""
 
 
 class ConfigError(LalmMerError, ValueError):
-    """A config file, a key of it, or an override is wrong."""
+    """A config file, one of its keys, or an override is wrong."""
 
 
 class CorpusError(LalmMerError, OSError):
-    """A corpus on disk is missing, empty or not laid out as its release is."""
+    """A corpus on disk is missing or empty, or its layout is not that of its release."""
 
 
 class SplitLeakError(LalmMerError, ValueError):
-    """Two sides of a split share what the protocol says they do not."""
+    """Two splits of a fold share a value that the protocol keeps disjoint."""
 
 
 class AudioError(LalmMerError, OSError):
-    """An audio file cannot be used, or a waveform has another rate than its reader needs.
+    """An audio file cannot be used, or a waveform does not have the required sampling rate.
 
     Attributes:
         reason: short code for ``rejected.jsonl``, for example ``empty`` or ``truncated``
@@ -42,7 +42,7 @@ class AudioError(LalmMerError, OSError):
 
 
 class ModelError(LalmMerError, OSError):
-    """A model or processor cannot be loaded, or does not have the parts its family names."""
+    """A model or processor cannot be loaded, or lacks a part that its family expects."""
 
 
 class AdapterError(LalmMerError, ValueError):
@@ -54,7 +54,7 @@ class PredictionError(LalmMerError, ValueError):
 
 
 def one_line(error: BaseException | str) -> str:
-    """What another library's error says, in one line of 300 characters at most; its name where it says nothing.
+    """The message of another library's error on one line of at most 300 characters; its class name if it is empty.
 
     Example:
         >>> one_line(ValueError("no\\n  file")), one_line(KeyError())

@@ -1,4 +1,4 @@
-"""Label sets, their surface forms, and tasks that map a corpus's labels onto them."""
+"""Label sets, their surface forms, and tasks that map the labels of a corpus onto them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["NUMBERS", "UNPARSED", "UNSCORED", "Interval", "LabelSet", "Task", "p
 UNPARSED = "<unparsed>"
 UNSCORED = "<unscored>"
 NUMBERS = ("valence", "arousal", "dominance", "sentiment")
-"""Columns of the utterance table that hold numbers to predict."""
+"""Numeric columns of the utterance table that a task may predict."""
 
 _INTERVAL = re.compile(r"(?P<left>[\[(])\s*(?P<low>-?\d+(?:\.\d+)?)\s*,\s*(?P<high>-?\d+(?:\.\d+)?)\s*(?P<right>[\])])")
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The K labels of a task, in the order of every score column.
+    """The K labels of a task, in the order of the score columns.
 
     Args:
         labels: K distinct labels, in order
-        forms: label -> the words a model may answer with; a label without an entry is its own only form.
-            The first form is the one that training writes.
+        forms: label -> answers that mean it, its surface forms; the first is the training target. A label without
+            an entry is its own only form.
 
     Raises:
         ConfigError: if there are fewer than two labels, a duplicate, a form shared by two labels, or forms of an
@@ -58,7 +58,7 @@ class LabelSet:
                     raise ConfigError(f"surface form {form!r} belongs to both {owner[form]!r} and {label!r}")
 
     def forms_of(self, label: str) -> tuple[str, ...]:
-        """The surface forms of ``label``; the label itself where none are given."""
+        """The surface forms of ``label``; the label itself if none are given."""
         return self.forms.get(label, (label,))
 
     def index(self, label: str) -> int:
@@ -71,7 +71,7 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class Interval:
-    """A range of numbers, each end in it or not.
+    """A range of numbers with open or closed ends.
 
     Example:
         >>> 0.0 in Interval.parse("[-3, 0)"), -3 in Interval.parse("[-3, 0)")
@@ -85,10 +85,10 @@ class Interval:
 
     @classmethod
     def parse(cls, written: str) -> Interval:
-        """Read ``[-3, 0)`` and the like.
+        """Parse an interval such as ``[-3, 0)``.
 
         Raises:
-            ConfigError: if it is not written so, or is empty
+            ConfigError: if it has another form, or is empty
         """
         found = _INTERVAL.fullmatch(written.strip())
         if found is None or float(found["low"]) > float(found["high"]):
@@ -103,21 +103,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a corpus: a label set, and how what the corpus says maps onto it.
+    """A prediction task on a corpus: a label set, and how the annotations of the corpus map onto it.
 
     Args:
         name: name of the task, for example ``ravdess_8``
-        label_set: the K labels predicted; of a ``scalar`` task None
+        label_set: the K labels to predict; None for a ``scalar`` task
         label_map: corpus label -> task label; a corpus label without an entry is unmapped
-        kind: ``single`` (one label an utterance), ``multi`` (those labels whose intensity is above zero) or
+        kind: ``single`` (one label per utterance), ``multi`` (all labels whose intensity is above zero) or
             ``scalar`` (a number)
-        column: of the utterance table, where the answer stands: ``label``, ``ratings`` (the label with most votes; a
-            tie is unmapped), ``intensities``, or a column of numbers
-        channel: of ``ratings`` in several channels, the one that counts
-        intervals: task label -> numbers that mean it, for a ``single`` task on a column of numbers
+        column: column of the utterance table that has the truth: ``label``, ``ratings`` (the label with most votes; a
+            tie is unmapped), ``intensities``, or one of ``NUMBERS``
+        channel: the rated channel to use, for ``ratings`` in several channels
+        intervals: task label -> interval of numbers that it covers, for a ``single`` task on one of ``NUMBERS``
 
     Raises:
-        ConfigError: if the map leads outside the label set, or the parts do not belong together
+        ConfigError: if the map has a label outside the label set, or kind, column, labels and intervals do not fit
     """
 
     name: str
@@ -137,7 +137,7 @@ class Task:
                 )
         allowed = {"single": ("label", "ratings", *NUMBERS), "multi": ("intensities",), "scalar": NUMBERS}
         if self.kind not in allowed or self.column not in allowed[self.kind]:
-            raise ConfigError(f"task {self.name}: no {self.kind!r} task can be read from column {self.column!r}")
+            raise ConfigError(f"task {self.name}: column {self.column!r} cannot be used for a {self.kind!r} task")
         if (self.kind == "scalar") != (self.label_set is None) or bool(self.intervals) != (
             self.kind == "single" and self.column in NUMBERS
         ):
@@ -157,9 +157,9 @@ class Task:
         return self.label_set
 
     def targets_of(self, value: Any) -> tuple[str, ...] | None:  # noqa: ANN401 a cell of the table
-        """The task's labels of an utterance, from its cell in ``column``; None where it is unmapped.
+        """The task labels of an utterance, from its cell in ``column``; None if it is unmapped.
 
-        A scalar task has no label: () where there is a number.
+        A scalar task has no labels: () if there is a number.
         """
         if value is None:
             return None
@@ -175,7 +175,7 @@ class Task:
         return (self.label_map[value],) if value in self.label_map else None
 
     def label_of(self, value: Any) -> str | None:  # noqa: ANN401 a cell of the table
-        """The one label of an utterance, from its cell in ``column``; None where it is unmapped.
+        """The single label of an utterance, from its cell in ``column``; None if it is unmapped.
 
         Raises:
             ConfigError: if the task is not ``single``
@@ -187,11 +187,11 @@ class Task:
 
 
 def vote_distribution(ratings: Sequence[Mapping[str, Any]], channel: str | None = None) -> dict[str, float]:
-    """Fraction of the votes for each label; empty where nobody voted.
+    """Fraction of the votes for each label; empty if there are no votes.
 
     Args:
         ratings: ``label`` and ``votes`` of each row, as in the utterance table
-        channel: which of several channels; its name leaves the labels
+        channel: which of several channels; its name is removed from the labels
 
     Example:
         >>> vote_distribution([{"label": "voice:sad", "votes": 3}, {"label": "face:sad", "votes": 9}], "voice")
@@ -204,7 +204,7 @@ def vote_distribution(ratings: Sequence[Mapping[str, Any]], channel: str | None 
 
 
 def plurality(distribution: Mapping[str, float]) -> str | None:
-    """The label with most of the votes; None where two have as many, or there is none."""
+    """The label with the most votes; None if there is a tie or no vote."""
     most = max(distribution.values(), default=0.0)
     first = [label for label, share in distribution.items() if share == most]
     return first[0] if len(first) == 1 else None

@@ -1,5 +1,5 @@
-"""Names that settings, files and code share: modalities, sources of transcripts, conditions, methods, and ways to load,
-train and score a model. Nothing is imported here, so that ``--help`` can list them.
+"""Names that settings, files and code share: modalities, transcript sources, conditions, methods, and ways to load,
+train and score a model. This module imports nothing, so that ``--help`` can list them quickly.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ FROM_CORPUS = "corpus"
 ASR = "asr"
 SIMULATED = "simulated"
 UTTERANCE_TRANSCRIPT_SOURCES = (HUMAN, ASR, SIMULATED)
-"""Column ``transcript_source`` of utterances: who wrote the transcript. A simulated one is made from the label."""
+"""Column ``transcript_source`` of utterances: origin of the transcript. A simulated one is made from the label."""
 TRANSCRIPT_SOURCES = (FROM_CORPUS, ASR, SIMULATED)
-"""Key ``transcript_source`` of a run: the transcripts that it uses."""
+"""Key ``transcript_source`` of a run: which transcripts it uses."""
 
 UNCHANGED = "none"
 AUDIO_SWAPPED = "audio_swapped"
@@ -58,21 +58,21 @@ CONDITIONS = (UNCHANGED, AUDIO_SWAPPED)
 ZERO_SHOT = "zero_shot"
 BASELINE = "baseline"
 ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
-"""Methods that train an adapter -> how they are written."""
+"""Method that trains an adapter -> its name in text."""
 METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE)
 """How a recognizer was made."""
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager")
-"""Implementations that take a custom attention mask, which answers that share a prompt need."""
+"""Implementations that accept a custom attention mask, which is needed for answers that share a prompt."""
 QUANTIZATIONS = ("nf4",)
-"""QLoRA: the language model, or the text tower of a CLAP, in 4 bits."""
+"""QLoRA: the language model, or the text tower of a CLAP model, in 4 bits."""
 LIKELIHOOD = "likelihood"
 GENERATION = "generation"
-"""How an answer is found."""
+"""How a label is predicted."""
 OBJECTIVES = ("cross_entropy", "contrastive")
-"""Losses that a CLAP can be trained with; audio-language models are trained with the first."""
+"""Losses for training a CLAP model; audio-language models use the first."""
 LABEL_SCORES = ("sum", "mean", "pmi")
-"""How the log-probabilities of an answer's tokens become a score of its label."""
+"""How the token log-probabilities of an answer become the score of its label."""
 FEATURES = ("opensmile", "log_mel")
 """Acoustic features of the fusion baseline."""
 
@@ -88,7 +88,7 @@ def uses_transcript(modalities: str) -> bool:
 
 
 def modalities_of(*, audio: bool, transcript: bool) -> str:
-    """The one of ``MODALITIES`` that includes what is used; empty where nothing is.
+    """The one of ``MODALITIES`` with the given inputs; empty if there are none.
 
     Example:
         >>> modalities_of(audio=True, transcript=True), modalities_of(audio=False, transcript=True)

@@ -1,4 +1,4 @@
-"""Notes on the figures of a run: codes with facts in run.json, sentences where they are shown."""
+"""Notes on the results of a run: codes with facts in run.json, sentences where they are shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Split: TypeAlias = Literal["train", "dev", "test"]
 
 
 class NoteCode(StrEnum):
-    """What a reader of the figures has to know."""
+    """What a reader of the results has to know."""
 
     RANDOMLY_INITIALISED = "randomly_initialised"
     CONTAMINATION = "contamination"
@@ -44,12 +44,12 @@ class Note:
     """One note.
 
     Args:
-        code: what it is about
-        split: of the fold
-        n: how many utterances it is about
-        ids: of some of these utterances; they may name people and are never shared
-        reasons: why, for each of ``ids``; empty where the code says it
-        facts: what else the sentence of its code needs
+        code: subject of the note
+        split: split of the fold that it refers to
+        n: number of utterances that it refers to
+        ids: ids of some of these utterances; they may contain names of people and are never shared
+        reasons: the reason for each of ``ids``; empty if the code states it
+        facts: other values that the sentence needs
     """
 
     code: NoteCode
@@ -61,16 +61,16 @@ class Note:
 
 
 SENTENCES: Mapping[NoteCode, str] = {
-    NoteCode.RANDOMLY_INITIALISED: "The base model is randomly initialised: its figures say nothing about the "
+    NoteCode.RANDOMLY_INITIALISED: "The base model is randomly initialised: its results say nothing about the "
     "published model.",
     NoteCode.CONTAMINATION: "Contamination of {model}: {known}",
     NoteCode.LEFT_OUT: "{n} utterances of {split} left out.",
     NoteCode.UNSCORED: "{n} utterances of {split} unscored, counted as errors.",
     NoteCode.UNCHANGED_SPEED: "{n} training utterances keep their speed, because the model could not take them slower "
     "or faster.",
-    NoteCode.ANSWERED_EXAMPLES: "Every prompt holds {n} answered training utterances.",
+    NoteCode.ANSWERED_EXAMPLES: "Every prompt includes {n} training utterances with their answers.",
     NoteCode.SIMULATED_TRANSCRIPTS: "The transcripts name the label: each is a sentence made from the truth, so the "
-    "figures say nothing about recognising emotion.",
+    "results say nothing about recognising emotion.",
     NoteCode.SWAPPED_AUDIO: "Each test utterance has the audio of another one; accuracy that remains above chance does "
     "not come from the audio.",
     NoteCode.GENERATED_ANSWERS: "Answers were generated greedily, {max_new_tokens} tokens at most, and parsed "
@@ -89,13 +89,13 @@ SENTENCES: Mapping[NoteCode, str] = {
     NoteCode.SCRATCH_BERT: "The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.",
     NoteCode.OPENSMILE_LICENCE: "Acoustic features by openSMILE, whose licence is for research.",
     NoteCode.FOLD_SIZE: "Fold {fold}, {split}: {n} utterances here, {expected} in the protocol.",
-    NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but others than the protocol's.",
+    NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but not those of the protocol.",
 }
-"""The sentence of each code. It is only ever shown: nothing reads it."""
+"""The sentence of each code, for display only: no code parses it."""
 
 
 def needed_facts(code: NoteCode) -> set[str]:
-    """Names of the facts that the sentence of a code needs.
+    """Names of the facts that the sentence of ``code`` needs.
 
     Example:
         >>> needed_facts(NoteCode.GENERATED_ANSWERS)
@@ -105,7 +105,7 @@ def needed_facts(code: NoteCode) -> set[str]:
 
 
 def sentence(note: Note) -> str:
-    """A note in words.
+    """The sentence of a note.
 
     Example:
         >>> sentence(Note(NoteCode.LEFT_OUT, split="train", n=7, ids=("u1",), reasons=("40.00 s long",)))

@@ -1,4 +1,4 @@
-"""How many processes there are, which of them this is, and work shared among worker processes."""
+"""Usable cores, the rank of this process, and parallel work in processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ResultT = TypeVar("ResultT")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
+    """Number of cores that this process may use; in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -29,14 +29,14 @@ def is_first_process() -> bool:
 def in_processes(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], processes: int, *, ahead: int = 4
 ) -> Iterator[ResultT]:
-    """Results of a function over items, in their order; few items at a time are in memory.
+    """Apply a function to items in worker processes; yields results in order and holds few items in memory.
 
     Args:
-        function: pickles, and so do its items and results
-        items: read as they are needed
-        processes: worker processes, which are spawned, since the parent may hold threads; a script of your own needs
-            ``if __name__ == "__main__":`` around the call. With one, or for one item, the work is done in this process
-        ahead: items a worker that are read ahead
+        function: must be picklable, as must its items and results
+        items: consumed as needed
+        processes: number of workers. They are spawned, since the parent may have threads, so a script needs
+            ``if __name__ == "__main__":`` around the call. One worker, or a single item, is run in this process
+        ahead: items per worker that are read in advance
 
     Raises:
         BrokenProcessPool: if a worker was killed

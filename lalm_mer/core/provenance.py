@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes, versions, the git commit, and files written whole or not at all."""
+"""Provenance of results: hashes, versions, the git commit, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Commit:
 
     Args:
         commit: its hash; None outside a checkout
-        modified: whether files differ from it
+        modified: whether files differ from it; None outside a checkout
     """
 
     commit: str | None
@@ -51,13 +51,13 @@ def hash_bytes(content: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, read in pieces."""
+    """SHA-256 of the content of a file, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: object) -> str:
-    """SHA-256 of plain data in one canonical form: sorted keys, no spaces.
+    """SHA-256 of plain data in canonical JSON: sorted keys, no spaces.
 
     Example:
         >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
@@ -68,7 +68,7 @@ def hash_json(value: object) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it only if the block ends without an error."""
+    """Yield a temporary path in the folder of ``path`` that replaces it only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -79,13 +79,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain data as JSON a person can read, whole or not at all; NaN is refused, missing is null."""
+    """Write plain data as indented JSON, atomically; NaN is refused."""
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    """Installed version of each package; None where it is not installed."""
+    """Installed version of each package; None if it is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in names:
         try:
@@ -96,7 +96,7 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:
 
 
 def git_commit() -> Commit:
-    """The commit this package's checkout is at, and whether files differ from it."""
+    """The commit of this package's checkout, and whether files differ from it."""
     folder = Path(__file__).parent
 
     def run(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The record of a run, which is the content of run.json: what was run, on which data, with which model."""
+"""The record of a run, the content of run.json: what was run, on which data, with which model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HASHES = ("data", "folds", "prompt", "base_model")
 
 @dataclass(frozen=True)
 class Counts:
-    """How many training examples there are.
+    """Numbers of training examples.
 
     Args:
-        examples: of all, repeats counted
-        classes: label -> n
-        groups: label -> group -> n; empty where no groups were given
-        without_group: examples whose group the corpus does not say, where groups were given
+        examples: number of all examples, repeats included
+        classes: label -> number of examples
+        groups: label -> group -> number of examples; empty if no groups were requested
+        without_group: number of examples whose group the corpus does not state, if groups were requested
     """
 
     examples: int
@@ -47,15 +47,15 @@ class Balance:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The base model of a run, as section ``model`` of its config names it.
+    """The base model of a run: section ``model`` of its config.
 
     Args:
         family: architecture
         id: Hub id or local folder
         revision: branch, tag or commit on the Hub
-        dtype: of the weights
-        attn_implementation: name in transformers
-        quantization: one of ``QUANTIZATIONS``; None for none
+        dtype: data type of the weights
+        attn_implementation: its name in transformers
+        quantization: one of ``QUANTIZATIONS``; None if not quantized
     """
 
     family: str
@@ -71,35 +71,35 @@ class RunRecord:
     """The record of one run: one recognizer, trained with one seed and tested on one fold.
 
     Args:
-        recognizer: name shown in comparisons
-        base_model: Hub id or folder of its base model; None where it has none
+        recognizer: name in comparisons
+        base_model: Hub id or folder of its base model; None if it has none
         modalities: one of ``MODALITIES``
-        transcript_source: one of ``TRANSCRIPT_SOURCES``; None where no transcript is used
+        transcript_source: one of ``TRANSCRIPT_SOURCES``; None if no transcript is used
         method: one of ``METHODS``
-        condition: one of ``CONDITIONS``, under which the test set is scored
+        condition: one of ``CONDITIONS`` for the test set
         corpus: name of the corpus
         synthetic: whether the corpus is synthetic
         protocol: name of the protocol that made the folds
-        protocol_version: its version
+        protocol_version: version of the protocol
         fold: number of the fold
-        seed: of the training
+        seed: training seed
         task: name of the task
         labels: the K labels
         unmapped: utterances whose label is outside the task
         left_out: utterances of the task that are in no split of the fold
         disjoint_in: columns in which train, dev and test share no value
-        shared_in: columns in which the protocol lets them share values
-        primary_metric: metric by which dev chooses a checkpoint
-        hashes: of ``data``, ``folds``, ``prompt``, ``base_model`` and what else the scores depend on; None where there
-            is no such thing
-        balance: counts of the training examples; None where nothing is trained
-        class_weights: label -> factor of its loss; None weights all alike
-        notes: what a reader of the figures has to know
+        shared_in: columns in which the protocol allows shared values
+        primary_metric: metric on dev that selects the checkpoint
+        hashes: hashes of ``data``, ``folds``, ``prompt``, ``base_model`` and other inputs that the scores depend on;
+            None if the run has no such input
+        balance: counts of the training examples; None without training
+        class_weights: label -> factor of its loss; None for equal weights
+        notes: what a reader of the results has to know
         config: resolved config
-        versions: package -> version; None where it is not installed
+        versions: package -> version; None if it is not installed
         git: commit of the code
-        started_at: when the run began, in ISO 8601
-        seconds: duration of the whole run; None until it ends
+        started_at: start time in ISO 8601
+        seconds: duration of the complete run; None until it ends
     """
 
     recognizer: str
@@ -140,28 +140,28 @@ class RunRecord:
         """Section ``model`` of the config.
 
         Args:
-            source: what to call the record in errors
+            source: name of the record in errors
 
         Raises:
-            PredictionError: naming source and key, if it has none
+            PredictionError: naming source and key, if the section or one of its keys is missing or malformed
         """
         return parse(ModelRecord, self.config.get("model", {}), f"{source}: section 'model'", ignore_unknown=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as run.json holds it."""
+        """Convert to plain data, as written to run.json."""
         return {"format": _FORMAT} | asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], source: str) -> RunRecord:
-        """The record from plain data.
+        """Create the record from plain data.
 
         Args:
-            content: of run.json
-            source: what to call it in errors
+            content: content of run.json
+            source: name of the data in errors
 
         Raises:
-            PredictionError: naming source and key, for a record of another format, and for a key that is unknown,
-                missing, of the wrong type or outside its choices
+            PredictionError: naming source and key, if the record has another format, or a key is unknown, missing, of
+                the wrong type or outside its choices
         """
         if content.get("format") != _FORMAT:
             raise PredictionError(
@@ -185,8 +185,8 @@ class RunRecord:
                 raise PredictionError(f"{source}: key 'notes.{number}.facts.{name}' is missing; code is {note.code}")
             if note.reasons and len(note.reasons) != len(note.ids):
                 raise PredictionError(
-                    f"{source}: key 'notes.{number}.reasons': {len(note.reasons)} of them, but {len(note.ids)} ids; "
-                    "expected one of each id, or none"
+                    f"{source}: key 'notes.{number}.reasons': {len(note.reasons)} reasons, but {len(note.ids)} ids; "
+                    "expected one per id, or none"
                 )
         for key in _HASHES:
             if key not in record.hashes:

@@ -1,4 +1,4 @@
-"""Utterances, rejections, inputs and examples: the rows on their way from a corpus to a recognizer."""
+"""Utterances and rejections of a corpus, and inputs and examples of a recognizer."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["Example", "Facts", "Input", "Rejection", "Turn", "Utterance"]
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance of a corpus as its release describes it; what the release does not say is None.
+    """One utterance of a corpus as its release describes it; None where the release has no value.
 
-    What only the audio itself can tell (rate, duration) is measured when the corpus is written.
+    Sampling rate and duration are not fields: they are measured from the audio when the corpus is written.
 
     Args:
         utterance_id: unique in the corpus
         corpus: name of the corpus
         audio_path: path of the audio (or video) file relative to the corpus root, with forward slashes
-        audio_bytes: the encoded audio, where the reader made it itself; None to read ``audio_path``
-        cut: whether ``audio_path`` is a longer recording, of which only ``start_s`` to ``end_s`` is the utterance
+        audio_bytes: the encoded audio, if the reader produced it; None to read ``audio_path``
+        cut: whether ``audio_path`` is a longer recording, of which the utterance is ``start_s`` to ``end_s``
         start_s: start of the utterance in the recording that the release took it from, in seconds
         end_s: its end, in seconds
         transcript_source: ``human``, ``asr`` or ``simulated``
-        script: what is said or acted, where several utterances share it
+        script: sentence or scene that is spoken, if several utterances share it
         split: the release's own split, as it names it
-        label: as the corpus names it
-        ratings: label -> number of votes; ``channel:label`` where several channels were rated
-        sentiment: on the scale that the corpus's ranges give
+        label: label of the corpus
+        ratings: label -> number of votes; ``channel:label`` if several channels were rated
+        sentiment: on the scale that ``CorpusInfo.ranges`` gives
         intensities: label -> intensity, for multi-label corpora
     """
 
@@ -64,7 +64,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an utterance id tells by itself, by the rule of its corpus; None where it does not."""
+    """What an utterance id encodes by the naming rule of its corpus; None where it encodes nothing."""
 
     speaker: str | None = None
     session: str | None = None
@@ -73,12 +73,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A file or row that is no utterance of the corpus, and why.
+    """A file or row that cannot be used as an utterance, with the reason.
 
     Args:
-        path: path relative to the corpus root, or the utterance id where there is no file
+        path: path relative to the corpus root, or the utterance id if there is no file
         reason: short code: ``unreadable``, ``empty``, ``truncated``, ``non_finite``, ``duplicate_id`` ...
-        detail: one line for a person
+        detail: explanation in one line
     """
 
     path: str
@@ -88,11 +88,11 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Turn:
-    """What somebody said before an utterance, in the same dialogue.
+    """An earlier turn of the dialogue of an utterance.
 
     Args:
-        speaker: None where the corpus does not say
-        transcript: their words
+        speaker: None if the corpus does not state it
+        transcript: words of the turn
     """
 
     speaker: str | None
@@ -101,16 +101,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Input:
-    """What a recognizer is given of one utterance; it carries no truth.
+    """What a recognizer is given of one utterance; it does not contain the truth.
 
     Args:
-        utterance_id: unique in the corpus, or in what is predicted
-        transcript: None where there is none or the recognizer does not use it
-        waveform: mono samples; None where the recognizer does not use audio
-        speaker: None where it is not known
-        without_audio: whether there is no audio of it and the recognizer is to do without
-        context: the turns before it, the nearest last
-        descriptors: description of its voice; None where the recognizer does not use it
+        utterance_id: unique among the inputs
+        transcript: None if there is none or the recognizer does not use it
+        waveform: mono samples; None if the recognizer does not use audio
+        speaker: None if unknown
+        without_audio: whether the audio is missing and the recognizer is to work without it
+        context: the preceding turns, the most recent last
+        descriptors: description of the voice; None if the recognizer does not use it
     """
 
     utterance_id: str
@@ -124,11 +124,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance to learn from: an input and its truth.
+    """A training example: an input and its truth.
 
     Args:
-        input: what a recognizer is given
-        label: the task's label
+        input: what the recognizer is given
+        label: label of the task
     """
 
     input: Input

@@ -45,9 +45,9 @@ class Setting:
         above: every value is greater
         at_most: largest value
         below: every value is smaller
-        also_allowed: a value outside that range with a meaning of its own
-        choices: every allowed value, or a callable that returns them, so that a registry may grow
-        may_change: whether a process that resumes a run may have another value; of a section: all of its keys
+        also_allowed: a value outside that range with a special meaning
+        choices: all allowed values, or a callable that returns them, for a registry that is filled later
+        may_change: whether a resumed run may have another value; for a section, whether all of its keys may
     """
 
     type: Any
@@ -63,20 +63,20 @@ class Setting:
 
     @property
     def section(self) -> type | None:
-        """The dataclass of a section; None for a key with a value of its own."""
+        """The dataclass of a section; None if the key is not a section."""
         return self.type if isinstance(self.type, type) and dataclasses.is_dataclass(self.type) else None
 
     @property
     def allowed(self) -> Sequence[str | int]:
-        """The choices; empty where there are none."""
+        """The choices; empty if there are none."""
         return self.choices() if callable(self.choices) else self.choices or ()
 
     def require(self, value: Any, where: str) -> None:  # noqa: ANN401 of any type
-        """Compare a value with range and choices.
+        """Check a value against range and choices.
 
         Args:
             value: of the declared type
-            where: what gave it, for the error
+            where: origin of the value, for the error
 
         Raises:
             ConfigError: with what was found and what was expected
@@ -103,7 +103,7 @@ class Setting:
         )
 
     def _range(self) -> str:
-        """What a number may be, as ``0 or more``; empty where it may be any."""
+        """The range of a number, such as ``0 or more``; empty if it has no bounds."""
         if self.at_least is not None and self.at_most is not None:
             return f"{self.at_least} to {self.at_most}"
         bounds = ("{} or more", self.at_least), ("more than {}", self.above), ("at most {}", self.at_most)
@@ -112,7 +112,7 @@ class Setting:
 
     @property
     def values(self) -> str:
-        """Choices, or type and range, as ``float, 0 or more``."""
+        """Choices, or type and range, such as ``float, 0 or more``."""
         kind = self.type.__name__ if isinstance(self.type, type) else str(self.type)
         if self.choices is not None:
             null = ["null"] if type(None) in typing.get_args(self.type) else []
@@ -121,13 +121,13 @@ class Setting:
 
     @property
     def default_text(self) -> str:
-        """The default as YAML has it; ``required`` where there is none."""
+        """The default in YAML; ``required`` if there is none."""
         if self.default is MISSING:
             return "required"
         return self.default if isinstance(self.default, str) and self.default else json.dumps(self.default)
 
     def describe(self, key: str) -> str:
-        """Key, type or choices, default and meaning, in one line."""
+        """Key, type or choices, default and meaning on one line."""
         default = self.default_text if self.default is MISSING else f"default {self.default_text}"
         return f"{key}  {self.values}, {default}: {self.help}"
 
@@ -144,7 +144,7 @@ def setting(
     choices: Choices | None = None,
     may_change: bool = False,
 ) -> Any:  # noqa: ANN401 as of dataclasses.field
-    """Declare a key of a config: a dataclass field, with arguments as of ``Setting``; a section needs no help.
+    """Declare a key of a config as a dataclass field; arguments as for ``Setting``. A section needs no help.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def setting(
 
 
 def settings_of(schema: type) -> dict[str, Setting]:
-    """Name -> declaration of every key of a dataclass, sections among them."""
+    """Name -> declaration of every key of a dataclass, sections included."""
     types = typing.get_type_hints(schema)
     return {
         field.name: replace(
@@ -179,7 +179,7 @@ def settings_of(schema: type) -> dict[str, Setting]:
 
 
 def require_declared(settings: Any, section: str = "") -> None:  # noqa: ANN401 any dataclass of settings
-    """Compare settings that were made in Python with their declarations; ``load_config`` does so with a file's.
+    """Check settings created in Python against their declarations; ``load_config`` does the same for a file.
 
     Raises:
         ConfigError: naming the argument, the value and what was expected
@@ -193,7 +193,7 @@ def require_declared(settings: Any, section: str = "") -> None:  # noqa: ANN401 
 
 
 def changeable_keys(schema: type, section: str = "") -> frozenset[str]:
-    """Keys and sections, as ``section.key``, that may differ in a process that resumes a run."""
+    """Keys and sections, as ``section.key``, that may differ when a run is resumed."""
     keys: frozenset[str] = frozenset()
     for name, declared in settings_of(schema).items():
         if declared.may_change:
@@ -204,7 +204,7 @@ def changeable_keys(schema: type, section: str = "") -> frozenset[str]:
 
 
 def describe_settings(schema: type, section: str = "") -> str:
-    """What a config may hold, for ``--help``: a key a line, by section, those outside of sections first."""
+    """The keys of a config for ``--help``: one key per line, by section, keys outside of sections first."""
     declared = settings_of(schema)
     sections = {name: each.section for name, each in declared.items() if each.section is not None}
     dot = f"{section}." if section else ""
@@ -216,11 +216,11 @@ def describe_settings(schema: type, section: str = "") -> str:
 
 @contextmanager
 def naming_keys(section: str, **keys: str) -> Iterator[None]:
-    """Let errors about an argument name the key of the config that it came from.
+    """Replace the argument named in an error by the config key that it came from.
 
     Args:
-        section: of the config
-        keys: argument -> key of the section, where they are not called the same
+        section: section of the config
+        keys: argument -> key of the section, where the names differ
 
     Example:
         >>> with naming_keys("prompt", count="shots"):

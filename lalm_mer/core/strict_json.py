@@ -1,4 +1,4 @@
-"""JSON files read strictly into frozen dataclasses: an unknown, missing or wrongly typed key is an error."""
+"""Strict reading of JSON into frozen dataclasses: a key that is unknown, missing or of the wrong type is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Content of a JSON file of a run.
+    """Read a JSON file of a run.
 
     Raises:
         PredictionError: naming the file, if it cannot be read, is not JSON, or is not an object
@@ -26,7 +26,7 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PredictionError(f"{file}: cannot be read ({error.strerror}); did the run end?") from error
+        raise PredictionError(f"{file}: cannot be read ({error.strerror}); has the run finished?") from error
     except (ValueError, RecursionError) as error:
         raise PredictionError(f"{file}: not valid JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
@@ -35,25 +35,25 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def parse(kind: type[T], content: dict[str, Any], source: str, *, ignore_unknown: bool = False) -> T:
-    """A dataclass from plain data, without coercion; fields may be dataclasses, tuples and mappings.
+    """Create a dataclass from plain data, without coercion; fields may be dataclasses, tuples and mappings.
 
     Args:
-        kind: dataclass whose fields and types say what there may be
+        kind: dataclass whose fields define the allowed keys and their types
         content: the data
-        source: what to call it in errors
-        ignore_unknown: leave out keys that are not fields of the dataclass
+        source: name of the data in errors
+        ignore_unknown: ignore keys that are not fields of the dataclass
 
     Raises:
         PredictionError: naming source and key
     """
     try:
-        adapter: TypeAdapter[tuple[T]] = _adapter(kind, ignore_unknown)  # type: ignore[arg-type]  # classes are hashable
+        adapter: TypeAdapter[tuple[T]] = _adapter(kind, ignore_unknown)  # type: ignore[arg-type]
         return adapter.validate_json(json.dumps([content]), strict=True)[0]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = list(map(str, first["loc"][1:]))
         if len(place) > 1 and place[-1] in ("str", "int") and first["type"].endswith("_type"):
-            place.pop()  # which type of several it is not
+            place.pop()  # the member of a union that did not match
         key = ".".join(place)
         if first["type"] == "missing":
             raise PredictionError(f"{source}: key {key!r} is missing; found {sorted(content)}") from None
@@ -67,5 +67,5 @@ def parse(kind: type[T], content: dict[str, Any], source: str, *, ignore_unknown
 
 @cache
 def _adapter(kind: Hashable, ignore_unknown: bool) -> TypeAdapter[Any]:
-    """Wrapped in a tuple, since pydantic takes the config of a plain dataclass from what contains it."""
+    """An adapter of one-element tuples, since pydantic takes the config of a plain dataclass from its container."""
     return TypeAdapter(tuple[kind], config=ConfigDict(extra="ignore" if ignore_unknown else "forbid"))  # type: ignore

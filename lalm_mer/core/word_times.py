@@ -1,4 +1,4 @@
-"""When each word of an utterance is spoken: the files of forced aligners (TextGrid, CTM, JSON) in one form."""
+"""Start and end of each word of an utterance, read from files of forced aligners (TextGrid, CTM, JSON)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WordTime:
 
     Args:
         word: as the aligner wrote it
-        start_s: from the start of the utterance's audio, in seconds; None where the aligner did not find the word
+        start_s: in seconds from the start of the utterance's audio; None if the aligner did not find the word
         end_s: its end, in seconds; None likewise
     """
 
@@ -34,41 +34,41 @@ class WordTime:
 
 
 def find_word_times(folder: Path, utterance_id: str) -> Path | None:
-    """The file in ``folder`` that is named after the utterance; None where there is none.
+    """Find the file in ``folder`` that is named after the utterance; None if there is none.
 
     Raises:
-        CorpusError: if the id or a link leads out of the folder, or two files are named after the utterance
+        CorpusError: if the id or a link points outside the folder, or two files are named after the utterance
     """
     named = [folder / f"{utterance_id}{suffix}" for suffix in WORD_TIME_SUFFIXES]
     found = [path for path in named if path.is_file()]
     outside = [path for path in found if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
-        raise CorpusError(f"{outside[0]}: leads out of {folder}; copy what it points to into it")
-    different = {path.resolve() for path in found}  # a file system may not tell .TextGrid from .textgrid
+        raise CorpusError(f"{outside[0]}: points outside {folder}; copy the file into the folder")
+    different = {path.resolve() for path in found}  # file names may not be case-sensitive
     if len(different) > 1 and not found[0].samefile(found[1]):
-        raise CorpusError(f"{found[0]}: {found[1].name} is named after utterance {utterance_id} too; keep one of them")
+        raise CorpusError(f"{found[0]}: {found[1].name} is also named after utterance {utterance_id}; keep one of them")
     return found[0] if found else None
 
 
 def read_word_times(path: Path, utterance_id: str) -> tuple[WordTime, ...]:
-    """The words of one utterance in the order of the file; pauses are left out.
+    """Read the words of one utterance in the order of the file, without pauses.
 
-    ``.TextGrid``: the tier of intervals that is called words, or the only one. ``.ctm``: lines of
-    ``utterance channel start duration word [confidence]``, of which those of this utterance are taken. ``.json``: a
-    list of ``{word, start, end}``, or an object that has it as ``words``; ``start_s`` and ``end_s`` are understood too.
+    ``.TextGrid``: the interval tier that is named words, or the only one. ``.ctm``: the lines
+    ``utterance channel start duration word [confidence]`` of this utterance. ``.json``: a list of
+    ``{word, start, end}``, or an object with such a list as ``words``; ``start_s`` and ``end_s`` are accepted too.
 
     Args:
         path: the file
-        utterance_id: whose words are wanted
+        utterance_id: the utterance
 
     Raises:
-        CorpusError: naming file and line, or word, if it cannot be read or a time makes no sense
+        CorpusError: naming file and line, or word, if it cannot be read or a time is invalid
         ConfigError: if it is a TextGrid and praatio is not installed
     """
     readers = {".textgrid": _textgrid, ".ctm": _ctm, ".json": _json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise CorpusError(f"{path}: word times are read from {', '.join(WORD_TIME_SUFFIXES)}, found {path.suffix!r}")
+        raise CorpusError(f"{path}: expected word times in {', '.join(WORD_TIME_SUFFIXES)}, found {path.suffix!r}")
     try:
         return tuple(reader(path, utterance_id))
     except OSError as error:
@@ -133,11 +133,11 @@ def _ctm(path: Path, utterance_id: str) -> Iterator[WordTime]:
             try:
                 start_s, duration_s = float(fields[2]), float(fields[3])
             except ValueError as error:
-                raise CorpusError(f"{where}: start {fields[2]!r} and duration {fields[3]!r} are no numbers") from error
+                raise CorpusError(f"{where}: start {fields[2]!r} and duration {fields[3]!r} are not numbers") from error
             if fields[4].lower() not in _SILENCE:
                 yield _word_time(where, fields[4], start_s, start_s + duration_s)
     if others and not n_lines:
-        raise CorpusError(f"{path}: no line of utterance {utterance_id}, but of {next(iter(others))}")
+        raise CorpusError(f"{path}: no line of utterance {utterance_id}; found utterance {next(iter(others))}")
 
 
 def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:
@@ -145,22 +145,22 @@ def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:
         from praatio import textgrid
         from praatio.utilities.errors import PraatioException
     except ImportError as error:
-        raise ConfigError(f"{path}: a TextGrid needs praatio to be read; pip install praatio") from error
+        raise ConfigError(f"{path}: reading a TextGrid needs praatio; pip install praatio") from error
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
     except UnicodeDecodeError:
         raise
     except (PraatioException, ValueError, IndexError, KeyError) as error:
-        # praatio reads the file in one piece and does not say at which line it stopped
+        # praatio does not report the line of an error
         detail = one_line(error)
-        raise CorpusError(f"{path}: not a TextGrid that can be read ({detail})") from error
+        raise CorpusError(f"{path}: not a valid TextGrid ({detail})") from error
     tiers = {tier.name: tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)}
     of_words = [name for name in tiers if name.lower().split(" - ")[-1].strip() in _WORD_TIERS]
     names = of_words or list(tiers)
     if len(names) != 1:
         raise CorpusError(
-            f"{path}: which tier holds the words of {utterance_id}? Found {', '.join(tiers) or 'none'}; "
-            "call one, and only one, 'words'"
+            f"{path}: the tier with the words of {utterance_id} is not clear; found {', '.join(tiers) or 'none'}; "
+            "name exactly one of them 'words'"
         )
     for number, entry in enumerate(tiers[names[0]].entries, start=1):
         if entry.label.strip().lower() not in _SILENCE:

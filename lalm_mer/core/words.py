@@ -1,4 +1,4 @@
-"""The words of a transcript, in which word errors are counted and transcripts compared."""
+"""The words of a transcript, for counting word errors and comparing transcripts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
 
 
 def words_of(transcript: str) -> list[str]:
-    """The words that word errors are counted in.
+    """Split a transcript into normalised words.
 
-    Case and punctuation do not count: NFKC, case folded, punctuation and symbols become spaces, apart from an
-    apostrophe inside a word. Numbers stay as they are written, so ``2`` and ``two`` differ.
+    Case and punctuation are ignored: the text is normalised (NFKC) and case-folded; punctuation and symbols, other than
+    an apostrophe inside a word, become spaces. Numbers stay as written, so ``2`` and ``two`` differ.
 
     Example:
         >>> words_of("Don\u2019t -- STOP, it's the dogs' 3.5!")
@@ -30,6 +30,6 @@ def _kept(folded: str, place: int) -> str:
     if letter == "'":
         return letter if folded[place - 1 : place].isalnum() and folded[place + 1 : place + 2].isalnum() else " "
     category = unicodedata.category(letter)
-    if category == "Cf":  # joiners and soft hyphens stand within words
+    if category == "Cf":  # joiners and soft hyphens occur within words
         return ""
     return " " if category[0] in "PSC" else letter

@@ -113,7 +113,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
 def test_a_doubled_key(workplace, refused, tmp_path):
     config = changed(workplace, tmp_path, "finetune", lambda text: text + "seed: 1\nseed: 2\n")
     line = refused("finetune", config=config)
-    assert "'seed' stands twice" in line
+    assert "duplicate key 'seed'" in line
     assert str(config) in line
 
 

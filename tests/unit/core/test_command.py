@@ -42,7 +42,7 @@ def test_what_a_user_can_mend_is_one_line(error, line, status, capsys):
 
 def test_an_interruption_has_the_status_of_shells(capsys):
     assert run_command(failing(KeyboardInterrupt()), options(), error_status=2) == 130
-    assert capsys.readouterr().err == "error: interrupted; rerun the same command to go on\n"
+    assert capsys.readouterr().err == "error: interrupted; rerun the same command to resume\n"
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), OSError("full"), KeyboardInterrupt()])

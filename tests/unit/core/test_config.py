@@ -68,7 +68,7 @@ def test_to_dict_is_plain_data(written):
 
 
 @pytest.mark.parametrize(
-    ("content", "key", "told"),
+    ("content", "key", "fragment"),
     [
         ("nmae: b", "nmae", "unknown key 'nmae'; expected one of name, model"),
         ("train: {lr: 1.0}", "train.lr", "expected one of learning_rate, steps"),
@@ -94,12 +94,12 @@ def test_to_dict_is_plain_data(written):
         ("towers: {projector: ['${oc.env:HOME}']}", "towers.projector[0]", "interpolation"),
     ],
 )
-def test_a_wrong_key_or_type_is_named(written, content, key, told):
+def test_a_wrong_key_or_type_is_named(written, content, key, fragment):
     path = written(WHOLE + content)
     message = refusal(path)
     assert message.startswith(f"{path}: ")
     assert repr(key) in message
-    assert told in message
+    assert fragment in message
 
 
 def test_a_wrong_type_of_a_mandatory_key(written):
@@ -123,29 +123,29 @@ def test_a_missing_mandatory_key_names_file_and_key(written, content, key):
 @pytest.mark.parametrize("content", ["name: b\nname: b", "name: b\nmodel: {id: m}\ntrain:\n  steps: 1\n  steps: 2"])
 def test_a_doubled_key_is_refused_at_any_depth(written, content):
     message = refusal(written(content))
-    assert "stands twice" in message
+    assert "duplicate key" in message
     assert f"line {content.count(chr(10)) + 1}" in message
     assert "run.yaml" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "fragment"),
     [
         (b"name: \xff\xfe", "cannot be read"),
         (b"name: [a", "not valid YAML"),
         (b"- a\n- b", "expected a mapping"),
         (b"", "expected a mapping"),
         (b"1: a", "expected a mapping"),
-        (b"? [a]\n: b", "line 1: a key that is a list"),
+        (b"? [a]\n: b", "line 1: a key is a list"),
         (b"name: !!python/object/apply:os.getcwd []", "not valid YAML"),
         (b"name: a\ntrain: {<<: {steps: 1}}", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_mapping_of_words(written, content, told):
+def test_a_file_that_is_not_a_mapping_of_words(written, content, fragment):
     path = written(content)
     message = refusal(path)
     assert message.startswith(f"{path}: ")
-    assert told in message
+    assert fragment in message
 
 
 def test_a_missing_file(tmp_path):
@@ -176,23 +176,23 @@ def test_an_override_can_give_a_mandatory_key(written):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "fragment"),
     [
         ("train.steps", "expected section.key=value"),
         ("=3", "expected section.key=value"),
         ("train.stepz=3", "unknown key 'train.stepz'"),
         ("train.steps=three", "key 'train.steps': expected int, found str"),
         ("train.steps=", "key 'train.steps': expected int, found NoneType"),
-        ("train={steps: 1, steps: 2}", "stands twice"),
+        ("train={steps: 1, steps: 2}", "duplicate key 'steps'"),
         ("towers={a: [", "not valid YAML"),
         ("name=${oc.env:HOME}", "interpolation"),
         ("name.first=a", "key 'name': expected str, found dict"),
     ],
 )
-def test_a_wrong_override_is_quoted(written, override, told):
+def test_a_wrong_override_is_quoted(written, override, fragment):
     message = refusal(written(WHOLE), override)
     assert f"override {override!r}" in message
-    assert told in message
+    assert fragment in message
 
 
 def test_reading_yaml_runs_nothing(written, monkeypatch):

@@ -13,7 +13,7 @@ def test_a_label_without_forms_is_its_own_form():
 
 
 @pytest.mark.parametrize(
-    ("labels", "forms", "told"),
+    ("labels", "forms", "fragment"),
     [
         (("happy",), {}, "two or more distinct labels"),
         (("happy", "happy"), {}, "two or more distinct labels"),
@@ -26,8 +26,8 @@ def test_a_label_without_forms_is_its_own_form():
         (("happy", "sad"), {"happy": ("sad",)}, "belongs to both"),
     ],
 )
-def test_a_label_set_that_cannot_be_told_apart_is_refused(labels, forms, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_label_set_that_is_ambiguous_is_refused(labels, forms, fragment):
+    with pytest.raises(ConfigError, match=fragment):
         LabelSet(labels, forms)
 
 

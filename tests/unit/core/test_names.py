@@ -1,4 +1,4 @@
-"""Names that settings, files and code share stand in one module."""
+"""Names that settings, files and code share are defined in one module."""
 
 import ast
 from pathlib import Path

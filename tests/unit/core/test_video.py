@@ -68,7 +68,7 @@ def test_duration_rate_and_pitch_are_those_of_the_sound(video, picture, rate, he
     assert np.abs(waveform.samples).max() == pytest.approx(0.4, abs=0.05)
 
 
-def test_both_channels_are_heard(video):
+def test_both_channels_are_mixed(video):
     samples = decode_video(video(1.0, 44100, (400.0, 900.0)), "clip.mp4").samples
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     hertz = np.fft.rfftfreq(len(samples), 1 / 44100)
@@ -79,8 +79,8 @@ def test_both_channels_are_heard(video):
     assert np.sqrt((middle**2).mean()) == pytest.approx(0.2, abs=0.02)  # the mean of both, not their sum
 
 
-def test_a_video_without_sound_is_empty(tmp_path):
-    with pytest.raises(AudioError, match=r"clip\.mp4: a video without sound") as error:
+def test_a_video_without_an_audio_track_is_empty(tmp_path):
+    with pytest.raises(AudioError, match=r"clip\.mp4: a video without an audio track") as error:
         decode_video(silent_video(tmp_path / "silent.mp4"), "clip.mp4")
     assert error.value.reason == "empty"
 
@@ -135,11 +135,11 @@ def test_a_corpus_keeps_the_sound_of_a_video_as_flac(video, tmp_path):
     assert audio.path == "clip.mp4"
     assert audio.content[:4] == b"fLaC"
     original = decode_video(content, "clip.mp4")
-    heard = decode(audio.content, "clip.mp4")
-    assert np.abs(heard.samples - original.samples).max() < 2**-22
+    decoded = decode(audio.content, "clip.mp4")
+    assert np.abs(decoded.samples - original.samples).max() < 2**-22
     part = read_audio(tmp_path, tmp_path / "clip.mp4", 0.25, 0.75)
     assert part.duration_s == 0.5
-    assert decode(part.content, "").samples == pytest.approx(heard.samples[12000:36000], abs=2**-22)
+    assert decode(part.content, "").samples == pytest.approx(decoded.samples[12000:36000], abs=2**-22)
     rejection = read_audio(tmp_path, tmp_path / "clip.mp4", 0.5, 9.0)
     assert rejection.reason == "truncated"
 
@@ -153,6 +153,6 @@ def test_without_pyav_the_extra_is_named(video, monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(ConfigError, match=r"clip\.mp4: a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
+    with pytest.raises(ConfigError, match=r"clip\.mp4: decoding a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
         decode_video(content, "clip.mp4")
     assert decode(encode(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01

@@ -29,7 +29,7 @@ def test_an_interrupted_recipe_says_so_in_one_line(monkeypatch, capsys, tmp_path
         raise KeyboardInterrupt
 
     status, told = ended(monkeypatch, capsys, tmp_path, interrupted)
-    assert (status, told) == (130, "error: interrupted; rerun the same command to go on\n")
+    assert (status, told) == (130, "error: interrupted; rerun the same command to resume\n")
 
 
 def test_a_folder_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
