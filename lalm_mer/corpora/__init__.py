@@ -1,4 +1,4 @@
-"""Corpora: readers of releases on disk, one writer that prepares them, and ``load`` that opens what it wrote."""
+"""Corpora: readers of releases on disk, the writer of prepared corpora, and ``load``, which opens them."""
 
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.prepared import PreparedCorpus, load, waveform_of

@@ -1,8 +1,8 @@
-"""What every corpus reader shares: how files are found, read and checked, and what tasks a corpus has.
+"""What all corpus readers share: finding, reading and checking files, and the tasks of a corpus.
 
 A reader is a function ``read(root, ...) -> Iterator[Utterance | Rejection]``. It yields one of the two for every file
-or row that it finds, in an order that does not depend on the file system, and raises ``CorpusError`` only where
-nothing can be read at all. It opens no audio: the writer does, on all cores, and rejects what cannot be heard.
+or row that it finds, in an order that does not depend on the file system, and raises ``CorpusError`` only if nothing
+can be read at all. It does not open audio: the writer does, on all cores, and rejects files that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ AUDIO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class AudioFile:
-    """The audio of one utterance, decoded once to see that it is whole.
+    """The audio of one utterance, decoded once to check that it is complete.
 
     Args:
         path: relative to the corpus root, with forward slashes
-        content: encoded: the file as shipped; of a video or of a part of a recording, what was asked for, lossless
-        sampling_rate: of ``content``, in Hz
-        duration_s: of ``content``, in seconds
+        content: encoded audio: the file as released; for a video or part of a recording, a lossless file of that part
+        sampling_rate: sampling rate of ``content`` in Hz
+        duration_s: duration of ``content`` in seconds
     """
 
     path: str
@@ -60,9 +60,9 @@ class AudioFile:
 
 
 def list_files(root: Path) -> Iterator[Path | Rejection]:
-    """Every file under ``root`` in the order of its relative path; a link to a folder elsewhere is rejected.
+    """List the files under ``root``, sorted by relative path; a link to a folder outside is rejected.
 
-    Hidden files and folders (``._*`` of macOS among them) are no part of a release and are skipped.
+    Hidden files and folders, such as ``._*`` of macOS, are not part of a release and are skipped.
 
     Raises:
         CorpusError: if there is no such folder
@@ -72,19 +72,19 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
         raise CorpusError(f"corpus root {root}: expected a folder, found {found}; set corpus.root")
     found_here: list[Path | Rejection] = []
 
-    def closed(error: OSError) -> None:
+    def reject_folder(error: OSError) -> None:
         path = relative(root, Path(error.filename))
         found_here.append(Rejection(path, "unreadable", f"the folder cannot be opened ({error.strerror})"))
 
-    for folder, subfolders, files in os.walk(root, onerror=closed):
+    for folder, subfolders, files in os.walk(root, onerror=reject_folder):
         for name in files:
             if not name.startswith("."):
-                found_here.append(Path(folder, name) if _is_utf8(name) else _unnameable(root, Path(folder, name)))
+                found_here.append(Path(folder, name) if _is_utf8(name) else _reject_name(root, Path(folder, name)))
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in subfolders:  # os.walk lists links to folders but does not enter them
             path = Path(folder, name)
             if path.is_symlink() and not _is_inside(root, path):
-                found_here.append(_outside(root, path))
+                found_here.append(_reject_outside(root, path))
     yield from sorted(found_here, key=lambda item: relative(root, item) if isinstance(item, Path) else item.path)
 
 
@@ -95,9 +95,9 @@ def read_audio(
 
     Args:
         root: folder of the corpus
-        path: the file, absolute or below ``root`` already
-        start_s: start of the part wanted, in seconds; None from the beginning
-        end_s: its end, in seconds; None to the end
+        path: the file, including ``root``
+        start_s: start of the part to read, in seconds; None for the beginning
+        end_s: its end, in seconds; None for the end of the file
 
     Returns:
         The file, or a rejection with reason ``outside_root``, ``missing_audio``, ``unreadable``, ``empty``,
@@ -106,17 +106,17 @@ def read_audio(
     name = relative(root, path)
     try:
         if not _is_inside(root, path):
-            return _outside(root, path)
+            return _reject_outside(root, path)
         if not path.is_file():
             return Rejection(name, "missing_audio", "no such file in the corpus folder")
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         content = b"" if is_video else path.read_bytes()
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a null byte, no permission, links in a ring
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, permissions, circular links
         reason = getattr(error, "strerror", None) or error
         return Rejection(name, "unreadable", f"cannot be opened ({reason})")
     try:
         if is_video:
-            content = _sound_of(path, name, path.stat().st_mtime_ns)
+            content = _audio_of_video(path, name, path.stat().st_mtime_ns)
         waveform = decode(content, name, start_s, end_s)
     except AudioError as error:
         return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
@@ -125,8 +125,8 @@ def read_audio(
     return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s)
 
 
-@functools.lru_cache(maxsize=1)  # the utterances of a video are neighbours, and it is long
-def _sound_of(path: Path, name: str, modified_ns: int) -> bytes:
+@functools.lru_cache(maxsize=1)  # utterances of one video follow each other
+def _audio_of_video(path: Path, name: str, modified_ns: int) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -135,10 +135,10 @@ def _sound_of(path: Path, name: str, modified_ns: int) -> bytes:
 
 
 def decoded_text(root: Path, path: Path) -> str:
-    """The characters of a release's table or transcript: UTF-8 (with or without BOM), and if it is not, Windows-1252.
+    """Read a table or transcript of a release as UTF-8 (with or without BOM), or else as Windows-1252.
 
     Raises:
-        CorpusError: if it cannot be read, or leads out of ``root``
+        CorpusError: if it cannot be read, or points outside ``root``
     """
     require_inside(root, path)
     try:
@@ -152,17 +152,17 @@ def decoded_text(root: Path, path: Path) -> str:
 
 
 def require_inside(root: Path, path: Path) -> None:
-    """Check that a table of a release is a file of that release.
+    """Check that a table of a release is a file inside its folder.
 
     Raises:
-        CorpusError: if it leads out of ``root``, or is no regular file
+        CorpusError: if it points outside ``root``, or is not a regular file
     """
     try:
         inside, regular = _is_inside(root, path), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         raise CorpusError(f"{path}: cannot be opened ({error})") from error
     if not inside:
-        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+        raise CorpusError(f"{path}: points outside the corpus folder {root}; copy the file into the folder")
     if path.exists() and not regular:
         raise CorpusError(f"{path}: not a regular file; is {root} the folder of the release?")
 
@@ -170,15 +170,15 @@ def require_inside(root: Path, path: Path) -> None:
 def read_table(
     root: Path, path: Path, columns: Sequence[str], delimiter: str = ","
 ) -> Iterator[Mapping[str, str] | Rejection]:
-    """Rows of a release's CSV as {column: cell}, stripped; further columns stay.
+    """Read the rows of a release's CSV as {column: cell}, stripped; other columns are included.
 
-    A row with fewer cells than the header has, cut in half say, is rejected as ``bad_row``.
+    A row with fewer cells than the header, such as a truncated one, is rejected as ``bad_row``.
 
     Args:
         root: folder of the release
-        path: the CSV
-        columns: what it must have
-        delimiter: between its cells
+        path: the CSV file
+        columns: columns that it must have
+        delimiter: separator of its cells
 
     Raises:
         CorpusError: if it cannot be read or lacks a column
@@ -202,12 +202,12 @@ def read_table(
 def _records(characters: str, path: Path, delimiter: str) -> Iterator[list[str]]:
     try:
         yield from csv.reader(io.StringIO(characters, newline=""), delimiter=delimiter)
-    except csv.Error as error:  # a cell beyond 128 KiB: a quotation mark that never closes
-        raise CorpusError(f"{path}: not a CSV that can be read ({error}); mend its quotation marks") from error
+    except csv.Error as error:  # a cell of more than 128 KiB: an unclosed quotation mark
+        raise CorpusError(f"{path}: not a valid CSV ({error}); check its quotation marks") from error
 
 
 def number_of(cell: str) -> float | None:
-    """A finite number; None for an empty cell, ``NA`` and the like, or anything else that is no number."""
+    """Parse a finite number; None for an empty cell, ``NA`` or any other text."""
     try:
         value = float(cell)
     except ValueError:
@@ -216,13 +216,13 @@ def number_of(cell: str) -> float | None:
 
 
 def load_tasks(corpus: str) -> dict[str, Task]:
-    """The tasks that the package knows for a corpus; none for a corpus of the user's own.
+    """Load the tasks that the package defines for a corpus; none for a corpus that it does not know.
 
     Args:
         corpus: name of the corpus
 
     Returns:
-        name of the task -> task
+        Name of the task -> task
 
     Raises:
         ConfigError: if the package's task file is malformed
@@ -231,7 +231,7 @@ def load_tasks(corpus: str) -> dict[str, Task]:
         >>> load_tasks("ravdess")["ravdess_8"].label_of("happy")
         'happy'
     """
-    if not corpus.isidentifier():  # a name of the user's own: not to be made into a path
+    if not corpus.isidentifier():  # the name of a manifest, which may not be used as a path
         return {}
     file = resources.files("lalm_mer.corpora") / "tasks" / f"{corpus}.yaml"
     if not file.is_file():
@@ -243,7 +243,7 @@ def load_tasks(corpus: str) -> dict[str, Task]:
 def _task(name: str, content: Any, path: Path) -> Task:  # noqa: ANN401 a YAML value
     known = {"source", "labels", "map", "kind", "column", "channel", "intervals"}
     if not isinstance(content, dict) or not {"source"} <= set(content) <= known:
-        raise ConfigError(f"{path}: task {name!r} needs a source, and may have {', '.join(sorted(known))} and no other")
+        raise ConfigError(f"{path}: task {name!r} needs a source, and may only have {', '.join(sorted(known))}")
     forms = {label: tuple(forms) for label, forms in content.get("labels", {}).items()}
     return Task(
         name,
@@ -257,7 +257,7 @@ def _task(name: str, content: Any, path: Path) -> Task:  # noqa: ANN401 a YAML v
 
 
 def relative(root: Path, path: Path) -> str:
-    """``path`` below ``root``, with forward slashes."""
+    """``path`` relative to ``root``, with forward slashes."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -265,7 +265,7 @@ def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _unnameable(root: Path, path: Path) -> Rejection:
+def _reject_name(root: Path, path: Path) -> Rejection:
     readable = relative(root, path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return Rejection(readable, "unreadable_name", "its name is not UTF-8; rename the file")
 
@@ -274,7 +274,7 @@ def _is_inside(root: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def _outside(root: Path, path: Path) -> Rejection:
+def _reject_outside(root: Path, path: Path) -> Rejection:
     return Rejection(
-        relative(root, path), "outside_root", "leads out of the corpus folder; copy what it points to into it"
+        relative(root, path), "outside_root", "points outside the corpus folder; copy the file into the folder"
     )

@@ -1,4 +1,4 @@
-"""CREMA-D, the Crowd-sourced Emotional Multimodal Actors Dataset: its clips and its raters' votes as released.
+"""CREMA-D, the Crowd-sourced Emotional Multimodal Actors Dataset: clips and votes of the raters.
 
 References:
     Cao et al. 2014, IEEE Transactions on Affective Computing 5(4): 377-390. Open Database Licence 1.0.
@@ -27,9 +27,9 @@ _README = "the release's README.md"
 _TWINS = "Git LFS objects of the release's repository, equal in SHA-256"
 KNOWN_DEFECTS: Mapping[str, str] = {
     "1076_MTI_SAD_XX": f"the WAV is silent ({_README})",
-    "1076_MTI_NEU_XX": f"MP3 and video are cut short and silent; the WAV is whole ({_README})",
-    "1064_TIE_SAD_XX": f"MP3 and video have no duration ({_README}); the WAV is whole, 3.34 s (EmoBox's list)",
-    "1064_IEO_DIS_MD": f"MP3 and video last a minute and hold all emotions ({_README}); "
+    "1076_MTI_NEU_XX": f"MP3 and video are truncated and silent; the WAV is complete ({_README})",
+    "1064_TIE_SAD_XX": f"MP3 and video have no duration ({_README}); the WAV is complete, 3.34 s (EmoBox's list)",
+    "1064_IEO_DIS_MD": f"MP3 and video last a minute and contain all emotions ({_README}); "
     "the WAV is one clip of 4.10 s (EmoBox's list)",
     "1006_TIE_HAP_XX": f"the same WAV as 1006_TIE_NEU_XX, another emotion ({_TWINS})",
     "1006_TIE_NEU_XX": f"the same WAV as 1006_TIE_HAP_XX, another emotion ({_TWINS})",
@@ -38,7 +38,7 @@ KNOWN_DEFECTS: Mapping[str, str] = {
     "1017_IWW_ANG_XX": f"the same WAV as 1017_IWW_FEA_XX, another emotion ({_TWINS})",
     "1017_IWW_FEA_XX": f"the same WAV as 1017_IWW_ANG_XX, another emotion ({_TWINS})",
 }
-"""Utterance id -> what is wrong with the clip, and who says so. These clips are read like any other."""
+"""Utterance id -> published defect of the clip, with its source. These clips are read like all others."""
 
 _SENTENCES = {
     "DFA": "Don't forget a jacket.",
@@ -58,7 +58,7 @@ _NAME = re.compile(
     rf"(?P<actor>10(?!00)[0-8]\d|109[01])_(?P<sentence>{'|'.join(_SENTENCES)})_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_"
     r"(?:XX|LO|MD|HI)"
 )
-# Copies made before October 2022 name this one file so (issue 6 of the release's repository).
+# The name of this file in copies made before October 2022 (issue 6 of the release's repository).
 _MISNAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
 
 _NAMES_TABLE = "SentenceFilenames.csv"
@@ -66,7 +66,7 @@ _ACTORS_TABLE = "VideoDemographics.csv"
 _VOTES_TABLE = "processedResults/tabulatedVotes.csv"
 _TABLES = (_NAMES_TABLE, _ACTORS_TABLE, _VOTES_TABLE)
 _AUDIO_FOLDER, _VIDEO_FOLDER = "AudioWAV", "VideoFlash"
-_SUFFIXES = (".wav", ".flac")  # as released, and losslessly packed
+_SUFFIXES = (".wav", ".flac")  # as released, and losslessly compressed
 _VOTES = ("A", "D", "F", "H", "N", "S")
 _CHANNELS = {"1": "voice", "2": "face", "3": "both"}  # first digit of a row's number: queryType in the README
 _VOTES_ROW = re.compile(r"(?P<channel>[123])\d{5}")
@@ -80,7 +80,7 @@ class _Actor(NamedTuple):
 
 @dataclass
 class _Tables:
-    """What the release's tables say, and their rows that say nothing."""
+    """Content of the tables of the release, and their rejected rows."""
 
     names: set[str] = field(default_factory=set)
     actors: dict[str, _Actor] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class _Tables:
 
 @dataclass
 class _Files:
-    """Where the clips lie, and the files that are none."""
+    """Paths of the clips, and rejected files."""
 
     audio: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     video: dict[str, str] = field(default_factory=dict)
@@ -98,18 +98,18 @@ class _Files:
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``AudioWAV/AAAA_SSS_EEE_LL.wav`` (or ``.flac``), the votes and who the actors are.
+    """Read ``AudioWAV/AAAA_SSS_EEE_LL.wav`` (or ``.flac``), the votes and the description of the actors.
 
-    Every clip that ``SentenceFilenames.csv`` or the votes name is yielded, also where its audio is not there, and so
-    is a clip that no table names. A table that is missing leaves its columns None. ``label`` is the emotion that was
-    acted; ``ratings`` hold what raters perceived, as ``voice:A``, ``face:A`` and ``both:A``. MP3s are the same clips
-    as raters heard them and are rejected as ``other_encoding``.
+    Clips that ``SentenceFilenames.csv`` or the votes name are yielded even if their audio is missing, and so are clips
+    that no table names. If a table is missing, its columns are None. ``label`` is the acted emotion; ``ratings`` are
+    the perceived emotions, as ``voice:A``, ``face:A`` and ``both:A``. MP3 files are the same clips in the encoding that
+    was played to the raters; they are rejected as ``other_encoding``.
 
     Args:
-        root: folder of the release, in which ``AudioWAV`` lies
+        root: folder of the release, which contains ``AudioWAV``
 
     Raises:
-        CorpusError: if there is no such folder, or a table lacks a column or leads out of it
+        CorpusError: if there is no such folder, or a table lacks a column or points outside the folder
     """
     files = _read_files(root)
     tables = _read_tables(root)
@@ -121,7 +121,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Speaker and script that an utterance id tells; None where it is no id of this corpus.
+    """Speaker and script encoded in an utterance id; None if it is not an id of this corpus.
 
     Example:
         >>> facts("1087_IWL_ANG_XX")
@@ -133,7 +133,7 @@ def facts(utterance_id: str) -> Facts | None:
 
 def _utterance(utterance_id: str, path: str, tables: _Tables, files: _Files) -> Utterance:
     name = _NAME.fullmatch(utterance_id)
-    assert name is not None  # whoever listed it has looked
+    assert name is not None  # checked when it was listed
     actor = tables.actors.get(name["actor"])
     return Utterance(
         utterance_id=utterance_id,
@@ -164,22 +164,22 @@ def _read_files(root: Path) -> _Files:
         if table is not None:
             files.rejected.append(Rejection(where, "unexpected_name", f"the release writes {table}; rename it"))
         elif suffix in AUDIO_SUFFIXES | VIDEO_SUFFIXES:
-            _place(where, item.parent.relative_to(root).as_posix(), item.stem, suffix, files)
+            _take_file(where, item.parent.relative_to(root).as_posix(), item.stem, suffix, files)
     return files
 
 
-def _place(where: str, folder: str, stem: str, suffix: str, files: _Files) -> None:
-    """Put a file of sound or pictures where it belongs."""
+def _take_file(where: str, folder: str, stem: str, suffix: str, files: _Files) -> None:
+    """Record an audio or video file, or reject it."""
     clip = _MISNAMED.get(stem, stem)
     expected = {".flv": _VIDEO_FOLDER} | dict.fromkeys(_SUFFIXES, _AUDIO_FOLDER)
     if _NAME.fullmatch(clip) is None or suffix not in (*expected, ".mp3"):
         detail = "not named as CREMA-D names its files: 10AA_SSS_EEE_LL.wav, in capitals"
         files.rejected.append(Rejection(where, "unexpected_name", detail))
     elif suffix == ".mp3":
-        detail = f"the clip as raters heard it; its audio is {_AUDIO_FOLDER}/{clip}.wav"
+        detail = f"the encoding played to raters; the audio of the clip is {_AUDIO_FOLDER}/{clip}.wav"
         files.rejected.append(Rejection(where, "other_encoding", detail))
     elif folder != expected[suffix]:
-        detail = f"in {folder!r}, expected in {expected[suffix]!r} right below corpus.root"
+        detail = f"in {folder!r}, expected in {expected[suffix]!r} directly in corpus.root"
         files.rejected.append(Rejection(where, "folder_mismatch", detail))
     elif suffix == ".flv":
         files.video[clip] = where
@@ -195,7 +195,7 @@ def _read_tables(root: Path) -> _Tables:
         (_VOTES_TABLE, ("", *_VOTES, "fileName", "numResponses"), _take_votes),
     ):
         path = root / name
-        if not path.is_file() and not path.is_symlink():  # a link to nowhere is an error, not a missing table
+        if not path.is_file() and not path.is_symlink():  # a broken link is an error, not a missing table
             continue
         for row in read_table(root, path, columns):
             if isinstance(row, Rejection):
@@ -209,23 +209,23 @@ def _read_tables(root: Path) -> _Tables:
 
 
 def _take_name(row: Mapping[str, str], tables: _Tables) -> str | None:
-    """Note the clip that a row names; or what is wrong with the row."""
+    """Record the clip that a row names; returns what is wrong with the row, if anything."""
     clip = row["Filename"]
     if _NAME.fullmatch(clip) is None:
-        return f"{clip!r} is no clip of CREMA-D"
+        return f"{clip!r} is not a clip of CREMA-D"
     if clip in tables.names:
-        return f"{clip} stands there twice"
+        return f"duplicate row of {clip}"
     tables.names.add(clip)
     return None
 
 
 def _take_actor(row: Mapping[str, str], tables: _Tables) -> str | None:
-    """Note the actor that a row describes; or what is wrong with the row."""
+    """Record the actor that a row describes; returns what is wrong with the row, if anything."""
     actor, age = row["ActorID"], row["Age"]
     if facts(f"{actor}_IEO_NEU_XX") is None:
-        return f"{actor!r} is no actor of CREMA-D, 1001 to 1091"
+        return f"{actor!r} is not an actor of CREMA-D, 1001 to 1091"
     if actor in tables.actors:
-        return f"actor {actor} stands there twice"
+        return f"duplicate row of actor {actor}"
     if row["Sex"] not in ("Female", "Male") or not (age.isdecimal() or age in ("", "NA")):
         return f"sex {row['Sex']!r} and age {age!r}; expected Female or Male, and years"
     ethnicity = ", ".join(cell for cell in (row["Race"], row["Ethnicity"]) if cell not in ("", "NA"))
@@ -234,13 +234,13 @@ def _take_actor(row: Mapping[str, str], tables: _Tables) -> str | None:
 
 
 def _take_votes(row: Mapping[str, str], tables: _Tables) -> str | None:
-    """Note one channel's votes on a clip; or what is wrong with the row."""
+    """Record the votes on one channel of a clip; returns what is wrong with the row, if anything."""
     clip, number = row["fileName"], _VOTES_ROW.fullmatch(row[""])
     if _NAME.fullmatch(clip) is None or number is None:
         return f"clip {clip!r}, number {row['']!r}; expected a clip of CREMA-D, and 100001, 200001 or 300001 upwards"
     cells = [row[label] for label in (*_VOTES, "numResponses")]
     if not all(cell.isdecimal() for cell in cells) or sum(map(int, cells[:-1])) != int(cells[-1]):
-        return "votes are not whole numbers that add up to numResponses"
+        return "votes are not integers with the sum numResponses"
     channel = _CHANNELS[number["channel"]]
     ratings = tables.ratings.setdefault(clip, {})
     if f"{channel}:A" in ratings:

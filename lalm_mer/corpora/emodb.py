@@ -2,7 +2,7 @@
 
 References:
     Burkhardt et al. 2005, A Database of German Emotional Speech, INTERSPEECH: 1517-1520. Speakers, sentences and the
-    rule of the names are from the documentation published with it, http://emodb.bilderbar.info/docu/.
+    naming scheme are from the published documentation, http://emodb.bilderbar.info/docu/.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
-_EMOTIONS = {  # by the initial of the German word: Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral
+_EMOTIONS = {  # keys: initials of Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral
     "W": "anger",
     "L": "boredom",
     "E": "disgust",
@@ -56,14 +56,13 @@ _EMOTIONS = {  # by the initial of the German word: Wut, Langeweile, Ekel, Angst
 _NAME = re.compile(
     rf"(?P<speaker>{'|'.join(_SPEAKERS)})(?P<sentence>{'|'.join(_SENTENCES)})(?P<emotion>[{''.join(_EMOTIONS)}])[a-z]"
 )
-_SUFFIXES = (".wav", ".flac")  # as released, and losslessly packed
+_SUFFIXES = (".wav", ".flac")  # as released, and losslessly compressed
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``wav/SSTTTEV.wav`` (or ``.flac``), wherever below ``root`` they lie.
+    """Read ``wav/SSTTTEV.wav`` (or ``.flac``) in any folder below ``root``.
 
-    The phone and syllable labels beside them and ``erkennung.txt`` (percentages of a listening test, no votes) are no
-    audio and are left alone.
+    Files of phone and syllable labels and ``erkennung.txt`` (percentages of a listening test, not votes) are ignored.
 
     Args:
         root: folder of the release
@@ -101,7 +100,7 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Speaker and script that an utterance id tells; None where it is no id of this corpus.
+    """Speaker and script encoded in an utterance id; None if it is not an id of this corpus.
 
     Example:
         >>> facts("16b10Wb")

@@ -1,4 +1,4 @@
-"""IEMOCAP, the Interactive Emotional Dyadic Motion Capture database: its utterances as released.
+"""IEMOCAP, the Interactive Emotional Dyadic Motion Capture database: its utterances, labels and votes.
 
 References:
     Busso et al. 2008, Language Resources and Evaluation 42(4): 335-359. Signed licence of the University of Southern
@@ -23,7 +23,7 @@ __all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
 LOADER_VERSION = "1"
 RANGES: Mapping[str, Sequence[float]] = {"valence": [1, 5], "arousal": [1, 5], "dominance": [1, 5]}
 
-# The first letter says who wore the markers; the speaker is the letter of the last token.
+# The first letter is the actor with motion-capture markers; the letter of the last token is the speaker.
 _NAME = re.compile(
     r"(?P<dialogue>(?P<session>Ses0[1-5])[FM]_(?:impro\d\d[a-z]?|(?P<script>script\d\d)_\d[a-z]?))_"
     r"(?P<letter>[FM])(?:XX)?\d+"
@@ -34,7 +34,7 @@ _LABEL_LINE = re.compile(
     r"\[(?P<valence>[^,\]]*),(?P<arousal>[^,\]]*),(?P<dominance>[^,\]]*)\].*"
 )
 _RATER_LINE = re.compile(r"(?P<kind>[CA])-(?P<rater>[EFM])\d+:(?P<rest>.*)")
-_NEAR_S = 1.0  # how far from its label's times a transcript's may lie
+_NEAR_S = 1.0  # largest distance between the times of a transcript and those of its label
 _TRANSCRIPT_LINE = re.compile(
     rf"(?P<name>Ses\w+)\s*(?:\[\s*(?P<start>{_SECONDS})\s*-\s*(?P<end>{_SECONDS})\s*\])?\s*:\s*(?P<words>.*)"
 )
@@ -43,7 +43,7 @@ _SESSION = re.compile(r"Session[1-5]")
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """A label line and the votes below it."""
+    """A label line and the votes in the lines below it."""
 
     line: re.Match[str]
     name: re.Match[str]
@@ -55,14 +55,14 @@ class _Evaluation:
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``SessionN/{dialog/EmoEvaluation, dialog/transcriptions, sentences/wav}``, wherever below ``root`` they lie.
+    """Read ``SessionN/{dialog/EmoEvaluation, dialog/transcriptions, sentences/wav}`` in any folder below ``root``.
 
-    An utterance is what an evaluation names; ``xxx``, no agreement, is a label like any other. ``ratings`` are the
-    votes of the external evaluators (``C-E1`` ...) alone: the label is their majority, while the speaker's rating of
-    him- or herself (``C-F1``, ``C-M1``) in the same file is no perception by others. A vote may name several
-    categories and then counts once for each. ``start_s`` and ``end_s`` are times in the dialogue's recording, and
-    ``turn`` counts the evaluated utterances of a dialogue by them, from 1. Lines of a transcription without an
-    utterance id (``M: ...``) and turns that nobody evaluated (``..._MXX0``) belong to no utterance.
+    The utterances are those with a label line; ``xxx``, no agreement, is a label like any other. ``ratings`` are only
+    the votes of the external evaluators (``C-E1`` ...), whose majority is the label; the self-ratings of the speakers
+    (``C-F1``, ``C-M1``) in the same file are not used. A vote for several categories counts once for each. ``start_s``
+    and ``end_s`` are times in the recording of the dialogue, and ``turn`` numbers the evaluated utterances of a
+    dialogue by time, from 1. Transcription lines without an utterance id (``M: ...``) and turns that were not evaluated
+    (``..._MXX0``) are ignored.
 
     Args:
         root: folder of the release
@@ -93,9 +93,9 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Speaker, session and script that an utterance id tells; None where it is no id of this corpus.
+    """Speaker, session and script encoded in an utterance id; None if it is not an id of this corpus.
 
-    The script is the play (``script01``), of which ``script01_1`` to ``script01_3`` are parts; improvisations have
+    The script is the play (``script01``), whose parts are ``script01_1`` to ``script01_3``; improvisations have
     none.
 
     Example:
@@ -113,7 +113,7 @@ def _speaker(name: re.Match[str]) -> str:
 
 
 def _kind(folders: Sequence[str], suffix: str) -> str | None:
-    """What a file is by the folders it lies in; None for all that is no utterance, such as motion capture."""
+    """Kind of a file by its folders; None for other files, such as motion capture."""
     if len(folders) >= 3 and _SESSION.fullmatch(folders[-3]) and tuple(folders[-2:]) == ("dialog", "EmoEvaluation"):
         return "evaluation" if suffix == ".txt" else None
     if len(folders) >= 4 and _SESSION.fullmatch(folders[-4]) and tuple(folders[-3:-1]) == ("sentences", "wav"):
@@ -122,7 +122,7 @@ def _kind(folders: Sequence[str], suffix: str) -> str | None:
 
 
 def _read_dialogue(root: Path, path: Path) -> Iterator[Utterance | Rejection]:
-    """What one file of ``EmoEvaluation`` names, in its order."""
+    """The utterances of one file of ``EmoEvaluation``, in its order."""
     evaluations: list[_Evaluation] = []
     for item in _evaluations(decoded_text(root, path), relative(root, path)):
         if isinstance(item, Rejection):
@@ -140,8 +140,8 @@ def _read_dialogue(root: Path, path: Path) -> Iterator[Utterance | Rejection]:
                 yield line
             else:
                 lines.setdefault(line["name"], []).append(line)
-    in_time = sorted(range(len(evaluations)), key=lambda index: evaluations[index].times_s)
-    turn = {index: number for number, index in enumerate(in_time, start=1)}
+    by_time = sorted(range(len(evaluations)), key=lambda index: evaluations[index].times_s)
+    turn = {index: number for number, index in enumerate(by_time, start=1)}
     for index, evaluation in enumerate(evaluations):
         name = evaluation.name
         wav = session / "sentences" / "wav" / name["dialogue"] / f"{name.string}.wav"
@@ -178,9 +178,9 @@ def _utterance(
 
 
 def _evaluations(content: str, where: str) -> Iterator[_Evaluation | Rejection]:
-    """Each label line with the external evaluators' votes; a line that cannot be read is rejected.
+    """Each label line with the votes of the external evaluators; a malformed line is rejected.
 
-    What stands below a label line that cannot be read goes with it: its votes are nobody else's.
+    The lines below a malformed label line are skipped, since their votes belong to no other utterance.
     """
     for block in _blocks(content):
         number, head = block[0]
@@ -198,7 +198,7 @@ def _evaluations(content: str, where: str) -> Iterator[_Evaluation | Rejection]:
             rater = _RATER_LINE.fullmatch(text)
             external = rater is not None and rater["kind"] + rater["rater"] == "CE"
             if rater is None or (external and "(" not in rater["rest"]):
-                yield _bad_row(where, number, text, f"no whole rater's line; left out of the votes on {name.string}")
+                yield _bad_row(where, number, text, f"an incomplete vote on {name.string}, which is left out")
             elif external:
                 named = (label.strip() for label in rater["rest"].partition("(")[0].split(";"))
                 votes.update({label for label in named if label})
@@ -206,7 +206,7 @@ def _evaluations(content: str, where: str) -> Iterator[_Evaluation | Rejection]:
 
 
 def _blocks(content: str) -> Iterator[list[tuple[int, str]]]:
-    """Numbered lines of each utterance: parted by blank lines, or where a bracket opens the next."""
+    """The numbered lines of each utterance; a blank line or an opening bracket starts the next utterance."""
     block: list[tuple[int, str]] = []
     for number, raw in enumerate(io.StringIO(content, newline=None), start=1):
         line = raw.strip()
@@ -220,7 +220,7 @@ def _blocks(content: str) -> Iterator[list[tuple[int, str]]]:
 
 
 def _transcript_lines(content: str, where: str) -> Iterator[re.Match[str] | Rejection]:
-    """Lines that begin with an utterance id; one that is cut off within its head is rejected."""
+    """The lines that begin with an utterance id; a truncated one is rejected."""
     for number, raw in enumerate(io.StringIO(content, newline=None), start=1):
         line = raw.strip()
         found = _TRANSCRIPT_LINE.fullmatch(line)
@@ -231,9 +231,9 @@ def _transcript_lines(content: str, where: str) -> Iterator[re.Match[str] | Reje
 
 
 def _transcript(lines: Sequence[re.Match[str]], times_s: tuple[float, float]) -> str | None:
-    """Of several lines of one utterance, the one nearest to the label's times; one that is elsewhere is not its own.
+    """The transcript of an utterance: of its lines the one nearest to the times of the label.
 
-    Where no line is near, the first one without times.
+    If no line is within ``_NEAR_S`` of them, the first line without times is used.
     """
     start_s, end_s = times_s
     spoken = [line for line in lines if line["words"]]

@@ -1,4 +1,4 @@
-"""Any folder of audio with a CSV or JSONL manifest of one row an utterance."""
+"""Reader of a folder of audio with a CSV or JSONL manifest of one row per utterance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _BadValueError(Exception):
 
 @dataclass(frozen=True)
 class _Row:
-    """One row: its number as a spreadsheet counts (the header is row 1), and its cells under the library's names."""
+    """One row: its number as in a spreadsheet (the header is row 1), and its cells by column of the library."""
 
     number: int
     cells: Mapping[str, Any]
@@ -70,39 +70,39 @@ def read(
     ranges: Mapping[str, Sequence[float]] | None = None,
     cut: bool = True,
 ) -> Iterator[Utterance | Rejection]:
-    """Read the rows of a manifest in their order, then the audio files that no row names (``orphan``).
+    """Read the rows of a manifest in their order, then reject audio files that no row names as ``orphan``.
 
     Only ``path`` (relative to the root) is required; ``utterance_id`` defaults to the path without its suffix. An
-    empty cell is missing. A column that the manifest lacks is missing throughout, unless ``columns`` names it.
+    empty cell is a missing value, and so is a column that the manifest lacks, unless ``columns`` names it.
 
     Args:
         root: folder of the corpus
-        manifest: its CSV file (any suffix), or its ``.jsonl`` file of one object a line
+        manifest: its CSV file (any suffix), or its ``.jsonl`` file with one object per line
         corpus: name of the corpus
         columns: column of the library -> column of the manifest, where they differ
-        labels: every label that may occur; None for any
-        encoding: of the manifest's characters; nothing is guessed
-        delimiter: between the fields of a CSV; None for the one of comma, tab, semicolon and bar that its header has
+        labels: all labels that may occur; None for any
+        encoding: character encoding of the manifest; it is not guessed
+        delimiter: separator of the fields of a CSV; None for the comma, tab, semicolon or bar found in its header
         ranges: dimension -> lowest and highest value; a value outside is a ``bad_value``
-        cut: whether ``start_s`` and ``end_s`` are to be cut out of the file; False where the files are cut already
+        cut: whether ``start_s`` to ``end_s`` is cut out of the file; False if the files are cut already
 
     Raises:
-        ConfigError: if ``columns`` or ``ranges`` name what the library does not have, or the encoding is unknown
-        CorpusError: if the manifest cannot be read, lacks a column that it must have, or has an undeclared label
+        ConfigError: if ``columns`` or ``ranges`` name an unknown column, or the encoding is unknown
+        CorpusError: if the manifest cannot be read, lacks a required column, or has an undeclared label
     """
     columns, ranges = columns or {}, ranges or {}
     _check_options(columns, ranges)
     characters = _decoded(root, manifest, encoding)
-    has_columns = _has_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
-    for row in _rows(_records(characters, manifest, delimiter), has_columns):  # all of it, before any work is done
+    found_columns = _found_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
+    for row in _rows(_records(characters, manifest, delimiter), found_columns):  # check all labels before reading rows
         label = row.cells.get("label")
         if labels is not None and label not in (None, "") and label not in labels:
             raise CorpusError(
-                f"{manifest}: row {row.number}, utterance {row.utterance_id}: label {label!r} is not among the "
-                f"declared corpus.labels {list(labels)}; mend the row or declare it"
+                f"{manifest}: row {row.number}, utterance {row.utterance_id}: label {label!r} is not one of the "
+                f"declared corpus.labels {list(labels)}; correct the row or declare it"
             )
     named: set[str] = set()
-    for row in _rows(_records(characters, manifest, delimiter), has_columns):
+    for row in _rows(_records(characters, manifest, delimiter), found_columns):
         named.add(os.path.normpath(row.path))
         yield _read_row(row, corpus, ranges, cut=cut)
     for item in list_files(root):
@@ -124,7 +124,7 @@ def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[flo
             )
 
 
-def _has_columns(
+def _found_columns(
     records: Iterator[tuple[int, Values]], manifest: str, columns: Mapping[str, str], *, cut: bool
 ) -> dict[str, str]:
     """Column of the library -> column of the manifest, for those that it has."""
@@ -139,18 +139,18 @@ def _has_columns(
             )
     found = {name: columns.get(name, name) for name in _COLUMNS if columns.get(name, name) in header}
     if cut and set(_TIMES) & set(found) and "utterance_id" not in found:
-        raise CorpusError(f"{manifest}: start_s or end_s makes several utterances a file: add a column utterance_id")
+        raise CorpusError(f"{manifest}: start_s and end_s allow several utterances per file; add a column utterance_id")
     return found
 
 
-def _rows(records: Iterator[tuple[int, Values]], has_columns: Mapping[str, str]) -> Iterator[_Row]:
+def _rows(records: Iterator[tuple[int, Values]], found_columns: Mapping[str, str]) -> Iterator[_Row]:
     for number, cells in records:
         if number > _HEADER:
-            yield _Row(number, {name: cells.get(has_columns.get(name, "")) for name in _COLUMNS})
+            yield _Row(number, {name: cells.get(found_columns.get(name, "")) for name in _COLUMNS})
 
 
 def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
-    """Number and cells of each row, under the manifest's own names."""
+    """Number of each row, and its cells by column of the manifest."""
     if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
         return _jsonl(characters, manifest)
     return _csv(characters, manifest, delimiter)
@@ -176,15 +176,15 @@ def _decoded(root: Path, manifest: str, encoding: str) -> str:
 
 
 def _csv(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
-    """The header (as a row numbered ``_HEADER``, so that a manifest without rows has columns too), then every row."""
+    """The header, as a row with number ``_HEADER`` so that a manifest without rows has columns, then all rows."""
     first_line = characters.partition("\n")[0]
     found = delimiter or max(_DELIMITERS, key=first_line.count)
     try:
         records = csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True)
         header = [name.strip() for name in next(records, [])]
-        doubled = sorted({name for name in header if header.count(name) > 1})
-        if doubled:
-            raise CorpusError(f"{manifest}: column {doubled[0]!r} stands twice in its header; rename one")
+        duplicates = sorted({name for name in header if header.count(name) > 1})
+        if duplicates:
+            raise CorpusError(f"{manifest}: duplicate column {duplicates[0]!r} in the header; rename one")
         yield _HEADER, dict.fromkeys(header)
         for number, record in enumerate(records, start=2):
             if not record:  # an empty line
@@ -192,7 +192,7 @@ def _csv(characters: str, manifest: str, delimiter: str | None) -> Iterator[tupl
             if len(record) != len(header):
                 raise CorpusError(
                     f"{manifest}: row {number} has {len(record)} fields, the header {len(header)}; quote a field that "
-                    f"holds {found!r}"
+                    f"contains {found!r}"
                 )
             yield number, dict(zip(header, record, strict=True))
     except (csv.Error, TypeError) as error:
@@ -206,7 +206,7 @@ def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values]]:
         try:
             cells = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{manifest}: line {number} is not JSON that can be read ({error})") from error
+            raise CorpusError(f"{manifest}: line {number} is not valid JSON ({error})") from error
         if not isinstance(cells, dict):
             raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
         yield number, cells
@@ -237,14 +237,14 @@ def _values(cells: Mapping[str, Any], ranges: Mapping[str, Sequence[float]]) -> 
     for name in _INTEGERS:
         if values[name] is not None:
             if not values[name].is_integer():
-                raise _BadValueError(f"{name} {values[name]} is not a whole number")
+                raise _BadValueError(f"{name} {values[name]} is not an integer")
             values[name] = int(values[name])
     for name, (lowest, highest) in ranges.items():
         if values[name] is not None and not lowest <= values[name] <= highest:
             raise _BadValueError(f"{name} {values[name]} is outside [{lowest}, {highest}]")
     start_s, end_s = values["start_s"] or 0.0, values["end_s"]
     if start_s < 0 or (end_s is not None and end_s <= start_s):
-        raise _BadValueError(f"start_s {values['start_s']} and end_s {end_s} enclose nothing")
+        raise _BadValueError(f"start_s {values['start_s']} and end_s {end_s} do not enclose any audio")
     source = values["transcript_source"]
     if source is not None and source not in UTTERANCE_TRANSCRIPT_SOURCES:
         raise _BadValueError(f"transcript_source {source!r} is not one of {', '.join(UTTERANCE_TRANSCRIPT_SOURCES)}")
@@ -257,20 +257,20 @@ def _string(name: str, cell: object) -> str | None:
     if isinstance(cell, (bool, float, list, dict)):
         raise _BadValueError(f"{name} {cell!r} is not a string")
     if _NOT_UNICODE.search(str(cell)):
-        raise _BadValueError(f"{name} {cell!r} holds half a character")
+        raise _BadValueError(f"{name} {cell!r} contains an unpaired surrogate")
     return str(cell)
 
 
 def _identifier(name: str, cell: object) -> str:
-    """A path or id: one line of visible characters, short enough for a file name's part."""
+    """Check a path or id: one line of printable characters, each part short enough for a file name."""
     written = _string(name, cell) or ""
     if not written.isprintable() or max(map(len, written.split("/"))) > _LONGEST_NAME:
-        raise _BadValueError(f"{name} {written[:80]!r}: expected printable characters, {_LONGEST_NAME} at most")
+        raise _BadValueError(f"{name} {written[:80]!r}: expected at most {_LONGEST_NAME} printable characters")
     return written
 
 
 def _number(name: str, cell: object) -> float | None:
-    """A finite number, or None for an empty cell; ``3,5``, ``1_000`` and ``nan`` are none."""
+    """Parse a finite number; None for an empty cell. ``3,5``, ``1_000`` and ``nan`` are errors."""
     if cell is None or cell == "":
         return None
     is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool) and abs(cell) < 1e300

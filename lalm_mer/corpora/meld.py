@@ -1,4 +1,4 @@
-"""MELD, the Multimodal EmotionLines Dataset: utterances of the television series Friends, as MELD.Raw ships them.
+"""MELD, the Multimodal EmotionLines Dataset: utterances of the television series Friends, from MELD.Raw.
 
 References:
     Poria et al. 2019, MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations, ACL.
@@ -24,29 +24,29 @@ __all__ = ["KNOWN_DEFECTS", "LOADER_VERSION", "RANGES", "facts", "read"]
 LOADER_VERSION = "1"
 RANGES: Mapping[str, Sequence[float]] = {"sentiment": (-1.0, 1.0)}
 
-_NOISY = "disturbance in its sound (declare-lab/MELD issue 9)"
-_NOT_IN_STEP = "clip and transcript are not in step (declare-lab/MELD issue 9)"
+_NOISY = "noise in the audio (declare-lab/MELD issue 9)"
+_NOT_ALIGNED = "clip and transcript are not aligned (declare-lab/MELD issue 9)"
 KNOWN_DEFECTS: Mapping[str, str] = MappingProxyType(
     {
-        "train_dia125_utt3": "its clip is corrupt (declare-lab/MELD issues 39 and 52)",
-        "dev_dia110_utt7": "its clip is missing (declare-lab/MELD issues 22 and 27)",
+        "train_dia125_utt3": "the clip is corrupt (declare-lab/MELD issues 39 and 52)",
+        "dev_dia110_utt7": "the clip is missing (declare-lab/MELD issues 22 and 27)",
         "test_dia38_utt4": "label 304.9 s long, clip of five minutes (the CSV; declare-lab/MELD issue 20)",
         "test_dia220_utt0": "label 235.1 s long, clip of four minutes (the CSV; declare-lab/MELD issue 20)",
         "test_dia155_utt3": "label 0 s long (the CSV)",
         "train_dia338_utt3": "label 0.006 s long (the CSV)",
-        "train_dia309_utt0": "wrongly cut, and its transcript describes the scene (declare-lab/MELD issue 20)",
+        "train_dia309_utt0": "wrongly cut, and the transcript describes the scene (declare-lab/MELD issue 20)",
         "train_dia164_utt5": _NOISY,
         "train_dia529_utt2": _NOISY,
         "train_dia682_utt1": _NOISY,
         "train_dia793_utt0": _NOISY,
         "train_dia1008_utt1": _NOISY,
         "train_dia1029_utt1": _NOISY,
-        "train_dia241_utt2": _NOT_IN_STEP,
-        "train_dia485_utt0": _NOT_IN_STEP,
-        "train_dia757_utt7": _NOT_IN_STEP,
+        "train_dia241_utt2": _NOT_ALIGNED,
+        "train_dia485_utt0": _NOT_ALIGNED,
+        "train_dia757_utt7": _NOT_ALIGNED,
     }
 )
-"""Utterance id -> what is wrong with it in the release, and who found it. They are read like any other."""
+"""Utterance id -> published defect in the release, with its source. These utterances are read like all others."""
 
 _SPLITS = ("train", "dev", "test")
 _COLUMNS = (
@@ -57,7 +57,7 @@ _CLIP = re.compile(r"dia(?P<dialogue>0|[1-9]\d*)_utt(?P<turn>0|[1-9]\d*)")
 _ID = re.compile(rf"(?:{'|'.join(_SPLITS)})_{_CLIP.pattern}")
 _FOLDER = re.compile(r"(?P<split>train|dev|test)(?:_splits\w*)?|output_repeated_splits_(?P<repeated>test)\w*")
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d)[,.](\d{1,3})")
-_SUFFIXES = (".wav", ".flac", ".mp4")  # what is heard, the first that is there; only the last is released
+_SUFFIXES = (".wav", ".flac", ".mp4")  # by preference as audio source; only .mp4 is released
 _SENTIMENTS = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
 
@@ -75,29 +75,29 @@ class _Split:
     used: set[tuple[int, int]] = field(default_factory=set)
 
     def expected(self, clip: str) -> str:
-        """Where a clip that is not there would lie: beside the split's videos, or else its other clips."""
+        """Expected path of a missing clip: in the folder of the split's videos, or else of its other clips."""
         found = [(suffix != ".mp4", path) for by_suffix in self.clips.values() for suffix, path in by_suffix.items()]
         if not found:
             return f"{self.name}/{clip}.mp4"
-        beside = Path(min(found)[1])
-        return beside.with_name(f"{clip}{beside.suffix}").as_posix()
+        neighbour = Path(min(found)[1])
+        return neighbour.with_name(f"{clip}{neighbour.suffix}").as_posix()
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
     """Read ``<split>_sent_emo.csv`` and the clips ``diaD_uttU.mp4`` of each split.
 
     Dialogue numbers repeat between splits, so ids begin with the split: ``train_dia0_utt0``. A clip belongs to the
-    split of the deepest folder around it that is named after one (``train_splits``, ``dev_splits_complete``,
-    ``output_repeated_splits_test``, ``train`` ...); of ``.wav``, ``.flac`` and ``.mp4`` the first is heard. Start and
-    end are the label's in its episode, not in the clip; where one cannot be read, both are None. A speaker may be
-    several people ("All", "Joey and Chandler") and stays as written. A row without its clip is an utterance, whose
-    audio the writer finds missing; a clip without a row is an ``orphan``.
+    split of its innermost folder that is named after a split (``train_splits``, ``dev_splits_complete``,
+    ``output_repeated_splits_test``, ``train`` ...). The audio source is the first available of ``.wav``, ``.flac`` and
+    ``.mp4``. Start and end are times in the episode, not in the clip; if one is malformed, both are None. A speaker may
+    be several people ("All", "Joey and Chandler") and stays as written. A row without a clip is an utterance with
+    missing audio; a clip without a row is rejected as ``orphan``.
 
     Args:
         root: folder of the release, with or without clips
 
     Raises:
-        CorpusError: if there is no such folder, it holds none of the three tables, or one lacks a column
+        CorpusError: if there is no such folder, it has none of the three tables, or one lacks a column
     """
     splits = {name: _Split(name) for name in _SPLITS}
     tables: dict[str, list[Path]] = {f"{name}_sent_emo.csv": [] for name in _SPLITS}
@@ -127,7 +127,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Nothing but None for speaker, session and script: an id of MELD tells split, dialogue and turn alone.
+    """Facts without values: an id of MELD encodes only split, dialogue and turn. None if it is not an id of MELD.
 
     Example:
         >>> facts("dev_dia110_utt7")
@@ -139,14 +139,14 @@ def facts(utterance_id: str) -> Facts | None:
 
 
 def _take_clip(where: str, splits: Mapping[str, _Split]) -> Rejection | None:
-    """File a clip under its split; what is none is rejected."""
+    """Record a clip in its split, or reject the file."""
     path = Path(where)
     name, suffix = _CLIP.fullmatch(path.stem), path.suffix.lower()
     if name is None or suffix not in _SUFFIXES:
         return Rejection(where, "unexpected_name", "not named as MELD names its clips: diaD_uttU.mp4 (.wav, .flac)")
     folders = [found for folder in reversed(path.parts[:-1]) if (found := _FOLDER.fullmatch(folder))]
     if not folders:
-        detail = "in no folder of a split: train_splits, dev_splits_complete, output_repeated_splits_test"
+        detail = "not in a folder of a split: train_splits, dev_splits_complete, output_repeated_splits_test"
         return Rejection(where, "unexpected_folder", detail)
     split = splits[folders[0]["split"] or folders[0]["repeated"]]
     by_suffix = split.clips.setdefault((int(name["dialogue"]), int(name["turn"])), {})
@@ -168,14 +168,14 @@ def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | 
     key = (int(dialogue), int(turn))
     split.used.add(key)
     files = split.clips.get(key, {})
-    heard = next((files[suffix] for suffix in _SUFFIXES if suffix in files), None) or split.expected(clip)
+    audio_path = next((files[suffix] for suffix in _SUFFIXES if suffix in files), None) or split.expected(clip)
     start_s, end_s = _seconds(row["StartTime"]), _seconds(row["EndTime"])
     are_times = start_s is not None and end_s is not None
     is_episode = row["Season"].isdecimal() and row["Episode"].isdecimal()
     return Utterance(
         utterance_id=f"{split.name}_{clip}",
         corpus="meld",
-        audio_path=heard,
+        audio_path=audio_path,
         start_s=start_s if are_times else None,
         end_s=end_s if are_times else None,
         transcript=row["Utterance"] or None,
@@ -193,7 +193,7 @@ def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | 
 
 
 def _seconds(written: str) -> float | None:
-    """Seconds of ``00:16:16,059`` (its hours also without a leading zero); None where it is not written so."""
+    """Parse ``00:16:16,059`` (hours also without a leading zero) to seconds; None for any other form."""
     found = _TIME.fullmatch(written)
     if found is None:
         return None

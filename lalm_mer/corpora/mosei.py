@@ -27,20 +27,20 @@ __all__ = ["EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
 LOADER_VERSION = "1"
 RANGES: Mapping[str, Sequence[float]] = {"sentiment": (-3.0, 3.0)}
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
-"""The emotions whose intensity, from 0 to 3, follows sentiment in the label file."""
+"""Emotions in the order of the label file, where their intensities from 0 to 3 follow the sentiment."""
 
 _LABEL_FILE = "CMU_MOSEI_Labels.csd"
-_VIDEO = re.compile(r"[A-Za-z0-9_-]{11}|\d{3,8}")  # of YouTube, or of an earlier site
+_VIDEO = re.compile(r"[A-Za-z0-9_-]{11}|\d{3,8}")  # an id of YouTube or of an earlier site
 _ID = re.compile(rf"(?P<video>{_VIDEO.pattern})_(?:0|[1-9]\d*)")
 _AUDIO, _TRANSCRIPTS, _VIDEOS = "Audio/Full/WAV_16000", "Transcript/Segmented/Combined", "Videos/Full/Combined"
 _FOLDERS = {_AUDIO: ".wav", _TRANSCRIPTS: ".txt", _VIDEOS: ".mp4"}
-_PADDING_S = 1.0  # segments were widened, so the first of a video often begins about half a second before it does
-_SAME = 0.5  # a neighbour shares only the padding, far less of its time than this
+_PADDING_S = 1.0  # segments were padded, so the first of a video often begins about 0.5 s before the video
+_SAME = 0.5  # smallest intersection over union; neighbouring segments share only the padding
 
 
 @dataclass
 class _Files:
-    """Where the release's files lie: folder of the release -> video -> path."""
+    """Files of the release: folder of the release -> video -> path."""
 
     labels: list[Path] = field(default_factory=list)
     of: dict[str, dict[str, Path]] = field(default_factory=lambda: {folder: {} for folder in _FOLDERS})
@@ -48,7 +48,7 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of a transcript file: times in seconds."""
+    """A line of a transcript file, with times in seconds."""
 
     start_s: float
     end_s: float
@@ -56,19 +56,19 @@ class _Line:
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``CMU_MOSEI_Labels.csd`` and what lies under ``Raw``: one utterance a labelled interval.
+    """Read ``CMU_MOSEI_Labels.csd`` and the files in ``Raw``: one utterance per labelled interval.
 
-    The id is ``<video>_<n>``, n counting the video's intervals in the label file from 0; it is not the clip number of
-    transcripts and cut videos, which does not always follow them. The writer cuts ``start_s`` to ``end_s`` out of the
-    video's WAV, or of its MP4 where there is no WAV. An interval that begins up to 1 s before its recording does
-    begins with it. The transcript is the line whose times share at least half of their union with the interval's;
-    None where there is none. Sentences without a label are no utterances; a recording without any is an ``orphan``.
+    The id is ``<video>_<n>``, where n numbers the intervals of the video in the label file from 0; the clip numbers of
+    transcripts and cut videos may differ. The writer cuts ``start_s`` to ``end_s`` out of the WAV of the video, or of
+    its MP4 if there is no WAV. An interval that begins up to 1 s before its recording is clipped to 0. The transcript
+    is the line whose times have an intersection over union of at least 0.5 with the interval; None if there is none.
+    Sentences without a label are ignored; a recording without labels is rejected as ``orphan``.
 
     Args:
         root: folder of the release
 
     Raises:
-        CorpusError: if there is no such folder, or it has no label file that can be read
+        CorpusError: if there is no such folder, or it has no valid label file
         ConfigError: if the extra ``mosei`` is not installed
     """
     files = _Files()
@@ -82,7 +82,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
             if rejection is not None:
                 yield rejection
     if not files.labels:
-        raise CorpusError(f"{root}: no {_LABEL_FILE}; set corpus.root to the folder that holds it and Raw")
+        raise CorpusError(f"{root}: no {_LABEL_FILE}; set corpus.root to the folder that contains it and Raw")
     labels, *others = sorted(files.labels, key=lambda path: (len(path.parts), path))
     for other in others:
         yield Rejection(relative(root, other), "duplicate_table", f"labels were read from {relative(root, labels)}")
@@ -97,7 +97,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """The video that an utterance id tells, as its session; None where it is no id of this corpus.
+    """The video encoded in an utterance id, as session; None if it is not an id of this corpus.
 
     Example:
         >>> facts("-lzEya4AM_4_12")
@@ -108,7 +108,7 @@ def facts(utterance_id: str) -> Facts | None:
 
 
 def _take_file(root: Path, path: Path, files: _Files) -> Rejection | None:
-    """Note a file of one of the three folders; another kind of recording there, or a second one, is rejected."""
+    """Record a file of one of the three folders; reject other audio or video files there, and duplicates."""
     folder, suffix = "/".join(path.relative_to(root).parts[:-1][-3:]), path.suffix.lower()
     if _FOLDERS.get(folder) != suffix:
         if folder not in _FOLDERS or suffix not in AUDIO_SUFFIXES | VIDEO_SUFFIXES:
@@ -117,20 +117,20 @@ def _take_file(root: Path, path: Path, files: _Files) -> Rejection | None:
     first = files.of[folder].setdefault(path.stem, path)
     if first is path:
         return None
-    return Rejection(relative(root, path), "duplicate_file", f"{relative(root, first)} is taken")
+    return Rejection(relative(root, path), "duplicate_file", f"{relative(root, first)} is used")
 
 
 def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
-    """Each video of the label file, sorted, with its intervals and features (None where they are not there).
+    """Each video of the label file, sorted, with its intervals and features (None if missing).
 
-    An HDF5 file can point to others; what does so is not followed.
+    Links of an HDF5 file to other files are not followed.
     """
     try:
         import h5py
     except ImportError as error:
-        raise ConfigError(f"{path}: an HDF5 file needs h5py to be read; pip install 'lalm-mer[mosei]'") from error
+        raise ConfigError(f"{path}: reading an HDF5 file needs h5py; pip install 'lalm-mer[mosei]'") from error
     if not path.resolve().is_relative_to(root.resolve()):
-        raise CorpusError(f"{path}: leads out of the corpus folder {root}; copy what it points to into it")
+        raise CorpusError(f"{path}: points outside the corpus folder {root}; copy the file into the folder")
 
     def member(group: Any, name: str) -> Any:  # noqa: ANN401 a group or an array of HDF5
         is_here = isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink)
@@ -152,13 +152,13 @@ def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, CorpusError):
             raise
-        raise CorpusError(f"{path}: damaged ({' '.join(str(error).split())}); fetch it again") from error
+        raise CorpusError(f"{path}: damaged ({' '.join(str(error).split())}); download it again") from error
 
 
 def _read_video(
     root: Path,
     video: str,
-    intervals: Any,  # noqa: ANN401 what the label file holds, checked here
+    intervals: Any,  # noqa: ANN401 content of the label file, checked here
     values: Any,  # noqa: ANN401
     files: _Files,
 ) -> Iterator[Utterance | Rejection]:
@@ -179,14 +179,14 @@ def _read_video(
             else:
                 lines.append(item)
     wav, mp4 = files.of[_AUDIO].get(video), files.of[_VIDEOS].get(video)
-    heard = wav or mp4 or _expected(root, video, files)
+    source = wav or mp4 or _expected(root, video, files)
     video_path = relative(root, mp4) if mp4 else None
     for number, (interval, row) in enumerate(zip(times.tolist(), scores.tolist(), strict=True)):
-        yield _read_interval(f"{video}_{number}", interval, row, lines, (relative(root, heard), video_path))
+        yield _read_interval(f"{video}_{number}", interval, row, lines, (relative(root, source), video_path))
 
 
 def _numbers(found: Any, width: int) -> npt.NDArray[np.float64] | None:  # noqa: ANN401
-    """A table of numbers that is ``width`` wide, or None."""
+    """The array as floats if it is numeric with shape (n, ``width``), otherwise None."""
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu" or found.shape[1:] != (width,):
         return None
     return found.astype(np.float64)
@@ -197,7 +197,7 @@ def _shape(found: Any) -> str:  # noqa: ANN401
 
 
 def _expected(root: Path, video: str, files: _Files) -> Path:
-    """Where the WAV that is not there would lie."""
+    """Expected path of a missing WAV."""
     first = next(iter(files.of[_AUDIO].values()), root / "Raw" / _AUDIO / "x")
     return first.with_name(f"{video}.wav")
 
@@ -218,7 +218,7 @@ def _read_interval(
     if sentiment is not None and not lowest <= sentiment <= highest:
         detail = f"{_LABEL_FILE}: sentiment {sentiment}; expected {lowest:g} to {highest:g}"
         return Rejection(utterance_id, "bad_value", detail)
-    felt = {name: value for name, value in zip(EMOTIONS, intensities, strict=True) if value is not None}
+    rated = {name: value for name, value in zip(EMOTIONS, intensities, strict=True) if value is not None}
     video = utterance_id.rpartition("_")[0]
     transcript = _line_of(start_s, end_s, lines)
     return Utterance(
@@ -234,16 +234,16 @@ def _read_interval(
         session=video,
         dialogue=video,
         sentiment=sentiment,
-        intensities=felt or None,
+        intensities=rated or None,
         video_path=paths[1],
     )
 
 
 def _lines(root: Path, path: Path) -> Iterator[_Line | Rejection]:
-    """Lines ``video___clip___start___end___transcript``; both the video and the transcript may hold underscores."""
+    """Lines ``video___clip___start___end___transcript``; video and transcript may contain underscores."""
     where, prefix = relative(root, path), f"{path.stem}___"
     if not path.resolve().is_relative_to(root.resolve()):
-        yield Rejection(where, "outside_root", "leads out of the corpus folder; copy what it points to into it")
+        yield Rejection(where, "outside_root", "points outside the corpus folder; copy the file into the folder")
         return
     for number, line in enumerate(decoded_text(root, path).split("\n"), start=1):
         if not line.strip():
@@ -258,11 +258,11 @@ def _lines(root: Path, path: Path) -> Iterator[_Line | Rejection]:
 
 
 def _line_of(start_s: float, end_s: float, lines: Sequence[_Line]) -> str | None:
-    """What is said in an interval: the line that shares most of its time, if that is half of both or more."""
+    """The transcript of an interval: the line with the largest intersection over union, if it is ``_SAME`` or more."""
 
-    def shared(line: _Line) -> float:
+    def overlap(line: _Line) -> float:
         both = min(end_s, line.end_s) - max(start_s, line.start_s)
         return both / (max(end_s, line.end_s) - min(start_s, line.start_s))
 
-    best = max(lines, key=shared, default=None)
-    return (best.transcript or None) if best is not None and shared(best) >= _SAME else None
+    best = max(lines, key=overlap, default=None)
+    return (best.transcript or None) if best is not None and overlap(best) >= _SAME else None

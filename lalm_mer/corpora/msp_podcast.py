@@ -1,4 +1,4 @@
-"""MSP-Podcast, emotional speech cut from podcasts (not the Spotify podcast corpus): its speaking turns as released.
+"""MSP-Podcast, emotional speaking turns of podcasts (not the Spotify podcast corpus).
 
 References:
     Lotfian & Busso 2019, IEEE Transactions on Affective Computing 10(4): 471-483. Signed licence of the University of
@@ -25,20 +25,20 @@ RANGES: Mapping[str, Sequence[float]] = {"valence": [1, 7], "arousal": [1, 7], "
 
 _NAME = re.compile(r"MSP-PODCAST_(?:(?P<podcast>\d+)|(?P<test3>test3))_\d+(?:_\d+)*")
 _FILE_NAME = re.compile(r"(?P<name>[\w-]+)(?:\.wav)?")
-_SPLIT = re.compile(r"Train|Development|Validation|Test[1-9]|")  # a shorter word is one cut off
+_SPLIT = re.compile(r"Train|Development|Validation|Test[1-9]|")  # any other value is a truncated row
 _COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 _UNKNOWN = ("", "unknown", "na", "n/a", "none", "nan")
-# One cell a rater, as releases about 1.11 write it: worker; primary class; secondary classes; A:..; V:..; D:..;
+# One cell per rater in releases around 1.11: worker; primary class; secondary classes; A:..; V:..; D:..;
 _RATER_CELL = re.compile(r"[^;]*;(?P<primary>[^;]*);.*", re.DOTALL)
 
 
 @dataclass
 class _Found:
-    """What lies in the release, by utterance id.
+    """Files and votes of the release by utterance id.
 
     Args:
-        recordings: paths below the root
-        transcripts: files, absolute
+        recordings: paths relative to the root
+        transcripts: paths including the root
         ratings: primary class -> votes
     """
 
@@ -50,16 +50,16 @@ class _Found:
 def read(root: Path) -> Iterator[Utterance | Rejection]:
     """Read ``Labels/labels_consensus.csv``, ``Labels/labels_detailed.csv``, ``Audios`` (or ``Audio``), ``Transcripts``.
 
-    An utterance is a row of the consensus labels, or an audio file without one: the release keeps the labels of Test3
-    (``MSP-PODCAST_test3_...``) to itself, so such a file has neither label nor speaker. ``X``, no agreement, and
-    ``O``, other, are labels like any other. ``ratings`` are the raters' primary classes as they wrote them, and
-    ``session`` is the podcast.
+    An utterance is a row of the consensus labels, or an audio file without one: the labels of Test3
+    (``MSP-PODCAST_test3_...``) are not released, so its files have neither label nor speaker. ``X``, no agreement, and
+    ``O``, other, are labels like any other. ``ratings`` are the primary classes as the raters wrote them; ``session``
+    is the podcast.
 
     Args:
-        root: folder of the release, or one above it
+        root: folder of the release, or one that contains it
 
     Raises:
-        CorpusError: if there is no such folder, no table of consensus labels or two, or a table lacks a column
+        CorpusError: if there is no such folder, not exactly one table of consensus labels, or a table lacks a column
     """
     files: list[Path] = []
     for item in list_files(root):
@@ -91,9 +91,9 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Session (the podcast) that an utterance id tells; None where it is no id of this corpus.
+    """Session (the podcast) encoded in an utterance id; None if it is not an id of this corpus.
 
-    The speaker stands in the labels alone, and an id of Test3 hides its podcast too.
+    The speaker is only in the labels, and an id of Test3 does not contain its podcast either.
 
     Example:
         >>> facts("MSP-PODCAST_0023_0048")
@@ -106,14 +106,14 @@ def facts(utterance_id: str) -> Facts | None:
 
 
 def _consensus_table(root: Path, files: Sequence[Path]) -> Path:
-    """The table nearest to the root: some copies keep those of earlier releases deeper down."""
+    """The table nearest to the root, since some copies keep tables of earlier releases in subfolders."""
     tables = [path for path in files if path.relative_to(root).parts[-2:] == ("Labels", "labels_consensus.csv")]
     depth = min((len(path.parts) for path in tables), default=0)
     tables = [path for path in tables if len(path.parts) == depth]
     if len(tables) != 1:
         found = " and ".join(relative(root, path) for path in tables) or "none"
         raise CorpusError(
-            f"{root}: expected one Labels/labels_consensus.csv, found {found}; set corpus.root to one release's folder"
+            f"{root}: expected one Labels/labels_consensus.csv, found {found}; set corpus.root to that of one release"
         )
     return tables[0]
 
@@ -132,7 +132,7 @@ def _find_recordings(root: Path, release: Path, files: Iterable[Path], found: _F
 
 
 def _find_ratings(root: Path, table: Path, found: _Found) -> Iterator[Rejection]:
-    """Votes of every rater, in either layout: a column ``EmoClass_Major``, or all of a rater in ``EmoDetail``."""
+    """Votes of all raters, from a column ``EmoClass_Major``, or from ``EmoDetail`` with all answers of a rater."""
     for row in read_table(root, table, ("FileName",)):
         if isinstance(row, Rejection):
             yield row
@@ -146,7 +146,7 @@ def _find_ratings(root: Path, table: Path, found: _Found) -> Iterator[Rejection]
             raise CorpusError(f"{table}: no column 'EmoClass_Major' or 'EmoDetail', found {', '.join(row)}")
         name = _FILE_NAME.fullmatch(row["FileName"])
         if name is None or primary is None:
-            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: expected a file name and a whole vote")
+            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: expected a file name and a full vote")
         elif primary:
             found.ratings.setdefault(name["name"], Counter())[primary] += 1
 
@@ -169,9 +169,9 @@ def _utterances(root: Path, table: Path, found: _Found) -> Iterator[Utterance | 
 
 
 def _utterance(root: Path, utterance_id: str, audio_path: str, row: Mapping[str, str], found: _Found) -> Utterance:
-    """One utterance; ``row`` is empty where the release has no labels for it."""
+    """One utterance; ``row`` is empty if the release has no labels for it."""
     name = _NAME.fullmatch(utterance_id)
-    told = {column: cell for column, cell in row.items() if cell.lower() not in _UNKNOWN}
+    known = {column: cell for column, cell in row.items() if cell.lower() not in _UNKNOWN}
     file = found.transcripts.get(utterance_id)
     transcript = None if file is None else " ".join(decoded_text(root, file).split()) or None
     ratings = found.ratings.get(utterance_id)
@@ -181,16 +181,16 @@ def _utterance(root: Path, utterance_id: str, audio_path: str, row: Mapping[str,
         audio_path=audio_path,
         transcript=transcript,
         transcript_source=None if transcript is None else HUMAN,
-        speaker=told.get("SpkrID"),
-        gender=told["Gender"].lower() if "Gender" in told else None,
+        speaker=known.get("SpkrID"),
+        gender=known["Gender"].lower() if "Gender" in known else None,
         language="en",
         session=name["podcast"] if name else None,
-        split=told.get("Split_Set") or ("Test3" if name and name["test3"] else None),
-        label=told.get("EmoClass"),
+        split=known.get("Split_Set") or ("Test3" if name and name["test3"] else None),
+        label=known.get("EmoClass"),
         ratings=dict(sorted(ratings.items())) if ratings else None,
-        valence=number_of(told.get("EmoVal", "")),
-        arousal=number_of(told.get("EmoAct", "")),
-        dominance=number_of(told.get("EmoDom", "")),
+        valence=number_of(known.get("EmoVal", "")),
+        arousal=number_of(known.get("EmoAct", "")),
+        dominance=number_of(known.get("EmoDom", "")),
     )
 
 

@@ -1,7 +1,7 @@
-"""One part of a prepared corpus: read the audio of a few hundred rows, check it, and write them as one Parquet file.
+"""One part of a prepared corpus: read and check the audio of its rows and write them as one Parquet file.
 
-Parts are made by as many processes as there are cores, in any order; each depends on its own rows alone, so the
-result is the same as from one process, and a part that an earlier, killed run finished is not made again.
+Parts are made by several processes in any order. Each depends only on its own rows, so the result is the same as from
+one process, and a part that an earlier, killed run completed is not made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lalm_mer.corpora.base import AudioFile, read_audio
 __all__ = ["SCHEMA", "Part", "PartCounts", "make_part", "part_name"]
 
 _FORMAT = 1
-_ROWS_IN_A_GROUP = 32  # what is held in memory at a time
+_ROWS_IN_A_GROUP = 32  # rows in memory at a time
 
 _VOTES = pa.list_(pa.struct([("label", pa.string()), ("votes", pa.int32())]))
 _INTENSITIES = pa.list_(pa.struct([("label", pa.string()), ("intensity", pa.float64())]))
@@ -59,42 +59,42 @@ class Part:
     """What one process needs to make a part.
 
     Args:
-        number: from 0, in the order of the reader
-        rows: what the reader yielded
-        root: folder of the release; None where the reader makes the audio itself
-        keeps_missing: whether an utterance whose audio is not there is kept without it
-        metadata: of the Parquet file
-        tasks: to count the labels of
+        number: number of the part from 0, in the order of the reader
+        rows: rows of the reader
+        root: folder of the release; None if the reader produces the audio
+        keep_missing_audio: whether an utterance whose audio is missing is kept without it
+        metadata: metadata of the Parquet file
+        tasks: tasks whose labels are counted
     """
 
     number: int
     rows: Sequence[Utterance | Rejection]
     root: Path | None
-    keeps_missing: bool
+    keep_missing_audio: bool
     metadata: Mapping[str, Any]
     tasks: Mapping[str, Task]
 
     def key(self) -> str:
-        """Hash of all that the part depends on; of audio files their size and time of change."""
+        """Hash of everything that the part depends on; audio files are represented by size and modification time."""
         rows = [_key_of(row, self.root) for row in self.rows]
         return hash_json(
-            [_FORMAT, rows, self.keeps_missing, dict(self.metadata), sorted(map(repr, self.tasks.values()))]
+            [_FORMAT, rows, self.keep_missing_audio, dict(self.metadata), sorted(map(repr, self.tasks.values()))]
         )
 
 
 @dataclass
 class PartCounts:
-    """What a part holds; sums of these make the summary.
+    """Counts of a part, whose sums are the summary of the corpus.
 
     Args:
-        key: ``Part.key`` of what it was made from
+        key: ``Part.key`` of the part
         rejected: path, reason and detail of each rejection
-        row_hashes: of each kept row, in order
-        labels: as the corpus names them
-        speakers: utterances of each
-        tasks: task -> label -> utterances
-        without_audio: utterances that were kept without
-        duration_s: of all, in seconds
+        row_hashes: hash of each kept row, in order
+        labels: label of the corpus -> number of utterances
+        speakers: speaker -> number of utterances
+        tasks: task -> label -> number of utterances
+        without_audio: number of utterances that were kept without audio
+        duration_s: total duration in seconds
     """
 
     key: str
@@ -113,9 +113,9 @@ def part_name(number: int) -> str:
 
 
 def make_part(part: Part, folder: Path) -> PartCounts:
-    """Write ``folder``/part-NNNNN.parquet and its counts beside it; nothing is done where both are there already.
+    """Write ``folder``/part-NNNNN.parquet and its counts as JSON, unless both exist for the same rows.
 
-    A part without a kept row leaves no Parquet file.
+    A part without kept rows has no Parquet file.
     """
     counts_file = folder / f"part-{part.number:05d}.json"
     parquet = folder / part_name(part.number)
@@ -125,7 +125,7 @@ def make_part(part: Part, folder: Path) -> PartCounts:
         return earlier
     counts = PartCounts(key, [], [], {}, {}, {name: {} for name in part.tasks}, 0, 0.0)
     rows = _kept_rows(part, counts)
-    for stale in (counts_file, parquet):  # the counts first: they vouch for the Parquet file
+    for stale in (counts_file, parquet):  # the counts first: they mark the Parquet file as complete
         stale.unlink(missing_ok=True)
     first = next(rows, None)
     if first is not None:
@@ -150,7 +150,7 @@ def _key_of(row: Utterance | Rejection, root: Path | None) -> list[Any]:
         return ["made", cells | {"audio_bytes": hash_bytes(row.audio_bytes)}]
     stat = None
     if root is not None and row.audio_path is not None:
-        with contextlib.suppress(OSError, ValueError):  # no such file, or no name of a file: read_audio says which
+        with contextlib.suppress(OSError, ValueError):  # a missing file or an invalid name: read_audio reports it
             found = (root / row.audio_path).stat()
             stat = [found.st_size, found.st_mtime_ns]
     return ["found", cells, stat]
@@ -179,22 +179,22 @@ def _audio_of(row: Utterance, part: Part) -> AudioFile | Rejection | None:
             return Rejection(name, error.reason, str(error).removeprefix(f"{name}: "))
         return AudioFile(name, row.audio_bytes, waveform.sampling_rate, waveform.duration_s)
     if row.audio_path is None:
-        if part.keeps_missing:
+        if part.keep_missing_audio:
             return None
         return Rejection(row.utterance_id, "missing_audio", "the release has no audio for it")
     if part.root is None:
-        raise CorpusError(f"utterance {row.utterance_id}: {row.audio_path} cannot be looked up without a corpus root")
+        raise CorpusError(f"utterance {row.utterance_id}: {row.audio_path} cannot be read without a corpus root")
     times = (row.start_s, row.end_s) if row.cut else (None, None)
     audio = read_audio(part.root, part.root / row.audio_path, *times)
     if isinstance(audio, Rejection):
-        if audio.reason == "missing_audio" and part.keeps_missing:
+        if audio.reason == "missing_audio" and part.keep_missing_audio:
             return None
         return Rejection(audio.path, audio.reason, f"utterance {row.utterance_id}: {audio.detail}")
     return audio
 
 
 def _cells(row: Utterance, audio: AudioFile | None) -> dict[str, Any]:
-    """One row as Parquet has it."""
+    """One row of the Parquet file."""
     cells = {name: getattr(row, name) for name in SCHEMA.names if name not in _MEASURED}
     if row.ratings is not None:
         cells["ratings"] = [{"label": label, "votes": n} for label, n in sorted(row.ratings.items())]
@@ -230,7 +230,7 @@ def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Tas
 
 def _write(path: Path, first: dict[str, Any], rest: Iterator[dict[str, Any]], metadata: Mapping[str, Any]) -> None:
     encoded = {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
-    # Sound does not repeat, so a dictionary of it would be built in vain.
+    # Audio and ids do not repeat, so dictionary encoding would only cost time.
     dictionary = [name for name in SCHEMA.names if name not in ("utterance_id", "audio", "audio_sha256")]
     with pq.ParquetWriter(path, SCHEMA.with_metadata(encoded), compression="zstd", use_dictionary=dictionary) as writer:
         group = [first]

@@ -31,7 +31,7 @@ _HINT = "prepare it with `python recipes/prepare_corpus.py --config recipes/corp
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """A corpus as ``write_corpus`` left it.
+    """A corpus that ``write_corpus`` has written.
 
     Args:
         name: name of the corpus
@@ -45,15 +45,15 @@ class PreparedCorpus:
 
     @cached_property
     def dataset(self) -> datasets.Dataset:
-        """One row an utterance; ``audio`` holds the encoded bytes, not samples.
+        """One row per utterance; ``audio`` has the encoded bytes, not samples.
 
-        ``datasets`` keeps an Arrow copy in its own cache (HF_DATASETS_CACHE) under the corpus's hash, so it is never
-        that of an earlier preparation; memory stays flat however large the corpus is.
+        ``datasets`` keeps an Arrow copy in its cache (HF_DATASETS_CACHE) under the hash of the corpus, so a copy of an
+        earlier preparation is never used. The copy is memory-mapped: memory does not grow with the corpus.
 
         Raises:
             CorpusError: if a part is damaged, or the cache cannot be written
         """
-        import datasets  # here, for it takes a second, which --help does not need
+        import datasets  # imported here, since it takes a second that --help does not need
 
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lalm_mer" / str(self.summary["root_hash"])
         if not sys.stderr.isatty():
@@ -63,16 +63,16 @@ class PreparedCorpus:
         except (OSError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
             reason = one_line(error.__cause__ or error)
             raise CorpusError(
-                f"{self.parts[0].parent}: cannot be copied to {cache} ({reason}); see to disk space there, or set "
+                f"{self.parts[0].parent}: cannot be copied to {cache} ({reason}); check the disk space there, or set "
                 "HF_DATASETS_CACHE to another folder"
             ) from error
         return opened.cast_column("audio", datasets.Audio(decode=False))
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
-        """Some columns of every utterance, straight from Parquet, so that no sound is read.
+        """Read columns of all utterances directly from Parquet, without the audio.
 
         Raises:
-            ConfigError: naming a column that there is not
+            ConfigError: naming a column that does not exist
         """
         absent = sorted(set(names) - set(SCHEMA.names))
         if absent:
@@ -83,13 +83,13 @@ class PreparedCorpus:
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """The package's tasks for this corpus, and the one that a manifest's declared labels make."""
+        """The tasks that the package defines for this corpus, and the task of the declared labels of a manifest."""
         declared = self.summary.get("declared_labels")
         return load_tasks(self.name) | (declared_task(self.name, declared) if declared else {})
 
 
 def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
-    """The task ``<corpus>_<K>`` that predicts a corpus's declared labels as they are.
+    """The task ``<corpus>_<K>``, which predicts the K declared labels of a corpus unchanged.
 
     Example:
         >>> list(declared_task("clinic", ["flat", "lively"]))
@@ -100,11 +100,11 @@ def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
 
 
 def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
-    """The sound of one row of a prepared corpus.
+    """Decode the audio of one row of a prepared corpus.
 
     Args:
-        row: with ``utterance_id`` and ``audio``, as ``PreparedCorpus.dataset`` gives it
-        sampling_rate: rate wanted, in Hz
+        row: row of ``PreparedCorpus.dataset``, with ``utterance_id`` and ``audio``
+        sampling_rate: sampling rate of the result, in Hz
 
     Raises:
         AudioError: naming the utterance, if it has no audio, or its audio is damaged
@@ -116,13 +116,13 @@ def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
 
 
 def load(folder: Path) -> PreparedCorpus:
-    """Open a prepared corpus, on disk; no network is asked.
+    """Open a prepared corpus on disk, without network access.
 
     Args:
         folder: the ``output.dir`` of its preparation
 
     Raises:
-        CorpusError: if the folder is no prepared corpus, or was damaged since
+        CorpusError: if the folder is not a prepared corpus, or is damaged
 
     Example:
         >>> load(Path("no/such/folder"))
@@ -143,7 +143,7 @@ def load(folder: Path) -> PreparedCorpus:
         n_rows = sum(pq.read_metadata(path).num_rows for path in parts)
         if n_rows != summary["n_utterances"]:
             raise CorpusError(
-                f"{folder}: {n_rows} utterances where summary.json counts {summary['n_utterances']}; {_HINT}"
+                f"{folder}: {n_rows} utterances, but summary.json counts {summary['n_utterances']}; {_HINT}"
             )
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         if isinstance(error, CorpusError):

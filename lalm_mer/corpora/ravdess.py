@@ -1,4 +1,4 @@
-"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech clips as released.
+"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech clips.
 
 References:
     Livingstone & Russo 2018, PLOS ONE 13(5): e0196391. Licence CC BY-NC-SA 4.0.
@@ -23,15 +23,15 @@ _NAME = re.compile(
     r"(?P<modality>0[1-3])-(?P<channel>0[12])-(?P<emotion>0[1-8])-(?P<intensity>0[12])-(?P<statement>0[12])-"
     r"(?P<repetition>0[12])-(?P<actor>[01]\d|2[0-4])"
 )
-_SUFFIXES = (".wav", ".flac", ".mp4")  # as released, losslessly packed, and the release's videos
+_SUFFIXES = (".wav", ".flac", ".mp4")  # as released, losslessly compressed, and videos of the release
 _EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``Actor_NN/MM-CC-EE-II-SS-RR-AA.wav`` (or ``.flac``), wherever below ``root`` the actors' folders lie.
+    """Read ``Actor_NN/MM-CC-EE-II-SS-RR-AA.wav`` (or ``.flac``) in any folder below ``root``.
 
-    Song and video files, which some copies keep beside the speech, are rejected as ``not_speech_audio``.
+    Song and video files, which some copies contain too, are rejected as ``not_speech_audio``.
 
     Args:
         root: folder of the release
@@ -71,7 +71,7 @@ def _read_clip(root: Path, path: Path) -> Utterance | Rejection:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """Speaker and script that an utterance id tells; None where it is no id of this corpus.
+    """Speaker and script encoded in an utterance id; None if it is not an id of this corpus.
 
     Example:
         >>> facts("03-01-05-01-02-01-12")

@@ -1,4 +1,4 @@
-"""Settings of a preparation, and the registry that turns them into a reader's rows."""
+"""Settings of a preparation, and the registry of corpus readers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lalm_mer.corpora.writer import write_corpus
 __all__ = [
     "READERS",
     "CorpusSettings",
+    "OpenedReader",
     "OutputSettings",
     "PrepareSettings",
     "Reader",
-    "Reading",
     "Release",
     "open_reader",
     "prepare",
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    """The release, and how it is read. Every key but name belongs to the readers named; null where it is not set."""
+    """The release and how it is read; all keys but name apply only to the readers in parentheses."""
 
     name: str = setting(choices=lambda: tuple(READERS), help="the reader")
     root: str | None = setting(None, help="folder of the release (all but circumplex)")
@@ -48,20 +48,19 @@ class CorpusSettings:
         None, help="column of the library -> column of the manifest, where their names differ (manifest)"
     )
     labels: list[str] | None = setting(
-        None, help="every label that may occur; they make the task <alias>_<number of labels> (manifest)"
+        None, help="all labels that may occur; they define the task <alias>_<number of labels> (manifest)"
     )
-    encoding: str | None = setting(None, help="of the manifest's characters (manifest); null is utf-8-sig")
-    delimiter: str | None = setting(None, help="between the fields of a CSV (manifest); null finds it from the header")
+    encoding: str | None = setting(None, help="character encoding of the manifest (manifest); null is utf-8-sig")
+    delimiter: str | None = setting(None, help="field separator of a CSV (manifest); null detects it from the header")
     ranges: dict[str, list[float]] | None = setting(
         None, help="dimension -> lowest and highest value of its scale (manifest)"
     )
     cut: bool | None = setting(
         None,
-        help="whether start_s and end_s are cut out of the file (manifest); null is true; false where files are cut "
-        "already and the times are the label's",
+        help="whether start_s to end_s is cut out of the file (manifest); null is true; false if files are cut already",
     )
-    variant: str | None = setting(None, choices=circumplex.VARIANTS, help="of the corpus (circumplex); null is masked")
-    seed: int | None = setting(None, help="of the random draws (circumplex); null is 0")
+    variant: str | None = setting(None, choices=circumplex.VARIANTS, help="design (circumplex); null is masked")
+    seed: int | None = setting(None, help="seed of the random draws (circumplex); null is 0")
     noise: float | None = setting(
         None, at_least=0, at_most=0.5, help="fraction of voices with the other arousal (circumplex); null is 0"
     )
@@ -69,31 +68,31 @@ class CorpusSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """The prepared corpus."""
+    """Where the prepared corpus is written."""
 
-    dir: str = setting(help="folder that becomes the prepared corpus")
+    dir: str = setting(help="folder of the prepared corpus")
     processes: int | None = setting(
-        None, at_least=1, help="how many read audio; null for one a core; the result is the same"
+        None, at_least=1, help="processes that read audio; null for one per core; the result is the same"
     )
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """All of a preparation's config."""
+    """The config of a preparation."""
 
     corpus: CorpusSettings
     output: OutputSettings
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A reader at work, and what ``write_corpus`` has to know beside its rows."""
+class OpenedReader:
+    """The rows of an opened reader, and the other arguments of ``write_corpus``."""
 
     corpus: str
     rows: Iterator[Utterance | Rejection]
     loader_version: str
     root: Path | None = None
-    keeps_missing: bool = False
+    keep_missing_audio: bool = False
     synthetic: bool = False
     ranges: Mapping[str, Sequence[float]] | None = None
     tasks: Mapping[str, Task] | None = None
@@ -101,48 +100,52 @@ class Reading:
 
 
 class Release(Protocol):
-    """What the module of a released corpus offers."""
+    """Interface of the module of a released corpus."""
 
     LOADER_VERSION: str
     RANGES: Mapping[str, Sequence[float]]
 
     def read(self, root: Path) -> Iterator[Utterance | Rejection]:
-        """Every utterance of the release."""
+        """Read all utterances of the release."""
         ...
 
     def facts(self, utterance_id: str) -> Facts | None:
-        """What an utterance id tells by itself; None where it is no id of this corpus."""
+        """What an utterance id encodes; None if it is not an id of this corpus."""
         ...
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader and the keys of the config that are its own; ``required`` ones among them must be set.
+    """A registered reader.
 
-    ``facts`` tells what an utterance id says by itself: speaker, session, script. ``known_defects``: utterance id ->
-    what others found wrong with it, with its source.
+    Args:
+        open: opens the reader
+        keys: keys of ``CorpusSettings`` that apply to it
+        required: keys that must be set
+        facts: returns what an utterance id encodes: speaker, session, script
+        known_defects: utterance id -> published defect, with its source
     """
 
-    open: Callable[[CorpusSettings], Reading]
+    open: Callable[[CorpusSettings], OpenedReader]
     keys: frozenset[str]
     required: tuple[str, ...] = ()
     facts: Callable[[str], Facts | None] | None = None
     known_defects: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_reader(settings: CorpusSettings) -> Reading:
-    """Start the reader that ``settings`` name.
+def open_reader(settings: CorpusSettings) -> OpenedReader:
+    """Open the reader that ``settings`` name.
 
     Raises:
-        ConfigError: if the reader lacks a key, or a key of another reader is set
-        CorpusError: if the reader finds nothing it can begin with
+        ConfigError: if a required key is not set, or a key of another reader is set
+        CorpusError: if the reader cannot be opened
     """
     reader = READERS[settings.name]
     for key in (key.name for key in dataclasses.fields(settings) if key.name != "name"):
         is_set = getattr(settings, key) is not None
         if is_set and key not in reader.keys:
             owners = " and ".join(name for name, other in READERS.items() if key in other.keys)
-            raise ConfigError(f"key 'corpus.{key}': belongs to {owners}, but corpus.name is {settings.name}; remove it")
+            raise ConfigError(f"key 'corpus.{key}': applies to {owners}, but corpus.name is {settings.name}; remove it")
         if not is_set and key in reader.required:
             raise ConfigError(
                 f"key 'corpus.{key}': {settings.name} needs it; set it in the file or as corpus.{key}=..."
@@ -151,44 +154,44 @@ def open_reader(settings: CorpusSettings) -> Reading:
 
 
 def prepare(settings: PrepareSettings) -> dict[str, Any]:
-    """Run one preparation.
+    """Prepare a corpus.
 
     Returns:
-        The summary, as in ``summary.json``
+        The content of ``summary.json``
 
     Raises:
         ConfigError: as ``open_reader``
         CorpusError: as ``write_corpus``
     """
-    reading = open_reader(settings.corpus)
+    opened = open_reader(settings.corpus)
     with naming_keys("corpus"):  # the rows are read as they are written
         return write_corpus(
-            reading.rows,
-            corpus=reading.corpus,
+            opened.rows,
+            corpus=opened.corpus,
             out_dir=Path(settings.output.dir),
-            loader_version=reading.loader_version,
-            root=reading.root,
-            keeps_missing=reading.keeps_missing,
-            synthetic=reading.synthetic,
-            ranges=reading.ranges,
-            tasks=reading.tasks,
-            extra=reading.extra,
+            loader_version=opened.loader_version,
+            root=opened.root,
+            keep_missing_audio=opened.keep_missing_audio,
+            synthetic=opened.synthetic,
+            ranges=opened.ranges,
+            tasks=opened.tasks,
+            extra=opened.extra,
             processes=settings.output.processes,
         )
 
 
 def _of_release(name: str) -> Reader:
-    """The reader of a released corpus, which is the module of that name."""
+    """The reader of a released corpus, in the module of that name."""
     release: Any = import_module(f"lalm_mer.corpora.{name}")  # a Release
 
-    def open_release(settings: CorpusSettings) -> Reading:
+    def open_release(settings: CorpusSettings) -> OpenedReader:
         root = Path(settings.root or "")
-        return Reading(
+        return OpenedReader(
             name,
             release.read(root),
             release.LOADER_VERSION,
             root=root,
-            keeps_missing=settings.missing_audio == "keep",
+            keep_missing_audio=settings.missing_audio == "keep",
             ranges=release.RANGES or None,
         )
 
@@ -196,7 +199,7 @@ def _of_release(name: str) -> Reader:
     return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects)
 
 
-def _open_manifest(settings: CorpusSettings) -> Reading:
+def _open_manifest(settings: CorpusSettings) -> OpenedReader:
     corpus = settings.alias or "manifest"
     if not re.fullmatch(r"\w[\w.-]*", corpus):
         raise ConfigError(f"key 'corpus.alias': {corpus!r}; expected letters, digits, '_', '-' and '.'")
@@ -214,24 +217,24 @@ def _open_manifest(settings: CorpusSettings) -> Reading:
     declared = settings.labels
     tasks = declared_task(corpus, declared) if declared else {}
     extra = {"declared_labels": declared} if declared else {}
-    return Reading(
+    return OpenedReader(
         corpus,
         rows,
         manifest.LOADER_VERSION,
         root=Path(settings.root or ""),
-        keeps_missing=settings.missing_audio == "keep",
+        keep_missing_audio=settings.missing_audio == "keep",
         ranges=settings.ranges,
         tasks=tasks,
         extra=extra,
     )
 
 
-def _open_circumplex(settings: CorpusSettings) -> Reading:
+def _open_circumplex(settings: CorpusSettings) -> OpenedReader:
     variant, seed, noise = settings.variant or "masked", settings.seed or 0, settings.noise or 0.0
     ceilings = dataclasses.asdict(circumplex.ceilings(variant, noise, seed))
     extra = {"variant": variant, "seed": seed, "noise": noise, "ceilings": ceilings}
     rows = circumplex.read(variant, seed, noise)
-    return Reading("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
+    return OpenedReader("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
 
 
 RELEASES = ("ravdess", "crema_d", "emodb", "iemocap", "meld", "mosei", "msp_podcast")

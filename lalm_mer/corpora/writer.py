@@ -1,4 +1,4 @@
-"""Write the rows of any reader as one prepared corpus: Parquet, the rejected files, and a summary that adds up."""
+"""Write the rows of any reader as a prepared corpus: utterances in Parquet, rejections and a summary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ROWS_IN_A_PART = 128
 
 @dataclass
 class _Totals:
-    """What the parts counted, added up."""
+    """Sums of the counts of the parts."""
 
     n_utterances: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -66,49 +66,48 @@ def write_corpus(
     out_dir: Path,
     loader_version: str,
     root: Path | None = None,
-    keeps_missing: bool = False,
+    keep_missing_audio: bool = False,
     synthetic: bool = False,
     ranges: Mapping[str, Sequence[float]] | None = None,
     tasks: Mapping[str, Task] | None = None,
     extra: Mapping[str, Any] | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """Stream ``rows`` to ``out_dir``, which appears whole at the end or not at all.
+    """Stream ``rows`` to ``out_dir``, which is created or replaced atomically at the end.
 
-    A prepared corpus that is already there is replaced; of two utterances with one id the first one found counts and
-    the other is rejected as ``duplicate_id``. ``n_found = n_utterances + n_rejected`` by construction.
-    Killed and called again with the same rows, it goes on where it was.
+    Of utterances with the same id the first is kept and the others are rejected as ``duplicate_id``.
+    ``n_found = n_utterances + n_rejected`` by construction. After a kill, a call with the same rows resumes.
 
     Args:
-        rows: what a reader yields
+        rows: rows of a reader
         corpus: name of the corpus
-        out_dir: folder to write
+        out_dir: folder to write; a prepared corpus in it is replaced
         loader_version: version of the reader
-        root: folder of the release, in which the rows' ``audio_path`` lie
-        keeps_missing: whether an utterance whose audio is not there is kept without it, instead of rejected
+        root: folder of the release, to which ``audio_path`` of the rows is relative
+        keep_missing_audio: whether an utterance whose audio is missing is kept without it, instead of rejected
         synthetic: whether the speech is synthetic
         ranges: ``valence``, ``arousal``, ``dominance`` or ``sentiment`` -> lowest and highest value of its scale
-        tasks: tasks to count the labels of; None for those the package knows for ``corpus``
+        tasks: tasks whose labels are counted; None for those that the package defines for ``corpus``
         extra: further keys of the summary, plain data
-        processes: how many read audio; None for one a core. The result is the same. They are spawned, so a script of
-            your own needs ``if __name__ == "__main__":`` around the call
+        processes: number of processes that read audio; None for one per core. The result is the same. They are
+            spawned, so a script needs ``if __name__ == "__main__":`` around the call
 
     Returns:
-        The summary, as written to ``summary.json``
+        The content of ``summary.json``
 
     Raises:
-        CorpusError: if nothing was found, if everything was rejected (nothing is written then), if ``out_dir`` holds
-            something that is not a prepared corpus or is being written by another process, or if writing fails
+        CorpusError: if no row was found or all were rejected (nothing is written then), if ``out_dir`` contains
+            something other than a prepared corpus or is being written by another process, or if writing fails
     """
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise CorpusError(f"{out_dir}: holds something that is not a prepared corpus; choose another output.dir")
+        raise CorpusError(f"{out_dir}: contains something other than a prepared corpus; choose another output.dir")
     known = load_tasks(corpus) if tasks is None else tasks
     scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
     metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
     totals = _Totals(tasks={name: Counter() for name in known})
-    with _replaced_at_the_end(out_dir) as partial:
+    with _replaced_atomically(out_dir) as partial:
         parts = (
-            Part(number, chunk, root, keeps_missing, metadata, known)
+            Part(number, chunk, root, keep_missing_audio, metadata, known)
             for number, chunk in enumerate(_chunks(_without_duplicates(rows)))
         )
         n_parts = _write_parts(parts, partial, totals, corpus, processes or usable_cores())
@@ -122,7 +121,7 @@ def write_corpus(
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether ``folder`` is a corpus that ``write_corpus`` wrote, and holds nothing but that and its folds."""
+    """Whether ``folder`` contains a corpus that ``write_corpus`` wrote, and nothing else except its folds."""
     return folder.is_dir() and {path.name for path in folder.iterdir()} - {"folds"} == PARTS
 
 
@@ -150,8 +149,8 @@ def _counted(task: Task) -> tuple[str, ...]:
 
 
 @contextmanager
-def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
-    """A folder beside ``out_dir`` that takes its place if the block ends without an error, and else stays to go on."""
+def _replaced_atomically(out_dir: Path) -> Iterator[Path]:
+    """A temporary folder that replaces ``out_dir`` if the block ends without an error, and is kept to resume if not."""
     out_dir = out_dir.resolve()
     partial, old, locked = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old", "lock"))
     try:
@@ -175,14 +174,14 @@ def _replaced_at_the_end(out_dir: Path) -> Iterator[Path]:
         ) from error
     except LalmMerError:
         locked.unlink(missing_ok=True)
-        if not any(path.is_file() for path in partial.rglob("part-*")):  # nothing to go on with
+        if not any(path.is_file() for path in partial.rglob("part-*")):  # nothing to resume from
             shutil.rmtree(partial, ignore_errors=True)
         raise
     except (OSError, pa.ArrowException, BrokenProcessPool) as error:
         reason = one_line(error)
         raise CorpusError(
-            f"{out_dir}: cannot be written ({reason}); see to disk space and memory, or choose another output.dir, and "
-            "run again: what was done is kept"
+            f"{out_dir}: cannot be written ({reason}); check disk space and memory, or choose another output.dir, and "
+            "rerun the same command to resume"
         ) from error
 
 
@@ -205,7 +204,7 @@ def _chunks(rows: Iterator[Utterance | Rejection]) -> Iterator[list[Utterance | 
 
 
 def _write_parts(parts: Iterator[Part], partial: Path, totals: _Totals, corpus: str, processes: int) -> int:
-    """Make the parts and list what is rejected, adding up their counts; how many parts there are."""
+    """Make the parts, write the rejections and add up the counts; returns the number of parts."""
     n_parts = 0
     with (
         (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
@@ -222,10 +221,10 @@ def _write_parts(parts: Iterator[Part], partial: Path, totals: _Totals, corpus: 
 
 
 def _keep_only_parts(folder: Path, n_parts: int) -> None:
-    """Remove the counts, and what a killed run on other rows left behind."""
-    wanted = {part_name(number) for number in range(n_parts)}
+    """Remove the counts, and parts of a killed run on other rows."""
+    kept = {part_name(number) for number in range(n_parts)}
     for path in folder.iterdir():
-        if path.name not in wanted:
+        if path.name not in kept:
             path.unlink()
 
 

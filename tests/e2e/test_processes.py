@@ -125,7 +125,7 @@ def mostly_mute(workplace) -> Path:
         out_dir=workplace.folder / "mute",
         loader_version="1",
         synthetic=True,
-        keeps_missing=True,
+        keep_missing_audio=True,
     )
     return workplace.folder / "mute"
 

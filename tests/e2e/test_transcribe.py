@@ -39,7 +39,7 @@ def data(tmp_path, tone):
     ]  # fmt: skip
     rows.append(Utterance(utterance_id="u5", corpus="beeps", transcript="No sound.", transcript_source="human"))
     write_corpus(
-        rows, corpus="beeps", out_dir=tmp_path / "data", loader_version="1", synthetic=True, keeps_missing=True
+        rows, corpus="beeps", out_dir=tmp_path / "data", loader_version="1", synthetic=True, keep_missing_audio=True
     )
     return tmp_path / "data"
 

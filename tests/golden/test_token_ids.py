@@ -145,11 +145,11 @@ def test_folds_of_ravdess():
 
 @pytest.mark.parametrize("name", ["circumplex", "circumplex_sarcastic"])
 def test_folds_of_the_synthetic_circumplex_corpus(name):
-    cells = [cell for side in design.SIDES for cell in design.cells(side, 0, 0.0)]
+    cells = [cell for split in design.SPLITS for cell in design.cells(split, 0, 0.0)]
     frame = pd.DataFrame(
         {
             "utterance_id": [cell.utterance_id for cell in cells],
-            "split": [cell.side for cell in cells],
+            "split": [cell.split for cell in cells],
             "session": None,
             "speaker": [cell.speaker.name for cell in cells],
             "script": [cell.carrier.name for cell in cells],

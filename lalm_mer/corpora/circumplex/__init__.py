@@ -1,4 +1,4 @@
-"""The synthetic circumplex corpus: its design, its ceilings, its voices and its reader."""
+"""The synthetic circumplex corpus: design, ceilings, voices and reader."""
 
 from lalm_mer.corpora.circumplex.bounds import Ceilings, ceilings
 from lalm_mer.corpora.circumplex.design import VARIANTS

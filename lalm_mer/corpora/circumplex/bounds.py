@@ -1,4 +1,4 @@
-"""What the best recognizer of each modality can score on the circumplex test set, by enumeration of the design."""
+"""The best possible score of each modality on the circumplex test set, by enumeration of the design."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Ceilings:
     """Highest UAR of a deterministic recognizer, as fractions.
 
     Args:
-        transcript: that reads only
-        audio: that hears only
-        both: that reads and hears, combined in any way
-        additive: that adds a score for what it reads to a score for what it hears, as late fusion does
+        transcript: of a recognizer that uses the transcript only
+        audio: of one that uses the audio only
+        both: of one that uses both, combined in any way
+        additive: of one that adds a score from the transcript and a score from the audio, as late fusion does
     """
 
     transcript: float
@@ -32,13 +32,13 @@ class Ceilings:
 
 
 def ceilings(variant: str, noise: float = 0.0, seed: int = 0) -> Ceilings:
-    """The ceilings of one variant, counted over every utterance of its test set.
+    """The ceilings of one variant, computed over all utterances of its test set.
 
-    A recognizer reads the word shown and hears the word spoken (or the burst) and the arousal of the voice. It cannot
-    have learnt which test cells the ``noise`` turned round, as no test speaker or carrier occurs in train.
+    The transcript contains the shown word; the audio contains the spoken word (or the burst) and the arousal of the
+    voice. Training cannot reveal which test cells the ``noise`` inverts, since no test speaker or carrier is in train.
 
     Raises:
-        CorpusError: if variant or noise are not of the design
+        CorpusError: if the variant is unknown or the noise outside its range
 
     Example:
         >>> ceilings("masked")
@@ -49,28 +49,28 @@ def ceilings(variant: str, noise: float = 0.0, seed: int = 0) -> Ceilings:
     design.check(variant, noise)
     test = design.cells("test", seed, noise)
     truth = [design.label(variant, cell) for cell in test]
-    read = [design.shown_word(variant, cell) for cell in test]
-    heard = [(design.spoken_word(variant, cell), cell.voice_arousal) for cell in test]
-    # For the sum of scores, words of a valence are interchangeable by the design's symmetry: enumerate their kinds.
+    from_transcript = [design.shown_word(variant, cell) for cell in test]
+    from_audio = [(design.spoken_word(variant, cell), cell.voice_arousal) for cell in test]
+    # Words of one valence are interchangeable by the symmetry of the design, so the sum of scores needs only valences.
     valence: dict[str | None, str] = {word.form: word.valence for word in design.WORDS}
-    read_kind = [valence.get(word, "none") for word in read]
-    heard_kind = [(valence.get(word, "none"), arousal) for word, arousal in heard]
+    transcript_valence = [valence.get(word, "none") for word in from_transcript]
+    audio_valence = [(valence.get(word, "none"), arousal) for word, arousal in from_audio]
     return Ceilings(
-        transcript=best_uar(read, truth),
-        audio=best_uar(heard, truth),
-        both=best_uar(list(zip(read, heard, strict=True)), truth),
-        additive=best_additive_uar(read_kind, heard_kind, truth),
+        transcript=best_uar(from_transcript, truth),
+        audio=best_uar(from_audio, truth),
+        both=best_uar(list(zip(from_transcript, from_audio, strict=True)), truth),
+        additive=best_additive_uar(transcript_valence, audio_valence, truth),
     )
 
 
 def best_uar(evidence: Sequence[Hashable], truth: Sequence[str]) -> float:
     """Highest UAR of a function of ``evidence``.
 
-    UAR is a sum over utterances of 1 / (K x utterances of the class), so the best label of each piece of evidence can
-    be chosen on its own.
+    UAR is a sum over utterances of 1 / (K x utterances of the class), so the best label can be chosen for each value of
+    ``evidence`` separately.
 
     Args:
-        evidence: what is known of each utterance, N values
+        evidence: what is known about each utterance, N values
         truth: label of each utterance, N strings; the K classes are those that occur
 
     Returns:
@@ -88,15 +88,15 @@ def best_uar(evidence: Sequence[Hashable], truth: Sequence[str]) -> float:
     return round(gain / len(size), 12)
 
 
-def best_additive_uar(read: Sequence[Hashable], heard: Sequence[Hashable], truth: Sequence[str]) -> float:
-    """Highest UAR of a decision by the largest sum ``f(read, label) + g(heard, label)``.
+def best_additive_uar(first: Sequence[Hashable], second: Sequence[Hashable], truth: Sequence[str]) -> float:
+    """Highest UAR of a decision by the largest sum ``f(first, label) + g(second, label)``.
 
-    Tries every table of decisions, best first, and asks a linear program whether scores f and g exist that lead to
-    it. Meant for a handful of kinds of evidence: K ** (pairs that occur) tables.
+    Tries all tables of decisions, best first, and checks by a linear program whether scores f and g exist that produce
+    the table. Only feasible for a few distinct values: there are K ** (number of distinct pairs) tables.
 
     Args:
-        read: evidence of the first modality for each utterance, N values
-        heard: evidence of the second, N values
+        first: evidence of the first modality for each utterance, N values
+        second: evidence of the second modality, N values
         truth: label of each utterance, N strings
 
     Example:
@@ -104,10 +104,10 @@ def best_additive_uar(read: Sequence[Hashable], heard: Sequence[Hashable], truth
         0.75
     """
     labels, size = sorted(set(truth)), Counter(truth)
-    pairs = sorted(set(zip(read, heard, strict=True)), key=repr)
+    pairs = sorted(set(zip(first, second, strict=True)), key=repr)
     gain = {(pair, label): 0.0 for pair in pairs for label in labels}
-    for first, second, label in zip(read, heard, truth, strict=True):
-        gain[(first, second), label] += 1 / (size[label] * len(labels))
+    for one, other, label in zip(first, second, truth, strict=True):
+        gain[(one, other), label] += 1 / (size[label] * len(labels))
     tables = [
         (round(sum(gain[pair, label] for pair, label in zip(pairs, table, strict=True)), 12), table)
         for table in itertools.product(labels, repeat=len(pairs))
@@ -117,7 +117,7 @@ def best_additive_uar(read: Sequence[Hashable], heard: Sequence[Hashable], truth
 
 
 def _is_additive(pairs: Sequence[tuple[Hashable, Hashable]], table: Sequence[str], labels: Sequence[str]) -> bool:
-    """Whether some sum of scores prefers each pair's decision to every other label by a margin."""
+    """Whether some sum of scores prefers the decision of each pair to every other label by a margin."""
     columns: dict[Hashable, int] = {}
     for modality in (0, 1):
         for pair in pairs:
@@ -132,7 +132,7 @@ def _is_additive(pairs: Sequence[tuple[Hashable, Hashable]], table: Sequence[str
                     row[columns[modality, pair[modality], rival]] += 1
                     row[columns[modality, pair[modality], decision]] -= 1
                 rows.append(row)
-    from scipy.optimize import linprog  # here, for it takes a second, which --help does not need
+    from scipy.optimize import linprog  # imported here, since it takes a second that --help does not need
 
     found = linprog(np.zeros(len(columns)), A_ub=np.array(rows), b_ub=-np.ones(len(rows)), bounds=(None, None))
     return bool(found.status == 0)

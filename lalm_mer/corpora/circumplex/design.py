@@ -1,8 +1,8 @@
-"""The design of the synthetic circumplex corpus: who says what in which voice, and what can be known from it.
+"""The design of the synthetic circumplex corpus: the cells of carrier, word, voice and speaker, and their labels.
 
-Pure: no audio here. An utterance is a carrier sentence x a word (pleasant or unpleasant) x a voice (calm or aroused)
-x a speaker, and its label is the quadrant of Russell's circumplex that word and voice make together, so the best
-score from the transcript alone, from the audio alone and from both follows from the construction.
+An utterance is a carrier sentence x a word (pleasant or unpleasant) x a voice (calm or aroused) x a speaker. Its label
+is the quadrant of Russell's circumplex given by word and voice together, so the best possible scores from transcript,
+audio and both follow from the design. This module has no audio.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from lalm_mer.core.errors import CorpusError
 
 __all__ = [
-    "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "SIDES", "SPEAKERS", "VARIANTS", "WORDS", "Carrier", "Cell", "Speaker",
+    "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "SPEAKERS", "SPLITS", "VARIANTS", "WORDS", "Carrier", "Cell", "Speaker",
     "Word", "cells", "check", "label", "labels", "shown_word", "spoken_word", "transcript",
 ]  # fmt: skip
 
-SIDES = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")
 AROUSALS = ("calm", "aroused")
 VARIANTS = ("masked", "spoken", "sarcastic", "neutral", "wordless", "mismatched")
 QUADRANTS = {
@@ -35,15 +35,15 @@ class Carrier:
     """A sentence with a slot for one word.
 
     Args:
-        name: identifier, ``c01`` and on
-        side: the only side of the split that it occurs in
-        before: what is said before the slot
-        after: what is said after it
-        hum: eSpeak phonemes hummed in their place in the wordless variant, before and after the slot
+        name: identifier: ``c01``, ``c02`` ...
+        split: the only split that it occurs in
+        before: words before the slot
+        after: words after it
+        hum: eSpeak phonemes that replace these words in the wordless variant, before and after the slot
     """
 
     name: str
-    side: str
+    split: str
     before: str
     after: str
     hum: tuple[str, str]
@@ -51,10 +51,10 @@ class Carrier:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A synthetic speaker: an eSpeak voice with a pitch (0 to 100) and a rate (words a minute) of its own."""
+    """A synthetic speaker: an eSpeak voice with its own pitch (0 to 100) and rate (words per minute)."""
 
     name: str
-    side: str
+    split: str
     gender: str
     voice: str
     pitch: int
@@ -74,11 +74,11 @@ class Cell:
     """One utterance of the design.
 
     Args:
-        arousal: the arousal that the label follows
-        voice_arousal: the arousal that the voice has; differs from ``arousal`` only by the ``noise`` setting
+        arousal: arousal of the label
+        voice_arousal: arousal of the voice; differs from ``arousal`` only through the ``noise`` setting
     """
 
-    side: str
+    split: str
     carrier: Carrier
     word: Word
     speaker: Speaker
@@ -87,8 +87,8 @@ class Cell:
 
     @property
     def utterance_id(self) -> str:
-        """The same in every variant, so that variants pair utterance by utterance."""
-        return f"{self.side}_{self.speaker.name}_{self.carrier.name}_{self.word.form}_{self.arousal}"
+        """Utterance id, which is the same in all variants so that their utterances can be paired."""
+        return f"{self.split}_{self.speaker.name}_{self.carrier.name}_{self.word.form}_{self.arousal}"
 
 
 _SENTENCES = {
@@ -108,15 +108,15 @@ _SYLLABLES = ("l'a:", "m'i:", "n'u:", "l'i:", "m'a:", "n'i:")
 
 
 def _carriers() -> Iterator[Carrier]:
-    sentences = [(side, *sentence) for side in SIDES for sentence in _SENTENCES[side]]
-    for number, (side, before, after) in enumerate(sentences):
+    sentences = [(split, *sentence) for split in SPLITS for sentence in _SENTENCES[split]]
+    for number, (split, before, after) in enumerate(sentences):
         first, second = _SYLLABLES[number % 6], _SYLLABLES[number // 6]
-        hum = (f"[[{first}{second}{first}]]", f"[[{second}{first}]]")  # another tune for every carrier
-        yield Carrier(f"c{number + 1:02d}", side, before, after, hum)
+        hum = (f"[[{first}{second}{first}]]", f"[[{second}{first}]]")  # a different one for each carrier
+        yield Carrier(f"c{number + 1:02d}", split, before, after, hum)
 
 
-# Voices with eSpeak's `breath` (f2, f3, f5, victor ...) are left out: they differ from process to process.
-# Train meets every voice twice, as two speakers of another pitch and rate.
+# Voices with eSpeak's `breath` (f2, f3, f5, victor ...) are left out: their samples differ between processes.
+# Train uses every voice twice, as two speakers with different pitch and rate.
 _VOICES = {
     "train": (
         ("male", "m1", 46, 172), ("female", "f1", 44, 181), ("male", "m3", 38, 178), ("female", "f4", 52, 166),
@@ -138,9 +138,9 @@ _VOICES = {
 
 
 def _speakers() -> Iterator[Speaker]:
-    voices = [(side, *voice) for side in SIDES for voice in _VOICES[side]]
-    for number, (side, gender, variant, pitch, rate) in enumerate(voices):
-        yield Speaker(f"s{number + 1:02d}", side, gender, f"en-us+{variant}", pitch, rate)
+    voices = [(split, *voice) for split in SPLITS for voice in _VOICES[split]]
+    for number, (split, gender, variant, pitch, rate) in enumerate(voices):
+        yield Speaker(f"s{number + 1:02d}", split, gender, f"en-us+{variant}", pitch, rate)
 
 
 CARRIERS = tuple(_carriers())
@@ -157,7 +157,7 @@ NEUTRAL_WORDS = ("ordinary", "usual", "average", "typical", "plain", "standard")
 
 
 def check(variant: str, noise: float) -> None:
-    """Check the two settings that change what the corpus is.
+    """Check variant and noise.
 
     Raises:
         CorpusError: if the variant is unknown or ``noise`` is outside [0, 0.5]
@@ -165,54 +165,54 @@ def check(variant: str, noise: float) -> None:
     if variant not in VARIANTS:
         raise CorpusError(f"circumplex: no variant {variant!r}; expected one of {', '.join(VARIANTS)}")
     if not 0 <= noise <= 0.5:
-        raise CorpusError(f"circumplex: noise {noise} is outside [0, 0.5], the fraction of cells in the other voice")
+        raise CorpusError(f"circumplex: noise {noise}; expected a fraction in [0, 0.5]")
 
 
-def cells(side: str, seed: int = 0, noise: float = 0.0) -> list[Cell]:
-    """The utterances of one side of the split, in order.
+def cells(split: str, seed: int = 0, noise: float = 0.0) -> list[Cell]:
+    """The utterances of one split, in order.
 
-    Dev and test are fully crossed. In train every (carrier, speaker, arousal) has a seeded hand of the words, dealt
-    so that each word is met equally often in either arousal.
+    Dev and test are fully crossed. In train every (carrier, speaker, arousal) has a seeded sample of the words, drawn
+    so that each word occurs equally often with either arousal.
 
     Args:
-        side: ``train``, ``dev`` or ``test``
-        seed: seed of the hand and of the noise
-        noise: fraction in [0, 0.5] of the (carrier, speaker) pairs whose voice has the other arousal, drawn apart
-            for calm and aroused and the same number of each
+        split: ``train``, ``dev`` or ``test``
+        seed: seed of the words and of the noise
+        noise: fraction in [0, 0.5] of the (carrier, speaker) pairs whose voice has the other arousal, drawn separately
+            for calm and aroused, with equal numbers
 
     Example:
-        >>> [len(cells(side)) for side in SIDES]
+        >>> [len(cells(split)) for split in SPLITS]
         [960, 192, 576]
     """
-    carriers = [carrier for carrier in CARRIERS if carrier.side == side]
-    speakers = [speaker for speaker in SPEAKERS if speaker.side == side]
+    carriers = [carrier for carrier in CARRIERS if carrier.split == split]
+    speakers = [speaker for speaker in SPEAKERS if speaker.split == split]
     pairs = [(carrier, speaker) for carrier in carriers for speaker in speakers]
     drawn: list[Cell] = []
     for arousal in AROUSALS:
-        deal = random.Random(f"circumplex/words/{seed}/{side}/{arousal}")
-        hands = {valence: _deal(len(pairs), valence, deal) for valence in ("pleasant", "unpleasant")}
-        flip = random.Random(f"circumplex/noise/{seed}/{side}/{arousal}")
+        generator = random.Random(f"circumplex/words/{seed}/{split}/{arousal}")
+        drawn_words = {valence: _draw(len(pairs), valence, generator) for valence in ("pleasant", "unpleasant")}
+        flip = random.Random(f"circumplex/noise/{seed}/{split}/{arousal}")
         flipped = set(flip.sample(range(len(pairs)), round(noise * len(pairs))))
         other = AROUSALS[1 - AROUSALS.index(arousal)]
         for number, (carrier, speaker) in enumerate(pairs):
-            in_hand = hands["pleasant"][number] + hands["unpleasant"][number]
-            cell = Cell(side, carrier, WORDS[0], speaker, arousal, other if number in flipped else arousal)
-            drawn += [replace(cell, word=word) for word in (in_hand if side == "train" else WORDS)]
+            train_words = drawn_words["pleasant"][number] + drawn_words["unpleasant"][number]
+            cell = Cell(split, carrier, WORDS[0], speaker, arousal, other if number in flipped else arousal)
+            drawn += [replace(cell, word=word) for word in (train_words if split == "train" else WORDS)]
     return sorted(drawn, key=lambda cell: cell.utterance_id)
 
 
-def _deal(hands: int, valence: str, generator: random.Random) -> list[list[Word]]:
-    """Deal the words of one valence into hands, a freshly shuffled pack at a time."""
-    pack = [word for word in WORDS if word.valence == valence]
+def _draw(n_cells: int, valence: str, generator: random.Random) -> list[list[Word]]:
+    """Words of one valence for each of ``n_cells``: consecutive pieces of repeated shuffles of all words."""
+    words = [word for word in WORDS if word.valence == valence]
     size = TRAIN_WORDS_PER_CELL // 2
-    dealt: list[Word] = []
-    while len(dealt) < hands * size:
-        dealt += generator.sample(pack, len(pack))
-    return [dealt[size * number : size * (number + 1)] for number in range(hands)]
+    shuffled: list[Word] = []
+    while len(shuffled) < n_cells * size:
+        shuffled += generator.sample(words, len(words))
+    return [shuffled[size * number : size * (number + 1)] for number in range(n_cells)]
 
 
 def shown_word(variant: str, cell: Cell) -> str | None:
-    """The word in the slot of the transcript; None where there is no transcript."""
+    """The word in the slot of the transcript; None if there is no transcript."""
     place = WORDS.index(cell.word)
     half = len(WORDS) // 2
     if variant == "wordless":
@@ -225,18 +225,18 @@ def shown_word(variant: str, cell: Cell) -> str | None:
 
 
 def spoken_word(variant: str, cell: Cell) -> str | None:
-    """The word in the slot of the audio; None where the slot is the noise burst."""
+    """The word in the slot of the audio; None if the slot is the noise burst."""
     return cell.word.form if variant in ("spoken", "mismatched") else None
 
 
 def transcript(variant: str, cell: Cell) -> str | None:
-    """What a transcriber would have written, had the word not been masked."""
+    """The transcript as if the word were not masked; None in the wordless variant."""
     word = shown_word(variant, cell)
     return None if word is None else f"{cell.carrier.before} {word} {cell.carrier.after}."
 
 
 def label(variant: str, cell: Cell) -> str:
-    """The quadrant; in the sarcastic variant the valence that is meant, which an aroused voice turns round."""
+    """The quadrant; in the sarcastic variant the intended valence, which an aroused voice inverts."""
     if variant != "sarcastic":
         return QUADRANTS[cell.word.valence, cell.arousal]
     return "positive" if (cell.word.valence == "pleasant") == (cell.arousal == "calm") else "negative"

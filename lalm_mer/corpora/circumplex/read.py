@@ -1,4 +1,4 @@
-"""Reader of the synthetic circumplex corpus: it makes what the other readers find on disk."""
+"""Reader of the synthetic circumplex corpus, which generates its utterances instead of reading files."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ LOADER_VERSION = "2"
 
 
 def read(variant: str = "masked", seed: int = 0, noise: float = 0.0) -> Iterator[Utterance]:
-    """Make every utterance of train, dev and test, in the order of their ids; bit-identical for equal settings.
+    """Generate the utterances of train, dev and test in the order of their ids; bit-identical for equal settings.
 
-    ``split`` holds the side and ``script`` the carrier sentence. The utterance id is the same in every
-    variant and is never to be shown to a recognizer: it names word and arousal.
+    ``script`` is the carrier sentence. The utterance id is the same in all variants and must never be shown to a
+    recognizer, since it names word and arousal.
 
     Args:
         variant: one of ``design.VARIANTS``
-        seed: seed of the words dealt in train, of the speakers' levels and of the noise
+        seed: seed of the words in train, of the levels and of the noise
         noise: fraction in [0, 0.5] of the (carrier, speaker) pairs whose voice has the other arousal
 
     Raises:
-        CorpusError: if a setting is not of the design, or the extra ``synthesis`` is missing
+        CorpusError: if a setting is invalid, or the extra ``synthesis`` is not installed
     """
     design.check(variant, noise)
     voices = Voices(variant, seed)
-    rows = (cell for side in design.SIDES for cell in design.cells(side, seed, noise))
+    rows = (cell for split in design.SPLITS for cell in design.cells(split, seed, noise))
     for cell in sorted(rows, key=lambda cell: cell.utterance_id):
         transcript = design.transcript(variant, cell)
         yield Utterance(
@@ -44,6 +44,6 @@ def read(variant: str = "masked", seed: int = 0, noise: float = 0.0) -> Iterator
             gender=cell.speaker.gender,
             language="en",
             script=cell.carrier.name,
-            split=cell.side,
+            split=cell.split,
             label=design.label(variant, cell),
         )

@@ -1,13 +1,13 @@
-"""A program of its own that speaks with eSpeak NG: requests as JSON on stdin, framed samples on stdout.
+"""A separate program that synthesises speech with eSpeak NG: requests as JSON on stdin, framed samples on stdout.
 
-eSpeak NG is GPL-3, so it runs in a process of its own and this file imports nothing of the library. eSpeak keeps an
-internal noise state: the same call twice in a process differs, but the same *sequence* of calls in a fresh process is
-bit-identical. Requests are therefore spoken in the order given, and a caller that wants the same samples sends the
-same list to a new process.
+eSpeak NG is GPL-3, so it runs in a separate process, and this file imports nothing of the library. eSpeak has an
+internal noise state: repeating a call in one process gives other samples, but the same *sequence* of calls in a new
+process is bit-identical. So requests are processed in order, and a caller gets the same samples by sending the same
+list to a new process.
 
-stdin: a JSON list of ``{"words", "voice", "rate", "pitch", "pitch_range"}`` (rate in words a minute, the other two 0
-to 100). stdout: the sampling rate in Hz, then per request the number of samples and the samples; all little-endian,
-uint32 and int16.
+stdin: a JSON list of ``{"words", "voice", "rate", "pitch", "pitch_range"}`` (rate in words per minute, the other two
+0 to 100). stdout: the sampling rate in Hz, then for each request the number of samples and the samples; all
+little-endian, uint32 and int16.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT, from speak_lib.h: espeak_Synth returns when all is said
-UTF8_WITH_PHONEMES = 0x101  # flags of espeak_Synth: UTF-8, and [[...]] holds phoneme names
+SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT, from speak_lib.h: espeak_Synth returns when it has finished
+UTF8_WITH_PHONEMES = 0x101  # flags of espeak_Synth: UTF-8, and [[...]] contains phoneme names
 PARAMETERS = {"rate": 1, "pitch": 3, "pitch_range": 4}  # espeak_PARAMETER
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -30,7 +30,7 @@ def fail(message: str) -> NoReturn:
 
 
 class Speaker:
-    """One initialised eSpeak NG.
+    """An initialised eSpeak NG.
 
     Args:
         library: path of libespeak-ng
@@ -49,7 +49,7 @@ class Speaker:
         self._variants = Path(data, "voices", "!v")
         self._voice = ""
         self._pieces: list[bytes] = []
-        self._callback = CALLBACK(self._collect)  # kept alive as long as the library may call it
+        self._callback = CALLBACK(self._collect)  # a reference, since the library may call it
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples: Any, count: int, events: int | None) -> int:  # noqa: ANN401 a ctypes pointer
@@ -58,15 +58,15 @@ class Speaker:
         return 0
 
     def _set_voice(self, voice: str) -> None:
-        variant = voice.partition("+")[2]  # eSpeak passes over a variant that it does not have
+        variant = voice.partition("+")[2]  # eSpeak ignores an unknown variant
         has_variant = not variant or (self._variants / variant).is_file()
         if not has_variant or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             fail(f"eSpeak NG has no voice {voice!r}")
         self._voice = voice
 
     def speak(self, request: dict[str, Any]) -> bytes:
-        """The int16 samples of one request."""
-        if request["voice"] != self._voice:  # finding a voice takes longer than speaking with it
+        """Synthesise one request as int16 samples."""
+        if request["voice"] != self._voice:  # setting a voice is slow
             self._set_voice(request["voice"])
         for name, number in PARAMETERS.items():
             self._library.espeak_SetParameter(number, request[name], 0)
@@ -79,7 +79,7 @@ class Speaker:
 
 
 def main() -> None:
-    """Speak every request of stdin, in order."""
+    """Synthesise the requests of stdin in order."""
     try:
         import espeakng_loader
     except ModuleNotFoundError:

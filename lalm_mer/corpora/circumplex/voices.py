@@ -1,4 +1,4 @@
-"""The audio of the circumplex corpus: pieces spoken by a child process, joined round a fixed burst or a spoken word."""
+"""The audio of the circumplex corpus: pieces synthesised by a child process, joined around a burst or a spoken word."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from lalm_mer.corpora.circumplex import design
 __all__ = ["SAMPLING_RATE", "Voices"]
 
 Samples = npt.NDArray[np.float32]
-Piece = tuple[str, str, str, str]  # what, carrier or word, speaker, arousal
+Piece = tuple[str, str, str, str]  # part, carrier or word, speaker, arousal
 
 SAMPLING_RATE = 16_000
 BURST_S = 0.35
 GAP_S = 0.03
 FADE_S = 0.005
-LEVEL_DB = -27.0  # RMS re full scale, before what follows
+LEVEL_DB = -27.0  # RMS re full scale, to which the next two are added
 AROUSAL_DB = {"calm": -2.0, "aroused": 2.0}
-JITTER_DB = 4.0  # half the range of a (carrier, speaker)'s own level, so that loudness alone does not tell arousal
+JITTER_DB = 4.0  # largest level offset of a (carrier, speaker), so that loudness alone does not reveal arousal
 RATE_FACTOR = {"calm": 0.96, "aroused": 1.38}
 PITCH_STEP = {"calm": -8, "aroused": 16}
 PITCH_RANGE = {"calm": 12, "aroused": 92}
-TILT = {"calm": 0.35, "aroused": -0.45}  # weight of the sample before: vocal effort flattens the spectrum
+TILT = {"calm": 0.35, "aroused": -0.45}  # weight of the previous sample: vocal effort flattens the spectrum
 _PROGRAM = Path(__file__).with_name("synthesis.py")
 
 
 class Voices:
-    """Every piece that a variant needs, spoken once, in an order that no setting changes.
+    """All pieces of a variant, synthesised once in an order that does not depend on the settings.
 
     Args:
         variant: name of the variant
@@ -59,7 +59,7 @@ class Voices:
     def wav(self, cell: design.Cell) -> bytes:
         """One utterance as a 16-bit mono WAV file.
 
-        Without a spoken word it depends on nothing but carrier, speaker and the arousal of the voice.
+        Without a spoken word it depends only on carrier, speaker and the arousal of the voice.
         """
         carrier, speaker, arousal = cell.carrier.name, cell.speaker.name, cell.voice_arousal
         before, after = (self._voiced((part, carrier, speaker, arousal)) for part in ("before", "after"))
@@ -82,11 +82,11 @@ class Voices:
 
 
 def _requests(variant: str) -> dict[Piece, dict[str, str | int]]:
-    """What the child process is asked to say; the carriers come first, so all variants share their samples."""
+    """The requests to the child process; carriers come first, so that their samples are the same in all variants."""
     requests: dict[Piece, dict[str, str | int]] = {}
     for speaker in design.SPEAKERS:
         for carrier in design.CARRIERS:
-            if carrier.side == speaker.side:
+            if carrier.split == speaker.split:
                 parts = carrier.hum if variant == "wordless" else (carrier.before, carrier.after)
                 for arousal in design.AROUSALS:
                     for part, words in zip(("before", "after"), parts, strict=True):
@@ -110,10 +110,10 @@ def _request(words: str, speaker: design.Speaker, arousal: str) -> dict[str, str
 
 
 def _speak(requests: Sequence[Mapping[str, str | int]]) -> list[Samples]:
-    """Run the synthesis program once over ``requests``; trimmed samples at ``SAMPLING_RATE``, one array a request."""
+    """Run the synthesis program once on ``requests``; returns trimmed samples at ``SAMPLING_RATE`` for each."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise CorpusError("circumplex: the package espeakng-loader is not installed; pip install 'lalm-mer[synthesis]'")
-    command = [sys.executable, "-P", str(_PROGRAM)]  # a program of its own: eSpeak NG is GPL-3
+    command = [sys.executable, "-P", str(_PROGRAM)]  # a separate program: eSpeak NG is GPL-3
     done = subprocess.run(command, input=json.dumps(requests).encode(), capture_output=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
@@ -129,10 +129,10 @@ def _speak(requests: Sequence[Mapping[str, str | int]]) -> list[Samples]:
 
 
 def _trimmed(samples: Samples, words: str) -> Samples:
-    """Without the silence at either end."""
+    """The samples without silence at either end."""
     loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max(initial=0.0))
     if len(loud) == 0:
-        raise CorpusError(f"circumplex: eSpeak NG said nothing for {words!r}")
+        raise CorpusError(f"circumplex: eSpeak NG produced no sound for {words!r}")
     return samples[loud[0] : loud[-1] + 1]
 
 
@@ -145,12 +145,12 @@ def _faded(samples: Samples) -> Samples:
 
 
 def _gain(samples: Samples, level_db: float) -> np.float32:
-    """The factor that brings ``samples`` to an RMS of ``level_db`` re full scale."""
+    """The factor that scales ``samples`` to an RMS of ``level_db`` re full scale."""
     rms = np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
     return np.float32(10 ** (level_db / 20) / rms)
 
 
 def _burst() -> Samples:
-    """The noise that stands for every word: the same samples in every utterance of every corpus made here."""
+    """The noise that replaces the word: the same samples in all utterances and variants."""
     noise = np.random.default_rng(0).uniform(-1, 1, round(BURST_S * SAMPLING_RATE)).astype(np.float32)
     return _faded(noise * _gain(noise, LEVEL_DB))

@@ -29,10 +29,10 @@ def root(tmp_path, tone):
 def test_prepares_and_tells_what_it_found(root, tmp_path):
     done = run("--config", "recipes/corpora/ravdess.yaml", f"corpus.root={root}", f"output.dir={tmp_path / 'out'}")
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar where nobody watches
-    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert (told["found"], told["utterances"], told["speakers"], told["hours"]) == ("2", "1", "1", "0.01")
-    assert told["labels"] == "happy 1"
-    assert told["rejected"] == f"1: empty 1; see {tmp_path / 'out/rejected.jsonl'}"
+    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert (printed["found"], printed["utterances"], printed["speakers"], printed["hours"]) == ("2", "1", "1", "0.01")
+    assert printed["labels"] == "happy 1"
+    assert printed["rejected"] == f"1: empty 1; see {tmp_path / 'out/rejected.jsonl'}"
     assert json.loads((tmp_path / "out/rejected.jsonl").read_text())["path"] == "Actor_01/03-01-04-01-01-01-01.wav"
     assert load(tmp_path / "out").dataset["utterance_id"][:] == ["03-01-03-01-01-01-01"]
 
@@ -50,7 +50,7 @@ def test_the_synthetic_corpus_says_that_it_is(tmp_path):
     ("overrides", "said"),
     [
         (["corpus.root=/no/such/folder"], "corpus root /no/such/folder: expected a folder, found nothing"),
-        (["corpus.variant=spoken"], "key 'corpus.variant': belongs to circumplex"),
+        (["corpus.variant=spoken"], "key 'corpus.variant': applies to circumplex"),
         (["corpus.speed=2"], "unknown key 'corpus.speed'"),
         (["corpus"], "override 'corpus': expected section.key=value"),
     ],

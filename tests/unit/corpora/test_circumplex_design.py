@@ -10,8 +10,8 @@ from lalm_mer.corpora.circumplex.bounds import best_additive_uar, best_uar
 
 
 def test_the_sides_share_no_speaker_carrier_voice_hum_or_sentence_but_every_word():
-    sides = {side: design.cells(side) for side in design.SIDES}
-    for first, second in itertools.combinations(design.SIDES, 2):
+    splits = {split: design.cells(split) for split in design.SPLITS}
+    for first, second in itertools.combinations(design.SPLITS, 2):
         for trait in (
             lambda cell: cell.speaker.name,
             lambda cell: cell.speaker.voice,
@@ -20,26 +20,26 @@ def test_the_sides_share_no_speaker_carrier_voice_hum_or_sentence_but_every_word
             lambda cell: (cell.carrier.before, cell.carrier.after),
             lambda cell: design.transcript("masked", cell),
         ):
-            assert not {trait(cell) for cell in sides[first]} & {trait(cell) for cell in sides[second]}
-        assert {cell.word for cell in sides[first]} == {cell.word for cell in sides[second]} == set(design.WORDS)
+            assert not {trait(cell) for cell in splits[first]} & {trait(cell) for cell in splits[second]}
+        assert {cell.word for cell in splits[first]} == {cell.word for cell in splits[second]} == set(design.WORDS)
 
 
-@pytest.mark.parametrize("side", ["dev", "test"])
-def test_dev_and_test_are_fully_crossed(side):
-    cells = design.cells(side)
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_dev_and_test_are_fully_crossed(split):
+    cells = design.cells(split)
     crossed = itertools.product(
-        [carrier for carrier in design.CARRIERS if carrier.side == side],
+        [carrier for carrier in design.CARRIERS if carrier.split == split],
         design.WORDS,
-        [speaker for speaker in design.SPEAKERS if speaker.side == side],
+        [speaker for speaker in design.SPEAKERS if speaker.split == split],
         design.AROUSALS,
     )
     assert Counter((c.carrier, c.word, c.speaker, c.arousal) for c in cells) == Counter(crossed)
 
 
 @pytest.mark.parametrize("variant", design.VARIANTS)
-@pytest.mark.parametrize("side", design.SIDES)
-def test_labels_are_balanced_on_every_side(variant, side):
-    counts = Counter(design.label(variant, cell) for cell in design.cells(side, seed=3))
+@pytest.mark.parametrize("split", design.SPLITS)
+def test_labels_are_balanced_in_every_split(variant, split):
+    counts = Counter(design.label(variant, cell) for cell in design.cells(split, seed=3))
     assert set(counts) == set(design.labels(variant))
     assert len(set(counts.values())) == 1
 

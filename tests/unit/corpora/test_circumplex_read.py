@@ -35,7 +35,7 @@ def log_mel_like(waveform):
 
 
 def test_columns(corpora):
-    speaker = next(speaker for speaker in design.SPEAKERS if speaker.side == "test")
+    speaker = next(speaker for speaker in design.SPEAKERS if speaker.split == "test")
     (row,) = [row for row in corpora["masked"] if row.utterance_id == f"test_{speaker.name}_c15_wonderful_calm"]
     assert (row.corpus, row.split, row.script) == ("circumplex", "test", "c15")
     assert (row.speaker, row.gender) == (speaker.name, speaker.gender)
@@ -45,13 +45,13 @@ def test_columns(corpora):
 
 
 def test_masked_audio_depends_on_carrier_speaker_and_voice_alone(corpora):
-    heard = defaultdict(set)
+    audio_of = defaultdict(set)
     for row in corpora["masked"]:
-        heard[row.script, row.speaker, row.utterance_id.rpartition("_")[2]].add(hash_bytes(row.audio_bytes))
+        audio_of[row.script, row.speaker, row.utterance_id.rpartition("_")[2]].add(hash_bytes(row.audio_bytes))
     pairs = [(carrier, speaker) for carrier in design.CARRIERS for speaker in design.SPEAKERS]
-    assert len(heard) == 2 * sum(carrier.side == speaker.side for carrier, speaker in pairs)
-    assert all(len(hashes) == 1 for hashes in heard.values())
-    assert len(set.union(*heard.values())) == len(heard)  # and each of them is another sound
+    assert len(audio_of) == 2 * sum(carrier.split == speaker.split for carrier, speaker in pairs)
+    assert all(len(hashes) == 1 for hashes in audio_of.values())
+    assert len(set.union(*audio_of.values())) == len(audio_of)  # and each of them is another sound
 
 
 def test_spoken_audio_differs_from_word_to_word(corpora):
@@ -77,7 +77,7 @@ def test_utterances_are_short_and_do_not_clip(corpora):
 
 
 def test_arousal_is_learnable_from_the_voice_of_unseen_speakers_but_not_from_its_level(corpora):
-    seen, features, arousals, sides = set(), [], [], []
+    seen, features, arousals, splits = set(), [], [], []
     for row in corpora["masked"]:
         arousal = row.utterance_id.rpartition("_")[2]
         if (row.script, row.speaker, arousal) not in seen:
@@ -85,9 +85,9 @@ def test_arousal_is_learnable_from_the_voice_of_unseen_speakers_but_not_from_its
             waveform = decode(row.audio_bytes, row.utterance_id)
             features.append(np.append(log_mel_like(waveform), np.log(waveform.samples.std())))
             arousals.append(arousal)
-            sides.append(row.split)
-    x, y, train = np.array(features), np.array(arousals), np.array(sides) == "train"
-    test = np.array(sides) == "test"
+            splits.append(row.split)
+    x, y, train = np.array(features), np.array(arousals), np.array(splits) == "train"
+    test = np.array(splits) == "test"
 
     def accuracy(columns):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
@@ -123,9 +123,9 @@ def test_noise_gives_an_utterance_the_other_voice(corpora):
     made = voices.Voices("masked", seed=0)
     other = {"calm": "aroused", "aroused": "calm"}
     for cell in design.cells("dev", noise=0.25):
-        heard = cell.utterance_id.removesuffix(cell.arousal) + cell.voice_arousal
+        same_voice = cell.utterance_id.removesuffix(cell.arousal) + cell.voice_arousal
         assert cell.voice_arousal in (cell.arousal, other[cell.arousal])
-        assert made.wav(cell) == masked[heard]
+        assert made.wav(cell) == masked[same_voice]
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch):

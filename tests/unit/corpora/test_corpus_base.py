@@ -126,7 +126,7 @@ def test_a_table_without_its_column_or_outside_the_root_is_named(tmp_path):
         list(read_table(tmp_path, tmp_path / "gone.csv", []))
     (tmp_path / "root").mkdir()
     (tmp_path / "root/link.csv").symlink_to(tmp_path / "t.csv")
-    with pytest.raises(CorpusError, match=r"link\.csv: leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match=r"link\.csv: points outside the corpus folder"):
         list(read_table(tmp_path / "root", tmp_path / "root/link.csv", []))
 
 
@@ -164,5 +164,5 @@ def test_a_folder_that_cannot_be_opened_and_a_name_that_cannot_be_written_are_li
 
 def test_a_quotation_mark_that_never_closes_is_named(tmp_path):
     (tmp_path / "t.csv").write_text('id,words\n1,"' + "x" * 200_000)
-    with pytest.raises(CorpusError, match=r"t\.csv: not a CSV that can be read"):
+    with pytest.raises(CorpusError, match=r"t\.csv: not a valid CSV"):
         list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))

@@ -10,7 +10,7 @@ from lalm_mer.corpora.settings import READERS, CorpusSettings, PrepareSettings, 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "corpora"
 
 
-def test_every_shipped_yaml_loads_and_opens_with_its_launch_told():
+def test_every_shipped_yaml_loads_and_opens_with_its_launch_settings():
     paths = sorted(RECIPES.glob("*.yaml"))
     assert {path.stem for path in paths} == set(READERS)
     for path in paths:
@@ -29,8 +29,8 @@ def test_every_key_has_an_owner():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("corpus.variant=spoken", r"key 'corpus\.variant': belongs to circumplex, but corpus\.name is ravdess"),
-        ("corpus.columns={label: emotion}", r"key 'corpus\.columns': belongs to manifest, but"),
+        ("corpus.variant=spoken", r"key 'corpus\.variant': applies to circumplex, but corpus\.name is ravdess"),
+        ("corpus.columns={label: emotion}", r"key 'corpus\.columns': applies to manifest, but"),
         ("corpus.root=", r"key 'corpus\.root': ravdess needs it"),
         (
             "corpus.name=iemocop",

@@ -121,8 +121,8 @@ def test_datasets_opens_the_parquet_and_its_audio(rows, tmp_path):
 def test_the_parquet_says_what_it_is(rows, tmp_path):
     summary = write(rows, tmp_path / "out", synthetic=True, ranges={"valence": [1, 5]})
     metadata = pq.read_metadata(tmp_path / "out/utterances/part-00000.parquet").metadata
-    told = {key: json.loads(metadata[key.encode()]) for key in ("corpus", "synthetic", "loader_version", "ranges")}
-    assert told == {"corpus": "tiny", "synthetic": True, "loader_version": "1", "ranges": {"valence": [1, 5]}}
+    summary = {key: json.loads(metadata[key.encode()]) for key in ("corpus", "synthetic", "loader_version", "ranges")}
+    assert summary == {"corpus": "tiny", "synthetic": True, "loader_version": "1", "ranges": {"valence": [1, 5]}}
     assert summary["synthetic"] is True
     assert summary["ranges"] == {"valence": [1, 5]}
 
@@ -195,7 +195,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(rows, tmp_path):
     (tmp_path / "out").mkdir()
     write(rows, tmp_path / "out")  # an empty folder is fine
     (tmp_path / "out/thesis.tex").write_text("mine")
-    with pytest.raises(CorpusError, match=r"holds something that is not a prepared corpus; choose another output\.dir"):
+    with pytest.raises(
+        CorpusError, match=r"contains something other than a prepared corpus; choose another output\.dir"
+    ):
         write(rows, tmp_path / "out")
     assert (tmp_path / "out/thesis.tex").read_text() == "mine"
 
@@ -279,7 +281,7 @@ def test_an_utterance_without_audio_is_kept_only_where_that_was_asked_for(rows, 
     there = rows[1]
     summary = write([spoken, written, there], tmp_path / "reject", root=tmp_path)
     assert (summary["n_utterances"], summary["rejected"], summary["n_without_audio"]) == (1, {"missing_audio": 2}, 0)
-    summary = write([spoken, written, there], tmp_path / "keep", root=tmp_path, keeps_missing=True)
+    summary = write([spoken, written, there], tmp_path / "keep", root=tmp_path, keep_missing_audio=True)
     assert (summary["n_utterances"], summary["n_rejected"], summary["n_without_audio"]) == (3, 0, 2)
     row = load(tmp_path / "keep").dataset[1]
     assert (row["audio"], row["duration_s"], row["sampling_rate"], row["transcript"]) == (None, None, None, "Hello.")
@@ -298,8 +300,8 @@ def test_a_part_of_a_recording_is_cut_out_to_the_sample(rows, tmp_path, tone):
     whole = decode((tmp_path / "long.wav").read_bytes(), "long").samples
     table = {row["utterance_id"]: row for row in load(tmp_path / "out").dataset}
     for name, start in (("u0.25", 0.25), ("u1.0", 1.0)):
-        heard = decode(table[name]["audio"]["bytes"], name).samples
-        np.testing.assert_array_equal(heard, whole[int(start * 16000) : int((start + 0.5) * 16000)])
+        decoded = decode(table[name]["audio"]["bytes"], name).samples
+        np.testing.assert_array_equal(decoded, whole[int(start * 16000) : int((start + 0.5) * 16000)])
         assert (table[name]["start_s"], table[name]["duration_s"]) == (start, 0.5)
     assert table["whole"]["duration_s"] == 2.0
 
@@ -350,7 +352,9 @@ def test_a_disk_that_is_full_is_one_line(rows, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(parts, "write_json", full)
-    with pytest.raises(CorpusError, match=r"cannot be written .*No space left on device.*what was done is kept"):
+    with pytest.raises(
+        CorpusError, match=r"cannot be written .*No space left on device.*rerun the same command to resume"
+    ):
         write(rows, tmp_path / "out")
 
 

@@ -86,7 +86,7 @@ def test_name_and_tables_tell_every_column(release):
 
 
 def test_a_release_is_prepared_whole(release, tmp_path):
-    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_found"], summary["n_utterances"], rejected) == (12, 12, [])
     assert summary["labels"] == {"ANG": 3, "SAD": 3, "NEU": 3, "DIS": 1, "FEA": 1, "HAP": 1}
     assert summary["speakers"] == {"1001": 6, "1002": 3, "1091": 3}
@@ -103,7 +103,7 @@ def test_a_release_is_prepared_whole(release, tmp_path):
 
 def test_what_the_tables_name_is_an_utterance_without_its_audio_too(release, tmp_path):
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
-    summary, rows, rejected = prepare(crema_d, release, tmp_path / "kept", keeps_missing=True)
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "kept", keep_missing_audio=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (12, 1, [])
     assert rows[CLIPS[0]]["audio"] is None
     summary, rows, rejected = prepare(crema_d, release, tmp_path / "rejected")
@@ -169,14 +169,14 @@ def test_the_file_that_older_copies_misname_is_its_clip(release, tone):
 def test_a_clip_that_lies_there_twice_is_kept_once(release, tmp_path, tone):
     put(release / f"AudioWAV/{CLIPS[0]}.flac", tone(container="FLAC"))
     put(release / f"AudioWAV/{CLIPS[1]}.WAV", tone())
-    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_found"], len(rows)) == (14, 12)
     assert Counter(row["reason"] for row in rejected) == {"duplicate_id": 2}
 
 
 def test_a_link_of_git_lfs_is_no_audio(release, tmp_path):
     put(release / f"AudioWAV/{CLIPS[0]}.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
-    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
+    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert len(rows) == 11
     assert [(row["path"], row["reason"]) for row in rejected] == [(f"AudioWAV/{CLIPS[0]}.wav", "unreadable")]
 
@@ -186,7 +186,7 @@ def test_links_out_of_the_release_are_refused(release, tmp_path, tone):
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").symlink_to(tmp_path / "elsewhere" / "secret.wav")
     (release / "more").symlink_to(tmp_path / "elsewhere")
-    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keeps_missing=True)
+    _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert len(rows) == 11
     assert {(row["path"], row["reason"]) for row in rejected} == {
         (f"AudioWAV/{CLIPS[0]}.wav", "outside_root"),
@@ -199,7 +199,7 @@ def test_a_table_that_leads_out_of_the_release_or_nowhere_is_an_error(release, t
     put(tmp_path / "elsewhere.csv", (release / "VideoDemographics.csv").read_bytes())
     (release / "VideoDemographics.csv").unlink()
     (release / "VideoDemographics.csv").symlink_to(tmp_path / target)
-    with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match="points outside the corpus folder"):
         list(crema_d.read(release))
 
 
@@ -238,10 +238,10 @@ def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
 @pytest.mark.parametrize(
     ("name", "row", "detail"),
     [
-        ("SentenceFilenames.csv", [13, "1001_ABC_ANG_XX"], "is no clip of CREMA-D"),
-        ("SentenceFilenames.csv", [13, CLIPS[0]], "stands there twice"),
-        ("VideoDemographics.csv", [1092, 21, "Male", "Asian", "Not Hispanic"], "is no actor of CREMA-D"),
-        ("VideoDemographics.csv", [1001, 21, "Male", "Asian", "Not Hispanic"], "stands there twice"),
+        ("SentenceFilenames.csv", [13, "1001_ABC_ANG_XX"], "is not a clip of CREMA-D"),
+        ("SentenceFilenames.csv", [13, CLIPS[0]], "duplicate row of"),
+        ("VideoDemographics.csv", [1092, 21, "Male", "Asian", "Not Hispanic"], "is not an actor of CREMA-D"),
+        ("VideoDemographics.csv", [1001, 21, "Male", "Asian", "Not Hispanic"], "duplicate row of actor 1001"),
         ("VideoDemographics.csv", [1091, "old", "Male", "Asian", "Not Hispanic"], "age 'old'"),
         ("VideoDemographics.csv", [1091, 21, "M", "Asian", "Not Hispanic"], "sex 'M'"),
         ("processedResults/tabulatedVotes.csv", votes_of(100099, CLIPS[0], (9, 0, 0, 0, 0, 0)), "already has votes"),
@@ -250,12 +250,12 @@ def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
         (
             "processedResults/tabulatedVotes.csv",
             [100099, 9, 0, 0, 0, 0, 0, "1003_DFA_ANG_XX", 10, 1],
-            "add up to numResponses",
+            "with the sum numResponses",
         ),
         (
             "processedResults/tabulatedVotes.csv",
             [100099, 9.5, 0, 0, 0, 0, 0, "1003_DFA_ANG_XX", 9.5, 1],
-            "not whole numbers",
+            "votes are not integers",
         ),
     ],
 )
@@ -289,7 +289,7 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
 
 def test_the_folder_above_the_release_is_not_taken_for_it(release, tmp_path):
     with pytest.raises(CorpusError, match="folder_mismatch"):
-        prepare(crema_d, release.parent, tmp_path / "out", keeps_missing=True)
+        prepare(crema_d, release.parent, tmp_path / "out", keep_missing_audio=True)
 
 
 @pytest.mark.parametrize("utterance_id", ["1000_IEO_NEU_XX", "1092_IEO_NEU_XX", "1001_IEO_NEU_XX.wav", "03a01Fa", ""])

@@ -93,8 +93,8 @@ def test_the_real_channels_are_not_one_another(real_rows):
     assert agrees["both"] > 0.55 * 7442
 
 
-def test_the_real_clips_are_heard(real, tmp_path):
-    summary, rows, rejected = prepare(crema_d, real, tmp_path / "out", keeps_missing=True)
+def test_the_real_clips_are_decoded(real, tmp_path):
+    summary, rows, rejected = prepare(crema_d, real, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (7442, 7431, [])
     assert {row["sampling_rate"] for row in rows.values() if row["audio"]} == {16000}
     assert summary["tasks"]["crema_d_6"] == dict.fromkeys(("happy", "sad", "angry", "fearful", "disgust"), 1271) | {

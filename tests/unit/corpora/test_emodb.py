@@ -56,7 +56,7 @@ def test_the_name_tells_every_column(tmp_path, tone):
 
 
 def test_a_release_is_prepared_whole(release, tmp_path):
-    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keeps_missing=True)
+    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_found"], summary["n_utterances"], summary["n_without_audio"], rejected) == (14, 14, 0, [])
     assert summary["labels"] == {
         "anger": 3, "boredom": 2, "disgust": 1, "fear": 1, "happiness": 2, "neutral": 2, "sadness": 3,
@@ -78,7 +78,7 @@ def test_oddities_are_each_rejected_for_what_they_are(release, tmp_path, tone):
     put(release / "wav/03a02Wc.wav", b"")
     put(release / "wav/03a02Na.wav", tone()[:60])
     put(release / "wav/03A02FA.wav", tone())
-    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keeps_missing=True)
+    summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keep_missing_audio=True)
     assert Counter(row["reason"] for row in rejected) == summary["rejected"]
     assert summary["rejected"] == {
         "outside_root": 2, "duplicate_id": 2, "empty": 1, "truncated": 1, "unexpected_name": 1,
@@ -116,7 +116,7 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path):
 def test_a_folder_without_audio_says_so(tmp_path):
     put(tmp_path / "emodb/erkennung.txt", b"")
     with pytest.raises(CorpusError, match="found no audio files"):
-        prepare(emodb, tmp_path / "emodb", tmp_path / "out", keeps_missing=True)
+        prepare(emodb, tmp_path / "emodb", tmp_path / "out", keep_missing_audio=True)
 
 
 def test_facts_are_those_of_the_reader(release):

@@ -157,7 +157,7 @@ def test_a_vote_cut_in_half_is_rejected_and_the_utterance_kept(tmp_path, cut):
     put_dialogue(tmp_path, EVALUATION.replace("C-E3:\tNeutral; Anger;\t(curious)", cut))
     (rejection, first, *_) = read(tmp_path)
     assert (rejection.reason, rejection.detail[:8]) == ("bad_row", "line 5: ")
-    assert "votes on Ses01F_impro01_F000" in rejection.detail
+    assert "vote on Ses01F_impro01_F000" in rejection.detail
     assert first.ratings == {"Anger": 1, "Neutral": 1}
 
 
@@ -215,7 +215,7 @@ def test_the_miniature_release_is_accounted_for(tmp_path, tone):
     assert summary["ranges"] == {"valence": [1, 5], "arousal": [1, 5], "dominance": [1, 5]}
     first = said["Ses01F_impro01_M000"]
     assert (first["duration_s"], first["start_s"], first["end_s"]) == (0.2, 4.0, 6.5)  # cut by the release already
-    kept, _, _ = prepare(iemocap, tmp_path / "copy", tmp_path / "kept", keeps_missing=True)
+    kept, _, _ = prepare(iemocap, tmp_path / "copy", tmp_path / "kept", keep_missing_audio=True)
     assert (kept["n_utterances"], kept["n_without_audio"]) == (29, 1)
 
 
@@ -225,7 +225,7 @@ def test_an_evaluation_that_leads_out_of_the_root_is_refused(tmp_path):
     evaluation = tmp_path / "here/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
     evaluation.unlink()
     evaluation.symlink_to(tmp_path / "elsewhere/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt")
-    with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match="points outside the corpus folder"):
         list(read(tmp_path / "here"))
 
 
@@ -249,7 +249,7 @@ def published_release(tmp_path_factory):
 
 def test_the_published_counts(published_release, tmp_path):
     root, lines = published_release
-    summary, said, rejected = prepare(iemocap, root, tmp_path / "out", keeps_missing=True)
+    summary, said, rejected = prepare(iemocap, root, tmp_path / "out", keep_missing_audio=True)
     assert not rejected
     assert (summary["n_found"], summary["n_utterances"]) == (10_039, 10_039)
     assert summary["labels"] == LABELS

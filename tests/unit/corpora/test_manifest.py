@@ -82,8 +82,8 @@ def test_an_undeclared_label_stops_everything(folder):
     with pytest.raises(CorpusError) as error:
         read(folder, "path,label\na.wav,glad\nb.flac,mad\n", labels=["glad", "sad"])
     assert str(error.value) == (
-        "manifest.csv: row 3, utterance b: label 'mad' is not among the declared corpus.labels ['glad', 'sad']; "
-        "mend the row or declare it"
+        "manifest.csv: row 3, utterance b: label 'mad' is not one of the declared corpus.labels ['glad', 'sad']; "
+        "correct the row or declare it"
     )
 
 
@@ -91,14 +91,14 @@ def test_an_undeclared_label_stops_everything(folder):
     ("columns", "cells", "said"),
     [
         ("age", "about 30", "not a number"),
-        ("age", "30.5", "not a whole number"),
+        ("age", "30.5", "not an integer"),
         ("valence", '"3,5"', "not a number"),
         ("valence", "nan", "not a number"),
         ("valence", "1_0", "not a number"),
         ("valence", "7", r"outside \[1, 5\]"),
         ("transcript_source", "guess", "not one of human, asr, simulated"),
-        ("utterance_id,start_s,end_s", "x,0.5,0.5", "enclose nothing"),
-        ("utterance_id,start_s,end_s", "x,-1,0.5", "enclose nothing"),
+        ("utterance_id,start_s,end_s", "x,0.5,0.5", "do not enclose any audio"),
+        ("utterance_id,start_s,end_s", "x,-1,0.5", "do not enclose any audio"),
     ],
 )
 def test_a_bad_value_rejects_its_row(folder, columns, cells, said):
@@ -163,9 +163,9 @@ def test_windows_characters_need_their_encoding_said(folder):
     ("content", "name", "said"),
     [
         ("path,label\na.wav,glad,extra\n", "m.csv", r"m\.csv: row 2 has 3 fields, the header 2"),
-        ("path,path\na.wav,b\n", "m.csv", "column 'path' stands twice"),
+        ("path,path\na.wav,b\n", "m.csv", "duplicate column 'path'"),
         ("", "m.csv", "no column 'path' for 'path', found none"),
-        ('{"path": "a.wav"}\n{oops}\n', "m.jsonl", "line 2 is not JSON"),
+        ('{"path": "a.wav"}\n{oops}\n', "m.jsonl", "line 2 is not valid JSON"),
         ('["a.wav"]\n', "m.jsonl", "line 1: expected an object"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_value_that_no_table_can_hold_rejects_its_row(folder, row):
 
 def test_json_too_deep_to_read_names_its_line(folder):
     for content in ("[" * 100_000, '{"path": "a.wav", "age": ' + "9" * 5000 + "}"):
-        with pytest.raises(CorpusError, match=r"rows\.jsonl: line 1 is not JSON that can be read"):
+        with pytest.raises(CorpusError, match=r"rows\.jsonl: line 1 is not valid JSON"):
             read(folder, content + "\n", "rows.jsonl")
 
 
@@ -212,7 +212,7 @@ def test_a_manifest_elsewhere_or_no_file_is_refused(folder):
     (folder.parent / "m.csv").write_text("path\na.wav\n")
     (folder / "link.csv").symlink_to(folder.parent / "m.csv")
     for name in ("../m.csv", "link.csv"):
-        with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+        with pytest.raises(CorpusError, match="points outside the corpus folder"):
             list(manifest.read(folder, name))
     os.mkfifo(folder / "pipe.csv")
     with pytest.raises(CorpusError, match="not a regular file"):

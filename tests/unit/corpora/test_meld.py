@@ -291,7 +291,7 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
     assert summary["n_utterances"] == 1
     (root / "dev_sent_emo.csv").unlink()
     (root / "dev_sent_emo.csv").symlink_to(tmp_path / "elsewhere/dev_sent_emo.csv")
-    with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match="points outside the corpus folder"):
         list(meld.read(root))
 
 
@@ -338,7 +338,7 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
     durations = {item["utterance_id"]: item["duration_s"] for item in load(tmp_path / "out").dataset}
     assert durations["train_dia0_utt1"] == 0.4  # the WAV, not the video beside it
     assert durations["train_dia0_utt0"] == pytest.approx(0.5, abs=0.13)
-    kept, rejected = prepare_meld(root, tmp_path / "kept", keeps_missing=True)
+    kept, rejected = prepare_meld(root, tmp_path / "kept", keep_missing_audio=True)
     assert kept["n_utterances"] == 7
     assert kept["n_without_audio"] == 1
     assert "dev_splits_complete/dia110_utt7.mp4" not in rejected
@@ -356,7 +356,7 @@ def prepared(shared_data_folder, tmp_path_factory):
     if not root.is_dir():
         pytest.skip(f"no MELD in {shared_data_folder}")
     folder = tmp_path_factory.mktemp("meld") / "out"
-    _, rejected = prepare_meld(root, folder, keeps_missing=True)
+    _, rejected = prepare_meld(root, folder, keep_missing_audio=True)
     assert rejected == {}
     return load(folder)
 

@@ -214,7 +214,7 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
     assert summary["n_utterances"] == 1
     (root / CSD).rename(tmp_path / "elsewhere" / CSD)
     (root / CSD).symlink_to(tmp_path / "elsewhere" / CSD)
-    with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match="points outside the corpus folder"):
         list(mosei.read(root))
 
 
@@ -265,10 +265,10 @@ def test_other_files_of_the_release_and_second_copies(tmp_path, tone):
 
 
 def small_release(root, tmp_path, tone):
-    """Twelve utterances that can be heard, and every oddity that was met."""
+    """Twelve utterances that can be decoded, and every oddity that was met."""
     for number, video in enumerate((TRAIN, TRAIN_NUMBER, DEV, TEST)):
         put(root / f"{WAV}/{video}.wav", tone(10.0, 16000, hertz=200 + 40 * number))
-    put(root / f"{MP4}/{TRAIN}.mp4", b"not heard, since there is a WAV")
+    put(root / f"{MP4}/{TRAIN}.mp4", b"not used, since there is a WAV")
     put(root / f"{MP4}/{TEST_DASH}.mp4", mp4(tmp_path, 4.0))
     put(root / f"{WAV}/unlabelled1.wav", tone())  # a recording without labels
     put(root / f"{MP4}/unlabelled1.mp4", b"")
@@ -370,8 +370,8 @@ def test_what_is_cut_out_is_the_interval(prepared):
     assert rows[f"{DEV}_0"]["transcript"] == "Good."
     assert rows[f"{TEST_DASH}_0"]["audio"]["path"] == f"{MP4}/{TEST_DASH}.mp4"
     time = np.arange(32000) / 16000
-    heard = decode(first["audio"]["bytes"], "first").samples
-    assert heard == pytest.approx(0.3 * np.sin(2 * np.pi * 200 * time), abs=1e-4)
+    decoded = decode(first["audio"]["bytes"], "first").samples
+    assert decoded == pytest.approx(0.3 * np.sin(2 * np.pi * 200 * time), abs=1e-4)
 
 
 def test_several_emotions_and_a_number_reach_the_table(prepared):

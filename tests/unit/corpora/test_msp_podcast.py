@@ -125,7 +125,7 @@ def test_without_the_raters_table_there_are_no_ratings(release):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("MSP-PODCAST_0023_0048", Facts(session="0023")),
         ("MSP-PODCAST_6021_0003_0001", Facts(session="6021")),
@@ -134,8 +134,8 @@ def test_without_the_raters_table_there_are_no_ratings(release):
         ("Ses01F_impro01_F000", None),
     ],
 )
-def test_what_an_id_tells(name, told):
-    assert facts(name) == told
+def test_facts_of_an_id(name, expected):
+    assert facts(name) == expected
 
 
 def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
@@ -169,7 +169,7 @@ def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
     assert tasks["msp_podcast_8"] == {"A": 0, "S": 1, "H": 1, "U": 1, "F": 1, "D": 1, "C": 1, "N": 2, "unmapped": 4}
     assert rows["MSP-PODCAST_0010_0001"]["label"] is None  # no row: kept, and of no split
     assert rows["MSP-PODCAST_0010_0001"]["split"] is None
-    kept, _, _ = prepare(msp_podcast, root, tmp_path / "kept", keeps_missing=True)
+    kept, _, _ = prepare(msp_podcast, root, tmp_path / "kept", keep_missing_audio=True)
     assert (kept["n_utterances"], kept["n_without_audio"], kept["tasks"]["msp_podcast_4"]["N"]) == (13, 1, 3)
 
 
@@ -243,7 +243,7 @@ def test_labels_and_transcripts_that_lead_out_of_the_root_are_refused(release, t
     root = release()
     (root / path).rename(tmp_path / "outside")
     (root / path).symlink_to(tmp_path / "outside")
-    with pytest.raises(CorpusError, match="leads out of the corpus folder"):
+    with pytest.raises(CorpusError, match="points outside the corpus folder"):
         list(read(root))
 
 

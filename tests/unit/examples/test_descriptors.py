@@ -169,7 +169,7 @@ def source(tmp_path):
         ]  # fmt: skip
         rows.append(Utterance(utterance_id="s0_mute", corpus="toy", label="sad", speaker="s0", session="s0"))
         write_corpus(
-            rows, corpus="toy", out_dir=tmp_path / name, loader_version="1", synthetic=True, keeps_missing=True,
+            rows, corpus="toy", out_dir=tmp_path / name, loader_version="1", synthetic=True, keep_missing_audio=True,
             processes=1,
         )  # fmt: skip
         return ExampleSource(fold_corpus(load(tmp_path / name), PROTOCOL if speakers else BY_SESSION))

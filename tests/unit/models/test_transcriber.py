@@ -152,7 +152,7 @@ def utterances(tmp_path, tone):
     ]  # fmt: skip
     rows.insert(3, Utterance(utterance_id="silent", corpus="beeps", speaker="s", transcript="Nothing."))
     write_corpus(
-        rows, corpus="beeps", out_dir=tmp_path / "data", loader_version="1", synthetic=True, keeps_missing=True
+        rows, corpus="beeps", out_dir=tmp_path / "data", loader_version="1", synthetic=True, keep_missing_audio=True
     )
     return load(tmp_path / "data").dataset
 

@@ -17,7 +17,7 @@ def circumplex_table():
                 "utterance_id": cell.utterance_id,
                 "speaker": cell.speaker.name,
                 "session": None,
-                "split": cell.side,
+                "split": cell.split,
                 "script": cell.carrier.name,
                 "transcript": design.transcript(variant, cell),
                 "audio": hash_bytes(
@@ -25,8 +25,8 @@ def circumplex_table():
                 ),
                 "label": design.label(variant, cell),
             }
-            for side in design.SIDES
-            for cell in design.cells(side, 0, 0.0)
+            for split in design.SPLITS
+            for cell in design.cells(split, 0, 0.0)
         ]
         return pd.DataFrame(rows)
 

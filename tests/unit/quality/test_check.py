@@ -151,7 +151,9 @@ def usual(n=25):
 def check(tmp_path):
     def run(rows, **options):
         folder = tmp_path / "prepared"
-        write_corpus(iter(rows), corpus="mine", out_dir=folder, loader_version="1", keeps_missing=True, processes=1)
+        write_corpus(
+            iter(rows), corpus="mine", out_dir=folder, loader_version="1", keep_missing_audio=True, processes=1
+        )
         quality = check_corpus(load(folder), tmp_path / "out", processes=1, **options)
         return quality, flags_of(tmp_path / "out")
 
