@@ -1,1 +1,1 @@
-"""From utterances to the examples of a fold, with proofs of what the sides of a split do not share."""
+"""Protocols: folds of a corpus, with proofs of what their splits do not share."""

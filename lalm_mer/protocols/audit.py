@@ -1,4 +1,4 @@
-"""What the sides of anybody's split share, told by the utterance ids and, where it is at hand, by a prepared corpus."""
+"""Audit of existing splits: what they share, according to the utterance ids or to a prepared corpus."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from lalm_mer.corpora.settings import READERS
 from lalm_mer.protocols.folded_corpus import compared_columns
 from lalm_mer.protocols.protocol import COLUMNS
 
-__all__ = ["Audit", "Sharing", "audit_split", "read_split_file"]
+__all__ = ["Audit", "Overlap", "audit_split", "read_split_file"]
 
 _ID_COLUMNS = ("utterance_id", "key", "id", "name", "FileName", "file")
 _SPLIT_SUFFIX = re.compile(r"(?P<rest>.+)-(?P<split>train|dev|val|test)")
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """What two sides share in one column.
+class Overlap:
+    """What two splits share in one column.
 
     Args:
         column: ``utterance`` or one of ``COLUMNS``
-        sides: the two, the smaller one in general last
-        shared: values that both have
-        n_values: distinct values of the second side
-        n_utterances: utterances of the second side that have a shared value
-        n_unknown: utterances of both sides of which the column is not known
-        example: one shared value; None where there is none
+        splits: names of the two splits
+        shared: number of values that both have
+        n_values: number of distinct values of the second split
+        n_utterances: number of utterances of the second split that have a shared value
+        n_unknown: number of utterances of both splits whose value is not known
+        example: one shared value; None if there is none
     """
 
     column: str
-    sides: tuple[str, str]
+    splits: tuple[str, str]
     shared: int
     n_values: int
     n_utterances: int
@@ -52,47 +52,47 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Audit:
-    """The whole comparison.
+    """The comparison of all splits.
 
     Args:
-        corpus: whose rule told what the ids say
-        n: side -> utterances
-        sharings: of every pair of sides and every column that is known of at least one utterance
-        unknown: columns that nothing is known of
+        corpus: the corpus whose naming rule was applied to the ids
+        n: split -> number of utterances
+        overlaps: one for each pair of splits and each column that is known for at least one utterance
+        unknown: columns that are not known for any utterance
     """
 
     corpus: str
     n: dict[str, int]
-    sharings: list[Sharing]
+    overlaps: list[Overlap]
     unknown: list[str]
 
     def failures(self, required: Sequence[str]) -> list[str]:
-        """What is shared, or cannot be told, although it is required to be disjoint; a line each."""
+        """Columns that must be disjoint but are shared or unknown, as one line each."""
         lines = []
         for column in ("utterance", *required):
-            of_column = [sharing for sharing in self.sharings if sharing.column == column]
-            unknown = max((sharing.n_unknown for sharing in of_column), default=0)
+            of_column = [overlap for overlap in self.overlaps if overlap.column == column]
+            unknown = max((overlap.n_unknown for overlap in of_column), default=0)
             if not of_column or unknown:
                 lacking = f"{unknown} utterances" if of_column else "any utterance"
                 lines.append(f"{column} of {lacking} is not known, so nothing is proven; give --data or --corpus")
             lines += [
-                f"{sharing.sides[0]} and {sharing.sides[1]} share {sharing.shared} of {sharing.n_values} values of "
-                f"{column}, for example {sharing.example}"
-                for sharing in of_column
-                if sharing.shared
+                f"{overlap.splits[0]} and {overlap.splits[1]} share {overlap.shared} of {overlap.n_values} values of "
+                f"{column}, for example {overlap.example}"
+                for overlap in of_column
+                if overlap.shared
             ]
         return lines
 
 
 def read_split_file(path: Path) -> list[str]:
-    """Utterance ids of one side of a split, as its file has them.
+    """Read the utterance ids of one split.
 
-    Takes one id a line; a CSV or TSV with a column ``utterance_id``, ``key``, ``id``, ``name``, ``FileName`` or
-    ``file``; JSON Lines of objects with one of these (EmoBox has ``key``); a JSON list of ids or of such objects, or a
-    JSON object keyed by ids.
+    The file has one id per line, or is a CSV or TSV with a column ``utterance_id``, ``key``, ``id``, ``name``,
+    ``FileName`` or ``file``, JSON Lines of objects with one of these keys (EmoBox has ``key``), a JSON list of ids or
+    of such objects, or a JSON object keyed by ids.
 
     Raises:
-        ConfigError: naming the file, if it cannot be read, has no ids, or has one twice
+        ConfigError: naming the file, if it cannot be read, has no ids, or has a duplicate id
     """
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: not a regular file; expected a list of utterance ids")
@@ -107,10 +107,10 @@ def read_split_file(path: Path) -> list[str]:
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]}; expected one of {', '.join(_ID_COLUMNS)}") from None
     if not ids:
-        raise ConfigError(f"{path}: no utterance ids in it")
-    doubled = [name for name, n in pd.Series(ids).value_counts().items() if n > 1]
-    if doubled:
-        raise ConfigError(f"{path}: {len(doubled)} ids stand twice, for example {doubled[0]}")
+        raise ConfigError(f"{path}: no utterance ids; expected one or more")
+    duplicates = [name for name, n in pd.Series(ids).value_counts().items() if n > 1]
+    if duplicates:
+        raise ConfigError(f"{path}: {len(duplicates)} duplicate ids, for example {duplicates[0]}; keep one of each")
     return ids
 
 
@@ -120,10 +120,10 @@ def _ids(content: str, suffix: str) -> Iterator[str]:
             _id_of(json.loads(line), f"line {n}") for n, line in enumerate(content.split("\n"), 1) if line.strip()
         )
     elif suffix == ".json":
-        whole = json.loads(content)
-        if not isinstance(whole, list | dict):
+        parsed = json.loads(content)
+        if not isinstance(parsed, list | dict):
             raise KeyError("neither a list nor an object")
-        yield from (_id_of(item, f"item {n}") for n, item in enumerate(whole, 1))
+        yield from (_id_of(item, f"item {n}") for n, item in enumerate(parsed, 1))
     elif suffix in (".csv", ".tsv"):
         rows = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
         yield from (_id_of(row, f"row {n}") for n, row in enumerate(rows, 2))
@@ -142,21 +142,22 @@ def _id_of(item: Any, where: str) -> str:  # noqa: ANN401 a JSON value
 
 
 def audit_split(
-    sides: Mapping[str, Sequence[str]], corpus: str | None = None, prepared: PreparedCorpus | None = None
+    splits: Mapping[str, Sequence[str]], corpus: str | None = None, prepared: PreparedCorpus | None = None
 ) -> Audit:
-    """Compare every two sides.
+    """Compare each pair of splits.
 
     Args:
-        sides: ``train``, ``test`` and perhaps ``dev`` -> utterance ids, as anybody writes them
-        corpus: whose rule tells speaker, session and script of an id; None for the only one that knows them all
-        prepared: a prepared corpus, which tells the other columns too
+        splits: ``train``, ``test`` and optionally ``dev`` -> utterance ids in any usual form
+        corpus: the corpus whose naming rule gives speaker, session and script of an id; None for the only corpus whose
+            rule fits all ids
+        prepared: a prepared corpus, which also has the other columns
 
     Raises:
-        ConfigError: if no corpus, or more than one, knows the ids
-        CorpusError: if the prepared corpus lacks one of them
+        ConfigError: if the ids fit no corpus, or more than one
+        CorpusError: if the prepared corpus lacks an utterance
     """
     known = {name: reader.facts for name, reader in READERS.items() if reader.facts is not None}
-    names = [name for ids in sides.values() for name in ids]
+    names = [name for ids in splits.values() for name in ids]
     if prepared is not None:
         if corpus not in (None, prepared.name):
             raise ConfigError(f"--corpus {corpus}, but the prepared corpus of --data is {prepared.name}")
@@ -166,22 +167,22 @@ def audit_split(
         corpus = corpus or _corpus_of(names, known)
         if corpus not in known:
             raise ConfigError(
-                f"no corpus {corpus!r} whose ids tell anything; expected one of {', '.join(sorted(known))}"
+                f"corpus {corpus!r} has no naming rule for ids; expected one of {', '.join(sorted(known))}"
             )
         table = _from_ids(names, corpus, known[corpus])
-    of_side = {side: table.loc[list(ids)] for side, ids in sides.items()}
-    for side, rows in of_side.items():
-        doubled = rows.index[rows["utterance"].duplicated()]
-        if len(doubled):
-            raise ConfigError(f"{side}: {len(doubled)} utterances stand twice, for example {doubled[0]}")
+    rows_of = {split: table.loc[list(ids)] for split, ids in splits.items()}
+    for split, rows in rows_of.items():
+        duplicates = rows.index[rows["utterance"].duplicated()]
+        if len(duplicates):
+            raise ConfigError(f"{split}: {len(duplicates)} duplicate utterances, for example {duplicates[0]}")
     columns = ("utterance", *(column for column in COLUMNS if table[column].notna().any()))
-    sharings = [_sharing(column, pair, of_side) for pair in itertools.combinations(of_side, 2) for column in columns]
+    overlaps = [_overlap(column, pair, rows_of) for pair in itertools.combinations(rows_of, 2) for column in columns]
     unknown = [column for column in COLUMNS if column not in columns]
-    return Audit(corpus, {side: len(ids) for side, ids in sides.items()}, sharings, unknown)
+    return Audit(corpus, {split: len(ids) for split, ids in splits.items()}, overlaps, unknown)
 
 
 def _forms(name: str) -> Iterator[str]:
-    """How a corpus may write an id that others write with its name before, dashes or the split behind."""
+    """Forms in which a corpus may write an id that has the name of the corpus, dashes or the split added."""
     stem = name.replace("\\", "/").rpartition("/")[2]
     stem = stem.rpartition(".")[0] if stem.lower().endswith((".wav", ".flac", ".mp4", ".mp3")) else stem
     bare = stem.partition("-")[2]
@@ -195,19 +196,19 @@ def _forms(name: str) -> Iterator[str]:
 
 
 def _facts_of(name: str, facts: Any) -> tuple[str, Facts] | None:  # noqa: ANN401 a reader's function
-    """The id as its corpus writes it, and what it tells."""
+    """The id in the form of its corpus, and the facts encoded in it."""
     return next(((form, found) for form in _forms(name) if (found := facts(form)) is not None), None)
 
 
 def _corpus_of(names: Sequence[str], known: Mapping[str, Any]) -> str:
-    strange = {corpus: [name for name in names if _facts_of(name, facts) is None] for corpus, facts in known.items()}
-    nearest = min(strange, key=lambda corpus: len(strange[corpus]))
-    fitting = [corpus for corpus, others in strange.items() if not others]
+    unmatched = {corpus: [name for name in names if _facts_of(name, facts) is None] for corpus, facts in known.items()}
+    nearest = min(unmatched, key=lambda corpus: len(unmatched[corpus]))
+    fitting = [corpus for corpus, others in unmatched.items() if not others]
     if len(fitting) != 1:
-        found = f"{' and '.join(fitting)} know" if fitting else "no corpus knows"
-        example = names[0] if fitting else strange[nearest][0]
+        found = f"{' and '.join(fitting)} have" if fitting else "no corpus has"
+        example = names[0] if fitting else unmatched[nearest][0]
         raise ConfigError(
-            f"{found} ids such as {example!r}; say --corpus, one of {', '.join(sorted(known))}, or give a prepared "
+            f"{found} ids such as {example!r}; set --corpus to one of {', '.join(sorted(known))}, or give a prepared "
             "corpus by --data"
         )
     return fitting[0]
@@ -218,9 +219,9 @@ def _from_ids(names: Sequence[str], corpus: str, facts: Any) -> pd.DataFrame:  #
     for name in names:
         found = _facts_of(name, facts)
         if found is None:
-            raise ConfigError(f"{name!r} is no utterance id of {corpus}; is --corpus right?")
-        form, told = found
-        rows[name] = asdict(told) | {"utterance": form}
+            raise ConfigError(f"{name!r} is not an utterance id of {corpus}; is --corpus right?")
+        form, encoded = found
+        rows[name] = asdict(encoded) | {"utterance": form}
     return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=["utterance", *COLUMNS])
 
 
@@ -239,10 +240,10 @@ def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFra
     return found
 
 
-def _sharing(column: str, pair: tuple[str, str], of_side: Mapping[str, pd.DataFrame]) -> Sharing:
-    first, second = (of_side[side][column] for side in pair)
+def _overlap(column: str, pair: tuple[str, str], rows_of: Mapping[str, pd.DataFrame]) -> Overlap:
+    first, second = (rows_of[split][column] for split in pair)
     shared = set(first.dropna()) & set(second.dropna())
-    return Sharing(
+    return Overlap(
         column,
         pair,
         len(shared),

@@ -1,4 +1,4 @@
-"""A prepared corpus under a protocol: its task and its proven folds."""
+"""A prepared corpus with the task and the folds of a protocol."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["FoldedCorpus", "compared_columns", "fold_corpus"]
 
 @dataclass(frozen=True)
 class FoldedCorpus:
-    """A prepared corpus under a protocol.
+    """A prepared corpus with the task and the folds of a protocol.
 
     Args:
         corpus: the prepared corpus
-        task: the protocol's task
-        folds: proven folds
-        unmapped: how many utterances the task leaves out
+        task: task of the protocol
+        folds: its folds, whose claims have been verified
+        unmapped: number of utterances without a label of the task
     """
 
     corpus: PreparedCorpus
@@ -41,9 +41,9 @@ class FoldedCorpus:
 
     @property
     def truths(self) -> dict[str, str]:
-        """Utterance id -> the task's label, of every utterance that is in a fold."""
-        answers = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
-        labels = {name: self.task.label_of(answers[name]) for name in self.folds.frame["utterance_id"]}
+        """Utterance id -> task label, for all utterances that are in a fold."""
+        cells = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
+        labels = {name: self.task.label_of(cells[name]) for name in self.folds.frame["utterance_id"]}
         return {name: label for name, label in labels.items() if label is not None}
 
     @property
@@ -54,9 +54,9 @@ class FoldedCorpus:
 
     @property
     def transcript_source(self) -> str:
-        """Of the corpus's own: the last of ``corpus``, ``asr`` and ``simulated`` that any utterance in a fold has.
+        """Source of the transcripts: the last of ``corpus``, ``asr`` and ``simulated`` that an utterance in a fold has.
 
-        A synthetic corpus's own transcripts are part of its design and count as ``corpus``.
+        The transcripts of a synthetic corpus are part of its design and count as ``corpus``.
         """
         used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
@@ -64,14 +64,14 @@ class FoldedCorpus:
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        """What is asked of every utterance here, read once."""
+        """The columns that this class uses, read once."""
         return self.corpus.columns(
             list(dict.fromkeys(["utterance_id", self.task.column, "audio_sha256", "transcript_source"]))
         )
 
     @cached_property
     def positions(self) -> dict[str, int]:
-        """Utterance id -> its row."""
+        """Utterance id -> its row number."""
         return {name: row for row, name in enumerate(self._table["utterance_id"])}
 
 
@@ -81,29 +81,29 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     Raises:
         ConfigError: if the protocol is for another corpus
         CorpusError: if the task maps no utterance
-        SplitLeakError: if a claim of the protocol does not hold
+        SplitLeakError: if a claim of the protocol is not fulfilled
     """
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(f"protocol {protocol.name} is for corpus {protocol.corpus}, but this is {corpus.name}")
     task = protocol.resolve_task(corpus.tasks)
     utterances = compared_columns(corpus, protocol.folds.needs)
-    answers = corpus.columns([task.column])[task.column]
-    mapped = utterances[[task.label_of(answer) is not None for answer in answers]]
+    cells = corpus.columns([task.column])[task.column]
+    mapped = utterances[[task.label_of(cell) is not None for cell in cells]]
     if mapped.empty:
         raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}")
     return FoldedCorpus(corpus, task, make_folds(mapped, protocol), len(utterances) - len(mapped))
 
 
 def compared_columns(corpus: PreparedCorpus, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """What folds are made of and compared in, without the audio itself.
+    """Read the columns from which folds are made and in which they are compared.
 
     Args:
         corpus: the prepared corpus
         needed: further columns
 
     Returns:
-        ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of its content, and transcripts are
-        compared without case and spacing; an empty one says nothing
+        ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of the audio, and transcripts are normalised
+        in case and spacing; an empty one is missing
     """
     names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
     frame = corpus.columns(sorted(names))

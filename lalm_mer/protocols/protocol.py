@@ -1,4 +1,4 @@
-"""Protocol files: which task, which folds, what their sides are disjoint in, and which utterances they hold."""
+"""Protocol files: the task, the folds, what their splits are disjoint in, and their known utterances."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.settings import setting
 from lalm_mer.evaluation.metrics import METRICS, UAR
 
-__all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSide", "Protocol", "load_protocol"]
+__all__ = ["COLUMNS", "FoldRule", "InlineTask", "KnownSplit", "Protocol", "load_protocol"]
 
 COLUMNS = ("speaker", "session", "script", "transcript", "audio")
-"""What the sides of a split are compared in; ``audio`` is the content of the file."""
+"""Columns in which the splits of a fold are compared; ``audio`` is the content of the file."""
 
 
 @dataclass(frozen=True)
 class FoldRule:
-    """How utterances are dealt to folds."""
+    """How utterances are assigned to folds."""
 
     rule: str = setting(
         choices=("listed", "grouped", "column", "crossed", "file"),
-        help="listed: the groups tested in each fold are listed; grouped: groups are dealt to k folds by size; column: "
-        "a column says the split; file: a file says it for each value of a column; crossed: a fold tests one session, "
-        "and of what is scripted one script (see lalm_mer/protocols/splits.py)",
+        help="listed: the test groups of each fold are listed; grouped: groups are distributed over k folds by size; "
+        "column: a column has the split; file: a file has the split for each value of a column; crossed: a fold tests "
+        "one session and, of its scripted part, one script (see lalm_mer/protocols/splits.py)",
     )
-    column: str = setting("", help="the column that groups utterances or says the split")
+    column: str = setting("", help="the column that groups utterances or has the split")
     test: dict[int, list[str]] = setting({}, help="listed: fold -> groups; crossed: fold -> [session, script]")
-    dev: dict[int, list[str]] = setting({}, help="listed: fold -> groups; by default those tested in the next fold")
-    map: dict[str, str] = setting({}, help="column: its value -> train, dev or test; other values are on no side")
+    dev: dict[int, list[str]] = setting({}, help="listed: fold -> groups; by default the test groups of the next fold")
+    map: dict[str, str] = setting({}, help="column: its value -> train, dev or test; other values are in no split")
     k: int = setting(5, help="grouped: number of folds")
-    seed: int = setting(0, help="grouped: of the order in which groups of one size are dealt")
-    file: str = setting("", help="file: a CSV of column, split and, if there are several, fold, beside the protocol")
+    seed: int = setting(0, help="grouped: seed of the order of groups of equal size")
+    file: str = setting("", help="file: a CSV next to the protocol with column, split and, if there are several, fold")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the utterance table that the rule reads."""
+        """Columns of the utterance table that the rule uses."""
         return ("session", "script") if self.rule == "crossed" else (self.column,)
 
 
 @dataclass(frozen=True)
 class InlineTask:
-    """A task for a corpus that has none of its own; labels map onto themselves unless ``map`` says otherwise."""
+    """A task for a corpus without tasks; labels map onto themselves unless ``map`` is given."""
 
     name: str
     labels: dict[str, list[str]]
@@ -52,12 +52,12 @@ class InlineTask:
 
 
 @dataclass(frozen=True)
-class KnownSide:
-    """One side of a fold as published: how many utterances and, where their ids can be known, the hash of these.
+class KnownSplit:
+    """One split of a fold as published.
 
     Args:
-        n: utterances
-        sha256: of the sorted ids, one a line; null where only the release tells them
+        n: number of utterances
+        sha256: SHA-256 of the sorted ids, one per line; null if the ids are not public
     """
 
     n: int
@@ -66,35 +66,35 @@ class KnownSide:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a protocol file holds."""
+    """Content of a protocol file."""
 
-    name: str = setting(help="of the protocol")
-    version: int = setting(help="raised whenever a fold changes")
-    source: str = setting(help="who published it")
-    folds: FoldRule = setting(help="the rule")
+    name: str = setting(help="name of the protocol")
+    version: int = setting(help="version, which is raised whenever a fold changes")
+    source: str = setting(help="publication of the folds")
+    folds: FoldRule = setting(help="rule that makes the folds")
     disjoint_in: list[str] = setting(
-        choices=COLUMNS, help="columns in which train, dev and test share nothing; proven for every fold, or an error"
+        choices=COLUMNS, help="columns in which train, dev and test share no value; verified for every fold"
     )
     shared_in: list[str] = setting(
-        [], choices=COLUMNS, help="columns that they do share; a column in neither list that is shared is an error"
+        [], choices=COLUMNS, help="columns in which they may share values; a shared column in neither list is an error"
     )
     unknown_in: list[str] = setting(
-        [], choices=COLUMNS, help="columns of disjoint_in that some utterances lack; it then holds for the others alone"
+        [], choices=COLUMNS, help="columns of disjoint_in that some utterances lack; they are disjoint for the others"
     )
-    corpus: str | None = setting(None, help="the corpus it is for; null for any")
-    release: str | None = setting(None, help="which release of it the known sides are of")
-    task: str | None = setting(None, help="a task of the corpus, by name")
-    inline_task: InlineTask | None = setting(None, help="the task itself, for a corpus without tasks of its own")
-    primary_metric: str = setting(UAR, choices=lambda: tuple(METRICS), help="what dev chooses a checkpoint by")
-    known: dict[int, dict[str, KnownSide]] = setting(
-        {}, help="fold -> side -> what is known of it; a corpus that differs is reported"
+    corpus: str | None = setting(None, help="its corpus; null for any")
+    release: str | None = setting(None, help="the release of the corpus that 'known' describes")
+    task: str | None = setting(None, help="name of a task of the corpus")
+    inline_task: InlineTask | None = setting(None, help="the task itself, for a corpus without tasks")
+    primary_metric: str = setting(UAR, choices=lambda: tuple(METRICS), help="metric on dev that selects the checkpoint")
+    known: dict[int, dict[str, KnownSplit]] = setting(
+        {}, help="fold -> split -> number of utterances and hash of their ids; a corpus that differs is reported"
     )
 
     def resolve_task(self, tasks: Mapping[str, Task]) -> Task:
-        """The task, by name among the corpus's own, or as the file spells it out.
+        """Return the named task of the corpus, or the inline task.
 
         Raises:
-            ConfigError: if the corpus has no task of that name, or the file names none or two
+            ConfigError: if the corpus has no task of that name, or the file gives no task or two
         """
         if (self.task is None) == (self.inline_task is None):
             raise ConfigError(f"protocol {self.name}: give either 'task' or 'inline_task'")
@@ -124,15 +124,15 @@ def load_protocol(path: Path) -> Protocol:
     stray = sorted(set(protocol.unknown_in) - ({"speaker", "session"} & set(protocol.disjoint_in)))
     if stray:
         raise ConfigError(
-            f"{path}: key 'unknown_in': {stray[0]!r}; expected speaker or session, where 'disjoint_in' has it"
+            f"{path}: key 'unknown_in': {stray[0]!r}; expected speaker or session, if 'disjoint_in' has it"
         )
     if rule.rule == "file":
-        return _with_file_beside(protocol, path)
+        return _resolve_file(protocol, path)
     return protocol
 
 
-def _with_file_beside(protocol: Protocol, path: Path) -> Protocol:
+def _resolve_file(protocol: Protocol, path: Path) -> Protocol:
     file = path.parent / protocol.folds.file
     if not protocol.folds.file or not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
-        raise ConfigError(f"{path}: key 'folds.file': {protocol.folds.file!r}; expected a CSV beside the protocol")
+        raise ConfigError(f"{path}: key 'folds.file': {protocol.folds.file!r}; expected a CSV next to the protocol")
     return replace(protocol, folds=replace(protocol.folds, file=str(file)))

@@ -1,4 +1,4 @@
-"""The folds of a prepared corpus on disk, with the hashes by which anybody can tell that theirs are the same."""
+"""Folds of a prepared corpus on disk, with hashes for comparing them with those of others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["record_folds", "write_folds"]
 
 
 def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
-    """Write the folds of every protocol that is for a prepared corpus.
+    """Write the folds of all protocols for a prepared corpus.
 
     Args:
-        folder: of the prepared corpus, which receives ``folds/<protocol>.parquet``
-        name: of the corpus
+        folder: the prepared corpus, to which ``folds/<protocol>.parquet`` is added
+        name: name of the corpus
         protocols: folder of protocol files
 
     Returns:
-        what each split proves, or why the protocol does not fit this corpus, in lines
+        Lines that describe the folds of each protocol, or why it does not fit this corpus
     """
     lines: list[str] = []
     fitting = [protocol for protocol in map(load_protocol, sorted(protocols.glob("*.yaml"))) if protocol.corpus == name]
@@ -40,7 +40,7 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
         except SplitLeakError as error:
             lines.append(f"LEAK: {error}")
             continue
-        except (ConfigError, CorpusError) as error:  # a part of a release, or another variant
+        except (ConfigError, CorpusError) as error:  # an incomplete release, or another variant
             lines.append(f"protocol {protocol.name} does not fit: {error}")
             continue
         write_folds(folds, folder / "folds" / f"{protocol.name}.parquet")
@@ -49,9 +49,9 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
 
 
 def write_folds(folds: Folds, path: Path) -> None:
-    """Write ``utterance_id``, ``fold`` and ``split``, with the protocol and the hashes of every side as metadata."""
+    """Write ``utterance_id``, ``fold`` and ``split``, with the protocol and the hashes of all splits as metadata."""
     numbers = sorted({int(fold) for fold in folds.frame["fold"]})
-    sides = {
+    split_hashes = {
         str(fold): {split: {"n": len(ids := folds.ids(fold, split)), "sha256": hash_ids(ids)} for split in SPLITS}
         for fold in numbers
     }
@@ -59,7 +59,7 @@ def write_folds(folds: Folds, path: Path) -> None:
         "protocol": folds.protocol.name,
         "version": str(folds.protocol.version),
         "hash": folds.digest,
-        "sides": json.dumps(sides),
+        "sides": json.dumps(split_hashes),
     }
     table = pa.Table.from_pandas(folds.frame, preserve_index=False).replace_schema_metadata(metadata)
     with atomic_path(path) as partial:

@@ -1,4 +1,4 @@
-"""Folds made by a protocol's rule, and the proof that their sides are disjoint in what the protocol says."""
+"""Folds made by the rule of a protocol, and the verification that their splits are disjoint as it claims."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Folds:
-    """Folds of a corpus under a protocol, proven.
+    """Folds of a corpus, whose claims have been verified.
 
     Args:
         frame: ``utterance_id``, ``fold``, ``split``; an utterance left out of a fold has no row in it
-        protocol: the protocol that made them
-        digest: SHA-256 of fold, split and utterance id of every row, sorted
-        shared: column -> largest number of its values that stand on two sides of a fold
-        unknown: column of ``disjoint_in`` -> utterances that have none, so that nothing can be said of them
-        left_out: fold -> utterances of the task that are on none of its sides
+        protocol: protocol of the folds
+        digest: SHA-256 of fold, split and utterance id of all rows, sorted
+        shared: column -> largest number of its values that occur in two splits of a fold
+        unknown: column of ``disjoint_in`` -> number of utterances without a value, for which it cannot be verified
+        left_out: fold -> number of utterances of the task that are in none of its splits
     """
 
     frame: pd.DataFrame
@@ -41,7 +41,7 @@ class Folds:
     left_out: dict[int, int]
 
     def ids(self, fold: int, split: str) -> list[str]:
-        """Utterance ids of one side of a fold, sorted.
+        """Utterance ids of one split of a fold, sorted.
 
         Raises:
             ConfigError: if there is no such fold
@@ -49,28 +49,28 @@ class Folds:
         if fold not in set(self.frame["fold"]):
             known = sorted(set(self.frame["fold"]))
             raise ConfigError(f"argument 'fold': no fold {fold} in protocol {self.protocol.name}; it has {known}")
-        side = self.frame[(self.frame["fold"] == fold) & (self.frame["split"] == split)]
-        return sorted(side["utterance_id"])
+        rows = self.frame[(self.frame["fold"] == fold) & (self.frame["split"] == split)]
+        return sorted(rows["utterance_id"])
 
-    def pooled(self) -> int:
-        """Utterances that some fold tests."""
+    def n_tested(self) -> int:
+        """Number of utterances that are in the test split of some fold."""
         return int(self.frame.loc[self.frame["split"] == "test", "utterance_id"].nunique())
 
     def departures(self) -> list[Note]:
-        """Where the corpus at hand is not the one that the protocol knows, for each split of each fold."""
+        """Notes on the splits that differ from those known to the protocol."""
         notes = []
-        for fold, sides in sorted(self.protocol.known.items()):
-            for split, known in sides.items():
-                found, side = self.ids(fold, split), cast(Split, split)
+        for fold, known_splits in sorted(self.protocol.known.items()):
+            for name, known in known_splits.items():
+                found, split = self.ids(fold, name), cast(Split, name)
                 if len(found) != known.n:
                     facts = {"fold": fold, "expected": known.n}
-                    notes.append(Note(NoteCode.FOLD_SIZE, side, len(found), facts=facts))
+                    notes.append(Note(NoteCode.FOLD_SIZE, split, len(found), facts=facts))
                 elif known.sha256 not in (None, hash_ids(found)):
-                    notes.append(Note(NoteCode.FOLD_UTTERANCES, side, len(found), facts={"fold": fold}))
+                    notes.append(Note(NoteCode.FOLD_UTTERANCES, split, len(found), facts={"fold": fold}))
         return notes
 
     def describe(self) -> list[str]:
-        """What a reader of the figures has to know of the split, a line each."""
+        """What a reader of the results has to know about the folds, as lines."""
         protocol = self.protocol
         claims = [
             f"{column} ({self.unknown[column]} utterances unknown)" if self.unknown.get(column) else column
@@ -80,27 +80,27 @@ class Folds:
         n_folds = self.frame["fold"].nunique()
         lines = [
             f"protocol {protocol.name}, version {protocol.version}: {n_folds} fold{'s' * (n_folds > 1)}, "
-            f"{self.pooled()} utterances tested",
+            f"{self.n_tested()} utterances tested",
             f"train, dev and test are disjoint in: {', '.join(claims) or 'nothing'}; "
             f"they share: {', '.join(shared) or 'nothing'}",
         ]
         left_out = [f"{n} of fold {fold}" for fold, n in self.left_out.items() if n]
         if left_out:
-            lines.append(f"utterances of the task on no side: {', '.join(left_out)}")
+            lines.append(f"utterances of the task in no split: {', '.join(left_out)}")
         if "speaker" in protocol.shared_in:
-            lines.append("speaker-dependent: its figures do not compare with speaker-independent ones")
+            lines.append("speaker-dependent: results are not comparable with speaker-independent ones")
         departures = self.departures()
         if departures:
             more = f" {len(departures) - 1} more splits differ." if len(departures) > 1 else ""
             lines.append(
-                f"not the utterances of {protocol.release or 'the release that the protocol knows'}, so figures do not "
-                f"compare with published ones: {sentence(departures[0])}{more}"
+                f"not the utterances of {protocol.release or 'the release known to the protocol'}, so results are not "
+                f"comparable with published ones: {sentence(departures[0])}{more}"
             )
         return lines
 
 
 def hash_ids(ids: list[str]) -> str:
-    """SHA-256 of utterance ids, sorted, one a line.
+    """SHA-256 of utterance ids, sorted, one per line.
 
     Example:
         >>> hash_ids(["b", "a"]) == hash_ids(["a", "b"])
@@ -110,29 +110,29 @@ def hash_ids(ids: list[str]) -> str:
 
 
 def make_folds(utterances: pd.DataFrame, protocol: Protocol) -> Folds:
-    """Deal utterances to folds and prove what the protocol claims.
+    """Assign utterances to folds and verify the claims of the protocol.
 
     Args:
-        utterances: ``utterance_id`` and the columns of ``COLUMNS``; only utterances whose label the task maps
+        utterances: ``utterance_id`` and ``COLUMNS``; only utterances with a label of the task
         protocol: the rule and its claims
 
     Raises:
-        ConfigError: if the rule's column is empty or names groups the corpus does not have
-        SplitLeakError: naming fold, column and an example, if two sides share what they may not
+        ConfigError: if the column of the rule is empty, or the rule names groups that the corpus does not have
+        SplitLeakError: naming fold, column and an example, if two splits share a value that must be disjoint
     """
     frames = [
         pd.DataFrame({"utterance_id": utterances["utterance_id"], "fold": fold, "split": split}).dropna()
-        for fold, split in _deal(utterances, protocol.folds, protocol.name)
+        for fold, split in _assign(utterances, protocol.folds, protocol.name)
     ]
     frame = pd.concat(frames).sort_values(["fold", "split", "utterance_id"]).reset_index(drop=True)
-    shared, unknown = _prove(frame, utterances, protocol)
+    shared, unknown = _verify(frame, utterances, protocol)
     rows = [[int(fold), split, name] for fold, split, name in frame[["fold", "split", "utterance_id"]].to_numpy()]
     left_out = {int(str(fold)): len(utterances) - len(of_fold) for fold, of_fold in frame.groupby("fold")}
     return Folds(frame, protocol, hash_json(rows), shared, unknown, left_out)
 
 
-def _deal(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:
-    """Yield each fold with the split of every utterance (null where it is in none)."""
+def _assign(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:
+    """Yield each fold with the split of every utterance (null if it is in none)."""
     if rule.rule == "crossed":
         yield from _crossed(utterances, rule, name)
         return
@@ -144,7 +144,7 @@ def _deal(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple
         missing = utterances.loc[groups.isna(), "utterance_id"]
         raise ConfigError(
             f"protocol {name}: {len(missing)} utterances have no {rule.column}, for example {missing.iloc[0]}; "
-            "the rule needs it for all"
+            "the rule needs a value for all"
         )
     if rule.rule == "column":
         yield 1, _by_column(groups, rule, name)
@@ -163,7 +163,7 @@ def _by_column(groups: pd.Series, rule: FoldRule, name: str) -> pd.Series:
     absent = sorted(set(mapping) - set(groups))
     if absent or set(mapping.values()) != set(SPLITS) or (not rule.map and set(groups) != set(SPLITS)):
         raise ConfigError(
-            f"protocol {name}: column {rule.column!r} must hold {sorted(mapping)} for {SPLITS}, found "
+            f"protocol {name}: column {rule.column!r} must have values {sorted(mapping)} for {SPLITS}, found "
             f"{sorted(set(groups))}"
         )
     return groups.map(mapping)
@@ -176,17 +176,18 @@ def _by_file(groups: pd.Series, rule: FoldRule, name: str) -> Iterator[tuple[int
     if "fold" not in listed:
         listed["fold"] = "1"
     for fold, of_fold in listed.groupby(listed["fold"].astype(int)):
-        doubled = of_fold.loc[of_fold[rule.column].duplicated(), rule.column]
-        if len(doubled):
-            raise ConfigError(f"protocol {name}: {rule.file} lists {doubled.iloc[0]} twice in fold {fold}")
+        duplicates = of_fold.loc[of_fold[rule.column].duplicated(), rule.column]
+        if len(duplicates):
+            raise ConfigError(f"protocol {name}: {rule.file} lists {duplicates.iloc[0]} twice in fold {fold}")
         yield int(str(fold)), groups.map(dict(zip(of_fold[rule.column], of_fold["split"], strict=True)))
 
 
 def _crossed(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:
     """Hold out a session and a script together.
 
-    Test is what its session says without a script and under its script; dev likewise of the next fold. Train is what
-    is left without these two sessions and these two scripts; other scripts of a session held out are on no side.
+    Test consists of the utterances of its session that have no script or its script; dev is the test split of the next
+    fold. Train has neither of the two sessions and scripts; utterances of a held-out session with another script are in
+    no split.
     """
     known = {"session": set(utterances["session"].dropna()), "script": set(utterances["script"].dropna())}
     if sorted(rule.test) != list(range(1, len(rule.test) + 1)) or len(rule.test) < 3:
@@ -202,12 +203,12 @@ def _crossed(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tu
         held_out = {"test": rule.test[fold], "dev": rule.test[fold % count + 1]}
         sessions, scripts = zip(*held_out.values(), strict=True)
         if len(set(sessions)) < 2 or len(set(scripts)) < 2:
-            raise ConfigError(f"protocol {name}: fold {fold} and the next hold out the same: {held_out}")
+            raise ConfigError(f"protocol {name}: fold {fold} and the next share a session or script: {held_out}")
         split = pd.Series(None, index=utterances.index, dtype=object)
         split[~utterances["session"].isin(sessions) & ~utterances["script"].isin(scripts)] = "train"
-        for side, (session, script) in held_out.items():
-            said = utterances["script"].isna() | (utterances["script"] == script)
-            split[(utterances["session"] == session) & said] = side
+        for held_out_split, (session, script) in held_out.items():
+            has_script = utterances["script"].isna() | (utterances["script"] == script)
+            split[(utterances["session"] == session) & has_script] = held_out_split
         yield fold, split
 
 
@@ -216,10 +217,10 @@ def _listed(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str]
     if sorted(rule.test) != list(range(1, len(rule.test) + 1)) or (len(rule.test) < 3 and not rule.dev):
         raise ConfigError(f"protocol {name}: folds must be numbered 1, 2, 3 ..., found {sorted(rule.test)}")
     if len(set(listed)) < len(listed) or set(listed) != set(groups):
-        odd = sorted(set(listed) ^ set(groups))
-        shown = ", ".join(odd[:5]) + (" ..." if len(odd) > 5 else "")
+        different = sorted(set(listed) ^ set(groups))
+        shown = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
         raise ConfigError(
-            f"protocol {name}: the listed {rule.column}s are not those of the corpus, once each: {len(odd)} differ "
+            f"protocol {name}: expected each {rule.column} of the corpus to be listed once: {len(different)} differ "
             f"({shown})"
         )
     if rule.dev and (
@@ -234,25 +235,25 @@ def _grouped(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str
         raise ConfigError(
             f"protocol {name}: {groups.nunique()} {rule.column}s for {rule.k} folds; needs 3 <= k <= {rule.column}s"
         )
-    dealer = GroupKFold(n_splits=rule.k, shuffle=True, random_state=rule.seed)
+    folds = GroupKFold(n_splits=rule.k, shuffle=True, random_state=rule.seed)
     ordered = groups.sort_values()
     return {
         fold: sorted(set(ordered.iloc[test]))
-        for fold, (_, test) in enumerate(dealer.split(ordered, groups=ordered), start=1)
+        for fold, (_, test) in enumerate(folds.split(ordered, groups=ordered), start=1)
     }
 
 
-def _prove(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -> tuple[dict[str, int], dict[str, int]]:
-    """Compare the sides of every fold in every column; nothing is taken on trust.
+def _verify(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -> tuple[dict[str, int], dict[str, int]]:
+    """Compare the splits of all folds in all columns.
 
     Returns:
-        what is shared, as declared, and what is not known: both as ``Folds`` has them
+        ``Folds.shared`` and ``Folds.unknown``
     """
     rows = frame.merge(utterances[["utterance_id", *COLUMNS]], on="utterance_id")
     most_shared: Counter[str] = Counter()
     unknown: dict[str, int] = {}
     for column in sorted({"speaker", "session"} & set(protocol.disjoint_in)):
-        # an unknown speaker may be any speaker; an utterance without transcript or script shares none
+        # an unknown speaker may be any speaker; a missing transcript or script is not shared
         lacking = rows.loc[rows[column].isna(), "utterance_id"]
         unknown[column] = int(lacking.nunique())
         if len(lacking) and column not in protocol.unknown_in:
@@ -263,14 +264,14 @@ def _prove(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) ->
     for fold, of_fold in rows.groupby("fold"):
         absent = sorted(set(SPLITS) - set(of_fold["split"]))
         if absent:
-            raise SplitLeakError(f"protocol {protocol.name}, fold {fold}: {absent} is empty; three sides are needed")
+            raise SplitLeakError(f"protocol {protocol.name}, fold {fold}: {absent} is empty; expected all of {SPLITS}")
         for column in COLUMNS:
-            sides = of_fold.dropna(subset=[column]).groupby(column)["split"].nunique()
-            shared = sorted(str(value) for value in sides.index[sides > 1])
+            n_splits = of_fold.dropna(subset=[column]).groupby(column)["split"].nunique()
+            shared = sorted(str(value) for value in n_splits.index[n_splits > 1])
             most_shared[column] = max(most_shared[column], len(shared))
             if shared and column not in protocol.shared_in:
                 raise SplitLeakError(
-                    f"protocol {protocol.name}, fold {fold}: {len(shared)} values of {column} stand on two sides, for "
-                    f"example {shared[0]!r}; mend the folds, or declare it in 'shared_in'"
+                    f"protocol {protocol.name}, fold {fold}: {len(shared)} values of {column} are in two splits, for "
+                    f"example {shared[0]!r}; correct the folds, or declare it in 'shared_in'"
                 )
     return {column: n for column, n in most_shared.items() if n}, unknown

@@ -143,7 +143,7 @@ def test_speaker_folds_are_those_of_emo_superb(real_rows):
         [4409, 1557, 1476],
         [4422, 1463, 1557],
     ]
-    assert folds.pooled() == 7442
+    assert folds.n_tested() == 7442
     assert folds.shared == {"script": 12, "transcript": 12}
     assert {name[:4] for name in folds.ids(5, "test")} == {str(actor) for actor in range(1073, 1092)}
 

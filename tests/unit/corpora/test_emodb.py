@@ -153,7 +153,7 @@ def test_folds_hold_out_a_man_and_a_woman():
         assert [len(sides[split]) for split in SPLITS] == [6, 2, 2]
         for split in ("dev", "test"):
             assert sorted(SPEAKERS[speaker][0] for speaker in sides[split]) == ["female", "male"]
-    assert folds.pooled() == 700
+    assert folds.n_tested() == 700
     assert folds.shared == {"script": 10, "transcript": 10}
     assert len(folds.departures()) == 15  # 535 clips were released, not these 700
 
@@ -167,7 +167,7 @@ def test_known_sides_add_up_to_the_release():
 
 def test_one_recording_under_two_speakers_is_a_leak():
     clips = table([f"{speaker}a01Wa" for speaker in SPEAKERS]).assign(audio="the same")
-    with pytest.raises(SplitLeakError, match="audio stand on two sides"):
+    with pytest.raises(SplitLeakError, match="audio are in two splits"):
         make_folds(clips, load_protocol(PROTOCOL))
 
 

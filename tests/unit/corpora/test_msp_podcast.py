@@ -271,5 +271,5 @@ def test_a_podcast_may_stand_on_two_sides_but_a_speaker_may_not(release):
     shared = "MSP-PODCAST_0001_0010.wav,S,2,2,2,{},Male,Test1\n"
     folds = folds_of(release(consensus() + shared.format(39)), protocol)
     assert folds.shared == {"session": 1}
-    with pytest.raises(SplitLeakError, match="1 values of speaker stand on two sides, for example '30'"):
+    with pytest.raises(SplitLeakError, match="1 values of speaker are in two splits, for example '30'"):
         folds_of(release(consensus() + shared.format(30)), protocol)

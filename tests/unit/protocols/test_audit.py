@@ -17,8 +17,8 @@ def ravdess_ids(*actors, emotions=(1, 3, 5)):
     return [f"03-01-{emotion:02d}-01-01-01-{actor:02d}" for actor in actors for emotion in emotions]
 
 
-def sharing(audit, column, sides=("train", "test")):
-    (found,) = [found for found in audit.sharings if (found.column, found.sides) == (column, sides)]
+def overlap(audit, column, splits=("train", "test")):
+    (found,) = [found for found in audit.overlaps if (found.column, found.splits) == (column, splits)]
     return found
 
 
@@ -47,7 +47,7 @@ def test_files_of_every_form(tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("ids.txt", "\n", "no utterance ids"),
-        ("ids.txt", "a\na\n", "1 ids stand twice, for example a"),
+        ("ids.txt", "a\na\n", "1 duplicate ids, for example a"),
         ("ids.csv", "who,label\na,x\n", "row 2 has no id; expected one of utterance_id, key"),
         ("ids.jsonl", "{oops}\n", r"not valid \.jsonl"),
         ("ids.jsonl", "7\n", "line 1 has no id"),
@@ -64,14 +64,14 @@ def test_a_file_without_ids_is_named(tmp_path, name, content, said):
         read_split_file(tmp_path / "gone.txt")
 
 
-def test_what_the_ids_tell_is_compared_on_every_pair_of_sides():
+def test_facts_of_the_ids_are_compared_for_each_pair_of_splits():
     audit = audit_split({"train": ravdess_ids(1, 2), "dev": ravdess_ids(3), "test": ravdess_ids(2, 4)})
     assert (audit.corpus, audit.n) == ("ravdess", {"train": 6, "dev": 3, "test": 6})
-    shared = sharing(audit, "speaker")
+    shared = overlap(audit, "speaker")
     assert (shared.shared, shared.n_values, shared.n_utterances, shared.example) == (1, 2, 3, "02")
-    assert sharing(audit, "utterance").shared == 3  # actor 2's clips stand on both
-    assert sharing(audit, "speaker", ("train", "dev")).shared == 0
-    assert sharing(audit, "script").shared == 1
+    assert overlap(audit, "utterance").shared == 3  # actor 2's clips are in both
+    assert overlap(audit, "speaker", ("train", "dev")).shared == 0
+    assert overlap(audit, "script").shared == 1
     assert audit.unknown == ["session", "transcript", "audio"]
     assert [line.partition(" share")[0] for line in audit.failures(["speaker"])] == ["train and test"] * 2
 
@@ -86,8 +86,8 @@ def test_other_ways_to_write_an_id():
 def test_one_utterance_written_in_two_ways_is_one_utterance():
     (name,) = ravdess_ids(1, emotions=(1,))
     audit = audit_split({"train": [f"Actor_01/{name}.wav"], "test": [f"ravdess-{name}"]})
-    assert sharing(audit, "utterance").shared == 1
-    with pytest.raises(ConfigError, match="train: 1 utterances stand twice"):
+    assert overlap(audit, "utterance").shared == 1
+    with pytest.raises(ConfigError, match="train: 1 duplicate utterances"):
         audit_split({"train": [name, f"{name}.wav"], "test": ravdess_ids(2)})
 
 
@@ -100,11 +100,11 @@ def test_what_is_not_known_proves_nothing():
 
 
 def test_ids_of_no_corpus_and_of_another():
-    with pytest.raises(ConfigError, match="no corpus knows ids such as 'u1'; say --corpus"):
+    with pytest.raises(ConfigError, match="no corpus has ids such as 'u1'; set --corpus"):
         audit_split({"train": ["u1"], "test": ["u2"]})
-    with pytest.raises(ConfigError, match="'u1' is no utterance id of ravdess; is --corpus right"):
+    with pytest.raises(ConfigError, match="'u1' is not an utterance id of ravdess; is --corpus right"):
         audit_split({"train": ["u1"], "test": ["u2"]}, "ravdess")
-    with pytest.raises(ConfigError, match=r"no corpus 'fau_aibo' whose ids tell anything; expected one of .*ravdess"):
+    with pytest.raises(ConfigError, match=r"corpus 'fau_aibo' has no naming rule for ids; expected one of .*ravdess"):
         audit_split({"train": ["u1"], "test": ["u2"]}, "fau_aibo")
 
 
@@ -122,12 +122,12 @@ def prepared(tmp_path, tone):
     return tmp_path / "mine"
 
 
-def test_a_prepared_corpus_tells_transcripts_and_sounds(prepared):
+def test_a_prepared_corpus_has_transcripts_and_audio(prepared):
     corpus = load(prepared)
     audit = audit_split({"train": ["u0", "u2", "u4"], "test": ["u1", "u3", "u5"]}, prepared=corpus)
-    assert (sharing(audit, "transcript").shared, sharing(audit, "transcript").example) == (1, "yes.")
-    assert (sharing(audit, "audio").shared, sharing(audit, "speaker").shared) == (1, 0)
-    assert sharing(audit, "speaker").n_unknown == 1
+    assert (overlap(audit, "transcript").shared, overlap(audit, "transcript").example) == (1, "yes.")
+    assert (overlap(audit, "audio").shared, overlap(audit, "speaker").shared) == (1, 0)
+    assert overlap(audit, "speaker").n_unknown == 1
     assert audit.failures(["speaker"])[0].startswith("speaker of 1 utterances is not known")
     with pytest.raises(CorpusError, match="1 ids are not in the prepared corpus mine, for example u9"):
         audit_split({"train": ["u0"], "test": ["u9"]}, prepared=corpus)
@@ -147,8 +147,8 @@ def test_the_command_says_it_by_its_status(tmp_path, prepared):
     assert "passes      disjoint in speaker" in clean.stdout
     leaking = run("--train", files["train"], "--test", files["leaking"])
     assert leaking.returncode == 1
-    assert "speaker     1 of 1 of test are in train too (1 utterances of test)" in leaking.stdout
-    assert "speaker-dependent: its figures do not compare" in leaking.stdout
+    assert "speaker     1 of 1 of test are also in train (1 utterances of test)" in leaking.stdout
+    assert "speaker-dependent: results are not comparable" in leaking.stdout
     assert run("--train", files["train"], "--test", files["clean"], "--require", "speaker,script").returncode == 1
     wrong = run("--train", files["train"], "--test", files["clean"], "--require", "voice")
     assert (wrong.returncode, wrong.stderr) == (

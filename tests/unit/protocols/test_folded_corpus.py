@@ -24,7 +24,7 @@ def test_the_same_sound_under_two_names_is_a_leak(toy_protocol, tmp_path, tone):
         for number in range(5)
     ]  # fmt: skip
     write_corpus(rows, corpus="toy", out_dir=tmp_path / "twice", loader_version="1", synthetic=True)
-    with pytest.raises(SplitLeakError, match="values of audio stand on two sides"):
+    with pytest.raises(SplitLeakError, match="values of audio are in two splits"):
         fold_corpus(load(tmp_path / "twice"), toy_protocol())
     declared = toy_protocol(disjoint_in=["speaker"], shared_in=["audio"])
     assert fold_corpus(load(tmp_path / "twice"), declared).unmapped == 0

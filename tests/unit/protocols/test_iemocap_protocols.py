@@ -56,7 +56,7 @@ def test_five_sessions_have_the_published_sizes(table):
         5: [3205, 1085, 1241],
     }
     assert folds.departures() == []
-    assert folds.pooled() == sum(SESSIONS.values()) == 5531
+    assert folds.n_tested() == sum(SESSIONS.values()) == 5531
     assert values(table, folds, 5, "session") == {
         "train": {"Ses02", "Ses03", "Ses04"},
         "dev": {"Ses01"},
@@ -69,7 +69,7 @@ def test_five_sessions_have_the_published_sizes(table):
 def test_sessions_share_their_scripts_and_say_so(table):
     asked = protocol("iemocap_5sessions")
     assert make_folds(table, asked).shared["script"] == 3
-    with pytest.raises(SplitLeakError, match="fold 1: 3 values of script stand on two sides, for example 'script01'"):
+    with pytest.raises(SplitLeakError, match="fold 1: 3 values of script are in two splits, for example 'script01'"):
         make_folds(table, replace(asked, disjoint_in=["script"], shared_in=["transcript"]))
 
 
@@ -82,7 +82,7 @@ def test_a_release_that_lacks_an_utterance_is_not_the_published_one(table):
 def test_ten_speakers_test_each_once_and_train_on_other_sessions(table):
     folds = make_folds(table, protocol("iemocap_10speakers"))
     assert folds.departures() == []
-    assert folds.pooled() == 5531
+    assert folds.n_tested() == 5531
     tested = []
     for fold in range(1, 11):
         speaker, session = values(table, folds, fold, "speaker"), values(table, folds, fold, "session")
@@ -111,7 +111,7 @@ def test_session_and_script_share_neither_and_say_how_many_are_tested(table, lin
         assert set(folds.ids(fold, "test")) == expected
     assert "script" not in folds.shared
     n = sum(line.script in (None, PLAYS[line.session]) for line in lines)
-    assert folds.pooled() == n < 5531
+    assert folds.n_tested() == n < 5531
     assert folds.describe()[0].endswith(f"5 folds, {n} utterances tested")
     assert "disjoint in: speaker, session, script, audio" in folds.describe()[1]
 

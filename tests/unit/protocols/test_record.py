@@ -44,14 +44,14 @@ def test_every_protocol_of_the_corpus_is_recorded_or_says_why_not(corpus, tmp_pa
     )
     assert len(lines) == 3
     table = pq.read_table(tmp_path / "toy/folds/fits.parquet")
-    told = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    assert (told["protocol"], told["version"], table.num_rows) == ("fits", "3", 4 * 12)
-    sides = json.loads(told["sides"])
+    metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    assert (metadata["protocol"], metadata["version"], table.num_rows) == ("fits", "3", 4 * 12)
+    hashes = json.loads(metadata["sides"])
     rows = table.to_pylist()
     for fold, split in (("1", "test"), ("3", "train")):
         ids = [row["utterance_id"] for row in rows if (row["fold"], row["split"]) == (int(fold), split)]
-        assert sides[fold][split] == {"n": len(ids), "sha256": hash_ids(ids)}
-    assert load(tmp_path / "toy").summary["n_utterances"] == 12  # folds beside it do not disturb
+        assert hashes[fold][split] == {"n": len(ids), "sha256": hash_ids(ids)}
+    assert load(tmp_path / "toy").summary["n_utterances"] == 12  # folds in the folder are ignored
 
 
 def test_a_leak_is_no_misfit(corpus, tmp_path):
@@ -60,4 +60,4 @@ def test_a_leak_is_no_misfit(corpus, tmp_path):
     content = PROTOCOL.format(name="leaks", corpus="toy", k=4).replace("shared_in: [audio]", "shared_in: []")
     (protocols / "leaks.yaml").write_text(content)
     (line,) = record_folds(corpus, "toy", protocols)
-    assert line.startswith("LEAK: protocol leaks, fold 1: 1 values of audio stand on two sides")
+    assert line.startswith("LEAK: protocol leaks, fold 1: 1 values of audio are in two splits")

@@ -53,7 +53,7 @@ def test_ravdess_actors_of_the_first_fold(ravdess):
     assert len(actors["train"]) == 16
 
 
-def test_ravdess_labels_of_a_side(ravdess):
+def test_ravdess_labels_of_a_split(ravdess):
     truth = ExampleSource(ravdess).examples(3, "test", sampling_rate=None).utterances()["truth"].value_counts()
     assert truth.to_dict() == {"neutral": 16} | {
         label: 32 for label in ravdess.task.label_set.labels if label != "neutral"
@@ -72,7 +72,7 @@ def test_there_is_no_seventh_fold_of_ravdess(ravdess):
 
 
 @pytest.mark.parametrize(("name", "variant"), [("circumplex", "masked"), ("circumplex_sarcastic", "sarcastic")])
-def test_circumplex_sides_share_nothing_that_is_claimed(circumplex_table, name, variant):
+def test_circumplex_splits_share_nothing_that_is_claimed(circumplex_table, name, variant):
     frame = circumplex_table(variant)
     protocol = load_protocol(PROTOCOLS / f"{name}.yaml")
     folds = make_folds(frame, protocol)
@@ -80,7 +80,7 @@ def test_circumplex_sides_share_nothing_that_is_claimed(circumplex_table, name, 
         assert folds.ids(1, split) == sorted(cell.utterance_id for cell in design.cells(split, 0, 0.0))
     task = protocol.resolve_task(load_tasks("circumplex"))
     assert set(frame["label"]) == set(task.label_set.labels) == set(design.labels(variant))
-    # the claim is checked: one carrier on two sides breaks it
+    # the claim is checked: one carrier in two splits breaks it
     first_test = frame.index[frame["split"] == "test"][0]
     frame.loc[first_test, "script"] = frame.loc[frame["split"] == "train", "script"].iloc[0]
     with pytest.raises(SplitLeakError, match="values of script"):

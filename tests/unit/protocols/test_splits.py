@@ -5,7 +5,7 @@ import pytest
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.protocols.protocol import COLUMNS, FoldRule, KnownSide, Protocol
+from lalm_mer.protocols.protocol import COLUMNS, FoldRule, KnownSplit, Protocol
 from lalm_mer.protocols.splits import SPLITS, hash_ids, make_folds
 
 LISTED = FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4", "s5"]})
@@ -62,8 +62,8 @@ def test_grouped_tests_every_speaker_once_and_shares_none(seed):
     tested = [name for fold in range(1, 5) for name in folds.ids(fold, "test")]
     assert sorted(tested) == sorted(frame["utterance_id"])
     for fold in range(1, 5):
-        sides = [set(speakers(folds, fold, split)) for split in SPLITS]
-        assert len(set.union(*sides)) == sum(len(side) for side in sides) == 11
+        splits = [set(speakers(folds, fold, split)) for split in SPLITS]
+        assert len(set.union(*splits)) == sum(len(split) for split in splits) == 11
         assert folds.ids(fold, "dev") == folds.ids(fold % 4 + 1, "test")
 
 
@@ -74,31 +74,31 @@ def test_another_seed_deals_otherwise():
 
 
 def test_a_column_may_hold_the_split():
-    side = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
-    folds = make_folds(table(session=side), protocol(FoldRule("column", "session"), ["speaker", "session"]))
+    split = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
+    folds = make_folds(table(session=split), protocol(FoldRule("column", "session"), ["speaker", "session"]))
     assert [speakers(folds, 1, split) for split in SPLITS] == [["s1", "s2", "s3"], ["s4"], ["s5"]]
 
 
-@pytest.mark.parametrize("side", [["train"] * 8 + ["dev"] * 2, ["train"] * 6 + ["dev"] * 2 + ["tests"] * 2])
-def test_a_column_of_other_words_is_refused(side):
-    with pytest.raises(ConfigError, match="column 'session' must hold"):
-        make_folds(table(session=side), protocol(FoldRule("column", "session"), ["speaker"]))
+@pytest.mark.parametrize("split", [["train"] * 8 + ["dev"] * 2, ["train"] * 6 + ["dev"] * 2 + ["tests"] * 2])
+def test_a_column_of_other_words_is_refused(split):
+    with pytest.raises(ConfigError, match="column 'session' must have values"):
+        make_folds(table(session=split), protocol(FoldRule("column", "session"), ["speaker"]))
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "message"),
     [
         (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4"]}), r"1 differ \(s5\)"),
         (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4", "s5", "s6"]}), r"1 differ \(s6\)"),
-        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3", "s1"], 3: ["s4", "s5"]}), "once each"),
+        (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3", "s1"], 3: ["s4", "s5"]}), "to be listed once"),
         (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 4: ["s4", "s5"]}), "numbered 1, 2, 3"),
         (FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3", "s4", "s5"]}), "numbered 1, 2, 3"),
         (FoldRule("grouped", "speaker", k=6), "5 speakers for 6 folds"),
         (FoldRule("grouped", "speaker", k=2), "needs 3 <= k"),
     ],
 )
-def test_a_rule_that_does_not_fit_the_corpus(rule, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_rule_that_does_not_fit_the_corpus(rule, message):
+    with pytest.raises(ConfigError, match=message):
         make_folds(table(), protocol(rule))
 
 
@@ -110,8 +110,8 @@ def test_the_column_of_the_rule_must_be_known_for_all():
 
 
 def test_an_unknown_speaker_proves_nothing():
-    side = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
-    frame = table(session=side)
+    split = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
+    frame = table(session=split)
     frame.loc[9, "speaker"] = None
     with pytest.raises(SplitLeakError, match="disjoint in speaker cannot be proven: s5_1 has none"):
         make_folds(frame, protocol(FoldRule("column", "session"), ["speaker"]))
@@ -129,7 +129,7 @@ def test_every_leak_is_found_and_named(column):
     for disjoint_in in ([column], ["audio" if column == "transcript" else "transcript"]):  # claimed, or not declared
         with pytest.raises(SplitLeakError) as caught:
             make_folds(frame, protocol(rule, disjoint_in))
-        assert f"values of {column} stand on two sides" in str(caught.value)
+        assert f"values of {column} are in two splits" in str(caught.value)
         assert example in str(caught.value)
         assert "fold 1" in str(caught.value)
     assert make_folds(frame, protocol(rule, ["audio" if column == "transcript" else "transcript"], [column]))
@@ -146,11 +146,11 @@ def test_missing_transcripts_and_scripts_share_nothing():
     assert make_folds(table(transcript=None), protocol(disjoint_in=["speaker", "transcript", "script"]))
 
 
-def test_three_sides_are_needed():
+def test_three_splits_are_needed():
     frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
     whole = make_folds(frame, protocol(FoldRule("column", "session")))
     assert len(whole.frame) == 10
-    with pytest.raises(ConfigError, match="must hold"):
+    with pytest.raises(ConfigError, match="must have values"):
         make_folds(frame[frame["session"] != "dev"], protocol(FoldRule("column", "session")))
 
 
@@ -192,23 +192,23 @@ def test_crossed_holds_out_a_session_and_a_script_together():
     assert folds.ids(1, "test") == ["A_impro_0", "A_impro_1", "A_p1_0", "A_p1_1"]
     assert folds.ids(1, "dev") == ["B_impro_0", "B_impro_1", "B_p2_0", "B_p2_1"]
     assert {name.rpartition("_")[0] for name in folds.ids(1, "train")} == {"C_impro", "C_p3", "D_impro", "D_p3"}
-    assert folds.pooled() == 4 * 4  # of 32: two plays of each session are tested nowhere
+    assert folds.n_tested() == 4 * 4  # of 32: two plays of each session are tested nowhere
     assert "16 utterances tested" in folds.describe()[0]
     plain = FoldRule("listed", "session", test={1: ["A"], 2: ["B"], 3: ["C"], 4: ["D"]})
-    with pytest.raises(SplitLeakError, match="3 values of script stand on two sides"):
+    with pytest.raises(SplitLeakError, match="3 values of script are in two splits"):
         make_folds(sessions_and_scripts(), protocol(plain, ["speaker", "session", "script"]))
 
 
 @pytest.mark.parametrize(
-    ("test", "told"),
+    ("test", "message"),
     [
-        ({1: ["A", "p1"], 2: ["B", "p1"], 3: ["C", "p3"]}, "fold 1 and the next hold out the same"),
+        ({1: ["A", "p1"], 2: ["B", "p1"], 3: ["C", "p3"]}, "fold 1 and the next share a session or script"),
         ({1: ["A", "p1"], 2: ["B", "p9"], 3: ["C", "p3"]}, "'p9'.* is not a session and a script of the corpus"),
         ({1: ["A", "p1"], 2: ["B", "p2"]}, "numbered 1, 2, 3"),
     ],
 )
-def test_a_crossed_rule_that_does_not_fit_the_corpus(test, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_crossed_rule_that_does_not_fit_the_corpus(test, message):
+    with pytest.raises(ConfigError, match=message):
         make_folds(sessions_and_scripts(), protocol(FoldRule("crossed", test=test)))
 
 
@@ -235,18 +235,18 @@ def test_a_file_may_say_the_split(tmp_path):
     folds = make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv")), ["session"]))
     assert [len(folds.ids(1, split)) for split in SPLITS] == [2, 2, 4]
     assert folds.ids(2, "test") == folds.ids(1, "train")
-    assert not any(name.startswith("s5") for name in folds.frame["utterance_id"])  # session z is on no side
+    assert not any(name.startswith("s5") for name in folds.frame["utterance_id"])  # session z is on no split
     (tmp_path / "lists.csv").write_text("session,split\na,train\na,dev\nc,test\n")
     with pytest.raises(ConfigError, match="lists a twice in fold 1"):
         make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv"))))
 
 
-def test_a_column_is_mapped_and_other_values_are_on_no_side():
+def test_a_column_is_mapped_and_other_values_are_in_no_split():
     frame = table(split=["Train"] * 4 + ["Development"] * 2 + ["Test1"] * 2 + ["Test2"] * 2)
     rule = FoldRule("column", "split", map={"Train": "train", "Development": "dev", "Test1": "test"})
     folds = make_folds(frame, protocol(rule))
     assert [len(folds.ids(1, split)) for split in SPLITS] == [4, 2, 2]
-    with pytest.raises(ConfigError, match=r"must hold .*'Test9'"):
+    with pytest.raises(ConfigError, match=r"must have values .*'Test9'"):
         make_folds(frame, protocol(replace(rule, map={"Train": "train", "Development": "dev", "Test9": "test"})))
 
 
@@ -269,19 +269,19 @@ def test_a_split_says_what_it_shares_and_when_it_is_speaker_dependent():
     assert folds.shared == {"speaker": 1}
     assert folds.describe()[1:] == [
         "train, dev and test are disjoint in: nothing; they share: speaker (1 values)",
-        "speaker-dependent: its figures do not compare with speaker-independent ones",
+        "speaker-dependent: results are not comparable with speaker-independent ones",
     ]
 
 
 def test_a_corpus_that_is_not_the_one_the_protocol_knows_is_said():
     whole = make_folds(table(), protocol())
-    known = {1: {"test": KnownSide(4, hash_ids(whole.ids(1, "test"))), "train": KnownSide(4)}}
+    known = {1: {"test": KnownSplit(4, hash_ids(whole.ids(1, "test"))), "train": KnownSplit(4)}}
     asked = replace(protocol(), known=known, release="release 2")
     assert make_folds(table(), asked).departures() == []
     fewer = make_folds(table().drop(index=1), asked)
     assert fewer.departures() == [Note(NoteCode.FOLD_SIZE, "test", 3, facts={"fold": 1, "expected": 4})]
     assert fewer.describe()[-1] == (
-        "not the utterances of release 2, so figures do not compare with published ones: Fold 1, test: 3 utterances "
+        "not the utterances of release 2, so results are not comparable with published ones: Fold 1, test: 3 utterances "
         "here, 4 in the protocol."
     )
     renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
