@@ -281,8 +281,8 @@ def test_a_corpus_that_is_not_the_one_the_protocol_knows_is_said():
     fewer = make_folds(table().drop(index=1), asked)
     assert fewer.departures() == [Note(NoteCode.FOLD_SIZE, "test", 3, facts={"fold": 1, "expected": 4})]
     assert fewer.describe()[-1] == (
-        "not the utterances of release 2, so results are not comparable with published ones: Fold 1, test: 3 utterances "
-        "here, 4 in the protocol."
+        "not the utterances of release 2, so results are not comparable with published ones: Fold 1, test: "
+        "3 utterances here, 4 in the protocol."
     )
     renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
     assert make_folds(renamed, asked).departures() == [Note(NoteCode.FOLD_UTTERANCES, "test", 4, facts={"fold": 1})]
