@@ -1,15 +1,15 @@
-"""Check a prepared corpus: do audio, transcript and times of each utterance belong together, and can it be heard?
+"""Check a prepared corpus: is its audio usable, and do audio, transcript and times of each utterance belong together?
 
 Examples:
     python eval/check_corpus.py outputs/data/ravdess
     python eval/check_corpus.py outputs/data/mine --asr outputs/mine_asr.parquet --out outputs/mine_quality
     python eval/check_corpus.py outputs/data/mine --word-times alignments/ --set longest_s=30
 
-DATA_DIR is what recipes/prepare_corpus.py wrote. The output folder gets quality.csv (all measures and flags, a row an
-utterance), quality.json (counts and thresholds) and quality.html (the suspicious ones, each with its reason). A wrong
-transcript can be told only with --asr, a table with utterance_id and hypothesis as recipes/transcribe.py writes it.
+DATA_DIR is the output of recipes/prepare_corpus.py. The output folder gets quality.csv (measures and flags, one row per
+utterance), quality.json (counts and thresholds) and quality.html (suspicious utterances with reasons). Wrong
+transcripts are found only with --asr, a table with utterance_id and hypothesis as recipes/transcribe.py writes it.
 --word-times is a folder of <utterance_id>.TextGrid, .ctm or .json with times from the start of the utterance's audio.
-Nothing is changed or left out. Exit status 0: checked, whatever was found; 1: could not be checked.
+The corpus is not changed. Exit status 0: checked, with or without findings; 1: an error.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ def main(arguments: list[str]) -> int:
     parser = command_parser(__doc__)
     parser.add_argument("data", metavar="DATA_DIR", type=Path, help="prepared corpus")
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: <DATA_DIR>_quality)")
-    parser.add_argument("--asr", type=Path, metavar="FILE", help="what speech recognition heard: Parquet or CSV")
-    parser.add_argument("--word-times", type=Path, metavar="DIR", help="one file of word times an utterance")
-    parser.add_argument("--processes", type=int, metavar="N", help="how many decode audio (default: one a core)")
+    parser.add_argument("--asr", type=Path, metavar="FILE", help="output of speech recognition: Parquet or CSV")
+    parser.add_argument("--word-times", type=Path, metavar="DIR", help="one file of word times per utterance")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes that decode audio (default: one per core)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="name=value", help="change a threshold; the report lists them"
     )
@@ -54,14 +56,14 @@ def check(options: argparse.Namespace) -> None:
     if options.word_times is not None and not options.word_times.is_dir():
         raise CorpusError(f"--word-times {options.word_times}: no such folder")
     if out.resolve().is_relative_to(data):
-        raise ConfigError(f"--out {out}: lies in the prepared corpus, which holds nothing else; choose another")
+        raise ConfigError(f"--out {out}: is in the prepared corpus, which may contain nothing else; choose another")
     thresholds = with_settings(Thresholds(), options.set)
     corpus = load(options.data)
     quality = check_corpus(
         corpus,
         out,
         thresholds=thresholds,
-        hypotheses=heard(options.asr, corpus) if options.asr else None,
+        hypotheses=load_hypotheses(options.asr, corpus) if options.asr else None,
         word_times=options.word_times,
         known_defects=known_defects(corpus),
         processes=options.processes,
@@ -72,24 +74,24 @@ def check(options: argparse.Namespace) -> None:
     print(f"\nreport: {report}")
 
 
-def heard(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
-    """What speech recognition heard in this very corpus."""
+def load_hypotheses(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
+    """Load the hypotheses of speech recognition for this corpus."""
     table = load_transcripts(file)
     require_same_corpus(table, corpus.name, corpus.summary["root_hash"])
     ids = set(corpus.columns(["utterance_id"])["utterance_id"])
-    print(f"{file}: {len(ids & set(table.hypotheses))} of {len(ids)} utterances were heard")
+    print(f"{file}: {len(ids & set(table.hypotheses))} of {len(ids)} utterances have a hypothesis")
     return table.hypotheses
 
 
 def known_defects(corpus: PreparedCorpus) -> Mapping[str, str]:
-    """Defects that the corpus's reader knows of; none of a corpus of the user's own."""
+    """Published defects of the corpus; none for a manifest."""
     reader = READERS.get(corpus.name)
     defects: Mapping[str, str] = reader.known_defects if reader else {}
     return defects
 
 
 def print_quality(quality: Quality) -> None:
-    """How many utterances have each flag, a line each."""
+    """Print the number of utterances with each flag."""
     summary = quality.summary
     print(f"{'corpus':<22} {quality.corpus}{' (synthetic)' if summary['synthetic'] else ''}")
     print(f"{'utterances':<22} {summary['n_utterances']}")

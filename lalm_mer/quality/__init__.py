@@ -1,1 +1,1 @@
-"""Quality of a prepared corpus: what is measured, what is suspicious about it, and the report that says so."""
+"""Quality of a prepared corpus: measures of its utterances, flags on suspicious ones, and a report."""

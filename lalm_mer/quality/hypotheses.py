@@ -1,4 +1,4 @@
-"""Whether a transcript is that of its audio, judged by what speech recognition heard: its own, or another's?"""
+"""Comparison of transcripts with hypotheses of speech recognition, to find those of another utterance."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import jiwer
 from lalm_mer.core.words import words_of
 from lalm_mer.quality.measures import Measures
 
-__all__ = ["Better", "Fit", "TranscriptIndex", "fit"]
+__all__ = ["BetterMatch", "ErrorRates", "TranscriptIndex", "error_rates"]
 
 _CANDIDATES = 20
-_MOST_POSTINGS = 20_000  # looked through for one hypothesis, rare words first, so that common ones cost nothing
-_PLACES = ("dialogue", "session", "speaker")  # where a neighbour with whom it was swapped is likeliest, in this order
+_MOST_POSTINGS = 20_000  # entries to search per hypothesis; rare words come first, so that common ones cost no time
+_CONTEXTS = ("dialogue", "session", "speaker")  # where swapped transcripts are most likely, in this order
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How far a hypothesis is from a transcript.
+class ErrorRates:
+    """Errors of a hypothesis on a transcript.
 
     Args:
-        wer: word errors by the words of the transcript; may exceed 1
-        cer: the same in characters
-        n_errors: word errors
-        n_words: of the longer of the two
+        wer: word error rate as a fraction; may exceed 1
+        cer: character error rate as a fraction; may exceed 1
+        n_errors: number of word errors
+        n_words: number of words of the longer of the two
     """
 
     wer: float
@@ -36,84 +36,86 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Better:
-    """Another utterance of the corpus whose transcript a hypothesis fits."""
+class BetterMatch:
+    """Another utterance of the corpus whose transcript matches a hypothesis better."""
 
     utterance_id: str
     transcript: str
-    fit: Fit
+    rates: ErrorRates
 
 
-def fit(transcript: str, hypothesis: str) -> Fit | None:
-    """Compare what was heard with a transcript; None where the transcript has no word.
+def error_rates(transcript: str, hypothesis: str) -> ErrorRates | None:
+    """Compare a hypothesis with a transcript; None if the transcript has no words.
 
     Example:
-        >>> fit("Kids are talking.", "dogs are talking")
-        Fit(wer=0.3333333333333333, cer=0.1875, n_errors=1, n_words=3)
+        >>> error_rates("Kids are talking.", "dogs are talking")
+        ErrorRates(wer=0.3333333333333333, cer=0.1875, n_errors=1, n_words=3)
     """
-    said, heard = words_of(transcript), words_of(hypothesis)
-    if not said:
+    reference, recognised = words_of(transcript), words_of(hypothesis)
+    if not reference:
         return None
-    counts = jiwer.process_words(" ".join(said), " ".join(heard))
+    counts = jiwer.process_words(" ".join(reference), " ".join(recognised))
     n_errors = counts.substitutions + counts.deletions + counts.insertions
-    cer = float(jiwer.cer(" ".join(said), " ".join(heard)))
-    return Fit(n_errors / len(said), cer, n_errors, max(len(said), len(heard)))
+    cer = float(jiwer.cer(" ".join(reference), " ".join(recognised)))
+    return ErrorRates(n_errors / len(reference), cer, n_errors, max(len(reference), len(recognised)))
 
 
 class TranscriptIndex:
-    """The transcripts of a corpus by their words; utterances that say the same share an entry.
+    """An inverted index of the transcripts of a corpus; utterances with the same words share an entry.
 
     Args:
-        shortest: words that a transcript needs to be proposed; shorter ones fit too much by chance
+        shortest: fewest words of a transcript in the index; shorter ones match by chance
     """
 
     def __init__(self, shortest: int) -> None:
         self._shortest = shortest
         self._entries: dict[tuple[str, ...], int] = {}
         self._transcripts: list[str] = []
-        self._speakers_of: list[list[tuple[str, str | None, str | None, str | None]]] = []
+        self._utterances_of: list[list[tuple[str, str | None, str | None, str | None]]] = []
         self._postings: dict[str, list[int]] = defaultdict(list)
 
     def add(self, row: Measures) -> None:
-        """Take in one utterance."""
+        """Add an utterance."""
         words = tuple(words_of(row.transcript or ""))
         if len(words) < self._shortest:
             return
         entry = self._entries.setdefault(words, len(self._entries))
         if entry == len(self._transcripts):
             self._transcripts.append(row.transcript or "")
-            self._speakers_of.append([])
+            self._utterances_of.append([])
             for word in set(words):
                 self._postings[word].append(entry)
-        self._speakers_of[entry].append((row.utterance_id, row.dialogue, row.session, row.speaker))
+        self._utterances_of[entry].append((row.utterance_id, row.dialogue, row.session, row.speaker))
 
-    def better(self, row: Measures, hypothesis: str, own: Fit, *, highest_wer: float) -> Better | None:
-        """The utterance whose transcript fits ``hypothesis`` at most half as badly as ``row``'s own.
+    def better_match(
+        self, row: Measures, hypothesis: str, own: ErrorRates, *, highest_wer: float
+    ) -> BetterMatch | None:
+        """Find an utterance whose transcript has at most half the word errors of the transcript of ``row``.
 
-        One of the same dialogue is preferred to one of the same session, then speaker, then any other.
+        An utterance of the same dialogue is preferred, then of the same session, of the same speaker, and any other.
 
         Args:
-            row: the utterance that was heard
-            hypothesis: what was heard
-            own: how its own transcript fits
-            highest_wer: of a transcript that fits
+            row: the utterance
+            hypothesis: hypothesis of speech recognition for it
+            own: error rates of the hypothesis on its own transcript
+            highest_wer: highest word error rate of a match
         """
-        found: list[tuple[int, float, str, Better]] = []
+        found: list[tuple[int, float, str, BetterMatch]] = []
         for entry in self._candidates(words_of(hypothesis)):
-            its = fit(self._transcripts[entry], hypothesis)
-            if its is None or its.wer > min(highest_wer, own.wer / 2) or own.n_errors - its.n_errors < 2:
+            rates = error_rates(self._transcripts[entry], hypothesis)
+            if rates is None or rates.wer > min(highest_wer, own.wer / 2) or own.n_errors - rates.n_errors < 2:
                 continue
             distance, name = self._nearest(entry, row)
-            found.append((distance, its.wer, name, Better(name, self._transcripts[entry], its)))
+            found.append((distance, rates.wer, name, BetterMatch(name, self._transcripts[entry], rates)))
         return min(found, key=lambda item: item[:3])[3] if found else None
 
-    def _candidates(self, heard: Iterable[str]) -> list[int]:
-        lists = sorted((self._postings[word] for word in set(heard) if word in self._postings), key=len)
+    def _candidates(self, words: Iterable[str]) -> list[int]:
+        lists = sorted((self._postings[word] for word in set(words) if word in self._postings), key=len)
         shared: Counter[int] = Counter()
-        looked_at = 0
+        n_postings = 0
         for postings in lists:
-            looked_at += len(postings)
-            if shared and looked_at > _MOST_POSTINGS:
+            n_postings += len(postings)
+            if shared and n_postings > _MOST_POSTINGS:
                 break
             shared.update(postings)
         return [entry for entry, _ in shared.most_common(_CANDIDATES)]
@@ -122,10 +124,10 @@ class TranscriptIndex:
         own: Mapping[str, str | None] = {"dialogue": row.dialogue, "session": row.session, "speaker": row.speaker}
 
         def distance(other: tuple[str, str | None, str | None, str | None]) -> tuple[int, str]:
-            values = dict(zip(_PLACES, other[1:], strict=True))
-            for number, place in enumerate(_PLACES):
-                if own[place] is not None and own[place] == values[place]:
+            values = dict(zip(_CONTEXTS, other[1:], strict=True))
+            for number, context in enumerate(_CONTEXTS):
+                if own[context] is not None and own[context] == values[context]:
                     return number, other[0]
-            return len(_PLACES), other[0]
+            return len(_CONTEXTS), other[0]
 
-        return min(distance(other) for other in self._speakers_of[entry])
+        return min(distance(other) for other in self._utterances_of[entry])

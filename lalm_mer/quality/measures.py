@@ -1,6 +1,6 @@
-"""What is measured of one utterance: its sound, the length of its transcript, and its word times.
+"""Measures of one utterance: its audio, the length of its transcript, and its word times.
 
-The sound is the mono mix that recognizers hear. Levels are in dB of full scale (dBFS), -120 for digital silence.
+The audio is the mono mix that recognizers use. Levels are in dB re full scale (dBFS), -120 for digital silence.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from lalm_mer.core.processes import in_processes
 from lalm_mer.core.word_times import find_word_times, read_word_times
 from lalm_mer.core.words import words_of
 
-__all__ = ["Measures", "Sound", "measure", "measure_sound", "measured"]
+__all__ = ["Measures", "Sound", "measure", "measure_all", "measure_sound"]
 
 _LOWEST_DBFS = -120.0
 _FRAME_S = 0.025
-_FULL_SCALE = 32766.5 / 32768  # the highest value of 16 bits, whichever sign
+_FULL_SCALE = 32766.5 / 32768  # the largest magnitude of 16 bits, of either sign
 _SHORTEST_FLAT_RUN = 3  # samples; two equal ones at the peak are natural
-_FLAT_PEAK = 0.1  # of full scale; below -20 dBFS a natural peak is flat in steps of 16 bits
+_FLAT_PEAK = 0.1  # re full scale; below -20 dBFS a natural peak is flat at 16 bits
 _SILENT_BELOW_LOUDEST_DB = 40.0  # speech varies by about 30 dB between vowels and fricatives
 _SILENT_DBFS = -70.0
 _TRIM = 10 ** (-60 / 20)
@@ -39,18 +39,18 @@ _Samples = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """Measures of the samples.
+    """Measures of the audio samples.
 
     Args:
-        peak: highest magnitude, 1 for full scale
+        peak: largest magnitude, 1 for full scale
         clipped_share: fraction of samples at or beyond full scale
-        flat_share: fraction of samples in runs of three or more that equal the highest or the lowest sample
-        flat_runs: number of these runs; clipping at any level makes many
+        flat_share: fraction of samples in runs of three or more that equal the largest or the smallest sample
+        flat_runs: number of these runs; clipping at any level gives many
         level_dbfs: root mean square without the mean
-        loudest_dbfs: the same of the loudest 25 ms
+        loudest_dbfs: the same for the loudest 25 ms
         silence_share: fraction of 25 ms frames 40 dB below the loudest one, or below -70 dBFS
-        samples_hash: of the samples at 16 bits and their rate; None where all are equal
-        trimmed_hash: the same without what is below -60 dBFS at both ends; None where nothing is left
+        samples_hash: hash of the samples at 16 bits and their rate; None if all samples are equal
+        trimmed_hash: the same without samples below -60 dBFS at both ends; None if no samples remain
     """
 
     peak: float
@@ -66,17 +66,17 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is known of one utterance; None where it cannot be measured.
+    """Measures of one utterance; None where a value cannot be measured.
 
     Args:
-        audio_path: as the corpus names it
-        audio_sha256: of the encoded audio
-        label_duration_s: ``end_s - start_s``, what the label says
-        n_characters: of the transcript without punctuation, single spaces included
-        audio_error: why the audio cannot be heard
+        audio_path: path in the corpus
+        audio_sha256: SHA-256 of the encoded audio
+        label_duration_s: ``end_s - start_s`` of the label
+        n_characters: number of characters of the transcript without punctuation, single spaces included
+        audio_error: why the audio cannot be decoded
         word_times_error: why the word times cannot be read
         words_match: whether the words of the word times are those of the transcript
-        words_end_s: when the last word with a time ends
+        words_end_s: end of the last word that has a time
     """
 
     utterance_id: str
@@ -99,24 +99,26 @@ class Measures:
 
     @property
     def characters_per_s(self) -> float | None:
-        """Characters of the transcript a second of audio; None without either."""
+        """Characters of the transcript per second of audio; None without either."""
         return self.n_characters / self.duration_s if self.n_characters and self.duration_s else None
 
 
-def measured(dataset: datasets.Dataset, word_times: Path | None = None, processes: int = 1) -> Iterator[list[Measures]]:
-    """Measures of every row, in order, a few rows at a time.
+def measure_all(
+    dataset: datasets.Dataset, word_times: Path | None = None, processes: int = 1
+) -> Iterator[list[Measures]]:
+    """Measure all rows of a prepared corpus, in order, a few rows at a time.
 
     Args:
-        dataset: of a prepared corpus
-        word_times: folder with one file an utterance
-        processes: how many decode audio. The result is the same
+        dataset: dataset of the corpus
+        word_times: folder with one file per utterance
+        processes: number of processes that decode audio. The result is the same
     """
     starts = range(0, len(dataset), _ROWS_AT_A_TIME)
     # for worker processes the dataset is pickled as the name of its memory-mapped file
-    yield from in_processes(partial(_measured_from, dataset, word_times=word_times), starts, processes)
+    yield from in_processes(partial(_measure_rows, dataset, word_times=word_times), starts, processes)
 
 
-def _measured_from(dataset: datasets.Dataset, start: int, *, word_times: Path | None) -> list[Measures]:
+def _measure_rows(dataset: datasets.Dataset, start: int, *, word_times: Path | None) -> list[Measures]:
     rows = dataset.select(range(start, min(start + _ROWS_AT_A_TIME, len(dataset))))
     return [measure(row, word_times) for row in rows]
 
@@ -125,8 +127,8 @@ def measure(row: Mapping[str, Any], word_times: Path | None = None) -> Measures:
     """Measure one row of a prepared corpus.
 
     Args:
-        row: as ``lalm_mer.corpora.load`` gives it
-        word_times: folder with one file an utterance
+        row: row of a corpus from ``lalm_mer.corpora.load``
+        word_times: folder with one file per utterance
     """
     audio, sound, audio_error = row["audio"], None, None
     duration_s: float | None = None
@@ -134,24 +136,24 @@ def measure(row: Mapping[str, Any], word_times: Path | None = None) -> Measures:
         try:
             waveform = decode(audio["bytes"], row["utterance_id"])
             sound, duration_s = measure_sound(waveform), waveform.duration_s
-        except AudioError as error:  # a row damaged since it was prepared is a finding, not the end of the check
+        except AudioError as error:  # a row damaged after preparation is a finding, not an error
             audio_error = str(error)
     times = (row["start_s"], row["end_s"])
-    said = None if row["transcript"] is None else words_of(row["transcript"])
+    words = None if row["transcript"] is None else words_of(row["transcript"])
     return Measures(
         **{name: row[name] for name in ("utterance_id", "audio_sha256", "transcript", "label", "speaker", "session")},
         dialogue=row["dialogue"],
         audio_path=audio["path"] if audio is not None else None,
         duration_s=duration_s,
         label_duration_s=None if None in times else times[1] - times[0],
-        n_characters=None if said is None else len(" ".join(said)),
+        n_characters=None if words is None else len(" ".join(words)),
         sound=sound,
         audio_error=audio_error,
-        **_measure_words(row["utterance_id"], said, word_times),
+        **_measure_words(row["utterance_id"], words, word_times),
     )
 
 
-def _measure_words(utterance_id: str, said: list[str] | None, folder: Path | None) -> dict[str, Any]:
+def _measure_words(utterance_id: str, transcript: list[str] | None, folder: Path | None) -> dict[str, Any]:
     nothing = {"has_word_times": False, "word_times_error": None, "words_match": None, "words_end_s": None}
     if folder is None:
         return nothing
@@ -162,18 +164,22 @@ def _measure_words(utterance_id: str, said: list[str] | None, folder: Path | Non
         words = read_word_times(path, utterance_id)
     except CorpusError as error:
         return nothing | {"has_word_times": True, "word_times_error": str(error)}
-    heard = words_of(" ".join(word.word for word in words))
+    aligned = words_of(" ".join(word.word for word in words))
     return {
         "has_word_times": True,
         "word_times_error": None,
-        # joined, since aligners cut words elsewhere: "ice-cream", "ice cream"
-        "words_match": None if said is None else "".join(heard).replace("'", "") == "".join(said).replace("'", ""),
+        # joined, since aligners split words differently: "ice-cream", "ice cream"
+        "words_match": None if transcript is None else _joined(aligned) == _joined(transcript),
         "words_end_s": max((word.end_s for word in words if word.end_s is not None), default=None),
     }
 
 
+def _joined(words: list[str]) -> str:
+    return "".join(words).replace("'", "")
+
+
 def measure_sound(waveform: Waveform) -> Sound:
-    """Measure samples.
+    """Measure the samples of a waveform.
 
     Example:
         >>> import numpy

@@ -1,4 +1,4 @@
-"""One self-contained HTML file that lists the suspicious utterances of a corpus, each with its reason."""
+"""A self-contained HTML report of the suspicious utterances of a corpus, with reasons."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _BINS = 40
 
 
 def write_quality_report(quality: Quality, path: Path, command: str | None = None) -> None:
-    """Write the report, whole or not at all; it needs no network to be read.
+    """Write the report atomically; it can be read without a network.
 
     Args:
-        quality: what ``check_corpus`` returned
+        quality: result of ``check_corpus``
         path: the HTML file
-        command: command line that made it, shown to the reader
+        command: command line that made it, shown in the report
     """
     with atomic_path(path) as partial:
         partial.write_text(render_quality(quality, command), encoding="utf-8")
 
 
 def render_quality(quality: Quality, command: str | None = None) -> str:
-    """The report as one HTML document."""
+    """Render the report as one HTML document."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [
@@ -68,7 +68,7 @@ def render_quality(quality: Quality, command: str | None = None) -> str:
 
 
 def _flag(quality: Quality, flag: str) -> dict[str, Any]:
-    listed = quality.suspicious[flag]
+    flagged = quality.flagged[flag]
     return {
         "name": flag,
         "title": flag.replace("_", " "),
@@ -84,29 +84,29 @@ def _flag(quality: Quality, flag: str) -> dict[str, Any]:
                 "threshold": one.finding.threshold,
                 "reason": one.finding.reason,
             }
-            for one in listed
+            for one in flagged
         ],
     }
 
 
 def _unchecked(summary: dict[str, Any]) -> list[str]:
-    """What could not be looked for, and why; silence about it would read as if all were well."""
+    """What could not be checked, and why; it must not pass for a check without findings."""
     n = summary["n_utterances"]
-    doubts = []
+    lines = []
     if summary["n_with_hypothesis"] < n:
-        doubts.append(
-            f"whether transcript and audio belong together, of {n - summary['n_with_hypothesis']:,} utterances: no "
-            "words heard by speech recognition are at hand (--asr)"
+        lines.append(
+            f"whether transcript and audio belong together, for {n - summary['n_with_hypothesis']:,} utterances: no "
+            "output of speech recognition (--asr)"
         )
     if summary["n_without_label_times"]:
-        doubts.append(f"durations against the label's times, of {summary['n_without_label_times']:,}: no times given")
+        lines.append(f"durations against the times of labels, for {summary['n_without_label_times']:,}: no times")
     if summary["n_with_word_times"] < n:
-        doubts.append(f"word times, of {n - summary['n_with_word_times']:,}: none at hand (--word-times)")
+        lines.append(f"word times, for {n - summary['n_with_word_times']:,}: none given (--word-times)")
     if summary["n_without_transcript"]:
-        doubts.append(f"speaking rates, of {summary['n_without_transcript']:,}: no transcript")
+        lines.append(f"speaking rates, for {summary['n_without_transcript']:,}: no transcript")
     if summary["typical"]["duration_s"] is None:
-        doubts.append("outliers: of fewer than 20 utterances none can be called usual")
-    return doubts
+        lines.append("outliers: fewer than 20 utterances are too few to find them")
+    return lines
 
 
 def _thresholds(limits: Thresholds) -> list[dict[str, str]]:
@@ -124,9 +124,9 @@ def _thresholds(limits: Thresholds) -> list[dict[str, str]]:
 
 
 def _figure(quality: Quality) -> str | None:
-    """How the measures are distributed, with the thresholds as dashed lines; None where nothing was measured."""
-    told, limits, typical = quality.distributions, quality.thresholds, quality.typical
-    if not len(told.duration_s):
+    """Histograms of the measures, with the thresholds as dashed lines; None if there is no audio."""
+    measures, limits, typical = quality.distributions, quality.thresholds, quality.typical
+    if not len(measures.duration_s):
         return None
     quiet = limits.quiet_dbfs
     if typical.loudest_dbfs is not None:
@@ -134,10 +134,12 @@ def _figure(quality: Quality) -> str | None:
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 5.0), layout="constrained")
         duration, rate, level, silence = figure.subplots(2, 2).flat
-        _histogram(duration, told.duration_s, "duration, s", (limits.shortest_s,), is_log=True)
-        _histogram(rate, told.characters_per_s, "characters a second", (limits.characters_per_s,), is_log=True)
-        _histogram(level, told.loudest_dbfs, "loudest 25 ms, dBFS", (limits.silent_dbfs, quiet))
-        _histogram(silence, [100 * s for s in told.silence_share], "silence, percent", (100 * limits.silence_share,))
+        _histogram(duration, measures.duration_s, "duration, s", (limits.shortest_s,), is_log=True)
+        _histogram(rate, measures.characters_per_s, "characters per second", (limits.characters_per_s,), is_log=True)
+        _histogram(level, measures.loudest_dbfs, "loudest 25 ms, dBFS", (limits.silent_dbfs, quiet))
+        _histogram(
+            silence, [100 * s for s in measures.silence_share], "silence, percent", (100 * limits.silence_share,)
+        )
         figure.supylabel("utterances", fontsize=10)
         return data_uri(figure)
 
@@ -161,17 +163,17 @@ def _histogram(
         edges = np.linspace(low, high, _BINS + 1) if low < high else np.array([low - 0.5, high + 0.5])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.hist(np.asarray(values), bins=edges.tolist(), color=_BARS)
-    axes.set_yscale("symlog", linthresh=1)  # so that a single outlier can be seen beside thousands
+    axes.set_yscale("symlog", linthresh=1)  # so that a single outlier is visible next to thousands
     axes.yaxis.set_major_formatter(ScalarFormatter())
     for limit in limits:
         axes.axvline(limit, color=_LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
 
 
 def _figure_alt(quality: Quality) -> str:
-    told = quality.distributions
+    distributions = quality.distributions
     parts = []
-    for known in dataclasses.fields(told):
-        values = np.asarray(getattr(told, known.name), dtype=np.float64)
+    for known in dataclasses.fields(distributions):
+        values = np.asarray(getattr(distributions, known.name), dtype=np.float64)
         if len(values):
             parts.append(f"{known.name}: median {np.median(values):.2f}, {values.min():.2f} to {values.max():.2f}")
     return "Histograms. " + "; ".join(parts)

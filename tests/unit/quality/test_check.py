@@ -15,7 +15,7 @@ from lalm_mer.corpora.parts import SCHEMA
 from lalm_mer.corpora.settings import CorpusSettings, OutputSettings, PrepareSettings, prepare
 from lalm_mer.quality.check import check_corpus
 from lalm_mer.quality.flags import FLAGS, Thresholds, Typical, find_flags, with_settings
-from lalm_mer.quality.hypotheses import fit
+from lalm_mer.quality.hypotheses import error_rates
 from lalm_mer.quality.measures import measure, measure_sound
 
 RATE = 8000
@@ -27,7 +27,7 @@ def flags_of(out):
 
 
 def reason_of(quality, flag, name):
-    return next(one.finding.reason for one in quality.suspicious[flag] if one.row.utterance_id == name)
+    return next(one.finding.reason for one in quality.flagged[flag] if one.row.utterance_id == name)
 
 
 # ---- real speech, with planted faults
@@ -63,7 +63,7 @@ def plant(folder, rows):
 
 @pytest.fixture(scope="module")
 def real(shared_data_folder, tmp_path_factory):
-    """300 real clips as a corpus of somebody's own, with faults planted, prepared; and which faults."""
+    """300 real clips as a prepared manifest corpus with planted faults, and the faults."""
     folder = tmp_path_factory.mktemp("real")
     random, rows = np.random.default_rng(0), {}
     for actor in ("01", "02", "03", "04", "05"):
@@ -98,17 +98,19 @@ def test_planted_faults_are_found_and_little_else(real, tmp_path):
     others = [name for name, flags in found.items() if flags and name not in planted]
     assert len(others) < 0.02 * len(found), others
     assert quality.summary["n_flagged"] == len(planted) + len(others)
-    assert "same samples, but for silence at the ends, as utterance" in reason_of(quality, "duplicate", "padded")
+    assert "same samples, except for silence at the ends, as utterance" in reason_of(quality, "duplicate", "padded")
     assert "the same audio file as utterance" in reason_of(quality, "duplicate", "copy")
 
 
 def test_swapped_transcripts_of_real_sentences_are_found(real, tmp_path):
     corpus, planted = real
     transcripts = dict(zip(corpus.dataset["utterance_id"], corpus.dataset["transcript"], strict=True))
-    heard = {name: said for name, said in transcripts.items() if name not in planted}
-    swapped = list(heard)[10]
-    heard[swapped] = "dogs are sitting by the door" if "Kids" in heard[swapped] else "kids are talking by the door"
-    quality = check_corpus(corpus, tmp_path, hypotheses=heard, processes=1)
+    hypotheses = {name: said for name, said in transcripts.items() if name not in planted}
+    swapped = list(hypotheses)[10]
+    hypotheses[swapped] = (
+        "dogs are sitting by the door" if "Kids" in hypotheses[swapped] else "kids are talking by the door"
+    )
+    quality = check_corpus(corpus, tmp_path, hypotheses=hypotheses, processes=1)
     assert quality.summary["flags"]["transcript_swapped"] == 1
     assert quality.summary["flags"]["transcript_mismatch"] == 0
     assert "transcript_swapped" in flags_of(tmp_path)[swapped]
@@ -175,7 +177,7 @@ def test_nothing_is_found_where_nothing_is_wrong(check):
         ("transcript_empty", utterance("odd", syllables(2, seed=99), transcript="...")),
         ("transcript_too_short", utterance("odd", syllables(9.5), transcript="Oh no.")),
         ("very_quiet", utterance("odd", syllables(2, seed=99, gain=0.002))),
-        ("silent", utterance("odd", np.full(2 * RATE, 0.2))),  # an offset is no sound
+        ("silent", utterance("odd", np.full(2 * RATE, 0.2))),  # an offset is silent
         ("mostly_silence", utterance("odd", np.concatenate([np.zeros(4 * RATE), syllables(0.12)]))),
         ("clipped", utterance("odd", np.clip(8 * syllables(2, seed=99), -1, 1))),
         ("duration_mismatch", utterance("odd", syllables(2, seed=99), start_s=5.0, end_s=6.6)),
@@ -187,8 +189,8 @@ def test_an_odd_one_among_usual_ones(check, flag, odd):
 
 
 def test_missing_stays_missing_and_is_counted(check):
-    quality, found = check([*usual(), utterance("untold", syllables(2, seed=99), transcript=None, start_s=1.0)])
-    assert found["untold"] == []
+    quality, found = check([*usual(), utterance("without", syllables(2, seed=99), transcript=None, start_s=1.0)])
+    assert found["without"] == []
     summary = quality.summary
     assert (summary["n_without_transcript"], summary["n_without_label_times"]) == (1, 26)
 
@@ -236,26 +238,26 @@ def spoken(dialogues=("d1", "d2")):
 
 def test_two_swapped_transcripts_name_each_other_in_their_own_dialogue(check):
     rows = spoken()
-    heard = {row.utterance_id: row.transcript for row in rows}
-    heard["d2_0"], heard["d2_1"] = "I never said that to them.", "Where did you put my keys?"
-    quality, found = check(rows, hypotheses=heard)
+    hypotheses = {row.utterance_id: row.transcript for row in rows}
+    hypotheses["d2_0"], hypotheses["d2_1"] = "I never said that to them.", "Where did you put my keys?"
+    quality, found = check(rows, hypotheses=hypotheses)
     assert {name for name, flags in found.items() if flags} == {"d2_0", "d2_1"}
-    assert "fits d2_1" in reason_of(quality, "transcript_swapped", "d2_0")
-    assert "fits d2_0" in reason_of(quality, "transcript_swapped", "d2_1")
+    assert "matches d2_1" in reason_of(quality, "transcript_swapped", "d2_0")
+    assert "matches d2_0" in reason_of(quality, "transcript_swapped", "d2_1")
 
 
-def test_words_of_nobody_are_a_mismatch_and_usual_errors_are_none(check):
+def test_other_words_are_a_mismatch_and_usual_errors_are_none(check):
     rows = spoken()
-    heard = {row.utterance_id: row.transcript for row in rows}
-    heard |= {"d1_0": "buy two tickets for the circus", "d1_1": "i ever said that to m", "d1_2": ""}
-    _, found = check(rows, hypotheses=heard)
+    hypotheses = {row.utterance_id: row.transcript for row in rows}
+    hypotheses |= {"d1_0": "buy two tickets for the circus", "d1_1": "i ever said that to m", "d1_2": ""}
+    _, found = check(rows, hypotheses=hypotheses)
     assert {name: flags for name, flags in found.items() if flags} == {
         "d1_0": ["transcript_mismatch"],
         "d1_2": ["transcript_mismatch"],
     }
 
 
-def test_a_short_answer_misheard_proves_nothing(check):
+def test_a_misrecognised_short_answer_is_not_a_finding(check):
     rows = [
         utterance("yes", syllables(2), transcript="Yes."),
         utterance("oh", syllables(2, seed=1), transcript="Oh no."),
@@ -265,16 +267,16 @@ def test_a_short_answer_misheard_proves_nothing(check):
 
 
 def test_hypotheses_of_another_corpus_are_refused(check):
-    with pytest.raises(CorpusError, match="no utterance of the corpus is among their ids, for example 'x'"):
+    with pytest.raises(CorpusError, match="hypotheses: none of the ids is in the corpus, for example 'x'"):
         check(usual(), hypotheses={"x": "hello"})
 
 
-def test_fit_counts_words_and_characters():
-    both = fit("Kids are TALKING, by the door!", "dogs are sitting by the door")
+def test_error_rates_count_words_and_characters():
+    both = error_rates("Kids are TALKING, by the door!", "dogs are sitting by the door")
     assert (both.wer, both.n_errors, both.n_words) == (2 / 6, 2, 6)
     assert both.cer == pytest.approx(7 / 28)  # 3 of kids, 4 of talking
-    assert fit("...", "hello") is None
-    assert fit("no", "").wer == 1.0
+    assert error_rates("...", "hello") is None
+    assert error_rates("no", "").wer == 1.0
 
 
 # ---- word times

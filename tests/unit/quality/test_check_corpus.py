@@ -43,7 +43,7 @@ def data(tmp_path):
     return folder
 
 
-def test_it_writes_three_files_and_a_line_a_flag(command, data, capsys):
+def test_it_writes_three_files_and_a_line_per_flag(command, data, capsys):
     assert command([str(data), "--processes", "1"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^suspicious +1 \(3\.3%\)$", printed, re.MULTILINE)
@@ -55,7 +55,7 @@ def test_it_writes_three_files_and_a_line_a_flag(command, data, capsys):
     assert len((out / "quality.csv").read_text().splitlines()) == 31
 
 
-def test_the_report_is_whole_without_a_network_and_says_what_was_not_checked(command, data, tmp_path):
+def test_the_report_is_complete_without_a_network_and_says_what_was_not_checked(command, data, tmp_path):
     assert command([str(data), "--out", str(tmp_path / "out"), "--set", "shortest_s=0.1", "--processes", "1"]) == 0
     page = (tmp_path / "out" / "quality.html").read_text()
     outside = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)([^"')\s>]+)""", page)
@@ -63,7 +63,7 @@ def test_the_report_is_whole_without_a_network_and_says_what_was_not_checked(com
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; how &amp; why" in page
     assert "1 of 30 utterances (3.3%) are suspicious" in page
-    assert "no words heard by speech recognition are at hand (--asr)" in page
+    assert "no output of speech recognition (--asr)" in page
     assert "default 0.2" in page
     assert page.count("data:image/svg+xml;base64,") == 1
     assert "--set shortest_s=0.1" in page
@@ -83,7 +83,7 @@ def test_a_table_of_speech_recognition_is_read(command, data, tmp_path, capsys):
         (["--word-times", "gone"], "--word-times gone: no such folder"),
         (["--set", "loudness=1"], "--set loudness=1: no threshold 'loudness'; expected one of mismatch_s"),
         (["--processes", "0"], "--processes 0: expected 1 or more"),
-        (["--out", "{data}/quality"], "lies in the prepared corpus"),
+        (["--out", "{data}/quality"], "is in the prepared corpus"),
     ],
 )
 def test_errors_are_one_line_and_nothing_is_written(command, data, capsys, arguments, message):
@@ -95,7 +95,7 @@ def test_errors_are_one_line_and_nothing_is_written(command, data, capsys, argum
     assert not data.with_name("mine_quality").exists()
 
 
-def test_a_folder_that_is_no_prepared_corpus_is_refused(command, tmp_path, capsys):
+def test_a_folder_that_is_not_a_prepared_corpus_is_refused(command, tmp_path, capsys):
     assert command([str(tmp_path / "gone")]) == 1
     assert "no such folder; prepare it with" in capsys.readouterr().err
 
