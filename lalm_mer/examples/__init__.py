@@ -1,1 +1,1 @@
-"""What a recognizer is given of an utterance, and the training examples that it learns from."""
+"""Inputs of recognizers and training examples: datasets, transcripts, context, augmentation, balancing, features."""

@@ -1,4 +1,4 @@
-"""Training audio changed at random, never dev or test: speed, reverberation, noise, gain, MP3 (by audiomentations)."""
+"""Random augmentation of training audio (not of dev or test): speed, reverberation, noise, gain and MP3."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = [
 _Samples: TypeAlias = npt.NDArray[np.float32]
 _Step: TypeAlias = Callable[[_Samples, int], _Samples]
 
-_NAMES = ("speed", "reverb", "noise", "gain", "mp3")  # in the order in which they are done
+_NAMES = ("speed", "reverb", "noise", "gain", "mp3")  # in the order in which they are applied
 _RANGES = {"speed": "rate", "reverb": "rt60_s", "noise": "snr_db", "gain": "gain_db", "mp3": "bitrate_kbps"}
 _BITRATES_KBPS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 320)
-_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # those that audiomentations looks for and libsndfile reads
+_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # those that audiomentations finds and libsndfile reads
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-_REFLECTIONS = 8  # order of the image sources: 20 ms of computing a clip; 12 would take half a second
+_REFLECTIONS = 8  # order of the image sources: takes 20 ms per clip; 12 would take half a second
 
 
 def _probability() -> Any:  # noqa: ANN401 a declaration
@@ -49,7 +49,7 @@ def _rate(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
     return setting(default, at_least=0.5, at_most=2, help=f"{end} rate; a clip becomes 1 / rate times as long")
 
 
-def _rt60_s(default: float, end: str) -> Any:  # noqa: ANN401 a declaration; below 0.15 s no wall absorbs enough
+def _rt60_s(default: float, end: str) -> Any:  # noqa: ANN401 a declaration; below 0.15 s no absorption is enough
     return setting(default, at_least=0.15, at_most=2, help=f"{end} reverberation time of simulated rooms")
 
 
@@ -69,14 +69,14 @@ class NoiseSettings:
     min_snr_db: float = _snr_db(5.0, "lowest")
     max_snr_db: float = _snr_db(30.0, "highest")
     color: str = setting(
-        "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB an octave, brown to violet"
+        "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB per octave, brown to violet"
     )
-    folder: str | None = setting(None, help="noise recordings, of which a part is added in place of computed noise")
+    folder: str | None = setting(None, help="noise recordings, parts of which are added instead of computed noise")
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """Played faster (rate above 1) or slower; pitch changes with it."""
+    """Speed perturbation: faster (rate above 1) or slower, with the pitch."""
 
     p: float = _probability()
     min_rate: float = _rate(0.9, "lowest")
@@ -85,17 +85,17 @@ class SpeedSettings:
 
 @dataclass(frozen=True)
 class ReverbSettings:
-    """Rooms, simulated with their early reflections alone, up to the 8th, or recorded impulse responses."""
+    """Reverberation by simulated rooms, with reflections up to the 8th only, or by recorded impulse responses."""
 
     p: float = _probability()
     min_rt60_s: float = _rt60_s(0.2, "shortest")
     max_rt60_s: float = _rt60_s(0.8, "longest")
-    folder: str | None = setting(None, help="recorded impulse responses, used in place of simulated rooms")
+    folder: str | None = setting(None, help="recorded impulse responses, used instead of simulated rooms")
 
 
 @dataclass(frozen=True)
 class GainSettings:
-    """Made louder or softer by a gain drawn from a range."""
+    """A gain drawn from a range."""
 
     p: float = _probability()
     min_gain_db: float = _gain_db(-6.0, "lowest")
@@ -104,7 +104,7 @@ class GainSettings:
 
 @dataclass(frozen=True)
 class Mp3Settings:
-    """Encoded as MP3 at a bit rate drawn from a range, and decoded again; clips under 0.1 s stay as they are."""
+    """MP3 encoding and decoding at a bit rate drawn from a range; clips under 0.1 s are not changed."""
 
     p: float = _probability()
     min_bitrate_kbps: int = _bitrate_kbps(16, "lowest")
@@ -113,7 +113,7 @@ class Mp3Settings:
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """What is done to a training clip, in this order; each at random with its ``p``, which is 0 (off) by default."""
+    """Augmentation of training clips, in this order, each with its probability ``p``, which is 0 (off) by default."""
 
     speed: SpeedSettings = field(default_factory=SpeedSettings)
     reverb: ReverbSettings = field(default_factory=ReverbSettings)
@@ -123,27 +123,26 @@ class AugmentSettings:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """Names of what is done at all."""
+        """Names of the steps with a probability above 0."""
         return tuple(name for name in _NAMES if getattr(self, name).p != 0)
 
 
 class Augmentation:
-    """A chain of changes to a waveform, drawn from a key: the same key gives the same samples, bit for bit.
+    """A chain of random transforms of a waveform, seeded by a key: equal keys give bit-identical samples.
 
-    The draws depend on nothing else, neither on the process nor on what was drawn before, and leave Python's and
-    numpy's own random states as they found them. Reverberation and MP3 keep the root mean square, for loudness tells
-    emotions apart. The output is float32 at the same rate; where it would exceed full scale the whole clip is scaled
-    down to it, never clipped. Only speed changes the length.
+    The draws depend only on the key, not on the process or earlier draws, and the random states of Python and numpy are
+    restored. Reverberation and MP3 keep the root mean square, since loudness carries emotion. The output is float32 at
+    the same rate; a clip that would exceed full scale is scaled down, not clipped. Only speed changes the length.
 
     Args:
-        settings: what is done
+        settings: the steps and their probabilities
 
     Raises:
-        ConfigError: if a range is empty or impossible, a package is missing, or a folder has no audio that opens
+        ConfigError: if a range is empty or impossible, a package is missing, or a folder has no valid audio
 
     Example:
-        >>> change = Augmentation(AugmentSettings(gain=GainSettings(p=1, min_gain_db=-6.0206, max_gain_db=-6.0206)))
-        >>> change(Waveform(np.full(4, 0.5, np.float32), 16_000), "seed 0, epoch 0, utterance u1").samples.round(3)
+        >>> augment = Augmentation(AugmentSettings(gain=GainSettings(p=1, min_gain_db=-6.0206, max_gain_db=-6.0206)))
+        >>> augment(Waveform(np.full(4, 0.5, np.float32), 16_000), "seed 0, epoch 0, utterance u1").samples.round(3)
         array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
 
@@ -155,31 +154,31 @@ class Augmentation:
         self._chains: dict[tuple[int, bool], list[_Step]] = {}
 
     def __call__(self, waveform: Waveform, key: str, *, changes_speed: bool = True) -> Waveform:
-        """The waveform changed.
+        """Augment a waveform.
 
         Args:
             waveform: not empty
-            key: what the draws are made from
-            changes_speed: whether its length may change
+            key: seed of the draws
+            changes_speed: whether the speed may change
 
         Raises:
-            AudioError: if a change made samples that are not finite
-            ConfigError: if MP3 does not know the rate
+            AudioError: if the result has samples that are not finite
+            ConfigError: if MP3 does not support the rate
         """
         samples, rate = waveform.samples, waveform.sampling_rate
         chain = self._chain(rate, changes_speed)
-        with _drawn_from(key), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of every silent or resampled noise
+        with _seeded_by(key), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on silent or resampled noise
             for step in chain:
                 samples = np.asarray(step(samples, rate), dtype=np.float32)
         if samples is waveform.samples:
             return waveform
         if not np.isfinite(samples).all():
-            raise AudioError(f"{key}: augmentation made samples that are NaN or infinite", "non_finite")
+            raise AudioError(f"{key}: augmentation produced samples that are NaN or infinite", "non_finite")
         return Waveform(_within_full_scale(samples, waveform.samples), rate)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_chains": {}}  # each process builds its own
+        return self.__dict__ | {"_chains": {}}  # each process builds its own chains
 
     def digest(self) -> str:
         """Hash of the settings with names and sizes of the recordings in their folders."""
@@ -204,71 +203,77 @@ def _check(settings: AugmentSettings) -> None:
         "pyroomacoustics": settings.reverb.p and not settings.reverb.folder,
         "fast_mp3_augment": settings.mp3.p,
     }
-    missing = [package for package, wanted in needed.items() if wanted and importlib.util.find_spec(package) is None]
+    missing = [
+        package for package, is_needed in needed.items() if is_needed and importlib.util.find_spec(package) is None
+    ]
     if missing:
         raise ConfigError(f"augmentation needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
 
 
 def _recordings(section: str, folder: str | None) -> list[Path]:
-    """Audio files below a user's folder, sorted, each of which opens and holds sound."""
+    """Audio files below a folder, sorted; each must be readable and not empty or silent."""
     if folder is None:
         return []
     found = sorted(path.absolute() for path in Path(folder).rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not found:
         raise ConfigError(f"argument '{section}.folder': no {', '.join(_SUFFIXES)} file in {folder}")
     for path in found:
-        try:  # impulse responses are short, and a silent one would silence the clip
-            holds = soundfile.info(str(path)).frames if section == "noise" else soundfile.read(str(path))[0].any()
+        try:  # impulse responses are read completely: they are short, and a silent one would silence the clip
+            has_audio = soundfile.info(str(path)).frames if section == "noise" else soundfile.read(str(path))[0].any()
         except soundfile.LibsndfileError as error:
-            raise ConfigError(f"argument '{section}.folder': {path} does not open ({error.error_string})") from error
-        if not holds:
-            raise ConfigError(f"argument '{section}.folder': {path} holds no sound; remove it")
+            raise ConfigError(f"argument '{section}.folder': {path} cannot be read ({error.error_string})") from error
+        if not has_audio:
+            raise ConfigError(f"argument '{section}.folder': {path} is empty or silent; remove it")
     return found
 
 
 def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: list[Path]) -> list[_Step]:
-    """The transforms that are on, for clips at ``rate`` Hz, in the order in which sound meets them."""
+    """The active transforms for clips at ``rate`` Hz, in order."""
     if not settings.active:
         return []
-    import audiomentations as kept
+    import audiomentations
 
     speed, reverb, noise, gain, mp3 = settings.speed, settings.reverb, settings.noise, settings.gain, settings.mp3
     steps: list[_Step] = []
-    if speed.p:  # resampled to another rate, and played at its own
+    if speed.p:  # resampled to another rate, and then used at the original rate
         low, high = round(rate / speed.max_rate), round(rate / speed.min_rate)
-        steps.append(kept.Resample(min_sample_rate=low, max_sample_rate=high, p=speed.p))
+        steps.append(audiomentations.Resample(min_sample_rate=low, max_sample_rate=high, p=speed.p))
     if reverb.p and responses:
-        room = kept.ApplyImpulseResponse([str(path) for path in responses], p=reverb.p, leave_length_unchanged=True)
-        steps.append(_keeping_level(room))
+        room = audiomentations.ApplyImpulseResponse(
+            [str(path) for path in responses], p=reverb.p, leave_length_unchanged=True
+        )
+        steps.append(_preserving_level(room))
     elif reverb.p:
-        room = kept.RoomSimulator(
+        room = audiomentations.RoomSimulator(
             calculation_mode="rt60", min_target_rt60=reverb.min_rt60_s, max_target_rt60=reverb.max_rt60_s,
             min_mic_distance=0.5, max_mic_distance=2.0, max_order=_REFLECTIONS, leave_length_unchanged=True,
-            use_ray_tracing=False, p=reverb.p,  # its rays are drawn where no seed reaches
+            use_ray_tracing=False, p=reverb.p,  # ray tracing cannot be seeded
         )  # fmt: skip
-        steps.append(_keeping_level(room))
+        steps.append(_preserving_level(room))
     snr = {"min_snr_db": noise.min_snr_db, "max_snr_db": noise.max_snr_db, "p": noise.p}
     if noise.p and noises:
-        steps.append(kept.AddBackgroundNoise([str(path) for path in noises], **snr))
+        steps.append(audiomentations.AddBackgroundNoise([str(path) for path in noises], **snr))
     elif noise.p:
-        steps.append(kept.AddGaussianSNR(**snr) if noise.color == "white" else kept.AddColorNoise(**snr))
+        steps.append(
+            audiomentations.AddGaussianSNR(**snr) if noise.color == "white" else audiomentations.AddColorNoise(**snr)
+        )
     if gain.p:
-        steps.append(kept.Gain(min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db, p=gain.p))
+        steps.append(audiomentations.Gain(min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db, p=gain.p))
     if mp3.p:
-        steps.append(_keeping_level(_mp3(kept, mp3, rate)))
+        steps.append(_preserving_level(_mp3(audiomentations, mp3, rate)))
     return steps
 
 
-def _mp3(kept: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the module of audiomentations
+def _mp3(library: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the module audiomentations
     if rate not in _MP3_RATES:
         raise ConfigError(f"argument 'mp3.p': no MP3 at {rate} Hz, only at {_MP3_RATES}; set it to 0")
     low, high = mp3.min_bitrate_kbps, mp3.max_bitrate_kbps
-    transform: _Step = kept.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
+    transform: _Step = library.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
     return lambda samples, rate: transform(samples, rate) if len(samples) >= 0.1 * rate else samples
 
 
-def _keeping_level(transform: _Step) -> _Step:
-    """The transform, its output scaled to the root mean square of its input."""
+def _preserving_level(transform: _Step) -> _Step:
+    """Wrap a transform so that its output has the root mean square of its input."""
 
     def step(samples: _Samples, rate: int) -> _Samples:
         changed = transform(samples, rate)
@@ -283,14 +288,14 @@ def _rms(samples: _Samples) -> float:
 
 
 def _within_full_scale(samples: _Samples, before: _Samples) -> _Samples:
-    """Scaled down to a peak of 1, or to the peak it had before where that was more."""
+    """Scale down to a peak of 1, or to the original peak if that was higher."""
     most, peak = max(1.0, float(np.abs(before).max())), float(np.abs(samples).max())
     return samples if peak <= most else samples * np.float32(most / peak)
 
 
 @contextmanager
-def _drawn_from(key: str) -> Iterator[None]:
-    """Python's and numpy's global states, which audiomentations draws from, seeded by a key and put back."""
+def _seeded_by(key: str) -> Iterator[None]:
+    """Seed the global random states of Python and numpy, which audiomentations uses, and restore them at the end."""
     digest = hashlib.sha256(key.encode()).digest()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(int.from_bytes(digest, "big"))

@@ -1,4 +1,4 @@
-"""Training examples that sound different in every epoch, whichever process asks for them."""
+"""Training examples that are augmented differently in every epoch, and alike in all processes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from lalm_mer.core.schema import Example
 from lalm_mer.examples.augmentation import Augmentation
 from lalm_mer.examples.dataset import ExampleDataset
 
-__all__ = ["AugmentedExamples", "times_before"]
+__all__ = ["AugmentedExamples", "earlier_occurrences"]
 
 
 class AugmentedExamples:
-    """Training examples whose waveforms change anew in every epoch.
+    """Training examples whose waveforms are augmented differently in every epoch.
 
-    What an example sounds like depends on (seed, epoch, utterance id, which of its repeats it is) alone: on no worker,
-    order or earlier epoch, so that a run which goes on from a checkpoint hears what it would have heard. The epoch
-    lives in memory that worker processes share, also those that stay alive between epochs, whatever their start
-    method; set it before the epoch's first example is asked for. Examples without a waveform pass untouched.
+    The samples depend only on seed, epoch, utterance id and the number of the repeat, not on worker, order or earlier
+    epochs, so a run resumed from a checkpoint gets the same samples. The epoch is in memory shared with worker
+    processes, including persistent ones, for any start method; set it before the first example of the epoch is
+    accessed. Examples without a waveform are not changed.
 
     Args:
-        examples: of the training side alone
-        augmentation: what is done
-        seed: of the run
-        refuses: why a recognizer cannot take a duration in seconds, or None: utterances that it could not take at
-            either end of the range of speeds keep their own speed; None where it takes all
+        examples: examples of the training split
+        augmentation: the augmentation
+        seed: seed of the run
+        refuses: returns why a recognizer cannot use a duration in seconds, or None if it can; utterances refused at
+            either end of the range of speeds keep their speed. None if every duration can be used
 
     Attributes:
-        augmentation: what is done to them
-        keep_their_speed: ids of the utterances that it could not take slower or faster
+        augmentation: the augmentation
+        unchanged_speed: ids of the utterances that keep their speed
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class AugmentedExamples:
         self.augmentation = augmentation
         self._seed = seed
         self._refuses = refuses
-        self._epoch = RawValue("q", 0)  # without a lock: those belong to a start method
+        self._epoch = RawValue("q", 0)  # without a lock, since a lock depends on the start method
         self._ids = list(examples.utterances()["utterance_id"])
-        self._repeats = times_before(self._ids)
-        self.keep_their_speed = self._keep_their_speed(examples.durations_s())
+        self._repeats = earlier_occurrences(self._ids)
+        self.unchanged_speed = self._find_unchanged_speed(examples.durations_s())
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -63,8 +63,8 @@ class AugmentedExamples:
         if given.waveform is None:
             return example
         key = f"seed {self._seed}, epoch {self.epoch}, repeat {self._repeats[index]}, utterance {given.utterance_id}"
-        free = given.utterance_id not in self.keep_their_speed
-        augmented = self.augmentation(given.waveform, key, changes_speed=free)
+        changes_speed = given.utterance_id not in self.unchanged_speed
+        augmented = self.augmentation(given.waveform, key, changes_speed=changes_speed)
         return replace(example, input=replace(given, waveform=augmented))
 
     def __iter__(self) -> Iterator[Example]:
@@ -72,26 +72,26 @@ class AugmentedExamples:
 
     @property
     def epoch(self) -> int:
-        """From 0."""
+        """Number of the epoch, from 0."""
         return int(self._epoch.value)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew, in this process and in every worker process that has these examples."""
+        """Set the epoch in this process and in all worker processes that have these examples."""
         self._epoch.value = epoch
 
     def durations_s(self) -> list[float | None]:
-        """Duration of each utterance before augmentation, in seconds; None where it has no audio."""
+        """Duration of each utterance before augmentation, in seconds; None if it has no audio."""
         return self._examples.durations_s()
 
     def truths(self) -> list[str]:
-        """The task's label of each example, in order."""
+        """Task label of each example, in order."""
         return self._examples.truths()
 
     def utterances(self) -> pd.DataFrame:
-        """The table of the examples, as ``ExampleDataset.utterances`` makes it."""
+        """The table of ``ExampleDataset.utterances``."""
         return self._examples.utterances()
 
-    def _keep_their_speed(self, durations: Sequence[float | None]) -> frozenset[str]:
+    def _find_unchanged_speed(self, durations: Sequence[float | None]) -> frozenset[str]:
         speed = self.augmentation.settings.speed
         if self._refuses is None or not speed.p:
             return frozenset()
@@ -103,11 +103,11 @@ class AugmentedExamples:
         )
 
 
-def times_before(values: Sequence[Hashable]) -> list[int]:
-    """How often each value stood before in the list.
+def earlier_occurrences(values: Sequence[Hashable]) -> list[int]:
+    """Number of earlier occurrences of each value in the list.
 
     Example:
-        >>> times_before(["a", "b", "a"])
+        >>> earlier_occurrences(["a", "b", "a"])
         [0, 0, 1]
     """
     numbers: defaultdict[Hashable, Iterator[int]] = defaultdict(itertools.count)

@@ -1,4 +1,4 @@
-"""Which training examples to learn from, and how often: classes and groups made equally frequent, or weighted."""
+"""Balancing of training examples: sampling of classes and groups to equal frequency, and class weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _Rows: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Balanced:
-    """The examples to train on.
+    """The sampled training examples.
 
     Args:
-        indices: positions in the list that was given, ascending; a repeated example stands there more than once
+        indices: positions in the given list, ascending; a repeated example occurs more than once
         before: counts of that list
         after: counts of ``indices``
     """
@@ -47,32 +47,31 @@ def balance(
     max_per_group: int | None = None,
     seed: int = 0,
 ) -> Balanced:
-    """Choose the examples to train on; for the training side alone, so that dev and test keep their own frequencies.
+    """Sample the training examples; only for the training split, so that dev and test keep their frequencies.
 
-    Of a cell of n examples that is wanted m times, each is taken floor(m / n) times and the rest is drawn without
-    replacement: ``over`` loses no example, and ``under`` repeats none. Only the caps, which come first, leave out
-    examples in both directions.
+    To sample m examples from n, each is taken floor(m / n) times and the rest is drawn without replacement, so ``over``
+    drops no example and ``under`` repeats none. Only the caps, which are applied first, drop examples in both
+    directions.
 
-    ``class``: each class as often as the largest (``over``) or the smallest (``under``). ``group``: the same for
-    groups, whatever their classes. ``class_and_group``: each class as in ``class``, and within it its groups as evenly
-    as that many examples allow; the largest class under ``over`` gains no example, so its groups stay as they are.
+    ``class``: each class gets the size of the largest (``over``) or the smallest (``under``). ``group``: the same for
+    groups, regardless of class. ``class_and_group``: each class as in ``class``, divided among its groups as evenly as
+    its examples allow; with ``over`` the largest class gains no example, so its groups do not change.
 
     Args:
         truths: label of each example, N strings
-        groups: group of each example (speaker, gender, session ...), N; None where there are none
-        utterance_ids: what to call the examples in errors, N; None calls them by their position
+        groups: group of each example (speaker, gender, session ...), N; None if there are none
+        utterance_ids: names of the examples in errors, N; None for their positions
         sampling: ``none``, ``class``, ``group`` or ``class_and_group``
-        direction: ``over`` repeats the few, ``under`` leaves out of the many
-        max_per_class: most distinct examples of a class, drawn at random first; None for no cap
-        max_per_group: most distinct examples of a group, over all classes, drawn after that; None for no cap
-        seed: of the draws
+        direction: ``over`` repeats examples of small classes, ``under`` drops examples of large ones
+        max_per_class: largest number of distinct examples per class, drawn at random first; None for no cap
+        max_per_group: largest number of distinct examples per group over all classes, drawn second; None for no cap
+        seed: seed of the draws
 
     Returns:
-        positions, with counts before and after; the list as it is for ``none`` without caps
+        Positions, with counts before and after; the unchanged list for ``none`` without caps
 
     Raises:
-        ConfigError: if a name or number is not one of those above, there is no example, or a group is asked for that
-            an example does not have
+        ConfigError: if a name or number is invalid, there is no example, or an example lacks a required group
 
     Example:
         >>> chosen = balance(["ang", "ang", "ang", "sad"], sampling="class")
@@ -105,11 +104,11 @@ def _sampled(
     random: np.random.Generator,
 ) -> _Rows:
     if sampling == "class":
-        return _level(rows, labels, direction, random)
+        return _equalise(rows, labels, direction, random)
     if sampling == "group" and names is not None:
-        return _level(rows, names, direction, random)
+        return _equalise(rows, names, direction, random)
     if sampling == "class_and_group" and names is not None:
-        return _level_both(rows, labels, names, direction, random)
+        return _equalise_both(rows, labels, names, direction, random)
     return rows
 
 
@@ -131,10 +130,10 @@ def count(truths: Sequence[str], groups: Sequence[str | None] | None = None) -> 
 
 
 def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, ...]:
-    """Weight of each class, N / (K * its examples): scikit-learn's ``balanced``.
+    """Weight of each class, N / (K * its examples), as ``balanced`` in scikit-learn.
 
-    Their mean over the training examples is 1, so a weighted sum of losses may be divided by the same count as the
-    bare one, and batches accumulate exactly.
+    Their mean over the training examples is 1, so weighted and unweighted losses are divided by the same count, and
+    gradient accumulation is exact.
 
     Args:
         truths: label of each training example, after ``balance``
@@ -155,12 +154,12 @@ def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, 
     if absent:
         raise ConfigError(
             f"label {absent[0]!r} has no training example among {len(truths)}, so it has no balanced class weight; "
-            "choose class_weights none, or a fold and task where every label is trained on"
+            "choose class_weights none, or a fold and task with training examples of every label"
         )
     foreign = sorted(found.keys() - set(labels))
     if foreign:
         raise ConfigError(f"training examples have label {foreign[0]!r}, expected one of {', '.join(labels)}")
-    from sklearn.utils.class_weight import compute_class_weight  # here, for --help lists the samplings without it
+    from sklearn.utils.class_weight import compute_class_weight  # imported here, since --help does not need it
 
     weights = compute_class_weight("balanced", classes=np.asarray(labels), y=np.asarray(truths))
     return tuple(float(weight) for weight in weights)
@@ -182,21 +181,21 @@ def _check(
         if cap is not None and cap < 1:
             raise ConfigError(f"argument 'max_per_{name}': {cap}; expected 1 or more, or null for no cap")
     if not truths:
-        raise ConfigError("no training example to balance; is the train side of the fold empty?")
+        raise ConfigError("no training examples to balance; is the train split of the fold empty?")
     for what, values in (("groups", groups), ("utterance ids", utterance_ids)):
         if values is not None and len(values) != len(truths):
-            raise ConfigError(f"{len(values)} {what} for {len(truths)} examples; expected one an example")
+            raise ConfigError(f"{len(values)} {what} for {len(truths)} examples; expected one per example")
 
 
 def _require_groups(groups: Sequence[str | None] | None, utterance_ids: Sequence[str] | None) -> None:
     if groups is None:
-        raise ConfigError("groups are to be balanced or capped, but none were given; give the group of each example")
+        raise ConfigError("no groups to balance or cap; give the group of each example")
     missing = [row for row, group in enumerate(groups) if group is None]
     if missing:
         first = missing[0]
         name = f"number {first}" if utterance_ids is None else utterance_ids[first]
         raise ConfigError(
-            f"utterance {name}: no group in the column of 'balance.by', nor have {len(missing) - 1} others; choose "
+            f"utterance {name} and {len(missing) - 1} others: no group in the column of 'balance.by'; choose "
             "another column, or balance.sampling class without balance.max_per_group"
         )
 
@@ -209,36 +208,38 @@ def _capped(rows: _Rows, names: npt.NDArray[np.str_], most: int, random: np.rand
     return np.sort(np.concatenate(kept))
 
 
-def _level(rows: _Rows, names: npt.NDArray[np.str_], direction: str, random: np.random.Generator) -> _Rows:
-    """Each name as often as the most or the least frequent one."""
+def _equalise(rows: _Rows, names: npt.NDArray[np.str_], direction: str, random: np.random.Generator) -> _Rows:
+    """Sample each name to the size of the most or the least frequent one."""
     cells = list(_cells(rows, names).values())
-    wanted = (max if direction == "over" else min)(map(len, cells))
-    return np.concatenate([_taken(cell, wanted, random) for cell in cells])
+    size = (max if direction == "over" else min)(map(len, cells))
+    return np.concatenate([_sample(cell, size, random) for cell in cells])
 
 
-def _level_both(
+def _equalise_both(
     rows: _Rows,
     labels: npt.NDArray[np.str_],
     names: npt.NDArray[np.str_],
     direction: str,
     random: np.random.Generator,
 ) -> _Rows:
-    """Each class equally often, and its groups as evenly as that allows."""
+    """Sample classes to equal size, divided among their groups as evenly as possible."""
     classes = list(_cells(rows, labels).values())
-    wanted = (max if direction == "over" else min)(map(len, classes))
+    size = (max if direction == "over" else min)(map(len, classes))
     taken = []
     for members in classes:
         cells = list(_cells(members, names).values())
-        shares = _even([len(cell) for cell in cells], wanted, random)
-        taken += [_taken(cell, share, random) for cell, share in zip(cells, shares, strict=True)]
+        shares = _shares([len(cell) for cell in cells], size, random)
+        taken += [_sample(cell, share, random) for cell, share in zip(cells, shares, strict=True)]
     return np.concatenate(taken)
 
 
-def _even(counts: Sequence[int], total: int, random: np.random.Generator) -> list[int]:
-    """Share ``total`` among cells as evenly as can be: none below its count if the total is larger, none above if not.
+def _shares(counts: Sequence[int], total: int, random: np.random.Generator) -> list[int]:
+    """Share ``total`` among cells as evenly as possible.
+
+    No cell gets less than its count if the total is larger than all counts, and none gets more if it is smaller.
 
     Example:
-        >>> _even([6, 1, 1], 12, np.random.default_rng(0)), _even([6, 1, 1], 4, np.random.default_rng(0))
+        >>> _shares([6, 1, 1], 12, np.random.default_rng(0)), _shares([6, 1, 1], 4, np.random.default_rng(0))
         ([6, 3, 3], [2, 1, 1])
     """
     have = np.asarray(counts)
@@ -249,14 +250,14 @@ def _even(counts: Sequence[int], total: int, random: np.random.Generator) -> lis
         low, high = (middle, high) if int(bound(have, middle).sum()) <= total else (low, middle - 1)
     shares = bound(have, low)
     rest = total - int(shares.sum())
-    if rest:  # fewer than the cells that the next level would give one more
+    if rest:  # fewer than the cells that get one more at the next level
         shares[random.choice(np.flatnonzero(bound(have, low + 1) > shares), rest, replace=False)] += 1
     return [int(share) for share in shares]
 
 
-def _taken(cell: _Rows, wanted: int, random: np.random.Generator) -> _Rows:
-    """``wanted`` rows of a cell: all of them as often as that goes, the rest drawn without replacement."""
-    times, rest = divmod(wanted, len(cell))
+def _sample(cell: _Rows, size: int, random: np.random.Generator) -> _Rows:
+    """``size`` rows of a cell: all rows equally often, and the rest drawn without replacement."""
+    times, rest = divmod(size, len(cell))
     return np.concatenate([np.repeat(cell, times), random.choice(cell, rest, replace=False)])
 
 

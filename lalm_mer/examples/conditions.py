@@ -1,4 +1,4 @@
-"""Changed inputs of a test set: what a recognizer scores when its audio is not its own."""
+"""Conditions of a test set: inputs with the audio of other utterances."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ __all__ = ["CHANGED_INPUTS", "SwappedAudio", "derangement"]
 
 
 def derangement(count: int, seed: int) -> list[int]:
-    """A random order in which nothing keeps its place; every such order is as likely as any other.
+    """Draw a random permutation without fixed points; all such permutations are equally likely.
 
     Args:
-        count: n of at least 2
-        seed: of the draw
+        count: number of items, at least 2
+        seed: seed of the draw
 
     Raises:
-        ConfigError: if there are fewer than two
+        ConfigError: if ``count`` is less than 2
 
     Example:
         >>> derangement(2, seed=0), sorted(derangement(5, seed=0))
         ([1, 0], [0, 1, 2, 3, 4])
     """
     if count < 2:
-        raise ConfigError(f"argument 'count': {count}; audio is swapped among two utterances or more")
+        raise ConfigError(f"argument 'count': {count}; swapping audio needs two or more utterances")
     generator = np.random.default_rng(seed)
-    while True:  # one order in e is a derangement, however many there are
+    while True:  # about one permutation in e (2.718) is a derangement, for any count
         order = generator.permutation(count)
         if (order != np.arange(count)).all():
             return [int(place) for place in order]
 
 
 class SwappedAudio:
-    """Inputs of examples that keep speaker and transcript, with the audio and the descriptors of another of them.
+    """Inputs with their own speaker and transcript, but audio and descriptors of another example.
 
-    Whose audio it is follows from the seed alone, not from labels, so that a recognizer that only hears falls to chance
-    and not below: with N utterances of K labels, a perfect one has an expected UAR of (N / K - 1) / (N - 1).
+    The audio is assigned by the seed and not by labels, so a recognizer that uses only audio falls to chance, not below
+    it: with N utterances of K balanced labels, a perfect one has an expected UAR of (N / K - 1) / (N - 1).
 
     Args:
-        examples: N utterances that are heard
-        seed: of the derangement
+        examples: N examples with audio
+        seed: seed of the derangement
 
     Raises:
-        ConfigError: if the examples are not heard, or fewer than two
+        ConfigError: if the examples have no audio, or are fewer than two
     """
 
     def __init__(self, examples: ExampleDataset, seed: int) -> None:
         if not examples.uses_audio:
             raise ConfigError(
-                "argument 'examples': without audio, for the prompt has no audio slot, so there is none to swap; "
-                "choose a prompt that uses audio"
+                "argument 'examples': no audio to swap, since the prompt has no audio slot; choose a prompt that uses "
+                "audio"
             )
         self._with_audio = InputDataset(examples)
         self._without_audio = InputDataset(examples.without_waveforms())

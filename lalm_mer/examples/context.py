@@ -1,4 +1,4 @@
-"""What was said before an utterance, in the same dialogue."""
+"""Earlier turns of the dialogue of an utterance."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ __all__ = ["dialogue_context"]
 def dialogue_context(
     corpus: PreparedCorpus, turns: int, transcript_of: Callable[[str, str | None], str | None] | None = None
 ) -> dict[str, tuple[Turn, ...]]:
-    """The turns before each utterance; nothing that comes after it, and no label.
+    """The turns before each utterance, without later turns and labels.
 
-    A turn is any earlier utterance of the dialogue, whether or not a protocol takes it. One without a transcript is
-    passed over.
+    A turn is any earlier utterance of the dialogue, whether or not it is in a fold. Utterances without a transcript are
+    skipped.
 
     Args:
-        corpus: whose utterances have a dialogue, and a turn or a start in seconds
-        turns: how many at most
-        transcript_of: utterance id and the corpus's transcript -> what is read in its place; None for the corpus's
+        corpus: corpus whose utterances have a dialogue, and a turn or a start in seconds
+        turns: largest number of turns
+        transcript_of: utterance id and transcript of the corpus -> transcript to use; None for those of the corpus
 
     Returns:
-        utterance id -> its turns, the nearest last; () where a dialogue begins
+        Utterance id -> its turns, the most recent last; () at the beginning of a dialogue
 
     Raises:
-        ConfigError: if an utterance has no dialogue, or the dialogues no order
+        ConfigError: if an utterance has no dialogue, or the utterances of a dialogue have no order
     """
     table = corpus.columns(["utterance_id", "dialogue", "turn", "start_s", "speaker", "transcript"])
-    lost = table.loc[table["dialogue"].isna(), "utterance_id"]
-    if len(lost):
+    missing = table.loc[table["dialogue"].isna(), "utterance_id"]
+    if len(missing):
         raise ConfigError(
-            f"argument 'turns': {turns}, but corpus {corpus.name} says no dialogue of {len(lost)} "
-            f"utterances, for example {min(lost)}; set it to 0"
+            f"argument 'turns': {turns}, but corpus {corpus.name} has no dialogue for {len(missing)} "
+            f"utterances, for example {min(missing)}; set it to 0"
         )
     order = next((column for column in ("turn", "start_s") if table[column].notna().all()), None)
     if order is None:
         raise ConfigError(
-            f"argument 'turns': {turns}, but corpus {corpus.name} gives its utterances neither a turn nor a "
-            "start, so nothing tells what came before; set it to 0"
+            f"argument 'turns': {turns}, but corpus {corpus.name} has neither turn nor start for all utterances, "
+            "so their order is unknown; set it to 0"
         )
     context: dict[str, tuple[Turn, ...]] = {}
     for _, dialogue in table.sort_values(["dialogue", order, "utterance_id"]).groupby("dialogue", sort=False):

@@ -19,15 +19,15 @@ __all__ = ["ExampleDataset", "ExampleSource", "InputDataset"]
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """What examples are made from: a folded corpus, and what replaces or extends the rows of its utterances.
+    """The source of examples: a folded corpus, and data that replaces or extends its rows.
 
     Args:
-        folded: corpus, task and folds; the folds are made and proven with the corpus's own transcripts in any case
-        transcripts: used in place of the corpus's own; None for those
+        folded: corpus, task and folds; the folds are always made and verified with the transcripts of the corpus
+        transcripts: transcripts to use instead of those of the corpus; None for those of the corpus
         context: utterance id -> the turns before it
         descriptors: utterance id -> description of its voice
-        without_audio: whether an utterance that has no audio becomes an example without a waveform; otherwise it is an
-            error to load its audio
+        without_audio: whether an utterance without audio becomes an example without a waveform; if not, accessing it is
+            an error
     """
 
     folded: FoldedCorpus
@@ -38,7 +38,7 @@ class ExampleSource:
 
     @property
     def transcript_source(self) -> str:
-        """``corpus``, ``asr`` or ``simulated``: where the transcripts of the examples come from."""
+        """Source of the transcripts: ``corpus``, ``asr`` or ``simulated``."""
         return self.folded.transcript_source if self.transcripts is None else self.transcripts.source
 
     def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
@@ -52,22 +52,22 @@ class ExampleSource:
         return self.examples_of(self.folded.folds.ids(fold, split), sampling_rate)
 
     def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
-        """Some examples, in the order of ``utterance_ids``, whatever split they are in.
+        """Examples of any split, in the order of ``utterance_ids``.
 
         Args:
-            utterance_ids: of utterances in a fold
+            utterance_ids: ids of utterances in a fold
             sampling_rate: in Hz; None for recognizers that do not use audio
         """
         return ExampleDataset(self, [self.folded.positions[name] for name in utterance_ids], sampling_rate)
 
 
 class ExampleDataset:
-    """A map-style dataset of ``Example``; a torch DataLoader takes it as it is.
+    """A map-style dataset of ``Example``, also for a torch DataLoader.
 
     Args:
-        source: the folded corpus, and what replaces or extends its rows
-        rows: which rows of the corpus, in order
-        sampling_rate: rate at which audio is loaded, in Hz; None loads no audio
+        source: the source of the examples
+        rows: row numbers in the corpus, in order
+        sampling_rate: sampling rate of the waveforms, in Hz; None to load no audio
     """
 
     def __init__(self, source: ExampleSource, rows: list[int], sampling_rate: int | None) -> None:
@@ -106,30 +106,30 @@ class ExampleDataset:
 
     @property
     def uses_audio(self) -> bool:
-        """Whether the examples come with their waveforms."""
+        """Whether the examples have waveforms."""
         return self._sampling_rate is not None
 
     def durations_s(self) -> list[float | None]:
-        """Duration of each utterance, in seconds, without decoding it; None where it has no audio."""
+        """Duration of each utterance in seconds, without decoding; None if it has no audio."""
         durations = self._utterances["duration_s"][:]
         return [durations[row] for row in self._rows]
 
     def truths(self) -> list[str]:
-        """The task's label of each example, in order."""
+        """Task label of each example, in order."""
         return list(self.utterances()["truth"])
 
     def utterances(self) -> pd.DataFrame:
-        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task's label) of each example, in order."""
-        answer = self._task.column
-        columns = self._utterances.select_columns(["utterance_id", "speaker", "transcript", answer]).select(self._rows)
-        frame: pd.DataFrame = columns.to_pandas()
+        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task label) of each example, in order."""
+        label_column = self._task.column
+        names = ["utterance_id", "speaker", "transcript", label_column]
+        frame: pd.DataFrame = self._utterances.select_columns(names).select(self._rows).to_pandas()
         if self._source.transcripts is not None:
             frame["transcript"] = [self._source.transcripts.by_id.get(name) for name in frame["utterance_id"]]
-        frame["truth"] = [self._task.label_of(found) for found in frame.pop(answer)]
+        frame["truth"] = [self._task.label_of(found) for found in frame.pop(label_column)]
         return frame
 
     def column(self, name: str) -> list[str | None]:
-        """Any other column of the utterance table, as strings: ``gender``, ``session`` ...; None where it is missing.
+        """Another column of the utterance table as strings: ``gender``, ``session`` ...; None where a value is missing.
 
         Raises:
             ConfigError: if there is no such column
@@ -150,12 +150,12 @@ class ExampleDataset:
         return ExampleDataset(self._source, [self._rows[index] for index in indices], self._sampling_rate)
 
     def without_waveforms(self) -> ExampleDataset:
-        """The same examples without their waveforms, for recognizers that store features of their own."""
+        """The same examples without waveforms, for recognizers that use stored features."""
         return ExampleDataset(self._source, self._rows, None)
 
 
 class InputDataset:
-    """The inputs of examples, without their truths: what is scored; a torch DataLoader takes it as it is.
+    """The inputs of examples without their truths, for scoring; also for a torch DataLoader.
 
     Args:
         examples: a map-style dataset of ``Example``

@@ -1,6 +1,7 @@
-"""What a voice sounds like in words: pitch, energy and speaking rate, low, medium or high among the training voices.
+"""Descriptions of voices: pitch, energy and speaking rate as low, medium or high relative to the training utterances.
 
-For prompts that tell a model in words what it hears. No transcript is used, so a prompt with audio alone stays one.
+They are for prompts that describe the voice as text. They use no transcript, so modalities that include only audio do
+not change.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, Frames, samples_hash
 
-__all__ = ["Descriptors", "Measures", "Terciles", "describe_corpus", "in_words", "measure"]
+__all__ = ["Descriptors", "Measures", "Terciles", "describe_corpus", "describe_voice", "measure"]
 
-_VERSION = 1  # of the measures: part of the key that they are stored under
+_VERSION = 1  # version of the measures, part of the key of their store
 _RATE = 16_000
 _HOP = _RATE // 100
 _LOWEST_HZ, _HIGHEST_HZ = 75.0, 600.0
 _PITCH_WINDOW = 3 * _RATE // 75  # three periods of the lowest pitch (Boersma 1993)
-_VOICED = 0.5  # autocorrelation at the period, of 1 for a perfectly periodic sound
-_OCTAVE_COST = 0.01  # favours the higher of two equal peaks, which are one period and two
-_ENVELOPE_WINDOW = round(0.064 * _RATE)  # intensity as Praat smooths it for pitches from 50 Hz
-_SILENT_BELOW_LOUDEST_DB = 25.0  # de Jong & Wempe's
-_DIP_DB = 2.0  # theirs too: how far it falls between two nuclei
+_VOICED = 0.5  # smallest autocorrelation at the period; 1 for a perfectly periodic signal
+_OCTAVE_COST = 0.01  # prefers the higher pitch of two equal peaks, at one period and two
+_ENVELOPE_WINDOW = round(0.064 * _RATE)  # as Praat smooths intensity for pitches from 50 Hz
+_SILENT_BELOW_LOUDEST_DB = 25.0  # de Jong & Wempe
+_DIP_DB = 2.0  # de Jong & Wempe: smallest dip between two nuclei
 _DIGITAL_SILENCE = 1e-12  # mean square: -120 dBFS
 
 _Array = npt.NDArray[np.float64]
@@ -45,12 +46,12 @@ _Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of one utterance, each at the precision of float32; None where there is nothing to measure.
+    """Measures of one utterance, at the precision of float32; None where a value does not exist.
 
     Args:
-        pitch_hz: median fundamental frequency of the voiced frames; None where nothing is voiced
-        energy_db: root mean square of what is not silent, in dB of full scale; None for digital silence
-        rate_per_s: syllable nuclei a second, from the first sound to the last; None for digital silence
+        pitch_hz: median fundamental frequency of the voiced frames; None if no frame is voiced
+        energy_db: root mean square of the frames that are not silent, in dB re full scale; None for digital silence
+        rate_per_s: syllable nuclei per second, between leading and trailing silence; None for digital silence
     """
 
     pitch_hz: float | None
@@ -59,18 +60,18 @@ class Measures:
 
 
 def measure(waveform: Waveform) -> Measures:
-    """Pitch, energy and speaking rate of a waveform at any rate.
+    """Measure pitch, energy and speaking rate of a waveform at any sampling rate.
 
-    Pitch is the autocorrelation's, from 75 to 600 Hz. What is 25 dB below the loudest moment counts as silent.
-    Nuclei are peaks of the energy envelope with a dip of 2 dB between them; unlike de Jong and Wempe's they need not
-    be voiced, so that whispered speech has a rate. Energy is that of the recording: where microphones were moved, or
-    levels set by a machine, it says little of the voice.
+    Pitch is estimated by autocorrelation, from 75 to 600 Hz. Frames 25 dB below the loudest one count as silent. Nuclei
+    are peaks of the energy envelope with a dip of 2 dB between them; unlike those of de Jong and Wempe they may be
+    unvoiced, so that whispered speech has a rate. Energy is that of the recording: with moving microphones or automatic
+    gain it says little about the voice.
 
     Args:
         waveform: not empty
 
     Raises:
-        AudioError: if it has no sample
+        AudioError: if it has no samples
 
     Example:
         >>> time_s = np.arange(16_000) / 16_000
@@ -90,7 +91,7 @@ def measure(waveform: Waveform) -> Measures:
     silent_db = level_db.max() - _SILENT_BELOW_LOUDEST_DB
     sounding = level_db > silent_db
     first, last = np.flatnonzero(sounding)[[0, -1]]
-    sloping_db = level_db - 1e-9 * np.arange(len(level_db))  # of equal peaks without a dip between, one is the highest
+    sloping_db = level_db - 1e-9 * np.arange(len(level_db))  # one of equal peaks without a dip is the highest
     nuclei, _ = find_peaks(np.pad(sloping_db, 1, constant_values=-np.inf), height=silent_db, prominence=_DIP_DB)
     pitch_hz = _pitch(samples, sounding)
     return Measures(
@@ -101,12 +102,12 @@ def measure(waveform: Waveform) -> Measures:
 
 
 def _single(value: float) -> float:
-    """As it is stored, so that a stored value and one measured anew are the same."""
+    """Round as in the store, so that stored and newly measured values are equal."""
     return float(np.float32(round(value, 3)))
 
 
 def _envelope(samples: _Array) -> _Array:
-    """Mean square around every 10 ms."""
+    """Smoothed mean square, every 10 ms."""
     window = hann(_ENVELOPE_WINDOW, sym=False)
     smooth = oaconvolve(np.square(samples), window / window.sum())
     start = _ENVELOPE_WINDOW // 2
@@ -119,9 +120,9 @@ def _pitch(samples: _Array, sounding: npt.NDArray[np.bool_]) -> float | None:
     frames = sliding_window_view(padded, _PITCH_WINDOW)[::_HOP][: len(sounding)][sounding]
     frames = frames - frames.mean(axis=1, keepdims=True)
     window = hann(_PITCH_WINDOW, sym=False)
-    correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])  # Boersma's correction
+    correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])  # correction of Boersma
     shortest, longest = int(_RATE / _HIGHEST_HZ), round(_RATE / _LOWEST_HZ)
-    lags = np.arange(shortest - 1, longest + 2)  # a peak needs a neighbour on either side
+    lags = np.arange(shortest - 1, longest + 2)  # a peak needs a neighbour at both ends
     strength = correlation[:, lags] - _OCTAVE_COST * np.log2(lags / shortest)
     inner = strength[:, 1:-1]
     peaks = (inner >= strength[:, :-2]) & (inner >= strength[:, 2:])
@@ -132,13 +133,13 @@ def _pitch(samples: _Array, sounding: npt.NDArray[np.bool_]) -> float | None:
         return None
     rows, best = rows[voiced], best[voiced]
     left, middle, right = (correlation[rows, lags[best] + step] for step in (-1, 0, 1))
-    curvature = left - 2 * middle + right  # a parabola through three points, to less than a sample
+    curvature = left - 2 * middle + right  # parabolic interpolation between samples
     shift = np.where(curvature < 0, 0.5 * (left - right) / np.where(curvature < 0, curvature, 1), 0.0)
     return float(np.median(_RATE / (lags[best] + np.clip(shift, -0.5, 0.5))))
 
 
 def _autocorrelation(frames: _Array) -> _Array:
-    """Of each frame, 1 at lag 0; as far as half its length, to which so much padding keeps it from wrapping."""
+    """Autocorrelation of each frame, 1 at lag 0, up to half the frame, for which the padding avoids wrap-around."""
     spectrum = np.fft.rfft(frames, _PITCH_WINDOW * 3 // 2)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[:, : _PITCH_WINDOW // 2]
     return np.asarray(correlation / np.maximum(correlation[:, :1], _DIGITAL_SILENCE))
@@ -146,14 +147,14 @@ def _autocorrelation(frames: _Array) -> _Array:
 
 @dataclass(frozen=True)
 class Terciles:
-    """Where low ends and high begins: each speaker's utterances weigh together as much as another's.
+    """Terciles of the measures, in which all speakers have equal weight.
 
     Args:
         pitch_hz: highest low value, highest medium value
         energy_db: the same
         rate_per_s: the same
-        n_utterances: measured utterances that they are made of
-        n_speakers: their speakers; an utterance of nobody known counts as a speaker of its own
+        n_utterances: number of measured utterances
+        n_speakers: number of their speakers; an utterance of an unknown speaker counts as a separate speaker
     """
 
     pitch_hz: tuple[float, float]
@@ -164,11 +165,11 @@ class Terciles:
 
     @classmethod
     def of(cls, measures: Sequence[Measures], speakers: Sequence[str | None]) -> Terciles:
-        """Terciles of some utterances: those of the training side, and no other.
+        """Compute terciles of the training utterances.
 
         Args:
-            measures: N
-            speakers: speaker of each, N; None where nobody is known
+            measures: measures of N utterances
+            speakers: speaker of each, N; None if unknown
 
         Raises:
             CorpusError: naming the measure that no utterance has
@@ -180,13 +181,13 @@ class Terciles:
         """
         names = [f"number {row}" if speaker is None else f"speaker {speaker}" for row, speaker in enumerate(speakers)]
         found: dict[str, tuple[float, float]] = {}
-        for name, told in _TOLD.items():
+        for name, title in _TITLES.items():
             values = [getattr(row, name) for row in measures]
             known = [(value, owner) for value, owner in zip(values, names, strict=True) if value is not None]
             if not known:
                 raise CorpusError(
-                    f"{told}: none of {len(measures)} training utterances with audio has any, so nothing can be called "
-                    "low or high; choose a prompt without {{ descriptors }}, or a corpus with speech in its audio"
+                    f"{title}: none of {len(measures)} training utterances with audio has any, so there are no "
+                    "terciles; choose a prompt without {{ descriptors }}, or a corpus with speech in its audio"
                 )
             of_speaker = Counter(owner for _, owner in known)
             found[name] = _thirds([(value, 1 / of_speaker[owner]) for value, owner in known])
@@ -194,46 +195,46 @@ class Terciles:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the thresholds and of how they are measured."""
+        """SHA-256 of the thresholds and the version of the measures."""
         return hash_json(dataclasses.asdict(self) | {"version": _VERSION})
 
 
-_TOLD = {"pitch_hz": "pitch", "energy_db": "energy", "rate_per_s": "speaking rate"}
+_TITLES = {"pitch_hz": "pitch", "energy_db": "energy", "rate_per_s": "speaking rate"}
 
 
 def _thirds(weighted: list[tuple[float, float]]) -> tuple[float, float]:
-    """The least values that a third and two thirds of the weight do not exceed."""
+    """The smallest values that a third and two thirds of the weight do not exceed."""
     values, weights = (np.asarray(column) for column in zip(*sorted(weighted), strict=True))
     share = np.cumsum(weights) / weights.sum()
     first, second = (float(values[np.searchsorted(share, third - 1e-9)]) for third in (1 / 3, 2 / 3))
     return first, second
 
 
-def in_words(measures: Measures, terciles: Terciles) -> str:
-    """Three words of a voice.
+def describe_voice(measures: Measures, terciles: Terciles) -> str:
+    """Describe a voice as text.
 
     Example:
         >>> terciles = Terciles((120.0, 200.0), (-30.0, -20.0), (3.0, 5.0), 9, 3)
-        >>> in_words(Measures(230.0, -40.0, 4.0), terciles)
+        >>> describe_voice(Measures(230.0, -40.0, 4.0), terciles)
         'pitch high, energy low, speaking rate medium'
-        >>> in_words(Measures(None, -40.0, 4.0), terciles)
+        >>> describe_voice(Measures(None, -40.0, 4.0), terciles)
         'pitch not heard, energy low, speaking rate medium'
     """
     return ", ".join(
-        f"{told} {_word(getattr(measures, name), getattr(terciles, name))}" for name, told in _TOLD.items()
+        f"{title} {_level(getattr(measures, name), getattr(terciles, name))}" for name, title in _TITLES.items()
     )
 
 
-def _word(value: float | None, limits: tuple[float, float]) -> str:
+def _level(value: float | None, limits: tuple[float, float]) -> str:
     if value is None:
-        return "not heard"
+        return "not heard"  # part of prompts, whose results would change
     return "low" if value <= limits[0] else "medium" if value <= limits[1] else "high"
 
 
 class _Extractor:
     """``measure`` as a ``FeatureExtractor``: one frame of three numbers, NaN for None."""
 
-    size = len(_TOLD)
+    size = len(_TITLES)
 
     def settings(self) -> dict[str, Any]:
         return {"name": "descriptors", "version": _VERSION}
@@ -244,7 +245,7 @@ class _Extractor:
     def extract(self, given: Input) -> Frames:
         if given.waveform is None:
             raise AudioError(f"utterance {given.utterance_id}: no waveform; load the examples with audio", "empty")
-        found = [getattr(measure(given.waveform), name) for name in _TOLD]
+        found = [getattr(measure(given.waveform), name) for name in _TITLES]
         return np.array([[np.nan if value is None else value for value in found]], dtype=np.float32)
 
 
@@ -254,12 +255,12 @@ def _measures(stored: Frames) -> Measures:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """The words of a corpus's utterances, low and high as the training side of one fold has it.
+    """Descriptions of the utterances of a corpus, relative to the training split of one fold.
 
     Args:
-        by_id: utterance id -> its words, of every utterance in a fold that has audio
-        measures: utterance id -> what they say in words
-        terciles: of the training utterances
+        by_id: utterance id -> description, for all utterances in a fold that have audio
+        measures: utterance id -> the measures that are described
+        terciles: terciles of the training utterances
     """
 
     by_id: Mapping[str, str]
@@ -268,23 +269,23 @@ class Descriptors:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the thresholds and of how it is measured; the rest follows from the corpus."""
+        """SHA-256 of the thresholds and the version of the measures; the rest follows from the corpus."""
         return self.terciles.digest
 
 
 def describe_corpus(
     source: ExampleSource, train_ids: Iterable[str], cache_dir: Path, *, processes: int | None = None
 ) -> Descriptors:
-    """Words for every utterance in a fold that has audio.
+    """Describe the voices of all utterances in a fold that have audio.
 
-    What is measured is kept below ``cache_dir``, under the corpus's hash, and serves every fold and run. The words
-    describe the corpus's own audio: for audio that was changed since, take ``in_words(measure(waveform), terciles)``.
+    The measures are stored below ``cache_dir`` under the hash of the corpus, for all folds and runs. They are those of
+    the audio in the corpus: for modified audio use ``describe_voice(measure(waveform), terciles)``.
 
     Args:
-        source: the folded corpus
-        train_ids: training utterances, which alone decide what is low and high; a repeated one counts once
-        cache_dir: folder of everything that is stored of corpora
-        processes: how many measure; None for one a core. They are spawned, so a script of your own needs
+        source: source of the examples
+        train_ids: training utterances, which define the terciles; a repeated one counts once
+        cache_dir: folder of all stores
+        processes: number of processes that measure; None for one per core. They are spawned, so a script needs
             ``if __name__ == "__main__":`` around the call
 
     Raises:
@@ -302,4 +303,4 @@ def describe_corpus(
     known = table.dropna(subset=["speaker"])
     speakers = dict(zip(known["utterance_id"], known["speaker"], strict=True))
     terciles = Terciles.of([measures[name] for name in train], [speakers.get(name) for name in train])
-    return Descriptors({name: in_words(found, terciles) for name, found in measures.items()}, measures, terciles)
+    return Descriptors({name: describe_voice(found, terciles) for name, found in measures.items()}, measures, terciles)

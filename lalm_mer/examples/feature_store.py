@@ -1,4 +1,4 @@
-"""Features of utterances, computed once a corpus, kept on disk and looked up by utterance."""
+"""Features of utterances, computed once per corpus, stored on disk and looked up by utterance."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ _SCHEMA = pa.schema([("utterance_id", pa.string()), ("source_hash", pa.string())
 
 
 class FeatureExtractor(Protocol):
-    """Makes a sequence of feature vectors from an utterance; pickles, so that it can run in worker processes."""
+    """Computes a sequence of feature vectors of an utterance; must be picklable, for worker processes."""
 
     @property
     def size(self) -> int:
-        """D, features of a frame."""
+        """D, the number of features per frame."""
 
     def settings(self) -> dict[str, Any]:
-        """Plain data that decides the values: ``name``, versions, parameters; part of the store's key."""
+        """Plain data that determines the values: ``name``, versions, parameters; part of the key of the store."""
 
     def source_hash(self, given: Input) -> str | None:
-        """Hash of what is read (samples or transcript); None where the input does not have it."""
+        """Hash of the data used (samples or transcript); None if the input does not have it."""
 
     def extract(self, given: Input) -> Frames:
         """Compute the features, (F, D), with F at least 1.
 
         Raises:
-            LalmMerError: naming the utterance, if it cannot be read
+            LalmMerError: naming the utterance, if its features cannot be computed
         """
 
 
 class FeatureStore:
-    """Features on disk under a key of their own: corpus, extractor, its version and settings.
+    """Features on disk, with a key of corpus, extractor, its version and settings.
 
-    Each call of ``add`` writes one Arrow file, whole or not at all, with the utterances that were missing; the files
-    are memory-mapped. An utterance is found by its id, but what was changed since (noise added, audio swapped) has
-    another hash and is computed afresh: a store never makes a recognizer deaf.
+    Each call of ``add`` writes one Arrow file atomically with the utterances that were missing; the files are
+    memory-mapped. Features are looked up by utterance id and hash of the input, so for a modified input (added noise,
+    swapped audio) they are computed and not taken from the store.
 
     Args:
         cache_dir: folder of all stores
         corpus_hash: ``root_hash`` of the prepared corpus
-        extractor: makes what is missing
+        extractor: computes missing features
 
     Example:
         >>> store = FeatureStore(Path("outputs/cache/acoustic"), root_hash, extractor)  # doctest: +SKIP
@@ -91,20 +91,20 @@ class FeatureStore:
         """Compute and store the features of the inputs that are not stored yet.
 
         Args:
-            inputs: read one at a time, so that memory stays flat
-            processes: worker processes; with more than one, the calling script needs its ``__main__`` guard
+            inputs: read one at a time, so that memory does not grow
+            processes: number of worker processes; with more than one, a script needs a ``__main__`` guard
 
         Returns:
-            how many were computed
+            Number of inputs whose features were computed
 
         Raises:
             ConfigError: if ``processes`` is less than 1
-            LalmMerError: naming the utterance that cannot be read; nothing is stored then
+            LalmMerError: naming the utterance whose features cannot be computed; nothing is stored then
         """
         if processes < 1:
             raise ConfigError(f"processes={processes}: expected 1 or more")
-        wanted = (given for given in inputs if self._stored(given) is None)
-        first = next(wanted, None)
+        missing = (given for given in inputs if self._stored(given) is None)
+        first = next(missing, None)
         if first is None:
             return 0
         path = self.folder / f"part-{len(self._parts):05d}-{uuid.uuid4().hex[:8]}.arrow"
@@ -113,7 +113,7 @@ class FeatureStore:
         with atomic_path(path) as unfinished:
             with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
                 for row in tqdm(
-                    in_processes(partial(_row, self.extractor), chain([first], wanted), processes),
+                    in_processes(partial(_row, self.extractor), chain([first], missing), processes),
                     desc=f"{self._key['extractor']['name']} features",  # type: ignore[index]
                     unit="utterance",
                     disable=None,
@@ -126,20 +126,20 @@ class FeatureStore:
         return count
 
     def frames(self, given: Input) -> Frames:
-        """Features of one input, (F, D), from the store or, where it differs from what is stored, computed.
+        """Features of one input, (F, D), from the store, or computed if the input differs from the stored one.
 
-        An input without its waveform (or transcript) is looked up by id alone, which saves decoding it.
+        An input without waveform (or transcript) is looked up by id only, which avoids decoding it.
 
         Raises:
-            CorpusError: if it is not stored and has nothing to compute from
+            CorpusError: if it is not stored and has no data to compute features from
         """
         place = self._stored(given)
         if place is not None:
             return self._read(place)
         if self.extractor.source_hash(given) is None:
             raise CorpusError(
-                f"utterance {given.utterance_id}: its features are not in {self.folder} and the input brings "
-                "nothing to compute them from; add it to the store, or load it with its audio and transcript"
+                f"utterance {given.utterance_id}: its features are not in {self.folder}, and the input has no data to "
+                "compute them from; add it to the store, or load it with audio and transcript"
             )
         return self.extractor.extract(given)
 
@@ -162,7 +162,7 @@ class FeatureStore:
     def _stored(self, given: Input) -> tuple[int, int] | None:
         places = self._places.get(given.utterance_id, {})
         found = self.extractor.source_hash(given)
-        if found is None:  # by its id alone: the newest
+        if found is None:  # by id only: the newest features
             return next(reversed(places.values()), None)
         return places.get(found)
 
@@ -180,7 +180,7 @@ def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, str | None, Fr
 
 
 def samples_hash(given: Input) -> str | None:
-    """Hash of the samples, the ``source_hash`` of what reads audio; None where the input has no waveform."""
+    """Hash of the samples, the ``source_hash`` of audio features; None if the input has no waveform."""
     if given.waveform is None:
         return None
     return hashlib.blake2b(np.ascontiguousarray(given.waveform.samples).data, digest_size=16).hexdigest()
@@ -189,14 +189,14 @@ def samples_hash(given: Input) -> str | None:
 def feature_statistics(
     sequences: Iterable[Frames], size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each feature over all frames, one utterance in memory at a time.
+    """Mean and standard deviation of each feature over all frames, with one utterance in memory at a time.
 
     Args:
         sequences: (F, D) each
         size: D
 
     Returns:
-        two arrays, (D,) each
+        Two arrays, (D,) each
 
     Example:
         >>> mean, std = feature_statistics([np.array([[0.0]], np.float32), np.array([[2.0], [4.0]], np.float32)], 1)
@@ -214,6 +214,6 @@ def feature_statistics(
         total += centred.sum(axis=0)
         squares += np.square(centred).sum(axis=0)
     if shift is None:
-        raise CorpusError("no utterance to take feature statistics from; is the train split empty?")
+        raise CorpusError("no utterances for feature statistics; is the train split empty?")
     mean = total / count
     return mean + shift, np.sqrt(np.maximum(squares / count - np.square(mean), 0))

@@ -1,4 +1,4 @@
-"""Which training examples stand answered in a prompt (k-shot)."""
+"""Choice of the training examples for few-shot prompts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["choose_shots"]
 
 
 def choose_shots(truths: Sequence[str], labels: Sequence[str], count: int, *, seed: int) -> list[int]:
-    """Draw examples of all labels in turn, so that no label has two more than another, in a drawn order.
+    """Draw examples of all labels in turn, so that counts differ by one at most while examples last, in random order.
 
     Args:
         truths: label of each training example, N strings
         labels: the K labels
-        count: how many are wanted
-        seed: of the draw
+        count: number of examples to draw
+        seed: seed of the draw
 
     Returns:
-        ``count`` indices into ``truths``, none twice
+        ``count`` distinct indices into ``truths``
 
     Raises:
         ConfigError: if there are too few examples
@@ -32,11 +32,11 @@ def choose_shots(truths: Sequence[str], labels: Sequence[str], count: int, *, se
     """
     if count > len(truths):
         raise ConfigError(f"argument 'count': {count}, but train has {len(truths)} utterances; lower it")
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     pools = [
-        list(draw.permutation([index for index, truth in enumerate(truths) if truth == label])) for label in labels
+        list(generator.permutation([index for index, truth in enumerate(truths) if truth == label])) for label in labels
     ]
-    order = list(draw.permutation(len(labels)))
+    order = list(generator.permutation(len(labels)))
     rounds = max((len(pool) for pool in pools), default=0)
-    dealt = [int(pools[label][turn]) for turn in range(rounds) for label in order if turn < len(pools[label])]
-    return [dealt[index] for index in draw.permutation(count)]
+    drawn = [int(pools[label][turn]) for turn in range(rounds) for label in order if turn < len(pools[label])]
+    return [drawn[index] for index in generator.permutation(count)]

@@ -1,4 +1,4 @@
-"""Transcripts beside the corpus's own: tables written by speech recognition, their word errors, and simulated ones."""
+"""Transcripts other than those of the corpus: tables of speech recognition, their word errors, simulated ones."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _NEEDED = ("utterance_id", "hypothesis")
 
 @dataclass(frozen=True)
 class TranscriptTable:
-    """A checked file of transcripts.
+    """A validated file of transcripts.
 
     Args:
         source: the file
-        hypotheses: utterance id -> what was recognised, as the model wrote it; ``""`` where it heard nothing
-        metadata: of a Parquet file that ``write_transcripts`` wrote; empty for any other
+        hypotheses: utterance id -> output of speech recognition; ``""`` if no speech was recognised
+        metadata: metadata of a Parquet file from ``write_transcripts``; empty for other files
         digest: SHA-256 of the file
     """
 
@@ -66,12 +66,12 @@ class TranscriptTable:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """What a run reads in place of the corpus's own transcripts.
+    """Transcripts that a run uses instead of those of the corpus.
 
     Args:
         source: ``asr`` or ``simulated``
         by_id: utterance id -> transcript
-        digest: hash of what they come from
+        digest: hash of their source
     """
 
     source: str
@@ -80,13 +80,13 @@ class Transcripts:
 
 
 def word_error_rate(reference: str | None, hypothesis: str) -> float | None:
-    """(Substitutions + deletions + insertions) / words of the reference, over ``words_of`` each.
+    """Word error rate, (substitutions + deletions + insertions) / words of the reference, on normalised words.
 
-    It may exceed 1. None where there is no reference, or none with a word: nothing to divide by.
+    It may exceed 1. None if there is no reference, or the reference has no words.
 
     Args:
-        reference: what was said, by a person who listened
-        hypothesis: what was recognised
+        reference: human transcript
+        hypothesis: output of speech recognition
 
     Example:
         >>> word_error_rate("Kids are talking.", "kids talking"), word_error_rate("No!", "oh no no")
@@ -96,13 +96,13 @@ def word_error_rate(reference: str | None, hypothesis: str) -> float | None:
 
 
 def pooled_word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """All errors over all words of the references, so a long utterance weighs more than a short one.
+    """All word errors divided by all words of the references, so longer utterances have more weight.
 
-    Words recognised where the reference has none count as insertions. None where no reference has a word.
+    Words recognised for an empty reference count as insertions. None if no reference has words.
 
     Args:
         references: N transcripts
-        hypotheses: what was recognised, in the same order
+        hypotheses: output of speech recognition, in the same order
 
     Raises:
         ValueError: if the lengths differ
@@ -112,19 +112,19 @@ def pooled_word_error_rate(references: Sequence[str], hypotheses: Sequence[str])
         0.25
     """
     pairs = list(zip(references, hypotheses, strict=True))
-    said, heard = ([" ".join(words_of(pair[side])) for pair in pairs] for side in (0, 1))
-    if not any(said):
+    reference, recognised = ([" ".join(words_of(pair[index])) for pair in pairs] for index in (0, 1))
+    if not any(reference):
         return None
-    counts = jiwer.process_words(said, heard)
+    counts = jiwer.process_words(reference, recognised)
     n_words = counts.hits + counts.substitutions + counts.deletions
     return float((counts.substitutions + counts.deletions + counts.insertions) / n_words)
 
 
 def make_rows(hypotheses: Mapping[str, str], references: Mapping[str, str | None]) -> pd.DataFrame:
-    """The rows of a transcript table, in the order of ``hypotheses``; missing is None.
+    """Make the rows of a transcript table, in the order of ``hypotheses``; missing values are None.
 
     Args:
-        hypotheses: utterance id -> what was recognised
+        hypotheses: utterance id -> output of speech recognition
         references: utterance id -> human transcript, or None; one for each hypothesis
     """
     rows = [
@@ -145,12 +145,12 @@ def _n_words(reference: str | None) -> int | None:
 
 
 def write_transcripts(path: Path, rows: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    """Write a transcript table as Parquet, whole or not at all.
+    """Write a transcript table as Parquet, atomically.
 
     Args:
         path: the file, ``.parquet``
-        rows: as ``make_rows`` makes them
-        metadata: model, corpus and the like, plain data; each value is JSON in the file
+        rows: rows from ``make_rows``
+        metadata: model, corpus and other plain data; each value is JSON in the file
     """
     encoded = {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in metadata.items()}
     table = pa.Table.from_pylist(rows.to_dict("records"), SCHEMA.with_metadata(encoded))
@@ -159,13 +159,13 @@ def write_transcripts(path: Path, rows: pd.DataFrame, metadata: Mapping[str, Any
 
 
 def load_transcripts(path: Path) -> TranscriptTable:
-    """Read and check a table of transcripts: Parquet, or CSV with a header, in UTF-8.
+    """Read and validate a table of transcripts: Parquet, or CSV with a header, in UTF-8.
 
-    Columns beside ``utterance_id`` and ``hypothesis`` may be there and are not read.
+    Columns other than ``utterance_id`` and ``hypothesis`` are ignored.
 
     Raises:
-        CorpusError: naming file and row or utterance, if it cannot be read, lacks a column, has an id twice or an
-            empty one, or a null hypothesis (an empty one is allowed: nothing was recognised)
+        CorpusError: naming file and row or utterance, if it cannot be read, lacks a column, has a duplicate or empty
+            id, or a null hypothesis (an empty one is allowed: no speech was recognised)
 
     Example:
         >>> load_transcripts(Path("no/such.csv"))
@@ -177,16 +177,16 @@ def load_transcripts(path: Path) -> TranscriptTable:
         raise CorpusError(f"{path}: no such file; make it with `python recipes/transcribe.py --config ...`")
     readers = {".parquet": _read_parquet, ".csv": _read_csv}
     if path.suffix not in readers:
-        raise CorpusError(f"{path}: a table of transcripts is a .parquet or a .csv file")
+        raise CorpusError(f"{path}: expected a .parquet or .csv file of transcripts, found {path.suffix!r}")
     rows, metadata = readers[path.suffix](path)
     hypotheses: dict[str, str] = {}
     for number, (name, hypothesis) in enumerate(rows, start=1):
         if not name:
             raise CorpusError(f"{path}: row {number}: no utterance_id; every row needs one")
         if name in hypotheses:
-            raise CorpusError(f"{path}: row {number}: utterance {name} stands twice; keep one row of it")
+            raise CorpusError(f"{path}: row {number}: duplicate utterance {name}; keep one row")
         if hypothesis is None:
-            raise CorpusError(f"{path}: utterance {name}: hypothesis is null; write '' where nothing was recognised")
+            raise CorpusError(f"{path}: utterance {name}: hypothesis is null; write '' if no speech was recognised")
         hypotheses[name] = hypothesis
     return TranscriptTable(path, hypotheses, metadata, hash_file(path))
 
@@ -197,7 +197,7 @@ _Rows = list[tuple[str | None, str | None]]
 def _require_columns(path: Path, found: Sequence[str]) -> None:
     for name in _NEEDED:
         if list(found).count(name) != 1:
-            raise CorpusError(f"{path}: column {name!r} is missing or stands twice; found {list(found)}")
+            raise CorpusError(f"{path}: column {name!r} is missing or duplicate; found {list(found)}")
 
 
 def _read_parquet(path: Path) -> tuple[_Rows, dict[str, Any]]:
@@ -207,14 +207,14 @@ def _read_parquet(path: Path) -> tuple[_Rows, dict[str, Any]]:
             _require_columns(path, schema.names)
             table = file.read(columns=list(_NEEDED))
     except pa.ArrowException as error:
-        raise CorpusError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
+        raise CorpusError(f"{path}: not a valid Parquet file ({' '.join(str(error).split())})") from error
     for name in _NEEDED:
         kind = schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise CorpusError(f"{path}: column {name!r} holds {kind}; expected strings")
+            raise CorpusError(f"{path}: column {name!r} has type {kind}; expected strings")
     encoded = schema.metadata or {}
-    ours = {field.encode() for field in ("corpus", "root_hash", "model", "model_digest")} <= set(encoded)
-    metadata = {key.decode(): json.loads(value) for key, value in encoded.items()} if ours else {}
+    is_own = {field.encode() for field in ("corpus", "root_hash", "model", "model_digest")} <= set(encoded)
+    metadata = {key.decode(): json.loads(value) for key, value in encoded.items()} if is_own else {}
     return list(zip(*(table[name].to_pylist() for name in _NEEDED), strict=True)), metadata
 
 
@@ -238,10 +238,10 @@ def _read_csv(path: Path) -> tuple[_Rows, dict[str, Any]]:
 
 
 def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> None:
-    """Check that a table, where it says of what it is, is of this very preparation.
+    """Check that a table with metadata is of this corpus and preparation.
 
     Raises:
-        CorpusError: if it is of another corpus, or of another preparation of it
+        CorpusError: if it is of another corpus, or of another preparation of the corpus
     """
     named = table.metadata.get("corpus", corpus)
     if named != corpus:
@@ -254,27 +254,27 @@ def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> 
 
 
 def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Transcripts:
-    """The recognised transcripts of a run's utterances; rows of other utterances are left aside.
+    """The recognised transcripts of the utterances of a run; rows of other utterances are ignored.
 
     Args:
-        table: of the corpus
-        utterance_ids: all that the run may read
+        table: table of the corpus
+        utterance_ids: all utterances that the run may use
 
     Raises:
         CorpusError: if an utterance has no row
     """
-    wanted = sorted(utterance_ids)
-    missing = [name for name in wanted if name not in table.hypotheses]
+    needed = sorted(utterance_ids)
+    missing = [name for name in needed if name not in table.hypotheses]
     if missing:
         raise CorpusError(
-            f"{table.source}: no transcript of {len(missing)} of {len(wanted)} utterances, for example {missing[0]}; "
-            "transcribe the whole corpus, with '' where nothing was recognised"
+            f"{table.source}: no transcript of {len(missing)} of {len(needed)} utterances, for example {missing[0]}; "
+            "transcribe the complete corpus, with '' if no speech was recognised"
         )
-    return Transcripts(ASR, {name: table.hypotheses[name] for name in wanted}, table.digest)
+    return Transcripts(ASR, {name: table.hypotheses[name] for name in needed}, table.digest)
 
 
 def simulated_transcript(label_word: str) -> str:
-    """A sentence that names the label: an upper bound of what reading can give, never a result.
+    """A sentence that names the label, for an upper bound of transcript-only recognition, never for a result.
 
     Args:
         label_word: a surface form of the truth
@@ -292,11 +292,11 @@ def simulated_transcript(label_word: str) -> str:
 
 
 def simulated_transcripts(truths: Mapping[str, str], label_set: LabelSet) -> Transcripts:
-    """A sentence that names the label for each utterance, from the first surface form of the task's label.
+    """Transcripts that name the label of each utterance by its first surface form.
 
     Args:
         truths: utterance id -> label
-        label_set: the task's labels with their surface forms
+        label_set: labels of the task with their surface forms
 
     Example:
         >>> labels = LabelSet(("hap", "sad"), {"hap": ("happy", "joyful")})

@@ -1,1 +1,1 @@
-"""From an example to a conversation: prompt files, audio slots, and data that never becomes prompt structure."""
+"""Prompts: prompt files, conversations with audio slots, ensembles, and parsing of free-text answers."""

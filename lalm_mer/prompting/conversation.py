@@ -1,4 +1,4 @@
-"""Conversations with audio slots, in which the words of people and of the prompt's author stay apart from structure."""
+"""Conversations with audio slots, in which text is kept separate from the structure of the chat template."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MARK = re.compile("\ue000(\\d+)\ue001")
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a message: an audio slot, or words.
+    """A part of a message: an audio slot, or text.
 
     Args:
-        kind: ``audio`` for a slot that a waveform fills, ``words`` for anything tokenised as plain characters
-        words: the words; empty for a slot
-        waveform: what fills the slot; None for words, and where no audio was loaded
+        kind: ``audio`` for a slot that a waveform fills, ``words`` for text, which is tokenised as plain characters
+        words: the text; empty for a slot
+        waveform: waveform of the slot; None for text, and if no audio was loaded
     """
 
     kind: Literal["audio", "words"]
@@ -36,7 +36,7 @@ class Message:
 
     Args:
         role: ``system``, ``user`` or ``assistant``
-        parts: in the order in which the model reads them
+        parts: parts in order
     """
 
     role: str
@@ -45,26 +45,26 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a model is asked; the answer is not part of it."""
+    """The prompt of one input as messages, without the answer."""
 
     messages: tuple[Message, ...]
 
     @property
     def audio_slots(self) -> int:
-        """How many waveforms it needs."""
+        """Number of audio slots."""
         return len(self.waveforms)
 
     @property
     def waveforms(self) -> tuple[Waveform | None, ...]:
-        """What fills its slots, in order."""
+        """Waveforms of the slots, in order."""
         return tuple(part.waveform for message in self.messages for part in message.parts if part.kind == "audio")
 
 
 def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], list[str]]:
-    """Replace all words by numbered marks, so that a chat template never sees them.
+    """Replace all text by numbered marks, so that a chat template cannot interpret it.
 
     Returns:
-        messages as ``apply_chat_template`` takes them, and the words that each mark stands for
+        Messages for ``apply_chat_template``, and the text of each mark
     """
     words: list[str] = []
     messages: list[dict[str, object]] = []
@@ -72,7 +72,7 @@ def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], lis
         content: list[dict[str, str]] = []
         for part in message.parts:
             if part.kind == "audio":
-                content.append({"type": "audio", "audio_url": ""})  # templates look for key or type
+                content.append({"type": "audio", "audio_url": ""})  # templates check the key or the type
             else:
                 content.append({"type": "text", "text": f"\ue000{len(words)}\ue001"})
                 words.append(part.words)
@@ -81,23 +81,23 @@ def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], lis
 
 
 def split_marked(rendered: str, words: Iterable[str]) -> list[tuple[Literal["structure", "words"], str]]:
-    """Cut a rendered template at its marks.
+    """Split a rendered template at its marks.
 
     Args:
         rendered: the output of the chat template
-        words: what each mark stands for, as ``mark_parts`` gave them
+        words: the text of each mark, from ``mark_parts``
 
     Returns:
-        pieces in order: ``structure`` written by the template, ``words`` to be tokenised as plain characters
+        Pieces in order: ``structure`` from the template, ``words`` to be tokenised as plain characters
 
     Raises:
-        ModelError: if the template dropped, doubled or reordered a part
+        ModelError: if the template dropped, repeated or reordered a part
     """
     known = list(words)
     pieces = _MARK.split(rendered)  # structure, number, structure, number, ... structure
     if [int(number) for number in pieces[1::2]] != list(range(len(known))):
         raise ModelError(
-            f"the chat template kept parts {pieces[1::2]} of {len(known)}: it drops or reorders what it is given"
+            f"the chat template rendered parts {pieces[1::2]}; expected all {len(known)} parts once and in order"
         )
     result: list[tuple[Literal["structure", "words"], str]] = []
     for position, piece in enumerate(pieces):

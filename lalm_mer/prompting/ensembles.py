@@ -1,8 +1,8 @@
-"""Ensemble files: YAML with sentences that describe a voice, for models that compare audio with a description.
+"""Ensemble files: YAML with sentences that describe a voice, for models that compare audio with text.
 
-Nothing is asked and nothing answered: each label is described in several sentences, and the audio is compared with
-all of them. So a file has ``templates`` with the one slot ``{{ label }}`` in place of a prompt's user message, and
-``answers`` as a prompt has them: the surface forms that are put into the slot.
+There is no prompt and no answer: each label is described by several sentences, and the audio is compared with all of
+them. A file has ``templates`` with one slot ``{{ label }}``, and optionally ``answers``, the surface forms for the
+slot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ensemble:
         name: name of the ensemble
         templates: sentences with one slot ``{{ label }}``
         answers: label -> surface forms, which replace those of the label set
-        digest: SHA-256 of the file's content
+        digest: SHA-256 of the content of the file
     """
 
     name: str
@@ -49,7 +49,7 @@ class Ensemble:
 
     @property
     def modalities(self) -> str:
-        """Audio alone: what is described is a voice."""
+        """Always audio."""
         return AUDIO
 
     @property
@@ -63,15 +63,15 @@ class Ensemble:
         return False
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
-        """The label set with this ensemble's surface forms in place of its own.
+        """The label set with the surface forms of this ensemble, if it has any.
 
         Raises:
-            ConfigError: if the ensemble gives forms for some labels of the task and not for others
+            ConfigError: if the ensemble has forms for some labels of the task but not for all
         """
         return with_answers(label_set, self.answers, f"ensemble {self.name}")
 
     def descriptions(self, label_set: LabelSet) -> list[tuple[int, str]]:
-        """Every template with every surface form in its slot, and the index of the label it describes."""
+        """All templates with all surface forms in their slot, each with the index of its label."""
         return [
             (index, form.join(_SLOT.split(template)))
             for index, label in enumerate(label_set.labels)
@@ -84,11 +84,13 @@ def load_ensemble(path: Path) -> Ensemble:
     """Read an ensemble file.
 
     Raises:
-        ConfigError: naming the file, if it has an unknown key, no template, one twice, or one without exactly one slot
+        ConfigError: naming the file, if it has an unknown key, no template or a duplicate, or not exactly one slot each
     """
     file = load_config(_EnsembleFile, path)
     if not file.templates or len(set(file.templates)) < len(file.templates):
-        raise ConfigError(f"{path}: key 'templates': {len(file.templates)} sentences; at least one, and none twice")
+        raise ConfigError(
+            f"{path}: key 'templates': {len(file.templates)} sentences; expected one or more, all different"
+        )
     for template in file.templates:
         if len(_SLOT.findall(template)) != 1 or "{" in _SLOT.sub("", template):
             raise ConfigError(f"{path}: key 'templates': {template!r} needs exactly one slot, {{{{ label }}}}")

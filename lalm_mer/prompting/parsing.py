@@ -1,18 +1,19 @@
-"""From a generated answer to a label: words are looked up, nothing is guessed.
+"""Parsing of a generated answer into a label, by strict rules and without guessing.
 
 The rules, in order:
 
-1. Unicode is normalised (NFKC) and case folded; markdown, quotes, digits' dots, emoji and underscores only part words.
-2. A refusal anywhere ("I cannot tell", "as an AI", "I'm sorry") is ``UNPARSED``, whatever else is said.
-3. Labels are named by whole words: their surface forms and these forms' synonyms; of several that begin at one word the
-   longest counts. ``unhappy`` does not name happy, nor does a label's code (``ang``) name it unless it is a form.
+1. Unicode is normalised (NFKC) and case-folded; markdown, quotes, dots in numbers, emoji and underscores separate
+   words.
+2. A refusal anywhere ("I cannot tell", "as an AI", "I'm sorry") is ``UNPARSED``, regardless of the rest.
+3. Labels are named by complete words: their surface forms and synonyms of these; of several that begin at one word the
+   longest counts. ``unhappy`` does not name happy, and the code of a label (``ang``) names it only if it is a form.
 4. A label after a negation in the same clause is not named ("not angry", "rather than sad", "isn't happy"), nor is one
-   that is denied at once ("anger is unlikely"). A clause ends at . ; ! ? | a bracket, a dash, a line's end, ``but`` and
-   the like, and at a comma, unless a list runs on to ``or`` or ``nor``. The words that negate are English, with the
-   commonest of German, French and Chinese.
-5. Exactly one label must be named, as often as it likes. None or several: ``UNPARSED``.
+   that is denied directly after it ("anger is unlikely"). A clause ends at . ; ! ? | a bracket, a dash, the end of a
+   line, ``but`` and similar words, and at a comma, unless a list continues to ``or`` or ``nor``. Negating words are
+   English, with the most common ones of German, French and Chinese.
+5. Exactly one label must be named, once or more. None or several: ``UNPARSED``.
 
-Characters of Chinese and Japanese are words of their own, so forms of these languages are found without spaces.
+Each Chinese or Japanese character is a word, so forms in these languages are found without spaces.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = ["AnswerParser", "load_synonyms"]
 class _Role(Enum):
     NEGATES = 0
     ENDS_CLAUSE = 1
-    HARMLESS = 2  # looks like a negation and is none
+    HARMLESS = 2  # not a negation, though it contains a negating word
 
 
 _Phrase = tuple[str, ...]
@@ -76,10 +77,10 @@ class _SynonymFile:
 
 
 def load_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read a file of synonyms: surface form -> other words for it, in every task that has the form.
+    """Read a file of synonyms: surface form -> other words for it, for all tasks that have the form.
 
     Raises:
-        ConfigError: naming the file, if it has an unknown key, or an entry without a word
+        ConfigError: naming the file, if it has an unknown key, or an entry without words
     """
     synonyms = {form: tuple(words) for form, words in load_config(_SynonymFile, path).synonyms.items()}
     for form, words in synonyms.items():
@@ -89,14 +90,14 @@ def load_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 class AnswerParser:
-    """Finds the one label that an answer names; the rules are at the head of this module.
+    """Finds the label that an answer names, by the rules in the docstring of this module.
 
     Args:
         label_set: the K labels and their surface forms
-        synonyms: surface form -> other words for it; those of forms that the label set does not have are left aside
+        synonyms: surface form -> other words for it; entries of forms that the label set does not have are ignored
 
     Raises:
-        ConfigError: if the same words would name two labels
+        ConfigError: if the same words name two labels
 
     Example:
         >>> parse = AnswerParser(LabelSet(("hap", "sad"), {"hap": ("happy",)}), {"happy": ["joy"]})
@@ -128,13 +129,13 @@ class AnswerParser:
                     named.add(meaning)
             elif meaning is _Role.NEGATES:
                 negated = True
-            elif meaning is _Role.ENDS_CLAUSE and not self._list_runs_on(tokens, place):
+            elif meaning is _Role.ENDS_CLAUSE and not self._list_continues(tokens, place):
                 negated = False
             place = after
         return named
 
     def _phrase_at(self, tokens: Sequence[str], place: int) -> tuple[str | _Role, int]:
-        """The longest phrase that begins at a token, and how many tokens it has."""
+        """Meaning and number of tokens of the longest phrase that begins at a token."""
         for length in range(min(self._longest, len(tokens) - place), 0, -1):
             meaning = self._phrases.get(tuple(tokens[place : place + length]))
             if meaning is not None:
@@ -143,8 +144,8 @@ class AnswerParser:
             return _Role.NEGATES, 1
         return (_Role.HARMLESS if tokens[place][:1].isalnum() else _Role.ENDS_CLAUSE), 1
 
-    def _list_runs_on(self, tokens: Sequence[str], place: int) -> bool:
-        """Whether a comma parts a list that ends in or, nor: "not happy, sad, or angry"."""
+    def _list_continues(self, tokens: Sequence[str], place: int) -> bool:
+        """Whether a comma is in a list that ends with or, nor: "not happy, sad, or angry"."""
         while place < len(tokens):
             if tokens[place] in ("or", "nor"):
                 return True
@@ -156,7 +157,7 @@ class AnswerParser:
 
 
 def _tokens(words: str) -> list[str]:
-    """Words and what may end a clause, in order."""
+    """Words and punctuation that may end a clause, in order."""
     plain = unicodedata.normalize("NFKC", words).translate(_APOSTROPHES).casefold()
     return [token.strip(" ").removesuffix("'s") for token in _TOKEN.findall(plain)]
 
@@ -166,7 +167,7 @@ def _words(phrase: str) -> _Phrase:
 
 
 def _label_phrases(label_set: LabelSet, synonyms: Mapping[str, Sequence[str]]) -> dict[_Phrase, str | _Role]:
-    """Everything that names a label."""
+    """All phrases that name a label."""
     others = {_words(form): words for form, words in synonyms.items()}
     phrases: dict[_Phrase, str | _Role] = {}
     for label in label_set.labels:
@@ -174,8 +175,8 @@ def _label_phrases(label_set: LabelSet, synonyms: Mapping[str, Sequence[str]]) -
         for phrase in (*forms, *(word for form in forms for word in others.get(_words(form), ()))):
             if phrases.setdefault(_words(phrase), label) != label:
                 raise ConfigError(
-                    f"{phrase!r} would name both {phrases[_words(phrase)]!r} and {label!r} in an answer; change a "
-                    "surface form, or take the synonym out of its file"
+                    f"{phrase!r} names both {phrases[_words(phrase)]!r} and {label!r} in an answer; change a "
+                    "surface form, or remove the synonym from its file"
                 )
     phrases.pop((), None)  # a form without a letter or digit cannot be found
     return phrases

@@ -1,4 +1,4 @@
-"""Prompt files: YAML with a system message, a user template and, optionally, other surface forms of the answers."""
+"""Prompt files: YAML with a system message, a user template and, optionally, surface forms of the answers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["Prompt", "load_prompt", "with_answers"]
 
 _SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
 _MARK = re.compile("\ue000(\\w+)\ue001")
-_UNKNOWN = "somebody"  # in place of a speaker that the corpus does not name
-_NO_CONTEXT = "(none)"  # in place of the turns before the first one of a dialogue
+_UNKNOWN = "somebody"  # for an unknown speaker
+_NO_CONTEXT = "(none)"  # for the turns before the first one of a dialogue
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class _PromptFile:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with slots for audio, transcript, label list, the turns before, who speaks, and the voice in words.
+    """A prompt with slots for audio, transcript, list of labels, earlier turns, speaker, and description of the voice.
 
-    The template is rendered once, with marks in its slots: what an utterance says never passes through Jinja.
+    The template is rendered once, with marks in its slots, so that Jinja never processes the content of an utterance.
 
     Args:
         name: name of the prompt
-        system: system message; None for the model's own
-        parts: the user message, cut at its slots: ``words:...`` or the name of a slot
+        system: system message; None for that of the model
+        parts: the user message, split at its slots: ("words", text) or (name of a slot, "")
         answers: label -> surface forms, which replace those of the label set
-        digest: SHA-256 of the file's content
+        digest: SHA-256 of the content of the file
     """
 
     name: str
@@ -66,22 +66,22 @@ class Prompt:
 
     @property
     def modalities(self) -> str:
-        """One of ``MODALITIES``: the description of a voice counts as audio, the turns before as transcript."""
+        """One of ``MODALITIES``; descriptions of the voice count as audio, earlier turns as transcript."""
         return modalities_of(
             audio=self.uses_audio or self.has_slot("descriptors"),
             transcript=self.uses_transcript or self.has_slot("context"),
         )
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
-        """The label set with this prompt's surface forms in place of its own.
+        """The label set with the surface forms of this prompt, if it has any.
 
         Raises:
-            ConfigError: if the prompt gives forms for some labels of the task and not for others
+            ConfigError: if the prompt has forms for some labels of the task but not for all
         """
         return with_answers(label_set, self.answers, f"prompt {self.name}")
 
     def has_slot(self, slot: str) -> bool:
-        """Whether it has that slot."""
+        """Whether it has the slot of that name."""
         return any(name == slot for name, _ in self.parts)
 
     def conversation(
@@ -97,7 +97,7 @@ class Prompt:
         Args:
             given: transcript, audio and the rest of one utterance
             label_set: the K labels
-            shots: examples with their answers, asked and answered before it in turns of their own
+            shots: examples that precede the input as turns of user and assistant, with their answers
             order: all labels, in the order in which they are listed; None for that of the label set
 
         Raises:
@@ -111,12 +111,12 @@ class Prompt:
         return Conversation((*messages, Message("user", self._filled(given, listed))))
 
     def _filled(self, given: Input, listed: str) -> tuple[Part, ...]:
-        """The user message, its slots filled; without audio of the utterance, that slot is left out."""
+        """Fill the slots of the user message; the audio slot is left out if the utterance has no audio."""
         for slot, value in (("transcript", given.transcript), ("descriptors", given.descriptors)):
             if value is None and self.has_slot(slot):
                 raise ConfigError(
-                    f"utterance {given.utterance_id} has no {slot}, which prompt {self.name} reads; choose a prompt "
-                    "without, or make them first (transcripts by recipes/transcribe.py)"
+                    f"utterance {given.utterance_id} has no {slot}, which prompt {self.name} needs; choose a prompt "
+                    "without it, or make it first (transcripts by recipes/transcribe.py)"
                 )
         turns = (f"{turn.speaker or _UNKNOWN}: {turn.transcript}" for turn in given.context)
         values = {
@@ -136,15 +136,15 @@ class Prompt:
 
 
 def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], where: str) -> LabelSet:
-    """The label set with the surface forms that a file gives its labels; itself where the file gives none.
+    """Replace the surface forms of a label set by those of a file, if the file has any.
 
     Args:
-        label_set: of the task
-        answers: label -> surface forms; labels of other tasks are passed over
-        where: what to call the file in errors
+        label_set: label set of the task
+        answers: label -> surface forms; labels of other tasks are ignored
+        where: name of the file in errors
 
     Raises:
-        ConfigError: if there are forms for some labels of the task and not for others
+        ConfigError: if there are forms for some labels of the task but not for all
     """
     relevant = {label: forms for label, forms in answers.items() if label in label_set.labels}
     missing = [label for label in label_set.labels if label not in relevant]
@@ -163,8 +163,8 @@ def load_prompt(path: Path) -> Prompt:
     file = load_config(_PromptFile, path)
     if "{#" in file.user or "{%" in file.user:
         raise ConfigError(
-            f"{path}: key 'user': holds {{# or {{%, but a template has words and slots alone; write a comment as YAML "
-            "does, after #"
+            f"{path}: key 'user': contains {{# or {{%, but a template may only have text and slots; write comments in "
+            "YAML, after #"
         )
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
     try:
@@ -173,14 +173,14 @@ def load_prompt(path: Path) -> Prompt:
         raise ConfigError(f"{path}: key 'user': {error}; the slots are {', '.join(_SLOTS)}") from error
     pieces = _MARK.split(rendered)
     if not set(pieces[1::2]) <= set(_SLOTS) or any(set("\ue000\ue001") & set(words) for words in pieces[::2]):
-        raise ConfigError(f"{path}: key 'user': a slot is filtered or cut; write it bare, as {{{{ transcript }}}}")
+        raise ConfigError(f"{path}: key 'user': a slot has a filter or is cut; write it as {{{{ transcript }}}}")
     parts = tuple((piece, "") if position % 2 else ("words", piece) for position, piece in enumerate(pieces) if piece)
     answers = {label: tuple(forms) for label, forms in file.answers.items()}
     digest = hash_json({"system": file.system, "user": file.user, "answers": file.answers})
     prompt = Prompt(file.name, file.system, parts, answers, digest)
     if not prompt.modalities:
         raise ConfigError(
-            f"{path}: key 'user' has neither {{{{ audio }}}} nor {{{{ transcript }}}} (nor {{{{ descriptors }}}} or "
-            "{{ context }}): nothing to judge by"
+            f"{path}: key 'user' has no slot of an utterance; expected {{{{ audio }}}}, {{{{ transcript }}}}, "
+            "{{ descriptors }} or {{ context }}"
         )
     return prompt

@@ -81,6 +81,6 @@ def _notes(data: RunData, source: str | None, condition: str, notes: list[Note])
     first = [Note(NoteCode.SIMULATED_TRANSCRIPTS)] if source == SIMULATED else []
     if condition == AUDIO_SWAPPED:
         first.append(Note(NoteCode.SWAPPED_AUDIO))
-    same_speed = len(data.train.keep_their_speed) if isinstance(data.train, AugmentedExamples) else 0
+    same_speed = len(data.train.unchanged_speed) if isinstance(data.train, AugmentedExamples) else 0
     last = [Note(NoteCode.UNCHANGED_SPEED, "train", same_speed)] if same_speed else []
     return (*first, *notes, *last, *data.folded.folds.departures())

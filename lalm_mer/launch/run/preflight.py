@@ -18,7 +18,7 @@ from torch import nn
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.examples.augmented_examples import AugmentedExamples, times_before
+from lalm_mer.examples.augmented_examples import AugmentedExamples, earlier_occurrences
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.model_run import LoadedRun, open_model_run
 from lalm_mer.launch.config.settings import FinetuneSettings, ScoringSettings, ZeroShotSettings
@@ -143,7 +143,7 @@ def _chosen(examples: ExampleDataset | AugmentedExamples, *, uses_audio: bool, u
     able = with_audio if uses_audio and with_audio else range(len(names))
     rows = sorted(able, key=lambda row: (durations[row] < _SENSIBLE_S, durations[row], row))
     again, *compared = (
-        dict(zip(rows, times_before([values[row] for row in rows]), strict=True))
+        dict(zip(rows, earlier_occurrences([values[row] for row in rows]), strict=True))
         for values in (names, durations, *([transcripts] if uses_transcript else []))
     )
     rows.sort(key=lambda row: (again[row], sum(times[row] for times in compared)))

@@ -10,7 +10,7 @@ from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.examples import feature_store
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
-from lalm_mer.examples.descriptors import Measures, Terciles, describe_corpus, in_words, measure
+from lalm_mer.examples.descriptors import Measures, Terciles, describe_corpus, describe_voice, measure
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
 
@@ -92,7 +92,7 @@ def test_where_nothing_sounds_nothing_is_heard():
     silent = measure(Waveform(np.zeros(RATE, np.float32), RATE))
     assert silent == Measures(None, None, None)
     terciles = Terciles((1.0, 2.0), (1.0, 2.0), (1.0, 2.0), 3, 3)
-    assert in_words(silent, terciles) == "pitch not heard, energy not heard, speaking rate not heard"
+    assert describe_voice(silent, terciles) == "pitch not heard, energy not heard, speaking rate not heard"
     with pytest.raises(AudioError, match="no samples"):
         measure(Waveform(np.zeros(0, np.float32), RATE))
 
@@ -111,7 +111,7 @@ def voices(*pitches):
 def test_a_third_is_low_a_third_medium_and_a_third_high():
     rows = voices(*map(float, range(1, 10)))
     terciles = Terciles.of(rows, [str(row) for row in range(9)])
-    words = [in_words(row, terciles).split(",")[0] for row in rows]
+    words = [describe_voice(row, terciles).split(",")[0] for row in rows]
     assert words == ["pitch low"] * 3 + ["pitch medium"] * 3 + ["pitch high"] * 3
 
 
@@ -129,7 +129,7 @@ def test_an_unvoiced_utterance_weighs_nothing_in_pitch():
     rows = [*voices(100.0, 200.0, 300.0), *[Measures(None, -90.0, 4.0)] * 3]
     terciles = Terciles.of(rows, ["a", "b", "c", "a", "a", "a"])
     assert terciles.pitch_hz == (100.0, 200.0)
-    assert in_words(rows[-1], terciles) == "pitch not heard, energy low, speaking rate low"
+    assert describe_voice(rows[-1], terciles) == "pitch not heard, energy low, speaking rate low"
 
 
 def test_a_measure_that_nothing_has_is_an_error():
@@ -203,7 +203,7 @@ def test_every_utterance_with_audio_is_described_and_the_others_are_not(source, 
     assert found.terciles.n_utterances == len(set(train) - {"s0_mute"})
     for given in InputDataset(toy.examples_of(toy.folded.with_audio, RATE)):
         assert measure(given.waveform) == found.measures[given.utterance_id]
-        assert in_words(measure(given.waveform), found.terciles) == found.by_id[given.utterance_id]
+        assert describe_voice(measure(given.waveform), found.terciles) == found.by_id[given.utterance_id]
 
 
 def test_utterances_of_nobody_known_are_speakers_of_their_own(source, tmp_path):
