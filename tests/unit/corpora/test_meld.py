@@ -9,9 +9,6 @@ from small_release import mp4, prepare, put
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora import load, meld
-from lalm_mer.protocols.folded_corpus import fold_corpus
-from lalm_mer.protocols.protocol import load_protocol
-from lalm_mer.protocols.splits import SPLITS
 
 PROTOCOLS = Path(__file__).resolve().parents[3] / "eval" / "protocols"
 HEADER = (
@@ -54,12 +51,12 @@ def prepare_meld(root, out, **options):
 
 
 def plain(root):
-    """Three sides of one row each, without clips."""
+    """Three splits of one row each, without clips."""
     for split in FOLDERS:
         put(root / f"{split}_sent_emo.csv", table(row()))
 
 
-def test_a_row_tells_every_column(tmp_path):
+def test_a_row_fills_every_column(tmp_path):
     plain(tmp_path)
     put(tmp_path / "train/train_splits/dia0_utt0.mp4", b"video")
     train, _, _ = meld.read(tmp_path)
@@ -90,7 +87,7 @@ def test_dialogue_numbers_repeat_between_splits(tmp_path):
     assert [item.dialogue for item in rows] == ["train_dia0", "dev_dia0", "test_dia0"]
 
 
-def test_sound_beside_a_video_is_heard_first_and_the_video_is_kept_as_such(tmp_path, tone):
+def test_an_audio_file_is_preferred_to_a_video_whose_path_is_kept(tmp_path, tone):
     put(tmp_path / "train_sent_emo.csv", table(row(1, 0, 0), row(2, 0, 1), row(3, 0, 2)))
     for name in ("dia0_utt0.mp4", "dia0_utt1.mp4", "dia0_utt1.flac", "dia0_utt2.mp4", "dia0_utt2.wav"):
         put(tmp_path / f"train_splits/{name}", b"")
@@ -123,7 +120,7 @@ def test_a_clip_belongs_to_the_split_of_its_folder(tmp_path, folder, split):
     assert found == dict.fromkeys(FOLDERS) | {split: f"{folder}/dia0_utt0.mp4"}
 
 
-def test_where_a_missing_clip_is_looked_for(tmp_path):
+def test_the_path_of_a_missing_clip(tmp_path):
     plain(tmp_path)
     put(tmp_path / "dev_sent_emo.csv", table(row(1, 110, 7)))
     put(tmp_path / "dev_splits_complete/dia9_utt9.mp4", b"")
@@ -146,7 +143,7 @@ def test_where_a_missing_clip_is_looked_for(tmp_path):
         ("dev/dia66_utt9.mp4", "orphan"),
     ],
 )
-def test_what_is_no_clip_of_a_row_is_rejected(tmp_path, path, reason):
+def test_other_clips_are_rejected(tmp_path, path, reason):
     plain(tmp_path)
     put(tmp_path / path, b"")
     *utterances, rejection = sorted(meld.read(tmp_path), key=lambda item: isinstance(item, Rejection))
@@ -155,7 +152,7 @@ def test_what_is_no_clip_of_a_row_is_rejected(tmp_path, path, reason):
     assert all(item.video_path is None for item in utterances)
 
 
-def test_hidden_files_and_other_tables_are_nobodys_business(tmp_path):
+def test_hidden_files_and_other_tables_are_ignored(tmp_path):
     plain(tmp_path)
     put(tmp_path / "train_splits/._dia0_utt0.mp4", b"\0")
     put(tmp_path / "train_sent_emo_dya.csv", "no such columns")
@@ -163,7 +160,7 @@ def test_hidden_files_and_other_tables_are_nobodys_business(tmp_path):
     assert [type(item) for item in meld.read(tmp_path)] == [Utterance] * 3
 
 
-def test_second_copies_of_a_table_or_a_clip_are_said(tmp_path):
+def test_second_copies_of_a_table_or_a_clip_are_reported(tmp_path):
     plain(tmp_path)
     put(tmp_path / "train/train_sent_emo.csv", table(row(), row(2, 5, 5)))
     for path in ("train/dia0_utt0.mp4", "train/train_splits/dia0_utt0.mp4"):
@@ -176,7 +173,7 @@ def test_second_copies_of_a_table_or_a_clip_are_said(tmp_path):
     }
 
 
-def test_a_table_that_is_not_there_is_said(tmp_path):
+def test_a_missing_table_is_reported(tmp_path):
     put(tmp_path / "test_sent_emo.csv", table(row()))
     rows = list(meld.read(tmp_path))
     assert [(item.path, item.reason) for item in rows if isinstance(item, Rejection)] == [
@@ -202,7 +199,7 @@ def test_any_older_copy_of_a_table_reads_the_same(tmp_path, encoding, end):
     assert (train.transcript, train.speaker) == (said, "Joey and Chandler")
 
 
-def test_a_further_column_and_another_order_of_columns_do_no_harm(tmp_path):
+def test_columns_may_be_added_and_reordered(tmp_path):
     plain(tmp_path)
     header = ("Note", *reversed(HEADER))
     put(tmp_path / "train_sent_emo.csv", table(row(Note="seen"), header=header))
@@ -240,7 +237,7 @@ def test_rows_that_cannot_be_read_are_rejected_one_by_one(tmp_path):
     assert all("\n" not in item.detail for item in rejections)
 
 
-def test_what_a_row_does_not_say_is_none(tmp_path):
+def test_empty_cells_are_none(tmp_path):
     plain(tmp_path)
     empty = dict.fromkeys(("Utterance", "Speaker", "Emotion", "Sentiment", "Season", "StartTime"), "")
     put(tmp_path / "train_sent_emo.csv", table(row(**empty)))
@@ -276,7 +273,7 @@ def test_times_are_those_of_the_label_in_its_episode(tmp_path, start, end, expec
     assert train.cut is False
 
 
-def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
+def test_links_out_of_the_folder_are_refused(tmp_path, tone):
     root = tmp_path / "root"
     plain(root)
     put(tmp_path / "elsewhere/dia0_utt0.wav", tone())
@@ -336,7 +333,7 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
     assert summary["tasks"]["meld_7"]["unmapped"] == 1
     assert summary["tasks"]["meld_sentiment_3"] == {"negative": 2, "neutral": 1, "positive": 3, "unmapped": 0}
     durations = {item["utterance_id"]: item["duration_s"] for item in load(tmp_path / "out").dataset}
-    assert durations["train_dia0_utt1"] == 0.4  # the WAV, not the video beside it
+    assert durations["train_dia0_utt1"] == 0.4  # the WAV, not the video
     assert durations["train_dia0_utt0"] == pytest.approx(0.5, abs=0.13)
     kept, rejected = prepare_meld(root, tmp_path / "kept", keep_missing_audio=True)
     assert kept["n_utterances"] == 7
@@ -344,63 +341,7 @@ def test_a_small_release_with_every_oddity(tmp_path, tone):
     assert "dev_splits_complete/dia110_utt7.mp4" not in rejected
 
 
-def test_an_id_tells_neither_speaker_nor_session():
+def test_an_id_gives_neither_speaker_nor_session():
     assert meld.facts("train_dia0_utt0") == Facts()
     for other in ("dia0_utt0", "valid_dia0_utt0", "train_dia0_utt0.wav", "train_dia00_utt0", "Ses01F_impro01_F000"):
         assert meld.facts(other) is None
-
-
-@pytest.fixture(scope="module")
-def prepared(shared_data_folder, tmp_path_factory):
-    root = shared_data_folder / "meld"
-    if not root.is_dir():
-        pytest.skip(f"no MELD in {shared_data_folder}")
-    folder = tmp_path_factory.mktemp("meld") / "out"
-    _, rejected = prepare_meld(root, folder, keep_missing_audio=True)
-    assert rejected == {}
-    return load(folder)
-
-
-def test_the_released_tables(prepared):
-    assert prepared.summary["n_utterances"] == prepared.summary["n_without_audio"] == 13708
-    columns = prepared.dataset.select_columns(["split", "label", "sentiment", "speaker", "start_s"]).to_pandas()
-    assert columns["split"].value_counts().to_dict() == {"train": 9989, "test": 2610, "dev": 1109}
-    names = ("neutral", "joy", "surprise", "anger", "sadness", "disgust", "fear")
-    expected = {
-        "train": (4710, 1743, 1205, 1109, 683, 271, 268),
-        "dev": (470, 163, 150, 153, 111, 22, 40),
-        "test": (1256, 402, 281, 345, 208, 68, 50),
-    }
-    for split, counts in expected.items():
-        side = columns[columns["split"] == split]
-        assert side["label"].value_counts().to_dict() == dict(zip(names, counts, strict=True))
-    assert columns[columns["split"] == "test"]["sentiment"].value_counts().to_dict() == {0: 1256, -1: 833, 1: 521}
-    assert columns.groupby("split")["speaker"].nunique().to_dict() == {"train": 260, "dev": 47, "test": 100}
-    assert columns["start_s"].notna().all()
-    assert prepared.summary["tasks"]["meld_7"]["unmapped"] == 0
-    assert prepared.summary["tasks"]["meld_sentiment_3"]["unmapped"] == 0
-
-
-def test_known_defects_are_rows_of_the_release_and_name_the_impossible_labels(prepared):
-    columns = prepared.dataset.select_columns(["utterance_id", "start_s", "end_s"]).to_pandas()
-    length_s = (columns["end_s"] - columns["start_s"]).set_axis(columns["utterance_id"])
-    assert set(meld.KNOWN_DEFECTS) <= set(length_s.index)
-    impossible = set(length_s.index[(length_s < 0.05) | (length_s > 30)])
-    assert impossible <= set(meld.KNOWN_DEFECTS)
-    assert {"test_dia155_utt3", "test_dia38_utt4", "test_dia220_utt0"} <= impossible
-    assert "304.9 s" in meld.KNOWN_DEFECTS["test_dia38_utt4"]
-    assert length_s["test_dia38_utt4"] == pytest.approx(304.94)
-
-
-@pytest.mark.parametrize(("name", "labels"), [("meld_official", 7), ("meld_sentiment_official", 3)])
-def test_the_protocol_holds_on_the_released_tables(prepared, name, labels):
-    protocol = load_protocol(PROTOCOLS / f"{name}.yaml")
-    folded = fold_corpus(prepared, protocol)
-    assert [len(folded.folds.ids(1, split)) for split in SPLITS] == [9989, 1109, 2610]
-    assert len(folded.label_set) == labels
-    assert folded.unmapped == 0
-    assert folded.folds.departures() == []
-    assert protocol.primary_metric == "weighted_f1"
-    assert folded.folds.shared["session"] > 100
-    assert {"speaker", "session", "transcript"} == set(folded.folds.shared)
-    assert any("speaker-dependent" in line for line in folded.folds.describe())

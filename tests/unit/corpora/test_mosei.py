@@ -1,42 +1,33 @@
+"""CMU-MOSEI: intervals, transcripts, damaged files, links."""
+
 import builtins
-import io
 
 import numpy as np
 import pytest
-import soundfile
 from mosei_release import (
     CALM,
     CSD,
     DEV,
-    LISTED,
     MP4,
-    PROTOCOLS,
     TEST,
-    TEST_DASH,
     TRAIN,
-    TRAIN_NUMBER,
     TXT,
-    UNLISTED,
     WAV,
     labels,
     one,
     said,
 )
-from small_release import mp4, prepare, put
+from small_release import prepare, put
 
-from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora import load, mosei
+from lalm_mer.corpora import mosei
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.protocols.folded_corpus import fold_corpus
-from lalm_mer.protocols.protocol import load_protocol
-from lalm_mer.protocols.splits import SPLITS
 
 h5py = pytest.importorskip("h5py", reason="the extra `mosei` is not installed")
 
 
-def test_an_interval_tells_every_column(tmp_path, tone):
+def test_an_interval_fills_every_column(tmp_path, tone):
     put(tmp_path / f"{WAV}/{TRAIN}.wav", tone(5.0, 16000))
     put(tmp_path / f"{MP4}/{TRAIN}.mp4", b"video")
     values = (-1.5, 0.0, 2.0, 0.5, 0.0, 1.0, 0.0)
@@ -60,13 +51,13 @@ def test_an_interval_tells_every_column(tmp_path, tone):
     assert type(utterance.sentiment) is float
 
 
-def test_a_video_is_heard_where_there_is_no_sound_file(tmp_path):
+def test_the_audio_of_a_video_is_used_without_an_audio_file(tmp_path):
     put(tmp_path / f"{MP4}/{TRAIN}.mp4", b"video")
     (utterance,) = one(tmp_path)
     assert utterance.audio_path == utterance.video_path == f"{MP4}/{TRAIN}.mp4"
 
 
-def test_where_a_missing_recording_is_looked_for(tmp_path, tone):
+def test_the_path_of_a_missing_recording(tmp_path, tone):
     assert one(tmp_path)[0].audio_path == f"{WAV}/{TRAIN}.wav"
     put(tmp_path / f"CMU_MOSEI/{WAV}/{TEST}.wav", tone())
     assert one(tmp_path)[0].audio_path == f"CMU_MOSEI/{WAV}/{TRAIN}.wav"
@@ -76,7 +67,7 @@ def test_where_a_missing_recording_is_looked_for(tmp_path, tone):
     ("interval", "expected"),
     [
         ((0.0, 2.0), (0.0, 2.0)),
-        ((-0.4875, 4.1), (0.0, 4.1)),  # widened over the beginning of the recording
+        ((-0.4875, 4.1), (0.0, 4.1)),  # extended before the beginning of the recording
         ((-1.0, 0.5), (0.0, 0.5)),
         ((-1.5, 2.0), None),
         ((-0.5, -0.1), None),
@@ -87,7 +78,7 @@ def test_where_a_missing_recording_is_looked_for(tmp_path, tone):
         ((1.0, np.inf), None),
     ],
 )
-def test_an_interval_is_a_stretch_of_its_recording_or_rejected(tmp_path, interval, expected):
+def test_an_interval_is_within_its_recording_or_rejected(tmp_path, interval, expected):
     (row,) = one(tmp_path, interval)
     if expected is None:
         assert (row.path, row.reason) == (f"{TRAIN}_0", "bad_interval")
@@ -116,7 +107,7 @@ def test_a_transcript_is_found_by_its_times_and_not_by_its_number(tmp_path):
 
 @pytest.mark.parametrize("text", ["a ___ b", "___", "_x___0___1.0___2.0___y", "x___", "caf\u2019e"])
 @pytest.mark.parametrize("video", [TRAIN, "abc___def_g", "abcdefghij_", "___________"])
-def test_underscores_in_a_transcript_and_a_video_stay(tmp_path, text, video):
+def test_underscores_in_a_transcript_and_a_video_are_kept(tmp_path, text, video):
     labels(tmp_path, {video: [(1.0, 2.0, 0, *CALM)]})
     put(tmp_path / f"{TXT}/{video}.txt", said(video, (1.0, 2.0, text)))
     (row,) = mosei.read(tmp_path)
@@ -143,12 +134,12 @@ def test_lines_cut_in_half_are_rejected_and_the_others_read(tmp_path):
     assert [item.detail.split(":")[0] for item in rejections] == ["line 3", "line 4", "line 5"]
 
 
-def test_an_empty_line_of_speech_is_no_transcript(tmp_path):
+def test_an_empty_line_is_no_transcript(tmp_path):
     (row,) = one(tmp_path, lines=said(TRAIN, (1.0, 2.0, "")))
     assert (row.transcript, row.transcript_source) == (None, None)
 
 
-def test_numbers_that_are_not_there_are_none_and_those_off_the_scale_are_rejected(tmp_path):
+def test_missing_numbers_are_none_and_those_outside_the_scale_are_rejected(tmp_path):
     (row,) = one(tmp_path, values=(np.nan, 1.0, *[np.nan] * 5))
     assert (row.sentiment, row.intensities) == (None, {"happy": 1.0})
     (row,) = one(tmp_path, values=[np.nan] * 7)
@@ -180,7 +171,7 @@ def test_a_video_whose_tables_do_not_fit_is_rejected(tmp_path):
     assert "features missing" in rows[2].detail
 
 
-def test_a_label_file_that_points_to_others_is_not_followed(tmp_path):
+def test_links_in_a_label_file_are_not_followed(tmp_path):
     labels(tmp_path / "elsewhere", {TRAIN: [(1.0, 2.0, 3.0, *CALM)]})
     root = tmp_path / "root"
     labels(root, {TEST: [(1.0, 2.0, 0, *CALM)]})
@@ -197,7 +188,7 @@ def test_a_label_file_that_points_to_others_is_not_followed(tmp_path):
     assert {rows[name].reason for name in (TRAIN, DEV, "eeeeeeeeeee")} == {"bad_row"}
 
 
-def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
+def test_links_out_of_the_folder_are_refused(tmp_path, tone):
     root = tmp_path / "root"
     put(tmp_path / "elsewhere/a.wav", tone(3.0, 16000))
     put(tmp_path / "elsewhere/a.txt", said(TRAIN, (1.0, 2.0, "Secret.")))
@@ -218,7 +209,7 @@ def test_what_leads_out_of_the_folder_is_refused(tmp_path, tone):
         list(mosei.read(root))
 
 
-def test_without_labels_or_with_damaged_ones_it_is_one_line(tmp_path):
+def test_missing_or_damaged_labels_are_an_error_of_one_line(tmp_path):
     with pytest.raises(CorpusError, match=f"no {CSD}; set corpus.root"):
         list(mosei.read(tmp_path))
     labels(tmp_path, {TRAIN: [(1.0, 2.0, 0, *CALM)] * 500})
@@ -264,153 +255,6 @@ def test_other_files_of_the_release_and_second_copies(tmp_path, tone):
     }
 
 
-def small_release(root, tmp_path, tone):
-    """Twelve utterances that can be decoded, and every oddity that was met."""
-    for number, video in enumerate((TRAIN, TRAIN_NUMBER, DEV, TEST)):
-        put(root / f"{WAV}/{video}.wav", tone(10.0, 16000, hertz=200 + 40 * number))
-    put(root / f"{MP4}/{TRAIN}.mp4", b"not used, since there is a WAV")
-    put(root / f"{MP4}/{TEST_DASH}.mp4", mp4(tmp_path, 4.0))
-    put(root / f"{WAV}/unlabelled1.wav", tone())  # a recording without labels
-    put(root / f"{MP4}/unlabelled1.mp4", b"")
-    put(root / f"{TXT}/unlabelled1.txt", said("unlabelled1", (0.0, 1.0, "Nobody rated this.")))
-    put(
-        root / f"{TXT}/{TRAIN}.txt",
-        said(TRAIN, (-0.4, 2.0, "I hated___it."), (2.0, 4.0, "Truly."), (4.0, 6.0, "So."), end="\r\n") + f"{TRAIN}___3",
-    )
-    put(root / f"{TXT}/{DEV}.txt", "\ufeff" + said(DEV, (1.0, 3.0, "Good.")))
-    put(root / f"{TXT}/{TEST}.txt", said(TEST, (1.0, 3.0, "It\u2019s fine.")).encode("cp1252"))
-    labels(
-        root,
-        {
-            TRAIN: [
-                (-0.4, 2.0, -3.0, 0, 2, 1, 0, 1, 0),
-                (4.0, 6.0, 0.0, *CALM),
-                (2.0, 4.0, -1 / 3, 0, 1, 0, 0, 0, 0),
-                (9.0, 12.0, 1.0, *CALM),  # ends after the recording
-                (6.0, 5.0, 1.0, *CALM),
-                (-7.0, 2.0, 1.0, *CALM),
-            ],
-            TRAIN_NUMBER: [(0.0, 1.0, 3.0, 3, 0, 0, 0, 0, 0), (1.0, 2.0, 2.5, 1, 0, 0, 0, 0, 0)],
-            DEV: [(1.0, 3.0, 1.0, 1, 0, 0, 0.5, 0, 0), (4.0, 5.0, 0.5, *CALM), (6.0, 7.0, -2.0, 0, 0, 1, 0, 1, 1)],
-            TEST: [(1.0, 3.0, 2 / 3, *CALM), (3.0, 4.0, np.nan, 1, 0, 0, 0, 0, 0)],
-            TEST_DASH: [(0.5, 1.5, -1.5, *CALM), (2.0, 3.0, 9.0, *CALM)],
-            UNLISTED: [(0.0, 1.0, 1.0, *CALM)],  # of no list, and without a recording
-            "lmnopqrstuv": [(0.0, 1.0, 1.0, *CALM)],
-        },
-    )
-    put(root / f"{WAV}/lmnopqrstuv.wav", tone(10.0, 16000, hertz=500))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    pytest.importorskip("av", reason="the extra `video` is not installed")
-    folder = tmp_path_factory.mktemp("mosei")
-
-    def tone(seconds=0.2, rate=8000, hertz=200.0):
-        file = io.BytesIO()
-        time = np.arange(round(seconds * rate)) / rate
-        soundfile.write(file, 0.3 * np.sin(2 * np.pi * hertz * time), rate, format="WAV", subtype="PCM_16")
-        return file.getvalue()
-
-    small_release(folder / "root", folder, tone)
-    summary, _, rejected = prepare(mosei, folder / "root", folder / "out")
-    return load(folder / "out"), summary, rejected
-
-
-def test_every_oddity_is_told_and_counted(prepared):
-    _, summary, rejected = prepared
-    assert {(row["path"], row["reason"]) for row in rejected} == {
-        (f"{TXT}/{TRAIN}.txt", "bad_row"),
-        (f"{WAV}/{TRAIN}.wav", "truncated"),
-        (f"{TRAIN}_4", "bad_interval"),
-        (f"{TRAIN}_5", "bad_interval"),
-        (f"{TEST_DASH}_1", "bad_value"),
-        (f"{WAV}/{UNLISTED}.wav", "missing_audio"),
-        (f"{WAV}/unlabelled1.wav", "orphan"),
-        (f"{MP4}/unlabelled1.mp4", "orphan"),
-    }
-    assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (20, 12, 8)
-    assert any(f"utterance {TRAIN}_3" in row["detail"] for row in rejected)
-    assert summary["labels"] == summary["speakers"] == {}
-    assert summary["tasks"] == {
-        "mosei_sentiment_2": {"negative": 4, "non_negative": 7, "unmapped": 1},
-        "mosei_sentiment_2_nonzero": {"negative": 4, "positive": 6, "unmapped": 2},
-        "mosei_sentiment_7": {
-            "highly_negative": 1,
-            "negative": 2,
-            "weakly_negative": 0,
-            "neutral": 3,
-            "weakly_positive": 3,
-            "positive": 1,
-            "highly_positive": 1,
-            "unmapped": 1,
-        },
-        "mosei_sentiment": {"mapped": 11, "unmapped": 1},
-        "mosei_emotions": {
-            "happy": 4,
-            "sad": 2,
-            "anger": 2,
-            "surprise": 1,
-            "disgust": 2,
-            "fear": 1,
-            "unmapped": 0,
-        },
-    }
-
-
-def test_what_is_cut_out_is_the_interval(prepared):
-    corpus, *_ = prepared
-    rows = {row["utterance_id"]: row for row in corpus.dataset}
-    assert {row["duration_s"] for row in rows.values()} == {1.0, 2.0}
-    first = rows[f"{TRAIN}_0"]
-    assert (first["start_s"], first["end_s"], first["transcript"]) == (0.0, 2.0, "I hated___it.")
-    assert first["video_path"] == f"{MP4}/{TRAIN}.mp4"
-    assert rows[f"{TRAIN}_2"]["transcript"] == "Truly."
-    assert rows[f"{TEST}_0"]["transcript"] == "It\u2019s fine."
-    assert rows[f"{DEV}_0"]["transcript"] == "Good."
-    assert rows[f"{TEST_DASH}_0"]["audio"]["path"] == f"{MP4}/{TEST_DASH}.mp4"
-    time = np.arange(32000) / 16000
-    decoded = decode(first["audio"]["bytes"], "first").samples
-    assert decoded == pytest.approx(0.3 * np.sin(2 * np.pi * 200 * time), abs=1e-4)
-
-
-def test_several_emotions_and_a_number_reach_the_table(prepared):
-    corpus, *_ = prepared
-    rows = {row["utterance_id"]: row for row in corpus.dataset}
-    emotions, sentiment = corpus.tasks["mosei_emotions"], corpus.tasks["mosei_sentiment"]
-    assert emotions.targets_of(rows[f"{TRAIN}_0"]["intensities"]) == ("sad", "anger", "disgust")
-    assert emotions.targets_of(rows[f"{TRAIN}_1"]["intensities"]) == ()
-    assert emotions.targets_of(rows[f"{DEV}_0"]["intensities"]) == ("happy", "surprise")
-    cells = {cell["label"]: cell["intensity"] for cell in rows[f"{DEV}_0"]["intensities"]}
-    assert cells == {"happy": 1.0, "sad": 0.0, "anger": 0.0, "surprise": 0.5, "disgust": 0.0, "fear": 0.0}
-    assert rows[f"{TRAIN}_2"]["sentiment"] == pytest.approx(-1 / 3, abs=1e-6)
-    assert sentiment.targets_of(rows[f"{TRAIN}_2"][sentiment.column]) == ()
-    assert rows[f"{TEST}_1"]["sentiment"] is None
-    assert sentiment.targets_of(rows[f"{TEST}_1"][sentiment.column]) is None
-
-
-@pytest.mark.parametrize("name", ["mosei_sentiment_2_official", "mosei_sentiment_7_official"])
-def test_the_official_lists_deal_videos_to_sides(prepared, name):
-    corpus, *_ = prepared
-    folded = fold_corpus(corpus, load_protocol(PROTOCOLS / f"{name}.yaml"))
-    assert folded.unmapped == 1
-    sides = {split: {i.rpartition("_")[0] for i in folded.folds.ids(1, split)} for split in SPLITS}
-    assert sides == {"train": {TRAIN, TRAIN_NUMBER}, "dev": {DEV}, "test": {TEST, TEST_DASH}}
-    assert [len(folded.folds.ids(1, split)) for split in SPLITS] == [5, 3, 2]  # the unlisted video is on no side
-    assert len(folded.folds.departures()) == 3
-    assert folded.folds.unknown["session"] == 0
-
-
-def test_the_official_lists_are_whole():
-    assert list(LISTED.columns) == ["session", "split"]
-    assert LISTED["split"].value_counts().to_dict() == {"train": 2249, "test": 678, "dev": 300}
-    assert LISTED["session"].is_unique
-    assert list(LISTED["session"]) == sorted(LISTED["session"])
-    assert all(mosei.facts(f"{video}_0") == Facts(session=video) for video in LISTED["session"])
-    known = load_protocol(PROTOCOLS / "mosei_sentiment_7_official.yaml").known[1]
-    assert {split: side.n for split, side in known.items()} == {"train": 16327, "dev": 1871, "test": 4662}
-
-
 def test_seven_steps_are_numbers_rounded_with_a_half_to_the_even_one():
     task = load_tasks("mosei")["mosei_sentiment_7"]
     for value in np.arange(-3, 3.01, 1 / 12):
@@ -418,7 +262,7 @@ def test_seven_steps_are_numbers_rounded_with_a_half_to_the_even_one():
         assert task.label_of(round(value, 9)) == task.labels.labels[expected], value
 
 
-def test_an_id_tells_its_video():
+def test_an_id_gives_its_video():
     assert mosei.facts("81406_3") == Facts(session="81406")
     for other in ("hh04W3xXa5s", "hh04W3xXa5s_01", "train_dia0_utt0", "MSP-PODCAST_0001_0001", "1001_DFA_ANG_XX"):
         assert mosei.facts(other) is None

@@ -1,0 +1,136 @@
+"""Training of CLAP: gradients, objectives, and a task that LoRA learns."""
+
+import numpy as np
+import pytest
+import torch
+from clap_inputs import EXACT, LABELS, RANK, RATE, SETUP, TOWERS, score, shake, training_batch
+from transformers import TrainingArguments
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.schema import Example, Input
+from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
+from lalm_mer.models.clap import Clap
+from lalm_mer.prompting.ensembles import Ensemble
+from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
+from lalm_mer.recognizers.training import RecognizerTrainer
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "contrastive"])
+@pytest.mark.parametrize("towers", [TOWERS, TOWERS[:2], TOWERS[2:]], ids=["both", "audio", "text"])
+def test_trainable_parameters_get_gradients(clap, examples, towers, objective):
+    model, _ = add_adapter(clap, {tower: [ALL_LINEAR] for tower in towers}, RANK)
+    shake(model)
+    recognizer = ClapRecognizer(clap, SETUP, model, objective=objective).train()
+    recognizer(**training_batch(recognizer, examples))["losses"].sum().backward()
+    for name, parameter in recognizer.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.requires_grad and ".key." not in name:  # a constant added to all keys does not change attention
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_training_mode_does_not_change_statistics_or_the_frozen_text_tower(clap, examples):
+    model, _ = add_adapter(clap, {"audio_tower": [ALL_LINEAR]}, RANK)
+    recognizer = ClapRecognizer(clap, SETUP, model).train()
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    recognizer(**training_batch(recognizer, examples))
+    after = recognizer.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert not any(module.training for module in clap.submodule("text_tower").modules())
+    assert clap.submodule("audio_tower").training
+
+
+def test_cross_entropy_does_not_depend_on_the_batch_size(clap, examples):
+    model, _ = add_adapter(clap, {"audio_projector": [ALL_LINEAR]}, RANK)
+    recognizer = ClapRecognizer(clap, SETUP, model).train()
+    clap.model.eval()  # no dropout
+    counted = recognizer.training_collator(examples)
+    assert counted["labels"].tolist() == counted["truth"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    together, *alone = [training_batch(recognizer, rows) for rows in (examples, *([each] for each in examples))]
+    losses = torch.cat([recognizer(**batch)["losses"] for batch in alone])
+    torch.testing.assert_close(recognizer(**together)["losses"], losses, **EXACT)
+
+
+def test_the_contrastive_loss_by_hand(clap, examples):
+    one_each = Ensemble("one", ("{{ label }} speech",), {}, "digest")
+    plain = LabelSet(LABELS.labels)
+    recognizer = ClapRecognizer(clap, ClapSetup(one_each, plain), objective="contrastive").train()
+    clap.model.eval()  # no dropout
+    rows = [examples[i] for i in (0, 1, 2)]  # three labels: the plain loss of CLAP
+    batch = training_batch(recognizer, rows)
+    words = clap.tokenizer([f"{label} speech" for label in plain.labels], padding=True, return_tensors="pt")
+    own = {"input_features": batch["input_features"], "is_longer": batch["is_longer"]}
+    with torch.no_grad():
+        mean = recognizer(**batch)["losses"].mean()
+        audio, text = (getattr(clap.model(**words, **own), f"logits_per_{side}") for side in ("audio", "text"))
+    eye = torch.arange(3)
+    expected = (torch.nn.functional.cross_entropy(audio, eye) + torch.nn.functional.cross_entropy(text, eye)) / 2
+    torch.testing.assert_close(mean, expected, **EXACT)
+    alike = [examples[i] for i in (0, 3, 6)]  # one label: no negatives
+    losses = recognizer(**training_batch(recognizer, alike))["losses"]
+    assert losses.mean() >= np.log(3) - 1e-4
+
+
+class Tones:
+    """Three labels with a pitch each, at random phase and loudness."""
+
+    hertz = (220.0, 900.0, 3000.0)
+
+    def __init__(self, count, seed):
+        generator = np.random.default_rng(seed)
+        self.examples = []
+        for number in range(count):
+            time = np.arange(2 * RATE) / RATE
+            samples = generator.uniform(0.1, 0.4) * np.sin(
+                2 * np.pi * self.hertz[number % 3] * time + generator.uniform(0, 6)
+            )
+            samples = (samples + generator.normal(scale=0.01, size=len(time))).astype(np.float32)
+            given = Input(f"t{number}", None, Waveform(samples, RATE), "s")
+            self.examples.append(Example(given, LABELS.labels[number % 3]))
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+
+@pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
+@pytest.mark.parametrize(("objective", "rate", "warmup"), [("cross_entropy", 5e-3, 10), ("contrastive", 5e-3, 10)])
+def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
+    model, _ = add_adapter(
+        clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
+    )
+    torch.manual_seed(0)
+    recognizer = ClapRecognizer(clap, SETUP, model, objective=objective)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=100, per_device_train_batch_size=12, per_device_eval_batch_size=12,
+        learning_rate=rate, warmup_steps=warmup, eval_strategy="steps", eval_steps=50, save_strategy="steps",
+        save_steps=50,
+        load_best_model_at_end=True, metric_for_best_model="uar", greater_is_better=True, use_cpu=True,
+        remove_unused_columns=False, report_to="none", disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    trainer = RecognizerTrainer(recognizer, arguments, train_examples=Tones(48, 1), dev_examples=Tones(12, 2))
+    test = Tones(24, 3).examples
+    inputs, truth = [example.input for example in test], [LABELS.index(example.label) for example in test]
+    (collator,) = recognizer.scoring_collators
+    before = trainer.score(inputs, collator).argmax(axis=1)
+    trainer.train()
+    after = trainer.score(inputs, collator)
+    assert (before == truth).mean() < 0.7
+    assert (after.argmax(axis=1) == truth).mean() > 0.9
+    recognizer.save_trained(tmp_path / "adapter")
+    again = Clap.load(clap.model.config.name_or_path)
+    loaded = ClapRecognizer(again, SETUP, load_adapter(again, tmp_path / "adapter"))
+    np.testing.assert_allclose(score(loaded, inputs).numpy(), after, atol=1e-5)
+
+
+def test_gradient_checkpointing_is_refused(clap):
+    with pytest.raises(ConfigError, match=r"argument 'gradient_checkpointing'"):
+        ClapRecognizer(clap, SETUP).gradient_checkpointing_enable()
+
+
+def test_an_unknown_objective_is_refused(clap):
+    with pytest.raises(ConfigError, match="argument 'objective': 'triplet'; expected cross_entropy or contrastive"):
+        ClapRecognizer(clap, SETUP, objective="triplet")
