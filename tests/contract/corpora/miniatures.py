@@ -15,6 +15,7 @@ from iemocap_tree import Line
 from small_release import mp4, put
 
 from lalm_mer.corpora.circumplex import design
+from lalm_mer.protocols.splits import SPLITS
 
 RATE = 16_000
 _ANY = "The door is number"
@@ -154,7 +155,7 @@ def small_circumplex() -> Iterator[None]:
     pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
     with pytest.MonkeyPatch.context() as patched:
         for name, count in (("CARRIERS", 2), ("SPEAKERS", 1)):
-            of_side = ([each for each in getattr(design, name) if each.side == side][:count] for side in design.SIDES)
+            of_side = ([each for each in getattr(design, name) if each.split == split][:count] for split in SPLITS)
             patched.setattr(design, name, tuple(itertools.chain(*of_side)))
         patched.setattr(design, "WORDS", (design.WORDS[0], design.WORDS[-1]))
         yield
