@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Utterance
@@ -27,6 +30,25 @@ def cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A maker of a named folder that all xdist workers share: the first that needs it builds it."""
+    folder_of_worker = tmp_path_factory.getbasetemp()
+    shared = folder_of_worker.parent if "PYTEST_XDIST_WORKER" in os.environ else folder_of_worker
+
+    def make(name: str, build: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker whose build failed
+                folder.mkdir()
+                build(folder)
+                done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -110,13 +132,11 @@ def toy_protocol() -> Callable[..., Protocol]:
 
 
 @pytest.fixture(scope="session")
-def tiny_whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_whisper_folder(made_once: Callable[..., Path]) -> Path:
     """A multilingual Whisper with random weights and a window of 2 s."""
     from tiny_whisper import build_tiny_whisper  # here, so that other tests do not load torch
 
-    folder = tmp_path_factory.mktemp("tiny_whisper")
-    build_tiny_whisper(folder)
-    return folder
+    return made_once("tiny_whisper", build_tiny_whisper)
 
 
 @pytest.fixture
@@ -134,29 +154,29 @@ def toy(make_toy: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A maker of tiny models with random weights and a window of 2 s; each family is built once a session."""
-    made: dict[str, Path] = {}
+def tiny_folder(made_once: Callable[..., Path]) -> Callable[[str], Path]:
+    """A maker of tiny models with random weights and a window of 2 s; each family is built once."""
 
+    def build(family: str, folder: Path) -> None:
+        from lalm_mer.models.tiny import build_tiny  # here, so that other tests do not load torch
+
+        prompts = sorted((REPO_ROOT / "prompts").glob("*.yaml"))
+        words = [line for path in prompts for line in path.read_text("utf-8").splitlines()]
+        build_tiny(
+            family,
+            folder,
+            words=[*words, "happy angry calm sad joyful full of joy"],
+            window_s=2,
+            hidden_size=32,
+            initializer_range=0.1,  # wide enough for answers to differ
+        )
+
+    @cache
     def make(family: str) -> Path:
-        if family not in made:
-            from lalm_mer.models.registry import model_class  # here, so that other tests do not load torch
-            from lalm_mer.models.tiny import build_tiny
+        from lalm_mer.models.registry import model_class
 
-            if required := getattr(model_class(family), "required_module", None):
-                pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
-            folder = tmp_path_factory.mktemp(f"tiny_{family}")
-            prompts = sorted((REPO_ROOT / "prompts").glob("*.yaml"))
-            words = [line for path in prompts for line in path.read_text("utf-8").splitlines()]
-            build_tiny(
-                family,
-                folder,
-                words=[*words, "happy angry calm sad joyful full of joy"],
-                window_s=2,
-                hidden_size=32,
-                initializer_range=0.1,  # wide enough for answers to differ
-            )
-            made[family] = folder
-        return made[family]
+        if required := getattr(model_class(family), "required_module", None):
+            pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
+        return made_once(f"tiny_{family}", lambda folder: build(family, folder))
 
     return make

@@ -22,6 +22,8 @@ import shipped
 import soundfile
 import yaml
 
+from lalm_mer.core.provenance import hash_bytes
+
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("angry", "content", "happy", "sad")
 SPEAKERS = ("s1", "s2", "s3", "s4", "s5", "s6")
@@ -100,14 +102,20 @@ class Workplace:
         """What every process is started with."""
         return clean_environment()
 
-    def run(self, recipe: str, out: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a recipe to its end, which must be a good one."""
+    def launch(self, recipe: str, out: Path, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a recipe by the launcher until it ends, without an error."""
         done = self.start(recipe, f"output.dir={out}", *overrides, **options).result()
         assert done.returncode == 0, done.stderr[-3000:]
         return done
 
+    def run(self, recipe: str, out: Path, *overrides: str) -> None:
+        """Run a recipe in this process, on the CPU, without an error; it saves the start of two processes."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ACCELERATE_USE_CPU", "true")  # as the launcher sets it for accelerate_configs/cpu.yaml
+            assert self.again(recipe, f"output.dir={out}", *overrides) == 0
+
     def again(self, recipe: str, *overrides: str) -> int:
-        """The same command line without a process of its own: where nothing is trained or scored."""
+        """Run a recipe in this process and return its exit status."""
         return in_process(f"recipes/{recipe}.py", "--config", str(self.config(recipe)), *overrides)
 
     def script(self, script: str, *arguments: str) -> int:
@@ -183,36 +191,39 @@ def run_script() -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A maker of prepared corpora from miniature releases, by their shipped YAML; each is made once a session."""
+def miniature(made_once: Callable[..., Path]) -> Callable[..., Path]:
+    """A maker of prepared corpora from miniature releases, by their shipped YAML; each is made once."""
 
-    @cache
-    def make(corpus: str, *overrides: str) -> Path:
+    def build(folder: Path, corpus: str, overrides: tuple[str, ...]) -> None:
         from miniatures import RELEASES, small_circumplex  # here, so that other tests do not need what they need
 
-        folder = tmp_path_factory.mktemp(corpus)
         options = ["--config", f"recipes/corpora/{corpus}.yaml", f"output.dir={folder / 'data'}", *overrides]
         with small_circumplex() if corpus == "circumplex" else nullcontext():
             if corpus != "circumplex":
                 RELEASES[corpus](folder / "release")
                 options.append(f"corpus.root={folder / 'release'}")
             assert in_process("recipes/prepare_corpus.py", *options) == 0
-        return folder / "data"
+
+    @cache
+    def make(corpus: str, *overrides: str) -> Path:
+        name = hash_bytes(repr((corpus, overrides)).encode())[:16]
+        return made_once(f"{corpus}_{name}", lambda folder: build(folder, corpus, overrides)) / "data"
 
     return make
 
 
 @pytest.fixture(scope="session")
-def demo_model(miniature: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A maker of the tiny models of the demos, by the folder that their YAML names; each is built once a session."""
+def demo_model(miniature: Callable[..., Path], made_once: Callable[..., Path]) -> Callable[[str], Path]:
+    """A maker of the tiny models of the demos, by the folder that their YAML names; each is built once."""
     files = {shipped.load(file).output.dir: file for file in shipped.of_recipe("build_tiny_model")}
 
     @cache
     def make(folder: str) -> Path:
-        out = tmp_path_factory.mktemp("models") / Path(folder).name
-        options = [f"data.dir={miniature(*shipped.corpus_of(files[folder]))}", f"output.dir={out}"]
-        assert in_process("recipes/build_tiny_model.py", "--config", files[folder], *options) == 0
-        return out
+        def build(out: Path) -> None:
+            options = [f"data.dir={miniature(*shipped.corpus_of(files[folder]))}", f"output.dir={out}"]
+            assert in_process("recipes/build_tiny_model.py", "--config", files[folder], *options) == 0
+
+        return made_once(f"demo_{Path(folder).name}", build)
 
     return make
 
@@ -255,10 +266,8 @@ def run_shipped(shipped_command: Callable[..., list[str]], tmp_path: Path) -> Ca
     return run
 
 
-@pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Corpus, protocol, model and the two YAML files."""
-    folder = tmp_path_factory.mktemp("e2e")
+def build_workplace(folder: Path) -> None:
+    """Write corpus, protocol, model and the two YAML files."""
     write_clips(folder / "clips")
     prepare(folder / "clips", folder / "data")
     protocol = {
@@ -303,21 +312,24 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     for name, content in files.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     assert in_process("recipes/build_tiny_model.py", "--config", str(folder / "tiny.yaml")) == 0
-    return Workplace(folder)
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(workplace: Workplace) -> Path:
-    """Run folder of a fine-tuning that nothing disturbed: what every other one must equal."""
-    workplace.run("finetune", workplace.folder / "uninterrupted")
-    return workplace.folder / "uninterrupted"
+def workplace(made_once: Callable[..., Path]) -> Workplace:
+    """Corpus, protocol, model and the two YAML files."""
+    return Workplace(made_once("e2e", build_workplace))
 
 
 @pytest.fixture(scope="session")
-def prompted(workplace: Workplace) -> Path:
+def uninterrupted(workplace: Workplace, made_once: Callable[..., Path]) -> Path:
+    """Run folder of a fine-tuning run that was not interrupted; every other one must equal it."""
+    return made_once("uninterrupted", lambda folder: workplace.launch("finetune", folder))
+
+
+@pytest.fixture(scope="session")
+def prompted(workplace: Workplace, made_once: Callable[..., Path]) -> Path:
     """Run folder of a zero-shot run."""
-    workplace.run("zero_shot", workplace.folder / "prompted")
-    return workplace.folder / "prompted"
+    return made_once("prompted", lambda folder: workplace.launch("zero_shot", folder))
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ def in_full(workplace):
     """Run folder of a short run that trained the projector in full, beside a LoRA without dropout."""
     run = workplace.folder / "in_full"
     towers = "{language_model: [q_proj], projector: [], audio_tower: []}"
-    done = workplace.run("finetune", run, f"adapter.towers={towers}", "adapter.full=[projector]", "train.max_steps=6")
+    done = workplace.launch(
+        "finetune", run, f"adapter.towers={towers}", "adapter.full=[projector]", "train.max_steps=6"
+    )
     assert "adapter in projector: 0 modules, 0 trainable parameters, 1,056 frozen, 1,056 in full" in done.stdout
     return run
 

@@ -68,7 +68,7 @@ def two_processes(request, engine_files) -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="module")
 def one_process(workplace) -> Path:
     """Two steps of eight examples in one process."""
-    workplace.run("finetune", workplace.folder / "one_process", *STEPS, "train.per_device_train_batch_size=8")
+    workplace.launch("finetune", workplace.folder / "one_process", *STEPS, "train.per_device_train_batch_size=8")
     return workplace.folder / "one_process"
 
 
@@ -87,7 +87,7 @@ def assert_equal_predictions(run: Path, other: Path) -> None:
 @pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
 def test_two_processes_learn_and_score_as_one_does(two_processes, one_process, workplace, tmp_path):
     overrides, launcher = two_processes
-    workplace.run(
+    workplace.launch(
         "finetune", tmp_path, *STEPS, "train.per_device_train_batch_size=4", *overrides, launcher=launcher
     )  # fmt: skip
     found, expected = history(tmp_path), history(one_process)
@@ -134,7 +134,7 @@ def mostly_mute(workplace) -> Path:
 def one_mute_process(workplace, mostly_mute) -> Path:
     """An epoch over them in one process."""
     folder = workplace.folder / "one_mute_process"
-    workplace.run("finetune", folder, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=8")
+    workplace.launch("finetune", folder, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=8")
     return folder
 
 
@@ -143,7 +143,7 @@ def one_mute_process(workplace, mostly_mute) -> Path:
 def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_process, mostly_mute, workplace, tmp_path):
     """16 examples make four batches of two processes; no more than two of the four hold audio."""
     overrides, launcher = two_processes
-    workplace.run(
+    workplace.launch(
         "finetune", tmp_path, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=4", *overrides,
         launcher=launcher,
     )  # fmt: skip
@@ -165,7 +165,7 @@ def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_proc
 def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, wait_for, tmp_path):
     overrides, launcher = two_processes
     overrides += ["train.eval_strategy=steps", "train.eval_steps=4", "train.save_total_limit=5"]
-    workplace.run("finetune", tmp_path / "uninterrupted", *overrides, launcher=launcher)
+    workplace.launch("finetune", tmp_path / "uninterrupted", *overrides, launcher=launcher)
     run = tmp_path / "run"
     launched = workplace.start("finetune", f"output.dir={run}", *overrides, launcher=torchrun())
     second = run / "checkpoints" / "checkpoint-8" / "WHOLE"  # in the middle of the second epoch
@@ -173,7 +173,7 @@ def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, w
     launched.kill()
     assert not (run / "checkpoints" / "checkpoint-12" / "WHOLE").exists()
     written = second.stat().st_mtime_ns
-    workplace.run("finetune", run, *overrides, launcher=torchrun())
+    workplace.launch("finetune", run, *overrides, launcher=torchrun())
     assert second.stat().st_mtime_ns == written
     assert (run / "history.jsonl").read_text() == (tmp_path / "uninterrupted" / "history.jsonl").read_text()
     adapter, expected = (
@@ -188,7 +188,7 @@ def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, w
 @pytest.mark.slow
 def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp_path):
     overrides = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
-    done = workplace.run("zero_shot", tmp_path, *overrides, launcher=torchrun())
+    done = workplace.launch("zero_shot", tmp_path, *overrides, launcher=torchrun())
     assert_equal_predictions(tmp_path, prompted)
     assert "error" not in done.stderr
 
@@ -196,9 +196,9 @@ def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp
 @pytest.mark.slow
 def test_two_processes_answer_in_words_as_one_does(workplace, engine_files, tmp_path):
     words = ["answering.mode=generation", "model.dtype=float32"]
-    workplace.run("zero_shot", tmp_path / "one", *words)
+    workplace.launch("zero_shot", tmp_path / "one", *words)
     two = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
-    workplace.run("zero_shot", tmp_path / "two", *words, *two, launcher=torchrun())
+    workplace.launch("zero_shot", tmp_path / "two", *words, *two, launcher=torchrun())
     assert_equal_predictions(tmp_path / "two", tmp_path / "one")
     assert pd.read_parquet(tmp_path / "two" / "predictions.parquet")["answer"].nunique() > 1
 

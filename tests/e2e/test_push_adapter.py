@@ -84,7 +84,7 @@ def push_by_recipe(workplace, run, environment, *arguments):
 
 
 def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
-    uninterrupted, workplace, server, online, tmp_path
+    uninterrupted, workplace, server, here, online, tmp_path
 ):
     done = push_by_recipe(workplace, uninterrupted, online, "--licence", "cc-by-nc-4.0", "--private")
     assert done.returncode == 0, done.stderr
@@ -103,8 +103,8 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
         assert secret.encode() not in everything
     assert b"license: cc-by-nc-4.0" in files["README.md"]
 
-    again = push_by_recipe(workplace, uninterrupted, online, "--licence", "cc-by-nc-4.0", "--private")
-    assert again.returncode == 0, again.stderr
+    again = [str(uninterrupted), "--repo", "jane/adapter", "--licence", "cc-by-nc-4.0", "--private"]
+    assert workplace.script("recipes/push_adapter.py", *again) == 0
     assert len(server.hub.repos["jane/adapter"]) == 2  # nothing has changed
 
     scores = tmp_path / "scores.npy"
@@ -119,13 +119,11 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
     assert ("HEAD", f"/jane/adapter/resolve/{commits[-1][0]}/adapter_model.safetensors") in server.hub.asked
 
 
-def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, server, online, tmp_path):
-    again = f"output.dir={uninterrupted}"
-    done = workplace.start("finetune", again, "output.push_to=jane/adapter", **online).result()
-    assert done.returncode == 0, done.stderr
-    assert f"pushed: {server.endpoint}/jane/adapter/commit/" in done.stdout
+def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, server, here, online, tmp_path, capsys):
+    assert workplace.again("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter") == 0
+    assert f"pushed: {server.endpoint}/jane/adapter/commit/" in capsys.readouterr().out
 
-    workplace.run("zero_shot", tmp_path / "adapted", "model.adapter=jane/adapter", **online)
+    workplace.run("zero_shot", tmp_path / "adapted", "model.adapter=jane/adapter")
     before, after = (pd.read_parquet(run / "predictions.parquet") for run in (uninterrupted, tmp_path / "adapted"))
     pd.testing.assert_frame_equal(after, before, atol=1e-6, rtol=0)
     run = read_run(tmp_path / "adapted").record
@@ -134,8 +132,8 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
     report = tmp_path / "report"
     assert workplace.script("eval/compare.py", str(tmp_path / "adapted"), "--out", str(report)) == 0
 
-    offline = online | {"HF_HUB_OFFLINE": "1"}  # what was downloaded once is there
-    workplace.run("zero_shot", tmp_path / "offline", "model.adapter=jane/adapter", **offline)
+    offline = online | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}  # the download is reused
+    workplace.launch("zero_shot", tmp_path / "offline", "model.adapter=jane/adapter", **offline)
 
 
 def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace, here, tmp_path):
@@ -200,11 +198,11 @@ def test_finetune_takes_no_adapter(uninterrupted, workplace, capsys):
     assert "zero_shot.py scores with one" in capsys.readouterr().err
 
 
-def test_a_dry_run_writes_the_folder_and_asks_nobody(uninterrupted, workplace, server, online, tmp_path):
-    done = push_by_recipe(workplace, uninterrupted, online, "--dry-run", "--out", str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
-    assert "nothing was pushed" in done.stdout
-    assert server.hub.asked == []
+def test_a_dry_run_writes_the_folder_and_sends_no_request(uninterrupted, workplace, here, tmp_path, capsys):
+    dry = [str(uninterrupted), "--repo", "jane/adapter", "--dry-run", "--out", str(tmp_path / "out")]
+    assert workplace.script("recipes/push_adapter.py", *dry) == 0
+    assert "nothing was pushed" in capsys.readouterr().out
+    assert here.asked == []
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"adapter_model.safetensors", "README.md", "prompt.yaml", "labels.json", "tokenizer.json"} <= written
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -58,11 +58,11 @@ def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
     assert run.config["train"]["warmup_steps"] == 0.05  # a default is written too
 
 
-def test_an_adapter_goes_where_the_family_names_it_if_the_config_does_not(workplace, tmp_path):
+def test_an_adapter_goes_where_the_family_names_it_if_the_config_does_not(workplace, tmp_path, capsys):
     overrides = ["adapter.towers=null", "train.max_steps=1"]
-    done = workplace.run("finetune", tmp_path, *overrides)
+    workplace.run("finetune", tmp_path, *overrides)
     targets = {tower: list(names) for tower, names in family_class("qwen2_audio").adapter_targets.items()}
-    assert f"frozen; targets {', '.join(targets['language_model'])}\n" in done.stdout
+    assert f"frozen; targets {', '.join(targets['language_model'])}\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "run.json").read_text())["config"]["adapter"]["towers"] == targets
     adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert {name.partition(".lora_")[0].rpartition(".")[2] for name in adapter} == {
