@@ -151,7 +151,6 @@ def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: in
         passed.pop("gradient_checkpointing", None)
     return passed | {
         "output_dir": str(folder),
-        "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
         "deepspeed": engine.deepspeed_config_file,
