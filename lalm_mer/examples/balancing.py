@@ -195,7 +195,7 @@ def _require_groups(groups: Sequence[str | None] | None, utterance_ids: Sequence
         first = missing[0]
         name = f"number {first}" if utterance_ids is None else utterance_ids[first]
         raise ConfigError(
-            f"utterance {name} and {len(missing) - 1} others: no group in the column of 'balance.by'; choose "
+            f"utterance {name}: no group in the column of 'balance.by' ({len(missing)} such utterances); choose "
             "another column, or balance.sampling class without balance.max_per_group"
         )
 

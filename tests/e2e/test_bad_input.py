@@ -107,7 +107,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
     line = refused("zero_shot", "answering.mode=generation", f"answering.synonyms={tmp_path / 'clash.yaml'}")
     assert "'answering.synonyms'" in line
     assert str(tmp_path / "clash.yaml") in line
-    assert "'same' would name both" in line
+    assert "'same' names both" in line
 
 
 def test_a_doubled_key(workplace, refused, tmp_path):

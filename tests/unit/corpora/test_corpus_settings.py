@@ -18,7 +18,7 @@ def test_every_shipped_yaml_loads_and_opens_with_its_launch_settings():
         assert config.corpus.name == path.stem
         open_reader(config.corpus)  # its keys belong together; nothing is read before the first row
         head = path.read_text().split("\ncorpus:")[0]
-        assert all(word in head for word in ("Prerequisites:", "Launch:", f"recipes/corpora/{path.name}", "Override:"))
+        assert all(word in head for word in ("Needs:", "Launch:", f"recipes/corpora/{path.name}", "One override:"))
 
 
 def test_every_key_has_an_owner():

@@ -282,7 +282,7 @@ def test_what_cannot_be_done_is_refused(settings, message):
 
 def test_recordings_that_hold_nothing_are_named(tmp_path):
     silent = recording(tmp_path / "silent", "zeros.wav", np.zeros(100))
-    with pytest.raises(ConfigError, match=r"reverb.folder': .*zeros.wav holds no sound"):
+    with pytest.raises(ConfigError, match=r"reverb.folder': .*zeros.wav is empty or silent"):
         Augmentation(AugmentSettings(reverb=ReverbSettings(p=1, folder=silent)))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "a.wav").write_bytes(b"RIFF")

@@ -64,7 +64,7 @@ def test_only_those_selected_lend_their_audio(examples):
 def test_a_run_that_does_not_hear_has_nothing_to_swap(examples):
     with pytest.raises(ConfigError, match=r"argument 'examples'.*no audio slot"):
         SwappedAudio(examples().without_waveforms(), seed=0)
-    with pytest.raises(ConfigError, match="'count': 1; audio is swapped among two utterances or more"):
+    with pytest.raises(ConfigError, match="'count': 1; swapping audio needs two or more utterances"):
         SwappedAudio(examples().select([0]), seed=0)
 
 

@@ -54,7 +54,7 @@ def test_other_transcripts_are_read_in_their_place(corpus):
 @pytest.mark.parametrize(
     ("without", "says"),
     [
-        ({"dialogue": None}, r"no dialogue of 7 utterances, for example a1"),
+        ({"dialogue": None}, r"no dialogue for 7 utterances, for example a1"),
         ({"turn": None, "start_s": None}, "neither"),
     ],
 )

@@ -126,8 +126,8 @@ def test_parquet_of_another_maker_is_accepted(tmp_path):
     [
         ("utterance_id,transcript\nu1,hi\n", "column 'hypothesis' is missing"),
         ("", "column 'utterance_id' is missing"),
-        ("utterance_id,hypothesis,hypothesis\nu1,hi,ho\n", "'hypothesis' is missing or stands twice"),
-        ("utterance_id,hypothesis\nu1,hi\nu1,ho\n", "row 2: utterance u1 stands twice"),
+        ("utterance_id,hypothesis,hypothesis\nu1,hi,ho\n", "'hypothesis' is missing or duplicate"),
+        ("utterance_id,hypothesis\nu1,hi\nu1,ho\n", "row 2: duplicate utterance u1"),
         ("utterance_id,hypothesis\nu1,hi\n,ho\n", "row 2: no utterance_id"),
         ("utterance_id,hypothesis\nu1,Hello, you\n", "row 1: 3 cells under 2 column names"),
         ("utterance_id,hypothesis\nu1\n", "row 1: 1 cells under 2 column names"),
@@ -148,10 +148,10 @@ def test_a_csv_that_cannot_be_meant(tmp_path, content, says):
     ("columns", "says"),
     [
         ({"utterance_id": ["u1"]}, "column 'hypothesis' is missing"),
-        ({"utterance_id": ["u1"], "hypothesis": [None]}, "column 'hypothesis' holds null"),
+        ({"utterance_id": ["u1"], "hypothesis": [None]}, "column 'hypothesis' has type null"),
         ({"utterance_id": ["u1", "u2"], "hypothesis": ["a", None]}, "utterance u2: hypothesis is null"),
-        ({"utterance_id": [1], "hypothesis": ["a"]}, "column 'utterance_id' holds int64"),
-        ({"utterance_id": ["u1", "u1"], "hypothesis": ["a", "b"]}, "row 2: utterance u1 stands twice"),
+        ({"utterance_id": [1], "hypothesis": ["a"]}, "column 'utterance_id' has type int64"),
+        ({"utterance_id": ["u1", "u1"], "hypothesis": ["a", "b"]}, "row 2: duplicate utterance u1"),
     ],
 )
 def test_a_parquet_that_cannot_be_meant(tmp_path, columns, says):
@@ -163,7 +163,7 @@ def test_a_parquet_that_cannot_be_meant(tmp_path, columns, says):
 def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "t.json").write_text(json.dumps({}))
-    for name, says in (("t.parquet", "not a Parquet file"), ("t.json", "a .parquet or a .csv"), ("n.csv", "no such")):
+    for name, says in (("t.parquet", "not a valid Parquet file"), ("t.json", "a .parquet or .csv file"), ("n.csv", "no such")):
         with pytest.raises(CorpusError, match=says):
             load_transcripts(tmp_path / name)
 

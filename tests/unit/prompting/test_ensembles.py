@@ -49,8 +49,8 @@ def test_answers_for_some_labels_of_a_task_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("templates", "said"),
     [
-        ("[]", "0 sentences; at least one"),
-        ("['{{ label }}', '{{ label }}']", "2 sentences; at least one, and none twice"),
+        ("[]", "0 sentences; expected one or more"),
+        ("['{{ label }}', '{{ label }}']", "2 sentences; expected one or more, all different"),
         ("[a voice]", "'a voice' needs exactly one slot"),
         ("['{{ label }} {{ label }}']", "exactly one slot"),
         ("['{{ label }} {{ transcript }}']", "exactly one slot"),

@@ -113,7 +113,7 @@ def test_another_language_by_its_forms():
 
 def test_words_for_two_labels_are_refused():
     labels = LabelSet(("happy", "excited"))
-    with pytest.raises(ConfigError, match="'excited' would name both 'happy' and 'excited'"):
+    with pytest.raises(ConfigError, match="'excited' names both 'happy' and 'excited'"):
         AnswerParser(labels, {"happy": ["joy", "Excited"]})
 
 

@@ -75,17 +75,17 @@ def test_a_missing_transcript_is_an_error_where_it_is_read(written):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("name: p\nuser: What?", "neither {{ audio }} nor {{ transcript }}"),
+        ("name: p\nuser: What?", "has no slot of an utterance"),
         (
             "name: p\nuser: '{{ audio }} {{ gender }}'",
             "the slots are audio, transcript, labels, context, speaker, descriptors",
         ),
         ("name: p\nuser: '{{ audio '", "the slots are"),
-        ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "a slot is filtered or cut"),
-        ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "a slot is filtered or cut"),
-        ('name: p\nuser: "{{ audio }} \\uE000"', "a slot is filtered or cut"),
-        ("name: p\nuser: '{{ audio }}{# why #}'", "words and slots alone"),
-        ("name: p\nuser: '{% if audio %}{{ audio }}{% endif %}'", "words and slots alone"),
+        ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "a slot has a filter or is cut"),
+        ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "a slot has a filter or is cut"),
+        ('name: p\nuser: "{{ audio }} \\uE000"', "a slot has a filter or is cut"),
+        ("name: p\nuser: '{{ audio }}{# why #}'", "a template may only have text and slots"),
+        ("name: p\nuser: '{% if audio %}{{ audio }}{% endif %}'", "a template may only have text and slots"),
         ("name: p\nuser: '{{ audio.__class__.__mro__ }}'", "unsafe"),
         ("name: p\nuser: '{{ audio }}'\nstyle: x", "unknown key 'style'"),
         ("user: '{{ audio }}'", "key 'name' is missing"),
