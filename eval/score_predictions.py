@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
     """Run the command line; 0 if the table was scored, 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
     parser.add_argument("file", metavar="FILE", type=Path, help="CSV or Parquet table")
-    parser.add_argument("--labels", help="label set, separated by commas; by default what the table holds")
+    parser.add_argument("--labels", help="label set, separated by commas; default: the labels of the table")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
     return run_command(score_predictions, parser.parse_args(arguments))
 
 
 def score_predictions(options: argparse.Namespace) -> None:
-    """Score, print, and write where that is asked for."""
+    """Score a table, print the metrics, and write them if ``--out`` is given."""
     labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
     table = read_table(options.file, labels)
     scores = score_table(table.frame, table.labels)

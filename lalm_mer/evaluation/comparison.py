@@ -78,7 +78,7 @@ class Row:
         return len(chosen[["utterance_id", "fold"]].drop_duplicates())
 
     def as_dict(self) -> dict[str, Any]:
-        """The row of comparison.csv, its columns in order; of the metrics UAR alone has its interval there."""
+        """The row of comparison.csv, in the order of its columns; only UAR has an interval."""
         figures: dict[str, float | None] = {}
         for metric in METRICS.values():
             result = self.scores[metric.name]
@@ -137,7 +137,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order in which their first run was given, and the paired tests among them."""
+    """Rows in the order of their first runs, and the paired tests of rows."""
 
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
@@ -172,7 +172,7 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     names = [run.name for run in runs]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise PredictionError(f"{twice[0]} is given twice; give each run folder once")
+        raise PredictionError(f"duplicate run folder {twice[0]}; give each once")
     leaking = [run.name for run in runs if run.record.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(

@@ -34,7 +34,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metric:
-    """What training, protocols, comparison, report and model card need to know of a metric; greater is better.
+    """Properties of a metric for training, protocols, comparison, report and model card; greater is better.
 
     Args:
         name: key in metrics.json and history.jsonl, and value of a protocol's ``primary_metric``
@@ -43,7 +43,7 @@ class Metric:
         column: column of comparison.csv
         from_labels: truth (N strings), prediction (N strings), labels (K strings) -> value
         from_counts: counts (..., K, K + 2) -> values (...): the same once more, fast over many subsets. NaN where the
-            counts hold no utterance
+            counts contain no utterance
         synonym: another name, which the model card adds
         definition: explains a heading that is an abbreviation; None where it is not
         bounds: lowest and highest value; intervals are clipped to them
@@ -76,7 +76,7 @@ def _check(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str
     if len(truth) == 0:
         raise PredictionError("no utterance to score; a metric over no class at all has no value")
     if len(set(labels)) != len(labels):
-        raise PredictionError(f"the label set names a label twice: {list(labels)}")
+        raise PredictionError(f"duplicate label in the label set: {list(labels)}")
     unknown = set(truth) - set(labels)
     if unknown:
         raise PredictionError(f"truth {sorted(map(str, unknown))[0]!r} is not in the label set {list(labels)}")

@@ -44,7 +44,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Duration of the whole run."""
+        """Duration of the run."""
         assert self.record.seconds is not None  # a run that has not ended is not read
         return self.record.seconds
 
@@ -56,7 +56,7 @@ def read_run(folder: Path) -> Run:
         PredictionError: naming folder and file, if a file or key is missing, malformed, or contradicts another file
     """
     if not folder.is_dir():
-        raise PredictionError(f"{folder}: no such run folder; expected one that holds run.json and predictions.parquet")
+        raise PredictionError(f"{folder}: no such run folder; expected one with run.json and predictions.parquet")
     record = read_record(folder / RUN_FILE)
     if record.seconds is None:
         raise PredictionError(
@@ -81,13 +81,11 @@ def read_run(folder: Path) -> Run:
 def _check_agreement(record: RunRecord, predictions: Predictions) -> None:
     source = predictions.source
     if list(predictions.labels) != list(record.labels):
-        raise PredictionError(
-            f"{source}: labels {list(predictions.labels)}, but run.json beside it has {list(record.labels)}"
-        )
+        raise PredictionError(f"{source}: labels {list(predictions.labels)}, but run.json has {list(record.labels)}")
     for key, value in (("corpus", record.corpus), ("fold", record.fold), ("seed", record.seed)):
         found = sorted(set(predictions.frame[key].tolist()))
         if found != [value]:
-            raise PredictionError(f"{source}: column {key!r} holds {found}, but run.json beside it has {value!r}")
+            raise PredictionError(f"{source}: column {key!r} contains {found}, but run.json has {value!r}")
     predictions.of_condition(record.condition)
 
 

@@ -66,11 +66,11 @@ def score(predictions: Predictions) -> dict[str, Any]:
     """The content of metrics.json for a table of one condition.
 
     Raises:
-        PredictionError: if the table holds several conditions
+        PredictionError: if the table has several conditions
     """
     conditions = sorted(predictions.frame["condition"].unique())
     if len(conditions) > 1:
         raise PredictionError(
-            f"{predictions.source}: holds the conditions {conditions}; score one, chosen with of_condition(name)"
+            f"{predictions.source}: contains conditions {conditions}; score one, chosen with of_condition(name)"
         )
     return score_table(predictions.frame, predictions.labels)

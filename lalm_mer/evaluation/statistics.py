@@ -131,7 +131,9 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error)
     method = f"delete-one-speaker jackknife, Student's t with {count - 1} degrees of freedom, 95%"
     if half == 0:
-        method += "; leaving any speaker out changes nothing, so its width of zero tells little of other speakers"
+        method += (
+            "; leaving any speaker out changes nothing, so its width of zero does not carry over to other speakers"
+        )
     return Interval(max(bounds[0], estimate - half), min(bounds[1], estimate + half), method, count)
 
 
@@ -262,7 +264,7 @@ def paired_test(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted for their number by Holm's step-down rule, in the order given; None stays None.
+    """P-values adjusted by Holm's step-down rule, in the order of the input; None stays None.
 
     Example:
         >>> holm([0.01, None, 0.04, 0.03])

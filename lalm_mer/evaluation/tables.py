@@ -49,7 +49,7 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
             scored, else the sorted set of truths
 
     Raises:
-        PredictionError: naming file, column or utterance, for whatever does not fit
+        PredictionError: naming file, column or utterance, if something is invalid
     """
     frame = _read(path)
     for name in ("utterance_id", "truth"):
@@ -106,7 +106,7 @@ def _read(path: Path) -> pd.DataFrame:
 def _require_one_condition(frame: pd.DataFrame, path: Path) -> None:
     if "condition" in frame.columns and frame["condition"].nunique(dropna=False) > 1:
         found = sorted(map(str, frame["condition"].unique()))
-        raise PredictionError(f"{path}: holds the conditions {found}; keep the rows of one of them")
+        raise PredictionError(f"{path}: contains conditions {found}; keep the rows of one of them")
 
 
 def _labels(frame: pd.DataFrame, given: Sequence[str] | None, has_prediction: bool) -> tuple[tuple[str, ...], str]:

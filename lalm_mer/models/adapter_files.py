@@ -1,6 +1,6 @@
-"""What an adapter's folder may hold: weights in safetensors and a config of what is offered alone.
+"""Check of an adapter's folder: weights in safetensors, and a config with supported options only.
 
-Such a folder may come from anybody. peft would read a pickle, import a module that the config names, or follow a link;
+Such a folder may come from anyone. peft would read a pickle, import a module that the config names, or follow a link;
 so the folder is looked at before peft sees it.
 """
 
@@ -29,17 +29,17 @@ _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")
 def check_adapter_folder(
     folder: Path, *, named: str | None = None, root: Path | None = None, towers: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Refuse a folder that holds anything but an adapter of a kind that is offered, which can do no more than adapt.
+    """Refuse a folder that contains anything but an adapter of a supported kind without code.
 
-    Whole modules are taken besides the adapter's tensors only where the config names them in ``modules_to_save``.
+    Complete modules are accepted only if the config names them in ``modules_to_save``.
 
     Args:
-        folder: holds the files of peft's
+        folder: a folder written by peft
         named: how errors name it; None for its path
         root: no file may lead out of it by a link, but for the links of the Hub's cache, from a snapshot to its blobs;
-            None leaves links alone, for a download has none but those of the cache
-        towers: module paths of the base model's towers, the only modules that may be saved whole; None to leave that
-            to ``load_adapter``, which knows them
+            None for no check of links: a download only has those of the cache
+        towers: module paths of the base model's towers, the only modules that may be saved completely; None to leave
+            that check to ``load_adapter``
 
     Returns:
         content of ``adapter_config.json``
@@ -60,7 +60,7 @@ def check_adapter_folder(
     code = [key for key in _CODE if isinstance(config, dict) and config.get(key) not in (None, False)]
     if code:
         raise AdapterError(
-            f"{where}: {CONFIG}, key {code[0]!r}: asks for code to be run; only adapters without code are loaded, "
+            f"{where}: {CONFIG}, key {code[0]!r}: names code to run; only adapters without code are loaded, "
             "remove the key if the weights are all it needs"
         )
     kind = check_saved_config(config, where)
@@ -69,7 +69,7 @@ def check_adapter_folder(
     if odd:
         raise AdapterError(
             f"{where}: {CONFIG}, key 'modules_to_save': {odd[0]!r} would replace a part of the base model; expected "
-            f"an adapter alone, or whole towers: {', '.join(sorted(towers or ()))}"
+            f"an adapter, or complete towers: {', '.join(sorted(towers or ()))}"
         )
     _check_weights(where, folder / WEIGHTS, kind.prefix, whole)
     return dict(config)
@@ -95,7 +95,7 @@ def _lies_within(path: Path, root: Path) -> bool:
 
 
 def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) -> None:
-    """The adapter's tensors, and those of the modules that the config says are saved whole."""
+    """The adapter's tensors, and those of the modules that the config lists as saved completely."""
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
@@ -105,5 +105,5 @@ def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) 
     odd = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
     if odd or not names:
         raise AdapterError(
-            f"{where}: {WEIGHTS} holds {odd[0] if odd else 'nothing'}; expected what its config names alone"
+            f"{where}: {WEIGHTS} contains {odd[0] if odd else 'nothing'}; expected only what its config names"
         )

@@ -2,7 +2,7 @@
 
 Offered is what works on linear layers named one by one, is merged and saved without loss, and needs nothing from the
 training loop. What an option could do besides (train other modules, change the base weights, import code, fetch
-data) is not offered, and an adapter from elsewhere that asks for it is refused.
+data) is not offered, and an adapter of this kind from elsewhere is refused.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa:
     """
     file = f"{where}: adapter_config.json"
     if not isinstance(content, dict):
-        raise AdapterError(f"{file} holds a {type(content).__name__}; expected a mapping")
+        raise AdapterError(f"{file} contains a {type(content).__name__}; expected a mapping")
     kind = KINDS.get(str(content.get("peft_type")).lower())
     if kind is None:
         raise AdapterError(

@@ -1,4 +1,4 @@
-"""Adapters by peft in chosen towers alone, with a report of the modules that they are really in."""
+"""Adapters by peft in chosen towers only, with a report of the modules that they are in."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def add_adapter(
 
     Args:
         family: the model; its modules are changed in place
-        towers: tower -> last names of the linear layers to adapt, or ``all-linear``; an empty list leaves it alone
+        towers: tower -> last names of the linear layers to adapt, or ``all-linear``; an empty list for no adapter
         options: of peft's config for this kind, under peft's names
         kind: one of ``KINDS``
         full: towers to be trained in full
@@ -127,7 +127,7 @@ def load_adapter(
     name: str = "default",
     onto: PeftModel | None = None,
 ) -> PeftModel:
-    """Load an adapter onto the family's model, from safetensors alone.
+    """Load an adapter onto the family's model, from safetensors only.
 
     Several may be on one model, of which one is active: ``model.set_adapter(name)`` chooses it. One that is loaded onto
     a model that has others is inactive until then.
@@ -140,8 +140,8 @@ def load_adapter(
         onto: what an earlier call returned, which is then returned again; None where there is no adapter yet
 
     Raises:
-        AdapterError: naming the folder, if it holds no adapter, one in another format, one for another model, or one
-            that asks for more than linear layers and towers
+        AdapterError: naming the folder, if it has no adapter, one in another format, one for another model, or one
+            that names more than linear layers and towers
     """
     check_adapter_folder(folder, towers=[path for tower in family.towers for path in _paths(family, tower)])
     with _peft_errors(f"{folder}: the adapter does not fit this {family.name} model"):
@@ -154,7 +154,7 @@ def load_adapter(
             model = onto
             model.load_adapter(folder, adapter_name=name, is_trainable=trainable, use_safetensors=True)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            # "auto" would ask the Hub
+            # "auto" would send a request to the Hub
             kept = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
             odd = set(file.keys()) ^ set(kept)
     if odd:  # peft would leave these as they are
@@ -167,7 +167,7 @@ def load_adapter(
 def tower_of(family: Adaptable, name: str) -> str | None:
     """The tower of a module or parameter by its full name; None outside all.
 
-    Where one tower stands within another, what is inside belongs to the inner one.
+    A module inside two nested towers belongs to the inner one.
     """
     holding = [tower for tower, root in family.towers.items() if f"{name}.".startswith(f"{root}.")]
     return max(holding, key=lambda tower: len(family.towers[tower]), default=None)

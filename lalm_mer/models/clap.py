@@ -135,7 +135,7 @@ class Clap:
             ConfigError: if the modalities are others than audio
         """
         if modalities != AUDIO:
-            raise ConfigError(f"key 'prompt.modalities': {modalities!r}; clap uses audio alone: set it to audio")
+            raise ConfigError(f"key 'prompt.modalities': {modalities!r}; clap only uses audio; set it to audio")
         return "prompts/ensembles/emotion.yaml"
 
     @classmethod
@@ -158,7 +158,7 @@ class Clap:
             model_id: Hub id or folder
             revision: branch, tag or commit
             dtype: float32, bfloat16 or float16
-            quantization: ``nf4`` holds the text tower in 4 bits; the audio tower and both projectors stay as they are
+            quantization: ``nf4`` for a text tower in 4 bits; the audio tower and both projectors are not quantised
 
         Raises:
             ModelError: naming the id, if it cannot be found or is no CLAP
@@ -298,7 +298,7 @@ class Clap:
         return self._extracted(samples[start : start + window], max_length=window), False
 
     def _fused(self, mel: Tensor, window: int) -> tuple[Tensor, bool]:
-        """The whole, shrunk to the window, before its three crops; F frames a crop."""
+        """The complete spectrogram resized to the window, then its three crops, each of F frames."""
         frames = window // int(self.extractor.hop_length) + 1
         if len(mel) == frames:  # longer by less than a frame
             return mel.expand(4, -1, -1), False

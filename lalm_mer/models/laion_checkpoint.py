@@ -1,7 +1,7 @@
 """LAION's own CLAP checkpoints, as transformers names and keeps their weights.
 
 LAION publishes CLAP as ``.pt`` files of its package laion-clap. Same architecture, other names: a checkpoint is written
-once as a folder for ``from_pretrained``, and nothing else here knows of it. laion-clap itself is not needed.
+once as a folder for ``from_pretrained``, and no other module uses it. laion-clap itself is not needed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def read_laion_checkpoint(path: Path) -> dict[str, Tensor]:
     """The weights of a ``.pt`` file under LAION's names; nothing in it is run.
 
     Raises:
-        ModelError: naming the file, if it is missing, holds more than weights and numbers, or no weights
+        ModelError: naming the file, if it is missing, contains more than weights and numbers, or no weights
     """
     try:
         with torch.serialization.safe_globals(_numbers()):

@@ -1,4 +1,4 @@
-"""QLoRA's base model: NF4 with double quantisation on one tower, the language model or CLAP's text tower, alone."""
+"""QLoRA's base model: one tower, the language model or CLAP's text tower, in NF4 with double quantisation."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def require_quantised_alone(
     stray = [path for path in layers if not path.startswith(inside)]
     if stray or not layers:
         found = f"{stray[0]} is quantised" if stray else "no layer is quantised"
-        raise ModelError(f"{name}: {found}; expected the linear layers of {towers[quantised]} alone")
+        raise ModelError(f"{name}: {found}; expected only the linear layers of {towers[quantised]}")
     for module in layers.values():
         module.support_avx512bf16_for_cpu = False
     return len(layers)

@@ -42,7 +42,7 @@ class PretrainedModel(Protocol):
 
     @classmethod
     def can_be_quantized(cls) -> bool:
-        """Whether ``model.quantization`` can hold a part of it in 4 bits."""
+        """Whether ``model.quantization`` can quantise a part of it to 4 bits."""
         ...
 
     @property

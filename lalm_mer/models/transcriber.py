@@ -34,7 +34,7 @@ class Transcriber:
             takes none
 
     Raises:
-        ConfigError: if the model does not know ``language``
+        ConfigError: if the model does not support ``language``
         ModelError: if the processor's window is not the model's
     """
 
@@ -73,7 +73,7 @@ class Transcriber:
         language: str | None = None,
         device: str = "cpu",
     ) -> Transcriber:
-        """Load model and processor: safetensors weights alone, no code of the repository's own.
+        """Load model and processor: weights in safetensors only, no code from the repository.
 
         Args:
             model_id: Hub id or local folder
@@ -101,7 +101,7 @@ class Transcriber:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            if found["missing_keys"]:  # transformers would draw them, with a warning alone
+            if found["missing_keys"]:  # transformers would only warn and initialise them at random
                 raise ModelError(
                     f"model {model_id!r}: no weights of {sorted(found['missing_keys'])[0]}; is the model complete?"
                 )
@@ -133,8 +133,8 @@ class Transcriber:
     def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
         """The transcript of each, as the model writes it, without the space at either end.
 
-        Those that fit its window go together; a longer one goes alone through Whisper's own long-form decoding, which
-        moves on to the last timestamp that it wrote.
+        Those that fit its window form batches; a longer one is transcribed by itself with Whisper's long-form decoding,
+        which continues at the last timestamp that it wrote.
 
         Args:
             waveforms: B utterances at ``sampling_rate``
@@ -180,11 +180,11 @@ class Transcriber:
 
 def _language(generation_config: Any, language: str, name: str) -> str:  # noqa: ANN401 transformers' own
     if not getattr(generation_config, "is_multilingual", False):
-        raise ConfigError(f"argument 'language': {language!r}, but {name} knows one language alone; set it to null")
+        raise ConfigError(f"argument 'language': {language!r}, but {name} has only one language; set it to null")
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     known = {token.strip("<|>") for token in generation_config.lang_to_id}
     if code not in known:
-        raise ConfigError(f"argument 'language': {name} does not know {language!r}; it knows {sorted(known)}")
+        raise ConfigError(f"argument 'language': {language!r}, not supported by {name}; expected one of {sorted(known)}")
     return str(code)
 
 

@@ -114,7 +114,7 @@ def test_clap_is_a_family_as_others_are(file, recorded):
 @pytest.mark.parametrize("modalities", ["audio+transcript", "transcript"])
 def test_clap_is_refused_transcripts(modalities, refused):
     assert refused(ZERO_SHOT, "model.family=clap", f"prompt.modalities={modalities}") == (
-        f"error: key 'prompt.modalities': '{modalities}'; clap uses audio alone: set it to audio"
+        f"error: key 'prompt.modalities': '{modalities}'; clap only uses audio; set it to audio"
     )
 
 

@@ -25,7 +25,7 @@ _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
     "svg.fonttype": "path",  # no font of the reader's machine is needed
-    "text.parse_math": False,  # a label may hold a dollar sign
+    "text.parse_math": False,  # a label may contain a dollar sign
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.edgecolor": "#444444",

@@ -280,7 +280,7 @@ def _notes(comparison: Comparison) -> list[dict[str, Any]]:
             found = [sentence(note) for note in run.record.notes]
             others = sorted(set(run.predictions.frame["condition"]) - {run.record.condition})
             if others:
-                found.append(f"also holds predictions under other conditions, not compared here: {', '.join(others)}")
+                found.append(f"also has predictions under other conditions, not compared here: {', '.join(others)}")
             for note in found:
                 notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
     sizes = {_name(row): len(row.runs) for row in comparison.rows}

@@ -117,7 +117,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """Heading -> cell of one row of a comparison; of the metrics UAR alone is shown with its interval."""
+    """Heading -> cell of one row of a comparison; only UAR has its interval."""
     figures = {}
     for metric in METRICS.values():
         result = row.scores[metric.name]

@@ -36,7 +36,7 @@ CLAP = "clap"
 
 
 def model_names() -> tuple[str, ...]:
-    """Every name that ``lalm_mer.models.registry`` knows a class for."""
+    """Names of all classes in ``lalm_mer.models.registry``."""
     return (*FAMILIES, *OTHER_FAMILIES, CLAP)
 
 

@@ -23,7 +23,7 @@ __all__ = ["AudioFlamingo3"]
 
 
 class AudioFlamingo3(Family):
-    """Audio Flamingo 3 on transformers' own classes; takes 20 windows of 30 s as published, for research alone."""
+    """Audio Flamingo 3 on transformers' own classes; takes 20 windows of 30 s as published, for research only."""
 
     name = "audioflamingo3"
     model_class = AudioFlamingo3ForConditionalGeneration

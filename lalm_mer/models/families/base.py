@@ -40,7 +40,7 @@ class TowerOutput:
 
     Args:
         states: (A, F, D), padded at the end
-        lengths: (A,), frames of each waveform; as many placeholders stand in the prompt
+        lengths: (A,), frames of each waveform; the prompt has as many placeholders
     """
 
     states: Tensor
@@ -63,7 +63,7 @@ class LanguageInputs:
 
 
 class FrontEnd(ABC):
-    """Waveforms -> inputs of the audio tower. Holds no state: one object serves every model of a family."""
+    """Waveforms -> inputs of the audio tower. It has no state: one object serves every model of a family."""
 
     @abstractmethod
     def longest_audio_s(self, family: Family) -> float:
@@ -111,7 +111,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     model_class: ClassVar[type[Any]]
-    """The transformers class of the whole model"""
+    """The transformers class of the complete model"""
     processor_class: ClassVar[type[Any]] = AutoProcessor
     published: ClassVar[Sequence[str]]
     """Hub ids of published weights"""
@@ -126,7 +126,7 @@ class Family(ABC):
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
     """What the processor, not the chat template, writes before and after an audio slot"""
     single_turn_reason: ClassVar[str | None] = None
-    """Why a conversation cannot hold an earlier user's turn with audio and its answer; None where it can"""
+    """Why a conversation cannot contain an earlier user turn with audio and its answer; None if it can"""
     towers: ClassVar[Mapping[str, str]]
     """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
     other_linear_modules: ClassVar[Sequence[str]] = ()
@@ -236,7 +236,7 @@ class Family(ABC):
         Args:
             folder: where to write
             config: of ``model_class``
-            processor: whatever ``load_processor`` opens
+            processor: the result of ``load_processor``
             ones: last name of parameters to be set to one, where zeros would cancel what they multiply
         """
         config.randomly_initialised = True
@@ -274,7 +274,7 @@ class Family(ABC):
             revision: branch, tag or commit
             dtype: float32, bfloat16 or float16
             attn_implementation: sdpa or eager
-            quantization: ``nf4`` holds the language model in 4 bits; None: no quantisation
+            quantization: ``nf4`` for a language model in 4 bits; None for no quantisation
 
         Raises:
             ModelError: naming the id, if it cannot be found or is of another family
@@ -287,7 +287,7 @@ class Family(ABC):
             if quantization != NF4:
                 raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
             if cls.single_pass_reason is not None:
-                raise ConfigError(f"argument 'quantization': {cls.name} takes null alone; {cls.single_pass_reason}")
+                raise ConfigError(f"argument 'quantization': {cls.name} only takes null; {cls.single_pass_reason}")
             parts = {**cls.towers, **{path: path for path in cls.other_linear_modules}}
             extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
         try:
@@ -306,9 +306,7 @@ class Family(ABC):
                 f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
                 "folder"
             ) from error
-        if absent := sorted(
-            report["missing_keys"]
-        ):  # transformers would leave them random, with a warning in its log alone
+        if absent := sorted(report["missing_keys"]):  # transformers would only warn in its log and leave them random
             raise ModelError(
                 f"model {source!r} cannot be loaded as {cls.name}: it has no weights for {len(absent)} of its tensors, "
                 f"such as {absent[0]}; is the model complete, and of family {cls.name}?"

@@ -118,8 +118,8 @@ class _Decoder(GemmaDecoder):
 class Gemma3n(Family):
     """Gemma 3n E2B and E4B on transformers' own classes, opened without the vision tower.
 
-    Audio fills 188 placeholders whatever its length, as published: those beyond the tower's frames hold an embedding
-    that was learnt as padding. Each waveform is encoded at its own length, so that scores do not depend on the batch;
+    Audio fills 188 placeholders whatever its length, as published: those beyond the tower's frames have an embedding
+    that was trained as padding. Each waveform is encoded at its own length, so that scores do not depend on the batch;
     the model's own forward lets padding leak into the shorter ones. Audio shorter than one analysis window (32 ms)
     is filled with silence. The published template takes a turn as a string, and cuts white space at both its ends.
     """

@@ -136,7 +136,7 @@ class Gemma4(Family):
 
     @classmethod
     def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 by part
-        """The audio tower has one attention of its own, whatever the setting."""
+        """The audio tower has its own attention implementation, which no setting changes."""
         return {"": implementation, "text_config": implementation, "audio_config": "eager"}
 
 

@@ -44,7 +44,7 @@ _PROBE = Conversation(
         Message("user", (Part("words", "And?"),)),
     )
 )
-_UNKNOWN = "This family does not know what a model was trained on, so that no corpus can be ruled out; see its card."
+_UNKNOWN = "The training data of a generic model is not known, so that no corpus can be ruled out; see its card."
 LIMITS = (
     "each answer takes a forward pass of its own from audio to logits: slower, and no tower output can be cached",
     "one utterance at a time, in training and in scoring",
@@ -155,7 +155,7 @@ class Generic(Family):
     decoder = _OwnForward()
     adapter_targets = {}
     fsdp_layers = ()
-    single_pass_reason = "it runs from audio to logits in one, whatever the model is made of"
+    single_pass_reason = "it computes logits from audio in one call, for any architecture"
     batch_tolerance = float("inf")
 
     def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 any processor
@@ -227,7 +227,7 @@ def _processed(family: Family, rendered: str, samples: Any) -> Mapping[str, Any]
 
 
 def _answer_starts(positions: Tensor) -> list[int]:
-    """Where answers start that share a prompt: each at the position after it; 0 where there is one sequence alone."""
+    """Where answers start that share a prompt: each at the position after it; 0 for a single sequence."""
     again = (positions != torch.arange(len(positions), device=positions.device)).nonzero()
     if not len(again):
         return [0]
@@ -251,7 +251,7 @@ def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN4
 
 
 def _towers(model: Any) -> dict[str, str]:  # noqa: ANN401 any model
-    """The language model by transformers' own lookup, the others by name, where one module alone has such a name."""
+    """The language model by transformers' own lookup, the others by name, if only one module has such a name."""
     modules = dict(model.named_modules())
     decoder = model.get_decoder()
     towers = {"language_model": next(path for path, module in modules.items() if module is decoder)}

@@ -47,7 +47,7 @@ class GlmAsr(Family):
 
     It was made to transcribe: fine-tune it before you use it for emotions. In its template the audio is a turn of its
     own, and the words that follow it begin another turn of the user's. A turn ends where the next one begins, so the
-    stop token is that of a user's turn. The tower attends to the silence after the audio, up to the whole window, as in
+    stop token is that of a user's turn. The tower attends to the silence after the audio, up to the full window, as in
     the published model.
     """
 

@@ -89,7 +89,7 @@ class _Decoder(InPlaceDecoder):
 class GraniteSpeech(Family):
     """Granite Speech 3.3 on transformers' own classes.
 
-    The weights' own LoRA adapter, which their authors switch on wherever there is audio, is merged into the language
+    The weights' own LoRA adapter, which their authors enable for all inputs with audio, is merged into the language
     model; a prompt without audio is read by the merged model too. Each waveform is encoded at its own length, so that
     scores do not depend on the batch; the model's own forward lets padding leak into the shorter ones.
     It was trained on public corpora of speech recognition and translation, says its model card, and synthetic ones.

@@ -42,7 +42,7 @@ class _RotatedWindows(WindowByWindow):
 
 
 class MusicFlamingo(Family):
-    """Music Flamingo on transformers' own classes; takes 40 windows of 30 s as published, for research alone.
+    """Music Flamingo on transformers' own classes; takes 40 windows of 30 s as published, for research only.
 
     The older nvidia/music-flamingo-hf has the architecture of Audio Flamingo 3. The template's system words are
     published with their misspelling.

@@ -32,7 +32,7 @@ __all__ = ["Phi4Multimodal", "Phi4SpeechProcessor"]
 _AUDIO_TOKEN = "<|audio|>"
 _SPEECH_ADAPTER = "speech-lora"
 _UNKNOWN = (
-    "What speech it was trained on is not public as a whole (Abouelenin et al. 2025, arXiv:2503.01743), so that no "
+    "What speech it was trained on is not completely public (Abouelenin et al. 2025, arXiv:2503.01743), so that no "
     "corpus can be ruled out."
 )
 
@@ -73,7 +73,7 @@ class _View(nn.ModuleDict):
 
 class _FrontEnd(OwnLength):
     def token_count(self, family: Family, samples: int) -> int:
-        """Whole mel windows, divided by the conformer's subsampling and rounded up."""
+        """Complete mel windows, divided by the conformer's subsampling and rounded up."""
         return -(-_mel_frames(family, samples) // _subsampling(family))
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
@@ -108,7 +108,7 @@ class _Decoder(InPlaceDecoder):
         return projected
 
     def language_model(self, family: Family) -> Any:  # noqa: ANN401 transformers' own class
-        """The language model, which holds the towers too."""
+        """The language model, which also contains the towers."""
         return family.model.get_submodule("model")
 
 
@@ -116,7 +116,7 @@ class Phi4Multimodal(Family):
     """Phi-4-multimodal-instruct on transformers' own classes, without remote code: revision ``refs/pr/70`` on the Hub.
 
     transformers keeps the two modality adapters of the checkpoint out of its class. The one for speech is merged into
-    the language model here, as its authors switch it on wherever there is audio; the one for images is left alone.
+    the language model here, since its authors enable it for all inputs with audio; the one for images is not used.
     Each waveform is encoded at its own length: the class adds its padding mask to the attention scores as ones, so
     that scores of the model's own forward depend on padding.
     """
@@ -208,10 +208,10 @@ class Phi4Multimodal(Family):
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({one_line(error)}); "
-                f"without it {self.name} has not learnt to take audio"
+                f"without it {self.name} is not trained to use audio"
             ) from error
         merge_adapters(model, self.name)
-        model.config.speech_adapter_merged = True  # a saved copy holds it
+        model.config.speech_adapter_merged = True  # a saved copy contains it
 
     def submodule(self, tower: str) -> nn.Module:
         """The modules of a tower; the projector's two layers are siblings of the tower and of the one for images."""

@@ -31,7 +31,7 @@ class _Processor(AudioOnlyProcessor, Qwen2_5OmniProcessor):  # type: ignore[misc
 
 
 class Qwen25Omni(Family):
-    """The thinker of Qwen2.5-Omni on transformers' own classes, taken out of the published whole model.
+    """The thinker of Qwen2.5-Omni on transformers' own classes, extracted from the published model.
 
     Talker, codec and the parts for images are not loaded or not used. The projector is the tower's last linear layer.
     """

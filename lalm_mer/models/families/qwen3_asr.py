@@ -37,14 +37,14 @@ _NAMED = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", 
 
 
 class _EachAlone(FrontEnd):
-    """Each utterance alone: in a batch, the extractor makes the last frame of the longest depend on the others."""
+    """Each utterance by itself: in a batch, the extractor makes the last frame of the longest depend on the others."""
 
     def longest_audio_s(self, family: Family) -> float:
         """20 minutes, as the authors allow, or what the model's config says."""
         return float(getattr(family.model.config, "longest_audio_s", _LONGEST_S))
 
     def token_count(self, family: Family, samples: int) -> int:
-        """13 for each whole second and, for the rest, its mel frames halved three times; 0.5 s at least."""
+        """13 for each full second and, for the rest, its mel frames halved three times; 0.5 s at least."""
         if samples < 1:
             return 0
         extractor = family.processor.feature_extractor

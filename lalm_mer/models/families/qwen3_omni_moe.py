@@ -43,7 +43,7 @@ def _tokens_of(frames: Tensor) -> Tensor:
 
 class _ChunkEncoder(OmniEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output, encoded together with a whole chunk of silence, whose output is dropped.
+        """Tower output, encoded together with a full chunk of silence, whose output is dropped.
 
         The tower pads all chunks to the longest, its convolutions read that padding, and its attention windows are
         counted in it: the output of a clip shorter than a chunk would depend on whether the batch has a longer one.
@@ -56,10 +56,10 @@ class _ChunkEncoder(OmniEncoder):
 
 
 class Qwen3OmniMoe(Family):
-    """The thinker of Qwen3-Omni on transformers' own classes, taken out of the published whole model.
+    """The thinker of Qwen3-Omni on transformers' own classes, extracted from the published model.
 
     Talker, codec and the parts for images are not loaded or not used. Its projector, inside the tower, has two layers;
-    the first, ``proj1``, counts as the tower's. The experts are no linear layers, so that LoRA reaches attention alone.
+    the first, ``proj1``, counts as the tower's. The experts are no linear layers, so LoRA is only added to attention.
     """
 
     name = "qwen3_omni_moe"

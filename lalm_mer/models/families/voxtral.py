@@ -1,4 +1,4 @@
-"""Voxtral (Liu et al. 2025): a Whisper encoder over whole windows, a projector that joins frames by four, Mistral."""
+"""Voxtral (Liu et al. 2025): a Whisper encoder over full windows, a projector that joins frames by four, Mistral."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", 
 
 class _WholeWindow(LogMel):
     def token_count(self, family: Family, samples: int) -> int:
-        """Placeholders of a whole window."""
+        """Placeholders of a full window."""
         window = torch.tensor(family.processor.feature_extractor.nb_max_frames)
         return int(self.tokens_of(window)) if samples > 0 else 0
 
@@ -64,8 +64,8 @@ class Voxtral(Family):
     """Voxtral on transformers' own classes and mistral-common's tokenizer, which has no chat template.
 
     Published models join several windows of 30 s; here audio is one.
-    The tower masks nothing: silence fills an utterance up to a whole window, and so do its placeholders. The published
-    tokenizer refuses a system turn together with audio; the system's words stand at the head of the first user's turn.
+    The tower has no mask: an utterance is padded with silence to full windows, which all have placeholders. The
+    published tokenizer refuses a system turn together with audio; the system message is put before the first user turn.
     """
 
     name = "voxtral"

@@ -125,7 +125,7 @@ def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
 
 def test_a_tower_that_was_quantised_besides_it_is_named(quantised):
     clap = quantised()
-    expected = r"text_model\.\S+ is quantised; expected the linear layers of audio_model alone"
+    expected = r"text_model\.\S+ is quantised; expected only the linear layers of audio_model"
     with pytest.raises(ModelError, match=expected):
         require_quantised_alone(clap.model, clap.towers, clap.name, "audio_tower")
 

@@ -117,7 +117,7 @@ def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, pro
 
 def test_a_tower_that_was_quantised_is_named(quantised):
     family = quantised()
-    with pytest.raises(ModelError, match=re.escape("is quantised; expected the linear layers of model.nowhere alone")):
+    with pytest.raises(ModelError, match=re.escape("is quantised; expected only the linear layers of model.nowhere")):
         require_quantised_alone(family.model, {"language_model": "model.nowhere"}, family.name)
     with pytest.raises(ModelError, match="no layer is quantised"):
         require_quantised_alone(torch.nn.Linear(2, 2), family.towers, family.name)

@@ -135,7 +135,7 @@ def test_no_run_and_a_run_twice_are_errors(fabricate):
     with pytest.raises(PredictionError, match="no run to compare"):
         compare([])
     folder = fabricate("one")
-    with pytest.raises(PredictionError, match="given twice"):
+    with pytest.raises(PredictionError, match="duplicate run folder"):
         compared(folder, folder)
 
 

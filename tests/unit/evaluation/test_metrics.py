@@ -56,7 +56,7 @@ def test_a_metric_over_no_class_is_an_error_and_so_are_unknown_truths(name):
         metric(["d"], ["a"], LABELS)
     with pytest.raises(PredictionError, match="2 truths but 1 predictions"):
         metric(["a", "b"], ["a"], LABELS)
-    with pytest.raises(PredictionError, match="twice"):
+    with pytest.raises(PredictionError, match="duplicate label"):
         metric(["a"], ["a"], ["a", "a"])
 
 

@@ -81,9 +81,9 @@ def test_a_run_of_another_format_is_refused(fabricate, value, found):
         ({"notes": [{"code": "contamination", "facts": {"model": "m"}}]}, r"key 'notes\.0\.facts\.known' is missing"),
         ({"notes": [{"code": "unscored", "ids": ["a", "b"], "reasons": ["x"]}]}, r"1 reasons, but 2 ids"),
         ({"hashes": {"data": "d"}}, r"run\.json: key 'hashes\.folds' is missing"),
-        ({"fold": 2}, r"predictions\.parquet: column 'fold' holds \[1\], but run\.json beside it has 2"),
-        ({"corpus": "other"}, r"predictions\.parquet: column 'corpus' holds"),
-        ({"labels": ["x", "y"]}, r"predictions\.parquet: labels .* but run\.json beside it has \['x', 'y'\]"),
+        ({"fold": 2}, r"predictions\.parquet: column 'fold' contains \[1\], but run\.json has 2"),
+        ({"corpus": "other"}, r"predictions\.parquet: column 'corpus' contains"),
+        ({"labels": ["x", "y"]}, r"predictions\.parquet: labels .* but run\.json has \['x', 'y'\]"),
     ],
 )
 def test_wrong_values_are_named(fabricate, changed, message):

@@ -73,7 +73,7 @@ def test_a_runs_predictions_are_such_a_table(tmp_path):
         ("utterance_id,truth,prob_a,prob_b\nu1,a,x,0\n", None, "'u1': column 'prob_a': expected a number, found 'x'"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,3,0\n", None, "expected numbers of at least 0 that sum to 1"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,1,\n", None, "expected numbers of at least 0 that sum to 1"),
-        ("utterance_id,truth,prediction,condition\nu1,a,a,x\nu1,a,a,y\n", None, "holds the conditions"),
+        ("utterance_id,truth,prediction,condition\nu1,a,a,x\nu1,a,a,y\n", None, "contains conditions"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_with_the_file(tmp_path, content, labels, message):

@@ -163,7 +163,11 @@ def test_a_parquet_that_cannot_be_meant(tmp_path, columns, says):
 def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "t.json").write_text(json.dumps({}))
-    for name, says in (("t.parquet", "not a valid Parquet"), ("t.json", "a .parquet or .csv file"), ("n.csv", "no such")):
+    for name, says in (
+        ("t.parquet", "not a valid Parquet"),
+        ("t.json", "a .parquet or .csv file"),
+        ("n.csv", "no such"),
+    ):
         with pytest.raises(CorpusError, match=says):
             load_transcripts(tmp_path / name)
 

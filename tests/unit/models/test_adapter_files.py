@@ -91,7 +91,7 @@ def test_another_type_of_adapter(folder, clap, kind):
 def test_a_config_that_asks_for_code(folder, clap, code):
     configure(folder, **code, megatron_core="evil")
     (folder / "evil.py").write_text("raise SystemExit")
-    refused(folder, clap, f"key '{next(iter(code))}': asks for code")
+    refused(folder, clap, f"key '{next(iter(code))}': names code to run")
 
 
 def test_code_and_pickles_beside_the_adapter_are_left_alone(folder, model_folder, tmp_path):
@@ -121,7 +121,7 @@ def test_a_whole_tower_is_not_refused_by_its_files(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(tensors | {"base_model.model.audio_model.x": torch.zeros(1)}, folder / "adapter_model.safetensors")
     with pytest.raises(
-        AdapterError, match=r"holds base_model\.model\.audio_model\.x; expected what its config names alone"
+        AdapterError, match=r"contains base_model\.model\.audio_model\.x; expected only what its config names"
     ):
         check_adapter_folder(folder)
     configure(folder, modules_to_save=["audio_model"])

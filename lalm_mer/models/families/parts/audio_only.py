@@ -32,7 +32,7 @@ class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
 
 
 def opened_parts(extractor_class: Any, source: str, revision: str | None, template: str) -> tuple[Any, Any, str]:  # noqa: ANN401 transformers' own
-    """Feature extractor, tokenizer and chat template of a processor that cannot be opened as a whole.
+    """Feature extractor, tokenizer and chat template of a processor that cannot be opened completely.
 
     Args:
         extractor_class: of the feature extractor

@@ -19,12 +19,12 @@ TOWERS = {
 }
 TARGETS = {"language_model": LLAMA_LINEAR, "projector": ("embedding_projection",)}
 CONTAMINATION = dict.fromkeys(
-    SPEECH_CORPORA, "What audio it was trained on is not public as a whole, so that no corpus can be ruled out."
+    SPEECH_CORPORA, "What audio it was trained on is not completely public, so that no corpus can be ruled out."
 )
 
 
 class GemmaDecoder(InPlaceDecoder):
-    """Sliding attention is kept where answers share a prompt: a token sees as far back, in positions, as alone.
+    """Sliding attention is kept for answers that share a prompt: each token attends to as many positions as by itself.
 
     A family's own ``embed`` adds ``per_layer_inputs``: embeddings that go into every layer, or None.
     """

@@ -37,7 +37,7 @@ class TorchMelExtractor(GraniteSpeechFeatureExtractor):  # type: ignore[misc]
         **kwargs: Any,  # noqa: ANN401 the parent's
     ) -> None:
         bands = kwargs.pop("feature_size", None) or n_mels
-        # past the parent's constructor, which asks for torchaudio
+        # skips the parent's constructor, which requires torchaudio
         SequenceFeatureExtractor.__init__(self, bands, sampling_rate, padding_value, **kwargs)
         self.melspec_kwargs = {
             "sample_rate": sampling_rate,
@@ -92,7 +92,7 @@ class TorchMelExtractor(GraniteSpeechFeatureExtractor):  # type: ignore[misc]
         log_mel = mel.clamp(min=1e-10).log10()
         loudest = log_mel.amax(dim=(-2, -1), keepdim=True)
         log_mel = torch.maximum(log_mel, loudest - 8.0) / 4 + 1
-        whole = log_mel.shape[1] // 2 * 2  # an odd frame at the end is left out
+        whole = log_mel.shape[1] // 2 * 2  # an odd last frame is dropped
         return log_mel[:, :whole].reshape(len(audio), -1, 2 * settings["n_mels"])
 
 

@@ -37,7 +37,7 @@ class InPlaceDecoder(Decoder):
     def embed(self, family: Family, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Embeddings (B, T, H) of token ids (B, T), and what else the language model takes for them.
 
-        A placeholder's own embedding is never used, and its id may lie outside the vocabulary.
+        A placeholder's own embedding is never used, and its id may be outside the vocabulary.
         """
         return self.language_model(family).get_input_embeddings()(ids.masked_fill(is_audio, 0)), {}
 
@@ -68,7 +68,7 @@ class InPlaceDecoder(Decoder):
 
 
 def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, lengths: Tensor, name: str) -> Tensor:
-    """Put projected tower outputs where the placeholders stand, in order.
+    """Replace the embeddings of placeholders by projected tower outputs, in order.
 
     Args:
         embeddings: (B, T, H) token embeddings

@@ -56,11 +56,11 @@ class PaddedToLongest(LogMel):
 class SeveralWindows(LogMel):
     """Spectrograms in windows, each padded to its full length, so that an utterance's features are its own.
 
-    Token counts add up, because a whole window gives a whole number of tokens.
+    Token counts add up, because a full window gives an integer number of tokens.
     """
 
     def longest_audio_s(self, family: Family) -> float:
-        """As many whole windows as ``max_audio_len`` of the processor has room for, in seconds."""
+        """The number of full windows that ``max_audio_len`` of the processor has room for, in seconds."""
         window_s = int(family.processor.feature_extractor.chunk_length)
         return float(family.processor.max_audio_len // window_s * window_s)
 
@@ -90,7 +90,7 @@ def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None =
     Args:
         family: its processor
         waveforms: A of them
-        samples: length that all are padded to; None for the extractor's whole window
+        samples: length that all are padded to; None for the extractor's full window
 
     Returns:
         (A, mel bins, frames), and how many frames of each (A,) are not padding

@@ -14,7 +14,7 @@ __all__ = ["merge_adapters", "refuse_pickled"]
 
 
 def refuse_pickled(folder: Path) -> None:
-    """Refuse an adapter whose tensors are not safetensors; transformers would read a pickled one in their place.
+    """Refuse an adapter whose tensors are not safetensors; transformers would read a pickled one instead.
 
     Raises:
         ModelError: naming the folder
@@ -36,7 +36,7 @@ def merge_adapters(model: nn.Module, name: str) -> int:
         how many layers had one
 
     Raises:
-        ModelError: if an adapter is there but holds nothing, as after a change of tensor names, or a layer is quantised
+        ModelError: if an adapter is there but empty, as after a change of tensor names, or a layer is quantised
     """
     adapted = [(path, module) for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     trained = [key for key, parameter in model.named_parameters() if ".lora_B." in key and bool(parameter.any())]

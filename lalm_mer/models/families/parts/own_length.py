@@ -1,4 +1,4 @@
-"""For towers whose output depends on padding: every waveform is encoded at its own length."""
+"""Encoding of each waveform at its own length, for towers with an output that depends on padding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OwnLength", "encode_at_own_length"]
 
 @dataclass(frozen=True)
 class OwnLength(FrontEnd):
-    """Features of each waveform alone.
+    """Features of each waveform by itself.
 
     Args:
         longest_s: longest audio that the published weights take, in seconds; ``longest_audio_s`` of a config overrides

@@ -13,11 +13,11 @@ __all__ = ["plain_word_ids"]
 def plain_word_ids(tokenizer: Any, words: str, name: str) -> list[int]:  # noqa: ANN401 transformers' own
     """Token ids of words, none of which is an added token.
 
-    ``split_special_tokens`` alone leaves tokens such as ``<asr_text>`` or ``<tool_call>`` whole, which are added to
-    the vocabulary but not marked as special. Words are therefore cut inside each of them, and joined again as ids.
+    ``split_special_tokens`` does not split tokens such as ``<asr_text>`` or ``<tool_call>``, which are added to the
+    vocabulary but not marked as special. Text is therefore split inside each of them, and their ids are concatenated.
 
     Args:
-        tokenizer: a byte-level one, so that ids of pieces side by side are ids of the whole
+        tokenizer: a byte-level one, so that the concatenated ids of parts are the ids of the complete text
         words: any string
         name: of the family, for the error
 

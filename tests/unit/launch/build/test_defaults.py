@@ -101,7 +101,7 @@ def test_clap_has_a_prompt_for_audio_alone(modalities):
     assert settings.prompt.file == "prompts/ensembles/emotion.yaml"
     with pytest.raises(ConfigError) as refused:
         with_model(prompted("clap", modalities))
-    assert str(refused.value) == f"key 'prompt.modalities': '{modalities}'; clap uses audio alone: set it to audio"
+    assert str(refused.value) == f"key 'prompt.modalities': '{modalities}'; clap only uses audio; set it to audio"
 
 
 # The targets of an adapter

@@ -104,7 +104,7 @@ def test_it_is_no_family_among_the_others(tmp_path, tiny_folder):
     assert "generic" not in FAMILIES
     with pytest.raises(ConfigError, match="generic has no architecture of its own"):
         Generic.build_tiny(tmp_path, None)
-    with pytest.raises(ConfigError, match=r"argument 'quantization': generic takes null alone"):
+    with pytest.raises(ConfigError, match=r"argument 'quantization': generic only takes null"):
         opened("generic", tiny_folder("qwen2_audio"), quantization="nf4")
 
 

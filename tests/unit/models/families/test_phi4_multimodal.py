@@ -60,7 +60,7 @@ def test_trained_weights_without_it_are_refused(published):
     with pytest.raises(ModelError, match=r"speech-lora: an adapter_config.json without adapter_model.safetensors"):
         load(folder)
     (folder / "speech-lora" / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match=r"no adapter in its folder 'speech-lora' .* has not learnt to take audio"):
+    with pytest.raises(ModelError, match=r"no adapter in its folder 'speech-lora' .* is not trained to use audio"):
         load(folder)
 
 
