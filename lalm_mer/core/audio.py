@@ -44,10 +44,10 @@ class Waveform:
         return Waveform(np.asarray(samples, dtype=np.float32), sampling_rate)
 
     def require_rate(self, sampling_rate: int, reader: str) -> None:
-        """Check that the rate is the one that ``reader`` needs.
+        """Check that the rate is the one that ``reader`` needs; nothing is resampled here.
 
         Raises:
-            AudioError: if the rates differ; nothing is resampled here
+            AudioError: if the rates differ
         """
         if self.sampling_rate != sampling_rate:
             raise AudioError(
@@ -80,15 +80,7 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
 
 
 def decode_channels(content: bytes, name: str) -> list[Waveform]:
-    """Decode an audio file at its own rate, each channel separately.
-
-    Args:
-        content: the bytes of an audio file in any format that libsndfile reads
-        name: name of the file in errors
-
-    Raises:
-        AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
-    """
+    """Decode an audio file at its own rate, each channel separately; arguments and errors are those of ``decode``."""
     samples, rate = _decoded(content, name, None, None)
     return [Waveform(np.ascontiguousarray(channel), rate) for channel in samples.T]
 
@@ -152,13 +144,9 @@ def encode(waveform: Waveform) -> bytes:
 
 
 def decode_video(content: bytes, name: str) -> Waveform:
-    """Decode the first audio track of a video at its own rate, mixed down to mono.
+    """Decode the first audio track of a video, of which ``content`` is the bytes, at its own rate, mixed down to mono.
 
     A file that refers to other files, such as a playlist, is refused: only ``content`` is opened.
-
-    Args:
-        content: the bytes of a video file
-        name: name of the file in errors
 
     Raises:
         AudioError: with reason ``unreadable``, ``empty`` or ``truncated``

@@ -32,13 +32,8 @@ def run_command(
 ) -> int:
     """Run a command; print an error that the user can mend on one line of stderr, or with ``--debug`` its traceback.
 
-    Args:
-        command: returns its exit status; None is 0
-        options: the parsed command line, including ``debug``
-        error_status: exit status after such an error
-
     Returns:
-        the exit status; 130 if the user interrupted the command
+        the exit status: that of the command (None is 0), ``error_status`` after such an error, 130 if interrupted
     """
     try:
         return command(options) or 0

@@ -1,8 +1,7 @@
-"""Strict configuration: YAML into frozen dataclasses; a key that is unknown, duplicate, of the wrong type or out of
-range is an error.
+"""Strict configuration: YAML into frozen dataclasses.
 
-OmegaConf alone is too lenient for files that determine results: it converts the string "16" to a number and resolves
-``${oc.env:...}`` in any file. So files are read as plain safe YAML, checked, and only then merged.
+OmegaConf alone would convert the string "16" to a number and resolve ``${oc.env:...}``, so files are read as plain safe
+YAML, checked, and only then merged.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
@@ -60,7 +59,7 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
     return dict(loader.construct_mapping(node, deep=True))
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -94,34 +93,23 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
         ConfigError: naming file (or override) and key, if a key is unknown, duplicate or missing, or its value has the
             wrong type or is outside its range or choices
     """
-    content = read_yaml(path)
-    _check(schema, content, str(path), "")
-    layers = [OmegaConf.create(content)]
-    for override in overrides:
-        value = _parse_override(override)
-        _check(schema, value, f"override {override!r}", "")
-        layers.append(OmegaConf.create(value))
-    return _merged(schema, layers, str(path))
+    given = [(f"override {override!r}", _parse_override(override)) for override in overrides]
+    return _merged(schema, [(str(path), read_yaml(path)), *given])
 
 
 def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str) -> ConfigT:
-    """Build a config from plain data that was resolved earlier, such as that of run.json.
-
-    Args:
-        schema: dataclass whose declarations define the allowed keys and values
-        content: the data
-        source: name of the data in errors
-
-    Raises:
-        ConfigError: as ``load_config``, naming the source
-    """
-    _check(schema, content, source, "")
-    return _merged(schema, [OmegaConf.create(dict(content))], source)
+    """Build a config from plain data, such as that of run.json; errors as in ``load_config``, naming ``source``."""
+    return _merged(schema, [(source, dict(content))])
 
 
-def _merged(schema: type[ConfigT], layers: Sequence[Any], path: str) -> ConfigT:
+def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]]) -> ConfigT:
+    """Check and merge the layers, each with its name in errors; later ones take precedence."""
+    for source, content in layers:
+        _check(schema, content, source, "")
+    path = layers[0][0]
     try:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(content) for _, content in layers))
+        return typing.cast(ConfigT, OmegaConf.to_object(merged))
     except MissingMandatoryValue as error:
         raise ConfigError(f"{path}: key {error.full_key!r} is missing; give it there or as an override") from error
     except OmegaConfBaseException as error:
@@ -129,7 +117,6 @@ def _merged(schema: type[ConfigT], layers: Sequence[Any], path: str) -> ConfigT:
         raise ConfigError(f"{path}: {key}{one_line(error)}") from error
     except ConfigError as error:  # a section checks combinations of its values
         raise ConfigError(f"{path}: {error}") from None
-    return typing.cast(ConfigT, merged)
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 any dataclass
@@ -161,9 +148,8 @@ def _check(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: A
         _check_section(expected, value, source, key)
     elif origin in (typing.Union, types.UnionType):
         options = typing.get_args(expected)
-        if value is None and type(None) in options:
-            return
-        _check(next(option for option in options if option is not type(None)), value, source, key)
+        if value is not None or type(None) not in options:
+            _check(next(option for option in options if option is not type(None)), value, source, key)
     elif origin in (list, Sequence):
         if not isinstance(value, list):
             raise _wrong_type(source, key, "a list", value)
@@ -172,9 +158,9 @@ def _check(expected: Any, value: Any, source: str, key: str) -> None:  # noqa: A
     elif origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise _wrong_type(source, key, "a mapping", value)
-        for name, item in value.items():
-            _check(typing.get_args(expected)[0], name, source, f"{key}.{name}")
-            _check(typing.get_args(expected)[1], item, source, f"{key}.{name}")
+        for entry in value.items():
+            for kind, part in zip(typing.get_args(expected), entry, strict=True):
+                _check(kind, part, source, f"{key}.{entry[0]}")
     elif expected is not Any:
         allowed = (int, float) if expected is float else (expected,)
         if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):

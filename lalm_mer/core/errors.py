@@ -1,16 +1,9 @@
 """Errors of this library: one line that states what was found, what was expected and how to mend it."""
 
 __all__ = [
-    "AdapterError",
-    "AudioError",
-    "ConfigError",
-    "CorpusError",
-    "LalmMerError",
-    "ModelError",
-    "PredictionError",
-    "SplitLeakError",
-    "one_line",
-]
+    "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "PredictionError",
+    "SplitLeakError", "one_line",
+]  # fmt: skip
 
 
 class LalmMerError(Exception):

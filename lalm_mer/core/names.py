@@ -5,35 +5,11 @@ train and score a model. This module imports nothing, so that ``--help`` can lis
 from __future__ import annotations
 
 __all__ = [
-    "ADAPTERS",
-    "ASR",
-    "ATTENTION",
-    "AUDIO",
-    "AUDIO_SWAPPED",
-    "AUDIO_TRANSCRIPT",
-    "BASELINE",
-    "CONDITIONS",
-    "DTYPES",
-    "FEATURES",
-    "FROM_CORPUS",
-    "GENERATION",
-    "HUMAN",
-    "LABEL_SCORES",
-    "LIKELIHOOD",
-    "METHODS",
-    "MODALITIES",
-    "OBJECTIVES",
-    "QUANTIZATIONS",
-    "SIMULATED",
-    "TRANSCRIPT",
-    "TRANSCRIPT_SOURCES",
-    "UNCHANGED",
-    "UTTERANCE_TRANSCRIPT_SOURCES",
-    "ZERO_SHOT",
-    "modalities_of",
-    "uses_audio",
-    "uses_transcript",
-]
+    "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
+    "FEATURES", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS", "MODALITIES",
+    "OBJECTIVES", "QUANTIZATIONS", "SIMULATED", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED",
+    "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio", "uses_transcript",
+]  # fmt: skip
 
 AUDIO = "audio"
 TRANSCRIPT = "transcript"

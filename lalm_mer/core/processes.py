@@ -29,13 +29,13 @@ def is_first_process() -> bool:
 def in_processes(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], processes: int, *, ahead: int = 4
 ) -> Iterator[ResultT]:
-    """Apply a function to items in worker processes; yields results in order and holds few items in memory.
+    """Apply a function to items in worker processes; yields results in order and keeps few items in memory.
 
     Args:
         function: must be picklable, as must its items and results
         items: consumed as needed
-        processes: number of workers. They are spawned, since the parent may have threads, so a script needs
-            ``if __name__ == "__main__":`` around the call. One worker, or a single item, is run in this process
+        processes: number of workers, which are spawned: a script needs ``if __name__ == "__main__":`` around the call.
+            One worker, or a single item, is run in this process
         ahead: items per worker that are read in advance
 
     Raises:

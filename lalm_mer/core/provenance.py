@@ -13,16 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 __all__ = [
-    "PACKAGES",
-    "Commit",
-    "atomic_path",
-    "git_commit",
-    "hash_bytes",
-    "hash_file",
-    "hash_json",
-    "package_versions",
+    "PACKAGES", "Commit", "atomic_path", "git_commit", "hash_bytes", "hash_file", "hash_json", "package_versions",
     "write_json",
-]
+]  # fmt: skip
 
 PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
              "deepspeed", "bitsandbytes", "opensmile", "espeakng-loader")  # fmt: skip

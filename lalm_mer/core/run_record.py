@@ -139,11 +139,8 @@ class RunRecord:
     def model(self, source: str) -> ModelRecord:
         """Section ``model`` of the config.
 
-        Args:
-            source: name of the record in errors
-
         Raises:
-            PredictionError: naming source and key, if the section or one of its keys is missing or malformed
+            PredictionError: naming ``source`` and the key, if the section or a key is missing or malformed
         """
         return parse(ModelRecord, self.config.get("model", {}), f"{source}: section 'model'", ignore_unknown=True)
 
@@ -153,33 +150,27 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, content: dict[str, Any], source: str) -> RunRecord:
-        """Create the record from plain data.
-
-        Args:
-            content: content of run.json
-            source: name of the data in errors
+        """Create the record from the content of run.json.
 
         Raises:
-            PredictionError: naming source and key, if the record has another format, or a key is unknown, missing, of
-                the wrong type or outside its choices
+            PredictionError: naming ``source`` and the key, if the record has another format, or a key is unknown,
+                missing, of the wrong type or outside its choices
         """
         if content.get("format") != _FORMAT:
             raise PredictionError(
                 f"{source}: format {content.get('format')}, but this version reads format {_FORMAT}; run it again"
             )
         record = parse(cls, {key: value for key, value in content.items() if key != "format"}, source)
-        for key, allowed in (("modalities", MODALITIES), ("method", METHODS), ("condition", CONDITIONS)):
-            if getattr(record, key) not in allowed:
-                raise PredictionError(
-                    f"{source}: key {key!r}: expected one of {list(allowed)}, found {getattr(record, key)!r}"
-                )
-        sources = TRANSCRIPT_SOURCES if uses_transcript(record.modalities) else (None,)
-        if record.transcript_source not in sources:
-            expected = "null" if sources == (None,) else f"one of {list(sources)}"
-            raise PredictionError(
-                f"{source}: key 'transcript_source': expected {expected} with modalities {record.modalities}, found "
-                f"{record.transcript_source!r}"
-            )
+        choices: dict[str, tuple[str | None, ...]] = {
+            "modalities": MODALITIES,
+            "method": METHODS,
+            "condition": CONDITIONS,
+            "transcript_source": TRANSCRIPT_SOURCES if uses_transcript(record.modalities) else (None,),
+        }
+        for key, allowed in choices.items():
+            if (found := getattr(record, key)) not in allowed:
+                expected = f"null with modalities {record.modalities}" if None in allowed else f"one of {list(allowed)}"
+                raise PredictionError(f"{source}: key {key!r}: expected {expected}, found {found!r}")
         for number, note in enumerate(record.notes):
             for name in sorted(needed_facts(note.code) - note.facts.keys()):
                 raise PredictionError(f"{source}: key 'notes.{number}.facts.{name}' is missing; code is {note.code}")

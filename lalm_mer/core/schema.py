@@ -88,12 +88,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Turn:
-    """An earlier turn of the dialogue of an utterance.
-
-    Args:
-        speaker: None if the corpus does not state it
-        transcript: words of the turn
-    """
+    """An earlier turn of the dialogue of an utterance; the speaker is None if the corpus does not state it."""
 
     speaker: str | None
     transcript: str
@@ -124,12 +119,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: an input and its truth.
-
-    Args:
-        input: what the recognizer is given
-        label: label of the task
-    """
+    """A training example: an input and its label of the task, the truth."""
 
     input: Input
     label: str

@@ -19,14 +19,8 @@ from typing import Any, TypeAlias
 from lalm_mer.core.errors import ConfigError, LalmMerError
 
 __all__ = [
-    "Setting",
-    "changeable_keys",
-    "describe_settings",
-    "naming_keys",
-    "require_declared",
-    "setting",
-    "settings_of",
-]
+    "Setting", "changeable_keys", "describe_settings", "naming_keys", "require_declared", "setting", "settings_of",
+]  # fmt: skip
 
 Choices: TypeAlias = Sequence[str | int] | Callable[[], Sequence[str | int]]
 
@@ -72,14 +66,10 @@ class Setting:
         return self.choices() if callable(self.choices) else self.choices or ()
 
     def require(self, value: Any, where: str) -> None:  # noqa: ANN401 of any type
-        """Check a value against range and choices.
-
-        Args:
-            value: of the declared type
-            where: origin of the value, for the error
+        """Check a value of the declared type against range and choices.
 
         Raises:
-            ConfigError: with what was found and what was expected
+            ConfigError: naming ``where``, what was found and what was expected
         """
         if isinstance(value, list | dict):
             for item in value.values() if isinstance(value, dict) else value:
@@ -144,7 +134,7 @@ def setting(
     choices: Choices | None = None,
     may_change: bool = False,
 ) -> Any:  # noqa: ANN401 as of dataclasses.field
-    """Declare a key of a config as a dataclass field; arguments as for ``Setting``. A section needs no help.
+    """Declare a key of a config as a dataclass field; the arguments are those of ``Setting``.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -216,11 +206,7 @@ def describe_settings(schema: type, section: str = "") -> str:
 
 @contextmanager
 def naming_keys(section: str, **keys: str) -> Iterator[None]:
-    """Replace the argument named in an error by the config key that it came from.
-
-    Args:
-        section: section of the config
-        keys: argument -> key of the section, where the names differ
+    """Replace the argument that an error names by its key in ``section``; ``keys`` are those whose names differ.
 
     Example:
         >>> with naming_keys("prompt", count="shots"):
@@ -232,8 +218,7 @@ def naming_keys(section: str, **keys: str) -> Iterator[None]:
     try:
         yield
     except LalmMerError as error:
-        found = re.match(r"argument '(\w+)", str(error))
-        if found:
+        if found := re.match(r"argument '(\w+)", str(error)):
             key = keys.get(found[1], found[1])
             error.args = (f"key '{section}.{key}{str(error)[found.end() :]}",)
         raise

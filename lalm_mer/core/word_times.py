@@ -57,10 +57,6 @@ def read_word_times(path: Path, utterance_id: str) -> tuple[WordTime, ...]:
     ``utterance channel start duration word [confidence]`` of this utterance. ``.json``: a list of
     ``{word, start, end}``, or an object with such a list as ``words``; ``start_s`` and ``end_s`` are accepted too.
 
-    Args:
-        path: the file
-        utterance_id: the utterance
-
     Raises:
         CorpusError: naming file and line, or word, if it cannot be read or a time is invalid
         ConfigError: if it is a TextGrid and praatio is not installed
@@ -84,14 +80,14 @@ def _word_time(where: str, word: object, start_s: object, end_s: object) -> Word
         raise CorpusError(f"{where}: the word is {word!r}; expected a string")
     if start_s is None and end_s is None:
         return WordTime(word, None, None)
+    times = []
     for name, value in (("start", start_s), ("end", end_s)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise CorpusError(f"{where}: word {word!r} has {name} {value!r}; expected seconds, or no times at all")
-    assert isinstance(start_s, int | float)
-    assert isinstance(end_s, int | float)
-    if not 0 <= start_s <= end_s:
+        times.append(float(value))
+    if not 0 <= times[0] <= times[1]:
         raise CorpusError(f"{where}: word {word!r} from {start_s} to {end_s} s; expected 0 <= start <= end")
-    return WordTime(word, float(start_s), float(end_s))
+    return WordTime(word, *times)
 
 
 def _json(path: Path, utterance_id: str) -> Iterator[WordTime]:
@@ -151,9 +147,7 @@ def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:
     except UnicodeDecodeError:
         raise
     except (PraatioException, ValueError, IndexError, KeyError) as error:
-        # praatio does not report the line of an error
-        detail = one_line(error)
-        raise CorpusError(f"{path}: not a valid TextGrid ({detail})") from error
+        raise CorpusError(f"{path}: not a valid TextGrid ({one_line(error)})") from error
     tiers = {tier.name: tier for tier in grid.tiers if isinstance(tier, textgrid.IntervalTier)}
     of_words = [name for name in tiers if name.lower().split(" - ")[-1].strip() in _WORD_TIERS]
     names = of_words or list(tiers)

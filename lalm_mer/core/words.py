@@ -21,8 +21,7 @@ def words_of(transcript: str) -> list[str]:
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", transcript).casefold())
     folded = folded.translate(_APOSTROPHES)
-    letters = [_kept(folded, place) for place in range(len(folded))]
-    return "".join(letters).split()
+    return "".join(_kept(folded, place) for place in range(len(folded))).split()
 
 
 def _kept(folded: str, place: int) -> str:
