@@ -1,1 +1,1 @@
-"""Recognizers turn examples into label log-probabilities: how they learn and how they are scored."""
+"""Recognizers turn inputs into label log-probabilities: their training and their scoring."""

@@ -1,7 +1,7 @@
-"""The one idea behind every recognizer: inputs without a truth become scores of the task's labels.
+"""The interface of every recognizer: inputs without a truth become scores of the task's labels.
 
 A prompted or fine-tuned audio-language model, a CLAP and the fusion baseline are all recognizers, so whatever can be
-scored in a test set can be predicted for a new recording by the same call.
+scored in a test set can be predicted for a new recording with the same call.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from lalm_mer.core.errors import CorpusError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 
-__all__ = ["Batch", "Collator", "Recognizer", "Scores", "Setup", "TrainingCollator", "true_indices"]
+__all__ = [
+    "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TrainingCollator", "true_indices",
+]  # fmt: skip
 
 Batch = dict[str, Tensor]
 """Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances."""
 Collator = Callable[[Sequence[Input]], Batch]
-"""Makes a batch to be scored from B inputs; pickles, so that it can run in worker processes."""
+"""Makes a batch to score from B inputs; picklable, so that it can run in worker processes."""
 TrainingCollator = Callable[[Sequence[Example]], Batch]
-"""Makes a batch to learn from: ``labels`` in it are for the Trainer to count; pickles."""
+"""Makes a batch to train on from B examples; the Trainer counts its ``labels`` and removes them; picklable."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a recognizer makes of N inputs.
+    """Scores of N inputs.
 
     Args:
-        kind: ``single`` (one label an utterance), ``multi`` (several labels) or ``scalar`` (numbers)
-        targets: the K labels of the task, in order, or the T numbers it predicts
+        kind: ``single`` (one label per utterance), ``multi`` (several labels) or ``scalar`` (numbers)
+        targets: the K labels of the task, in order, or the T numbers that it predicts
         values: (N, K) label log-probabilities of a ``single`` task, each row a log_softmax, or (N, T) scores of the
             others; a row of NaN for an input that was not scored
 
@@ -65,9 +67,6 @@ class Scores:
         prefix = "log_prob_" if self.kind == "single" else "score_"
         return tuple(prefix + target for target in self.targets)
 
-    def __len__(self) -> int:
-        return len(self.values)
-
 
 class Setup(Protocol):
     """The prompts of an audio-language model, or the descriptions that a CLAP compares audio with."""
@@ -84,7 +83,7 @@ class Setup(Protocol):
 
     @property
     def shots(self) -> Sequence[Example]:
-        """Examples that precede every input with their answers."""
+        """Answered examples that precede every input."""
         ...
 
     def uses(self, slot: str) -> bool:
@@ -97,11 +96,11 @@ class Setup(Protocol):
 
 
 class Recognizer(Protocol):
-    """An ``nn.Module`` that scores labels, with all that is needed to make its batches."""
+    """An ``nn.Module`` that scores labels, with the collators that make its batches."""
 
     @property
     def label_set(self) -> LabelSet:
-        """The K labels that it scores, in the order of its scores."""
+        """The K labels, in the order of the scores."""
         ...
 
     @property
@@ -111,41 +110,54 @@ class Recognizer(Protocol):
 
     @property
     def sampling_rate(self) -> int | None:
-        """Rate at which it takes audio, in Hz; None where it does not use audio."""
+        """Rate of the audio that it takes, in Hz; None if it uses no audio."""
         ...
 
     @property
     def training_collator(self) -> TrainingCollator:
-        """Of batches to learn from."""
+        """Makes batches to train on."""
         ...
 
     @property
     def scoring_collators(self) -> Sequence[Collator]:
-        """Of batches to be scored, one for each prompt; label probabilities are averaged over them."""
+        """Make batches to score, one for each prompt; label probabilities are averaged over them."""
         ...
 
     @property
     def content_free(self) -> Input | None:
-        """An input without content, whose score under each prompt is subtracted (PMI); None subtracts nothing."""
+        """An input without content, whose score with each prompt is subtracted (PMI); None subtracts nothing."""
         ...
 
     def refuses(self, duration_s: float) -> str | None:
-        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        """The reason why it cannot take audio of this duration, in seconds; None if it can."""
         ...
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """``log_probs`` (B, K) of a batch to be scored; with ``truth`` (B,), index of the true label, also ``losses``
-        (B,) and ``items`` (B,), how many terms each loss sums. A batch to learn from gives the last two alone.
+        """``log_probs`` (B, K) of a batch to score; with ``truth`` (B,), index of the true label, also ``losses`` (B,)
+        and ``items`` (B,), the number of terms in each loss. A batch to train on gives only the last two.
         """
         ...
 
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained so that it can be loaded again."""
+        """Write what was trained, so that it can be loaded again."""
         ...
 
 
+class LabelledCollator:
+    """Makes a batch to train on from that of a ``Collator`` and ``truth`` (B,), which is repeated as ``labels``."""
+
+    def __init__(self, collator: Collator, label_set: LabelSet) -> None:
+        self._collator = collator
+        self._label_set = label_set
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Collate B examples."""
+        truth = true_indices(examples, self._label_set)
+        return self._collator([example.input for example in examples]) | {"truth": truth, "labels": truth}
+
+
 def true_indices(examples: Sequence[Example], label_set: LabelSet) -> Tensor:
-    """Index of the label of each of B examples, (B,).
+    """Index of each example's label, (B,).
 
     Raises:
         CorpusError: naming an utterance whose label is not in the label set

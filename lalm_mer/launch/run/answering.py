@@ -22,7 +22,8 @@ from lalm_mer.launch.config.settings import AnsweringSettings, ScoringSettings, 
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.models.registry import model_class
 from lalm_mer.prompting.parsing import AnswerParser
-from lalm_mer.recognizers.language.generation import PromptCollator, generate, in_words
+from lalm_mer.recognizers.language.collator import PromptCollator
+from lalm_mer.recognizers.language.generation import decode_answer, generate
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.training import Inputs
 
@@ -118,7 +119,7 @@ class Answering:
         for batch in tqdm(loader, disable=not (shown and sys.stderr.isatty())):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             answers = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
-            said += [in_words(family, ids) for ids in answers]
+            said += [decode_answer(family, ids) for ids in answers]
         return said
 
 

@@ -1,12 +1,13 @@
-"""Batches: a prompt and its answers packed into one row, so that many answers share one pass over the prompt.
+"""Batches: a prompt and its answers packed into one row, so that all answers share one pass over the prompt.
 
-A row is ``prompt, answer 1, answer 2, ...``; every answer starts at the position after the prompt and sees the prompt
-and itself alone. With a single answer (training) this is the ordinary causal sequence.
+A row is ``prompt, answer 1, answer 2, ...``; every answer starts at the position after the prompt and attends to the
+prompt and to itself only. With a single answer (training) this is the ordinary causal sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -19,78 +20,79 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.base import Batch, true_indices
 
-__all__ = ["IGNORED", "AnswerCollator", "TrainingAnswerCollator", "answer_forms", "render_prompt"]
+__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator", "answer_forms"]
 
 IGNORED = -100
-"""Fills ``targets`` where there is no token to predict, as everywhere in transformers."""
+"""Value of ``targets`` where there is no token to predict, as in transformers."""
 
 
 def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
-    """All surface forms with the index of their label, the first form of every label before its others."""
+    """All surface forms with the index of their label; the first form of a label precedes its others."""
     return [(index, form) for index, label in enumerate(label_set.labels) for form in label_set.forms_of(label)]
 
 
-def render_prompt(
-    family: Family,
-    prompt: Prompt,
-    label_set: LabelSet,
-    given: Input,
-    *,
-    shots: Sequence[Example] = (),
-    order: Sequence[str] | None = None,
-) -> tuple[list[int], list[Waveform]]:
-    """Token ids of the prompt of one input, up to where the answer begins, and the waveforms for its placeholders.
-
-    Args:
-        family: tokenizer and audio front end
-        prompt: the prompt
-        label_set: the K labels
-        given: transcript, audio and the rest of one utterance
-        shots: examples that precede it with their answers
-        order: in which the prompt lists the labels; None for that of the label set
-
-    Raises:
-        ConfigError: if the prompt uses audio and no audio was loaded
-    """
-    conversation = prompt.conversation(given, label_set, shots=shots, order=order)
-    waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
-    if len(waveforms) < conversation.audio_slots:
-        raise ConfigError(f"utterance {given.utterance_id}: the prompt uses audio, but none was loaded")
-    counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-    return family.prompt_ids(conversation, counts), waveforms
-
-
-class AnswerCollator:
-    """Makes a batch to be scored: all answers to each of B inputs; pickles, so that it can run in worker processes.
+@dataclass(eq=False)
+class PromptCollator:
+    """Makes a batch of B prompts without answers; picklable, so that it can run in worker processes.
 
     Args:
         family: tokenizer and audio front end
         prompt: the prompt
         label_set: the K labels, with the prompt's surface forms
-        shots: examples that precede every input with their answers
+        shots: answered examples that precede every input
         order: all labels, in the order in which the prompt lists them; None for that of the label set
+    """
+
+    family: Family
+    prompt: Prompt
+    label_set: LabelSet
+    _: KW_ONLY
+    shots: Sequence[Example] = ()
+    order: Sequence[str] | None = None
+
+    def __call__(self, inputs: Sequence[Input]) -> Batch:
+        """Collate B inputs.
+
+        Returns:
+            ``input_ids`` (B, T), padded at the right; ``prompt_lengths`` (B,), in tokens; and the audio tower's inputs
+            if the prompt uses audio
+        """
+        prompts = [self.render(given) for given in inputs]
+        lengths = torch.tensor([len(ids) for ids, _ in prompts])
+        input_ids = torch.full((len(prompts), int(lengths.max())), self.family.pad_token_id)
+        for row, (ids, _) in enumerate(prompts):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+        waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
+        audio = self.family.audio_inputs(waveforms) if waveforms else {}
+        return {"input_ids": input_ids, "prompt_lengths": lengths, **audio}
+
+    def render(self, given: Input) -> tuple[list[int], list[Waveform]]:
+        """Token ids of the prompt of one input, up to the start of the answer, and the waveforms of its placeholders.
+
+        Raises:
+            ConfigError: if the prompt uses audio and no audio was loaded
+        """
+        conversation = self.prompt.conversation(given, self.label_set, shots=self.shots, order=self.order)
+        waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
+        if len(waveforms) < conversation.audio_slots:
+            raise ConfigError(f"utterance {given.utterance_id}: the prompt uses audio, but none was loaded")
+        counts = [self.family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
+        return self.family.prompt_ids(conversation, counts), waveforms
+
+
+@dataclass(eq=False)
+class AnswerCollator(PromptCollator):
+    """Makes a batch to score: the prompts of B inputs, each with all answers; arguments as for ``PromptCollator``.
 
     Raises:
         ConfigError: if two surface forms have the same tokens
     """
 
-    def __init__(
-        self,
-        family: Family,
-        prompt: Prompt,
-        label_set: LabelSet,
-        *,
-        shots: Sequence[Example] = (),
-        order: Sequence[str] | None = None,
-    ) -> None:
-        self._family = family
-        self._prompt = prompt
-        self._label_set = label_set
-        self._shots = tuple(shots)
-        self._order = order
-        self._answers = [(label, family.answer_ids(form)) for label, form in answer_forms(label_set)]
+    def __post_init__(self) -> None:
+        self._answers = [(label, self.family.answer_ids(form)) for label, form in answer_forms(self.label_set)]
         if len({tuple(ids) for _, ids in self._answers}) < len(self._answers):
-            raise ConfigError(f"two surface forms of {list(label_set.labels)} have the same tokens; change one of them")
+            labels = list(self.label_set.labels)
+            raise ConfigError(f"two surface forms of {labels} have the same tokens; change one of them")
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
         """Collate B inputs.
@@ -99,22 +101,19 @@ class AnswerCollator:
             ``input_ids``, ``position_ids``, ``segment_ids`` (B, T), the last 0 in the prompt, a in answer a, -1 in
             padding; ``sources`` (B, A, L): the position whose hidden state predicts each answer token; ``targets``
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``label_of_answer`` (B, A): index of the label
-            of each answer; and the audio tower's inputs where the prompt uses audio
+            of each answer; and the audio tower's inputs if the prompt uses audio
         """
         return self._packed(inputs, [self._answers] * len(inputs))
 
     def _packed(self, inputs: Sequence[Input], answers: Sequence[Sequence[tuple[int, list[int]]]]) -> Batch:
-        """A batch in which each input is followed by its own A answers, as index of the label and token ids."""
-        prompts = [
-            render_prompt(self._family, self._prompt, self._label_set, given, shots=self._shots, order=self._order)
-            for given in inputs
-        ]
+        """A batch of prompts, each followed by its own A answers, given as index of the label and token ids."""
+        prompts = [self.render(given) for given in inputs]
         width = max(
             len(ids) + sum(len(answer) for _, answer in own) for (ids, _), own in zip(prompts, answers, strict=True)
         )
         longest = max(len(answer) for own in answers for _, answer in own)
         batch = {
-            "input_ids": torch.full((len(inputs), width), self._family.pad_token_id),
+            "input_ids": torch.full((len(inputs), width), self.family.pad_token_id),
             "position_ids": torch.zeros((len(inputs), width), dtype=torch.long),
             "segment_ids": torch.full((len(inputs), width), -1),
             "sources": torch.zeros((len(inputs), len(answers[0]), longest), dtype=torch.long),
@@ -123,32 +122,33 @@ class AnswerCollator:
         }
         for row, ((prompt, _), own) in enumerate(zip(prompts, answers, strict=True)):
             _fill_row({name: tensor[row] for name, tensor in batch.items()}, prompt, [answer for _, answer in own])
-        if self._prompt.uses_audio:
-            # without any audio the tower still runs, on silence: processes that share weights must do the same work
+        if self.prompt.uses_audio:
+            # without audio the tower runs on a second of silence: processes that share weights must do the same work
+            rate = self.family.sampling_rate
             waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
-            batch.update(self._family.audio_inputs(waveforms or [_silence(self._family.sampling_rate)]))
+            batch.update(self.family.audio_inputs(waveforms or [Waveform(np.zeros(rate, dtype=np.float32), rate)]))
         return batch
 
 
 class TrainingAnswerCollator(AnswerCollator):
-    """Makes a batch to learn from: each example's prompt and the first surface form of its label."""
+    """Makes a batch to train on: each example's prompt and the first surface form of its label."""
 
     def __call__(self, examples: Sequence[Example]) -> Batch:  # type: ignore[override]
         """Collate B examples.
 
         Returns:
             as ``AnswerCollator``, with A = 1; ``truth`` (B,): index of the true label; ``labels``: the targets, which
-            the Trainer counts and does not pass on
+            the Trainer counts and removes
         """
         first = {label: number for number, (label, _) in reversed(list(enumerate(self._answers)))}
-        truth = true_indices(examples, self._label_set)
+        truth = true_indices(examples, self.label_set)
         answers = [[self._answers[first[label]]] for label in truth.tolist()]
         batch = self._packed([example.input for example in examples], answers)
         return batch | {"truth": truth, "labels": batch["targets"]}
 
 
 def _fill_row(row: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
-    """Write a prompt and its answers into the row of an empty batch."""
+    """Write a prompt and its answers into a row of an empty batch."""
     length = len(prompt)
     row["input_ids"][:length] = torch.tensor(prompt)
     row["position_ids"][:length] = torch.arange(length)
@@ -162,8 +162,3 @@ def _fill_row(row: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]
         row["sources"][number, : len(answer)] = torch.tensor([length - 1, *range(start, end - 1)])
         row["targets"][number, : len(answer)] = torch.tensor(answer)
         start = end
-
-
-def _silence(sampling_rate: int) -> Waveform:
-    """One second."""
-    return Waveform(np.zeros(sampling_rate, dtype=np.float32), sampling_rate)

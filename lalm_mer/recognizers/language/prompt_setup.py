@@ -1,4 +1,4 @@
-"""How an audio-language model is prompted: prompts, label orders, answered examples, and how answers are scored."""
+"""How an audio-language model is prompted: prompts, label orders, answered examples, and the score of an answer."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.language.collator import AnswerCollator, TrainingAnswerCollator
 
-__all__ = ["LABEL_SCORES", "PromptSetup", "label_rotations"]
-
-"""Sum of an answer's token log-probabilities, their mean, or the sum minus that of an input without content."""
+__all__ = ["PromptSetup", "label_rotations"]
 
 
 @dataclass(frozen=True)
 class PromptSetup:
-    """All prompts of a recognizer, over which label probabilities are averaged; training uses the first alone.
+    """All prompts of a recognizer, over which label probabilities are averaged; training uses only the first.
 
     Args:
         prompts: at least one, all of the same modalities
         label_set: the K labels with the prompts' surface forms
         orders: orders in which the prompts list the labels
-        shots: examples that precede every input with their answers
-        label_score: one of ``LABEL_SCORES``
+        shots: answered examples that precede every input
+        label_score: one of ``LABEL_SCORES``: the sum of an answer's token log-probabilities, their mean, or the sum
+            minus that of an input without content (``pmi``)
 
     Raises:
         ConfigError: if the label score is unknown
@@ -46,9 +45,8 @@ class PromptSetup:
 
     def __post_init__(self) -> None:
         if self.label_score not in LABEL_SCORES:
-            raise ConfigError(
-                f"argument 'label_score': {self.label_score!r}; expected one of {', '.join(LABEL_SCORES)}"
-            )
+            expected = ", ".join(LABEL_SCORES)
+            raise ConfigError(f"argument 'label_score': {self.label_score!r}; expected one of {expected}")
 
     @property
     def modalities(self) -> str:
@@ -60,18 +58,18 @@ class PromptSetup:
         return any(prompt.has_slot(slot) for prompt in self.prompts)
 
     def training_collator(self, family: Family) -> TrainingAnswerCollator:
-        """Of batches to learn from."""
+        """Makes batches to train on."""
         return TrainingAnswerCollator(family, self.prompts[0], self.label_set, shots=self.shots, order=self.orders[0])
 
     def scoring_collators(self, family: Family) -> tuple[AnswerCollator, ...]:
-        """Of batches to be scored, one for each prompt and order."""
+        """Make batches to score, one for each prompt and order."""
         return tuple(
             AnswerCollator(family, prompt, self.label_set, shots=self.shots, order=order)
             for prompt, order in product(self.prompts, self.orders)
         )
 
     def content_free(self, family: Family) -> Input | None:
-        """An input without content, a second of silence and N/A for all words, for PMI; None for other scores.
+        """An input without content for PMI: a second of silence, and N/A as all texts; None for other scores.
 
         References:
             Zhao et al. 2021, Calibrate Before Use, ICML; Holtzman et al. 2021, Surface Form Competition, EMNLP.

@@ -1,4 +1,4 @@
-"""An audio-language model as a recognizer: a batch of prompts and answers -> log-probabilities of the K labels."""
+"""An audio-language model as a recognizer: a batch of prompts and answers -> log-probabilities of K labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Input
 from lalm_mer.models.families.base import Family, LanguageInputs
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
@@ -40,12 +38,12 @@ def label_log_probs(answer_log_probs: Tensor, label_of_answer: Tensor) -> Tensor
 
 
 class LanguageRecognizer(nn.Module):
-    """A family's model and its prompts: a ``Recognizer`` (``lalm_mer.recognizers.base``).
+    """A family's model and its prompts as a ``Recognizer``.
 
     Args:
-        family: the model, which an adapter may already be part of
-        setup: how it is prompted, and how answers are scored; the training loss is the sum over tokens in any case
-        model: the family's model as peft wraps it; None for the bare model
+        family: the model, possibly with an adapter in it
+        setup: its prompts and the score of an answer; the training loss is always the sum over tokens
+        model: the family's model as peft wraps it; None for the base model alone
     """
 
     def __init__(self, family: Family, setup: PromptSetup, model: PeftModel | None = None) -> None:
@@ -55,30 +53,13 @@ class LanguageRecognizer(nn.Module):
         self.setup = setup
         self.training_collator: TrainingAnswerCollator = setup.training_collator(family)
         self.scoring_collators: tuple[AnswerCollator, ...] = setup.scoring_collators(family)
+        self.label_set, self.modalities = setup.label_set, setup.modalities
+        self.sampling_rate = family.sampling_rate if setup.uses("audio") else None
+        self.content_free = setup.content_free(family)
         self._no_split_modules = list(family.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
 
-    @property
-    def label_set(self) -> LabelSet:
-        """The K labels with the prompts' surface forms."""
-        return self.setup.label_set
-
-    @property
-    def modalities(self) -> str:
-        """One of ``core.names.MODALITIES``."""
-        return self.setup.modalities
-
-    @property
-    def sampling_rate(self) -> int | None:
-        """Rate at which it takes audio, in Hz; None where no prompt uses audio."""
-        return self.family.sampling_rate if self.setup.uses("audio") else None
-
-    @property
-    def content_free(self) -> Input | None:
-        """An input without content, whose score is subtracted (PMI); None subtracts nothing."""
-        return self.setup.content_free(self.family)
-
     def refuses(self, duration_s: float) -> str | None:
-        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        """The reason why it cannot take audio of this duration, in seconds; None if it can."""
         return self.family.refuses(duration_s) if self.setup.uses("audio") else None
 
     def forward(
@@ -95,16 +76,17 @@ class LanguageRecognizer(nn.Module):
         """Run a batch of an ``AnswerCollator``.
 
         Returns:
-            ``log_probs`` (B, K) where all answers are packed; with ``truth``, ``losses`` (B,): negative log-probability
-            of each true label's first answer, and ``items`` (B,): its tokens, the stop token counted
+            ``log_probs`` (B, K) if all answers are packed; with ``truth``, ``losses`` (B,): negative log-probability of
+            the first answer of each true label, and ``items`` (B,): its number of tokens, with the stop token
         """
         tower_output = self.family.encode_audio(**audio) if audio else None
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
-            # silence that belongs to no utterance: its frames go nowhere, but every weight takes part
+            # silence of no utterance: its frames are not used, but every weight takes part in the pass
             unused = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))
             tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
-        mask = _shared_prompt_mask(segment_ids, self._dtype()) if several else (segment_ids >= 0).long()
+        language_model: Any = self.family.submodule("language_model")
+        mask = _shared_prompt_mask(segment_ids, language_model.dtype) if several else (segment_ids >= 0).long()
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)
         answers = _token_log_probs(self.family, hidden, sources, targets).sum(dim=2)  # (B, A)
         tokens = (targets != IGNORED).sum(dim=2)
@@ -114,17 +96,17 @@ class LanguageRecognizer(nn.Module):
             output = {"losses": -answers.gather(1, true_answer)[:, 0], "items": tokens.gather(1, true_answer)[:, 0]}
         if several:
             scored = answers / tokens if self.setup.label_score == "mean" else answers
-            output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # alike in every row
+            output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # the same in every row
         return output
 
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained, in the format of its library, so that others can load it without this one."""
+        """Write what was trained in the format of its library, which can load it without this one."""
         self.model.save_pretrained(folder)
 
-    # The Trainer calls the one or the other, by its version. Not reentrant: frozen inputs need no gradient then.
+    # The version of the Trainer decides which of the two it calls. Reentrant, they would need inputs with a gradient.
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Keep few activations and compute the others again in the backward pass."""
+        """Store few activations and recompute the others in the backward pass."""
         model: Any = self.family.model
         model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
 
@@ -133,14 +115,9 @@ class LanguageRecognizer(nn.Module):
         model: Any = self.family.model
         model.activation_checkpointing_enable({"use_reentrant": False} | (activation_checkpointing_kwargs or {}))
 
-    def _dtype(self) -> torch.dtype:
-        language_model: Any = self.family.submodule("language_model")
-        dtype: torch.dtype = language_model.dtype
-        return dtype
-
 
 def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, T, T): every token sees the prompt and its own answer, up to itself."""
+    """Additive mask (B, 1, T, T): a token attends to the prompt and its own answer, up to itself."""
     length = segment_ids.shape[1]
     causal = torch.ones((length, length), dtype=torch.bool, device=segment_ids.device).tril()
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
@@ -151,7 +128,7 @@ def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _token_log_probs(family: Family, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of every answer token, (B, A, L), zero where there is none; logits for these positions alone."""
+    """Log-probability of every answer token, (B, A, L), zero where there is none; logits only at these positions."""
     rows = torch.arange(len(hidden), device=hidden.device)[:, None, None]
     logits = family.logits(hidden[rows, sources]).float()  # (B, A, L, V)
     wanted = targets.clamp(min=0)

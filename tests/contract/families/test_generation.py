@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lalm_mer.recognizers.language.collator import render_prompt
-from lalm_mer.recognizers.language.generation import PromptCollator, generate, stop_ids
+from lalm_mer.recognizers.language.collator import PromptCollator
+from lalm_mer.recognizers.language.generation import generate, stop_ids
 
 TOKENS = 6
 
@@ -16,7 +16,7 @@ def answers(family, prompt, label_set, inputs, **options):
 
 def own_answer(family, prompt, label_set, given, own_inputs):
     """What transformers' own decoding adds to the prompt, by its own audio and its cache."""
-    ids, waveforms = render_prompt(family, prompt, label_set, given)
+    ids, waveforms = PromptCollator(family, prompt, label_set).render(given)
     family.model._validate_model_kwargs = lambda kwargs: (
         None
     )  # it refuses inputs that a processor makes and forward takes

@@ -321,7 +321,7 @@ def test_clap_is_asked_whether_it_hears(clap, monkeypatch):
     parity, heard = asked(model, collator, inputs, swapped_audio)
     require_parity(parity, "clap")
     require_change(heard, "audio", "clap", parity=parity, trained=True)
-    assert model._kept is None  # what it keeps of the descriptions may depend on autocast, which is the trainer's
+    assert model._cached_descriptions is None  # may depend on autocast, which is the trainer's
     embed = model._audio_embeddings
     monkeypatch.setattr(model, "_audio_embeddings", lambda features, longer: torch.ones_like(embed(features, longer)))
     with pytest.raises(ModelError, match="clap is deaf"):

@@ -12,7 +12,8 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Input
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.generation import PromptCollator, generate, in_words, stop_ids
+from lalm_mer.recognizers.language.collator import PromptCollator
+from lalm_mer.recognizers.language.generation import decode_answer, generate, stop_ids
 
 LABELS = LabelSet(("happy", "sad"))
 READS = Prompt("reads", None, (("transcript", ""),), {}, "")
@@ -92,8 +93,8 @@ def test_special_tokens_are_no_words(tiny_folder):
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
     special = family.tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert in_words(family, [special, *family.word_ids(" happy"), special]) == "happy"
-    assert in_words(family, []) == ""
+    assert decode_answer(family, [special, *family.word_ids(" happy"), special]) == "happy"
+    assert decode_answer(family, []) == ""
 
 
 def test_a_batch_of_prompts_by_hand(toy):
