@@ -1,4 +1,4 @@
-"""How much memory a run will want, estimated from its weights and from one pass over one example."""
+"""Memory that a run needs, estimated from its weights and from one pass over one example."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from torch import Tensor, nn
 
 __all__ = ["Memory", "available_bytes", "estimate_memory", "stored_bytes"]
 
-_KEPT_IN_A_BLOCK = 17  # values a token and unit of width: 34 bytes in 16 bits, Korthikanti et al. 2022, section 4.1
+_STORED_IN_A_BLOCK = 17  # values per token and unit of width: 34 bytes in 16 bits, Korthikanti et al. 2022, section 4.1
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run wants on a device.
-
-    Args:
-        weights: as they are stored, quantised ones too
-        gradients: of what learns
-        optimizer: AdamW's two moments
-        activations: of one batch
-    """
+    """Bytes that a run needs on a device: weights as stored, gradients, AdamW's moments, activations of one batch."""
 
     weights: int
     gradients: int
@@ -33,12 +26,12 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all four."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers as they are stored; of 4-bit weights, their scales too."""
+    """Bytes of parameters and buffers as stored, with the scales of 4-bit weights."""
     total = 0
     for tensor in (*model.parameters(), *model.buffers()):
         total += tensor.numel() * tensor.element_size()
@@ -52,42 +45,42 @@ def stored_bytes(model: nn.Module) -> int:
 def estimate_memory(
     model: nn.Module, forward: Callable[[], object], *, batch_size: int, learns: bool, checkpointing: bool
 ) -> Memory:
-    """Estimate what a step takes.
+    """Estimate the memory of a step.
 
-    Activations are counted in blocks, the outermost items of module lists: a block keeps 17 times its output (B x T x
-    H values) for the backward pass; with gradient checkpointing each keeps its output, and one at a time the rest.
-    Blocks before the first in which something learns keep nothing. Where nothing learns, one block at a time is held.
-    Logits, masks and what the allocator loses are not counted.
+    Activations are counted by block, the outermost items of module lists: a block stores 17 times its output (B x T x H
+    values) for the backward pass; with gradient checkpointing each stores its output, and one at a time the rest.
+    Blocks before the first with trained parameters store nothing. Without training, one block at a time is stored.
+    Logits, masks and fragmentation are not counted.
 
     Args:
         model: the recognizer
-        forward: runs it over one example, better the longest
+        forward: runs it over one example, preferably the longest
         batch_size: utterances on the device at once
-        learns: whether parameters that want a gradient will get one
-        checkpointing: whether activations are computed again in the backward pass
+        learns: whether parameters with ``requires_grad`` are trained
+        checkpointing: whether activations are recomputed in the backward pass
     """
     learning = [each for each in model.parameters() if each.requires_grad] if learns else []
     gradients = sum(each.numel() * each.element_size() for each in learning)
     blocks = _block_outputs(model, forward)
     largest = max((size for _, size in blocks), default=0)
     if learns:
-        first = next((place for place, (block, _) in enumerate(blocks) if _has_learning(block)), 0)
-        kept = sum(size for _, size in blocks[first:])
-        one = kept + _KEPT_IN_A_BLOCK * largest if checkpointing else _KEPT_IN_A_BLOCK * kept
+        trained = [any(each.requires_grad for each in block.parameters()) for block, _ in blocks]
+        stored = sum(size for _, size in blocks[trained.index(True) if True in trained else 0 :])
+        one = stored + _STORED_IN_A_BLOCK * largest if checkpointing else _STORED_IN_A_BLOCK * stored
     else:
-        one = _KEPT_IN_A_BLOCK * largest
+        one = _STORED_IN_A_BLOCK * largest
     return Memory(stored_bytes(model), gradients, 2 * gradients, one * batch_size)
 
 
 def available_bytes(device: torch.device, model: nn.Module) -> int:
-    """Bytes that the model and its work can have on a device, with what it holds there already."""
+    """Bytes available on a device for the model and its activations, including those that it already occupies."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + int(torch.cuda.memory_reserved(device))
     return int(psutil.virtual_memory().available) + stored_bytes(model)
 
 
 def _block_outputs(model: nn.Module, forward: Callable[[], object]) -> list[tuple[nn.Module, int]]:
-    """Blocks in the order in which they ran, with the bytes of their output."""
+    """Blocks in the order of execution, with the bytes of their output."""
     seen: list[tuple[nn.Module, int]] = []
 
     def record(block: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 a tensor or a tuple
@@ -110,7 +103,3 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     for child in module.children():
         found += list(child) if isinstance(child, nn.ModuleList) else _blocks(child)
     return found
-
-
-def _has_learning(module: nn.Module) -> bool:
-    return any(each.requires_grad for each in module.parameters())

@@ -20,12 +20,7 @@ __all__ = ["average_prompts", "run_batch", "score_by_trainer", "score_inputs"]
 
 
 def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
-    """Scores of inputs over all processes, averaged over the recognizer's prompts.
-
-    Args:
-        trainer: of the recognizer
-        inputs: N inputs
-    """
+    """Scores of N inputs by all processes of the trainer, averaged over the recognizer's prompts."""
     recognizer = trainer.recognizer
     collators, content_free = recognizer.scoring_collators, recognizer.content_free
     log_probs = [trainer.score(inputs, collator) for collator in collators]
@@ -34,12 +29,12 @@ def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
 
 
 def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 1) -> Iterator[npt.NDArray[np.float64]]:  # noqa: ANN401 a Recognizer and nn.Module
-    """Label log-probabilities of inputs in this process, (K,) each, averaged over the recognizer's prompts.
+    """Label log-probabilities of each input in this process, (K,), averaged over the recognizer's prompts.
 
     Args:
         recognizer: a ``Recognizer``, on its device and in evaluation mode
-        inputs: read a batch at a time, so that memory stays flat
-        batch_size: inputs at once
+        inputs: read one batch at a time
+        batch_size: inputs per batch
     """
     collators, content_free = recognizer.scoring_collators, recognizer.content_free
     empty = None if content_free is None else [_log_probs(recognizer, each, [content_free]) for each in collators]
@@ -55,8 +50,8 @@ def average_prompts(
 
     Args:
         log_probs: P arrays (N, K)
-        content_free: P arrays (1, K), scores of an input without content, which are subtracted (pointwise mutual
-            information); None subtracts nothing
+        content_free: P arrays (1, K), scores of an input without content to subtract (pointwise mutual information);
+            None subtracts nothing
     """
     if content_free is not None:
         log_probs = [log_softmax(values - empty, axis=1) for values, empty in zip(log_probs, content_free, strict=True)]
@@ -73,7 +68,5 @@ def run_batch(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def _log_probs(module: nn.Module, collator: Collator, inputs: Sequence[Input]) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
-        scores: npt.NDArray[np.float64] = (
-            run_batch(module, collator(inputs))["log_probs"].float().cpu().double().numpy()
-        )
-    return scores
+        log_probs = run_batch(module, collator(inputs))["log_probs"]
+    return np.asarray(log_probs.float().cpu(), dtype=np.float64)

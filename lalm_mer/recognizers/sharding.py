@@ -1,4 +1,4 @@
-"""Trained parameters in one piece, where an engine keeps a share of each in every process."""
+"""Full trained parameters, if an engine shards them over the processes."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["load_whole", "whole_parameters"]
+__all__ = ["full_parameters", "load_full"]
 
 
 @contextmanager
-def whole_parameters(model: nn.Module) -> Iterator[None]:
-    """Let every process read each trained parameter whole; all processes must enter together.
+def full_parameters(model: nn.Module) -> Iterator[None]:
+    """Gather each trained parameter in every process; all processes must enter the block together.
 
-    DeepSpeed's ZeRO-3 and PyTorch's FSDP2 share parameters out; with any other engine nothing happens. What is written
-    to a parameter of FSDP2 inside is lost: ``load_whole`` is for that.
+    Only DeepSpeed's ZeRO-3 and PyTorch's FSDP2 shard parameters. Within the block, what is written to a parameter of
+    FSDP2 is lost; use ``load_full`` instead.
 
     Args:
-        model: as the engine keeps it, without the engine's own wrapper
+        model: the engine's model, without the engine's wrapper
     """
-    homes: dict[str, tuple[nn.Module, str, DTensor]] = {}
+    sharded: dict[str, tuple[nn.Module, str, DTensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and isinstance(parameter, DTensor):
             path, _, leaf = name.rpartition(".")
-            homes[name] = (model.get_submodule(path), leaf, parameter)
-    for module, leaf, share in homes.values():
-        setattr(module, leaf, nn.Parameter(share.full_tensor().detach()))
+            sharded[name] = (model.get_submodule(path), leaf, parameter)
+    for module, leaf, shard in sharded.values():
+        setattr(module, leaf, nn.Parameter(shard.full_tensor().detach()))
     try:
         with _gathered(model):
             yield
     finally:
-        for module, leaf, share in homes.values():
-            setattr(module, leaf, share)
+        for module, leaf, shard in sharded.values():
+            setattr(module, leaf, shard)
 
 
-def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Write whole tensors into trained parameters and buffers; all processes must call it together, with the same.
+def load_full(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Write full tensors into trained parameters and buffers; all processes must call it together, with the same state.
 
     Args:
-        model: as the engine keeps it, without the engine's own wrapper
+        model: the engine's model, without the engine's wrapper
         state: name of a parameter or buffer -> its new value
     """
     tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -54,12 +54,11 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _gathered(model: nn.Module, *, changed: bool = False) -> AbstractContextManager[None]:
-    shares = [parameter for parameter in model.parameters() if parameter.requires_grad and hasattr(parameter, "ds_id")]
-    if not shares:
+    shards = [parameter for parameter in model.parameters() if parameter.requires_grad and hasattr(parameter, "ds_id")]
+    if not shards:
         return nullcontext()
     import deepspeed  # optional, and slow to import
 
-    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
-        shares, modifier_rank=0 if changed else None
-    )
+    modifier = 0 if changed else None
+    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(shards, modifier_rank=modifier)
     return gathered

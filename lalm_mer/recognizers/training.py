@@ -1,6 +1,6 @@
-"""The one loop that trains and scores every recognizer: transformers' Trainer.
+"""Training and scoring of every recognizer by transformers' Trainer.
 
-Dev chooses the checkpoint, by the protocol's primary metric; a checkpoint counts only once it is complete.
+The protocol's primary metric on dev selects the checkpoint; a run resumes only from complete checkpoints.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
-from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator, true_indices
-from lalm_mer.recognizers.sharding import load_whole, whole_parameters
+from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.sharding import full_parameters, load_full
 
-__all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_whole_checkpoint"]
+__all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_complete_checkpoint"]
 
 _TRUTH = "truth"
 _POSITION = "position"  # of an input among those that are scored
 _TRAINED = "trained.safetensors"
-_WHOLE = "WHOLE"  # written last: a checkpoint without it was cut short
+_COMPLETE = "WHOLE"  # file that is written last: a checkpoint without it is incomplete
 
 
 class Examples(Sized, Protocol):
@@ -49,7 +49,7 @@ class Inputs(Sized, Protocol):
 
 
 class _Numbered:
-    """Inputs with their positions, so that scores can be proven to come back in order."""
+    """Inputs with their positions, which show whether the scores are in order."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
@@ -65,24 +65,18 @@ def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) ->
     return collator([given for _, given in items]) | {_POSITION: torch.tensor([index for index, _ in items])}
 
 
-def _collate_dev(examples: Sequence[Example], collator: Collator, label_set: LabelSet) -> Batch:
-    truth = true_indices(examples, label_set)
-    return collator([example.input for example in examples]) | {_TRUTH: truth}
-
-
 class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
-    """Trainer over any ``Recognizer``: keeps only trained weights, counts losses by item, selects by dev.
+    """Trainer of any ``Recognizer``: saves only trained weights, divides losses by items, selects on dev.
 
     Args:
         model: the recognizer
-        args: transformers' own
-        train_examples: None where nothing is trained
-        dev_examples: None where nothing is trained
-        class_weights: what the training loss of each of the K classes is multiplied by, 1 on average over the training
-            examples. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; where an item is a
-            token and answers differ in length, that scales the whole loss a little. None weights all alike. Dev loss
-            is bare
-        callbacks: transformers' own
+        args: of transformers
+        train_examples: None without training
+        dev_examples: None without training
+        class_weights: factor of the training loss of each of the K classes, 1 on average over the training examples;
+            None for equal weights. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; if an
+            item is a token and answers differ in length, this scales the loss slightly. Dev loss is not weighted
+        callbacks: of transformers
     """
 
     def __init__(
@@ -99,8 +93,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.recognizer: Any = recognizer  # a Recognizer, without an engine's wrapper
         self._training_collator: TrainingCollator = recognizer.training_collator
         self._label_set: LabelSet = recognizer.label_set
-        collator = recognizer.scoring_collators[0]
-        self._dev_collator = partial(_collate_dev, collator=collator, label_set=self._label_set)
+        self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], self._label_set)
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,
@@ -113,18 +106,18 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             callbacks=list(callbacks),
         )
         self.label_names = [_TRUTH]
-        self.model_accepts_loss_kwargs = False  # the loss is made here, from what forward returns
+        self.model_accepts_loss_kwargs = False  # _mean_loss computes the loss from the output of forward
 
     def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 as in transformers
-        """Learn, and end with the weights that dev chose.
+        """Train, and load the weights that were best on dev.
 
         Raises:
-            ModelError: if the chosen checkpoint is gone
+            ModelError: if the best checkpoint is missing
         """
         output = super().train(*args, **kwargs)
-        if self.state.best_model_checkpoint is None:  # transformers would go on with the last weights
+        if self.state.best_model_checkpoint is None:  # transformers would keep the last weights
             raise ModelError(
-                f"{self.args.output_dir}: the checkpoint that dev chose (step {self.state.best_global_step}) is gone; "
+                f"{self.args.output_dir}: the best checkpoint on dev (step {self.state.best_global_step}) is missing; "
                 "remove the run folder and start again"
             )
         return output
@@ -137,11 +130,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             collator: one of the recognizer's ``scoring_collators``
 
         Raises:
-            PredictionError: if the processes together return other inputs than were given
+            PredictionError: if the processes together return other inputs, or another order
         """
         self._test_collator = partial(_collate_numbered, collator=collator)
         metrics: Any = self.compute_metrics  # type: ignore[has-type]
-        self.compute_metrics = None  # there is no truth to compute them from
+        self.compute_metrics = None  # inputs have no truth
         try:
             output = self.predict(_Numbered(inputs))
         finally:
@@ -149,23 +142,23 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         positions = np.asarray(output.label_ids)
         if positions.tolist() != list(range(len(inputs))):
             raise PredictionError(
-                f"{len(positions)} of {len(inputs)} utterances came back from scoring, or out of order"
+                f"scoring {len(inputs)} utterances returned {len(positions)}, or returned them in another order"
             )
         return np.asarray(output.predictions, dtype=np.float64)
 
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained in its library's own format, from the first process alone."""
-        with whole_parameters(self.model):
+        """Write what was trained in the format of its library; only the first process writes."""
+        with full_parameters(self.model):
             if self.is_world_process_zero():
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 
     def close(self) -> None:
-        """Let the processes part in good order; without it one may abort at exit although all its work is done."""
+        """End the processes together; otherwise one may abort at exit although its work is done."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Loss of a training batch, each utterance's weighted by its class."""
+        """Loss of a training batch, weighted by class."""
         if self._class_weights is not None:
             weights = self._class_weights.to(inputs["truth"].device)[inputs["truth"]]
             self.compute_loss_func = partial(_mean_loss, weights=weights)
@@ -181,6 +174,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact."""
         inputs = self._prepare_inputs(inputs)
         position = inputs.pop(_POSITION, None)
+        inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
         log_probs = output["log_probs"].float()
@@ -197,14 +191,14 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         scores = {name: metric.from_labels(truth, predicted, labels) for name, metric in METRICS.items()}
         return {"loss": float(losses.sum() / items.sum()), **scores}
 
-    # Dev and test have collators of their own; the Trainer knows one.
+    # The Trainer has one collator for train, dev and test
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
         """Loader of dev examples."""
         return self._collated_by(self._dev_collator, super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of inputs to be scored."""
+        """Loader of inputs to score."""
         return self._collated_by(self._test_collator, super().get_test_dataloader, test_dataset)
 
     def _collated_by(
@@ -220,36 +214,36 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             self.data_collator = self._training_collator
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
-        """Loaders draw from a generator of their own: how often one starts must not move the dropout."""
+        """Loaders have their own generator, so that their number of starts does not change the dropout masks."""
         loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
         loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)  # type: ignore[attr-defined]
         return loader
 
-    # What a run that was killed needs, to go on as if nothing had happened.
+    # A resumed run ends with the same results as an uninterrupted one
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        if self._has_ended():  # it was killed after its last step; transformers would take one more
+        if self._has_ended():  # it was killed after its last step; transformers would run one more
             self.control.should_training_stop = True
         else:
             set_epoch = getattr(self.train_dataset, "set_epoch", None)
-            if set_epoch is not None:  # accelerate forgets it with several processes, and in an epoch gone on with
+            if set_epoch is not None:  # accelerate omits it with several processes, and in a resumed epoch
                 set_epoch(kwargs["epoch"])
             super()._run_epoch(*args, **kwargs)
 
     def _has_ended(self) -> bool:
-        impatient = any(
+        stopped_early = any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
             for callback in self.callback_handler.callbacks
             if isinstance(callback, EarlyStoppingCallback)
         )
-        return impatient or self.state.global_step >= self.state.max_steps
+        return stopped_early or self.state.global_step >= self.state.max_steps
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        if self.control.should_save:  # the losses since the last log are in no checkpoint
+        if self.control.should_save:  # no checkpoint contains the losses since the last log
             self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    # Checkpoints hold what was trained, not the base model, and count only when whole.
+    # Checkpoints contain what was trained, not the base model
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 as in transformers
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -260,12 +254,12 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _WHOLE).touch()
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)  # the old go once the new is whole
+            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _COMPLETE).touch()
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)  # once the new one is complete
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what was trained into a checkpoint."""
-        with whole_parameters(self.model):
+        with full_parameters(self.model):
             self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -297,39 +291,37 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         state = load_file(Path(resume_from_checkpoint) / _TRAINED)
-        missing = set(self._saved_names()) ^ set(state)
-        if missing:
-            raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(missing)[:3]}")
-        load_whole(self.model, state)
+        different = set(self._saved_names()) ^ set(state)
+        if different:
+            raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(different)[:3]}")
+        load_full(self.model, state)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _saved_names(self) -> list[str]:
-        """Trained parameters, and the buffers of modules that hold any (running means and the like)."""
+        """Trained parameters, and the persistent buffers of their modules, such as running means."""
         trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        homes = {name.rpartition(".")[0] for name in trained}
+        modules = {name.rpartition(".")[0] for name in trained}
         persistent = self.model.state_dict().keys()
-        buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in homes]
+        buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in modules]
         return trained + [name for name in buffers if name in persistent]
 
 
-def last_whole_checkpoint(folder: Path, *, removes: bool = True) -> Path | None:
-    """The newest checkpoint that was written to its end.
-
-    transformers' own ``get_last_checkpoint`` takes the newest folder, cut short or not.
+def last_complete_checkpoint(folder: Path, *, removes: bool = True) -> Path | None:
+    """The newest complete checkpoint; transformers' ``get_last_checkpoint`` also takes an incomplete one.
 
     Args:
-        folder: where training keeps its checkpoints
-        removes: whether this process removes those that were cut short; of several, one should
+        folder: the checkpoints of a run
+        removes: whether this process removes incomplete checkpoints; only one process should
     """
-    whole = []
+    complete = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / _WHOLE).is_file():
-            whole.append(path)
+        if (path / _COMPLETE).is_file():
+            complete.append(path)
         elif removes:
             shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _mean_loss(
@@ -338,7 +330,7 @@ def _mean_loss(
     num_items_in_batch: Tensor | int | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Sum of the (weighted) losses over the items of the whole accumulated batch, so that 8 x 1 equals 1 x 8."""
+    """Sum of the (weighted) losses divided by the items of the accumulated batch, so that 8 x 1 equals 1 x 8."""
     items = outputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
     losses = outputs["losses"] if weights is None else outputs["losses"] * weights
     return losses.sum() / items

@@ -30,7 +30,7 @@ from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
-from lalm_mer.recognizers.sharding import load_whole, whole_parameters
+from lalm_mer.recognizers.sharding import full_parameters, load_full
 
 CONFIG = Path(__file__).resolve().parents[2] / "accelerate_configs/fsdp2.yaml"
 
@@ -77,7 +77,7 @@ def main(base: str, out: Path) -> None:
     shares = {name: value for name, value in model.named_parameters() if value.requires_grad}
     assert all(isinstance(share, DTensor) for share in shares.values())
 
-    with whole_parameters(model):
+    with full_parameters(model):
         if dist.get_rank() == 0:
             model.save_trained(out)
     dist.barrier()
@@ -88,7 +88,7 @@ def main(base: str, out: Path) -> None:
         torch.testing.assert_close(value, expected[in_model], rtol=0, atol=0)
 
     assert dict(model.named_parameters())[in_model] is shares[in_model]
-    load_whole(model, {name: value + 1 for name, value in expected.items()})
+    load_full(model, {name: value + 1 for name, value in expected.items()})
     for name, share in shares.items():
         torch.testing.assert_close(share.full_tensor(), expected[name] + 1, rtol=0, atol=0)
     dist.destroy_process_group()

@@ -20,7 +20,7 @@ def finetuned(workplace, out, capsys, *overrides):
 
 
 @pytest.fixture
-def deaf(monkeypatch):
+def audio_ignored(monkeypatch):
     encode = Qwen2Audio.encode_audio
 
     def silent(self, **inputs):
@@ -54,15 +54,19 @@ def test_a_run_with_it_and_one_without_are_the_same_to_the_bit(workplace, tmp_pa
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "zero_shot"])
-def test_a_deaf_model_is_stopped_before_anything_is_learnt_or_scored(workplace, tmp_path, capsys, deaf, recipe):
+def test_a_model_that_does_not_use_audio_is_refused_before_training_and_scoring(
+    workplace, tmp_path, capsys, audio_ignored, recipe
+):
     assert workplace.again(recipe, f"output.dir={tmp_path / 'run'}") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: qwen2_audio is deaf: another audio moves its label scores by 0.0e+00 (median)")
-    assert "preflight=false goes on without this check" in error
+    assert error.startswith(
+        "error: qwen2_audio does not use the audio: swapping it changes the label scores by 0.0e+00 (median)"
+    )
+    assert "set preflight=false to skip this check" in error
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
 
 
-def test_a_deaf_model_goes_on_where_that_is_asked_for(workplace, tmp_path, capsys, deaf):
+def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace, tmp_path, capsys, audio_ignored):
     assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
 
 

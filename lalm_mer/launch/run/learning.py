@@ -10,7 +10,7 @@ from lalm_mer.launch.run.engine import Engine
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.trainers import make_trainer
 from lalm_mer.recognizers.scoring import score_by_trainer
-from lalm_mer.recognizers.training import last_whole_checkpoint
+from lalm_mer.recognizers.training import last_complete_checkpoint
 
 __all__ = ["learn_and_score"]
 
@@ -46,7 +46,7 @@ def learn_and_score(
         class_weights=data.class_weights,
         best_by=data.folded.folds.protocol.primary_metric,
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run.checkpoints, removes=run.writes))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.checkpoints, removes=run.writes))
     scores = score_by_trainer(trainer, data.test_inputs)
     trainer.save_trained(run.path / saved_as)
     run.finish(data, scores)

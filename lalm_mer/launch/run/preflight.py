@@ -28,7 +28,7 @@ from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
     batch_parity,
-    left_as_found,
+    evaluating,
     median_change,
     no_batches,
     require_change,
@@ -63,8 +63,8 @@ def preflight(
         engine: what the run was launched with
 
     Raises:
-        ModelError: if the model is deaf, blind to transcripts, not the same in a batch, or learns other tokens than
-            the answer's
+        ModelError: if the model does not use audio or transcript, scores differ in a batch, or the loss counts tokens
+            other than the answer's
         AudioError: if a waveform has another rate than the model takes
     """
     if not settings.preflight:
@@ -91,7 +91,7 @@ def preflight(
         )
         return
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
-    with left_as_found(model, device, moves_back=sharded):
+    with evaluating(model, device, moves_back=sharded):
         for line in _scores(loaded, model, inputs, _largest_batch(sizes)):
             _say(line)
         for line in _memory(loaded, model, settings, _longest(examples, uses_audio=uses_audio), sharded=sharded):

@@ -1,1 +1,1 @@
-"""Baselines that are trained from small inputs: acoustic frames and word embeddings, fused after Pepino et al."""
+"""The fusion baseline after Pepino et al.: acoustic frames and word embeddings."""

@@ -1,4 +1,4 @@
-"""Frame features of a waveform at 100 frames a second: the 36 of Pepino et al. by openSMILE, or log-mel bands."""
+"""Frame features of a waveform, 100 per second: the 36 of Pepino et al. by openSMILE, or log-mel bands."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lalm_mer.examples.feature_store import Frames, samples_hash
 __all__ = ["SAMPLING_RATE", "TRIM_DB", "AcousticFeatures", "LogMelFeatures", "OpenSmileFeatures", "acoustic_features"]
 
 SAMPLING_RATE = 16_000
-"""Hz; what every extractor here takes."""
+"""Sampling rate of all extractors, in Hz."""
 TRIM_DB = 35.0
-"""Where quiet begins: this far below the loudest 25 ms of a clip, in dB."""
+"""Level of silence, in dB below the loudest 25 ms of a clip."""
 
 _STATIC = (
     *("F0final_sma", "jitterLocal_sma", "shimmerLocal_sma", "logHNR_sma", "audspec_lengthL1norm_sma"),
@@ -35,25 +35,24 @@ _DELTA = tuple(name.replace("_sma", "_sma_de") for name in _STATIC)
 class AcousticFeatures(ABC):
     """A ``FeatureExtractor`` of audio.
 
-    Quiet before the first and after the last sound is cut away: pooled over time, its length would weigh on every
-    feature. A clip shorter than the longest analysis window is padded with silence to one window, so that every
-    utterance has a frame; a clip without a sample is an error.
+    Silence at both ends is removed, since its duration would affect features that are pooled over time. A clip shorter
+    than the longest analysis window is padded to one window, so that every utterance has a frame.
 
     Args:
-        trim_db: what lies this far below the clip's loudest 25 ms counts as quiet, in dB; None keeps the whole clip
+        trim_db: level of silence, in dB below the clip's loudest 25 ms; None keeps the complete clip
 
     Raises:
         ConfigError: if ``trim_db`` is not above 0
     """
 
     size: int
-    """D, features of a frame."""
+    """D, features per frame."""
     window: int
     """Longest analysis window, in samples."""
 
     def __init__(self, trim_db: float | None = TRIM_DB) -> None:
         if trim_db is not None and trim_db <= 0:
-            raise ConfigError(f"argument 'trim_db': {trim_db}; expected more than 0, or null to keep whole clips")
+            raise ConfigError(f"argument 'trim_db': {trim_db}; expected more than 0, or null to keep complete clips")
         self.trim_db = trim_db
 
     @abstractmethod
@@ -71,8 +70,7 @@ class AcousticFeatures(ABC):
         """Features of an input's waveform, (F, D).
 
         Raises:
-            AudioError: naming the utterance, if it has no waveform, no sample, another rate than 16 kHz, or if a
-                feature is not finite
+            AudioError: naming the utterance, if it has no waveform, or as ``frames``
         """
         if given.waveform is None:
             raise AudioError(f"utterance {given.utterance_id}: no waveform; load the examples with audio", "empty")
@@ -82,10 +80,10 @@ class AcousticFeatures(ABC):
             raise AudioError(f"utterance {given.utterance_id}: {error}", error.reason) from error
 
     def frames(self, waveform: Waveform) -> Frames:
-        """Features of a waveform, (F, D), 100 frames a second.
+        """Features of a waveform, (F, D).
 
         Raises:
-            AudioError: if it has no sample, another rate than 16 kHz, or a feature is not finite
+            AudioError: if it has no sample or another rate than 16 kHz, or a feature is not finite
         """
         name = str(self.settings()["name"])
         waveform.require_rate(SAMPLING_RATE, f"the {name} extractor")
@@ -97,18 +95,14 @@ class AcousticFeatures(ABC):
         samples = np.pad(samples, (0, max(0, self.window - len(samples))))
         frames = np.ascontiguousarray(self._compute(samples), dtype=np.float32)
         if not np.isfinite(frames).all():
-            raise AudioError(f"the {name} features are not all finite; is the audio sound?", "non_finite")
+            raise AudioError(f"the {name} features are not all finite; check the audio", "non_finite")
         return frames
 
 
 class OpenSmileFeatures(AcousticFeatures):
     """The 36 frame features of Pepino et al.: pitch, jitter, shimmer, logHNR, loudness, 13 MFCC, and their deltas.
 
-    They are 18 low-level descriptors of ComParE 2016 and the same of its delta level, which goes on for two frames
-    longer and is cut to the static one's.
-
-    Args:
-        trim_db: as for every extractor
+    They are 18 low-level descriptors of ComParE 2016 and those of its delta level, whose last two frames are dropped.
 
     Raises:
         ModelError: if openSMILE is not installed
@@ -125,11 +119,11 @@ class OpenSmileFeatures(AcousticFeatures):
         if util.find_spec("opensmile") is None:
             raise ModelError(
                 "acoustic features 'opensmile' need the opensmile package: pip install 'lalm-mer[acoustic]' (its "
-                "licence is for research; 'log_mel' needs nothing more)"
+                "licence is for research; 'log_mel' needs no further package)"
             )
 
     def __reduce__(self) -> tuple[type[OpenSmileFeatures], tuple[float | None]]:
-        return OpenSmileFeatures, (self.trim_db,)  # a worker process opens an openSMILE of its own
+        return OpenSmileFeatures, (self.trim_db,)  # a worker process opens its own openSMILE
 
     def settings(self) -> dict[str, Any]:
         """Name, version, trimming and columns."""
@@ -140,12 +134,9 @@ class OpenSmileFeatures(AcousticFeatures):
     def _levels(self) -> tuple[Any, Any]:
         import opensmile  # an optional extra
 
-        compare = opensmile.FeatureSet.ComParE_2016
-        levels = opensmile.FeatureLevel
-        return (
-            opensmile.Smile(compare, levels.LowLevelDescriptors),
-            opensmile.Smile(compare, levels.LowLevelDescriptors_Deltas),
-        )
+        compare, level = opensmile.FeatureSet.ComParE_2016, opensmile.FeatureLevel
+        static = opensmile.Smile(compare, level.LowLevelDescriptors)
+        return static, opensmile.Smile(compare, level.LowLevelDescriptors_Deltas)
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         static, delta = (level.process_signal(samples, SAMPLING_RATE) for level in self._levels)
@@ -153,12 +144,7 @@ class OpenSmileFeatures(AcousticFeatures):
 
 
 class LogMelFeatures(AcousticFeatures):
-    """Log-mel bands: 25 ms Hann windows every 10 ms, natural logarithm of the power in each band.
-
-    Args:
-        trim_db: as for every extractor
-        bands: D
-    """
+    """D = ``bands`` log-mel bands: 25 ms Hann windows every 10 ms, natural logarithm of the power in each band."""
 
     window = 400  # 25 ms
 
@@ -196,7 +182,7 @@ class LogMelFeatures(AcousticFeatures):
 
 
 def acoustic_features(name: str, trim_db: float | None = TRIM_DB) -> AcousticFeatures:
-    """The extractor called ``name``: ``opensmile`` or ``log_mel``.
+    """The extractor called ``name``, one of ``FEATURES``.
 
     Raises:
         ConfigError: if the name is unknown, or ``trim_db`` is not above 0
@@ -208,10 +194,10 @@ def acoustic_features(name: str, trim_db: float | None = TRIM_DB) -> AcousticFea
 
 
 def _trimmed(samples: npt.NDArray[np.float32], trim_db: float) -> npt.NDArray[np.float32]:
-    """The samples from the first to the last 25 ms that are less than ``trim_db`` below the loudest."""
+    """The samples from the first to the last 25 ms at most ``trim_db`` below the loudest."""
     window, hop = SAMPLING_RATE // 40, SAMPLING_RATE // 100
     if len(samples) <= window:
         return samples
     power = np.square(sliding_window_view(samples, window)[::hop], dtype=np.float64).mean(axis=1)
-    sounding = np.flatnonzero(power >= power.max() * 10 ** (-trim_db / 10))
-    return samples[sounding[0] * hop : sounding[-1] * hop + window]
+    loud = np.flatnonzero(power >= power.max() * 10 ** (-trim_db / 10))
+    return samples[loud[0] * hop : loud[-1] * hop + window]

@@ -1,4 +1,4 @@
-"""One branch of the fusion network: a padded sequence of frames or tokens becomes one vector an utterance."""
+"""One branch of the fusion network: it encodes a padded sequence of frames or tokens as one vector per utterance."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ __all__ = ["SequenceBranch", "frame_mask"]
 
 
 def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
-    """True where a frame is no padding.
-
-    Args:
-        lengths: (B,), frames of each sequence
-        n_frames: F, frames of the padded batch
-
-    Returns:
-        (B, F), bool
+    """Mask (B, F), False at padding, from the lengths (B,) of sequences that are padded to ``n_frames``, F.
 
     Example:
         >>> frame_mask(torch.tensor([1, 3]), 3).int().tolist()
@@ -33,10 +26,10 @@ def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
 
 
 class SequenceBranch(nn.Module):
-    """Normalise, convolve, pool; padding never reaches a frame of speech.
+    """Normalisation, convolutions and pooling; padding does not affect the output.
 
     Args:
-        size: D, features of a frame or of a token
+        size: D, features per frame or token
         settings: shape and regularisation
     """
 
@@ -60,27 +53,19 @@ class SequenceBranch(nn.Module):
         self.output_size = settings.channels * (2 if settings.pooling == "mean_std" else 1)
 
     def set_normalisation(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        """Keep the train split's statistics, (D,) each; a feature that never varies is only centred."""
+        """Set the statistics of the train split, (D,) each; a constant feature is only centred."""
         deviation = np.asarray(std, dtype=np.float32)
         self.mean.copy_(torch.from_numpy(np.array(mean, dtype=np.float32)))
         self.std.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, np.float32(1))))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Encode a padded batch.
-
-        Args:
-            frames: (B, F, D)
-            lengths: (B,), frames of each utterance, 1 or more
-
-        Returns:
-            (B, ``output_size``)
-        """
+        """Encode a padded batch (B, F, D) with lengths (B,) of at least 1 as (B, ``output_size``)."""
         mask = frame_mask(lengths, frames.shape[1])
         frames = (frames - self.mean) / self.std
         if self.training:
             frames = self._corrupted(frames, lengths)
         for number, convolution in enumerate(self.convolutions):
-            # zeros beyond the end, as a convolution pads a sequence that stands alone
+            # zeros after the end, as the convolution pads a single sequence
             frames = convolution((frames * mask[..., None]).transpose(1, 2)).transpose(1, 2)
             lengths = torch.div(lengths - 1, self.settings.stride, rounding_mode="floor") + 1
             mask = frame_mask(lengths, frames.shape[1])
@@ -89,7 +74,7 @@ class SequenceBranch(nn.Module):
                 normalised[mask] = self.norms[number](frames[mask])
                 frames = normalised
             frames = torch.relu(frames)
-            if number + 1 < len(self.convolutions):  # before the pooling it would widen the standard deviation
+            if number + 1 < len(self.convolutions):  # before the pooling it would increase the standard deviation
                 frames = self.dropout(frames)
         return cast(Tensor, self.dropout(self._pooled(frames, mask)))
 
@@ -100,11 +85,11 @@ class SequenceBranch(nn.Module):
         if self.settings.pooling == "mean":
             return mean
         variance = ((frames - mean[:, None]).square() * weights).sum(dim=1) / count
-        # the small constant keeps the root's gradient finite where a channel is constant
+        # the small constant keeps the gradient of the root finite if a channel is constant
         return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
 
     def _corrupted(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Noise and SpecAugment-like masks (Park et al., INTERSPEECH 2019); zero is the train mean here."""
+        """Add noise and SpecAugment-like masks (Park et al., INTERSPEECH 2019); zero is the train mean."""
         settings = self.settings
         n_frames, size = frames.shape[1:]
         if settings.noise_std:
@@ -120,7 +105,7 @@ class SequenceBranch(nn.Module):
 
 
 def _random_span(lengths: Tensor, share: float, size: int) -> Tensor:
-    """One random span of at most ``share`` of each length; (B, size), True within it."""
+    """Mask (B, size), True in one random span of at most ``share`` of each length."""
     width = torch.rand(len(lengths), device=lengths.device) * share * lengths
     start = torch.rand(len(lengths), device=lengths.device) * (lengths - width)
     places = torch.arange(size, device=lengths.device)[None]

@@ -1,4 +1,4 @@
-"""A fusion baseline ready to train: features stored, tokenizer and normalisation made from the train split alone."""
+"""Builds a fusion baseline: stores features, computes tokenizer and normalisation from the train split only."""
 
 from __future__ import annotations
 
@@ -34,74 +34,51 @@ def build_fusion(
     processes: int = 1,
     **network_options: Any,  # noqa: ANN401 each checked by the network
 ) -> FusionNetwork:
-    """Make a network; set the seed before, since the initial weights are drawn here.
+    """Build a network; set the seed before, since the initial weights are drawn here.
 
-    Features of every example given are computed into the store where they are missing. Afterwards the train examples
-    may come without waveforms: their frames are looked up by utterance id. The tokenizer of a scratch BERT, and mean
-    and standard deviation of the inputs, are made from ``train`` alone.
+    Missing features of all inputs are stored. Afterwards the train inputs may have no waveforms: their frames are
+    looked up by utterance id.
 
     Args:
-        train: examples of the train split, at 16 kHz, gone over more than once
+        train: inputs of the train split, at 16 kHz, which are iterated over more than once
         labels: K labels, in the order of the scores
         corpus_hash: ``root_hash`` of the prepared corpus, key of the stored features
-        others: examples of other splits whose features to store as well
+        others: inputs of other splits whose features are stored too
         modalities: one of ``MODALITIES``
-        features: ``opensmile`` (36 frame features of Pepino et al.) or ``log_mel``
-        trim_db: quiet at both ends that is cut away, in dB below the clip's loudest 25 ms; None keeps whole clips
+        features: one of ``FEATURES``
+        trim_db: level of silence at both ends to remove, in dB below the clip's loudest 25 ms; None removes nothing
         bert: Hub id or local folder of a frozen BERT, or ``scratch``
         bert_revision: branch, tag or commit of a Hub id
         scratch: dimensions of the scratch BERT
         cache_dir: folder of the stored features
         processes: worker processes that compute them
-        network_options: branches, dense layer and smoothing, as ``FusionNetwork`` takes them
+        network_options: further arguments of ``FusionNetwork``
 
     Returns:
         the network, in train mode
 
     Raises:
         ConfigError: if a name or a value is unknown
-        ModelError: if openSMILE or the BERT cannot be had
+        ModelError: if openSMILE is not installed or the BERT cannot be loaded
         LalmMerError: naming the utterance that cannot be read
     """
     if modalities not in MODALITIES:
         raise ConfigError(f"argument 'modalities': {modalities!r}; expected one of {', '.join(MODALITIES)}")
     scratch = scratch or ScratchSettings()
     acoustic = acoustic_features(features, trim_db) if uses_audio(modalities) else None
-    transcripts = _reader(train, scratch, bert, bert_revision) if uses_transcript(modalities) else None
-    network = FusionNetwork(
-        labels,
-        acoustic=acoustic,
-        transcripts=transcripts,
-        scratch=scratch,
-        **network_options,
-    )
-    network.stores = _fill_stores(network, train, others, cache_dir, corpus_hash, processes)
-    return network
-
-
-def _reader(train: Iterable[Input], scratch: ScratchSettings, bert: str, revision: str | None) -> TranscriptReader:
-    if bert == "scratch":
-        return train_tokenizer(map(transcript_of, train), scratch)
-    return FrozenBert(bert, revision)
-
-
-def _fill_stores(
-    network: FusionNetwork,
-    train: Iterable[Input],
-    others: Sequence[Iterable[Input]],
-    cache_dir: Path,
-    corpus_hash: str,
-    processes: int,
-) -> dict[str, FeatureStore]:
-    """Store what is missing, and set the network's normalisation from the train split alone."""
-    stores: dict[str, FeatureStore] = {}
-    if network.acoustic is not None:
-        stores["audio"] = FeatureStore(cache_dir, corpus_hash, network.acoustic)
-    if isinstance(network.transcripts, FrozenBert):
-        stores["transcript"] = FeatureStore(cache_dir, corpus_hash, network.transcripts)
-    for modality, store in stores.items():
+    reader: TranscriptReader | None = None
+    if uses_transcript(modalities) and bert == "scratch":
+        reader = train_tokenizer(map(transcript_of, train), scratch)
+    elif uses_transcript(modalities):
+        reader = FrozenBert(bert, bert_revision)
+    network = FusionNetwork(labels, acoustic=acoustic, transcripts=reader, scratch=scratch, **network_options)
+    if acoustic is not None:
+        network.stores["audio"] = FeatureStore(cache_dir, corpus_hash, acoustic)
+    if isinstance(reader, FrozenBert):
+        network.stores["transcript"] = FeatureStore(cache_dir, corpus_hash, reader)
+    for modality, store in network.stores.items():
         for inputs in (train, *others):
             store.add(inputs, processes)
         frames = (store.frames(given) for given in train)
-        network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))  # type: ignore[arg-type]
-    return stores
+        network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))
+    return network

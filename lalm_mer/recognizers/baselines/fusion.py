@@ -1,4 +1,4 @@
-"""The fusion baseline: one branch a modality, their pooled vectors side by side, and a small dense classifier."""
+"""The fusion baseline: one branch per modality, concatenation of their pooled vectors, and a small classifier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import modalities_of
 from lalm_mer.core.provenance import atomic_path, write_json
-from lalm_mer.core.schema import Example, Input
+from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore
-from lalm_mer.recognizers.base import Batch, Collator, true_indices
+from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE, AcousticFeatures, acoustic_features
 from lalm_mer.recognizers.baselines.branches import SequenceBranch, frame_mask
 from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
-from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchBert, TranscriptTokenizer, pad_ids
+from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, ScratchBert, TranscriptTokenizer
 
-__all__ = ["FusionCollator", "FusionNetwork", "FusionTrainingCollator", "TranscriptReader"]
+__all__ = ["FusionCollator", "FusionNetwork", "TranscriptReader"]
 
 TranscriptReader: TypeAlias = FrozenBert | TranscriptTokenizer
 
@@ -39,20 +39,18 @@ _TOKENIZER = "tokenizer"
 class FusionNetwork(nn.Module):
     """Early fusion after Pepino et al.: convolutions and mean pooling in each branch, concatenation, dense layers.
 
-    The same class is the unimodal model: a modality without a reader has no branch. ``acoustic`` and ``transcripts``
-    say how the network's inputs are made, so that a saved network can be used again; only a scratch BERT is trained
-    with it.
+    With a single modality it has a single branch. A frozen BERT is not trained; a scratch BERT is.
 
     Args:
         labels: K labels, in the order of the scores
-        acoustic: makes the audio branch's frames; None leaves the branch out
-        transcripts: a frozen BERT, or the tokenizer of the scratch BERT; None leaves the branch out
+        acoustic: computes the frames of the audio branch; None for no such branch
+        transcripts: a frozen BERT, or the tokenizer of the scratch BERT; None for no transcript branch
         audio_branch: shape and regularisation of the audio branch
         transcript_branch: those of the transcript branch
-        scratch: dimensions of the scratch BERT, used with a tokenizer only
+        scratch: dimensions of the scratch BERT; used only with a tokenizer
         hidden: units of the dense layer between the concatenation and the K logits; 0 for none
         dropout: probability after the dense layer
-        label_smoothing: share of the target spread over all labels, training only
+        label_smoothing: fraction of the target that is distributed over all labels, in training only
 
     Raises:
         ConfigError: if there is no branch, or a number is out of range
@@ -81,9 +79,13 @@ class FusionNetwork(nn.Module):
         if hidden < 0 or not 0 <= dropout < 1 or not 0 <= label_smoothing < 1:
             raise ConfigError(
                 f"hidden={hidden}, dropout={dropout}, label_smoothing={label_smoothing}: expected 0 or more units and "
-                "shares in [0, 1)"
+                "fractions in [0, 1)"
             )
         self.labels = tuple(labels)
+        self.label_set = LabelSet(self.labels)
+        self.modalities = modalities_of(audio=acoustic is not None, transcript=transcripts is not None)
+        self.sampling_rate = None if acoustic is None else SAMPLING_RATE
+        self.content_free = None
         self.stores: dict[str, FeatureStore] = {}
         self.acoustic, self.transcripts = acoustic, transcripts
         self.branches = nn.ModuleDict()
@@ -101,40 +103,20 @@ class FusionNetwork(nn.Module):
         self.head = self._make_head(hidden, dropout)
 
     @property
-    def label_set(self) -> LabelSet:
-        """The K labels."""
-        return LabelSet(self.labels)
-
-    @property
-    def modalities(self) -> str:
-        """One of ``core.names.MODALITIES``."""
-        return modalities_of(audio=self.acoustic is not None, transcript=self.transcripts is not None)
-
-    @property
-    def sampling_rate(self) -> int | None:
-        """Rate at which it takes audio, in Hz; None without an audio branch."""
-        return None if self.acoustic is None else SAMPLING_RATE
-
-    @property
-    def training_collator(self) -> FusionTrainingCollator:
-        """Of batches to learn from."""
-        return FusionTrainingCollator(FusionCollator(self, self.stores), self.label_set)
+    def training_collator(self) -> LabelledCollator:
+        """Makes batches to train on."""
+        return LabelledCollator(FusionCollator(self), self.label_set)
 
     @property
     def scoring_collators(self) -> tuple[Collator, ...]:
-        """Of batches to be scored."""
-        return (FusionCollator(self, self.stores),)
-
-    @property
-    def content_free(self) -> None:
-        """None: nothing is subtracted from its scores."""
-        return
+        """Makes batches to score."""
+        return (FusionCollator(self),)
 
     def refuses(self, duration_s: float) -> None:
-        """None: it takes audio of any duration that has a sample."""
+        """None: it takes audio of any duration."""
         return
 
-    def branch(self, modality: Literal["audio", "transcript"]) -> SequenceBranch:
+    def branch(self, modality: str) -> SequenceBranch:
         """The branch of a modality."""
         return cast(SequenceBranch, self.branches[modality])
 
@@ -146,18 +128,11 @@ class FusionNetwork(nn.Module):
         transcript: Tensor | None = None,
         transcript_lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Scores of a batch, as ``FusionCollator`` makes it.
-
-        Args:
-            truth: (B,), index of the true label; without it there are no losses
-            audio: (B, F, D) acoustic frames
-            audio_lengths: (B,), frames of each utterance
-            transcript: (B, T, D) frozen embeddings, or (B, T) token ids for the scratch BERT
-            transcript_lengths: (B,), tokens of each utterance
+        """Run a batch of a ``FusionCollator``.
 
         Returns:
-            ``log_probs`` (B, K), log_softmax; with ``truth`` also ``losses`` (B,), cross entropy, and ``items`` (B,),
-            1 each, so that the mean loss is the sum of the losses over the sum of the items
+            ``log_probs`` (B, K); with ``truth`` (B,), index of the true label, also ``losses`` (B,), cross-entropy, and
+            ``items`` (B,), which are ones
         """
         pooled = []
         if "audio" in self.branches:
@@ -179,10 +154,7 @@ class FusionNetwork(nn.Module):
         return {"losses": losses, "items": torch.ones_like(losses), **scores}
 
     def save_trained(self, folder: Path) -> None:
-        """Write what predicting again needs: weights with normalisation, settings, and the scratch tokenizer.
-
-        A frozen BERT is named with a hash of its weights, not copied.
-        """
+        """Write weights, normalisation, settings and the scratch tokenizer; of a frozen BERT its name and a hash."""
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.transcripts, TranscriptTokenizer):
             self.transcripts.save(folder / _TOKENIZER)
@@ -192,9 +164,7 @@ class FusionNetwork(nn.Module):
 
     @classmethod
     def load_trained(cls, folder: Path) -> FusionNetwork:
-        """Read what ``save_trained`` wrote, in eval mode.
-
-        A frozen BERT with other weights is an error; another version of an acoustic extractor warns.
+        """Read what ``save_trained`` wrote, in evaluation mode; warn of another version of the acoustic extractor.
 
         Raises:
             ModelError: if a file is missing or does not fit, or the frozen BERT's weights are not those of training
@@ -203,7 +173,7 @@ class FusionNetwork(nn.Module):
             config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
             weights = load_file(folder / _WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"{folder}: not a saved fusion network ({' '.join(str(error).split())})") from error
+            raise ModelError(f"{folder}: not a saved fusion network ({one_line(error)})") from error
         branches = config["branches"]
         scratch = None if config["scratch"] is None else ScratchSettings(**config["scratch"])
         network = cls(
@@ -218,7 +188,7 @@ class FusionNetwork(nn.Module):
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({' '.join(str(error).split())})") from error
+            raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({one_line(error)})") from error
         return network.eval()
 
     def _make_head(self, hidden: int, dropout: float) -> nn.Module:
@@ -230,23 +200,22 @@ class FusionNetwork(nn.Module):
         )
 
     def _config(self) -> dict[str, Any]:
+        reader = None if self.transcripts is None else {"name": "scratch"}
+        if isinstance(self.transcripts, FrozenBert):
+            reader = self.transcripts.settings()
         return {
             "labels": list(self.labels),
             "modalities": self.modalities,
             "branches": {name: asdict(cast(SequenceBranch, branch).settings) for name, branch in self.branches.items()},
             "head": self._head_settings,
             "acoustic": None if self.acoustic is None else self.acoustic.settings(),
-            "transcripts": _describe(self.transcripts),
+            "transcripts": reader,
             "scratch": None if self._scratch is None else asdict(self._scratch),
         }
 
 
 class FusionCollator:
-    """Makes the batch that a ``FusionNetwork`` scores.
-
-    Args:
-        network: whose batches to make; nothing of its weights is kept
-        stores: stored features by modality; without one they are computed for every batch
+    """Makes a batch for a ``FusionNetwork`` to score; features that its stores lack are computed for every batch.
 
     Example:
         >>> batch = FusionCollator(network)(inputs)  # doctest: +SKIP
@@ -254,16 +223,16 @@ class FusionCollator:
         torch.Size([8, 4])
     """
 
-    def __init__(self, network: FusionNetwork, stores: Mapping[str, FeatureStore] | None = None) -> None:
+    def __init__(self, network: FusionNetwork) -> None:
         self._acoustic, self._transcripts = network.acoustic, network.transcripts
-        self._stores = dict(stores or {})
+        self._stores = dict(network.stores)
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
         """Collate B inputs.
 
         Returns:
-            ``audio`` (B, F, D) and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen embeddings or (B, T) token
-            ids, and ``transcript_lengths`` (B,); right-padded with zeros
+            ``audio`` (B, F, D) frames and ``audio_lengths`` (B,); ``transcript``, (B, T, D) frozen embeddings or (B, T)
+            token ids for the scratch BERT, and ``transcript_lengths`` (B,); right-padded with zeros
 
         Raises:
             CorpusError: naming the utterance, if its audio or transcript is missing
@@ -272,44 +241,22 @@ class FusionCollator:
         if self._acoustic is not None:
             batch["audio"], batch["audio_lengths"] = self._frames("audio", self._acoustic, inputs)
         if isinstance(self._transcripts, TranscriptTokenizer):
-            ids = [self._transcripts.ids(given) for given in inputs]
-            batch["transcript"], batch["transcript_lengths"] = pad_ids(ids)
+            ids = [torch.tensor(self._transcripts.ids(given)) for given in inputs]
+            batch["transcript"], batch["transcript_lengths"] = _padded(ids)
         elif self._transcripts is not None:
-            frames, lengths = self._frames("transcript", self._transcripts, inputs)
-            batch["transcript"], batch["transcript_lengths"] = frames, lengths
+            batch["transcript"], batch["transcript_lengths"] = self._frames("transcript", self._transcripts, inputs)
         return batch
 
     def _frames(
         self, modality: str, extractor: AcousticFeatures | FrozenBert, inputs: Sequence[Input]
     ) -> tuple[Tensor, Tensor]:
         read = self._stores[modality].frames if modality in self._stores else extractor.extract
-        # copied: what the store memory-maps may not be written to
-        frames = [torch.tensor(read(given)) for given in inputs]
-        return nn.utils.rnn.pad_sequence(frames, batch_first=True), torch.tensor([len(one) for one in frames])
+        return _padded([torch.tensor(read(given)) for given in inputs])  # copies, since the store's are read-only
 
 
-class FusionTrainingCollator:
-    """Makes the batch that a ``FusionNetwork`` learns from: a batch to be scored and ``truth`` (B,).
-
-    Args:
-        collate: makes the batch to be scored
-        label_set: the K labels
-    """
-
-    def __init__(self, collate: FusionCollator, label_set: LabelSet) -> None:
-        self._collate = collate
-        self._label_set = label_set
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Collate B examples; ``truth`` stands again as ``labels``, which the Trainer counts and does not pass on."""
-        truth = true_indices(examples, self._label_set)
-        return self._collate([example.input for example in examples]) | {"truth": truth, "labels": truth}
-
-
-def _describe(reader: TranscriptReader | None) -> dict[str, Any] | None:
-    if reader is None:
-        return None
-    return reader.settings() if isinstance(reader, FrozenBert) else {"name": "scratch"}
+def _padded(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """B sequences, right-padded with zeros, and their lengths (B,)."""
+    return nn.utils.rnn.pad_sequence(list(sequences), batch_first=True), torch.tensor([len(one) for one in sequences])
 
 
 def _load_acoustic(saved: Mapping[str, Any] | None, folder: Path) -> AcousticFeatures | None:
@@ -317,7 +264,7 @@ def _load_acoustic(saved: Mapping[str, Any] | None, folder: Path) -> AcousticFea
         return None
     extractor = acoustic_features(saved["name"], saved["trim_db"])
     if extractor.settings() != saved:
-        warnings.warn(f"{folder}: trained on acoustic features {saved}, these are {extractor.settings()}", stacklevel=3)
+        warnings.warn(f"{folder}: trained with acoustic features {saved}, found {extractor.settings()}", stacklevel=3)
     return extractor
 
 
@@ -330,7 +277,5 @@ def _load_transcripts(
         return TranscriptTokenizer.load(folder / _TOKENIZER, scratch.max_tokens)
     bert = FrozenBert(saved["model"], saved["revision"])
     if bert.settings() != saved:
-        raise ModelError(
-            f"{folder}: trained on bert {saved['model']!r}, whose weights have changed since; pin a revision"
-        )
+        raise ModelError(f"{folder}: the weights of bert {saved['model']!r} are not those of training; pin a revision")
     return bert

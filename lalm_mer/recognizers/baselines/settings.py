@@ -1,4 +1,4 @@
-"""Shape and regularisation of the fusion baseline's parts, in a module that needs no torch."""
+"""Shape and regularisation of the parts of the fusion baseline; this module needs no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BranchSettings", "ScratchSettings"]
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """Shape and regularisation of one branch; what disturbs its input does so in training only.
+    """Shape and regularisation of one branch; noise, shift and masks are for training only.
 
     Raises:
         ConfigError: naming an argument outside its range
@@ -29,7 +29,7 @@ class BranchSettings:
         False, help="batch normalisation after each convolution, over the frames that are not padding"
     )
     pooling: str = setting(
-        "mean", choices=("mean", "mean_std"), help="over time; mean_std: mean and standard deviation side by side"
+        "mean", choices=("mean", "mean_std"), help="over time; mean_std: mean and standard deviation"
     )
     noise_std: float = setting(
         0.0, at_least=0, help="standard deviation of Gaussian noise added to the normalised input"
@@ -37,8 +37,8 @@ class BranchSettings:
     shift_std: float = setting(
         0.0,
         at_least=0,
-        help="standard deviation of one Gaussian offset a feature, drawn for each utterance and added to all its "
-        "frames, as by another voice or microphone",
+        help="standard deviation of one Gaussian offset per feature, drawn for each utterance and added to all its "
+        "frames, like the effect of another voice or microphone",
     )
     time_mask: float = setting(
         0.0, at_least=0, below=1, help="largest share of an utterance's frames set to the train mean at once"
@@ -55,7 +55,7 @@ class BranchSettings:
 
 @dataclass(frozen=True)
 class ScratchSettings:
-    """A small BERT trained together with the network, for where no pretrained one can be had.
+    """A small BERT trained jointly with the network, for use without a pretrained one.
 
     Raises:
         ConfigError: naming an argument outside its range
@@ -64,7 +64,9 @@ class ScratchSettings:
     layers: int = setting(2, at_least=1, help="transformer layers")
     size: int = setting(64, at_least=1, help="width of the embeddings, a multiple of heads")
     heads: int = setting(2, at_least=1, help="attention heads")
-    vocabulary_size: int = setting(5000, at_least=1, help="most words kept, the most frequent of the train split")
+    vocabulary_size: int = setting(
+        5000, at_least=1, help="number of words at most, the most frequent of the train split"
+    )
     word_dropout: float = setting(
         0.3,
         at_least=0,

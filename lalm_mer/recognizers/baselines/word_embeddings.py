@@ -1,9 +1,9 @@
-"""Word embeddings of a transcript in its context: from a frozen BERT, or from a small one trained from scratch."""
+"""Contextual word embeddings of a transcript: from a frozen BERT, or from a small one trained from scratch."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,18 +29,18 @@ def transcript_of(given: Input) -> str:
     """
     if given.transcript is None:
         raise CorpusError(
-            f"utterance {given.utterance_id}: no transcript, which modality 'transcript' reads; add transcripts to "
+            f"utterance {given.utterance_id}: no transcript, which modality 'transcript' needs; add transcripts to "
             "the corpus or choose modalities: audio"
         )
     return given.transcript
 
 
 class TranscriptTokenizer:
-    """Token ids of a transcript, which is data: "[SEP]" in it is read as four characters, not as a special token.
+    """Token ids of a transcript; "[SEP]" in a transcript does not become a special token.
 
     Args:
         tokenizer: a fast tokenizer
-        max_tokens: most tokens, special ones included, that the model takes
+        max_tokens: largest number of tokens that the model takes, special ones included
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:  # noqa: ANN401 transformers is untyped here
@@ -48,10 +48,10 @@ class TranscriptTokenizer:
         self.max_tokens = max_tokens
 
     def ids(self, given: Input) -> list[int]:
-        """Token ids with the special tokens at both ends, T of them.
+        """T token ids, with the special tokens at both ends.
 
         Raises:
-            CorpusError: naming the utterance, if it has no transcript, or one too long: nothing is cut off silently
+            CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
         ids = self.tokenizer(transcript_of(given), split_special_tokens=True).input_ids
         if len(ids) > self.max_tokens:
@@ -63,7 +63,7 @@ class TranscriptTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer to a folder."""
-        # a padded call leaves its state in the tokenizer, and it would be stored
+        # the padding of the last call would be saved too
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(str(folder))
@@ -78,13 +78,13 @@ class TranscriptTokenizer:
         try:
             return cls(AutoTokenizer.from_pretrained(str(folder)), max_tokens)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{folder}: no tokenizer can be read there ({one_line(error)})") from error
+            raise ModelError(f"{folder}: cannot read a tokenizer ({one_line(error)})") from error
 
 
 class FrozenBert:
-    """Last hidden states of a pretrained BERT-like encoder that is not trained; a ``FeatureExtractor`` of transcripts.
+    """Last hidden states of a pretrained BERT-like encoder; a ``FeatureExtractor`` of transcripts.
 
-    Weights are read from safetensors only, and no code of the repository is run.
+    Weights are read from safetensors only, and no code of the repository is executed.
 
     Args:
         name: Hub id or local folder
@@ -98,23 +98,19 @@ class FrozenBert:
         self.name, self.revision = name, revision
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-            self._model = AutoModel.from_pretrained(
-                name, revision=revision, use_safetensors=True, trust_remote_code=False
-            )
+            options = {"revision": revision, "use_safetensors": True, "trust_remote_code": False}
+            self._model = AutoModel.from_pretrained(name, **options)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"bert {name!r} cannot be loaded ({one_line(error)}); give a Hub id or a folder with safetensors "
                 "weights and a tokenizer, or 'scratch'"
             ) from error
         if not tokenizer.is_fast:
-            raise ModelError(
-                f"bert {name!r}: its tokenizer is not a fast one, which is needed to read transcripts as data"
-            )
+            raise ModelError(f"bert {name!r}: not a fast tokenizer, which is needed to keep special tokens out")
         self._model.eval().requires_grad_(False)
-        # RoBERTa-like models keep positions for padding, so the tokenizer's own limit counts where it is lower
-        self._transcripts = TranscriptTokenizer(
-            tokenizer, min(int(self._model.config.max_position_embeddings), int(tokenizer.model_max_length))
-        )
+        # RoBERTa-like models reserve positions for padding, so that the tokenizer's limit may be lower
+        limit = min(int(self._model.config.max_position_embeddings), int(tokenizer.model_max_length))
+        self._transcripts = TranscriptTokenizer(tokenizer, limit)
         self.size = int(self._model.config.hidden_size)
         self._weights_hash = _hash_weights(self._model)
 
@@ -126,7 +122,7 @@ class FrozenBert:
         return {"name": "frozen_bert", "model": self.name, "revision": self.revision, "weights": self._weights_hash}
 
     def source_hash(self, given: Input) -> str | None:
-        """Hash of the transcript; None where the input has none."""
+        """Hash of the transcript; None if the input has none."""
         if given.transcript is None:
             return None
         return hashlib.blake2b(given.transcript.encode(), digest_size=16).hexdigest()
@@ -136,7 +132,7 @@ class FrozenBert:
         """Contextual embeddings of an input's tokens, special ones included, (T, D).
 
         Raises:
-            CorpusError: naming the utterance, if it has no transcript, or one too long
+            CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
         ids = torch.tensor([self._transcripts.ids(given)])
         states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
@@ -144,12 +140,7 @@ class FrozenBert:
 
 
 class ScratchBert(nn.Module):
-    """An untrained BERT encoder: (B, T) token ids to (B, T, D).
-
-    Args:
-        settings: its dimensions
-        tokenizer: gives the number of tokens, and which of them are special
-    """
+    """A randomly initialised BERT encoder for the vocabulary of ``tokenizer``: (B, T) token ids -> (B, T, D)."""
 
     def __init__(self, settings: ScratchSettings, tokenizer: TranscriptTokenizer) -> None:
         super().__init__()
@@ -169,7 +160,7 @@ class ScratchBert(nn.Module):
         self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Embed a padded batch; ``mask`` (B, T) is True where a token is no padding."""
+        """Embed a padded batch; ``mask`` (B, T) is False at padding."""
         if self.training and self._word_dropout:
             is_word = ~torch.isin(input_ids, torch.tensor(self._special, device=input_ids.device))
             dropped = torch.rand(input_ids.shape, device=input_ids.device) < self._word_dropout
@@ -178,12 +169,10 @@ class ScratchBert(nn.Module):
 
 
 def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings) -> TranscriptTokenizer:
-    """A lower-casing tokenizer of whole words, those of the train split's transcripts alone.
-
-    Word pieces would cut an unseen word into pieces that training never met; here it is one unknown token.
+    """Train a lower-casing tokenizer of complete words; a word outside the transcripts is one unknown token.
 
     Raises:
-        CorpusError: if the transcripts hold no word
+        CorpusError: if the transcripts contain no word
 
     Example:
         >>> tokenizer = train_tokenizer(["it is fine", "it was fine"], ScratchSettings()).tokenizer
@@ -201,12 +190,6 @@ def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings) -> Tr
     if words.get_vocab_size() == len(special):
         raise CorpusError("no transcript to train the scratch tokenizer on; does the train split have transcripts?")
     return TranscriptTokenizer(BertTokenizerFast(vocab=words.get_vocab()), settings.max_tokens)
-
-
-def pad_ids(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Right-padded token ids (B, T), padded with 0, and their lengths (B,)."""
-    tensors = [torch.tensor(ids) for ids in sequences]
-    return nn.utils.rnn.pad_sequence(tensors, batch_first=True), torch.tensor([len(ids) for ids in sequences])
 
 
 def _hash_weights(model: nn.Module) -> str:

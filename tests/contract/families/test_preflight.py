@@ -10,7 +10,7 @@ from lalm_mer.models.families import family_class
 from lalm_mer.recognizers.memory import estimate_memory
 from lalm_mer.recognizers.preflight import (
     batch_parity,
-    left_as_found,
+    evaluating,
     median_change,
     require_change,
     require_parity,
@@ -31,7 +31,7 @@ def checked(family, model, examples, batch, *, strict):
     for example in examples:
         form = {"happy": "happy", "angry": "angry", "calm": "calm", "sad": "sad"}[example.label]
         require_supervised(training([example]), family.answer_ids(form), decode)
-    with left_as_found(model, CPU):
+    with evaluating(model, CPU):
         parity = batch_parity(model, scoring, inputs, tolerance=family.batch_tolerance)
         require_parity(parity, family.name)
         for what, swapped in (("audio", swapped_audio), ("transcript", swapped_transcripts)):

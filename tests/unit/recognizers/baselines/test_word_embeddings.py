@@ -51,7 +51,7 @@ def test_saved_tokenizer_reads_the_same_and_keeps_no_padding(tmp_path, inputs):
     assert again.ids(inputs[0]) == tokenizer.ids(inputs[0])
     assert again.ids(said(inputs[0], "[SEP]")) == tokenizer.ids(said(inputs[0], "[SEP]"))
     assert again.tokenizer.backend_tokenizer.padding is None
-    with pytest.raises(ModelError, match="no tokenizer"):
+    with pytest.raises(ModelError, match="cannot read a tokenizer"):
         TranscriptTokenizer.load(tmp_path / "absent", 256)
 
 
