@@ -139,7 +139,7 @@ def test_changed_frozen_bert_is_an_error(inputs, tmp_path, bert_folder):
     config = json.loads((tmp_path / "saved" / "fusion.json").read_text())
     config["transcripts"]["weights"] = "another"
     (tmp_path / "saved" / "fusion.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="weights of bert .* are not those of training"):
+    with pytest.raises(ModelError, match=r"weights of bert .* are not those of training"):
         FusionNetwork.load_trained(tmp_path / "saved")
 
 

@@ -57,5 +57,5 @@ def test_scores_that_come_back_in_another_order_are_refused(inputs, tmp_path, mo
         monkeypatch.setattr(
             trainer, "get_test_dataloader", lambda dataset, order=order: loader_of(Subset(dataset, order))
         )
-        with pytest.raises(PredictionError, match=rf"^scoring 16 utterances returned {len(order)}, or returned them in another order"):
+        with pytest.raises(PredictionError, match=rf"^scoring 16 utterances returned {len(order)}, or"):
             trainer.score(inputs, collator)
