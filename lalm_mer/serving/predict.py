@@ -1,4 +1,4 @@
-"""Label probabilities of new recordings by any recognizer; what cannot be predicted is a row with its reason."""
+"""Label probabilities of new recordings by any recognizer; one that cannot be predicted is a row with the reason."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TABLE_SUFFIXES = (".csv", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a recognizer says of a recording, or of a window of it.
+    """The prediction of a recording, or of a window of it.
 
     Args:
-        path: of the file
-        start_s: start in the recording, in seconds; None where it could not be read
+        path: path of the file
+        start_s: start in the recording, in seconds; None if it was not decoded
         end_s: its end, in seconds
-        channel: number of the channel from 1; None where the channels are mixed down
-        reason: why there are no probabilities; None where there are
-        probabilities: label -> probability, which sum to 1; empty where there is a reason
+        channel: number of the channel from 1; None if the channels are mixed down
+        reason: why there are no probabilities; None if there are
+        probabilities: label -> probability, with sum 1; None if there is a reason
     """
 
     path: str
@@ -44,7 +44,7 @@ class Prediction:
 
     @property
     def prediction(self) -> str | None:
-        """The most probable label; None where there is a reason."""
+        """The most probable label; None if there is a reason."""
         return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
 
 
@@ -57,39 +57,31 @@ def predict(
     channel: int | str | None = None,
     batch_size: int = 1,
 ) -> Iterator[Prediction]:
-    """Predict recordings one after another, in their order; recordings are opened as they are needed.
+    """Predict recordings in order, opening each when it is needed.
 
     Args:
-        recognizer: as ``lalm_mer.open_recognizer`` gives it
+        recognizer: result of ``lalm_mer.open_recognizer``
         sources: audio files, folders of them, manifests, or ``Recording``
-        transcript: of the one recording there is
-        window: how long recordings are cut; None predicts each as a whole
+        transcript: transcript of the only recording
+        window: windows to predict; None predicts complete recordings
         channel: number of a channel from 1, ``each``, or None to mix the channels down
-        batch_size: recordings or windows at once
+        batch_size: recordings or windows per batch
 
     Raises:
-        ConfigError: if a source does not exist, or windows are wanted of a recognizer that uses transcripts
+        ConfigError: if a source does not exist, or windows are requested from a recognizer that uses transcripts
     """
     if window is not None and uses_transcript(recognizer.modalities):
         raise ConfigError(
-            "windows of a recording have no transcripts of their own, and this recognizer uses transcripts; predict "
-            "recordings as a whole, or use a recognizer of audio alone"
+            "windows of a recording have no transcripts, which this recognizer uses; predict complete recordings, or "
+            "use a recognizer of audio only"
         )
     waiting: list[tuple[Prediction, Input | None]] = []
-    for item in _inputs(recognizer, _recordings(sources, transcript), window, channel):
+    for item in _inputs(recognizer, find_recordings(sources, transcript), window, channel):
         waiting.append(item)
-        if sum(one is not None for _, one in waiting) == batch_size:
+        if sum(given is not None for _, given in waiting) == batch_size:
             yield from _scored(recognizer, waiting, batch_size)
             waiting = []
     yield from _scored(recognizer, waiting, batch_size)
-
-
-def _recordings(sources: Iterable[str | Path | Recording], transcript: str | None) -> Iterator[Recording]:
-    for source in sources:
-        if isinstance(source, Recording):
-            yield source if transcript is None else replace(source, transcript=transcript)
-        else:
-            yield from find_recordings([source], transcript)
 
 
 def _inputs(
@@ -142,8 +134,8 @@ def _scored(
 
 
 def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) -> pd.DataFrame:
-    """A row a prediction: ``path``, ``start_s``, ``end_s``, ``channel``, ``status`` (scored, unscored), ``reason``,
-    ``prediction`` and ``prob_<label>``; missing is null.
+    """One row per prediction: ``path``, ``start_s``, ``end_s``, ``channel``, ``status`` (scored, unscored), ``reason``,
+    ``prediction`` and ``prob_<label>``; a missing value is null.
     """
     rows = [
         {
@@ -162,7 +154,7 @@ def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) 
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as ``.csv``, ``.json`` (a list of rows) or ``.parquet``, whole or not at all.
+    """Write a table as ``.csv``, ``.json`` (a list of rows) or ``.parquet``, atomically.
 
     Raises:
         ConfigError: if the name has another suffix

@@ -1,8 +1,8 @@
-"""Recordings to predict: files, folders or a manifest, decoded one at a time and cut into windows."""
+"""Recordings to predict: files, folders or manifests, decoded one at a time and cut into windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +12,7 @@ from lalm_mer.core.schema import Rejection
 from lalm_mer.corpora import manifest
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files
 
-__all__ = [
-    "EACH_CHANNEL",
-    "Recording",
-    "Window",
-    "cut_windows",
-    "find_recordings",
-    "load_channels",
-]
+__all__ = ["EACH_CHANNEL", "Recording", "Window", "cut_windows", "find_recordings", "load_channels"]
 
 _MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl")
 EACH_CHANNEL = "each"
@@ -30,12 +23,12 @@ class Recording:
     """An audio file to predict.
 
     Args:
-        path: of the file
-        transcript: what is said in it; None where not known
-        speaker: None where not known
-        start_s: start of the part to predict, in seconds; None from the beginning
-        end_s: its end, in seconds; None to the end
-        reason: why it cannot be predicted, known before it is opened; None where nothing is known
+        path: path of the file
+        transcript: None if unknown
+        speaker: None if unknown
+        start_s: start of the part to predict, in seconds; None for the start of the file
+        end_s: its end, in seconds; None for the end of the file
+        reason: why it cannot be predicted, if that is known before it is opened
     """
 
     path: Path
@@ -48,11 +41,11 @@ class Recording:
 
 @dataclass(frozen=True)
 class Window:
-    """How a long recording is cut.
+    """Windows of a long recording.
 
     Args:
-        length_s: of each window, in seconds
-        hop_s: from the start of one to the start of the next, in seconds
+        length_s: length of each window, in seconds
+        hop_s: time between the starts of two windows, in seconds
 
     Raises:
         ConfigError: if either is not above 0, or the hop is longer than the window
@@ -65,36 +58,41 @@ class Window:
         if not 0 < self.hop_s <= self.length_s:
             raise ConfigError(
                 f"a window of {self.length_s:g} s with a hop of {self.hop_s:g} s: expected 0 < hop <= window, so that "
-                "nothing is left out"
+                "no audio is left out"
             )
 
 
-def find_recordings(sources: Sequence[str | Path], transcript: str | None = None) -> Iterator[Recording]:
-    """The recordings that files, folders and manifests name, in order.
+def find_recordings(sources: Iterable[str | Path | Recording], transcript: str | None = None) -> Iterator[Recording]:
+    """The recordings of files, folders and manifests, in order.
 
-    Of a folder, every file with the suffix of an audio or video file, in the order of their paths. A manifest
+    A folder has all its files with the suffix of an audio or video file, in the order of their paths. A manifest
     (``.csv``, ``.tsv`` or ``.jsonl``) has a column ``path``, relative to it, and may have ``transcript``, ``speaker``,
     ``start_s`` and ``end_s``; a row that cannot be read is a recording with its reason.
 
     Args:
-        sources: paths
-        transcript: of the one recording there is
+        sources: paths of files, folders and manifests, or recordings
+        transcript: transcript of the only recording
 
     Raises:
-        ConfigError: if a path does not exist, a folder holds no audio, or a transcript is given for several recordings
+        ConfigError: if a path does not exist, a folder has no audio, or there are several recordings and a transcript
         CorpusError: if a manifest cannot be read
     """
-    recordings = [recording for source in sources for recording in _found_in(Path(source))]
-    if transcript is not None:
-        if len(recordings) != 1:
-            raise ConfigError(
-                f"one transcript for {len(recordings)} recordings; give a manifest with the columns path and transcript"
-            )
-        recordings = [replace(recordings[0], transcript=transcript)]
-    yield from recordings
+    found = (recording for source in sources for recording in _found_in(source))
+    if transcript is None:
+        yield from found
+        return
+    recordings = list(found)
+    if len(recordings) != 1:
+        raise ConfigError(
+            f"one transcript for {len(recordings)} recordings; give a manifest with the columns path and transcript"
+        )
+    yield replace(recordings[0], transcript=transcript)
 
 
-def _found_in(source: Path) -> list[Recording]:
+def _found_in(source: str | Path | Recording) -> list[Recording]:
+    if isinstance(source, Recording):
+        return [source]
+    source = Path(source)
     if source.is_dir():
         suffixes = AUDIO_SUFFIXES | VIDEO_SUFFIXES
         found = [
@@ -122,7 +120,7 @@ def _in_manifest(file: Path) -> Iterator[Recording]:
         elif row.audio_path is not None:
             path = file.parent / row.audio_path
             inside = path.resolve().is_relative_to(file.parent.resolve())
-            reason = None if inside else f"{row.audio_path} leads out of the folder of {file.name}"
+            reason = None if inside else f"{row.audio_path} is outside of the folder of {file.name}"
             yield Recording(path, row.transcript, row.speaker, row.start_s, row.end_s, reason)
 
 
@@ -131,7 +129,7 @@ def load_channels(recording: Recording, channel: int | str | None) -> list[tuple
 
     Args:
         recording: the file
-        channel: number of a channel from 1, ``EACH_CHANNEL`` for all apart, or None to mix them down
+        channel: number of a channel from 1, ``EACH_CHANNEL`` for each separately, or None to mix them down
 
     Raises:
         AudioError: naming the file, if it cannot be read or has no such channel
@@ -139,15 +137,15 @@ def load_channels(recording: Recording, channel: int | str | None) -> list[tuple
     name = str(recording.path)
     if recording.reason is not None:
         raise AudioError(recording.reason)
-    is_video = recording.path.suffix.lower() in VIDEO_SUFFIXES
     try:
         content = recording.path.read_bytes()
     except (OSError, ValueError) as error:
         raise AudioError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    is_video = recording.path.suffix.lower() in VIDEO_SUFFIXES
     if channel is None:
-        return [(None, _part(decode_video(content, name) if is_video else decode(content, name), recording))]
+        return [(None, _part((decode_video if is_video else decode)(content, name), recording))]
     if is_video:
-        raise AudioError(f"{name}: the channels of a video are mixed down; extract its sound to choose one", "channel")
+        raise AudioError(f"{name}: the channels of a video are mixed down; extract its audio to choose one", "channel")
     channels = list(enumerate(decode_channels(content, name), start=1))
     chosen: list[tuple[int | None, Waveform]] = [
         (number, _part(wave, recording)) for number, wave in channels if channel in (EACH_CHANNEL, number)
@@ -158,7 +156,7 @@ def load_channels(recording: Recording, channel: int | str | None) -> list[tuple
 
 
 def _part(waveform: Waveform, recording: Recording) -> Waveform:
-    """The part from ``start_s`` to ``end_s``."""
+    """The waveform from ``start_s`` to ``end_s``."""
     if recording.start_s is None and recording.end_s is None:
         return waveform
     first = round((recording.start_s or 0.0) * waveform.sampling_rate)
@@ -173,9 +171,9 @@ def _part(waveform: Waveform, recording: Recording) -> Waveform:
 
 
 def cut_windows(waveform: Waveform, window: Window | None) -> Iterator[tuple[float, float, Waveform]]:
-    """Windows of a waveform with their start and end in seconds; the whole of it where there is no window.
+    """Windows of a waveform with their start and end in seconds; without ``window`` the complete waveform.
 
-    The last window ends with the recording and may be shorter than the others.
+    The last window ends with the waveform and may be shorter than the others.
 
     Example:
         >>> import numpy

@@ -1,4 +1,4 @@
-"""What an adapter was trained with, and whether a run uses it with the same data, prompt and base model."""
+"""The data, prompt and base model that an adapter was trained with, compared with those of a run that uses it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,16 @@ from lalm_mer.models.adapter_files import CONFIG, read_json
 from lalm_mer.sharing.hub_folder import ADAPTER, published_id
 
 __all__ = [
-    "MERGED_FROM",
-    "AdapterContext",
-    "MergedFrom",
-    "context_of",
-    "read_trained_run",
-    "require_fit",
-    "surely_differ",
-]
+    "MERGED_FROM", "AdapterContext", "MergedFrom", "context_of", "read_trained_run", "require_fit", "surely_differ",
+]  # fmt: skip
 
 MERGED_FROM = "merged_from.json"
-"""In the folder of a merged model."""
+"""File in the folder of a merged model."""
 
 
 @dataclass(frozen=True)
 class AdapterContext:
-    """What an adapter is trained with, or used with.
+    """Data, prompt and base model that an adapter is trained with, or used with.
 
     Args:
         corpus: name of the corpus
@@ -38,8 +32,8 @@ class AdapterContext:
         labels: the K labels
         folds_digest: SHA-256 of the folds
         prompt_digest: SHA-256 of the prompt
-        base_digest: of the base model, as ``base_digest`` makes it; None is not compared
-        quantization: of the base model; None for none
+        base_digest: result of ``base_digest``; None is not compared
+        quantization: quantization of the base model; None for none
     """
 
     corpus: str
@@ -54,13 +48,7 @@ class AdapterContext:
 
 @dataclass(frozen=True)
 class MergedFrom:
-    """What a merged model was made from.
-
-    Args:
-        base_model: Hub id or folder
-        adapter: SHA-256 of the adapter's weights
-        trained_with: of the adapter
-    """
+    """The base model (Hub id or folder) and the adapter (SHA-256 of its weights) of a merged model."""
 
     base_model: str
     adapter: str
@@ -72,7 +60,7 @@ class MergedFrom:
 
 
 def context_of(record: RunRecord, source: str) -> AdapterContext:
-    """What a run was trained with; errors call it ``source``."""
+    """The context of a run that trained an adapter; errors name ``source``."""
     return AdapterContext(
         corpus=record.corpus,
         protocol=record.protocol,
@@ -86,12 +74,12 @@ def context_of(record: RunRecord, source: str) -> AdapterContext:
 
 
 def read_trained_run(folder: Path) -> RunRecord | None:
-    """The record of the run that trained an adapter, in the adapter's folder or above it; None where there is none.
+    """The record of the run that trained an adapter, from the run folder or the adapter's; None if there is none.
 
     Raises:
         PredictionError: if it is malformed or of another format
     """
-    own_run = [folder.parent / RUN_FILE] if folder.name == ADAPTER else []  # says where the base model is
+    own_run = [folder.parent / RUN_FILE] if folder.name == ADAPTER else []  # has the path of the base model
     for file in (*own_run, folder / RUN_FILE):
         if file.is_file():
             return read_record(file)
@@ -99,18 +87,18 @@ def read_trained_run(folder: Path) -> RunRecord | None:
 
 
 def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> list[Note]:
-    """Compare a run that is to use an adapter with what the adapter was trained with.
+    """Compare the use of an adapter with its training.
 
     Args:
-        folder: of the adapter, or of a model that an adapter was merged into
-        now: what it is to be used with
+        folder: the folder of the adapter, or of a merged model
+        now: the context of its use
         base_model: Hub id or folder of the base model; None is not compared
 
     Returns:
-        notes for a reader of the figures
+        notes for a reader of the results
 
     Raises:
-        SplitLeakError: if this is another fold of the same folds: its test set was trained on
+        SplitLeakError: if the run uses another fold of the same folds, whose test set is in the training data
         AdapterError: if the adapter was trained on another base model
         PredictionError: if the record of its training is malformed or of another format
     """
@@ -123,8 +111,8 @@ def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> li
     if now.folds_digest == then.folds_digest:
         if now.fold != then.fold:
             raise SplitLeakError(
-                f"argument 'fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds and "
-                f"may know these test utterances; set it to {then.fold}"
+                f"argument 'fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds, "
+                f"whose training data may contain these test utterances; set it to {then.fold}"
             )
     else:
         facts: dict[str, str | int] = {"corpus": then.corpus, "protocol": then.protocol, "fold": then.fold}
@@ -146,7 +134,7 @@ def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> li
 
 
 def surely_differ(one: object, another: object) -> bool:
-    """Whether two digests of base models are of two models: a commit of the Hub says nothing of a folder's content.
+    """Whether two digests are certainly of two base models; a commit on the Hub cannot be compared with a SHA-256.
 
     Example:
         >>> surely_differ("sha-of-one", "sha-of-another"), surely_differ("sha-of-one", "user/name@commit")
@@ -164,10 +152,10 @@ def _trained_with(folder: Path) -> AdapterContext | None:
 
 
 def _require_same_base(folder: Path, model_id: str) -> None:
-    """Two ids of the Hub that differ are two models; a folder's name says nothing."""
+    """Refuse another Hub id; the name of a folder is not compared."""
     trained = str(read_json(folder / CONFIG).get("base_model_name_or_path"))
     if published_id(trained) and published_id(model_id) and trained.lower() != model_id.lower():
         raise AdapterError(
             f"{folder}: the adapter was trained on {trained}, and model.id is {model_id}; set model.id={trained}, or "
-            "to a folder that holds a copy of it"
+            "to a folder with a copy of it"
         )

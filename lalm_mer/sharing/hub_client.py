@@ -1,4 +1,4 @@
-"""huggingface_hub's client on a leash: it waits so long and no longer, writes nowhere else, and fails in one line."""
+"""huggingface_hub's client with time-outs, checks of what the server sends, and errors on one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 
-__all__ = ["TIMEOUT_S", "check_commit", "reaching"]
+__all__ = ["TIMEOUT_S", "calling_hub", "check_commit"]
 
 TIMEOUT_S = 60.0
-"""How long to wait for a sign of life, in seconds: huggingface_hub itself waits for ever at most steps."""
-_TRIES = 30  # of one address: huggingface_hub begins anew without end where a download breaks off each time
+"""Longest wait for an answer, in seconds; huggingface_hub itself has no limit at most steps."""
+_TRIES = 30  # of one URL: huggingface_hub restarts an interrupted download without limit
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
-# what the client lets through of the way there, of the server's refusals, and of answers that make no sense
+# errors of the connection, of the server, and of the client's parsing of malformed answers
 _FAILURES = (
     httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, RevisionResolutionError, OSError, ValueError, RuntimeError,
     KeyError, TypeError, AttributeError, AssertionError,
@@ -28,28 +28,28 @@ _FAILURES = (
 
 
 @contextmanager
-def reaching(what: str, timeout_s: float) -> Iterator[None]:
-    """Let huggingface_hub work within; what goes wrong there is one line.
+def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
+    """Limit the waits of huggingface_hub in the block, and raise its errors as one line.
 
-    Its retries, five with up to 8 s between them, stay as they are: what is bounded is each wait within a try. What
-    hf_xet transfers has the time-outs of hf_xet.
+    Each wait within a try is limited; its retries, five with up to 8 s between them, are not, nor are transfers of
+    hf_xet.
 
     Args:
-        what: begins the error: the repository, and what was to be done with it
+        what: start of the error: the repository and the step
         timeout_s: longest wait for an answer, or for a part of one, in seconds; a shorter one of huggingface_hub stays
 
     Raises:
-        AdapterError: with the step, what was found, and what may mend it
+        AdapterError: with the step, the cause, and how to mend it
         ConfigError: if the time is not above 0
     """
     if not timeout_s > 0:
         raise ConfigError(f"{timeout_s:g} s to wait for the Hub: expected more than 0")
-    asked: Counter[str] = Counter()
+    requests: Counter[str] = Counter()
 
-    def bound(request: httpx2.Request) -> None:
-        asked[f"{request.method} {request.url}"] += 1
-        if asked[f"{request.method} {request.url}"] > _TRIES:
-            raise ValueError(f"{request.url} broke off {_TRIES} times")
+    def limit(request: httpx2.Request) -> None:
+        requests[f"{request.method} {request.url}"] += 1
+        if requests[f"{request.method} {request.url}"] > _TRIES:
+            raise ValueError(f"{request.url} was interrupted {_TRIES} times")
         waits = request.extensions.get("timeout", {})
         request.extensions["timeout"] = {
             kind: timeout_s if waits.get(kind) is None else min(timeout_s, waits[kind])
@@ -59,22 +59,22 @@ def reaching(what: str, timeout_s: float) -> Iterator[None]:
     session = get_session()
     hooks = session.event_hooks
     session.event_hooks = {
-        "request": [*hooks.get("request", []), bound],
+        "request": [*hooks.get("request", []), limit],
         "response": [*hooks.get("response", []), _check_headers],
     }
     try:
         yield
     except _FAILURES as error:
-        raise AdapterError(f"{what}: {_told(error)}; {_mend(error, timeout_s)}") from error
+        raise AdapterError(f"{what}: {_describe(error)}; {_advice(error, timeout_s)}") from error
     finally:
         session.event_hooks = hooks
 
 
 def check_commit(commit: str) -> str:
-    """Refuse what is no commit's hash: it becomes the name of a folder.
+    """Check that a commit, which becomes the name of a folder, is a hash.
 
     Raises:
-        ValueError: if it has another form
+        ValueError: if it is not
     """
     if not _HASH.fullmatch(commit):
         raise ValueError(f"the server names the commit {commit[:80]!r}, which is no hash")
@@ -82,7 +82,7 @@ def check_commit(commit: str) -> str:
 
 
 def _check_headers(response: httpx2.Response) -> None:
-    """What the server calls a file becomes the name of one in the cache, and its commit that of a folder."""
+    """Check the headers that become names of files and folders in the cache."""
     if "/resolve" not in response.request.url.path:
         return
     for name in ("ETag", "X-Linked-Etag"):
@@ -93,20 +93,19 @@ def _check_headers(response: httpx2.Response) -> None:
         check_commit(commit)
 
 
-def _told(error: BaseException) -> str:
-    """The error and its cause, without signed addresses."""
+def _describe(error: BaseException) -> str:
+    """The error and its cause, without signed URLs."""
     cause = f" ({one_line(error.__cause__)})" if error.__cause__ is not None else ""
     return one_line(_SIGNED.sub(r"\1", f"{type(error).__name__}: {error}{cause}"))
 
 
-def _mend(error: BaseException, timeout_s: float) -> str:
-    """What may help, by what the server or the line did."""
+def _advice(error: BaseException, timeout_s: float) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     for link in chain:
         if isinstance(link, HfHubHTTPError) and link.response.status_code < 500:
-            return "is the id right, and does HF_TOKEN allow it?"
+            return "check the id, and that HF_TOKEN allows it"
         if isinstance(link, httpx2.TimeoutException):
-            return f"no sign of life for {timeout_s:g} s at most; do it again later, or wait longer"
-    return "do it again later; if it stays so, are the id and HF_TOKEN right?"
+            return f"no answer within {timeout_s:g} s; repeat it later, or with a longer time-out"
+    return "repeat it later, or check the id and HF_TOKEN"

@@ -1,7 +1,7 @@
-"""The folder that is pushed: a finished run's adapter with all that is needed to use it and to judge it.
+"""The folder that is pushed: the adapter of a finished run with the files that its use and its evaluation need.
 
-Every file is written anew from an explicit list of what it may hold, apart from weights, vocabulary and chat template:
-no checkpoint, prediction, transcript, utterance id or local path leaves the machine.
+Except for weights, vocabulary and chat template, every file is written from an explicit list of its content: no
+checkpoint, prediction, transcript, utterance id or local path is shared.
 """
 
 from __future__ import annotations
@@ -34,17 +34,9 @@ from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, write_processor
 from lalm_mer.sharing.public_record import public_record
 
 __all__ = [
-    "ADAPTER",
-    "LABELS",
-    "PROMPT",
-    "assemble",
-    "check_repo_id",
-    "complete_adapter",
-    "published_id",
-    "require_empty",
-    "write_prompt",
-    "written_here",
-]
+    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "require_empty",
+    "write_prompt", "written_here",
+]  # fmt: skip
 
 ADAPTER = "adapter"
 """Folder of the adapter in a run folder."""
@@ -55,7 +47,7 @@ _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){_NAME}/{_NAME}(?<!\.git)", re.ASCII)
 
 
 def check_repo_id(repo_id: str, key: str) -> None:
-    """Refuse what is not ``user/name``.
+    """Check that an id has the form ``user/name``.
 
     Raises:
         ConfigError: naming the key
@@ -67,22 +59,21 @@ def check_repo_id(repo_id: str, key: str) -> None:
 def assemble(
     run_folder: Path, out: Path, *, repo_id: str, licence: str | None = None, base_model: str | None = None
 ) -> Path:
-    """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, figures, card.
+    """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, metrics, card.
 
-    ``prompt.yaml`` is the prompt, or for a CLAP its ensemble of descriptions: what ``prompt.file`` takes.
+    ``prompt.yaml`` is the content of ``prompt.file``: a prompt, or for a CLAP an ensemble of descriptions.
 
     Args:
-        run_folder: as finetune.py left it
+        run_folder: a run folder of finetune.py
         out: a new or empty folder
-        repo_id: where it goes, for the card
-        licence: of the adapter; without one the card says that it is not stated
-        base_model: Hub id of the base model, where the run used a local copy; of such a copy the folder's name alone is
-            written
+        repo_id: id of the repository, for the card
+        licence: licence of the adapter; None is shown as not stated
+        base_model: Hub id of the base model, if the run used a local copy; otherwise the name of its folder is written
 
     Raises:
-        AdapterError: if the run is unfinished, trained no adapter, or read simulated transcripts, or its adapter is no
-            safetensors
-        ConfigError: if the prompt has changed since, a name is wrong, or ``out`` holds files
+        AdapterError: if the run is unfinished, trained no adapter, or used simulated transcripts, or its adapter is not
+            in safetensors
+        ConfigError: if the prompt has changed since, a name is wrong, or ``out`` is not empty
         PredictionError: if the run folder is malformed
     """
     check_repo_id(repo_id, "--repo")
@@ -108,15 +99,9 @@ def assemble(
 
 
 def complete_adapter(run_folder: Path) -> Path:
-    """Add to ``adapter/`` of a finished run what is needed to use it elsewhere: processor, prompt, labels, card.
+    """Add processor, prompt, labels and card to ``adapter/`` of a finished run; returns that folder.
 
     Its config still names the base model as the run did, by a path if it was a local folder.
-
-    Args:
-        run_folder: as finetune.py left it
-
-    Returns:
-        the folder of the adapter
 
     Raises:
         AdapterError: if the run is unfinished, or trained no adapter
@@ -124,7 +109,7 @@ def complete_adapter(run_folder: Path) -> Path:
         PredictionError: if the run folder is malformed
     """
     folder = run_folder / ADAPTER
-    if not (folder / LABELS).is_file():  # written last
+    if not (folder / LABELS).is_file():  # the file that is written last
         run = _finished(run_folder)
         model = run.record.model(str(run_folder / RUN_FILE))
         published = published_id(model.id)
@@ -134,7 +119,7 @@ def complete_adapter(run_folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Description:
-    """The files beside an adapter's weights and config."""
+    """The files besides an adapter's weights and config."""
 
     family: type[Any]
     model: ModelRecord
@@ -182,7 +167,7 @@ def _description(
 
 
 def require_empty(out: Path) -> None:
-    """Refuse to write among other files.
+    """Check that ``out`` is a new or empty folder.
 
     Raises:
         ConfigError: naming the folder
@@ -192,10 +177,10 @@ def require_empty(out: Path) -> None:
 
 
 def _finished(folder: Path) -> Run:
-    """A finished run that trained an adapter."""
+    """Read a finished run that trained an adapter."""
     run = read_run(folder)
     if run.metrics is None:
-        raise AdapterError(f"{folder}: no metrics.json, the run is not finished; start it again to end it")
+        raise AdapterError(f"{folder}: no metrics.json: the run is not finished; rerun its command to resume it")
     if run.record.method not in ADAPTERS:
         raise AdapterError(f"{folder}: method {run.record.method}; only a run that trained an adapter has one to push")
     return run
@@ -210,10 +195,10 @@ def _path(record: RunRecord, source: str, section: str, key: str) -> str:
 
 
 def _label_set(record: RunRecord, family: type[Any], file: Path, protocol: Protocol) -> LabelSet:
-    """The labels with the forms that the run was trained with, as prompt and protocol give them."""
+    """The labels with their surface forms in training, from the prompt and the protocol."""
     prompt = family.load_prompt(file)
     if prompt.digest != record.hashes["prompt"]:
-        raise ConfigError(f"{file}: is not the prompt of the run any more; restore it, or train again")
+        raise ConfigError(f"{file}: the prompt has changed since the run; restore it, or train again")
     task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
     if task.name != record.task or label_set.labels != record.labels:
@@ -225,11 +210,11 @@ def _label_set(record: RunRecord, family: type[Any], file: Path, protocol: Proto
 
 
 def _write_adapter(folder: Path, out: Path, config: Mapping[str, Any]) -> None:
-    """Weights and config, with the fields of peft's config for its kind alone."""
+    """Write weights and config, of which only the fields of peft's config for its kind."""
     with safe_open(folder / WEIGHTS, framework="pt") as opened:
         metadata = opened.metadata() or {}
     if metadata.keys() - {"format"}:
-        raise AdapterError(f"{folder / WEIGHTS}: has metadata {sorted(metadata)}; expected that of peft, format alone")
+        raise AdapterError(f"{folder / WEIGHTS}: has metadata {sorted(metadata)}; expected that of peft, only format")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     names = {field.name for field in fields(KINDS[config["peft_type"].lower()].config)}
     public = {key: value for key, value in config.items() if key in names}
@@ -241,16 +226,16 @@ def _write_adapter(folder: Path, out: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_prompt(file: Path, out: Path) -> None:
-    """The prompt without the comments of its file; its keys are known, since it was read as a prompt before."""
+    """Write a prompt, which must have been read before, without the comments of its file."""
     text = yaml.safe_dump(read_yaml(file), sort_keys=False, allow_unicode=True, default_style='"', width=2**31)
     (out / PROMPT).write_text(text, encoding="utf-8")
 
 
 def published_id(model_id: str) -> str | None:
-    """The id, if it is one of the Hub and not a folder."""
+    """The id, if it has the form of a Hub id and is not a folder; else None."""
     return model_id if _REPO_ID.fullmatch(model_id) and not Path(model_id).exists() else None
 
 
 def written_here(name: str) -> bool:
-    """Whether ``assemble`` may have written a file of that name."""
+    """Whether ``assemble`` may have written a file with that name."""
     return Path(name).suffix in (".safetensors", ".yaml", *PROCESSOR_KINDS)

@@ -1,6 +1,6 @@
-"""The model card of an adapter: what it was trained on, how well it does, what it is not for.
+"""The model card of an adapter: training, results and intended use.
 
-Whatever a config, a corpus or a label says is written as plain words: no Markdown and no HTML in it takes effect.
+Text from a config, a corpus or a label is escaped: its Markdown and HTML have no effect.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import jinja2
@@ -22,13 +23,13 @@ from lalm_mer.sharing.public_record import PublicRecord
 
 __all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "render_model_card"]
 
-_GIVEN = {AUDIO: "its sound alone", TRANSCRIPT: "its transcript alone", AUDIO_TRANSCRIPT: "sound and transcript"}
-_TRANSCRIPTS = {None: "not read", FROM_CORPUS: "the corpus's own", ASR: "made by speech recognition"}
+_GIVEN = {AUDIO: "its audio only", TRANSCRIPT: "its transcript only", AUDIO_TRANSCRIPT: "its audio and transcript"}
+_TRANSCRIPTS = {None: "not used", FROM_CORPUS: "those of the corpus", ASR: "from speech recognition"}
 _HUB_LICENCES = {
     "apache-2.0", "mit", "openrail", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "odbl", "unknown",
     *(f"cc-by{kind}-4.0" for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")),
 }  # fmt: skip
-"""Identifiers that the Hub knows (huggingface.co/docs/hub/repositories-licenses); another one is named beside other."""
+"""Identifiers on the Hub (huggingface.co/docs/hub/repositories-licenses); any other licence is ``other``."""
 _CORPUS_LICENCES = {
     "ravdess": "CC BY-NC-SA 4.0",
     "crema_d": "Open Database Licence 1.0",
@@ -40,24 +41,24 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]|~$#!@])")
 
 
 class _Written(str):
-    """Markdown that is meant as such."""
+    """Markdown that is not escaped."""
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is made of.
+    """The content of a card.
 
     Args:
-        repo_id: where the adapter goes; None where it stays in its run folder
-        record: what is shared of the run's record
+        repo_id: repository of the adapter; None if it stays in its run folder
+        record: the part of the run's record that is shared
         metrics: content of metrics.json
         forms: label -> its surface forms, in the order of the labels
-        dev_rule: as ``dev_rule`` says it
-        base_licence: of the base model's published weights
+        dev_rule: result of ``dev_rule``
+        base_licence: licence of the base model's published weights
         unknown_in: columns of ``disjoint_in`` that some utterances lack
-        contamination: what is known of the corpus in the base model's training data; None where nothing is
-        base_model: Hub id of the base model; None where it is a folder of one's own
-        licence: of the adapter, as given; None where nobody said
+        contamination: what is known about the corpus in the base model's training data; None for nothing
+        base_model: Hub id of the base model; None for a local folder
+        licence: licence of the adapter; None if it is not stated
     """
 
     repo_id: str | None
@@ -73,7 +74,7 @@ class CardFacts:
 
 
 def plain(value: object) -> str:
-    """Words as Markdown that shows them and does nothing else; what is Markdown already stays.
+    """Escape a value for Markdown.
 
     Example:
         >>> plain("[sad](http://x) <b>")
@@ -81,29 +82,29 @@ def plain(value: object) -> str:
     """
     if isinstance(value, _Written):
         return value
-    words = "".join(sign for sign in " ".join(str(value).split()) if sign.isprintable())
-    words = words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", words).replace("://", "&#58;//").replace("www.", r"www\.")
+    text = "".join(character for character in " ".join(str(value).split()) if character.isprintable())
+    text = _SPECIAL.sub(r"\\\1", escape(text, quote=False))
+    return text.replace("://", "&#58;//").replace("www.", r"www\.")
 
 
 def check_licence(licence: str | None) -> None:
-    """Refuse what cannot be a licence's identifier.
+    """Check that the identifier of a licence has only lower-case letters, digits, dots, plus signs and hyphens.
 
     Raises:
-        ConfigError: if it is not lower-case letters, digits, dots and hyphens
+        ConfigError: if it has others
     """
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,60}", licence):
         raise ConfigError(f"--licence {licence!r}: expected an identifier such as cc-by-nc-4.0 or apache-2.0")
 
 
 def dev_rule(protocol: Protocol) -> str:
-    """What a fold's dev set is, in words."""
+    """Description of the dev set of a fold."""
     rule = protocol.folds
     if rule.dev:
         return f"{rule.column} values that the protocol lists for each fold"
     if rule.rule in ("listed", "grouped", "crossed"):
-        return "of each fold, what the next fold tests"
-    return "as the corpus's published split has it"
+        return "the test set of the next fold"
+    return "the published split of the corpus"
 
 
 def card_metadata(facts: CardFacts) -> dict[str, Any]:
@@ -142,10 +143,10 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
 
 
 def render_model_card(facts: CardFacts) -> str:
-    """The card: metadata in YAML, then Markdown."""
+    """Render the card: metadata in YAML, then Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lalm_mer", "sharing"),
-        autoescape=False,  # Markdown: every value goes through plain()
+        autoescape=False,  # Markdown, which plain() escapes
         finalize=plain,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -154,17 +155,17 @@ def render_model_card(facts: CardFacts) -> str:
     record, metrics = facts.record, facts.metrics
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
     model = record.config["model"]
-    how = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
+    loading = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
     needs_base = facts.base_model is None and facts.repo_id is not None
-    source = _CORPUS_LICENCES.get(record.corpus, "not recorded by lalm-mer, look it up with the release")
+    corpus_licence = _CORPUS_LICENCES.get(record.corpus, "not recorded by lalm-mer; see the release")
     return environment.get_template("model_card.md.jinja").render(
-        metadata=_Written(header.rstrip()),  # written by a YAML library
+        metadata=_Written(header.rstrip()),  # escaped by the YAML library
         title=_title(facts),
-        source=_Written(facts.repo_id or "FOLDER"),  # checked by the Hub's own rule for ids
+        source=_Written(facts.repo_id or "FOLDER"),  # checked by check_repo_id
         options=_Written(_options(record.modalities, needs_base=needs_base)),
         needs_base=needs_base,
-        base_model=facts.base_model or f"a model of family {model['family']} that was a local folder",
-        base_licence=f"{facts.base_licence}, as published; see its own card",
+        base_model=facts.base_model or f"a model of family {model['family']} from a local folder",
+        base_licence=f"{facts.base_licence}, as published; see its model card",
         compares=model["family"] == "clap",
         given=_GIVEN[record.modalities],
         labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
@@ -178,14 +179,13 @@ def render_model_card(facts: CardFacts) -> str:
         primary_metric=METRICS[record.primary_metric].long_title,
         transcripts=_TRANSCRIPTS[record.transcript_source],
         contamination=facts.contamination
-        or f"Nothing is recorded of {record.corpus} in the base model's training data: it may or may not have been in "
-        "it, and so may its test set.",
-        licence=facts.licence or "not stated; ask who published it before any use",
-        corpus_licence=f"{record.corpus}: {'synthetic, made by a program' if record.synthetic else source}",
+        or f"It is not known whether the training data of the base model contain {record.corpus} and its test set.",
+        licence=facts.licence or "not stated; ask the publisher before any use",
+        corpus_licence=f"{record.corpus}: {'synthetic, made by a program' if record.synthetic else corpus_licence}",
         method=ADAPTERS[record.method],
         notes=[sentence(note) for note in record.notes],
         settings=[
-            *_flat("model", how),
+            *_flat("model", loading),
             *_flat("adapter", record.config["adapter"]),
             *_flat("train", record.config["train"]),
         ],
@@ -197,12 +197,12 @@ def render_model_card(facts: CardFacts) -> str:
 
 
 def _scored(metrics: Mapping[str, Any]) -> list[Metric]:
-    """The metrics that a metrics.json has; one scored by an older version may lack the newest."""
+    """The metrics that a metrics.json has; one of an older version may lack the newest."""
     return [metric for metric in METRICS.values() if metric.name in metrics]
 
 
 def _title(facts: CardFacts) -> str:
-    """Name of the repository, or of what the run trained."""
+    """Name of the repository, or recognizer, method and corpus of the run."""
     if facts.repo_id:
         return facts.repo_id.rpartition("/")[2]
     return f"{facts.record.recognizer}, {facts.record.method}, {facts.record.corpus}"
@@ -210,7 +210,7 @@ def _title(facts: CardFacts) -> str:
 
 def _options(modalities: str, *, needs_base: bool) -> str:
     """Options of ``lalm-mer predict`` that the adapter needs."""
-    transcript = ' --transcript "what is said"' if uses_transcript(modalities) else ""
+    transcript = ' --transcript "its words"' if uses_transcript(modalities) else ""
     return transcript + (" --base-model BASE" if needs_base else "")
 
 
@@ -225,7 +225,7 @@ def _figures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _intervals(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """How each interval was made; a line for all where they were made alike."""
+    """The metrics that share a method and number of clusters of their intervals, in one row each."""
     rows: dict[tuple[str, Any], list[str]] = {}
     for metric in _scored(metrics):
         result = metrics[metric.name]
@@ -244,6 +244,6 @@ def _flat(section: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         if isinstance(value, Mapping):
             rows.extend(_flat(f"{section}.{key}", value))
         else:
-            words = ", ".join(map(str, value)) if isinstance(value, list) else value
-            rows.append({"name": f"{section}.{key}", "value": "none" if words in (None, "") else words})
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            rows.append({"name": f"{section}.{key}", "value": "none" if text in (None, "") else text})
     return rows

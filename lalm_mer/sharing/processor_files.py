@@ -1,4 +1,4 @@
-"""What turns audio and words into a model's inputs, as files that may be shared."""
+"""The files of a model's processor that may be shared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lalm_mer.models.registry import PretrainedModel
 __all__ = ["PROCESSOR_KINDS", "public_settings", "write_processor"]
 
 PROCESSOR_KINDS = (".json", ".jinja", ".txt", ".model")
-"""Suffixes of its files."""
+"""Suffixes of the files of a processor."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", "tekken.json")
 _WORDS = {
     "tokenizer_class", "processor_class", "feature_extractor_type", "image_processor_type", "video_processor_type",
@@ -23,17 +23,17 @@ _WORDS = {
     "default_transcription_prompt", "model_input_names", "extra_special_tokens", "additional_special_tokens",
     "added_tokens_decoder",
 }  # fmt: skip
-"""Keys whose values may hold words, besides ``..._token``."""
+"""Keys whose values may contain text, besides ``..._token``."""
 
 
 def write_processor(family: type[PretrainedModel], source: str, revision: str | None, out: Path) -> None:
-    """Write a model's processor without weights; of its settings, words stay behind unless their key is known.
+    """Write the processor of a model into an existing folder; of its settings, only ``public_settings``.
 
     Args:
-        family: of the model
+        family: family of the model
         source: Hub id or folder of the model
         revision: branch, tag or commit on the Hub
-        out: an existing folder
+        out: the folder
 
     Raises:
         ModelError: if the processor cannot be loaded
@@ -52,7 +52,7 @@ def write_processor(family: type[PretrainedModel], source: str, revision: str | 
 
 
 def public_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Settings without words, other than those of known keys: a path could stand under any other.
+    """Settings without text, except for that of known keys: any other text could be a path.
 
     Example:
         >>> public_settings({"pad_token": "<pad>", "name_or_path": "/home/jane", "sizes": {"n_mels": 80, "file": "x"}})
@@ -64,10 +64,10 @@ def public_settings(content: dict[str, Any]) -> dict[str, Any]:
             public[key] = value
         elif isinstance(value, dict):
             public[key] = public_settings(value)
-        elif not _holds_words(value):
+        elif not _has_text(value):
             public[key] = value
     return public
 
 
-def _holds_words(value: object) -> bool:
-    return any(map(_holds_words, value)) if isinstance(value, list) else isinstance(value, str | dict)
+def _has_text(value: object) -> bool:
+    return any(map(_has_text, value)) if isinstance(value, list) else isinstance(value, str | dict)

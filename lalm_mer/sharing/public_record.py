@@ -1,6 +1,6 @@
-"""What of a run's record may leave the machine: an explicit list of fields, settings, hashes and facts.
+"""The part of a run's record that is shared: an explicit list of fields, settings, hashes and facts.
 
-Whatever is not listed here stays: paths, utterance ids, speakers and transcripts, whichever field holds them.
+Nothing else is shared, so no path, utterance id, speaker or transcript in any field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lalm_mer.models.adapter_kinds import KINDS
 __all__ = ["SHARED_SETTINGS", "PublicRecord", "base_name", "public_record"]
 
 PublicRecord = NewType("PublicRecord", RunRecord)
-"""A record of which everything may be shared; ``public_record`` makes it."""
+"""A record that may be shared, the result of ``public_record``."""
 
 SHARED_SETTINGS = (
     "seed", "objective", "data.transcript_source", "data.without_audio", "split.fold",
@@ -42,10 +42,10 @@ _FACTS = ("corpus", "protocol", "fold", "expected", "trained", "used", "max_new_
 
 
 def public_record(record: RunRecord, model: ModelRecord, published: str | None, revision: str | None) -> PublicRecord:
-    """The record that is shared.
+    """The record that is shared, of a run that trained an adapter.
 
     Args:
-        record: of a run that trained an adapter
+        record: the complete record
         model: its base model
         published: Hub id of the base model; None for a folder, of which the last name is shared
         revision: branch, tag or commit of ``published``
@@ -96,7 +96,7 @@ def base_name(model_id: str) -> str:
 
 
 def _without_groups(balance: Balance, labels: Sequence[str]) -> Balance:
-    """Counts of classes: groups may be speakers."""
+    """The counts of classes only, since groups may be speakers."""
     before, after = (
         Counts(counts.examples, {label: counts.classes.get(label, 0) for label in labels})
         for counts in (balance.before, balance.after)

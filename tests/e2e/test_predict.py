@@ -108,7 +108,7 @@ def test_the_adapter_of_a_run_is_complete_and_its_card_says_how_to_use_it(runs):
     assert present >= {"adapter_model.safetensors", "adapter_config.json", "prompt.yaml", "labels.json", "run.json"}
     assert present >= {"tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json"}
     use = (folder / "README.md").read_text().partition("## Use")[2]
-    assert 'lalm-mer predict recording.wav --run FOLDER --transcript "what is said"' in use
+    assert 'lalm-mer predict recording.wav --run FOLDER --transcript "its words"' in use
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_a_wrong_token_is_one_line(here, assembled, monkeypatch):
 
 def test_a_repository_of_something_else_is_left_alone(here, assembled):
     here.commit("jane/model", {"config.json": b"{}", "model.safetensors": b"years of work"})
-    with pytest.raises(AdapterError, match=r"holds config\.json and no adapter_config\.json"):
+    with pytest.raises(AdapterError, match=r"contains config\.json and no adapter_config\.json"):
         push(assembled, "jane/model")
     assert len(here.repos["jane/model"]) == 1
 
@@ -251,7 +251,7 @@ def test_what_an_earlier_push_left_is_removed_in_the_same_commit(here, assembled
 
 def test_private_is_not_said_of_what_is_public(here, assembled):
     push(assembled, "jane/adapter")
-    with pytest.raises(AdapterError, match="is public already"):
+    with pytest.raises(AdapterError, match="is public; make it private"):
         push(assembled, "jane/adapter", private=True)
 
 

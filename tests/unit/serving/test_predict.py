@@ -99,8 +99,13 @@ def test_a_transcript_is_needed_where_it_is_used(folder):
     assert row.reason is None
 
 
+def test_a_transcript_is_of_a_single_recording(folder):
+    with pytest.raises(ConfigError, match="one transcript for 2 recordings"):
+        next(predict(Loudness("transcript"), [folder / "a.wav", folder / "c.wav"], transcript="hello"))
+
+
 def test_windows_are_refused_where_transcripts_are_used(folder):
-    with pytest.raises(ConfigError, match="windows of a recording have no transcripts of their own"):
+    with pytest.raises(ConfigError, match="windows of a recording have no transcripts, which this recognizer uses"):
         next(predict(Loudness("transcript"), [folder], window=Window(2, 1)))
 
 

@@ -40,7 +40,7 @@ def test_a_list_gives_paths_transcripts_and_parts(tmp_path):
     assert (first.transcript, first.start_s, first.end_s) == ("hello", 1.0, 2.5)
     (_, waveform), *others = load_channels(first, None)
     assert (waveform.duration_s, others) == (1.5, [])
-    with pytest.raises(AudioError, match=r"\.\./out\.wav leads out of the folder of list\.csv"):
+    with pytest.raises(AudioError, match=r"\.\./out\.wav is outside of the folder of list\.csv"):
         load_channels(second, None)
 
 

@@ -107,7 +107,7 @@ def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_pa
          "no adapter_model.safetensors"),
         (lambda run: (run / "adapter" / "adapter_model.safetensors").write_bytes(b"\x80\x04K\x01."), "not safetensors"),
         (lambda run: change(run, hashes=json.loads((run / "run.json").read_text())["hashes"] | {"prompt": "0" * 64}),
-         "not the prompt of the run"),
+         "the prompt has changed since the run"),
         (lambda run: change(run, task="another"), "restore the protocol"),
         (lambda run: change(run, config={}), "section 'model': key 'family' is missing"),
         (lambda run: change(run, config=config_of(run) | {"prompt": {}}), "key 'config.prompt.file' is missing"),

@@ -13,8 +13,8 @@ from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.sharing.hub import load_adapter_from, push
 
 STEPS = {
-    "POST /api/repos/create": "making the repository failed",
-    "GET /api/models/jane/adapter$": "looking into the repository failed",
+    "POST /api/repos/create": "creating the repository failed",
+    "GET /api/models/jane/adapter$": "reading the repository failed",
     "POST /api/models/jane/adapter/preupload": "sending the files failed",
     "POST /jane/adapter.git/info/lfs": "sending the files failed",
     "PUT /lfs/": "sending the files failed",
@@ -76,14 +76,14 @@ def test_a_refusal_at_any_step_is_told_and_the_push_can_be_repeated(hub, folder,
     hub.faults = [(request_line, refuses(status))]
     message = fails_and_is_repeated(hub, folder, said)
     assert str(status) in message
-    assert ("HF_TOKEN allow it" in message) == (status < 500)
+    assert ("that HF_TOKEN allows it" in message) == (status < 500)
 
 
 @pytest.mark.parametrize(("request_line", "said"), STEPS.items())
 def test_a_server_that_never_answers_is_not_waited_for(hub, folder, request_line, said):
     hub.faults = [(request_line, stalls)]
     started = time.monotonic()
-    assert "no sign of life for 0.1 s" in fails_and_is_repeated(hub, folder, said, timeout_s=0.1)
+    assert "no answer within 0.1 s" in fails_and_is_repeated(hub, folder, said, timeout_s=0.1)
     assert time.monotonic() - started < 5
 
 
@@ -143,7 +143,7 @@ def test_a_download_that_stalls_is_not_waited_for(hub, request_line):
     hub.commit("jane/adapter", FILES)
     hub.faults = [(request_line, stalls)]
     started = time.monotonic()
-    load(hub, "no sign of life")
+    load(hub, "no answer within")
     assert time.monotonic() - started < 5
 
 

@@ -27,7 +27,7 @@ def facts(**changed):
             "record": record,
             "metrics": score(fabricated_predictions(unscored=3)),
             "forms": {label: (label, f"very {label}") for label in LABELS},
-            "dev_rule": "of each fold, what the next fold tests",
+            "dev_rule": "the test set of the next fold",
             "base_licence": "Apache-2.0",
             "base_model": "Qwen/Qwen2-Audio-7B-Instruct",
         }
@@ -45,8 +45,8 @@ def test_the_hub_reads_its_metadata():
         "base_model": "Qwen/Qwen2-Audio-7B-Instruct", "library_name": "peft", "license": "cc-by-nc-4.0",
         "pipeline_tag": "audio-classification",
     }  # fmt: skip
-    told = data.to_dict()
-    assert {key: told[key] for key in expected} == expected
+    written = data.to_dict()
+    assert {key: written[key] for key in expected} == expected
     assert "speech-emotion-recognition" in data.tags
     metrics = score(fabricated_predictions(unscored=3))
     found = {(row.metric_type, row.metric_name): row.metric_value for row in data.eval_results}
@@ -62,79 +62,79 @@ def test_the_hub_reads_its_metadata():
         {"record": {"notes": (Note(NoteCode.RANDOMLY_INITIALISED),)}},
     ],
 )
-def test_figures_that_say_nothing_are_not_told_to_the_hub(changed):
+def test_results_without_meaning_are_not_in_the_metadata(changed):
     assert "model-index" not in card_metadata(facts(**changed))
-    assert "Figures" in render_model_card(facts(**changed))
+    assert "Results" in render_model_card(facts(**changed))
 
 
-def test_a_licence_is_what_somebody_gave():
+def test_the_licence_is_the_given_one():
     assert card_metadata(facts())["license"] == "unknown"
     named = card_metadata(facts(licence="my-clinic-1.0"))
     assert (named["license"], named["license_name"]) == ("other", "my-clinic-1.0")
     assert "not stated" in paragraph(render_model_card(facts()), "Licences")
 
 
-def test_figures_stand_with_interval_and_denominator():
+def test_results_have_interval_and_denominator():
     metrics = score(fabricated_predictions(unscored=3))
-    figures = paragraph(render_model_card(facts()), "Figures")
+    results = paragraph(render_model_card(facts()), "Results")
     uar = metrics["uar"]
     assert (
         f"| unweighted average recall (UAR) | {100 * uar['value']:.1f}% | "
-        f"{100 * uar['low']:.1f}% to {100 * uar['high']:.1f}% |" in figures
+        f"{100 * uar['low']:.1f}% to {100 * uar['high']:.1f}% |" in results
     )
-    assert f"n = {metrics['n']} utterances" in figures
-    assert "93 scored, 3 unscored and 0 unparsed" in figures
-    assert "Student's t" in figures
+    assert f"n = {metrics['n']} utterances" in results
+    assert "93 scored, 3 unscored and 0 unparsed" in results
+    assert "Student's t" in results
 
 
-def test_a_figure_without_interval_says_so():
+def test_a_result_without_interval_says_so():
     metrics = score(fabricated_predictions(speakers=1, per_speaker=24))
     assert metrics["uar"]["low"] is None
     assert "| none |" in render_model_card(facts(metrics=metrics))
 
 
-def test_data_and_protocol_are_told():
-    told = paragraph(render_model_card(facts()), "Data and protocol")
-    assert "share no: speaker." in told
-    assert "what the next fold tests" in told
-    assert "test set chose nothing" in told
-    assert "7 utterances of the corpus have a label outside the task" in told
+def test_data_and_protocol_are_stated():
+    text = paragraph(render_model_card(facts()), "Data and protocol")
+    assert "share no: speaker." in text
+    assert "the test set of the next fold" in text
+    assert "test set selected nothing" in text
+    assert "7 utterances of the corpus have a label outside the task" in text
 
 
-def test_contamination_is_told_whether_known_or_not():
-    assert "Nothing is recorded of fabricated" in render_model_card(facts())
+def test_contamination_is_stated_whether_known_or_not():
+    assert "not known whether the training data of the base model contain fabricated" in render_model_card(facts())
     assert "reported on it" in render_model_card(facts(contamination="Its authors reported on it."))
 
 
-def test_notes_are_told():
+def test_notes_are_listed():
     notes = (Note(NoteCode.UNSCORED, "test", 3), Note(NoteCode.OTHER_PROMPT))
     card = render_model_card(facts(record={"notes": notes}))
     assert [line for line in card.splitlines() if "Note: " in line] == [f"- Note: {sentence(note)}" for note in notes]
 
 
-def test_the_law_is_told():
-    told = paragraph(render_model_card(facts()), "Out-of-scope use")
+def test_the_law_is_cited():
+    text = paragraph(render_model_card(facts()), "Out-of-scope use")
     for words in ("Regulation (EU) 2024/1689", "Article 5(1)(f)", "medical or safety", "Annex III, point 1(c)",
                   "Article 50(3)"):  # fmt: skip
-        assert words in told
+        assert words in text
 
 
-def test_training_settings_are_told():
-    told = paragraph(render_model_card(facts()), "Training")
-    assert r"| adapter.towers.language\_model | q\_proj, v\_proj |" in told
-    assert "| model.quantization | nf4 |" in told
-    assert r"| train.learning\_rate | 2e-05 |" in told
-    assert r"| train.eval\_steps | none |" in told
+def test_training_settings_are_listed():
+    text = paragraph(render_model_card(facts()), "Training")
+    assert r"| adapter.towers.language\_model | q\_proj, v\_proj |" in text
+    assert "| model.quantization | nf4 |" in text
+    assert r"| train.learning\_rate | 2e-05 |" in text
+    assert r"| train.eval\_steps | none |" in text
 
 
-def test_figures_by_group_are_not_claimed():
-    assert "Figures by group (gender, age, language ...) are not given." in render_model_card(facts())
+def test_results_by_group_are_not_claimed():
+    assert "Results by group (gender, age, language ...) are not given." in render_model_card(facts())
 
 
 EVIL = "[click](http://evil.example) <script>alert(1)</script> | x | `code` **bold** ![i](http://e/i)\n\n# Head\n---"
 
 
-def test_nothing_that_a_user_wrote_takes_effect():
+def test_markdown_and_html_of_a_user_have_no_effect():
     note = Note(NoteCode.OTHER_CORPUS, facts={"corpus": EVIL, "protocol": EVIL, "fold": 1})
     record = {
         "corpus": EVIL, "task": EVIL, "protocol": EVIL, "notes": (note,), "disjoint_in": (EVIL,),
@@ -163,7 +163,7 @@ def test_a_corpus_name_cannot_break_the_metadata():
     assert "{{ 7 * 7 }}" in ModelCard(card).data.to_dict()["model-index"][0]["results"][0]["dataset"]["type"]
 
 
-def test_invisible_signs_are_dropped():
+def test_invisible_characters_are_dropped():
     assert plain("sad\u202e\u0000\nhappy") == "sad happy"
 
 
@@ -171,9 +171,9 @@ def test_invisible_signs_are_dropped():
     ("rule", "said"),
     [
         (FoldRule("listed", "speaker", test={1: ["a"]}, dev={1: ["b"]}), "lists for each fold"),
-        (FoldRule("grouped", "speaker"), "next fold tests"),
+        (FoldRule("grouped", "speaker"), "test set of the next fold"),
         (FoldRule("column", "split"), "published split"),
     ],
 )
-def test_the_dev_rule_in_words(rule, said):
+def test_the_dev_rule_is_described(rule, said):
     assert said in dev_rule(Protocol("p", 1, "tests", rule, ["speaker"]))
