@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,16 +28,12 @@ class ClapSetup:
 
     ensemble: Ensemble
     label_set: LabelSet
+    shots: tuple[Example, ...] = field(default=(), init=False)
 
     @property
     def modalities(self) -> str:
         """``audio``."""
         return self.ensemble.modalities
-
-    @property
-    def shots(self) -> tuple[Example, ...]:
-        """Empty: it takes no answered examples."""
-        return ()
 
     def digests(self) -> dict[str, str | None]:
         """Hash of the descriptions, for run.json."""

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,22 +30,21 @@ from lalm_mer.recognizers.sharding import full_parameters, load_full
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_complete_checkpoint"]
 
+ItemT = TypeVar("ItemT", covariant=True)
 _TRUTH = "truth"
 _POSITION = "position"  # of an input among those that are scored
 _TRAINED = "trained.safetensors"
 _COMPLETE = "WHOLE"  # file that is written last: a checkpoint without it is incomplete
 
 
-class Examples(Sized, Protocol):
-    """A map-style dataset of examples."""
+class Items(Sized, Protocol[ItemT]):
+    """A map-style dataset."""
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> ItemT: ...
 
 
-class Inputs(Sized, Protocol):
-    """A map-style dataset of inputs."""
-
-    def __getitem__(self, index: int) -> Input: ...
+Examples: TypeAlias = Items[Example]
+Inputs: TypeAlias = Items[Input]
 
 
 class _Numbered:

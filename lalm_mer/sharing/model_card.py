@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ADAPTERS, ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT, uses_transcript
@@ -108,38 +109,37 @@ def dev_rule(protocol: Protocol) -> str:
 
 
 def card_metadata(facts: CardFacts) -> dict[str, Any]:
-    """What the Hub reads at the head of the card.
-
-    Figures stand there only where they say something: not of a synthetic corpus or a random base model.
-    """
-    record = facts.record
-    metadata: dict[str, Any] = {"library_name": "peft", "pipeline_tag": "audio-classification"}
-    if facts.base_model is not None:
-        metadata |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
-    licence = facts.licence or "unknown"
-    metadata["license"] = licence if licence in _HUB_LICENCES else "other"
-    if licence not in _HUB_LICENCES:
-        metadata["license_name"] = licence
-    metadata["tags"] = ["speech-emotion-recognition", record.method, "lalm-mer", record.config["model"]["family"]]
-    if facts.base_model is None or record.synthetic or record.randomly_initialised:
-        return metadata
-    known = [metric for metric in _scored(facts.metrics) if metric.hub_type is not None]
-    results = []
-    for metric in known:
-        row = {"type": metric.hub_type, "name": metric.long_title, "value": facts.metrics[metric.name]["value"]}
-        results.append(row | ({"args": {"average": metric.hub_average}} if metric.hub_average else {}))
-    dataset = {
-        "name": f"{record.corpus}, {record.protocol}, fold {record.fold}", "type": record.corpus, "split": "test",
-    }  # fmt: skip
-    task = {"type": "audio-classification", "name": "Speech emotion recognition"}
-    metadata["metrics"] = sorted({str(metric.hub_type) for metric in known})
-    metadata["model-index"] = [
-        {
-            "name": _title(facts),
-            "results": [{"task": task, "dataset": dataset, "metrics": results}],
-        }
+    """Metadata for the Hub; without results if the corpus is synthetic, or the base model unpublished or random."""
+    record, licence = facts.record, facts.licence or "unknown"
+    shown = facts.base_model is not None and not record.synthetic and not record.randomly_initialised
+    results = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Speech emotion recognition",
+            dataset_type=record.corpus,
+            dataset_name=f"{record.corpus}, {record.protocol}, fold {record.fold}",
+            dataset_split="test",
+            metric_type=metric.hub_type,
+            metric_name=metric.long_title,
+            metric_value=facts.metrics[metric.name]["value"],
+            metric_args={"average": metric.hub_average} if metric.hub_average else None,
+        )
+        for metric in _scored(facts.metrics)
+        if shown and metric.hub_type is not None
     ]
-    return metadata
+    data: dict[str, Any] = ModelCardData(
+        base_model=facts.base_model,
+        base_model_relation="adapter" if facts.base_model else None,
+        library_name="peft",
+        pipeline_tag="audio-classification",
+        license=licence if licence in _HUB_LICENCES else "other",
+        license_name=None if licence in _HUB_LICENCES else licence,
+        tags=["speech-emotion-recognition", record.method, "lalm-mer", record.config["model"]["family"]],
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=_title(facts) if results else None,
+        eval_results=results or None,
+    ).to_dict()  # type: ignore[no-untyped-call]
+    return data
 
 
 def render_model_card(facts: CardFacts) -> str:
@@ -152,6 +152,7 @@ def render_model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["percent"] = _percent
     record, metrics = facts.record, facts.metrics
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
     model = record.config["model"]
@@ -168,10 +169,10 @@ def render_model_card(facts: CardFacts) -> str:
         base_licence=f"{facts.base_licence}, as published; see its model card",
         compares=model["family"] == "clap",
         given=_GIVEN[record.modalities],
-        labels=[{"name": label, "forms": ", ".join(forms)} for label, forms in facts.forms.items()],
-        figures=_figures(metrics),
+        forms=facts.forms,
+        scored=_scored(metrics),
+        metrics=metrics,
         intervals=_intervals(metrics),
-        recalls=[{"name": label, "value": _percent(value)} for label, value in metrics["recalls"].items()],
         disjoint_in=", ".join(record.disjoint_in) or "nothing is claimed",
         shared_in=", ".join(record.shared_in) or "nothing",
         unknown_in=", ".join(facts.unknown_in),
@@ -192,7 +193,6 @@ def render_model_card(facts: CardFacts) -> str:
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items() if version),
         commit=record.git,
         record=record,
-        **{name: metrics[name] for name in ("n", "n_scored", "n_unscored", "n_unparsed")},
     )
 
 
@@ -212,16 +212,6 @@ def _options(modalities: str, *, needs_base: bool) -> str:
     """Options of ``lalm-mer predict`` that the adapter needs."""
     transcript = ' --transcript "its words"' if uses_transcript(modalities) else ""
     return transcript + (" --base-model BASE" if needs_base else "")
-
-
-def _figures(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for metric in _scored(metrics):
-        result = metrics[metric.name]
-        low, high = result["low"], result["high"]
-        interval = "none" if low is None or high is None else f"{_percent(low)} to {_percent(high)}"
-        rows.append({"name": metric.long_title, "value": _percent(result["value"]), "interval": interval})
-    return rows
 
 
 def _intervals(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
