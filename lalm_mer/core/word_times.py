@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 
@@ -102,16 +101,12 @@ def _json(path: Path, utterance_id: str) -> Iterator[WordTime]:
         where = f"{path}: word {number} of utterance {utterance_id}"
         if not isinstance(entry, dict) or "word" not in entry:
             raise CorpusError(f"{where}: {str(entry)[:60]!r}; expected an object with word, start and end")
-        yield _word_time(where, entry["word"], _either(entry, "start"), _either(entry, "end"))
-
-
-def _either(entry: dict[str, Any], name: str) -> Any:  # noqa: ANN401 a JSON value
-    return entry.get(f"{name}_s", entry.get(name))
+        start_s, end_s = (entry.get(f"{name}_s", entry.get(name)) for name in ("start", "end"))
+        yield _word_time(where, entry["word"], start_s, end_s)
 
 
 def _ctm(path: Path, utterance_id: str) -> Iterator[WordTime]:
-    others: dict[str, None] = {}
-    n_lines = 0
+    other, found = "", False
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             fields = line.split()
@@ -123,17 +118,17 @@ def _ctm(path: Path, utterance_id: str) -> Iterator[WordTime]:
                     f"{where}: {len(fields)} fields; expected utterance, channel, start, duration, word, [confidence]"
                 )
             if fields[0] != utterance_id:
-                others[fields[0]] = None
+                other = other or fields[0]
                 continue
-            n_lines += 1
+            found = True
             try:
                 start_s, duration_s = float(fields[2]), float(fields[3])
             except ValueError as error:
                 raise CorpusError(f"{where}: start {fields[2]!r} and duration {fields[3]!r} are not numbers") from error
             if fields[4].lower() not in _SILENCE:
                 yield _word_time(where, fields[4], start_s, start_s + duration_s)
-    if others and not n_lines:
-        raise CorpusError(f"{path}: no line of utterance {utterance_id}; found utterance {next(iter(others))}")
+    if other and not found:
+        raise CorpusError(f"{path}: no line of utterance {utterance_id}; found utterance {other}")
 
 
 def _textgrid(path: Path, utterance_id: str) -> Iterator[WordTime]:

@@ -160,7 +160,20 @@ class FusionNetwork(nn.Module):
             self.transcripts.save(folder / _TOKENIZER)
         with atomic_path(folder / _WEIGHTS) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        write_json(folder / _CONFIG, self._config())
+        reader = None if self.transcripts is None else {"name": "scratch"}
+        if isinstance(self.transcripts, FrozenBert):
+            reader = self.transcripts.settings()
+        branches = {name: asdict(cast(SequenceBranch, branch).settings) for name, branch in self.branches.items()}
+        config = {
+            "labels": list(self.labels),
+            "modalities": self.modalities,
+            "branches": branches,
+            "head": self._head_settings,
+            "acoustic": None if self.acoustic is None else self.acoustic.settings(),
+            "transcripts": reader,
+            "scratch": None if self._scratch is None else asdict(self._scratch),
+        }
+        write_json(folder / _CONFIG, config)
 
     @classmethod
     def load_trained(cls, folder: Path) -> FusionNetwork:
@@ -174,16 +187,15 @@ class FusionNetwork(nn.Module):
             weights = load_file(folder / _WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"{folder}: not a saved fusion network ({one_line(error)})") from error
-        branches = config["branches"]
+        options: dict[str, Any] = dict(config["head"])
+        options |= {f"{name}_branch": BranchSettings(**values) for name, values in config["branches"].items()}
         scratch = None if config["scratch"] is None else ScratchSettings(**config["scratch"])
         network = cls(
             config["labels"],
             acoustic=_load_acoustic(config["acoustic"], folder),
             transcripts=_load_transcripts(config["transcripts"], scratch, folder),
-            audio_branch=BranchSettings(**branches["audio"]) if "audio" in branches else None,
-            transcript_branch=BranchSettings(**branches["transcript"]) if "transcript" in branches else None,
             scratch=scratch,
-            **config["head"],
+            **options,
         )
         try:
             network.load_state_dict(weights)
@@ -192,26 +204,10 @@ class FusionNetwork(nn.Module):
         return network.eval()
 
     def _make_head(self, hidden: int, dropout: float) -> nn.Module:
-        size = sum(cast(SequenceBranch, branch).output_size for branch in self.branches.values())
+        size, k = sum(cast(SequenceBranch, branch).output_size for branch in self.branches.values()), len(self.labels)
         if not hidden:
-            return nn.Linear(size, len(self.labels))
-        return nn.Sequential(
-            nn.Linear(size, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, len(self.labels))
-        )
-
-    def _config(self) -> dict[str, Any]:
-        reader = None if self.transcripts is None else {"name": "scratch"}
-        if isinstance(self.transcripts, FrozenBert):
-            reader = self.transcripts.settings()
-        return {
-            "labels": list(self.labels),
-            "modalities": self.modalities,
-            "branches": {name: asdict(cast(SequenceBranch, branch).settings) for name, branch in self.branches.items()},
-            "head": self._head_settings,
-            "acoustic": None if self.acoustic is None else self.acoustic.settings(),
-            "transcripts": reader,
-            "scratch": None if self._scratch is None else asdict(self._scratch),
-        }
+            return nn.Linear(size, k)
+        return nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, k))
 
 
 class FusionCollator:
