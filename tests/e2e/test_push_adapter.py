@@ -116,7 +116,7 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
     before = pd.read_parquet(uninterrupted / "predictions.parquet").filter(like="log_prob_").to_numpy()
     assert np.isfinite(before).sum() == 80
     np.testing.assert_allclose(np.load(scores), before, atol=1e-6, equal_nan=True)
-    assert ("HEAD", f"/jane/adapter/resolve/{commits[-1][0]}/adapter_model.safetensors") in server.hub.asked
+    assert ("HEAD", f"/jane/adapter/resolve/{commits[-1][0]}/adapter_model.safetensors") in server.hub.requests
 
 
 def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, server, here, online, tmp_path, capsys):
@@ -202,7 +202,7 @@ def test_a_dry_run_writes_the_folder_and_sends_no_request(uninterrupted, workpla
     dry = [str(uninterrupted), "--repo", "jane/adapter", "--dry-run", "--out", str(tmp_path / "out")]
     assert workplace.script("recipes/push_adapter.py", *dry) == 0
     assert "nothing was pushed" in capsys.readouterr().out
-    assert here.asked == []
+    assert here.requests == []
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"adapter_model.safetensors", "README.md", "prompt.yaml", "labels.json", "tokenizer.json"} <= written
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

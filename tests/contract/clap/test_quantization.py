@@ -41,7 +41,7 @@ def score(recognizer, examples):
         return recognizer(**batch)["log_probs"]
 
 
-def test_the_text_tower_alone_is_in_4_bits(quantised):
+def test_only_the_text_tower_is_in_4_bits(quantised):
     clap = quantised()
     found = {
         tower: {type(each).__name__ for each in clap.submodule(tower).modules() if isinstance(each, torch.nn.Linear)}

@@ -35,7 +35,9 @@ def own_answer(family, prompt, label_set, given, own_inputs):
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
-def test_it_says_what_the_model_itself_would(family, prompts, label_set, inputs, own_inputs, prompt_name, monkeypatch):
+def test_answers_are_those_of_the_model_itself(
+    family, prompts, label_set, inputs, own_inputs, prompt_name, monkeypatch
+):
     # it refuses some of what a processor makes and forward takes
     monkeypatch.setattr(family.model, "_validate_model_kwargs", lambda kwargs: None)
     prompt, chosen = prompts[prompt_name], inputs[:3]
@@ -44,7 +46,7 @@ def test_it_says_what_the_model_itself_would(family, prompts, label_set, inputs,
     assert any(len(set(ids)) > 1 for ids in expected)
 
 
-def test_a_batch_of_eight_says_what_eight_batches_of_one_say(family, prompts, label_set, inputs):
+def test_a_batch_of_eight_gives_the_answers_of_eight_batches_of_one(family, prompts, label_set, inputs):
     if family.batch_tolerance > 1e-4:
         pytest.skip("its recipe takes batches of one")
     prompt = prompts["audio_transcript"]

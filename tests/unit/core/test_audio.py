@@ -55,12 +55,12 @@ def test_times_outside_the_file_are_refused(tone, times):
 
 
 @pytest.mark.parametrize("container", ["WAV", "FLAC"])
-def test_a_file_cut_short_is_refused(tone, container):
+def test_a_truncated_file_is_refused(tone, container):
     content = tone(seconds=2.0, container=container)
     assert reason(content[: len(content) * 2 // 3]) == "truncated"
 
 
-def test_what_is_no_audio_is_refused(tone):
+def test_a_file_without_audio_is_refused(tone):
     assert reason(b"") == "empty"
     assert reason(b"these are not the samples you look for") == "unreadable"
     assert reason(encoded(np.zeros(0))) == "empty"
@@ -75,7 +75,7 @@ def test_a_streamed_wav_without_its_size_is_read():
     assert len(decode(bytes(content), "clip").samples) == 80
 
 
-def test_resampling_keeps_the_sound_and_its_duration():
+def test_resampling_preserves_signal_and_duration():
     time = np.arange(48000) / 48000
     original = Waveform(np.sin(2 * np.pi * 440 * time).astype(np.float32), 48000)
     resampled = original.resampled(16000)

@@ -18,7 +18,7 @@ def options(*arguments):
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1), (3, 3)])
-def test_its_own_exit_status(returned, status, capsys):
+def test_the_exit_status_of_the_command_is_returned(returned, status, capsys):
     assert run_command(lambda _: returned, options()) == status
     assert capsys.readouterr().err == ""
 
@@ -35,7 +35,7 @@ def test_its_own_exit_status(returned, status, capsys):
     ],
 )
 @pytest.mark.parametrize("status", [1, 2])
-def test_what_a_user_can_mend_is_one_line(error, line, status, capsys):
+def test_an_error_that_the_user_can_mend_is_one_line(error, line, status, capsys):
     assert run_command(failing(error), options(), error_status=status) == status
     assert capsys.readouterr().err == line
 
@@ -46,14 +46,14 @@ def test_an_interruption_has_the_status_of_shells(capsys):
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), OSError("full"), KeyboardInterrupt()])
-def test_debug_shows_where_it_arose(error, capsys):
+def test_debug_shows_the_traceback(error, capsys):
     with pytest.raises(type(error)) as raised:
         run_command(failing(error), options("--debug"))
     assert raised.value is error
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_a_mistake_of_this_library_is_no_line():
+def test_an_error_of_this_library_keeps_its_traceback():
     with pytest.raises(ValueError, match="never"):
         run_command(failing(ValueError("never")), options())
 

@@ -30,7 +30,7 @@ class Run:
     seed: int | None = None
 
 
-WHOLE = "name: a\nmodel: {id: m}\n"
+COMPLETE = "name: a\nmodel: {id: m}\n"
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def refusal(path: Path, *overrides: str) -> str:
     return message
 
 
-def test_a_whole_file_fills_the_schema(written):
+def test_a_complete_file_fills_the_schema(written):
     run = load_config(
-        Run, written(WHOLE + "train: {learning_rate: 2e-5}\ntowers: {projector: [linear]}\nfolds: {1: [x]}")
+        Run, written(COMPLETE + "train: {learning_rate: 2e-5}\ntowers: {projector: [linear]}\nfolds: {1: [x]}")
     )
     assert run == Run("a", Model("m"), Train(2e-5, 10), {"projector": ["linear"]}, {1: ["x"]})
     assert type(run.train.learning_rate) is float
@@ -62,7 +62,7 @@ def test_a_whole_file_fills_the_schema(written):
 
 
 def test_to_dict_is_plain_data(written):
-    plain = to_dict(load_config(Run, written(WHOLE)))
+    plain = to_dict(load_config(Run, written(COMPLETE)))
     assert plain["model"] == {"id": "m"}
     assert plain["seed"] is None
 
@@ -95,7 +95,7 @@ def test_to_dict_is_plain_data(written):
     ],
 )
 def test_a_wrong_key_or_type_is_named(written, content, key, fragment):
-    path = written(WHOLE + content)
+    path = written(COMPLETE + content)
     message = refusal(path)
     assert message.startswith(f"{path}: ")
     assert repr(key) in message
@@ -121,7 +121,7 @@ def test_a_missing_mandatory_key_names_file_and_key(written, content, key):
 
 
 @pytest.mark.parametrize("content", ["name: b\nname: b", "name: b\nmodel: {id: m}\ntrain:\n  steps: 1\n  steps: 2"])
-def test_a_doubled_key_is_refused_at_any_depth(written, content):
+def test_a_duplicate_key_is_refused_at_any_depth(written, content):
     message = refusal(written(content))
     assert "duplicate key" in message
     assert f"line {content.count(chr(10)) + 1}" in message
@@ -141,7 +141,7 @@ def test_a_doubled_key_is_refused_at_any_depth(written, content):
         (b"name: a\ntrain: {<<: {steps: 1}}", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_not_a_mapping_of_words(written, content, fragment):
+def test_a_file_that_is_not_a_mapping_of_strings_is_refused(written, content, fragment):
     path = written(content)
     message = refusal(path)
     assert message.startswith(f"{path}: ")
@@ -152,7 +152,7 @@ def test_a_missing_file(tmp_path):
     assert "no.yaml: cannot be read" in refusal(tmp_path / "no.yaml")
 
 
-def test_words_stay_words_and_numbers_numbers(written):
+def test_strings_and_numbers_keep_their_types(written):
     content = (
         "no: off\nyes: on\nday: 2026-11-20\ncode: 010\nrate: 2e-5\nhalf: .5\nbig: 1E3\nminus: -3\nnull_: ~\ntruth: True"
     )
@@ -162,12 +162,12 @@ def test_words_stay_words_and_numbers_numbers(written):
     }  # fmt: skip
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(written):
+def test_a_byte_order_mark_is_ignored(written):
     assert read_yaml(written(b"\xef\xbb\xbfname: a")) == {"name": "a"}
 
 
-def test_overrides_win_and_the_later_one_last(written):
-    run = load_config(Run, written(WHOLE), ["train.steps=3", "train.steps=4", "model.id=n=1", "seed=7", "seed="])
+def test_overrides_take_precedence_and_the_last_one_most(written):
+    run = load_config(Run, written(COMPLETE), ["train.steps=3", "train.steps=4", "model.id=n=1", "seed=7", "seed="])
     assert (run.train.steps, run.model.id, run.seed) == (4, "n=1", None)
 
 
@@ -190,12 +190,12 @@ def test_an_override_can_give_a_mandatory_key(written):
     ],
 )
 def test_a_wrong_override_is_quoted(written, override, fragment):
-    message = refusal(written(WHOLE), override)
+    message = refusal(written(COMPLETE), override)
     assert f"override {override!r}" in message
     assert fragment in message
 
 
-def test_reading_yaml_runs_nothing(written, monkeypatch):
+def test_reading_yaml_executes_nothing(written, monkeypatch):
     monkeypatch.setattr(sys, "exit", lambda *_: pytest.fail("ran"))
     with pytest.raises(ConfigError):
         read_yaml(written("a: !!python/object/apply:sys.exit [1]"))

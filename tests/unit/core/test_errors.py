@@ -15,7 +15,7 @@ from lalm_mer.core import errors
         ("PredictionError", ValueError),
     ],
 )
-def test_every_error_is_ours_and_one_a_caller_would_expect(name, builtin):
+def test_every_error_is_a_lalm_mer_error_and_a_builtin_one(name, builtin):
     error = getattr(errors, name)("what was found")
     assert isinstance(error, errors.LalmMerError)
     assert isinstance(error, builtin)

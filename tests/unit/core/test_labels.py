@@ -31,7 +31,7 @@ def test_a_label_set_that_is_ambiguous_is_refused(labels, forms, fragment):
         LabelSet(labels, forms)
 
 
-def test_a_task_maps_and_leaves_out():
+def test_a_task_maps_labels_and_omits_others():
     task = Task("iemocap_2", LabelSet(("hap", "sad")), {"hap": "hap", "exc": "hap", "sad": "sad"})
     assert [task.label_of(label) for label in ("exc", "hap", "fru", None)] == ["hap", "hap", None, None]
 
@@ -45,14 +45,14 @@ def test_a_task_cannot_map_outside_its_labels():
     ("written", "inside", "outside"),
     [("[-3, 0)", (-3, -0.1), (0, -3.1)), ("(0, 3]", (0.1, 3), (0, 3.1)), ("[1,1]", (1,), (0.99, 1.01))],
 )
-def test_an_interval_knows_its_ends(written, inside, outside):
+def test_an_interval_contains_its_closed_ends(written, inside, outside):
     interval = Interval.parse(written)
     assert all(value in interval for value in inside)
     assert not any(value in interval for value in outside)
 
 
 @pytest.mark.parametrize("written", ["0 to 3", "[3, 0]", "[0; 3]", "", "[a, b]", "[1.2.3, 4]"])
-def test_what_is_no_interval_is_refused(written):
+def test_a_malformed_interval_is_refused(written):
     with pytest.raises(ConfigError, match="expected two numbers in order"):
         Interval.parse(written)
 
@@ -119,6 +119,6 @@ def test_a_task_of_several_labels_and_one_of_a_number():
         {"intervals": {"a": Interval(0, 1, True, True)}},  # of a label
     ],
 )
-def test_parts_of_a_task_that_do_not_belong_together(parts):
+def test_parts_of_a_task_that_do_not_fit_are_refused(parts):
     with pytest.raises(ConfigError, match="task t"):
         Task("t", LabelSet(("a", "b")), **parts)

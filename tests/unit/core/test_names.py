@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[3] / "lalm_mer"
 
 
 @pytest.mark.parametrize("modalities", MODALITIES)
-def test_what_modalities_use_names_them(modalities):
+def test_modalities_are_named_by_their_inputs(modalities):
     audio, transcript = uses_audio(modalities), uses_transcript(modalities)
     assert modalities_of(audio=audio, transcript=transcript) == modalities
     assert audio or transcript
     assert (audio and transcript) == (modalities == AUDIO_TRANSCRIPT)
 
 
-def test_nothing_used_has_no_name():
+def test_no_input_has_an_empty_name():
     assert modalities_of(audio=False, transcript=False) == ""
     assert not uses_audio("")
 

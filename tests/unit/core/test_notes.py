@@ -11,7 +11,7 @@ def test_every_code_has_a_sentence():
 
 
 @pytest.mark.parametrize("code", list(NoteCode))
-def test_a_note_in_words_says_what_it_holds(code):
+def test_the_sentence_of_a_note_contains_its_facts(code):
     facts = {name: f"fact_{name}" for name in needed_facts(code)}
     words = sentence(Note(code, "dev", 17, facts=facts))
     assert all(fact in words for fact in facts.values())

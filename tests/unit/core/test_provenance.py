@@ -65,7 +65,7 @@ def test_package_versions():
     assert versions["python"].startswith("3.")
 
 
-def test_git_commit_tells_a_clean_tree_from_a_changed_one(tmp_path, monkeypatch):
+def test_git_commit_distinguishes_a_clean_tree_from_a_changed_one(tmp_path, monkeypatch):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     file = tmp_path / "provenance.py"
     file.write_text("x")

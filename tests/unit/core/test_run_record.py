@@ -1,4 +1,4 @@
-"""The record of a run: to JSON and back, and what it refuses; the tests of evaluation/runs have more of the latter."""
+"""The record of a run: JSON round trip and refusals; the tests of evaluation/runs have further refusals."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ NOTES = (
 )
 
 
-def test_a_record_comes_back_from_json_as_it_was():
+def test_a_record_is_unchanged_by_json():
     counts = Counts(3, {"angry": 2, "sad": 1}, {"angry": {"s1": 2}, "sad": {"s1": 1}}, 0)
     record = fabricated_record(
         notes=NOTES, balance=Balance(counts, counts), class_weights={"angry": 0.1, "sad": 1.7}, seconds=None,
@@ -29,7 +29,7 @@ def test_a_record_comes_back_from_json_as_it_was():
     assert record.to_json()["format"] == 2
 
 
-def test_it_tells_whether_the_weights_are_random():
+def test_a_note_marks_random_weights():
     assert fabricated_record(notes=NOTES).randomly_initialised
     assert not fabricated_record(notes=NOTES[1:]).randomly_initialised
 

@@ -44,13 +44,13 @@ class Run:
     seed: int = setting(0, at_least=0, at_most=9, may_change=True, help="of the draws")
 
 
-WHOLE = "family: a\noutput: {dir: runs}\n"
+COMPLETE = "family: a\noutput: {dir: runs}\n"
 
 
 @pytest.fixture
 def load(tmp_path):
     def load_with(content: str = "", *overrides: str) -> Run:
-        (tmp_path / "run.yaml").write_text(WHOLE + content)
+        (tmp_path / "run.yaml").write_text(COMPLETE + content)
         return load_config(Run, tmp_path / "run.yaml", overrides)
 
     return load_with
@@ -71,37 +71,39 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "says"), WRONG)
-def test_a_value_out_of_range_or_choices_names_file_key_value_and_what_is_expected(load, tmp_path, key, value, says):
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG)
+def test_a_value_out_of_range_or_choices_is_refused_with_file_key_and_expected_values(
+    load, tmp_path, key, value, expected
+):
     section, _, name = key.rpartition(".")
     with pytest.raises(ConfigError) as refused:
         load(f"{section}: {{{name}: {value}}}" if section else f"{key}: {value}")
-    assert str(refused.value) == f"{tmp_path / 'run.yaml'}: key {key!r}: {says}"
+    assert str(refused.value) == f"{tmp_path / 'run.yaml'}: key {key!r}: {expected}"
 
 
-@pytest.mark.parametrize(("key", "value", "says"), WRONG)
-def test_and_so_does_an_override(load, key, value, says):
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG)
+def test_an_override_out_of_range_or_choices_is_quoted(load, key, value, expected):
     with pytest.raises(ConfigError) as refused:
         load("", f"{key}={value}")
-    assert str(refused.value) == f"override '{key}={value}': key {key!r}: {says}"
+    assert str(refused.value) == f"override '{key}={value}': key {key!r}: {expected}"
 
 
-def test_what_is_within_is_loaded(load):
+def test_values_in_range_are_loaded(load):
     run = load("steps: 1\nrate: 1\nbits: 8\ncap: null\ncolumns: [session]\nnoise: {p: 0, color: pink}\nseed: 9")
     assert (run.steps, run.rate, run.bits, run.cap, run.columns) == (1, 1.0, 8, None, ["session"])
     assert (run.noise, run.seed) == (Noise(0.0, "pink"), 9)
     assert load("").columns is not load("").columns
 
 
-def test_a_choice_still_to_be_given_is_missing_and_not_wrong(tmp_path):
+def test_a_placeholder_for_a_choice_is_a_missing_key(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(WHOLE.replace("family: a", "family: ???"))
+    file.write_text(COMPLETE.replace("family: a", "family: ???"))
     assert load_config(Run, file, ["family=b"]).family == "b"
     with pytest.raises(ConfigError, match=r"run\.yaml: key 'family' is missing"):
         load_config(Run, file)
 
 
-def test_choices_are_asked_for_when_they_are_needed(load, monkeypatch):
+def test_choices_of_a_registry_are_read_when_they_are_needed(load, monkeypatch):
     monkeypatch.setattr(f"{__name__}.COLUMNS", ["dialogue"])
     assert load("columns: [dialogue]").columns == ["dialogue"]
     assert "list of dialogue," in describe_settings(Run)
@@ -120,7 +122,7 @@ def test_settings_made_in_python_name_arguments():
         require_declared(Run("a", Output(""), Noise(p=float("nan"))))
 
 
-def test_what_a_section_finds_not_to_go_together_names_the_file(tmp_path):
+def test_an_error_of_a_section_names_the_file(tmp_path):
     @dataclass(frozen=True)
     class Pair:
         low: int = 0
@@ -135,7 +137,7 @@ def test_what_a_section_finds_not_to_go_together_names_the_file(tmp_path):
         load_config(Pair, tmp_path / "pair.yaml")
 
 
-def test_the_description_has_a_line_a_key_by_section():
+def test_the_description_has_one_line_per_key_by_section():
     assert describe_settings(Run).splitlines() == [
         "  family  a | b | c, required: architecture",
         "  steps  int, 1 or more, or -1, default -1: optimiser steps",
@@ -154,11 +156,11 @@ def test_the_description_has_a_line_a_key_by_section():
     ]
 
 
-def test_what_may_change_is_a_key_or_a_section():
+def test_keys_and_sections_may_be_changeable():
     assert changeable_keys(Run) == {"output", "seed"}
 
 
-def test_errors_about_an_argument_name_the_key_it_came_from():
+def test_an_error_about_an_argument_names_its_key():
     with pytest.raises(ConfigError, match=r"^key 'adapter\.towers\.projector': no such layer$"), naming_keys("adapter"):
         raise ConfigError("argument 'towers.projector': no such layer")
     with (
@@ -169,7 +171,7 @@ def test_errors_about_an_argument_name_the_key_it_came_from():
     assert refused.value.reason == "empty"
 
 
-def test_other_errors_stay_as_they_are():
+def test_other_errors_are_unchanged():
     with pytest.raises(ConfigError, match=r"^model x: argument 'y' is missing$"), naming_keys("adapter"):
         raise ConfigError("model x: argument 'y' is missing")
     with pytest.raises(KeyError, match="argument 'x'"), naming_keys("adapter"):

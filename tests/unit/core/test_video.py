@@ -12,7 +12,7 @@ av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
 @pytest.fixture
 def video(tmp_path):
-    """A maker of MP4 files: a moving picture, and AAC sound of one tone a channel."""
+    """Writes MP4 files: a moving picture, and AAC audio with one tone per channel."""
 
     def make(seconds=1.0, rate=44100, hertz=(440.0, 440.0), picture=True, options=None):
         path = tmp_path / "made.mp4"
@@ -58,7 +58,7 @@ def pitch(waveform):
 
 @pytest.mark.parametrize("picture", [True, False])
 @pytest.mark.parametrize(("rate", "hertz"), [(44100, (440.0, 440.0)), (16000, (300.0,)), (48000, (1000.0, 1000.0))])
-def test_duration_rate_and_pitch_are_those_of_the_sound(video, picture, rate, hertz):
+def test_duration_rate_and_pitch_are_those_of_the_audio(video, picture, rate, hertz):
     waveform = decode_video(video(1.5, rate, hertz, picture), "clip.mp4")
     assert waveform.sampling_rate == rate
     assert waveform.samples.dtype == np.float32
@@ -86,7 +86,7 @@ def test_a_video_without_an_audio_track_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
-def test_what_is_no_video_is_unreadable(content):
+def test_a_file_that_is_no_video_is_unreadable(content):
     with pytest.raises(AudioError, match=r"clip\.mp4: not a video") as error:
         decode_video(content, "clip.mp4")
     assert error.value.reason == "unreadable"
@@ -100,7 +100,7 @@ def test_a_video_cut_before_its_header_is_unreadable(video):
     assert error.value.reason == "unreadable"
 
 
-def test_no_cut_of_a_video_with_its_header_in_front_passes_for_a_whole_one(video):
+def test_a_truncated_video_with_its_header_first_is_refused(video):
     content = video(3.0, options={"movflags": "faststart"})
     assert content.find(b"moov") < content.find(b"mdat")
     reasons = set()
@@ -111,7 +111,7 @@ def test_no_cut_of_a_video_with_its_header_in_front_passes_for_a_whole_one(video
     assert "truncated" in reasons
 
 
-def test_a_damaged_middle_is_said(video):
+def test_a_video_that_is_damaged_in_the_middle_is_refused(video):
     content = bytearray(video(2.0))
     start = content.find(b"mdat") + 4
     content[start + 1000 : start + 6000] = bytes(5000)
@@ -129,7 +129,7 @@ def test_a_playlist_opens_no_other_file(video, tmp_path, monkeypatch):
         decode_video(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret\n#EXT-X-ENDLIST\n", "clip.mp4")
 
 
-def test_a_corpus_keeps_the_sound_of_a_video_as_flac(video, tmp_path):
+def test_a_corpus_stores_the_audio_of_a_video_as_flac(video, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(content := video(1.0, 48000))
     audio = read_audio(tmp_path, tmp_path / "clip.mp4")
     assert audio.path == "clip.mp4"

@@ -57,7 +57,7 @@ def test_a_broken_textgrid_is_named(tmp_path, content):
         read(tmp_path, "u1.TextGrid", content)
 
 
-def test_ctm_takes_the_lines_of_the_utterance_alone(tmp_path):
+def test_ctm_reads_only_the_lines_of_the_utterance(tmp_path):
     content = ";; made by an aligner\nu0 1 0.1 0.2 well\nu1 1 0.0 0.5 <eps>\nu1 1 0.50 0.25 kids 0.99\n\n"
     content += "u1 1 0.75 0.50 talking\nu10 1 0.0 9.0 other\n"
     assert read(tmp_path, "u1.ctm", content) == (KIDS, TALK)
@@ -79,7 +79,7 @@ def test_ctm_errors_name_the_line(tmp_path, content, message):
     assert str(error.value).startswith(f"{tmp_path / 'u1.ctm'}: {message}")
 
 
-def test_json_in_its_forms(tmp_path):
+def test_all_forms_of_json_are_read(tmp_path):
     words = [{"word": "kids", "start": 0.5, "end": 0.75}, {"word": "talking", "start": 0.75, "end": 1.25}]
     seconds = [{"word": word["word"], "start_s": word["start"], "end_s": word["end"]} for word in words]
     for content in (words, seconds, {"transcript": "kids talking", "words": words}):
@@ -118,7 +118,7 @@ def test_other_files_and_other_encodings_are_refused(tmp_path):
     with pytest.raises(CorpusError, match="byte 13 is not UTF-8"):
         read(tmp_path, "u1.ctm", "u1 1 0.5 0.2 é\n", encoding="latin-1")
     with pytest.raises(CorpusError, match="cannot be read"):
-        read_word_times(tmp_path / "gone.ctm", "gone")
+        read_word_times(tmp_path / "absent.ctm", "absent")
 
 
 def test_files_are_found_by_the_utterance_id(tmp_path):
@@ -131,7 +131,7 @@ def test_files_are_found_by_the_utterance_id(tmp_path):
         find_word_times(tmp_path, "deep/u1")
 
 
-def test_no_id_and_no_link_leads_out_of_the_folder(tmp_path):
+def test_an_id_or_a_link_to_another_folder_is_refused(tmp_path):
     (tmp_path / "secret.json").write_text("[]")
     folder = tmp_path / "times"
     folder.mkdir()

@@ -34,28 +34,28 @@ def estimate(model, **options):
     )
 
 
-def test_what_all_of_it_takes_to_learn():
+def test_memory_of_training_all_parameters():
     memory = estimate(Small())
     assert memory == Memory(WEIGHTS, 72 * 4, 2 * 72 * 4, 3 * 17 * 2 * BLOCK)
     assert memory.total == WEIGHTS + 3 * 72 * 4 + 3 * 17 * 2 * BLOCK
 
 
-def test_checkpointing_keeps_outputs_and_one_block():
+def test_checkpointing_stores_outputs_and_one_block():
     assert estimate(Small(), checkpointing=True).activations == 3 * (2 * BLOCK + 17 * BLOCK)
 
 
-def test_what_comes_before_the_first_that_learns_keeps_nothing():
+def test_blocks_before_the_first_trained_one_store_nothing():
     model = Small()
     model.requires_grad_(False)
     model.blocks[1].weight.requires_grad_(True)
     assert estimate(model) == Memory(WEIGHTS, 16 * 4, 2 * 16 * 4, 3 * 17 * BLOCK)
 
 
-def test_scoring_holds_one_block_and_no_gradients():
+def test_scoring_stores_one_block_and_no_gradients():
     assert estimate(Small(), learns=False) == Memory(WEIGHTS, 0, 0, 3 * 17 * BLOCK)
 
 
-def test_hooks_are_gone_afterwards():
+def test_hooks_are_removed_afterwards():
     model = Small()
     estimate(model)
     assert not any(block._forward_hooks for block in model.blocks)
@@ -74,7 +74,7 @@ def test_four_bit_weights_count_as_they_are_stored():
     assert stored_bytes(layer) == 256 * 256 // 2 + scales + 4 * (scales // 256)
 
 
-def test_a_processors_memory_counts_what_the_model_holds_already(monkeypatch):
+def test_the_available_memory_of_a_cpu_includes_the_model(monkeypatch):
     model = Small()
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Ram", (), {"available": 1000}))
     assert available_bytes(torch.device("cpu"), model) == 1000 + WEIGHTS

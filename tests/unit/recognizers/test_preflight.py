@@ -73,9 +73,9 @@ def inputs(examples):
 @pytest.fixture(scope="module")
 def examples():
     made = []
-    for number, (seconds, said) in enumerate([(0.5, "no"), (0.9, "the door"), (1.3, "no"), (1.6, "hello there")]):
+    for number, (seconds, transcript) in enumerate([(0.5, "no"), (0.9, "the door"), (1.3, "no"), (1.6, "hello there")]):
         noise = np.random.default_rng(number).normal(scale=0.1, size=round(16_000 * seconds)).astype(np.float32)
-        made.append(Example(Input(f"u{number}", said, Waveform(noise, 16_000), "s"), LABELS.labels[number % 3]))
+        made.append(Example(Input(f"u{number}", transcript, Waveform(noise, 16_000), "s"), LABELS.labels[number % 3]))
     return made
 
 
@@ -133,7 +133,7 @@ def test_a_model_that_uses_only_the_duration_of_audio_is_refused(
 
 
 class Fixed(nn.Linear):
-    """Log-probabilities by hand, and the sizes of the batches that they were asked for in."""
+    """Fixed log-probabilities, and the sizes of the batches that were scored."""
 
     def __init__(self, *rows):
         super().__init__(1, 1)
@@ -237,7 +237,7 @@ def test_a_prompt_that_is_supervised_is_shown(family, collators, examples):
         supervised(family, leaking, examples[0])
 
 
-def test_an_answer_looked_for_a_token_too_early_is_shown(family, collators, examples):
+def test_an_answer_that_is_predicted_one_token_too_early_is_shown(family, collators, examples):
     def shifted(batch):
         made = collators[0](batch)
         return made | {"sources": made["sources"] - 1}

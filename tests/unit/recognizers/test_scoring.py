@@ -70,7 +70,7 @@ def test_prompts_are_averaged_as_probabilities(score):
 
 
 @scored
-def test_one_prompt_is_itself_to_the_bit(score):
+def test_the_average_of_one_prompt_is_bit_identical(score):
     expected = np.log(np.array(ASKED["one"][0]))
     found = score(Table(["one"]))
     assert (found == (expected if score is by_trainer else expected.astype(np.float32))).all()
@@ -83,7 +83,7 @@ def test_an_input_without_content_is_subtracted(score):
 
 
 @scored
-def test_it_is_subtracted_from_each_prompt_by_its_own(score):
+def test_each_prompt_has_its_own_score_without_content(score):
     found = np.exp(score(Table(["one", "other"], NOTHING)))
     assert found == pytest.approx(np.array([[0.45, 0.55], [0.55, 0.45]]))
 
@@ -99,6 +99,6 @@ def test_no_inputs_have_no_scores():
     assert list(score_inputs(Table(["one", "other"], NOTHING), [])) == []
 
 
-def test_as_many_priors_as_prompts():
+def test_every_prompt_needs_a_score_without_content():
     with pytest.raises(ValueError, match="zip"):
         average_prompts([np.zeros((1, 2))] * 2, [np.zeros((1, 2))])

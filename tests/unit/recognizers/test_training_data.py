@@ -1,4 +1,4 @@
-"""Balanced, weighted and augmented training data in the loop that all recognizers learn by."""
+"""Balanced, weighted and augmented training data in the trainer of all recognizers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Loudness(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(1, 2)
-        self.heard = []
+        self.levels_seen = []
 
     @property
     def training_collator(self):
@@ -57,7 +57,7 @@ class Loudness(nn.Module):
 
     def forward(self, level, truth, labels=None):
         if self.training:
-            self.heard += level.flatten().tolist()
+            self.levels_seen += level.flatten().tolist()
         log_probs = self.linear(level).log_softmax(dim=1)
         losses = -log_probs.gather(1, truth[:, None])[:, 0]
         return {"losses": losses, "items": torch.ones_like(losses), "log_probs": log_probs}
@@ -80,7 +80,7 @@ class Killed(Exception):
 
 
 class KillAt(TrainerCallback):
-    """Ends a run after a step, once its checkpoint is whole."""
+    """Ends a run after a step, once its checkpoint is complete."""
 
     def __init__(self, step):
         self.step = step
@@ -119,27 +119,27 @@ def augmented(examples):
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_every_epoch_is_heard_anew_and_a_run_that_goes_on_hears_the_same(examples, tmp_path, workers):
-    whole = trainer(tmp_path / "whole", augmented(examples), examples, workers=workers)
-    whole.train()
-    heard = whole.model.heard
-    assert len(heard) == len(set(heard)) == 3 * 12
+def test_every_epoch_augments_anew_and_a_resumed_run_augments_the_same(examples, tmp_path, workers):
+    complete = trainer(tmp_path / "complete", augmented(examples), examples, workers=workers)
+    complete.train()
+    levels_seen = complete.model.levels_seen
+    assert len(levels_seen) == len(set(levels_seen)) == 3 * 12
     expected = augmented(examples)
     for epoch in range(3):
         expected.set_epoch(epoch)
         levels = collate(list(expected))["level"].flatten().tolist()
-        assert sorted(heard[12 * epoch : 12 * epoch + 12]) == sorted(levels)
+        assert sorted(levels_seen[12 * epoch : 12 * epoch + 12]) == sorted(levels)
     killed = trainer(tmp_path / "cut", augmented(examples), examples, workers=workers, callbacks=[KillAt(8)])
     with pytest.raises(Killed):
         killed.train()
     assert killed.state.epoch == pytest.approx(8 / 6)  # in the middle of the second epoch
     again = trainer(tmp_path / "cut", augmented(examples), examples, workers=workers)
     again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-8"))
-    assert again.model.heard == heard[16:]
-    torch.testing.assert_close(again.model.linear.weight, whole.model.linear.weight, rtol=0, atol=0)
+    assert again.model.levels_seen == levels_seen[16:]
+    torch.testing.assert_close(again.model.linear.weight, complete.model.linear.weight, rtol=0, atol=0)
 
 
-def test_dev_is_heard_as_it_is(examples, tmp_path):
+def test_dev_is_not_augmented(examples, tmp_path):
     bare = trainer(tmp_path / "bare", examples, examples)
     changed = trainer(tmp_path / "changed", augmented(examples), examples)
     batches = [next(iter(one.get_eval_dataloader()))["level"] for one in (bare, changed)]
@@ -156,7 +156,7 @@ def test_the_weighted_loss_is_by_class_and_accumulates_exactly(examples, tmp_pat
         losses = at_once.model(**batch)["losses"]
         expected = float((losses * torch.tensor(weights)[batch["truth"]]).sum() / 12)
         bare_dev = float(losses.mean())
-    at_once.model.heard.clear()
+    at_once.model.levels_seen.clear()
     assert at_once.evaluate()["eval_loss"] == pytest.approx(bare_dev, rel=1e-6)
     logs = []
     for one in (at_once, one_by_one):
@@ -167,7 +167,7 @@ def test_the_weighted_loss_is_by_class_and_accumulates_exactly(examples, tmp_pat
     torch.testing.assert_close(one_by_one.model.linear.weight, at_once.model.linear.weight, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_of_one_are_no_weights(examples, tmp_path):
+def test_weights_of_one_change_nothing(examples, tmp_path):
     runs = [trainer(tmp_path / name, examples, examples, **more) for name, more in (
         ("none", {}), ("ones", {"class_weights": (1.0, 1.0)}),
     )]  # fmt: skip

@@ -72,7 +72,7 @@ def test_every_recording_is_a_row_with_probabilities_or_a_reason(folder, batch_s
     assert rows[4].reason.startswith("not audio that libsndfile reads")
 
 
-def test_batches_hold_what_can_be_scored(folder):
+def test_batches_contain_what_can_be_scored(folder):
     recognizer = Loudness(longest_s=100)
     list(predict(recognizer, [folder], batch_size=2))
     assert recognizer.batches == [2, 1]

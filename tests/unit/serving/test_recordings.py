@@ -52,7 +52,7 @@ def test_a_list_gives_paths_transcripts_and_parts(tmp_path):
         (["a.wav", "b.wav"], "hello", "one transcript for 2 recordings; give a manifest"),
     ],
 )
-def test_sources_that_make_no_sense_are_refused(tmp_path, monkeypatch, sources, transcript, message):
+def test_invalid_sources_are_refused(tmp_path, monkeypatch, sources, transcript, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     for name in ("a.wav", "b.wav"):
@@ -61,7 +61,7 @@ def test_sources_that_make_no_sense_are_refused(tmp_path, monkeypatch, sources, 
         list(find_recordings(sources, transcript))
 
 
-def test_channels_are_mixed_chosen_or_apart(tmp_path):
+def test_channels_are_mixed_selected_or_separate(tmp_path):
     recording = Recording(write_wav(tmp_path / "stereo.wav", channels=2))
     (number, mixed), *_ = load_channels(recording, None)
     assert number is None
@@ -94,6 +94,6 @@ def test_windows_cover_the_recording_to_its_end(length, hop, starts):
 
 
 @pytest.mark.parametrize(("length", "hop"), [(0, 1), (3, 0), (3, 4), (float("nan"), 1)])
-def test_windows_that_would_leave_something_out_are_refused(length, hop):
+def test_windows_that_omit_audio_are_refused(length, hop):
     with pytest.raises(ConfigError, match="expected 0 < hop <= window"):
         Window(length, hop)

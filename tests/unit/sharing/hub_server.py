@@ -1,4 +1,4 @@
-"""A server in this process that speaks the Hub's API, and may refuse, stall, drop the line or lie."""
+"""A server in this process with the Hub's API, which may refuse, stall, disconnect or send malformed data."""
 
 import base64
 import hashlib
@@ -19,14 +19,14 @@ TOKEN = "hf_test"
 
 
 class Hub:
-    """What the server holds: repositories, each a list of commits, and large files by their SHA-256."""
+    """The content of the server: repositories, each a list of commits, and large files by their SHA-256."""
 
     def __init__(self):
         self.repos = {}
         self.private = {}
         self.large = {}
         self.verified = set()
-        self.asked = []
+        self.requests = []
         self.faults = []  # (pattern of "METHOD path", what a handler does instead)
         self.signature = ""  # of addresses to upload to
         self.released = threading.Event()  # ends every stall
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self):
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append((self.command, path))
+        self.hub.requests.append((self.command, path))
         for pattern, fault in self.hub.faults:
             if re.match(pattern, f"{self.command} {path}"):
                 return fault(self)
@@ -107,11 +107,11 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def create(self, body):
-        asked = json.loads(body)
-        repo = f"{asked['organization']}/{asked['name']}"
+        payload = json.loads(body)
+        repo = f"{payload['organization']}/{payload['name']}"
         if repo in self.hub.repos:
             return self.answer(409, {"error": "exists", "url": f"{self.server.endpoint}/{repo}"})
-        self.hub.private[repo] = asked.get("visibility") == "private"
+        self.hub.private[repo] = payload.get("visibility") == "private"
         self.hub.commit(repo, {".gitattributes": b"*.safetensors filter=lfs\n"})
         return self.answer(200, {"url": f"{self.server.endpoint}/{repo}", "name": repo})
 
@@ -142,11 +142,11 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, body, repo, revision):
         files = self.hub.head(repo, revision)[1]
         rows = []
-        for asked in json.loads(body)["files"]:
-            large = asked["path"].endswith(".safetensors")
-            row = {"path": asked["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-            if asked["path"] in files:
-                content = files[asked["path"]]
+        for payload in json.loads(body)["files"]:
+            large = payload["path"].endswith(".safetensors")
+            row = {"path": payload["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if payload["path"] in files:
+                content = files[payload["path"]]
                 row["oid"] = hashlib.sha256(content).hexdigest() if large else git_oid(content)
             rows.append(row)
         self.answer(200, {"files": rows})
@@ -166,9 +166,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200)
 
     def verify(self, body):
-        asked = json.loads(body)
-        good = len(self.hub.large.get(asked["oid"], b"")) == asked["size"]
-        self.hub.verified |= {asked["oid"]} if good else set()
+        payload = json.loads(body)
+        good = len(self.hub.large.get(payload["oid"], b"")) == payload["size"]
+        self.hub.verified |= {payload["oid"]} if good else set()
         self.answer(200 if good else 422, {})
 
     def commit(self, body, repo, revision):
@@ -251,7 +251,7 @@ def once(fault):
 
 @contextmanager
 def serve():
-    """A Hub of its own: ``endpoint`` and ``hub``."""
+    """A new Hub: ``endpoint`` and ``hub``."""
     handler = type("OneHub", (Handler,), {"hub": Hub()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.endpoint = f"http://127.0.0.1:{running.server_port}"
@@ -266,7 +266,7 @@ def serve():
 
 
 def speak_to(server, cache, monkeypatch):
-    """Have the client in this process, which has read its environment already, ask this Hub, and never rest."""
+    """Make the client in this process, which has read its environment, use this Hub and retry without delay."""
     constants = huggingface_hub.constants
     template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)

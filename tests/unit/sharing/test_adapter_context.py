@@ -1,4 +1,4 @@
-"""What an adapter was trained with is compared with what it is used with."""
+"""The context of an adapter's training is compared with that of its use."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from lalm_mer.sharing.hub_folder import assemble
 
 
 def fit(folder, finished, *, base_model="same", **changed):
-    """Notes of a run that uses an adapter as it was trained, but for what is changed."""
+    """Notes of a run that uses an adapter as in training, with some changes."""
     then = read_record(finished / "run.json")
     now = replace(context_of(then, "run.json"), **changed)
     return require_fit(folder, now, then.base_model if base_model == "same" else base_model)
@@ -24,7 +24,7 @@ def test_the_run_it_was_trained_for_needs_no_note(finished):
     assert fit(finished / "adapter", finished) == []
 
 
-def test_another_fold_of_the_same_folds_is_a_leak(finished):
+def test_another_fold_of_the_same_folds_is_refused(finished):
     with pytest.raises(SplitLeakError, match="set it to 1"):
         fit(finished / "adapter", finished, fold=2)
 
@@ -37,16 +37,16 @@ def test_another_base_model_is_refused_and_another_copy_noted(finished):
     assert fit(finished / "adapter", finished, base_digest=None) == []
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["run.json", "alone"])
-def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, beside):
+@pytest.mark.parametrize("with_record", [True, False], ids=["run.json", "alone"])
+def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, with_record):
     out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
-    if not beside:
+    if not with_record:
         (out / "run.json").unlink()
     digest = "Qwen/Qwen2-Audio-7B@0"
     with pytest.raises(AdapterError, match=r"trained on Qwen/Qwen2-Audio-7B-Instruct.*set model\.id=Qwen/Qwen2"):
         fit(out, finished, base_model="Qwen/Qwen2-Audio-7B", base_digest=digest)
     fit(out, finished, base_model="qwen/qwen2-audio-7b-instruct")
-    fit(out, finished, base_model=str(tmp_path))  # a copy may lie anywhere
+    fit(out, finished, base_model=str(tmp_path))  # a copy may be in any folder
 
 
 TRAINED = {"corpus": "fabricated", "protocol": "speaker_folds", "fold": 1}
@@ -68,7 +68,7 @@ def test_other_differences_are_noted(finished, tmp_path, changed, note, shared):
     assert fit(folder, finished, **changed) == [note]
 
 
-def test_a_merged_model_is_compared_by_what_its_adapter_was_trained_with(finished, tmp_path):
+def test_a_merged_model_is_compared_by_the_context_of_its_adapter(finished, tmp_path):
     trained_with = context_of(read_record(finished / "run.json"), "run.json")
     MergedFrom("base", "a" * 64, trained_with).write(tmp_path)
     assert fit(tmp_path, finished, base_model=None, base_digest=None) == []

@@ -31,7 +31,7 @@ def config_of(run):
     return json.loads((run / "run.json").read_text())["config"]
 
 
-def test_the_folder_holds_what_is_shared_and_nothing_else(finished, tmp_path):
+def test_the_folder_contains_the_shared_files_and_nothing_else(finished, tmp_path):
     out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
     assert {path.name for path in out.iterdir()} == PUSHED
     weights = "adapter_model.safetensors"
@@ -43,7 +43,7 @@ def test_the_folder_holds_what_is_shared_and_nothing_else(finished, tmp_path):
     assert json.loads((out / "metrics.json").read_text()) == json.loads((finished / "metrics.json").read_text())
 
 
-def test_no_local_path_and_no_utterance_leaves(finished, tmp_path, tiny_folder):
+def test_no_local_path_and_no_utterance_is_shared(finished, tmp_path, tiny_folder):
     out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
     for path in out.iterdir():
         content = path.read_bytes()
@@ -79,7 +79,7 @@ def test_the_adapter_loads_again_and_is_the_same(finished, tmp_path, tiny_folder
         assert (loaded[place] == tensor).all()
 
 
-def test_the_processor_comes_back_as_the_family_needs_it(finished, tmp_path, tiny_folder):
+def test_the_family_loads_the_shared_processor(finished, tmp_path, tiny_folder):
     out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
     mine = family_class("qwen2_audio").load_processor(str(out), None)
     base = family_class("qwen2_audio").load_processor(str(tiny_folder("qwen2_audio")), None)
@@ -89,7 +89,7 @@ def test_the_processor_comes_back_as_the_family_needs_it(finished, tmp_path, tin
     assert mine.feature_extractor.to_dict() == base.feature_extractor.to_dict()
 
 
-def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_path):
+def test_a_copy_of_a_published_model_is_shared_as_its_published_id(finished, tmp_path):
     out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"].startswith("Qwen/")
     assert json.loads((out / "run.json").read_text())["config"]["model"]["id"] == "Qwen/Qwen2-Audio-7B-Instruct"
@@ -97,7 +97,7 @@ def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda run: (run / "metrics.json").unlink(), "not finished"),
         (lambda run: change(run, seconds=None), "not ended"),
@@ -115,9 +115,9 @@ def test_a_copy_of_a_published_model_goes_by_its_published_name(finished, tmp_pa
         (lambda run: (run / "predictions.parquet").unlink(), "predictions.parquet"),
     ],
 )  # fmt: skip
-def test_a_run_that_may_not_be_shared_is_refused_in_one_line(run, tmp_path, spoil, said):
+def test_a_run_that_may_not_be_shared_is_refused_in_one_line(run, tmp_path, spoil, message):
     spoil(run)
-    with pytest.raises(LalmMerError, match=said) as caught:
+    with pytest.raises(LalmMerError, match=message) as caught:
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -147,7 +147,7 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_not_shared(run, tmp
 
 
 @pytest.mark.parametrize("fault", [refuses(500), drops])
-def test_a_hub_that_fails_leaves_the_run_as_it_was(run, tmp_path, monkeypatch, fault):
+def test_a_failing_hub_does_not_change_the_run(run, tmp_path, monkeypatch, fault):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with serve() as server:
         speak_to(server, tmp_path / "cache", monkeypatch)
@@ -163,7 +163,7 @@ def test_a_hub_that_fails_leaves_the_run_as_it_was(run, tmp_path, monkeypatch, f
     assert {path.name: path.read_bytes() for path in out.iterdir()}.items() <= pushed.items()
 
 
-def test_a_link_out_of_the_run_is_not_pushed(run, tmp_path):
+def test_a_link_to_a_file_outside_of_the_run_is_not_pushed(run, tmp_path):
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
@@ -178,9 +178,9 @@ def test_a_folder_with_files_is_not_written_into(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_base_model_that_is_gone_is_said(run, tmp_path):
+def test_a_missing_base_model_is_an_error(run, tmp_path):
     config = config_of(run)
-    change(run, config=config | {"model": config["model"] | {"id": str(tmp_path / "gone")}})
+    change(run, config=config | {"model": config["model"] | {"id": str(tmp_path / "absent")}})
     with pytest.raises(ModelError, match="processor cannot be loaded"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter")
 
@@ -189,13 +189,13 @@ def test_a_base_model_that_is_gone_is_said(run, tmp_path):
     "repo_id",
     ["adapter", "a/b/c", "../adapter", "jane/..", "jane/a--b", "jane/a b", "jane/x.git", "jane/a`b", "jäne/a"],
 )
-def test_what_is_no_id_of_the_hub_is_refused(repo_id):
+def test_a_malformed_hub_id_is_refused(repo_id):
     with pytest.raises(ConfigError, match="--repo"):
         check_repo_id(repo_id, "--repo")
 
 
 @pytest.mark.parametrize("licence", ["CC BY", "mit\nbase_model: x", ""])
-def test_what_is_no_licence_is_refused(finished, tmp_path, licence):
+def test_a_malformed_licence_is_refused(finished, tmp_path, licence):
     with pytest.raises(ConfigError, match="--licence"):
         assemble(finished, tmp_path / "out", repo_id="jane/adapter", licence=licence)
 
@@ -205,7 +205,7 @@ def test_an_adapter_is_found_in_its_run_folder(finished):
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_link_that_leaves_the_folder_is_refused(run, tmp_path, name):
+def test_a_link_out_of_the_folder_is_refused(run, tmp_path, name):
     (run / "adapter" / name).rename(tmp_path / name)
     (run / "adapter" / name).symlink_to(tmp_path / name)
     with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
@@ -225,17 +225,17 @@ def test_a_download_of_the_hub_is_links_to_its_blobs(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ({"peft_type": "POLY"}, r"says peft_type 'POLY'; expected LORA, LOHA"),
         ({"auto_mapping": {"parent_library": "evil"}}, r"says auto_mapping 'evil'"),
         ({"layer_replication": [[0, 1]]}, r"says layer_replication \[\[0, 1\]\]; expected None"),
     ],
 )
-def test_a_config_that_asks_for_more_is_refused_before_anything_is_loaded(run, written, said):
+def test_a_config_with_other_values_is_refused_before_anything_is_loaded(run, written, message):
     file = run / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | written))
-    with pytest.raises(AdapterError, match=said):
+    with pytest.raises(AdapterError, match=message):
         load_adapter_from(str(run))
 
 
@@ -250,7 +250,7 @@ def test_a_tower_that_the_config_names_may_be_shared(run, tmp_path):
     assert load_adapter_from(str(run)) == run / "adapter"
 
 
-def test_a_revision_of_a_folder_means_nothing(finished):
+def test_a_revision_of_a_folder_is_refused(finished):
     with pytest.raises(AdapterError, match=r"argument 'revision': 'main', but .* is a folder"):
         load_adapter_from(str(finished), "main")
 

@@ -1,4 +1,4 @@
-"""A Hub that refuses, stalls, drops the line or lies: one line, nothing local harmed, and the same call works later."""
+"""A Hub that refuses, stalls, disconnects or sends malformed data: one line, no local change; a later call works."""
 
 import json
 import time
@@ -33,7 +33,7 @@ FILES = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safeten
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """What the server holds."""
+    """The content of the server."""
     with serve() as server:
         speak_to(server, tmp_path / "cache", monkeypatch)
         yield server.hub
@@ -54,12 +54,12 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def fails_and_is_repeated(hub, folder, said, timeout_s=5.0):
+def fails_and_is_repeated(hub, folder, message_part, timeout_s=5.0):
     before = contents(folder)
     with pytest.raises(AdapterError) as caught:
         push(folder, "jane/adapter", timeout_s=timeout_s)
     message = str(caught.value)
-    assert message.startswith(f"jane/adapter: cannot be pushed to the Hub, {said}: ")
+    assert message.startswith(f"jane/adapter: cannot be pushed to the Hub, {message_part}: ")
     assert "\n" not in message
     assert contents(folder) == before
     assert "adapter_model.safetensors" not in (hub.head("jane/adapter") or ("", {}))[1]
@@ -71,24 +71,26 @@ def fails_and_is_repeated(hub, folder, said, timeout_s=5.0):
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-@pytest.mark.parametrize(("request_line", "said"), STEPS.items())
-def test_a_refusal_at_any_step_is_told_and_the_push_can_be_repeated(hub, folder, request_line, said, status):
+@pytest.mark.parametrize(("request_line", "message_part"), STEPS.items())
+def test_a_refusal_at_any_step_is_reported_and_the_push_can_be_repeated(
+    hub, folder, request_line, message_part, status
+):
     hub.faults = [(request_line, refuses(status))]
-    message = fails_and_is_repeated(hub, folder, said)
+    message = fails_and_is_repeated(hub, folder, message_part)
     assert str(status) in message
     assert ("that HF_TOKEN allows it" in message) == (status < 500)
 
 
-@pytest.mark.parametrize(("request_line", "said"), STEPS.items())
-def test_a_server_that_never_answers_is_not_waited_for(hub, folder, request_line, said):
+@pytest.mark.parametrize(("request_line", "message_part"), STEPS.items())
+def test_the_wait_for_a_server_is_limited(hub, folder, request_line, message_part):
     hub.faults = [(request_line, stalls)]
     started = time.monotonic()
-    assert "no answer within 0.1 s" in fails_and_is_repeated(hub, folder, said, timeout_s=0.1)
+    assert "no answer within 0.1 s" in fails_and_is_repeated(hub, folder, message_part, timeout_s=0.1)
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("fault", [drops, cuts])
-def test_a_line_that_breaks_off_during_the_upload_is_told(hub, folder, fault):
+def test_an_interrupted_upload_is_reported(hub, folder, fault):
     hub.faults = [("PUT /lfs/" if fault is drops else "POST /api/models/jane/adapter/commit", fault)]
     before = contents(folder)
     with pytest.raises(AdapterError, match="failed") as caught:
@@ -101,45 +103,45 @@ def test_a_line_that_breaks_off_during_the_upload_is_told(hub, folder, fault):
 
 
 @pytest.mark.parametrize("fault", [refuses(503), drops])
-def test_what_happens_once_is_got_over(hub, folder, fault):
+def test_a_single_failure_is_retried(hub, folder, fault):
     hub.faults = [("PUT /lfs/", once(fault))]
     push(folder, "jane/adapter")
     assert hub.head("jane/adapter")[1]["adapter_model.safetensors"] == WEIGHTS
 
 
-def test_signed_addresses_are_not_shown(hub, folder, monkeypatch):
+def test_signed_urls_are_not_shown(hub, folder, monkeypatch):
     hub.faults = [("PUT /lfs/", refuses(403))]
     hub.signature = "?X-Signature=secret"
     with pytest.raises(AdapterError, match=r"/lfs/[0-9a-f]{64}") as caught:
         push(folder, "jane/adapter")
-    assert any("PUT" in method for method, _ in hub.asked)
+    assert any("PUT" in method for method, _ in hub.requests)
     assert "secret" not in str(caught.value)
 
 
-def test_a_time_of_nothing_is_refused(folder):
+def test_a_time_out_of_zero_is_refused(folder):
     with pytest.raises(ConfigError, match="expected more than 0"):
         push(folder, "jane/adapter", timeout_s=0)
 
 
-def load(hub, said):
+def load(hub, message_part):
     with pytest.raises(AdapterError, match="jane/adapter: cannot be loaded from the Hub") as caught:
         load_adapter_from("jane/adapter", timeout_s=0.2)
     assert "\n" not in str(caught.value)
-    assert said in str(caught.value)
+    assert message_part in str(caught.value)
     hub.faults = []
     assert contents(load_adapter_from("jane/adapter")) == FILES
 
 
 @pytest.mark.parametrize("request_line", DOWNLOAD)
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_refused_download_is_told_and_can_be_repeated(hub, request_line, status):
+def test_a_refused_download_is_reported_and_can_be_repeated(hub, request_line, status):
     hub.commit("jane/adapter", FILES)
     hub.faults = [(request_line, refuses(status))]
     load(hub, str(status))
 
 
 @pytest.mark.parametrize("request_line", DOWNLOAD)
-def test_a_download_that_stalls_is_not_waited_for(hub, request_line):
+def test_the_wait_for_a_download_is_limited(hub, request_line):
     hub.commit("jane/adapter", FILES)
     hub.faults = [(request_line, stalls)]
     started = time.monotonic()
@@ -148,7 +150,7 @@ def test_a_download_that_stalls_is_not_waited_for(hub, request_line):
 
 
 @pytest.mark.parametrize("chunk", [1000, 10_000_000])
-def test_half_a_file_is_never_used(hub, tmp_path, monkeypatch, chunk):
+def test_a_partial_file_is_never_used(hub, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", chunk)  # what has arrived resets its retries
     hub.commit("jane/adapter", FILES)
     hub.faults = [("GET /jane/adapter/resolve/.*safetensors", cuts)]
@@ -156,7 +158,7 @@ def test_half_a_file_is_never_used(hub, tmp_path, monkeypatch, chunk):
         with pytest.raises(AdapterError, match="cannot be loaded from the Hub") as caught:
             load_adapter_from("jane/adapter")
         assert "\n" not in str(caught.value)
-    assert len([path for method, path in hub.asked if method == "GET" and path.endswith("safetensors")]) <= 60
+    assert len([path for method, path in hub.requests if method == "GET" and path.endswith("safetensors")]) <= 60
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AdapterError, match="cannot be loaded from the Hub"):
         load_adapter_from("jane/adapter")
@@ -166,35 +168,36 @@ def test_half_a_file_is_never_used(hub, tmp_path, monkeypatch, chunk):
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".incomplete")]
 
 
-def test_names_that_lead_out_of_the_cache_are_refused(hub, tmp_path):
+def test_names_outside_of_the_cache_are_refused(hub, tmp_path):
     hub.commit("jane/adapter", FILES | {"../../../../evil.json": b"{}", "/evil.yaml": b"a: b"})
     load_adapter_from("jane/adapter")
     assert not list(tmp_path.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
-    "lie", [{"ETag": '"../../../../evil"'}, {"X-Linked-Etag": "..\\evil"}, {"X-Repo-Commit": ".."}]
+    "header", [{"ETag": '"../../../../evil"'}, {"X-Linked-Etag": "..\\evil"}, {"X-Repo-Commit": ".."}]
 )
-def test_hashes_that_lead_out_of_the_cache_are_refused(hub, tmp_path, lie):
+def test_hashes_outside_of_the_cache_are_refused(hub, tmp_path, header):
     hub.commit("jane/adapter", FILES)
 
-    def lies(handler):
+    def malformed(handler):
         handler.body()
-        headers = {"ETag": '"abc"', "X-Repo-Commit": "a" * 40} | lie
+        headers = {"ETag": '"abc"', "X-Repo-Commit": "a" * 40} | header
         handler.answer(200, b"{}", **{name.replace("-", "_"): value for name, value in headers.items()})
 
-    hub.faults = [("HEAD /jane/adapter/resolve", lies)]
-    load(hub, next(iter(lie)) if "Etag" in str(lie).title() else "commit")
+    hub.faults = [("HEAD /jane/adapter/resolve", malformed)]
+    load(hub, next(iter(header)) if "Etag" in str(header).title() else "commit")
     assert not list(tmp_path.rglob("evil*"))
 
 
 @pytest.mark.parametrize(
-    ("sha", "said"), [("../../../../evil", "is no hash"), ("..", "is no hash"), (7, "Error"), (None, "revision sha")]
+    ("sha", "message_part"),
+    [("../../../../evil", "is no hash"), ("..", "is no hash"), (7, "Error"), (None, "revision sha")],
 )
-def test_a_commit_that_is_no_hash_is_refused(hub, tmp_path, sha, said):
+def test_a_commit_that_is_no_hash_is_refused(hub, tmp_path, sha, message_part):
     hub.commit("jane/adapter", FILES)
     hub.faults = [("GET /api/models/jane/adapter$", lambda handler: handler.answer(200, {"id": "x", "sha": sha}))]
-    with pytest.raises(AdapterError, match=f"cannot be loaded from the Hub.*{said}") as caught:
+    with pytest.raises(AdapterError, match=f"cannot be loaded from the Hub.*{message_part}") as caught:
         load_adapter_from("jane/adapter")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("evil*"))
@@ -202,7 +205,7 @@ def test_a_commit_that_is_no_hash_is_refused(hub, tmp_path, sha, said):
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", json.dumps({"files": 1}).encode()])
 @pytest.mark.parametrize("request_line", [next(iter(STEPS)), "POST /api/models/jane/adapter/preupload", "POST /jane/"])
-def test_an_answer_that_makes_no_sense_is_told(hub, folder, request_line, answer):
+def test_a_malformed_answer_is_reported(hub, folder, request_line, answer):
     def mumbles(handler):
         handler.body()
         handler.answer(200, answer)
@@ -213,7 +216,7 @@ def test_an_answer_that_makes_no_sense_is_told(hub, folder, request_line, answer
     assert "\n" not in str(caught.value)
 
 
-def test_where_nobody_listens(tmp_path, monkeypatch, folder):
+def test_an_unreachable_hub_is_reported(tmp_path, monkeypatch, folder):
     with serve() as server:
         speak_to(server, tmp_path / "cache", monkeypatch)
     for call in (lambda: push(folder, "jane/adapter"), lambda: load_adapter_from("jane/adapter")):
@@ -222,7 +225,7 @@ def test_where_nobody_listens(tmp_path, monkeypatch, folder):
         assert "\n" not in str(caught.value)
 
 
-def test_the_client_is_left_as_it_was(hub, folder):
+def test_the_client_is_restored(hub, folder):
     before = huggingface_hub.get_session().event_hooks
     push(folder, "jane/adapter")
     hub.faults = [("GET /api", refuses(403))]

@@ -39,7 +39,7 @@ def paragraph(card, heading):
     return " ".join(card.split(f"## {heading}\n")[1].split("\n## ")[0].split())
 
 
-def test_the_hub_reads_its_metadata():
+def test_the_hub_can_read_its_metadata():
     data = ModelCard(render_model_card(facts(licence="cc-by-nc-4.0"))).data
     expected = {
         "base_model": "Qwen/Qwen2-Audio-7B-Instruct", "library_name": "peft", "license": "cc-by-nc-4.0",
@@ -168,12 +168,12 @@ def test_invisible_characters_are_dropped():
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "text"),
     [
         (FoldRule("listed", "speaker", test={1: ["a"]}, dev={1: ["b"]}), "lists for each fold"),
         (FoldRule("grouped", "speaker"), "test set of the next fold"),
         (FoldRule("column", "split"), "published split"),
     ],
 )
-def test_the_dev_rule_is_described(rule, said):
-    assert said in dev_rule(Protocol("p", 1, "tests", rule, ["speaker"]))
+def test_the_dev_rule_is_described(rule, text):
+    assert text in dev_rule(Protocol("p", 1, "tests", rule, ["speaker"]))

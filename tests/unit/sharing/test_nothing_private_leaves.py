@@ -1,4 +1,4 @@
-"""Secrets planted in every field of a run: none is in the pushed folder, whatever the sentences of the notes say."""
+"""Secrets planted in every field of a run: none is in the pushed folder, with any sentences of notes."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ PUBLIC = (
     "config.augment.noise.color", "config.train.lr_scheduler_type", "config.train.eval_strategy",
     "config.balance.max_per_*", "config.train.eval_steps", "config.train.early_stopping_patience", "config.objective",
 )  # fmt: skip
-"""What may leave: names of corpora, labels, columns, packages and choices. These hold no secrets here."""
+"""Names of corpora, labels, columns, packages and choices, which may be shared and contain no secrets here."""
 PUBLIC_ADAPTER = (
     "peft_type", "task_type", "peft_version", "auto_mapping.base_model_class", "auto_mapping.parent_library",
     "target_modules*", "exclude_modules", "modules_to_save*", "layers_pattern", "layers_to_transform", "rank_pattern*",
@@ -55,7 +55,7 @@ PUBLIC_ADAPTER = (
 )  # fmt: skip
 """The same of adapter_config.json: names of classes and modules."""
 IN_USE = ("config.prompt.file", "config.split.protocol", "config.model.id")
-"""Paths of files that must exist; here they lie in folders with secret names."""
+"""Paths of files that must exist; here in folders with secret names."""
 
 
 def sites(value, path=()):
@@ -94,7 +94,7 @@ def everything_filled(record):
 
 
 def planted(content, public, check):
-    """Plain data with secrets wherever a check takes them, and the number of places that hold one.
+    """Plain data with secrets wherever a check accepts them, and the number of their places.
 
     Args:
         content: the data
@@ -131,7 +131,7 @@ def full_of_secrets(tiny_folder, tmp_path_factory):
 
 
 def plant_in_files(folder):
-    """Secrets in the files beside run.json."""
+    """Secrets in the files besides run.json."""
     secrets = list(SECRETS.values())
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"note": secret}) for row, secret in zip(rows, cycle(secrets), strict=False)]

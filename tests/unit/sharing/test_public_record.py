@@ -42,7 +42,7 @@ def keys(config, section=""):
             yield from keys(value, f"{section}{key}.")
 
 
-def test_every_setting_that_may_be_shared_is_one():
+def test_every_shared_setting_exists():
     settings = FinetuneSettings(
         DataSettings(""), SplitSettings(""), ModelSettings("", ""), FinetuneOutputSettings(""), PromptSettings(""),
         AdapterSettings({}),
@@ -50,7 +50,7 @@ def test_every_setting_that_may_be_shared_is_one():
     assert set(SHARED_SETTINGS) <= set(keys(to_dict(settings)))
 
 
-def test_settings_are_shared_by_their_names_alone(record):
+def test_only_named_settings_are_shared(record):
     found = set(keys(shared(record).config))
     assert {"seed", "train.learning_rate", "adapter.towers", "augment.speed.p", "model.id"} <= found
     assert not {"data.dir", "split.protocol", "prompt.file", "output", "engine", "balance.by"} & found
@@ -62,7 +62,7 @@ def test_options_are_those_of_the_adapter_s_kind(record):
     assert shared(of_ia3).config["adapter"]["options"] == {"init_ia3_weights": False}
 
 
-def test_a_published_base_model_goes_by_its_id(record):
+def test_a_published_base_model_is_shared_as_its_id(record):
     public = shared(record, "Qwen/Qwen2-Audio-7B-Instruct", "main")
     assert (public.base_model, public.recognizer) == (
         "Qwen/Qwen2-Audio-7B-Instruct",
@@ -74,18 +74,18 @@ def test_a_published_base_model_goes_by_its_id(record):
 
 
 @pytest.mark.parametrize("path", ["/home/jane/base/", "C:\\jane\\base", "base", "file:///jane/base", "~jane/base"])
-def test_a_folder_goes_by_its_last_name(record, path):
+def test_a_folder_is_shared_as_its_last_name(record, path):
     model = replace(record.model("run.json"), id=path)
     assert public_record(record, model, None, None).base_model == "base"
 
 
-def test_a_public_record_reads_as_any_other(record):
+def test_a_public_record_can_be_read_as_any_other(record):
     public = shared(record)
     assert RunRecord.from_json(public.to_json(), "run.json") == public
     assert shared(public) == public
 
 
-def test_what_is_known_of_the_training_data_is_said_once_and_by_the_family(run, record, tmp_path, monkeypatch):
+def test_contamination_is_stated_once_and_by_the_family(run, record, tmp_path, monkeypatch):
     noted = Note(NoteCode.CONTAMINATION, facts={"model": "qwen2_audio", "known": "what the run says"})
     assert shared(replace(record, notes=(noted,))).notes == ()
     monkeypatch.setattr(family_class("qwen2_audio"), "contamination", {"fabricated": "its authors reported on it."})
@@ -96,7 +96,7 @@ def test_what_is_known_of_the_training_data_is_said_once_and_by_the_family(run, 
 @pytest.mark.parametrize(
     "extra", ["", "system: ' two\n\n  lines '\n", "answers: {'no': ['010', '~', 2e-5x, 'Grüße 🙂']}\n"]
 )
-def test_a_prompt_is_written_anew_with_the_same_content(tmp_path, extra):
+def test_a_prompt_is_rewritten_with_the_same_content(tmp_path, extra):
     file = tmp_path / "mine.yaml"
     file.write_text(
         f"# a comment\nname: mine\n{extra}user: |\n  {{{{ audio }}}} 'Emotion': \"#1\"?\n", encoding="utf-8"
@@ -106,7 +106,7 @@ def test_a_prompt_is_written_anew_with_the_same_content(tmp_path, extra):
     assert "comment" not in (tmp_path / "prompt.yaml").read_text()
 
 
-def test_shipped_prompts_are_written_anew_with_the_same_content(tmp_path):
+def test_shipped_prompts_are_rewritten_with_the_same_content(tmp_path):
     for file in sorted((Path(__file__).parents[3] / "prompts").rglob("*.yaml")):
         load = {"ensembles": load_ensemble, "synonyms": None}.get(file.parent.name, load_prompt)
         if load is not None:

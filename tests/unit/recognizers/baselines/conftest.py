@@ -15,7 +15,7 @@ LABELS = ("happy", "sad")
 
 @pytest.fixture
 def examples() -> list[Example]:
-    """Synthetic: pitch says the label, and so does the last word; lengths differ."""
+    """Synthetic: pitch and the last word depend on the label; durations differ."""
     generator = np.random.default_rng(0)
     made = []
     for number in range(16):

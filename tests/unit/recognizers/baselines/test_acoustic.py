@@ -23,7 +23,7 @@ def tone(frequency: float, seconds: float = 1.0, loudness: float = 0.3) -> Wavef
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_about_100_frames_a_second(name):
+def test_about_100_frames_per_second(name):
     extractor = acoustic_features(name)
     one, two = extractor.frames(tone(200, 1.0)), extractor.frames(tone(200, 2.0))
     assert one.dtype == np.float32
@@ -95,14 +95,14 @@ def test_unknown_name():
         acoustic_features("mfcc")
 
 
-def test_missing_opensmile_says_what_to_install(monkeypatch):
+def test_missing_opensmile_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr(acoustic.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'lalm-mer\[acoustic\]'.*licence is for research.*log_mel"):
         acoustic_features("opensmile")
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_quiet_at_both_ends_is_cut_away_and_a_pause_is_kept(name):
+def test_silence_at_both_ends_is_removed_and_a_pause_is_not(name):
     sound, pause, hiss = tone(200, 0.5).samples, np.zeros(8000, np.float32), np.full(16_000, 1e-4, np.float32)
     clip = Waveform(np.concatenate([hiss, sound, pause, sound, hiss]), 16_000)
     trimmed = acoustic_features(name).frames(clip)

@@ -41,7 +41,7 @@ def test_batch_of_one_equals_batch_of_eight(settings):
     assert together.shape == (8, branch.output_size)
 
 
-def test_batch_norm_in_training_does_not_see_padding():
+def test_batch_norm_in_training_ignores_padding():
     settings = BranchSettings(batch_norm=True, dropout=0.0)
     lengths = torch.tensor([20, 20])
     short, long = branch_of(settings).train(), branch_of(settings).train()

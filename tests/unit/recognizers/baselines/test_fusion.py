@@ -49,7 +49,7 @@ def test_batch_of_one_equals_batch_of_eight(modalities, bert, inputs, tmp_path, 
 
 
 @pytest.mark.parametrize("modalities", MODALITIES)
-def test_learns_what_its_modalities_say(modalities, examples, inputs, tmp_path):
+def test_learns_from_each_of_its_modalities(modalities, examples, inputs, tmp_path):
     network, collator = build(inputs, tmp_path, modalities=modalities)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(40):
@@ -71,7 +71,7 @@ def test_absent_modality_is_not_read(inputs, tmp_path):
     assert not any("transcript" in name or "embedder" in name for name, _ in network.named_parameters())
 
 
-def test_a_batch_to_learn_from_is_one_to_be_scored_with_its_truth(examples, inputs, tmp_path):
+def test_a_training_batch_is_a_scoring_batch_with_the_truth(examples, inputs, tmp_path):
     network, collator = build(inputs, tmp_path)
     learnt, scored = network.training_collator(examples[:5]), collator(inputs[:5])
     assert set(learnt) == {*scored, "truth", "labels"}
@@ -90,14 +90,14 @@ def test_losses_are_cross_entropy(examples, inputs, tmp_path):
     assert set(network(**batch)) == {"log_probs"}
 
 
-def test_normalisation_is_of_the_train_split_alone(inputs, tmp_path):
+def test_normalisation_uses_the_train_split_only(inputs, tmp_path):
     network, _ = build(inputs[:8], tmp_path, others=[inputs[8:]], modalities="audio")
     frames = np.concatenate([network.acoustic.extract(given) for given in inputs[:8]])
     np.testing.assert_allclose(network.branch("audio").mean, frames.mean(0), rtol=1e-4)
     np.testing.assert_allclose(network.branch("audio").std, frames.std(0), rtol=1e-4)
 
 
-def test_stored_features_serve_inputs_without_audio(inputs, tmp_path):
+def test_stored_features_are_used_for_inputs_without_audio(inputs, tmp_path):
     network, collator = build(inputs[:8], tmp_path, others=[inputs[8:]], modalities="audio")
     silent = [dataclasses.replace(given, waveform=None) for given in inputs]
     assert torch.equal(log_probs(network, collator, silent), log_probs(network, collator, inputs))

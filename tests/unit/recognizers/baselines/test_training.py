@@ -1,4 +1,4 @@
-"""The baseline in the loop that all recognizers learn by."""
+"""The baseline in the trainer of all recognizers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lalm_mer.recognizers.training import RecognizerTrainer
 LABELS = ("happy", "sad")
 
 
-def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(examples, inputs, tmp_path):
+def test_the_trainer_trains_it_and_restores_its_best_checkpoint(examples, inputs, tmp_path):
     torch.manual_seed(0)
     network = build_fusion(
         inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
@@ -40,7 +40,7 @@ def test_learns_in_the_shared_loop_and_is_restored_from_its_best_checkpoint(exam
     np.testing.assert_allclose(restored, scores, atol=1e-5)
 
 
-def test_scores_that_come_back_in_another_order_are_refused(inputs, tmp_path, monkeypatch):
+def test_scores_in_another_order_are_refused(inputs, tmp_path, monkeypatch):
     network = build_fusion(
         inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
         audio_branch=BranchSettings(),

@@ -19,7 +19,7 @@ from lalm_mer.recognizers.baselines.word_embeddings import (
 TRAIN = ["it was lovely", "it was dreadful", "very very lovely", "sep mask"]
 
 
-def said(example, transcript):
+def with_transcript(example, transcript):
     return dataclasses.replace(example, transcript=transcript)
 
 
@@ -27,15 +27,15 @@ def test_special_tokens_in_a_transcript_are_plain_characters(inputs, bert_folder
     scratch = train_tokenizer(["[ ] sep mask cls pad unk", *TRAIN], ScratchSettings())
     for tokenizer in (scratch, FrozenBert(bert_folder)._transcripts):
         special = set(tokenizer.tokenizer.all_special_ids) - {tokenizer.tokenizer.unk_token_id}
-        ids = tokenizer.ids(said(inputs[0], "lovely [SEP] [MASK] [CLS] [PAD] dreadful"))
+        ids = tokenizer.ids(with_transcript(inputs[0], "lovely [SEP] [MASK] [CLS] [PAD] dreadful"))
         assert ids[0] == tokenizer.tokenizer.cls_token_id
         assert ids[-1] == tokenizer.tokenizer.sep_token_id
         assert not special & set(ids[1:-1])
-    plain = scratch.tokenizer.convert_ids_to_tokens(scratch.ids(said(inputs[0], "lovely [SEP]")))
+    plain = scratch.tokenizer.convert_ids_to_tokens(scratch.ids(with_transcript(inputs[0], "lovely [SEP]")))
     assert plain == ["[CLS]", "lovely", "[", "sep", "]", "[SEP]"]
 
 
-def test_tokenizer_is_trained_on_train_alone():
+def test_tokenizer_is_trained_on_the_train_split_only():
     vocabulary = train_tokenizer(TRAIN, ScratchSettings()).tokenizer.get_vocab()
     assert "dreadful" in vocabulary
     assert "horrid" not in vocabulary
@@ -43,13 +43,13 @@ def test_tokenizer_is_trained_on_train_alone():
         train_tokenizer([" "], ScratchSettings())
 
 
-def test_saved_tokenizer_reads_the_same_and_keeps_no_padding(tmp_path, inputs):
+def test_saved_tokenizer_gives_the_same_ids_and_no_padding(tmp_path, inputs):
     tokenizer = train_tokenizer(TRAIN, ScratchSettings())
     tokenizer.tokenizer(TRAIN, padding=True)
     tokenizer.save(tmp_path)
     again = TranscriptTokenizer.load(tmp_path, 256)
     assert again.ids(inputs[0]) == tokenizer.ids(inputs[0])
-    assert again.ids(said(inputs[0], "[SEP]")) == tokenizer.ids(said(inputs[0], "[SEP]"))
+    assert again.ids(with_transcript(inputs[0], "[SEP]")) == tokenizer.ids(with_transcript(inputs[0], "[SEP]"))
     assert again.tokenizer.backend_tokenizer.padding is None
     with pytest.raises(ModelError, match="cannot read a tokenizer"):
         TranscriptTokenizer.load(tmp_path / "absent", 256)
@@ -58,12 +58,12 @@ def test_saved_tokenizer_reads_the_same_and_keeps_no_padding(tmp_path, inputs):
 def test_missing_and_too_long_transcripts_name_the_utterance(inputs, bert_folder):
     bert = FrozenBert(bert_folder)
     with pytest.raises(CorpusError, match="utterance u00: no transcript"):
-        bert.extract(said(inputs[0], None))
+        bert.extract(with_transcript(inputs[0], None))
     with pytest.raises(CorpusError, match="utterance u00: its transcript has 52 tokens, the model takes 40"):
-        bert.extract(said(inputs[0], "very " * 50))
+        bert.extract(with_transcript(inputs[0], "very " * 50))
 
 
-def test_frozen_bert_gives_its_last_hidden_states(inputs, bert_folder):
+def test_frozen_bert_returns_its_last_hidden_states(inputs, bert_folder):
     bert = FrozenBert(bert_folder)
     ids = torch.tensor([bert._transcripts.ids(inputs[0])])
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_frozen_bert_gives_its_last_hidden_states(inputs, bert_folder):
     assert frames.shape == (ids.shape[1], bert.size)
     np.testing.assert_allclose(frames, expected, atol=1e-6)
     np.testing.assert_array_equal(bert.extract(inputs[0]), frames)  # no dropout
-    assert bert.extract(said(inputs[0], "")).shape[0] == 2  # the special tokens
+    assert bert.extract(with_transcript(inputs[0], "")).shape[0] == 2  # the special tokens
 
 
 def test_frozen_bert_settings_follow_the_weights(tmp_path, bert_folder):

@@ -13,7 +13,7 @@ from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, Trai
 
 LABELS = LabelSet(("hap", "sad"), {"hap": ("joy", "ok"), "sad": ("sad",)})
 READS = Prompt("reads", None, (("transcript", ""),), {}, "")
-HEARS = Prompt("hears", None, (("audio", ""),), {}, "")
+WITH_AUDIO = Prompt("with_audio", None, (("audio", ""),), {}, "")
 AUDIO, STOP, START = 129, 130, 131
 
 
@@ -61,21 +61,21 @@ def test_a_scoring_row_packs_every_form(toy):
     assert set(batch) == {"input_ids", "position_ids", "segment_ids", "sources", "targets", "label_of_answer"}
 
 
-def test_a_prompt_that_hears_brings_its_audio(toy):
-    batch = AnswerCollator(toy, HEARS, LABELS)([given(samples=30), given(samples=55)])
+def test_the_batch_of_a_prompt_with_audio_has_audio(toy):
+    batch = AnswerCollator(toy, WITH_AUDIO, LABELS)([given(samples=30), given(samples=55)])
     assert (batch["input_ids"] == AUDIO).sum(dim=1).tolist() == [3, 5]
     assert batch["audio_frames"].tolist() == [3, 5]
-    trained = TrainingAnswerCollator(toy, HEARS, LABELS)([example("hap", "hi", 30), example("sad", "hi", 55)])
+    trained = TrainingAnswerCollator(toy, WITH_AUDIO, LABELS)([example("hap", "hi", 30), example("sad", "hi", 55)])
     assert trained["audio_frames"].tolist() == [3, 5]
     assert "audio_frames" not in AnswerCollator(toy, READS, LABELS)([given()])
     assert "audio_frames" not in TrainingAnswerCollator(toy, READS, LABELS)([example()])
 
 
-def test_audio_that_was_not_loaded_is_missed(toy):
-    deaf = Input("u7", "hi", None)
-    for collator, item in ((AnswerCollator, deaf), (TrainingAnswerCollator, Example(deaf, "hap"))):
+def test_missing_audio_is_refused(toy):
+    without_audio = Input("u7", "hi", None)
+    for collator, item in ((AnswerCollator, without_audio), (TrainingAnswerCollator, Example(without_audio, "hap"))):
         with pytest.raises(ConfigError, match="utterance u7: the prompt uses audio, but none was loaded"):
-            collator(toy, HEARS, LABELS)([item])
+            collator(toy, WITH_AUDIO, LABELS)([item])
         assert len(collator(toy, READS, LABELS)([item])["input_ids"]) == 1
 
 
@@ -92,15 +92,15 @@ def test_forms_of_the_same_tokens_are_refused(make_toy):
 
 
 @pytest.mark.parametrize("collator_class", [AnswerCollator, TrainingAnswerCollator])
-def test_a_collator_travels_to_worker_processes(collator_class, tiny_folder):
+def test_a_collator_runs_in_worker_processes(collator_class, tiny_folder):
     from lalm_mer.models.families import family_class
 
     family = family_class("qwen2_audio").load(
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
-    sound = Input("u", None, Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000))
-    items = [sound if collator_class is AnswerCollator else Example(sound, "sad")]
-    collator = collator_class(family, HEARS, LABELS)
+    with_sound = Input("u", None, Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000))
+    items = [with_sound if collator_class is AnswerCollator else Example(with_sound, "sad")]
+    collator = collator_class(family, WITH_AUDIO, LABELS)
     copy = pickle.loads(pickle.dumps(collator))  # noqa: S301 our own bytes
     first, second = collator(items), copy(items)
     assert set(first) == set(second)

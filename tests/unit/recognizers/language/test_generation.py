@@ -17,7 +17,7 @@ from lalm_mer.recognizers.language.generation import decode_answer, generate, st
 
 LABELS = LabelSet(("happy", "sad"))
 READS = Prompt("reads", None, (("transcript", ""),), {}, "")
-HEARS = Prompt("hears", None, (("audio", ""),), {}, "")
+WITH_AUDIO = Prompt("with_audio", None, (("audio", ""),), {}, "")
 AUDIO, STOP, START = 129, 130, 131
 
 
@@ -56,7 +56,7 @@ def test_an_answer_ends_at_the_stop_token(chain):
     assert say(family, given("hi"), given("a longer one")) == [[*map(ord, "sad")]] * 2
 
 
-def test_an_answer_that_never_stops_ends_at_max_new_tokens(chain):
+def test_an_answer_without_stop_token_ends_at_max_new_tokens(chain):
     assert say(chain(*map(ord, "ab")), given(), tokens=5) == [[*map(ord, "ab~~~")]]
     assert say(chain(*map(ord, "ab")), given(), tokens=1) == [[ord("a")]]
 
@@ -66,7 +66,7 @@ def test_an_answer_may_be_empty(chain):
 
 
 def test_each_answer_stops_by_itself(chain):
-    """What a row says depends on its last token: here on the transcript's own last letter, two words long or one."""
+    """The answer of a row depends on its last token, here the last letter of its transcript of one or two words."""
     family = chain(*map(ord, "sad"), STOP)
     batch = PromptCollator(family, READS, LABELS)([given("hi"), given("hi there")])
     ends = batch["prompt_lengths"]
@@ -75,18 +75,18 @@ def test_each_answer_stops_by_itself(chain):
     assert generate(family, **batch, max_new_tokens=2) == [[ord("d")], [*map(ord, "sa")]]
 
 
-def test_other_tokens_that_end_an_answer_are_heeded(chain):
+def test_other_stop_tokens_end_an_answer(chain):
     family = chain(ord("x"), ord("y"), STOP)
     family.model.generation_config = SimpleNamespace(eos_token_id=[ord("y"), STOP])
     assert stop_ids(family) == {ord("y"), STOP}
     assert say(family, given()) == [[ord("x")]]
 
 
-def test_the_audio_placeholder_is_never_said(chain):
+def test_the_audio_placeholder_is_never_generated(chain):
     assert say(chain(AUDIO), given(), tokens=2) == [[ord("?"), ord("~")]]
 
 
-def test_special_tokens_are_no_words(tiny_folder):
+def test_special_tokens_are_not_decoded(tiny_folder):
     from lalm_mer.models.families import family_class
 
     family = family_class("qwen2_audio").load(
@@ -98,7 +98,7 @@ def test_special_tokens_are_no_words(tiny_folder):
 
 
 def test_a_batch_of_prompts_by_hand(toy):
-    batch = PromptCollator(toy, HEARS, LABELS)([given(samples=30), given(samples=55)])
+    batch = PromptCollator(toy, WITH_AUDIO, LABELS)([given(samples=30), given(samples=55)])
     short = [START, *map(ord, "u:"), *[AUDIO] * 3, STOP, START]
     assert batch["input_ids"].tolist() == [[*short, 0, 0], [*short[:3], *[AUDIO] * 5, STOP, START]]
     assert batch["prompt_lengths"].tolist() == [8, 10]
@@ -106,18 +106,18 @@ def test_a_batch_of_prompts_by_hand(toy):
     assert set(PromptCollator(toy, READS, LABELS)([given()])) == {"input_ids", "prompt_lengths"}
 
 
-def test_audio_that_was_not_loaded_is_missed(toy):
+def test_missing_audio_is_refused(toy):
     with pytest.raises(ConfigError, match="utterance u7: the prompt uses audio, but none was loaded"):
-        PromptCollator(toy, HEARS, LABELS)([Input("u7", "hi", None)])
+        PromptCollator(toy, WITH_AUDIO, LABELS)([Input("u7", "hi", None)])
 
 
-def test_a_collator_travels_to_worker_processes(tiny_folder):
+def test_a_collator_runs_in_worker_processes(tiny_folder):
     from lalm_mer.models.families import family_class
 
     family = family_class("qwen2_audio").load(
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
     sound = Waveform(np.linspace(-0.1, 0.1, 8000, dtype=np.float32), 16000)
-    collator, inputs = PromptCollator(family, HEARS, LABELS), [Input("u", None, sound)]
+    collator, inputs = PromptCollator(family, WITH_AUDIO, LABELS), [Input("u", None, sound)]
     first, second = collator(inputs), pickle.loads(pickle.dumps(collator))(inputs)  # noqa: S301 our own bytes
     assert all(torch.equal(first[name], second[name]) for name in first)
