@@ -66,16 +66,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: naming the file, if it is missing, not UTF-8, not YAML or not a mapping, or has a duplicate key
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)  # noqa: S506 a SafeLoader
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({one_line(error)}); is the path right?") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({one_line(error)})") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    content = _load(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
     return content
+
+
+def _load(text: str, source: str) -> Any:  # noqa: ANN401 a YAML value
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML ({one_line(error)})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
@@ -125,12 +131,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r}: expected section.key=value")
-    try:
-        value: Any = yaml.load(text, Loader=_StrictLoader) if text else None  # noqa: S506 a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML ({one_line(error)})") from error
-    except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {error}") from None
+    value = _load(text, f"override {override!r}")
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return typing.cast(dict[str, Any], value)

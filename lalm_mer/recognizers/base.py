@@ -74,25 +74,20 @@ class Setup(Protocol):
     @property
     def label_set(self) -> LabelSet:
         """The K labels, with the surface forms of its prompts."""
-        ...
 
     @property
     def modalities(self) -> str:
         """One of ``core.names.MODALITIES``."""
-        ...
 
     @property
     def shots(self) -> Sequence[Example]:
         """Answered examples that precede every input."""
-        ...
 
     def uses(self, slot: str) -> bool:
         """Whether any prompt has a slot of that name."""
-        ...
 
     def digests(self) -> dict[str, str | None]:
         """Hashes of what the scores depend on, for run.json."""
-        ...
 
 
 class Recognizer(Protocol):
@@ -101,46 +96,37 @@ class Recognizer(Protocol):
     @property
     def label_set(self) -> LabelSet:
         """The K labels, in the order of the scores."""
-        ...
 
     @property
     def modalities(self) -> str:
         """One of ``core.names.MODALITIES``."""
-        ...
 
     @property
     def sampling_rate(self) -> int | None:
         """Rate of the audio that it takes, in Hz; None if it uses no audio."""
-        ...
 
     @property
     def training_collator(self) -> TrainingCollator:
         """Makes batches to train on."""
-        ...
 
     @property
     def scoring_collators(self) -> Sequence[Collator]:
         """Make batches to score, one for each prompt; label probabilities are averaged over them."""
-        ...
 
     @property
     def content_free(self) -> Input | None:
         """An input without content, whose score with each prompt is subtracted (PMI); None subtracts nothing."""
-        ...
 
     def refuses(self, duration_s: float) -> str | None:
         """The reason why it cannot take audio of this duration, in seconds; None if it can."""
-        ...
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """``log_probs`` (B, K) of a batch to score; with ``truth`` (B,), index of the true label, also ``losses`` (B,)
         and ``items`` (B,), the number of terms in each loss. A batch to train on gives only the last two.
         """
-        ...
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained, so that it can be loaded again."""
-        ...
 
 
 class LabelledCollator:

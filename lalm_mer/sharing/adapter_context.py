@@ -107,30 +107,25 @@ def require_fit(folder: Path, now: AdapterContext, base_model: str | None) -> li
     then = _trained_with(folder)
     if then is None:
         return [Note(NoteCode.UNKNOWN_TRAINING_DATA)]
-    notes = []
-    if now.folds_digest == then.folds_digest:
-        if now.fold != then.fold:
-            raise SplitLeakError(
-                f"argument 'fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds, "
-                f"whose training data may contain these test utterances; set it to {then.fold}"
-            )
-    else:
-        facts: dict[str, str | int] = {"corpus": then.corpus, "protocol": then.protocol, "fold": then.fold}
-        code = NoteCode.OTHER_FOLDS if now.corpus == then.corpus else NoteCode.OTHER_CORPUS
-        notes.append(Note(code, facts=facts))
+    if now.folds_digest == then.folds_digest and now.fold != then.fold:
+        raise SplitLeakError(
+            f"argument 'fold': {now.fold}, but the adapter was trained on fold {then.fold} of the same folds, whose "
+            f"training data may contain these test utterances; set it to {then.fold}"
+        )
     base = now.base_digest or then.base_digest
     if surely_differ(base, then.base_digest):
         raise AdapterError(f"{folder}: the adapter was trained on another base model; set model.id to the same one")
-    if base != then.base_digest:
-        notes.append(Note(NoteCode.OTHER_BASE_MODEL))
-    if now.quantization != then.quantization:
-        quantization = {"trained": then.quantization or "none", "used": now.quantization or "none"}
-        notes.append(Note(NoteCode.OTHER_QUANTIZATION, facts=quantization))
-    if now.prompt_digest != then.prompt_digest:
-        notes.append(Note(NoteCode.OTHER_PROMPT))
-    if now.labels != then.labels:
-        notes.append(Note(NoteCode.OTHER_LABELS))
-    return notes
+    other_folds = NoteCode.OTHER_FOLDS if now.corpus == then.corpus else NoteCode.OTHER_CORPUS
+    trained_on: dict[str, str | int] = {"corpus": then.corpus, "protocol": then.protocol, "fold": then.fold}
+    quantization: dict[str, str | int] = {"trained": then.quantization or "none", "used": now.quantization or "none"}
+    differences = (
+        (now.folds_digest != then.folds_digest, Note(other_folds, facts=trained_on)),
+        (base != then.base_digest, Note(NoteCode.OTHER_BASE_MODEL)),
+        (now.quantization != then.quantization, Note(NoteCode.OTHER_QUANTIZATION, facts=quantization)),
+        (now.prompt_digest != then.prompt_digest, Note(NoteCode.OTHER_PROMPT)),
+        (now.labels != then.labels, Note(NoteCode.OTHER_LABELS)),
+    )
+    return [note for differs, note in differences if differs]
 
 
 def surely_differ(one: object, another: object) -> bool:

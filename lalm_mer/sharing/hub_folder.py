@@ -85,15 +85,15 @@ def assemble(
         raise AdapterError(
             f"{run_folder}: its transcripts are simulated and name the label; such an adapter is not shared"
         )
-    model = run.record.model(str(run_folder / RUN_FILE))
-    towers = model_class(model.family).towers.values()
-    config = check_adapter_folder(run_folder / ADAPTER, root=run_folder, towers=towers)
-    published = base_model or published_id(model.id)
-    revision = model.revision if base_model is None and published is not None else None
-    files = _description(run, run_folder, published, revision, repo_id=repo_id, licence=licence)
+    files = _description(run, run_folder, base_model, repo_id=repo_id, licence=licence)
+    config = check_adapter_folder(run_folder / ADAPTER, root=run_folder, towers=files.family.towers.values())
+    public = {
+        "base_model_name_or_path": files.card.base_model,
+        "revision": files.card.record.config["model"]["revision"],
+    }
     require_empty(out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_adapter(run_folder / ADAPTER, out, config | {"base_model_name_or_path": published, "revision": revision})
+    _write_adapter(run_folder / ADAPTER, out, config | public)
     files.write(out)
     return out
 
@@ -110,10 +110,7 @@ def complete_adapter(run_folder: Path) -> Path:
     """
     folder = run_folder / ADAPTER
     if not (folder / LABELS).is_file():  # the file that is written last
-        run = _finished(run_folder)
-        model = run.record.model(str(run_folder / RUN_FILE))
-        published = published_id(model.id)
-        _description(run, run_folder, published, model.revision if published else None).write(folder)
+        _description(_finished(run_folder), run_folder).write(folder)
     return folder
 
 
@@ -137,16 +134,12 @@ class _Description:
 
 
 def _description(
-    run: Run,
-    folder: Path,
-    published: str | None,
-    revision: str | None,
-    *,
-    repo_id: str | None = None,
-    licence: str | None = None,
+    run: Run, folder: Path, base_model: str | None = None, *, repo_id: str | None = None, licence: str | None = None
 ) -> _Description:
     record, source = run.record, str(folder / RUN_FILE)
     model = record.model(source)
+    published = base_model or published_id(model.id)
+    revision = model.revision if published and base_model is None else None
     family = model_class(model.family)
     protocol = load_protocol(Path(_path(record, source, "split", "protocol")))
     prompt = Path(_path(record, source, "prompt", "file"))

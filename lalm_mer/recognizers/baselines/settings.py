@@ -20,32 +20,19 @@ class BranchSettings:
 
     channels: int = setting(64, at_least=1, help="output channels of every convolution")
     layers: int = setting(2, at_least=1, help="number of convolutions")
-    kernel_size: int = setting(5, at_least=1, help="frames or tokens a convolution spans; odd, so that length is kept")
+    kernel_size: int = setting(5, at_least=1, help="frames or tokens per convolution; odd, to keep the length")
     stride: int = setting(1, at_least=1, help="step of every convolution; with 2, each layer halves the frames")
-    dropout: float = setting(
-        0.3, at_least=0, below=1, help="probability between the convolutions, and on the pooled vector"
-    )
-    batch_norm: bool = setting(
-        False, help="batch normalisation after each convolution, over the frames that are not padding"
-    )
-    pooling: str = setting(
-        "mean", choices=("mean", "mean_std"), help="over time; mean_std: mean and standard deviation"
-    )
-    noise_std: float = setting(
-        0.0, at_least=0, help="standard deviation of Gaussian noise added to the normalised input"
-    )
+    dropout: float = setting(0.3, at_least=0, below=1, help="probability after convolutions and after pooling")
+    batch_norm: bool = setting(False, help="batch normalisation after each convolution, over frames without padding")
+    pooling: str = setting("mean", choices=("mean", "mean_std"), help="over time; mean_std: also standard deviation")
+    noise_std: float = setting(0.0, at_least=0, help="standard deviation of Gaussian noise on the normalised input")
     shift_std: float = setting(
         0.0,
         at_least=0,
-        help="standard deviation of one Gaussian offset per feature, drawn for each utterance and added to all its "
-        "frames, like the effect of another voice or microphone",
+        help="standard deviation of one Gaussian offset per feature and utterance, like that of another microphone",
     )
-    time_mask: float = setting(
-        0.0, at_least=0, below=1, help="largest share of an utterance's frames set to the train mean at once"
-    )
-    feature_mask: float = setting(
-        0.0, at_least=0, below=1, help="largest share of the features set to the train mean at once"
-    )
+    time_mask: float = setting(0.0, at_least=0, below=1, help="largest fraction of frames set to the train mean")
+    feature_mask: float = setting(0.0, at_least=0, below=1, help="largest fraction of features set to the train mean")
 
     def __post_init__(self) -> None:
         require_declared(self)
@@ -64,14 +51,9 @@ class ScratchSettings:
     layers: int = setting(2, at_least=1, help="transformer layers")
     size: int = setting(64, at_least=1, help="width of the embeddings, a multiple of heads")
     heads: int = setting(2, at_least=1, help="attention heads")
-    vocabulary_size: int = setting(
-        5000, at_least=1, help="number of words at most, the most frequent of the train split"
-    )
+    vocabulary_size: int = setting(5000, at_least=1, help="words at most, the most frequent of the train split")
     word_dropout: float = setting(
-        0.3,
-        at_least=0,
-        below=1,
-        help="probability that a word is replaced by the unknown word, training only: else its embedding is untrained",
+        0.3, at_least=0, below=1, help="probability of replacing a word by the unknown word, to train its embedding"
     )
     dropout: float = setting(0.1, at_least=0, below=1, help="within the transformer")
     max_tokens: int = setting(256, at_least=1, help="longest transcript, in words with the two special tokens")

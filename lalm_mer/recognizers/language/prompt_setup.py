@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
@@ -14,9 +13,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import LABEL_SCORES
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.collator import AnswerCollator, TrainingAnswerCollator
 
 __all__ = ["PromptSetup", "label_rotations"]
 
@@ -57,18 +54,7 @@ class PromptSetup:
         """Whether any prompt has a slot of that name."""
         return any(prompt.has_slot(slot) for prompt in self.prompts)
 
-    def training_collator(self, family: Family) -> TrainingAnswerCollator:
-        """Makes batches to train on."""
-        return TrainingAnswerCollator(family, self.prompts[0], self.label_set, shots=self.shots, order=self.orders[0])
-
-    def scoring_collators(self, family: Family) -> tuple[AnswerCollator, ...]:
-        """Make batches to score, one for each prompt and order."""
-        return tuple(
-            AnswerCollator(family, prompt, self.label_set, shots=self.shots, order=order)
-            for prompt, order in product(self.prompts, self.orders)
-        )
-
-    def content_free(self, family: Family) -> Input | None:
+    def content_free(self, sampling_rate: int) -> Input | None:
         """An input without content for PMI: a second of silence, and N/A as all texts; None for other scores.
 
         References:
@@ -76,7 +62,7 @@ class PromptSetup:
         """
         if self.label_score != "pmi":
             return None
-        silence = Waveform(np.zeros(family.sampling_rate, dtype=np.float32), family.sampling_rate)
+        silence = Waveform(np.zeros(sampling_rate, dtype=np.float32), sampling_rate)
         return Input("<content-free>", "N/A", silence, descriptors="N/A")
 
     def digests(self) -> dict[str, str | None]:

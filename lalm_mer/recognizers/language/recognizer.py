@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,16 @@ class LanguageRecognizer(nn.Module):
         self.model: Any = family.model if model is None else model
         self.family = family
         self.setup = setup
-        self.training_collator: TrainingAnswerCollator = setup.training_collator(family)
-        self.scoring_collators: tuple[AnswerCollator, ...] = setup.scoring_collators(family)
+        self.training_collator = TrainingAnswerCollator(
+            family, setup.prompts[0], setup.label_set, shots=setup.shots, order=setup.orders[0]
+        )
+        self.scoring_collators = tuple(
+            AnswerCollator(family, prompt, setup.label_set, shots=setup.shots, order=order)
+            for prompt, order in product(setup.prompts, setup.orders)
+        )
         self.label_set, self.modalities = setup.label_set, setup.modalities
         self.sampling_rate = family.sampling_rate if setup.uses("audio") else None
-        self.content_free = setup.content_free(family)
+        self.content_free = setup.content_free(family.sampling_rate)
         self._no_split_modules = list(family.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
 
     def refuses(self, duration_s: float) -> str | None:
