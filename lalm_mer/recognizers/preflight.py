@@ -162,9 +162,9 @@ def median_change(
 def require_change(change: float, what: str, name: str, *, parity: Parity, trained: bool) -> float:
     """Check that other audio, or another transcript, changes the scores.
 
-    In float32 the change must exceed 100 times the effect of a batch (at least 1e-6). In half precision, where speech
-    may change scores by less, it must exceed the effect of a batch and the dtype's epsilon. With random weights any
-    change is enough.
+    In float32 the change must exceed 100 times the effect of a batch, taken as at least 1e-6. In half precision, where
+    speech may change scores by less, it must exceed the effect of a batch and the dtype's epsilon. With random weights
+    any change is enough.
 
     Args:
         change: result of ``median_change``

@@ -34,7 +34,7 @@ def build_fusion(
     processes: int = 1,
     **network_options: Any,  # noqa: ANN401 each checked by the network
 ) -> FusionNetwork:
-    """Build a network; set the seed before, since the initial weights are drawn here.
+    """Build a network in train mode; set the seed before, since the initial weights are drawn here.
 
     Missing features of all inputs are stored. Afterwards the train inputs may have no waveforms: their frames are
     looked up by utterance id.
@@ -54,9 +54,6 @@ def build_fusion(
         processes: worker processes that compute them
         network_options: further arguments of ``FusionNetwork``
 
-    Returns:
-        the network, in train mode
-
     Raises:
         ConfigError: if a name or a value is unknown
         ModelError: if openSMILE is not installed or the BERT cannot be loaded
@@ -64,11 +61,10 @@ def build_fusion(
     """
     if modalities not in MODALITIES:
         raise ConfigError(f"argument 'modalities': {modalities!r}; expected one of {', '.join(MODALITIES)}")
-    scratch = scratch or ScratchSettings()
     acoustic = acoustic_features(features, trim_db) if uses_audio(modalities) else None
     reader: TranscriptReader | None = None
     if uses_transcript(modalities) and bert == "scratch":
-        reader = train_tokenizer(map(transcript_of, train), scratch)
+        reader = train_tokenizer(map(transcript_of, train), scratch or ScratchSettings())
     elif uses_transcript(modalities):
         reader = FrozenBert(bert, bert_revision)
     network = FusionNetwork(labels, acoustic=acoustic, transcripts=reader, scratch=scratch, **network_options)
