@@ -211,7 +211,7 @@ class FusionNetwork(nn.Module):
 
 
 class FusionCollator:
-    """Makes a batch for a ``FusionNetwork`` to score; features that its stores lack are computed for every batch.
+    """Makes a batch for a ``FusionNetwork`` to score; without a store, features are computed for every batch.
 
     Example:
         >>> batch = FusionCollator(network)(inputs)  # doctest: +SKIP
