@@ -146,7 +146,7 @@ def test_it_goes_on_under(condition, workplace, wait_for, tmp_path):
     assert_equal_runs(tmp_path / "run", tmp_path / "uninterrupted")
 
 
-def test_a_run_whose_chosen_checkpoint_is_gone_says_so(workplace, uninterrupted, tmp_path, capsys):
+def test_a_run_without_its_best_checkpoint_is_an_error(workplace, uninterrupted, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     (run / "metrics.json").unlink()
@@ -156,4 +156,4 @@ def test_a_run_whose_chosen_checkpoint_is_gone_says_so(workplace, uninterrupted,
     assert workplace.again("finetune", f"output.dir={run}") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
-    assert "is gone" in error
+    assert "the best checkpoint on dev (step" in error
