@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.command import command_parser, run_command
-from lalm_mer.launch.config.settings import FinetuneOutputSettings
+from lalm_mer.launch.config.sections import FinetuneOutputSettings
 
 
 def main(arguments: list[str]) -> int:

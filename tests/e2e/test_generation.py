@@ -10,7 +10,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import read_record
-from lalm_mer.launch.config.settings import PromptSettings
+from lalm_mer.launch.config.sections import PromptSettings
 from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
 

@@ -27,7 +27,7 @@ import numpy
 from lalm_mer.core.config import load_config
 from lalm_mer.launch.build.data import with_unscored
 from lalm_mer.launch.build.model_run import open_model_run
-from lalm_mer.launch.config.settings import ZeroShotSettings
+from lalm_mer.launch.config.settings import (ZeroShotSettings)
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.scoring import score_inputs

@@ -1,4 +1,4 @@
-"""A run of a pretrained model, opened in two steps: data and prompts first, then the weights."""
+"""A run of a pretrained model, opened in two steps: first data and prompts, then the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.notes import run_notes
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
 from lalm_mer.launch.build.trained_adapter import TrainedAdapter, find_adapter
-from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.launch.config.sections import ModelSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
 from lalm_mer.models.registry import PretrainedModel
@@ -38,18 +39,18 @@ __all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", 
 
 
 class Builder(Protocol):
-    """The steps in which the parts of a run are made, for one kind of model."""
+    """Makes the parts of a run for one kind of model."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> Any:  # noqa: ANN401
-        """What the model is prompted with, without answered examples."""
+        """The prompts, without answered examples."""
         ...
 
     def load(self, settings: ModelSettings) -> Any:  # noqa: ANN401 a Family or a Clap
-        """The model."""
+        """Load the model."""
         ...
 
     def check(self, model: Any, settings: ZeroShotSettings | FinetuneSettings) -> None:  # noqa: ANN401
-        """Refuse settings that the loaded model cannot work with."""
+        """Refuse settings that the model does not support."""
         ...
 
     def with_shots(
@@ -69,26 +70,26 @@ class Builder(Protocol):
         settings: ZeroShotSettings | FinetuneSettings,
         adapted: PeftModel | None = None,
     ) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-        """The recognizer over the model, adapted or bare."""
+        """The recognizer of the model, or of the model with an adapter."""
         ...
 
 
 def builder_of(family: str) -> Builder:
-    """The builder of a model by its family: the one place that tells CLAP from audio-language models."""
+    """The builder for a family; the only place that distinguishes CLAP from audio-language models."""
     return ClapBuilder() if family == CLAP else LanguageBuilder()
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """Data and prompts of a run, whose weights are not loaded yet.
+    """An opened run, before its model is loaded.
 
     Args:
         settings: resolved config
         source: the folded corpus, with what the prompts need
-        setup: what the model is prompted with
+        setup: prompts, or descriptions of labels
         method: ``zero_shot``, or the kind of adapter
-        hashes: of all that the run depends on, but for the answered examples that are drawn once the model is loaded
-        adapter: that was trained earlier; None where there is none
+        hashes: hashes of everything that the run depends on, except for answered examples, which are drawn later
+        adapter: an adapter from an earlier run; None for none
     """
 
     settings: ZeroShotSettings | FinetuneSettings
@@ -104,10 +105,10 @@ class OpenedRun:
         return Path(self.settings.output.dir)
 
     def load(self) -> LoadedRun:
-        """Load the model, and the examples that it takes.
+        """Load the model, and open the examples that it can use.
 
         Raises:
-            ConfigError: if settings, model and corpus do not belong together
+            ConfigError: if settings, model and corpus do not fit
             ModelError: if there is no such model
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
@@ -126,40 +127,38 @@ class OpenedRun:
             data = augmented(data, settings.augment, settings.seed, refuses=model.refuses)
         if setup.uses("transcript"):
             require_transcripts(data, settings.data.dir)
-        return LoadedRun(settings, builder, model, setup, data, {**self.hashes, **setup.digests()})
+        return LoadedRun(settings, model, setup, data, {**self.hashes, **setup.digests()})
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """All that a run of a pretrained model needs, ready to train or score.
+    """A run whose model is loaded, ready for training or scoring.
 
     Args:
         settings: resolved config
-        builder: of this kind of model
         model: a ``Family`` or a ``Clap``
-        setup: what it is prompted with
+        setup: prompts, or descriptions of labels
         data: train, dev and test of the fold
-        hashes: of all that the run depends on
+        hashes: hashes of everything that the run depends on
     """
 
     settings: ZeroShotSettings | FinetuneSettings
-    builder: Builder
     model: PretrainedModel
     setup: Setup
     data: RunData
     hashes: dict[str, str | None]
 
     def notes(self) -> list[Note]:
-        """What a reader of the figures has to know."""
+        """Notes on the results."""
         return run_notes(self.model, self.data, self.setup)
 
     def recognizer(self, adapted: PeftModel | None = None) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-        """The recognizer over the model, adapted or bare."""
-        return self.builder.recognizer(self.model, self.setup, self.settings, adapted)
+        """The recognizer of the model, or of the model with an adapter."""
+        return builder_of(self.settings.model.family).recognizer(self.model, self.setup, self.settings, adapted)
 
 
 def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
-    """Name shown in comparisons: the family, which of its models, and whether its answers are generated."""
+    """Name in comparisons: family, model, quantization, and whether answers are generated."""
     model = settings.model
     details = [Path(model.id).name, *([model.quantization] if model.quantization else [])]
     if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
@@ -170,11 +169,11 @@ def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
 def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     """Open data and prompts, and hash what the run depends on; no weights are loaded.
 
-    The settings of the opened run are complete: model, prompt, adapter targets and the name of the folder are filled in
-    where they were left out.
+    The settings of the opened run are complete: defaults of model, prompt and adapter targets, and the placeholders in
+    the name of the folder, are filled in.
 
     Raises:
-        ConfigError: if the settings do not belong together or do not fit the corpus
+        ConfigError: if the settings do not fit each other or the corpus
     """
     settings = with_model(settings)
     source = open_corpus(settings.data, settings.split)
@@ -193,12 +192,11 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         if settings.answering.mode == GENERATION:
             digests["synonyms"] = hash_json(read_synonyms(settings.answering))
     hashes = {**input_hashes(source, setup.modalities, augment), **digests}
-    facts = {
-        "corpus": source.folded.corpus.name,
-        "recognizer": recognizer_name(settings),
-        "method": method,
-        "modalities": setup.modalities,
-        "fold": settings.split.fold,
-        "seed": settings.seed,
-    }
-    return OpenedRun(with_folder(settings, facts), source, setup, method, hashes, adapter)
+    settings = with_folder(
+        settings,
+        corpus=source.folded.corpus.name,
+        recognizer=recognizer_name(settings),
+        method=method,
+        modalities=setup.modalities,
+    )
+    return OpenedRun(settings, source, setup, method, hashes, adapter)

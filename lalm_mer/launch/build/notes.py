@@ -1,4 +1,4 @@
-"""What a reader of a run's figures has to know of its model and of the utterances that it could not take."""
+"""Notes on the results of a run: its model, and the utterances that it cannot use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ _EXAMPLES = 5
 
 
 def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[Note]:
-    """Whether the weights are random, what is known of the corpus in their training data, and what was refused.
-
-    Args:
-        model: the base model
-        data: train, dev and test of the fold
-        setup: what the model is prompted with
-    """
+    """Notes on random weights or contamination of the model, on refused utterances, and on answered examples."""
     notes = []
     known = model.contamination.get(data.folded.corpus.name)
     if model.randomly_initialised:
@@ -28,9 +22,8 @@ def run_notes(model: PretrainedModel, data: RunData, setup: Setup) -> list[Note]
         notes.append(Note(NoteCode.CONTAMINATION, facts={"model": model.name, "known": known}))
     for split, refused in data.refused.items():
         code = NoteCode.UNSCORED if split == "test" else NoteCode.LEFT_OUT
-        examples = list(refused.items())[:_EXAMPLES]
-        ids, reasons = tuple(name for name, _ in examples), tuple(reason for _, reason in examples)
-        notes.append(Note(code, split, len(refused), ids, reasons))
+        ids = tuple(refused)[:_EXAMPLES]
+        notes.append(Note(code, split, len(refused), ids, tuple(refused[name] for name in ids)))
     if setup.shots:
         notes.append(Note(NoteCode.ANSWERED_EXAMPLES, "train", len(setup.shots)))
     return notes

@@ -1,4 +1,4 @@
-"""An adapter that an earlier run trained, found before the base model is loaded."""
+"""An adapter from an earlier run, found before the base model is loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.settings import naming_keys
-from lalm_mer.launch.config.settings import ModelSettings
+from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.sharing.hub import load_adapter_from
 
@@ -16,10 +16,10 @@ __all__ = ["TrainedAdapter", "find_adapter"]
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """Files of an adapter.
+    """An adapter on disk.
 
     Args:
-        folder: that holds them
+        folder: folder of its files
         kind: one of ``ADAPTERS``
         digest: SHA-256 of its weights
     """
@@ -30,7 +30,7 @@ class TrainedAdapter:
 
 
 def find_adapter(settings: ModelSettings) -> TrainedAdapter:
-    """The adapter that ``model.adapter`` names, downloaded if it is on the Hub.
+    """Find the adapter ``model.adapter``; download it if it is on the Hub.
 
     Raises:
         AdapterError: if there is no such adapter

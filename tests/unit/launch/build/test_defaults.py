@@ -7,18 +7,16 @@ import pytest
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, MODALITIES, TRANSCRIPT
 from lalm_mer.launch.build.defaults import FOLDER_FACTS, with_folder, with_model, with_targets
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
-    BaselineSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    ZeroShotSettings,
 )
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families import FAMILIES
 from lalm_mer.models.registry import model_class
 

@@ -10,17 +10,16 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    ZeroShotSettings,
 )
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 
 LABELS = LabelSet(("hap", "ang", "sad", "neu"))
 PLACE = (DataSettings(""), SplitSettings(""))

@@ -8,7 +8,7 @@ from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
 from lalm_mer.launch.build.data import input_hashes, open_corpus, open_data
-from lalm_mer.launch.config.settings import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
+from lalm_mer.launch.config.sections import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings as Settings
 from lalm_mer.launch.run.identity import run_identity
 

@@ -10,19 +10,23 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import changeable_keys, describe_settings, require_declared, setting, settings_of
 from lalm_mer.corpora.settings import CorpusSettings, PrepareSettings
 from lalm_mer.corpora.settings import OutputSettings as PreparedSettings
-from lalm_mer.launch.config.sections import TranscribeDataSettings, TranscriberSettings, TranscriptFileSettings
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
-    BaselineSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    TinySettings,
     TrainSettings,
+    TranscribeDataSettings,
+    TranscriberSettings,
+    TranscriptFileSettings,
+)
+from lalm_mer.launch.config.settings import (
+    BaselineSettings,
+    FinetuneSettings,
+    TinySettings,
     TranscribeSettings,
     ZeroShotSettings,
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.config.settings import EngineSettings, ScoringSettings, TrainSettings
+from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
 from lalm_mer.launch.run.engine import Engine, expected_engine
 
 ONE_GPU = EngineSettings("accelerate_configs/single_gpu.yaml")

@@ -7,7 +7,7 @@ import torch
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.launch.config.settings import ScoringSettings
+from lalm_mer.launch.config.sections import ScoringSettings
 from lalm_mer.launch.run.preflight import _chosen, _device, _longest
 
 

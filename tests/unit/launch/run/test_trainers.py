@@ -6,7 +6,7 @@ from transformers.integrations import TensorBoardCallback, integration_utils
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.launch.config.settings import TrainSettings
+from lalm_mer.launch.config.sections import TrainSettings
 from lalm_mer.launch.run.engine import Engine
 from lalm_mer.launch.run.trainers import make_trainer
 
