@@ -46,7 +46,9 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--window", type=float, metavar="S", help="cut recordings into windows of S seconds")
     parser.add_argument("--hop", type=float, metavar="S", help="from one window to the next (default: S of --window)")
     parser.add_argument("--channel", type=_channel, metavar="N", help="number from 1, or each (default: mixed to mono)")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="recordings per batch (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="B", help="recordings per batch (default: %(default)s)"
+    )
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="of a base model: a file of prompts/")
     parser.add_argument("--labels", metavar="A,B,...", help="of a base model, if the prompt has no answers")
     parser.add_argument("--family", metavar="NAME", help="of a base model (default: by its config)")

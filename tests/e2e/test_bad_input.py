@@ -153,7 +153,7 @@ def test_a_mistake_that_was_mended_may_use_the_same_folder(refused, tmp_path):
 def test_a_folder_that_holds_something_else(refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.docx").touch()
-    assert f"{tmp_path / 'run'} holds other files" in refused("zero_shot")
+    assert f"{tmp_path / 'run'} has other files" in refused("zero_shot")
     assert (tmp_path / "run" / "thesis.docx").exists()
 
 

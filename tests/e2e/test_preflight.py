@@ -36,14 +36,14 @@ def test_a_run_with_it_and_one_without_are_the_same_to_the_bit(workplace, tmp_pa
     lines = [line.removeprefix("preflight: ") for line in printed.splitlines() if line.startswith("preflight: ")]
     assert [re.match("[a-z ]+", line)[0].strip() for line in lines] == [
         "adapter in audio", "adapter in projector", "adapter in language", "sampling rate", "supervised", "prompt",
-        "batch parity", "hears", "reads", "memory", "done in",
+        "batch parity", "uses the audio", "uses the transcript", "memory", "done in",
     ]  # fmt: skip
-    assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, as it is" in printed
+    assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, unchanged" in printed
     assert re.search(r"supervised: '(angry|content|happy|sad)' <\|im_end\|> \(\d tokens", printed)
     assert float(re.search(r"done in ([\d.]+) s", printed)[1]) < 20  # seconds, on a machine with much else to do
     status, printed, _ = finetuned(workplace, tmp_path / "without", capsys, "preflight=false")
     assert status == 0
-    assert re.findall("preflight: (?!adapter).*", printed) == ["preflight: left out (preflight=false)"]
+    assert re.findall("preflight: (?!adapter).*", printed) == ["preflight: skipped (preflight=false)"]
     for name in ("adapter/adapter_model.safetensors", "history.jsonl"):
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
     tables = [pd.read_parquet(tmp_path / run / "predictions.parquet") for run in ("with", "without")]
@@ -66,8 +66,8 @@ def test_a_deaf_model_goes_on_where_that_is_asked_for(workplace, tmp_path, capsy
     assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
 
 
-@pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: that may be more than there is; lower train.per"),
-                                                 (10**5, "not asked whether it hears and reads")])  # fmt: skip
+@pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: this may not fit; lower train.per"),
+                                                 (10**5, "use of audio and transcript, and batches, are not checked")])  # fmt: skip
 def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, available, said):
     monkeypatch.setattr("lalm_mer.launch.run.preflight.available_bytes", lambda device, model: available)
     status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)

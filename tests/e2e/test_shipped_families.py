@@ -80,7 +80,7 @@ def test_a_model_without_a_family_is_scored_one_by_one(recorded, capsys):
     assert record.config["prompt"]["file"] == "prompts/audio.yaml"
     printed = capsys.readouterr().out
     assert "preflight: batch parity: not checked, because generic takes one utterance at a time" in printed
-    assert "preflight: hears: another audio moves label scores" in printed
+    assert "preflight: uses the audio: swapping it changes label scores" in printed
 
 
 def test_a_model_without_a_family_is_fine_tuned_where_the_config_says(refused, recorded):

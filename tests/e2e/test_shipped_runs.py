@@ -33,7 +33,7 @@ def _frozen_imports():
 
 
 def folder_name(file, corpus):
-    """What stands for the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
+    """Value of the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
     settings, method = load(file), Path(file).stem
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir
@@ -81,7 +81,7 @@ def test_a_run_is_finished_and_its_folder_named_after_it(recipe, file, run_shipp
     if recipe != "train_baseline":
         printed = capsys.readouterr().out
         assert "preflight: batch parity" in printed
-        assert ("preflight: hears: another audio moves" in printed) == ("audio" in record.modalities.split("+"))
+        assert ("preflight: uses the audio: swapping it" in printed) == ("audio" in record.modalities.split("+"))
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
 
 

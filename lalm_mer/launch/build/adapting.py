@@ -62,7 +62,9 @@ def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
         return of_lora | settings.options
     for name, value in of_lora.items():
         if value != getattr(AdapterSettings, name):
-            raise ConfigError(f"key 'adapter.{name}': only for kind lora; set options of {settings.kind} in adapter.options")
+            raise ConfigError(
+                f"key 'adapter.{name}': only for kind lora; set options of {settings.kind} in adapter.options"
+            )
     return settings.options
 
 

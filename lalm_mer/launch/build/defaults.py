@@ -51,9 +51,7 @@ def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
     return replace(settings, adapter=replace(settings.adapter, towers=towers))
 
 
-def with_folder(
-    settings: RunSettingsT, *, corpus: str, recognizer: str, method: str, modalities: str
-) -> RunSettingsT:
+def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method: str, modalities: str) -> RunSettingsT:
     """Settings with the placeholders in ``output.dir`` replaced by these facts, and by fold and seed.
 
     Characters that do not belong in the name of a folder become a hyphen.

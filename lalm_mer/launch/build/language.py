@@ -64,7 +64,9 @@ class LanguageBuilder:
             why = f"{family.name} takes one utterance at a time"
         else:
             why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with the rest of the batch"
-        section, sizes = ("train", settings.train) if isinstance(settings, FinetuneSettings) else ("scoring", settings.scoring)
+        section, sizes = (
+            ("train", settings.train) if isinstance(settings, FinetuneSettings) else ("scoring", settings.scoring)
+        )
         for key in ("per_device_eval_batch_size", "per_device_train_batch_size"):
             size = getattr(sizes, key, 1)
             if size != 1:

@@ -136,7 +136,7 @@ def _open_adapter(source: str, base_model: str | None, revision: str | None, dty
 def _recognizer(
     settings: ZeroShotSettings, label_set: LabelSet, source: str | Path = "", record: RunRecord | None = None
 ) -> nn.Module:
-    """The recognizer of settings that need no corpus; with a record, prompts and base model must be those of the run."""
+    """The recognizer of settings that need no corpus; with a record, prompts and base must be those of the run."""
     require_declared(settings.model)
     builder = builder_of(settings.model.family)
     setup = builder.prompts(settings, label_set)

@@ -62,8 +62,8 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
         )
     if settings.data.without_audio == "read" and not all(prompt.uses_transcript for prompt in prompts):
         raise ConfigError(
-            f"key 'data.without_audio': read, but prompt {first.name} uses no transcript, so an utterance without audio "
-            "has no input; set it to refuse"
+            f"key 'data.without_audio': read, but prompt {first.name} uses no transcript, so an utterance without "
+            "audio has no input; set it to refuse"
         )
     orders = label_rotations(label_set.labels, chosen.label_orders)
     return PromptSetup(prompts, sets[0], orders, label_score=chosen.label_score)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ def preflight(
         AudioError: if a waveform has another rate than the model takes
     """
     if not settings.preflight:
-        _print("skipped (preflight=false)")
+        _print(["skipped (preflight=false)"])
         return
     started = time.monotonic()
     uses_audio = loaded.setup.uses("audio")
@@ -77,22 +77,24 @@ def preflight(
     chosen = _choose(examples, uses_audio=uses_audio, uses_transcript=loaded.setup.uses("transcript"))
     inputs = [example.input for example in chosen]
     if uses_audio:
-        _print(_rates(loaded, inputs))
+        _print([_rates(loaded, inputs)])
     if loaded.model.has_language_model:
-        _print(*_supervised(loaded.model, cast(LanguageRecognizer, model), chosen[0]))
+        _print(_supervised(loaded.model, cast(LanguageRecognizer, model), chosen[0]))
     sizes = _sizes(settings)
     device = _device(sizes)
     if stored_bytes(model) > available_bytes(device, model):
         _print(
-            f"the weights need {_size(stored_bytes(model))}, and {device} has "
-            f"{_size(available_bytes(device, model))}: use of audio and transcript, and batches, are not checked"
+            [
+                f"the weights need {_size(stored_bytes(model))}, and {device} has "
+                f"{_size(available_bytes(device, model))}: use of audio and transcript, and batches, are not checked"
+            ]
         )
         return
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
     with left_as_found(model, device, moves_back=sharded):
-        _print(*_scores(loaded, model, inputs, sizes))
-        _print(*_memory(loaded, model, settings, _longest(examples, uses_audio=uses_audio), sharded=sharded))
-    _print(f"done in {time.monotonic() - started:.1f} s")
+        _print(_scores(loaded, model, inputs, sizes))
+        _print(_memory(loaded, model, settings, _longest(examples, uses_audio=uses_audio), sharded=sharded))
+    _print([f"done in {time.monotonic() - started:.1f} s"])
 
 
 def dump_labels(settings: FinetuneSettings) -> None:
@@ -116,9 +118,10 @@ def dump_labels(settings: FinetuneSettings) -> None:
             print("\n".join(lines), flush=True)  # noqa: T201 the purpose of the flag
 
 
-def _print(*lines: str) -> None:
-    if is_first_process():
-        print("\n".join(f"preflight: {line}" for line in lines), flush=True)  # noqa: T201 before hours are spent
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        if is_first_process():
+            print(f"preflight: {line}", flush=True)  # noqa: T201 before hours are spent
 
 
 # Examples
@@ -157,9 +160,7 @@ def _has_new_audio(given: Input, found: Sequence[Input]) -> bool:
         return True
     own = given.waveform.samples
     others = [each.waveform.samples for each in found if each.waveform is not None]
-    return own.min() < own.max() and not any(
-        np.array_equal(own[: len(other)], other[: len(own)]) for other in others
-    )
+    return own.min() < own.max() and not any(np.array_equal(own[: len(other)], other[: len(own)]) for other in others)
 
 
 def _longest(examples: ExampleDataset | AugmentedExamples, *, uses_audio: bool) -> Example:
@@ -178,7 +179,8 @@ def _rates(loaded: LoadedRun, inputs: Sequence[Input]) -> str:
         rate = None if given.waveform is None else given.waveform.sampling_rate
         if rate != expected and not given.without_audio:
             raise AudioError(
-                f"utterance {given.utterance_id}: its waveform is at {rate} Hz, {name} takes {expected} Hz; resample it",
+                f"utterance {given.utterance_id}: its waveform is at {rate} Hz, {name} takes {expected} Hz; "
+                "resample it",
                 "sampling_rate",
             )
     rates = loaded.data.folded.corpus.columns(["sampling_rate"])["sampling_rate"].dropna()

@@ -153,6 +153,6 @@ def _require_same(path: Path, key: str, earlier: object, now: object, changeable
             _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
     elif earlier != now:
         raise ConfigError(
-            f"key 'output.dir': {path} has a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, or "
-            "remove that one"
+            f"key 'output.dir': {path} has a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
+            "or remove that one"
         )

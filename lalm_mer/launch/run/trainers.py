@@ -61,7 +61,9 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
             dev = {key: entry[f"eval_{key}"] for key in ("loss", *METRICS) if f"eval_{key}" in entry}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
-            train = {key: entry[key] for key in ("loss", "learning_rate", "grad_norm") if key in entry}
+            train: dict[str, object] = {
+                key: entry[key] for key in ("loss", "learning_rate", "grad_norm") if key in entry
+            }
             rows.append({**where, "split": "train", **train})
     return [json.dumps(row) + "\n" for row in rows]
 
