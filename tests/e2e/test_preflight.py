@@ -67,7 +67,7 @@ def test_a_deaf_model_goes_on_where_that_is_asked_for(workplace, tmp_path, capsy
 
 
 @pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: this may not fit; lower train.per"),
-                                                 (10**5, "use of audio and transcript, and batches, are not checked")])  # fmt: skip
+                                                 (10**5, "and transcript, and batches, are not checked")])  # fmt: skip
 def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, available, said):
     monkeypatch.setattr("lalm_mer.launch.run.preflight.available_bytes", lambda device, model: available)
     status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)

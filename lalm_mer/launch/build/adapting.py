@@ -11,7 +11,6 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.build.trained_adapter import TrainedAdapter
 from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
@@ -68,15 +67,15 @@ def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     return settings.options
 
 
-def load_adapted(loaded: LoadedRun, adapter: TrainedAdapter) -> tuple[nn.Module, list[Note]]:
-    """The model with an adapter from an earlier run, and notes on the results.
+def load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Note]]:
+    """The recognizer with the adapter in a folder, and notes on how its training fits this run.
 
     Raises:
         AdapterError: if it does not fit the model
         SplitLeakError: if it was trained on another fold of the same folds
     """
-    notes = _fit_notes(adapter.folder, loaded, loaded.hashes["base_model"])
-    return loaded.recognizer(load_adapter(loaded.model, adapter.folder)), notes
+    notes = _fit_notes(adapter, loaded, loaded.hashes["base_model"])
+    return loaded.recognizer(load_adapter(loaded.model, adapter)), notes
 
 
 def merged_notes(loaded: LoadedRun) -> list[Note]:

@@ -20,7 +20,7 @@ __all__ = ["ClapBuilder"]
 
 
 class ClapBuilder:
-    """A ``Builder`` of CLAP recognizers."""
+    """Makes the parts of a run of CLAP, with the methods of ``LanguageBuilder``."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> ClapSetup:
         """The descriptions of the labels.

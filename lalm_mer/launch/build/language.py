@@ -22,7 +22,7 @@ _EXACT = 1e-4
 
 
 class LanguageBuilder:
-    """A ``Builder`` of audio-language recognizers."""
+    """Makes the parts of a run of an audio-language model."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
         """The prompts, without answered examples.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from peft import PeftModel
 
-from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import GENERATION, ZERO_SHOT
-from lalm_mer.core.notes import Note
-from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.clap import ClapBuilder
 from lalm_mer.launch.build.data import (
@@ -25,56 +25,21 @@ from lalm_mer.launch.build.data import (
 )
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
 from lalm_mer.launch.build.language import LanguageBuilder
-from lalm_mer.launch.build.notes import run_notes
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
-from lalm_mer.launch.build.trained_adapter import TrainedAdapter, find_adapter
-from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
+from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
 from lalm_mer.models.registry import PretrainedModel
 from lalm_mer.recognizers.base import Setup
+from lalm_mer.sharing.hub import load_adapter_from
 
-__all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
+__all__ = ["LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
 
-
-class Builder(Protocol):
-    """Makes the parts of a run for one kind of model."""
-
-    def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> Any:  # noqa: ANN401
-        """The prompts, without answered examples."""
-        ...
-
-    def load(self, settings: ModelSettings) -> Any:  # noqa: ANN401 a Family or a Clap
-        """Load the model."""
-        ...
-
-    def check(self, model: Any, settings: ZeroShotSettings | FinetuneSettings) -> None:  # noqa: ANN401
-        """Refuse settings that the model does not support."""
-        ...
-
-    def with_shots(
-        self,
-        setup: Any,  # noqa: ANN401
-        data: RunData,
-        model: Any,  # noqa: ANN401
-        settings: ZeroShotSettings | FinetuneSettings,
-    ) -> tuple[Any, RunData]:
-        """The prompts with answered examples, which are removed from train."""
-        ...
-
-    def recognizer(
-        self,
-        model: Any,  # noqa: ANN401
-        setup: Any,  # noqa: ANN401
-        settings: ZeroShotSettings | FinetuneSettings,
-        adapted: PeftModel | None = None,
-    ) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-        """The recognizer of the model, or of the model with an adapter."""
-        ...
+_EXAMPLES = 5  # ids in a note
 
 
-def builder_of(family: str) -> Builder:
+def builder_of(family: str) -> ClapBuilder | LanguageBuilder:
     """The builder for a family; the only place that distinguishes CLAP from audio-language models."""
     return ClapBuilder() if family == CLAP else LanguageBuilder()
 
@@ -89,7 +54,7 @@ class OpenedRun:
         setup: prompts, or descriptions of labels
         method: ``zero_shot``, or the kind of adapter
         hashes: hashes of everything that the run depends on, except for answered examples, which are drawn later
-        adapter: an adapter from an earlier run; None for none
+        adapter: folder of an adapter from an earlier run; None for none
     """
 
     settings: ZeroShotSettings | FinetuneSettings
@@ -97,7 +62,7 @@ class OpenedRun:
     setup: Setup
     method: str
     hashes: dict[str, str | None]
-    adapter: TrainedAdapter | None = None
+    adapter: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -112,7 +77,7 @@ class OpenedRun:
             ModelError: if there is no such model
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
-        model = builder.load(settings.model)
+        model: Any = builder.load(settings.model)
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
         data = open_data(
@@ -121,7 +86,8 @@ class OpenedRun:
             sampling_rate=model.sampling_rate if uses_audio else None,
             refuses=model.refuses if uses_audio else None,
         )
-        setup, data = builder.with_shots(self.setup, data, model, settings)
+        setup: Any = self.setup
+        setup, data = builder.with_shots(setup, data, model, settings)
         if isinstance(settings, FinetuneSettings):
             data = balanced(data, settings.balance, settings.seed)
             data = augmented(data, settings.augment, settings.seed, refuses=model.refuses)
@@ -149,12 +115,26 @@ class LoadedRun:
     hashes: dict[str, str | None]
 
     def notes(self) -> list[Note]:
-        """Notes on the results."""
-        return run_notes(self.model, self.data, self.setup)
+        """Notes on random weights or contamination, refused utterances and answered examples."""
+        notes = []
+        known = self.model.contamination.get(self.data.folded.corpus.name)
+        if self.model.randomly_initialised:
+            notes.append(Note(NoteCode.RANDOMLY_INITIALISED))
+        elif known is not None:
+            notes.append(Note(NoteCode.CONTAMINATION, facts={"model": self.model.name, "known": known}))
+        for split, refused in self.data.refused.items():
+            code = NoteCode.UNSCORED if split == "test" else NoteCode.LEFT_OUT
+            ids = tuple(refused)[:_EXAMPLES]
+            notes.append(Note(code, split, len(refused), ids, tuple(refused[name] for name in ids)))
+        if self.setup.shots:
+            notes.append(Note(NoteCode.ANSWERED_EXAMPLES, "train", len(self.setup.shots)))
+        return notes
 
     def recognizer(self, adapted: PeftModel | None = None) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
         """The recognizer of the model, or of the model with an adapter."""
-        return builder_of(self.settings.model.family).recognizer(self.model, self.setup, self.settings, adapted)
+        model: Any = self.model
+        setup: Any = self.setup
+        return builder_of(self.settings.model.family).recognizer(model, setup, self.settings, adapted)
 
 
 def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
@@ -187,8 +167,12 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     else:
         method, augment = ZERO_SHOT, None
         if settings.model.adapter is not None:
-            adapter = find_adapter(settings.model)
-            method, digests["adapter"] = adapter.kind, adapter.digest
+            with naming_keys("model", revision="adapter_revision"):
+                adapter = load_adapter_from(
+                    settings.model.adapter, settings.model.adapter_revision, "key 'model.adapter'"
+                )
+            method = str(read_json(adapter / CONFIG)["peft_type"]).lower()
+            digests["adapter"] = hash_file(adapter / WEIGHTS)
         if settings.answering.mode == GENERATION:
             digests["synonyms"] = hash_json(read_synonyms(settings.answering))
     hashes = {**input_hashes(source, setup.modalities, augment), **digests}

@@ -139,7 +139,7 @@ def _recognizer(
     """The recognizer of settings that need no corpus; with a record, prompts and base must be those of the run."""
     require_declared(settings.model)
     builder = builder_of(settings.model.family)
-    setup = builder.prompts(settings, label_set)
+    setup: Any = builder.prompts(settings, label_set)
     if setup.uses("descriptors"):
         raise ConfigError(
             f"{settings.prompt.file}: describes voices relative to the speakers of a corpus, to which a new recording "
@@ -149,7 +149,7 @@ def _recognizer(
         _require_same_prompts(source, record, setup.digests())
         if surely_differ(base_digest(settings.model.id, settings.model.revision), record.hashes["base_model"]):
             raise AdapterError(f"{source}: was run on another base model than {settings.model.id}; name the same one")
-    model = builder.load(settings.model)
+    model: Any = builder.load(settings.model)
     return cast(nn.Module, builder.recognizer(model, setup, settings, _adapted(model, settings.model)))
 
 

@@ -5,21 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lalm_mer.core.names import (
-    ATTENTION,
-    AUDIO_TRANSCRIPT,
-    CONDITIONS,
-    DTYPES,
-    FEATURES,
-    FROM_CORPUS,
-    GENERATION,
-    LABEL_SCORES,
-    LIKELIHOOD,
-    MODALITIES,
-    QUANTIZATIONS,
-    TRANSCRIPT_SOURCES,
-    UNCHANGED,
-)
+from lalm_mer.core import names
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.balancing import DIRECTIONS, SAMPLINGS
 from lalm_mer.models.adapter_kinds import KINDS
@@ -27,25 +13,11 @@ from lalm_mer.models.families import model_names
 from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
 
 __all__ = [
-    "AdapterSettings",
-    "AnsweringSettings",
-    "BalanceSettings",
-    "DataSettings",
-    "EngineSettings",
-    "FinetuneOutputSettings",
-    "FolderSettings",
-    "FusionSettings",
-    "ModelSettings",
-    "OutputSettings",
-    "PromptSettings",
-    "ScoringSettings",
-    "SplitSettings",
-    "TrainSettings",
-    "TranscribeDataSettings",
-    "TranscriberSettings",
-    "TranscriptFileSettings",
-    "ZeroShotScoringSettings",
-]
+    "AdapterSettings", "AnsweringSettings", "BalanceSettings", "DataSettings", "EngineSettings",
+    "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "ModelSettings", "OutputSettings", "PromptSettings",
+    "ScoringSettings", "SplitSettings", "TrainSettings", "TranscribeDataSettings", "TranscriberSettings",
+    "TranscriptFileSettings", "ZeroShotScoringSettings",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,8 +32,8 @@ class DataSettings(TranscribeDataSettings):
     """The corpus and its transcripts."""
 
     transcript_source: str = setting(
-        FROM_CORPUS,
-        choices=TRANSCRIPT_SOURCES,
+        names.FROM_CORPUS,
+        choices=names.TRANSCRIPT_SOURCES,
         help="asr reads the file data.transcripts; simulated makes sentences that name the label, as an upper bound "
         "that compare.py takes only with --allow-simulated",
     )
@@ -91,7 +63,7 @@ class PromptSettings:
         "prompt for prompt.modalities",
     )
     modalities: str = setting(
-        AUDIO_TRANSCRIPT, choices=MODALITIES, may_change=True, help="of the prompt, if no file is given"
+        names.AUDIO_TRANSCRIPT, choices=names.MODALITIES, may_change=True, help="of the prompt, if no file is given"
     )
     shots: int = setting(0, at_least=0, help="number of answered training examples, with audio, before the question")
     context_turns: int = setting(
@@ -103,7 +75,7 @@ class PromptSettings:
     )
     label_score: str = setting(
         "sum",
-        choices=LABEL_SCORES,
+        choices=names.LABEL_SCORES,
         help="sum or mean of the answer's token log-probabilities; pmi: sum minus that of a prompt without content",
     )
     cache_dir: str = setting("outputs/cache", may_change=True, help="cache of voice measures, for {{ descriptors }}")
@@ -116,12 +88,12 @@ class ModelSettings:
     family: str = setting(choices=model_names, help="architecture")
     id: str = setting("", help="Hub id or local folder; default: the first published model of the family")
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
-    dtype: str = setting("bfloat16", choices=DTYPES, help="data type of the weights")
+    dtype: str = setting("bfloat16", choices=names.DTYPES, help="data type of the weights")
     attn_implementation: str = setting(
-        "sdpa", choices=ATTENTION, help="those that support the custom mask of answers that share a prompt"
+        "sdpa", choices=names.ATTENTION, help="those that support the custom mask of answers that share a prompt"
     )
     quantization: str | None = setting(
-        None, choices=QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
+        None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
     )
     adapter: str | None = setting(None, help="zero_shot.py: Hub id or folder of an adapter, or a run folder")
     adapter_revision: str | None = setting(None, help="branch, tag or commit of the adapter on the Hub")
@@ -162,8 +134,8 @@ class ZeroShotScoringSettings(ScoringSettings):
     """Scoring of the test set; names as in transformers.TrainingArguments."""
 
     condition: str = setting(
-        UNCHANGED,
-        choices=CONDITIONS,
+        names.UNCHANGED,
+        choices=names.CONDITIONS,
         help="audio_swapped gives each test utterance the audio of another; UAR falls to chance if the recognizer uses "
         "only audio, and to what transcripts allow if it uses both",
     )
@@ -174,8 +146,8 @@ class AnsweringSettings:
     """How labels are predicted."""
 
     mode: str = setting(
-        LIKELIHOOD,
-        choices=(LIKELIHOOD, GENERATION),
+        names.LIKELIHOOD,
+        choices=(names.LIKELIHOOD, names.GENERATION),
         help="likelihood of every label, or greedy generation and strict parsing",
     )
     max_new_tokens: int = setting(16, at_least=1, help="with generation: longest answer")
@@ -269,8 +241,8 @@ class FinetuneOutputSettings(OutputSettings):
 class FusionSettings:
     """The fusion baseline."""
 
-    modalities: str = setting(AUDIO_TRANSCRIPT, choices=MODALITIES, help="branches of the network")
-    features: str = setting("opensmile", choices=FEATURES, help="acoustic features")
+    modalities: str = setting(names.AUDIO_TRANSCRIPT, choices=names.MODALITIES, help="branches of the network")
+    features: str = setting("opensmile", choices=names.FEATURES, help="acoustic features")
     trim_db: float | None = setting(
         35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"
     )
@@ -292,7 +264,7 @@ class TranscriberSettings:
 
     id: str = setting(help="Hub id or local folder of a Whisper model")
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
-    dtype: str = setting("float32", choices=DTYPES, help="data type of the weights")
+    dtype: str = setting("float32", choices=names.DTYPES, help="data type of the weights")
     language: str | None = setting(None, help="code or name; null detects it for each utterance")
     batch_size: int = setting(8, at_least=1, help="utterances per batch")
     use_cpu: bool = setting(False, help="even if there is a GPU")

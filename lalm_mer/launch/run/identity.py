@@ -33,13 +33,7 @@ def run_identity(
     Args:
         settings: resolved config
         data: train, dev and test of the fold
-        recognizer: name in comparisons
-        base_model: Hub id or folder
-        modalities: one of ``MODALITIES``
-        method: one of ``METHODS``
-        hashes: hashes of everything that the run depends on
         notes: notes on model and utterances; those on data, condition and folds are added
-        condition: one of ``CONDITIONS``
     """
     folded, protocol = data.folded, data.folded.folds.protocol
     labels = folded.label_set.labels

@@ -4,7 +4,7 @@ import pytest
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
-from lalm_mer.launch.build.notes import run_notes
+from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import FAMILIES, family_class
 
@@ -19,8 +19,8 @@ def data(corpus, **refused):
     return SimpleNamespace(folded=SimpleNamespace(corpus=SimpleNamespace(name=corpus)), refused=refused)
 
 
-def notes(*parts, shots=()):
-    return run_notes(*parts, SimpleNamespace(shots=shots))
+def notes(model, data, shots=()):
+    return LoadedRun(None, model, SimpleNamespace(shots=shots), data, {}).notes()
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
