@@ -166,11 +166,10 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         method, augment = settings.adapter.kind, settings.augment
     else:
         method, augment = ZERO_SHOT, None
-        if settings.model.adapter is not None:
+        model = settings.model
+        if model.adapter is not None:
             with naming_keys("model", revision="adapter_revision"):
-                adapter = load_adapter_from(
-                    settings.model.adapter, settings.model.adapter_revision, "key 'model.adapter'"
-                )
+                adapter = load_adapter_from(model.adapter, model.adapter_revision, key="key 'model.adapter'")
             method = str(read_json(adapter / CONFIG)["peft_type"]).lower()
             digests["adapter"] = hash_file(adapter / WEIGHTS)
         if settings.answering.mode == GENERATION:

@@ -144,17 +144,9 @@ def make_trainer(
         ConfigError: if accelerate set up another engine than the expected one, a value or a combination of values is
             refused by TrainingArguments, or a package of ``report_to`` is not installed
     """
-    passed = _arguments(settings, engine, folder, seed)
+    passed = _arguments(settings, engine, folder, seed, best_by)
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
-        passed |= {
-            "save_strategy": settings.eval_strategy,  # a checkpoint for each evaluation
-            "save_steps": settings.eval_steps or 500,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": best_by,
-            "greater_is_better": True,
-            "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
-        }
         callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
@@ -176,12 +168,21 @@ def make_trainer(
     return trainer
 
 
-def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:
-    """Arguments of TrainingArguments: all settings with a name of theirs, and what follows from engine and folder."""
+def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int, best_by: str) -> dict[str, Any]:
+    """Arguments of TrainingArguments: all settings of the same name, and those that follow from others."""
     known = {field.name for field in fields(TrainingArguments)}
     passed = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in known}
     if not passed.get("gradient_checkpointing"):  # transformers warns if it is passed at all
         passed.pop("gradient_checkpointing", None)
+    if isinstance(settings, TrainSettings):
+        passed |= {
+            "save_strategy": settings.eval_strategy,  # a checkpoint for each evaluation
+            "save_steps": settings.eval_steps or 500,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": best_by,
+            "greater_is_better": True,
+            "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
+        }
     return passed | {
         "output_dir": str(folder),
         "dataloader_pin_memory": torch.cuda.is_available(),
