@@ -19,7 +19,7 @@ ADAPTER = {
     "prompt.yaml", "README.md", "run.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
-"""Recipe -> folder of what it trained, and files that are in it."""
+"""Recipe -> folder of what it trained, and its files."""
 RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
 
 
@@ -61,7 +61,7 @@ def test_a_tiny_model_is_built(file, demo_model):
 
 
 @pytest.mark.parametrize(("recipe", "file"), RECIPES)
-def test_a_run_is_finished_and_its_folder_named_after_it(recipe, file, run_shipped, tmp_path, capsys):
+def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_shipped, tmp_path, capsys):
     folder = run_shipped(file)
     record = read_record(tmp_path / folder / "run.json")
     assert str(folder) == folder_name(file, record.corpus)
