@@ -116,7 +116,7 @@ def mostly_mute(workplace) -> Path:
             audio_bytes=row.audio["bytes"] if kept else None,
         )
         for row in rows.itertuples()
-        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # full batches, since a filled one counts some twice
+        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # full batches: filling one would repeat some
         for kept in [row.speaker in ("s1", "s2", "s3", "s4") or row.utterance_id in with_audio]
     ]  # fmt: skip
     write_corpus(

@@ -65,7 +65,7 @@ def preflight(
     Raises:
         ModelError: if the model does not use audio or transcript, scores differ in a batch, or the loss counts tokens
             other than the answer's
-        AudioError: if a waveform has another rate than the model takes
+        AudioError: if a waveform does not have the sampling rate of the model
     """
     if not settings.preflight:
         _print(["skipped (preflight=false)"])
