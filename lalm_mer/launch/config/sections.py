@@ -90,7 +90,7 @@ class ModelSettings:
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     dtype: str = setting("bfloat16", choices=names.DTYPES, help="data type of the weights")
     attn_implementation: str = setting(
-        "sdpa", choices=names.ATTENTION, help="those that support the custom mask of answers that share a prompt"
+        "sdpa", choices=names.ATTENTION, help="implementation of attention; both support answers that share a prompt"
     )
     quantization: str | None = setting(
         None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
