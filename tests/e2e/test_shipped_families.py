@@ -48,7 +48,7 @@ def trained_towers(folder, towers):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_family_is_scored(family, recorded):
     folder, record = recorded(ZERO_SHOT, f"model.family={family}")
-    assert folder.name == f"{family}-tiny_{family}0_zero_shot_audio_fold1_seed0"
+    assert folder.name == f"{family}-tiny_{family}_zero_shot_audio_fold1_seed0"
     assert record.config["prompt"]["file"] == "prompts/audio.yaml"
     assert record.randomly_initialised
 
@@ -76,7 +76,7 @@ def test_a_model_without_a_family_is_refused_batches(file, key, refused, tmp_pat
 
 def test_a_model_without_a_family_is_scored_one_by_one(recorded, capsys):
     folder, record = recorded(ZERO_SHOT, "model.family=generic", "scoring.per_device_eval_batch_size=1")
-    assert folder.name == "generic-tiny_qwen2_audio0_zero_shot_audio_fold1_seed0"
+    assert folder.name == "generic-tiny_qwen2_audio_zero_shot_audio_fold1_seed0"
     assert record.config["prompt"]["file"] == "prompts/audio.yaml"
     printed = capsys.readouterr().out
     assert "preflight: batch parity: not checked, because generic takes one utterance at a time" in printed
@@ -98,9 +98,9 @@ def test_clap_is_a_family_like_others(file, recorded):
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
     folder, record = recorded(file, "model.family=clap")
     recognizer, method = {
-        ZERO_SHOT: ("clap-tiny_clap0", "zero_shot"),
-        LORA: ("clap-tiny_clap0", "lora"),
-        QLORA: ("clap-tiny_clap0-nf4", "lora"),
+        ZERO_SHOT: ("clap-tiny_clap", "zero_shot"),
+        LORA: ("clap-tiny_clap", "lora"),
+        QLORA: ("clap-tiny_clap-nf4", "lora"),
     }[file]
     assert folder.name == f"{recognizer}_{method}_audio_fold1_seed0"
     assert record.config["prompt"]["file"] == "prompts/ensembles/emotion.yaml"

@@ -40,7 +40,7 @@ def folder_name(file, corpus):
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-BERT-scratch", settings.baseline.modalities
     else:
-        recognizer, modalities = "qwen2_audio-tiny_qwen2_audio0", settings.prompt.modalities
+        recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
     recognizer += "-nf4" if method == "qlora" else ""
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}_fold1_seed0"
 
