@@ -43,7 +43,7 @@ A key with ↻ may have another value when a run is [resumed](fine-tuning.md#res
 
 
 def page() -> str:
-    """The whole page: each section with the recipes that have it, and a table of its keys."""
+    """Text of the page: each section with the recipes that have it, and a table of its keys."""
     recipes_of: dict[tuple[str, str], list[str]] = {}
     for recipe, schema in RECIPES.items():
         for section, table in _tables(schema):
@@ -56,7 +56,7 @@ def page() -> str:
 
 
 def _tables(schema: type, section: str = "", *, may_change: bool = False) -> Iterator[tuple[str, str]]:
-    """Name and table of a section that has keys of its own, and of the sections within it."""
+    """Name and table of a section, if it has keys, and of the sections in it."""
     declared = settings_of(schema)
     dot = f"{section}." if section else ""
     rows = [

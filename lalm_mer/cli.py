@@ -7,24 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from lalm_mer.core.command import add_debug, run_command
-from lalm_mer.launch.predict_command import add_predict, run_predict
+from lalm_mer.launch.predict_command import add_predict
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand, whose heavy imports come only then."""
+    """Run a subcommand; heavy libraries are imported only by the subcommand."""
     parser = argparse.ArgumentParser(prog="lalm-mer", description="Recipes are launched as files: see README.md.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="versions, devices, extras, and whether each family runs here")
     doctor.add_argument(
-        "--build", action="store_true", help="build a tiny random model of every family and score with it (no download)"
+        "--build", action="store_true", help="build a tiny random model of each family and score with it (no download)"
     )
     doctor.set_defaults(command=_doctor)
-    predict = add_predict(commands)
-    predict.set_defaults(command=run_predict)
-    for command in (doctor, predict):
-        add_debug(command)
+    add_debug(doctor)
+    add_debug(add_predict(commands))
     options = parser.parse_args(arguments)
     return run_command(options.command, options)
 

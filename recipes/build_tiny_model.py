@@ -1,6 +1,6 @@
 """Build a tiny, randomly initialised model of a real architecture, for demos and tests without a download.
 
-Its tokenizer is trained on the prompts, the labels and the transcripts of the training split.
+Its tokenizer is trained on the prompts, the labels and the transcripts of the train split.
 
 Example:
   python recipes/build_tiny_model.py --config recipes/demo/circumplex_tiny_model.yaml output.dir=outputs/tiny
@@ -14,7 +14,7 @@ from lalm_mer.launch.config.settings import TinySettings
 
 def build(settings: TinySettings) -> None:
     """Build the model and save it."""
-    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    # imported here, so that --help and errors in the config do not wait for torch
     from lalm_mer.launch.build.data import open_corpus
     from lalm_mer.models.tiny import build_tiny
 

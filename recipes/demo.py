@@ -1,11 +1,11 @@
 """The main job, end to end: prepare a corpus, then zero-shot, LoRA and baseline for each modality, then compare.
 
-Every step is a command that you can run by hand; each is printed before it runs. Runs go two at a time, one thread
-each, and write what they print to logs/. A finished run is not run again, so the demo can be stopped and started at
-will; remove its folder to start afresh.
+Every step is a command that you can run by hand; each is printed before it runs. Two runs at a time, with one thread
+each, print to logs/. Finished runs are not repeated, so the demo can be stopped and resumed; remove its folder to start
+again.
 
 Example:
-  make demo                                                  the synthetic circumplex corpus, made on the spot
+  make demo                                                  the synthetic circumplex corpus
   make demo CORPUS=ravdess CORPUS_ROOT=path/to/RAVDESS       real speech, published fold 1
 """
 
@@ -23,31 +23,31 @@ from tqdm import tqdm
 MODALITIES = ("audio_transcript", "audio", "transcript")  # the longest first
 LAUNCH = ["accelerate", "launch", "--quiet", "--config_file", "accelerate_configs/cpu.yaml"]
 SCRIPTS = {"lora": "finetune", "baseline": "train_baseline", "zero_shot": "zero_shot"}
-DEAF = ["adapter.towers.audio_tower=[]", "adapter.towers.projector=[]"]  # nothing there would learn from transcripts
+WITHOUT_AUDIO = ["adapter.towers.audio_tower=[]", "adapter.towers.projector=[]"]
 AT_A_TIME = 2
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def main() -> None:
-    """Run every command of the demo that is not done yet."""
+    """Run all commands of the demo that have not finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=("circumplex", "ravdess"), default="circumplex")
-    parser.add_argument("--root", default="", help="folder of the release; the circumplex corpus needs none")
+    parser.add_argument("--root", default="", help="folder of the release; not for the circumplex corpus")
     arguments = parser.parse_args()
     if arguments.corpus == "ravdess" and not arguments.root:
-        sys.exit("error: the ravdess demo needs CORPUS_ROOT, the folder that holds Actor_01 ... Actor_24")
+        sys.exit("error: the ravdess demo needs CORPUS_ROOT, the folder with Actor_01 ... Actor_24")
     out = Path("outputs/demo" if arguments.corpus == "circumplex" else f"outputs/demo_{arguments.corpus}")
     started = time.monotonic()
     for command in preparation(arguments.corpus, arguments.root, out):
         run(command, None)
-    together(runs(arguments.corpus, out), out / "logs")
+    run_together(runs(arguments.corpus, out), out / "logs")
     folders = [str(out / f"{method}_{modality}") for method in SCRIPTS for modality in MODALITIES]
     run(["python", "eval/compare.py", *folders, "--out", str(out)], None)
     print(f"\nThe demo took {(time.monotonic() - started) / 60:.1f} minutes. Report: {out / 'report.html'}")
 
 
 def preparation(corpus: str, root: str, out: Path) -> list[list[str]]:
-    """Commands that make the corpus and the tiny model, where they are not there yet."""
+    """Commands that prepare the corpus and the tiny model, if they are missing."""
     steps = []
     if not (out / "data/summary.json").is_file():
         options = [f"corpus.root={root}"] if root else []
@@ -59,7 +59,7 @@ def preparation(corpus: str, root: str, out: Path) -> list[list[str]]:
 
 
 def runs(corpus: str, out: Path) -> dict[str, list[str]]:
-    """Name and command of every run: three methods, each on voice, transcript and both."""
+    """Name and command of every run: three methods, each with audio, transcript and both."""
     commands = {}
     for method, script in SCRIPTS.items():
         for modality in MODALITIES:
@@ -67,15 +67,15 @@ def runs(corpus: str, out: Path) -> dict[str, list[str]]:
             if method == "baseline":
                 options = [f"baseline.modalities={modality.replace('_', '+')}"]
             elif method == "lora" and modality == "transcript":
-                options += DEAF
+                options += WITHOUT_AUDIO
             name = f"{method}_{modality}"
             config = ["--config", f"recipes/demo/{corpus}_{method}.yaml"]
             commands[name] = [*LAUNCH, f"recipes/{script}.py", *config, *options, f"output.dir={out}/{name}"]
     return commands
 
 
-def together(commands: dict[str, list[str]], logs: Path) -> None:
-    """Run commands a few at a time, each into a log of its own, under one progress bar."""
+def run_together(commands: dict[str, list[str]], logs: Path) -> None:
+    """Run commands a few at a time, each with its own log, with one progress bar."""
     logs.mkdir(parents=True, exist_ok=True)
     for command in commands.values():
         print(f"$ {shlex.join(command)}", flush=True)
@@ -92,7 +92,7 @@ def together(commands: dict[str, list[str]], logs: Path) -> None:
 
 
 def run(command: list[str], log: Path | None) -> None:
-    """Run one command, on the screen or into a log; the demo ends where it fails."""
+    """Run one command, with its output on the screen or in a log; the demo ends if it fails."""
     if log is None:
         print(f"\n$ {shlex.join(command)}", flush=True)
         done = subprocess.run(command, check=False)

@@ -1,12 +1,12 @@
-"""Fine-tuning by LoRA or another adapter: learn the answer alone, choose the checkpoint by dev UAR, score the test set.
+"""Fine-tuning with LoRA or another adapter: train on the answers, select the checkpoint on dev, score the test set.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
       --config recipes/ravdess/lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
 
-The run folder receives run.json, adapter/, history.jsonl, predictions.parquet and metrics.json. Killed and started
-again with the same command, it goes on from its last whole checkpoint. output.push_to=user/name pushes the adapter of
-the finished run to the Hub, as recipes/push_adapter.py does.
+The run folder receives run.json, adapter/, history.jsonl, predictions.parquet and metrics.json. Rerun the same command
+to resume from the last complete checkpoint. output.push_to=user/name pushes the adapter of the finished run to the Hub,
+as recipes/push_adapter.py does.
 """
 
 from pathlib import Path
@@ -19,15 +19,15 @@ from lalm_mer.launch.config.settings import FinetuneSettings
 
 def finetune(settings: FinetuneSettings) -> None:
     """Train an adapter and score the test set."""
-    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    # imported here, so that --help and errors in the config do not wait for torch
+
     from lalm_mer.launch.build.adapting import adapt, merged_notes
     from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
-    from lalm_mer.launch.run.learning import learn_and_score
     from lalm_mer.launch.run.preflight import preflight
     from lalm_mer.launch.run.run_folder import is_finished, open_run
-    from lalm_mer.launch.run.trainers import seed_everything
+    from lalm_mer.launch.run.trainers import seed_everything, train_and_score
     from lalm_mer.sharing.hub_folder import check_repo_id
 
     if settings.model.adapter is not None:
@@ -56,12 +56,12 @@ def finetune(settings: FinetuneSettings) -> None:
     run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
     recognizer = adapt(loaded, settings.adapter, shown=run.writes)
     preflight(loaded, recognizer, settings, engine)
-    learn_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
+    train_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
     finish(settings, folder)
 
 
 def finish(settings: FinetuneSettings, folder: Path) -> None:
-    """Complete the adapter of the finished run, and push it where the config says; what is there is not sent again."""
+    """Complete the adapter of the finished run, and push it if the config says so; files already there are not sent."""
     from lalm_mer.sharing.hub import push_run
     from lalm_mer.sharing.hub_folder import complete_adapter
 
@@ -75,7 +75,7 @@ def finish(settings: FinetuneSettings, folder: Path) -> None:
 
 
 def show_labels(settings: FinetuneSettings) -> None:
-    """Print the tokens of a few training examples, and which of them the loss counts."""
+    """Print the tokens of a few training examples, and whether the loss counts them."""
     from lalm_mer.launch.run.preflight import dump_labels
 
     dump_labels(settings)

@@ -4,9 +4,10 @@ Example:
   python recipes/merge_adapter.py outputs/my_run --out outputs/my_model
   python recipes/merge_adapter.py user/name --base-model Qwen/Qwen2-Audio-7B-Instruct --out outputs/my_model
 
-Written are weights (safetensors), processor and merged_from.json, by which zero_shot.py knows what the adapter was
-trained on and refuses another fold of it. The base is opened in the run's dtype, never in 4 bits: for a run with
-model.quantization=nf4 the scores of the merged model differ a little. The base model's licence goes on.
+The folder receives weights (safetensors), processor and merged_from.json, which names the data that the adapter was
+trained on, so that zero_shot.py refuses another fold of it. The base is opened in the run's dtype, never in 4 bits: for
+a run with model.quantization=nf4, the scores of the merged model differ slightly. The base model's licence still
+applies.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from lalm_mer.core.command import command_parser, run_command
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; 0 if it was merged, 1 for an error that the user can mend."""
+    """Run the command line; 0 if it was merged, 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="run folder of finetune.py, or user/name of an adapter on the Hub")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--base-model", metavar="ID", help="Hub id or folder of the base, where the run names another")
-    parser.add_argument("--revision", help="of the adapter on the Hub: branch, tag or commit")
+    parser.add_argument("--base-model", metavar="ID", help="Hub id or folder of the base, if not that of the run")
+    parser.add_argument("--revision", help="branch, tag or commit of the adapter on the Hub")
     return run_command(merge_adapter, parser.parse_args(arguments))
 
 
 def merge_adapter(options: argparse.Namespace) -> None:
-    """Merge, and say how to use the model."""
-    from lalm_mer.sharing.merging import merge  # here, because torch takes seconds that --help need not take
+    """Merge, and print how to use the model."""
+    from lalm_mer.sharing.merging import merge  # here, so that --help does not wait for torch
 
     folder = merge(options.run, options.out, base_model=options.base_model, revision=options.revision)
     print(f"merged into {folder}; score it with model.id={folder}")

@@ -1,8 +1,8 @@
 """Prepare a corpus: a Parquet table of utterances, its folds, rejected.jsonl and summary.json.
 
-A release is read (or the synthetic corpus made), every rejected file is listed with its reason, and the folds of every
-protocol in eval/protocols for this corpus are recorded. A prepared corpus in output.dir is replaced; anything else
-there is left alone and an error.
+It reads a release (or synthesises the circumplex corpus), lists every rejected file with its reason, and records the
+folds of every protocol in eval/protocols for this corpus. A prepared corpus in output.dir is replaced; other content
+there is an error.
 
 Example:
   python recipes/prepare_corpus.py --config recipes/corpora/ravdess.yaml corpus.root=data/ravdess
@@ -26,7 +26,7 @@ PROTOCOLS = Path(__file__).resolve().parents[1] / "eval" / "protocols"
 
 def prepare_corpus(settings: PrepareSettings) -> None:
     """Prepare the corpus and record its folds."""
-    from lalm_mer.protocols.record import record_folds  # here, because --help need not wait for it
+    from lalm_mer.protocols.record import record_folds  # here, so that --help does not wait for it
 
     out_dir = Path(settings.output.dir)
     summary = prepare(settings)
@@ -36,7 +36,7 @@ def prepare_corpus(settings: PrepareSettings) -> None:
 
 
 def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
-    """What a person wants to check before training on it."""
+    """Print what should be checked before training."""
     kind = " (synthetic)" if summary["synthetic"] else ""
     labels = ", ".join(f"{label} {n}" for label, n in summary["labels"].items())
     rejected = ", ".join(f"{reason} {n}" for reason, n in summary["rejected"].items())

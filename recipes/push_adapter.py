@@ -4,12 +4,11 @@ Example:
   python recipes/push_adapter.py outputs/my_run --repo user/name --licence cc-by-nc-4.0 --private
   python recipes/push_adapter.py outputs/my_run --repo user/name --dry-run --out outputs/my_push
 
-The token is read from HF_TOKEN, or from where `hf auth login` put it. Pushed are the adapter (safetensors), the
-processor's settings, prompt.yaml, labels.json, run.json, metrics.json and README.md, each written from an explicit list
-of what may leave: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript. Look at
-it first: --dry-run writes the folder and asks no network. Prompt and protocol are read where run.json says they were,
-so start it from the same folder as the run.
-Afterwards recipes/zero_shot.py takes model.adapter=user/name.
+The token is read from HF_TOKEN, or from where `hf auth login` put it. The adapter (safetensors), the processor's
+settings, prompt.yaml, labels.json, run.json, metrics.json and README.md are pushed, each written from an explicit list
+of public fields: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript. Check it
+first: --dry-run writes the folder and needs no network. Prompt and protocol are read from the paths in run.json, so
+start it from the same folder as the run. Afterwards, use the adapter with lalm-mer predict --run user/name.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.command import command_parser, run_command
-from lalm_mer.launch.config.settings import FinetuneOutputSettings
+from lalm_mer.launch.config.sections import FinetuneOutputSettings
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can mend."""
+    """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="finished run folder of finetune.py")
-    parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository on the Hub, made if need be")
-    parser.add_argument("--private", action="store_true", help="make it a private one")
-    parser.add_argument("--licence", metavar="ID", help="of the adapter, for example cc-by-nc-4.0; default: not stated")
-    parser.add_argument("--base-model", metavar="USER/NAME", help="the base model's id, where the run used a copy")
+    parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if it is missing")
+    parser.add_argument("--private", action="store_true", help="make it private")
+    parser.add_argument("--licence", metavar="ID", help="of the adapter, such as cc-by-nc-4.0 (default: not stated)")
+    parser.add_argument("--base-model", metavar="USER/NAME", help="id of the base model, if the run used a copy")
     parser.add_argument(
         "--timeout",
         type=float,
         default=FinetuneOutputSettings.push_timeout_s,
         metavar="S",
-        help="longest wait for an answer, default %(default)g s",
+        help="longest wait for an answer (default: %(default)g s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="write the folder to --out and push nothing")
     parser.add_argument("--out", type=Path, help="with --dry-run: a new or empty folder")
@@ -48,8 +47,8 @@ def main(arguments: list[str]) -> int:
 
 
 def push_adapter(options: argparse.Namespace) -> None:
-    """Assemble, and push unless it is a dry run."""
-    from lalm_mer.sharing.hub import push_run  # here, because torch takes seconds that --help need not take
+    """Write the folder, and push it unless it is a dry run."""
+    from lalm_mer.sharing.hub import push_run  # here, so that --help does not wait for torch
     from lalm_mer.sharing.hub_folder import assemble
 
     named = {"licence": options.licence, "base_model": options.base_model}

@@ -1,11 +1,11 @@
-"""The BERT + acoustic fusion baseline after Pepino et al. (2020); audio only and transcript only from the same class.
+"""The BERT + acoustic fusion baseline after Pepino et al. (2020), with audio, transcript or both.
 
 Example:
   accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/train_baseline.py \\
       --config recipes/ravdess/baseline.yaml baseline.modalities=audio output.dir=outputs/baseline_audio
 
-The run folder receives run.json, model/, history.jsonl, predictions.parquet and metrics.json. Killed and started again
-with the same command, it goes on from its last whole checkpoint.
+The run folder receives run.json, model/, history.jsonl, predictions.parquet and metrics.json. Rerun the same command to
+resume from the last complete checkpoint.
 """
 
 from lalm_mer.core.names import BASELINE
@@ -16,13 +16,13 @@ from lalm_mer.launch.config.settings import BaselineSettings
 
 def train_baseline(settings: BaselineSettings) -> None:
     """Train the network and score the test set."""
-    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    # imported here, so that --help and errors in the config do not wait for torch
+
     from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
-    from lalm_mer.launch.run.learning import learn_and_score
     from lalm_mer.launch.run.run_folder import is_finished, open_run
-    from lalm_mer.launch.run.trainers import seed_everything
+    from lalm_mer.launch.run.trainers import seed_everything, train_and_score
 
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
@@ -31,10 +31,10 @@ def train_baseline(settings: BaselineSettings) -> None:
     if is_finished(opened.folder, settings, opened.hashes):
         print(f"{opened.folder} is finished; nothing to do")
         return
-    loaded = opened.load()
+    network, data = opened.load()
     identity = run_identity(
         settings,
-        loaded.data,
+        data,
         recognizer=recognizer_name(fusion),
         base_model=fusion.bert,
         modalities=fusion.modalities,
@@ -43,7 +43,7 @@ def train_baseline(settings: BaselineSettings) -> None:
         notes=baseline_notes(fusion),
     )
     run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
-    learn_and_score(loaded.network, settings, engine, run, loaded.data, saved_as="model")
+    train_and_score(network, settings, engine, run, data, saved_as="model")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Transcripts by speech recognition: Whisper writes down every utterance of a prepared corpus.
+"""Transcripts by speech recognition: Whisper transcribes every utterance of a prepared corpus.
 
 Example:
   python recipes/transcribe.py --config recipes/transcribe/whisper.yaml \\
       data.dir=outputs/data/ravdess output.file=outputs/transcripts/ravdess_whisper.parquet
 
-The table has utterance_id, hypothesis (as the model wrote it), reference (the corpus's transcript, unless the corpus
-says that it is itself recognised or simulated), word_error_rate and n_reference_words. Errors are counted after case
-is folded and punctuation, but for apostrophes inside words, is removed. Killed and started again with the same
-command, it goes on. Runs read the table with data.transcript_source=asr data.transcripts=FILE.
+The table has utterance_id, hypothesis (the output of the model), reference (the corpus's transcript, unless it is
+itself recognised or simulated), word_error_rate and n_reference_words. Errors are counted after case folding and
+removal of punctuation, except for apostrophes inside words. Rerun the same command to resume. Runs use the table with
+data.transcript_source=asr data.transcripts=FILE.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def transcribe(settings: TranscribeSettings) -> None:
     """Transcribe a corpus and compare with its own transcripts."""
-    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    # imported here, so that --help and errors in the config do not wait for torch
     import torch
 
     from lalm_mer.corpora import load
@@ -78,7 +78,7 @@ def transcribe(settings: TranscribeSettings) -> None:
 
 
 def is_finished(out: Path, identity: dict[str, object]) -> bool:
-    """Whether the very same transcription was already written."""
+    """Whether the same transcription has finished."""
     from lalm_mer.examples.transcripts import load_transcripts
 
     if not out.exists():
@@ -87,21 +87,21 @@ def is_finished(out: Path, identity: dict[str, object]) -> bool:
     for key, value in identity.items():
         if found.get(key) != value:
             raise ConfigError(
-                f"key 'output.file': {out} holds transcripts with {key} = {found.get(key)!r}, now it is {value!r}; "
+                f"key 'output.file': {out} has transcripts with {key} = {found.get(key)!r}, now it is {value!r}; "
                 "choose another file, or remove that one"
             )
     return True
 
 
 def references(corpus: PreparedCorpus) -> dict[str, str | None]:
-    """Utterance id -> the corpus's transcript, where it is not said to be recognised or simulated itself."""
+    """Utterance id -> the corpus's transcript, unless it is itself recognised or simulated."""
     columns = ("utterance_id", "transcript", "transcript_source")
     rows = zip(*(corpus.dataset[column][:] for column in columns), strict=True)
     return {name: None if source in (ASR, SIMULATED) else transcript for name, transcript, source in rows}
 
 
 def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:
-    """What a person wants to know before a run reads the transcripts."""
+    """Print what should be checked before a run uses the transcripts."""
     from lalm_mer.examples.transcripts import pooled_word_error_rate
 
     known = rows[rows["reference"].notna()]
@@ -111,7 +111,7 @@ def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:
     print(f"nothing recognised  {(rows['hypothesis'] == '').sum()}")
     print(f"without audio       {n_without_audio} (left out)")
     print(f"without reference   {len(rows) - len(known)}")
-    print(f"word error rate     {shown} over {known['n_reference_words'].sum()} words (case and punctuation aside)")
+    print(f"word error rate     {shown} over {known['n_reference_words'].sum()} words (without case and punctuation)")
     print(f"written to          {out}")
 
 

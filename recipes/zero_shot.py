@@ -1,15 +1,16 @@
 """Zero-shot prompting: score every label of every test utterance by its likelihood, without training or parsing.
 
-With answering.mode=generation the model answers in words instead, greedily, and a strict parser finds the label in
-them; an answer without exactly one label is unparsed, which counts as an error.
+With answering.mode=generation, the model generates an answer instead, greedily, and a strict parser finds the label; an
+answer that does not name exactly one label is unparsed, which counts as an error.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/zero_shot.py \\
       --config recipes/ravdess/zero_shot.yaml prompt.file=prompts/audio.yaml output.dir=outputs/my_run
 
-The run folder receives run.json, predictions.parquet and metrics.json. With model.adapter=user/name (or a folder) the
-model is scored under an adapter that finetune.py trained; the run's method is then the adapter's kind, as lora. With
-scoring.condition=audio_swapped each test utterance is heard with the audio of another: what is left is no hearing.
+The run folder receives run.json, predictions.parquet and metrics.json. model.adapter=user/name (or a folder) adds an
+adapter trained by finetune.py; the method of the run is then the adapter's kind, such as lora. With
+scoring.condition=audio_swapped, each test utterance gets the audio of another: accuracy that remains does not come from
+the audio.
 """
 
 from lalm_mer.core.processes import is_first_process
@@ -18,8 +19,8 @@ from lalm_mer.launch.config.settings import ZeroShotSettings
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
-    """Score the test set by the model as it is."""
-    # imported here, because torch takes seconds that --help and a mistake in the config need not take
+    """Score the test set with the model, or with an adapter on it."""
+    # imported here, so that --help and errors in the config do not wait for torch
     from lalm_mer.launch.build.adapting import load_adapted, merged_notes
     from lalm_mer.launch.build.data import inputs_under
     from lalm_mer.launch.build.model_run import open_model_run, recognizer_name

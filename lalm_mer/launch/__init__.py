@@ -1,1 +1,1 @@
-"""What the launched recipes share: settings, engines, run folders, and the builders at which config stops."""
+"""Recipes from the command line to the run folder: settings, builders of objects from them, and runs."""

@@ -1,4 +1,4 @@
-"""The command line that every recipe with a config shares."""
+"""The command line of every recipe with a config."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def run_recipe(
     """Read the command line and the config, run the recipe, and exit.
 
     Args:
-        description: the recipe's docstring, which ``--help`` shows before every key of the config
+        description: docstring of the recipe; ``--help`` shows it before the keys of the config
         schema: frozen dataclass of the recipe's YAML
-        recipe: what to do with it
-        instead: flag, such as ``--dump-labels`` -> what is done with it in place of the recipe, and its help
+        recipe: runs with the config
+        instead: flag, such as ``--dump-labels`` -> function to run instead of the recipe, and help of the flag
     """
     parser = command_parser(description, f"keys of FILE.yaml:\n{describe_settings(schema)}")
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE.yaml", help="the run, complete")
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE.yaml", help="a complete run")
     parser.set_defaults(recipe=recipe)
     for flag, (another, help_) in (instead or {}).items():
         parser.add_argument(flag, dest="recipe", action="store_const", const=another, help=help_)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces what the file says")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides the file")
 
     def run(options: argparse.Namespace) -> None:
         options.recipe(load_config(schema, options.config, options.overrides))

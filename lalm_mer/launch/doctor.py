@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, extras, and whether each family runs here."""
+"""Report on this machine: versions, devices, extras, and whether each family runs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _LABELS = LabelSet(("happy", "sad"))
 
 
 def examine(*, builds: bool) -> Iterator[str]:
-    """Lines of the report, as they are found.
+    """Lines of the report.
 
     Args:
-        builds: whether a tiny random model of every family is built and asked, which takes some seconds each
+        builds: whether to build a tiny random model of each family and score with it, which takes some seconds each
     """
     for name, version in package_versions().items():
         yield f"package     {name} {version or 'not installed'}"
@@ -43,7 +43,7 @@ def examine(*, builds: bool) -> Iterator[str]:
     yield from _extras()
     for name in FAMILIES:
         yield from _family(name, builds=builds)
-    yield f"other       {Generic.name}: any model that transformers has a class for; asked as it opens"
+    yield f"other       {Generic.name}: any other model that transformers has a class for; not checked here"
     for limit in LIMITS:
         yield f"            limit, {limit}"
 
@@ -54,18 +54,18 @@ def _family(name: str, *, builds: bool) -> Iterator[str]:
     except ModelError as error:
         yield f"family      {name}: does not run: {error}"
         return
-    status = family_status(family) if builds else "known; --build asks a tiny random model of it"
+    status = family_status(family) if builds else "known; --build scores with a tiny random model of it"
     yield f"family      {name}: {status}"
     yield f"            weights {', '.join(family.published)}; licence {family.licence}"
     if family.single_turn_reason is not None:
-        yield f"            one turn alone: {family.single_turn_reason}"
+        yield f"            single turn only: {family.single_turn_reason}"
     for corpus, known in family.contamination.items():
         yield f"            contamination, {corpus}: {known}"
 
 
 def _devices() -> Iterator[str]:
     if not torch.cuda.is_available():
-        yield f"device      CPU alone, {torch.get_num_threads()} threads; torch {torch.__version__} finds no GPU"
+        yield f"device      CPU only, {torch.get_num_threads()} threads; torch {torch.__version__} finds no GPU"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
@@ -73,23 +73,23 @@ def _devices() -> Iterator[str]:
 
 
 def _extras() -> Iterator[str]:
-    """Each extra of this package's own metadata, with what it lacks."""
+    """The extras in the metadata of this package, with their missing packages."""
     distribution = importlib.metadata.distribution("lalm-mer")
-    wanted: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
     for line in distribution.requires or []:
         requirement = Requirement(line)
         found = re.search(r'extra == "([^"]+)"', str(requirement.marker or ""))
         if found and requirement.marker and requirement.marker.evaluate({"extra": found[1]}):
-            wanted.setdefault(found[1], []).append(requirement.name)
-    installed = package_versions({name for names in wanted.values() for name in names})
-    for extra, names in sorted(wanted.items()):
+            packages.setdefault(found[1], []).append(requirement.name)
+    installed = package_versions({name for names in packages.values() for name in names})
+    for extra, names in sorted(packages.items()):
         missing = [name for name in names if installed[name] is None]
-        told = f"lacks {', '.join(missing)}: pip install 'lalm-mer[{extra}]'" if missing else "installed"
-        yield f"extra       {extra}: {told}"
+        status = f"lacks {', '.join(missing)}: pip install 'lalm-mer[{extra}]'" if missing else "installed"
+        yield f"extra       {extra}: {status}"
 
 
 def family_status(family: type[Family]) -> str:
-    """Whether a tiny random model of a family can be built, loaded and asked here; if not, the exact reason."""
+    """Build, load and score with a tiny random model of a family; ``runs``, or the reason why it does not."""
     prompt = Prompt("doctor", None, (("audio", ""), ("words", "They say: "), ("transcript", "")), {}, "")
     noise = np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
     try:
@@ -100,6 +100,6 @@ def family_status(family: type[Family]) -> str:
             setup = PromptSetup((prompt,), _LABELS, (_LABELS.labels,))
             recognizer = LanguageRecognizer(loaded, setup).eval()
             scores = next(iter(score_inputs(recognizer, [Input("recording", "well", waveform)])))
-    except Exception as error:  # the report is the place where any reason is told
+    except Exception as error:  # the report shows every reason
         return f"does not run: {type(error).__name__}: {one_line(error)}"
-    return "runs" if bool(np.isfinite(scores).all()) else "does not run: its scores are not finite"
+    return "runs" if np.isfinite(scores).all() else "does not run: its scores are not finite"

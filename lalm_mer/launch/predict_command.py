@@ -1,4 +1,4 @@
-"""The command ``lalm-mer predict``: label probabilities of recordings, on the screen and in a file."""
+"""The command ``lalm-mer predict``: label probabilities of recordings, printed or written to a file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import DTYPES
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from lalm_mer.serving.predict import Prediction
 
-__all__ = ["add_predict", "run_predict"]
+__all__ = ["add_predict"]
 
 _EXAMPLES = """examples:
   lalm-mer predict interview.wav --run outputs/runs/ravdess_lora
@@ -23,13 +23,13 @@ _EXAMPLES = """examples:
   lalm-mer predict call.wav --run outputs/runs/meld_lora --transcript "I can't believe it!" --channel 1
   lalm-mer predict a.wav --run Qwen/Qwen2-Audio-7B-Instruct --prompt prompts/audio.yaml --labels happy,sad,angry
 
-A list is a .csv, .tsv or .jsonl file with a column path, relative to it, and, where known, transcript and speaker; with
-start_s and end_s, for parts of longer files, it also has utterance_id. What cannot be predicted is a row with its
-reason. Exit status 0; with --strict 1 if there is such a row."""
+A list is a .csv, .tsv or .jsonl file with a column path, relative to the list, and optionally transcript and speaker;
+with start_s and end_s, for parts of longer files, it also needs utterance_id. A recording that cannot be predicted is a
+row with the reason. The exit status is 0, or 1 with --strict if there is such a row."""
 
 
 def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Add the subcommand to a command line."""
+    """Add the subcommand ``predict``."""
     parser = commands.add_parser(
         "predict",
         help="label probabilities of new recordings",
@@ -39,27 +39,30 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio or video file, folder of them, or list")
     parser.add_argument(
-        "--run", required=True, help="run folder, folder or Hub id of an adapter, or with --prompt of a base model"
+        "--run", required=True, help="run folder, or folder or Hub id of an adapter, or of a base model with --prompt"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table: .csv, .json or .parquet")
-    parser.add_argument("--transcript", metavar="TEXT", help="what is said, for a single recording")
+    parser.add_argument("--transcript", metavar="TEXT", help="of a single recording")
     parser.add_argument("--window", type=float, metavar="S", help="cut recordings into windows of S seconds")
-    parser.add_argument("--hop", type=float, metavar="S", help="from one window to the next (default: the window)")
-    parser.add_argument("--channel", type=_channel, metavar="N", help="a channel from 1, or each (default: mixed)")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="at once (default: %(default)s)")
+    parser.add_argument("--hop", type=float, metavar="S", help="from one window to the next (default: S of --window)")
+    parser.add_argument("--channel", type=_channel, metavar="N", help="number from 1, or each (default: mixed to mono)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="B", help="recordings per batch (default: %(default)s)"
+    )
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="of a base model: a file of prompts/")
-    parser.add_argument("--labels", metavar="A,B,...", help="of a base model, where the prompt names no answers")
+    parser.add_argument("--labels", metavar="A,B,...", help="of a base model, if the prompt has no answers")
     parser.add_argument("--family", metavar="NAME", help="of a base model (default: by its config)")
-    parser.add_argument("--base-model", metavar="ID", help="of an adapter, where it is not the one of its run")
+    parser.add_argument("--base-model", metavar="ID", help="of an adapter, if not that of its run")
     parser.add_argument("--revision", help="branch, tag or commit of --run on the Hub")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: that of the run")
-    parser.add_argument("--device", help="cpu, cuda ... (default: a GPU where there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="data type (default: that of the run)")
+    parser.add_argument("--device", help="cpu, cuda ... (default: a GPU if there is one)")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a recording could not be predicted")
+    parser.set_defaults(command=_predict)
     return parser
 
 
-def run_predict(options: argparse.Namespace) -> int:
-    """Predict, show and write; returns the exit status."""
+def _predict(options: argparse.Namespace) -> int:
+    """Predict, print and write; returns the exit status."""
     from tqdm import tqdm
     from transformers.utils import logging
 
@@ -73,11 +76,9 @@ def run_predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--batch-size {options.batch_size}: expected 1 or more")
     if options.hop is not None and options.window is None:
         raise ConfigError("--hop: only with --window")
-    window = (
-        None
-        if options.window is None
-        else Window(options.window, options.window if options.hop is None else options.hop)
-    )
+    window = None
+    if options.window is not None:
+        window = Window(options.window, options.window if options.hop is None else options.hop)
     recordings = list(find_recordings(options.audio, options.transcript))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -92,12 +93,18 @@ def run_predict(options: argparse.Namespace) -> int:
         device=options.device,
     )
     shown = tqdm(recordings, unit="recording", disable=None if len(recordings) > 1 else True)
-    rows = predict(recognizer, shown, window=window, channel=options.channel, batch_size=options.batch_size)
-    table = predictions_table(rows, recognizer.label_set.labels)
-    if options.out is not None:
-        write_predictions(table, options.out)
-    _show(table, options.out)
-    return 1 if options.strict and bool((table["status"] == "unscored").any()) else 0
+    rows = list(predict(recognizer, shown, window=window, channel=options.channel, batch_size=options.batch_size))
+    if options.out is None:
+        for row in rows:
+            print(_line(row))
+    else:
+        write_predictions(predictions_table(rows, recognizer.label_set.labels), options.out)
+    reasons = Counter(row.reason for row in rows if row.reason is not None)
+    for reason, count in reasons.most_common(5):
+        print(f"not predicted: {count}: {reason}", file=sys.stderr)
+    written = "" if options.out is None else f", written to {options.out}"
+    print(f"{len(rows) - reasons.total()} of {len(rows)} predicted{written}")
+    return 1 if options.strict and reasons else 0
 
 
 def _channel(text: str) -> int | str:
@@ -106,24 +113,9 @@ def _channel(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1, or each")
 
 
-def _show(table: pd.DataFrame, out: Path | None) -> None:
-    """The rows, unless they go into a file, and how many there are."""
-    if out is None:
-        for row in table.to_dict("records"):
-            print(_line({str(key): value for key, value in row.items()}))
-    unscored = table[table["status"] == "unscored"]
-    reasons = Counter(str(reason) for reason in unscored["reason"])
-    for reason, count in reasons.most_common(5):
-        print(f"not predicted: {count}: {reason}", file=sys.stderr)
-    print(f"{len(table) - len(unscored)} of {len(table)} predicted{f', written to {out}' if out else ''}")
-
-
-def _line(row: dict[str, object]) -> str:
-    name = str(row["path"])
-    if row["start_s"] is not None and row["start_s"] == row["start_s"]:
-        name += f" {row['start_s']:.2f}-{row['end_s']:.2f} s"
-    if row["status"] == "unscored":
-        return f"{name}: not predicted: {row['reason']}"
-    probabilities = {key.removeprefix("prob_"): value for key, value in row.items() if key.startswith("prob_")}
-    ranked = sorted(probabilities.items(), key=lambda item: -float(str(item[1])))
-    return f"{name}: " + ", ".join(f"{label} {float(str(value)):.3f}" for label, value in ranked)
+def _line(row: Prediction) -> str:
+    name = row.path if row.start_s is None else f"{row.path} {row.start_s:.2f}-{row.end_s:.2f} s"
+    if row.reason is not None:
+        return f"{name}: not predicted: {row.reason}"
+    ranked = sorted((row.probabilities or {}).items(), key=lambda item: -item[1])
+    return f"{name}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in ranked)

@@ -1,4 +1,4 @@
-"""The YAML files under recipes/, and what each says at its head."""
+"""The YAML files under recipes/, and their headers."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ CHANGED = {
     "recipes/train_baseline.py": ("baseline.bert=scratch", "baseline.processes=1", *_STEP),
     "recipes/transcribe.py": ("model.use_cpu=true",),
 }  # fmt: skip
-"""Recipe -> all that tests change in a YAML, besides where corpus, model and features are and where results go."""
+"""Recipe -> everything that tests change in a YAML, except for folders of corpus, model, features and results."""
 _PREPARED = {
     "outputs/demo/data": ("circumplex",),
     "outputs/demo_ravdess/data": ("ravdess",),
@@ -54,27 +54,27 @@ _PREPARED = {
 
 
 def header(file: str) -> list[str]:
-    """The lines of the comment that a YAML opens with."""
+    """The lines of the comment at the beginning of a YAML."""
     comment = re.match(r"(?:#.*\n)+", (ROOT / file).read_text(encoding="utf-8"))
     assert comment, f"{file}: no comment at its head"
     return comment[0].splitlines()
 
 
 def opening(file: str) -> dict[str, str]:
-    """What that comment says, by the word that a line begins with: Needs, Launch, One override."""
+    """Content of that comment by the first word of a line: Needs, Launch, One override."""
     found = re.findall(r"^# (Needs|Launch|One override): (.+)$", "\n".join(header(file)), re.MULTILINE)
     assert [name for name, _ in found] == ["Needs", "Launch", "One override"], file
     return dict(found)
 
 
 def script(file: str) -> str:
-    """The recipe that the launch line names."""
+    """The recipe in the launch line."""
     (found,) = [word for word in shlex.split(opening(file)["Launch"]) if re.fullmatch(r"recipes/\w+\.py", word)]
     return found
 
 
 def of_recipe(*names: str) -> list[str]:
-    """The files that a recipe of one of the names runs."""
+    """The files of the recipes with these names."""
     return [file for file in SHIPPED if Path(script(file)).stem in names]
 
 
@@ -85,6 +85,6 @@ def load(file: str, *overrides: str):
 
 
 def corpus_of(file: str) -> tuple[str, ...]:
-    """Name of the prepared corpus that a YAML names, and with what overrides it is prepared."""
+    """Name of the prepared corpus in a YAML, and the overrides of its preparation."""
     folder = load(file).data.dir
     return _PREPARED.get(folder, (Path(folder).name,))

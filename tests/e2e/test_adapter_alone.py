@@ -1,4 +1,4 @@
-"""The adapter of a finished run is complete: it is opened by itself after the run folder is gone."""
+"""The adapter of a finished run is complete: it can be opened without the run folder."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A corpus is added by the files that CONTRIBUTING names, and prepared by the real recipe with its folds."""
+"""A corpus is added with the files that CONTRIBUTING names, and prepared by the real recipe with its folds."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
 
 def facts(utterance_id: str) -> Facts | None:
-    """What an id says by itself."""
+    """Speaker derived from an id."""
     parts = utterance_id.split("_")
     return Facts(speaker=parts[0]) if len(parts) == 3 else None
 '''

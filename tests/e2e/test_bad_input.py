@@ -1,4 +1,4 @@
-"""What a user can mend is one line that names the thing, and exit status 1."""
+"""Errors that a user can correct are one line that names their cause, with exit status 1."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from lalm_mer.core.errors import ConfigError, LalmMerError
 
 
 def only_line(captured: str) -> str:
-    """The error of a recipe's stderr, where nothing else may look like one."""
+    """The error on stderr, which must be the only one."""
     assert "Traceback" not in captured
     (line,) = [line for line in captured.splitlines() if line.startswith("error: ")]
     return line
@@ -36,12 +36,12 @@ def refused(workplace, capsys, tmp_path):
     return run
 
 
-def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path):
+def test_the_launcher_passes_line_and_status_on(workplace, tmp_path):
     done = workplace.start("finetune", f"output.dir={tmp_path / 'run'}", "adapter.rank=16").result()
     assert done.returncode == 1
     line = only_line(done.stderr)
     assert "unknown key 'adapter.rank'" in line
-    assert "lora_alpha" in line  # one of those that it expected
+    assert "lora_alpha" in line  # one of the expected keys
     assert not (tmp_path / "run").exists()
 
 
@@ -83,7 +83,7 @@ def test_the_launcher_passes_the_one_line_and_the_status_on(workplace, tmp_path)
         ("model.family=qwen9", ["clap"]),
     ],
 )
-def test_an_override_that_cannot_be(override, says, refused):
+def test_an_invalid_override(override, says, refused):
     line = refused("finetune", override)
     for words in says:
         assert words in line
@@ -96,7 +96,7 @@ def test_an_override_that_cannot_be(override, says, refused):
         (["scoring.condition=audio_swapped", "prompt.file=prompts/transcript.yaml"], "no audio slot"),
     ],
 )
-def test_a_condition_that_cannot_be(overrides, says, refused):
+def test_an_invalid_condition(overrides, says, refused):
     line = refused("zero_shot", *overrides)
     assert "'scoring.condition'" in line
     assert says in line
@@ -110,7 +110,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
     assert "'same' names both" in line
 
 
-def test_a_doubled_key(workplace, refused, tmp_path):
+def test_a_duplicate_key(workplace, refused, tmp_path):
     config = changed(workplace, tmp_path, "finetune", lambda text: text + "seed: 1\nseed: 2\n")
     line = refused("finetune", config=config)
     assert "duplicate key 'seed'" in line
@@ -129,7 +129,7 @@ def test_a_missing_config_file(refused, tmp_path):
     assert str(tmp_path / "none.yaml") in refused("zero_shot", config=tmp_path / "none.yaml")
 
 
-def test_missing_transcripts_where_the_prompt_reads(workplace, refused, tmp_path):
+def test_missing_transcripts_with_a_prompt_that_uses_them(workplace, refused, tmp_path):
     data = workplace.corpus_without_transcripts(tmp_path)
     line = refused("zero_shot", f"data.dir={data}", out=tmp_path / "run")
     assert str(data) in line
@@ -137,23 +137,23 @@ def test_missing_transcripts_where_the_prompt_reads(workplace, refused, tmp_path
     assert "s1_0" in line
 
 
-def test_a_folder_that_holds_another_run(refused, prompted, tmp_path):
+def test_a_folder_with_another_run(refused, prompted, tmp_path):
     shutil.copytree(prompted, tmp_path / "run")
     line = refused("zero_shot", "seed=1")
     assert str(tmp_path / "run") in line
     assert "config.seed = 0, now it is 1" in line
 
 
-def test_a_mistake_that_was_mended_may_use_the_same_folder(refused, tmp_path):
+def test_a_corrected_run_may_use_the_same_folder(refused, tmp_path):
     assert "bent" in refused("finetune", "train.lr_scheduler_type=bent")
     assert (tmp_path / "run" / "run.json").is_file()
     assert "crooked" in refused("finetune", "train.lr_scheduler_type=crooked")
 
 
-def test_a_folder_that_holds_something_else(refused, tmp_path):
+def test_a_folder_with_other_files(refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.docx").touch()
-    assert f"{tmp_path / 'run'} holds other files" in refused("zero_shot")
+    assert f"{tmp_path / 'run'} has other files" in refused("zero_shot")
     assert (tmp_path / "run" / "thesis.docx").exists()
 
 
@@ -162,14 +162,14 @@ def test_a_file_where_the_run_folder_should_be(refused, tmp_path):
     assert f"{tmp_path / 'run'} is a file" in refused("zero_shot")
 
 
-def test_debug_shows_where_an_error_arose(workplace, tmp_path):
+def test_debug_shows_the_traceback(workplace, tmp_path):
     arguments = ["--config", str(workplace.config("zero_shot")), f"output.dir={tmp_path}", "--debug", "seed=first"]
     with pytest.raises(ConfigError, match="'seed'"):
         workplace.script("recipes/zero_shot.py", *arguments)
     assert issubclass(ConfigError, LalmMerError)
 
 
-def test_prepare_and_build_refuse_in_one_line_too(workplace, capsys, tmp_path):
+def test_errors_of_preparation_and_tiny_models_are_one_line(workplace, capsys, tmp_path):
     config = ["--config", "recipes/corpora/manifest.yaml", f"output.dir={tmp_path / 'data'}"]
     assert workplace.script("recipes/prepare_corpus.py", *config, f"corpus.root={tmp_path / 'none'}") == 1
     assert str(tmp_path / "none") in only_line(capsys.readouterr().err)

@@ -1,16 +1,16 @@
-"""Recipes learn from balanced and augmented data, and say so."""
+"""Recipes train on balanced and augmented data, and record it."""
 
 import json
 from pathlib import Path
 
 import yaml
 
-ASKED = ("balance.sampling=class_and_group", "augment.noise.p=1.0", "augment.speed.p=0.5", "train.max_steps=4")
+AUGMENTED = ("balance.sampling=class_and_group", "augment.noise.p=1.0", "augment.speed.p=0.5", "train.max_steps=4")
 
 
-def test_a_model_learns_and_run_json_counts(workplace):
+def test_a_run_is_trained_and_its_record_has_the_counts(workplace):
     out = workplace.folder / "balanced"
-    workplace.run("finetune", out, *ASKED, "balance.class_weights=balanced", "train.eval_strategy=steps",
+    workplace.run("finetune", out, *AUGMENTED, "balance.class_weights=balanced", "train.eval_strategy=steps",
                   "train.eval_steps=2")  # fmt: skip
     run = json.loads((out / "run.json").read_text("utf-8"))
     before, after = run["balance"]["before"], run["balance"]["after"]
@@ -22,28 +22,32 @@ def test_a_model_learns_and_run_json_counts(workplace):
     assert (out / "metrics.json").is_file()
 
 
-def test_the_baseline_learns_on_what_no_store_holds(workplace):
+def test_the_baseline_is_trained_on_augmented_features(workplace):
     settings = yaml.safe_load(Path(workplace.config("zero_shot")).read_text("utf-8"))
     settings = {name: settings[name] for name in ("data", "split", "output")}
     settings["baseline"] = {"features": "log_mel", "bert": "scratch", "cache_dir": str(workplace.folder / "cache")}
     workplace.config("train_baseline").write_text(yaml.safe_dump(settings), encoding="utf-8")
     histories = {}
-    for name, asked in {
-        "bare": ["train.max_steps=4"], "asked": [*ASKED], "asked_again": [*ASKED],
+    for name, overrides in {
+        "bare": ["train.max_steps=4"], "augmented": [*AUGMENTED], "repeated": [*AUGMENTED],
         "weighted": ["train.max_steps=4", "balance.class_weights=balanced"],
     }.items():  # fmt: skip
         out = workplace.folder / f"baseline_{name}"
         more = ("train.logging_steps=1", "train.per_device_train_batch_size=4")
-        assert workplace.again("train_baseline", f"output.dir={out}", *asked, *more) == 0
+        assert workplace.again("train_baseline", f"output.dir={out}", *overrides, *more) == 0
         histories[name] = (out / "history.jsonl").read_text("utf-8")
-    assert histories["asked"] == histories["asked_again"]
+    assert histories["augmented"] == histories["repeated"]
     assert len(set(histories.values())) == 3
     weights = json.loads((workplace.folder / "baseline_weighted" / "run.json").read_text("utf-8"))["class_weights"]
     assert weights == {"angry": 20 / 24, "content": 20 / 24, "happy": 20 / 16, "sad": 20 / 16}
 
 
-def test_there_is_nothing_to_augment_where_nothing_is_heard(workplace, capsys):
-    settings = ("baseline.modalities=transcript", "augment.gain.p=1.0", f"output.dir={workplace.folder / 'deaf'}")
+def test_augmentation_is_refused_without_audio(workplace, capsys):
+    settings = (
+        "baseline.modalities=transcript",
+        "augment.gain.p=1.0",
+        f"output.dir={workplace.folder / 'without_audio'}",
+    )
     settings_file = workplace.config("train_baseline")
     assert settings_file.is_file()
     assert workplace.again("train_baseline", *settings) != 0

@@ -1,4 +1,4 @@
-"""The demo's commands: every file they name exists, and every modality is asked of every method."""
+"""The demo's commands: all files that they name exist, and every method runs with every modality."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_commands_name_files_that_exist(demo, corpus, tmp_path):
                 assert (ROOT / path).is_file(), f"{path} in {' '.join(command)}"
 
 
-def test_every_method_runs_on_every_modality(demo, tmp_path):
+def test_every_method_runs_with_every_modality(demo, tmp_path):
     expected = {f"{method}_{m}" for method in ("zero_shot", "lora", "baseline") for m in demo.MODALITIES}
     assert set(demo.runs("circumplex", tmp_path)) == expected
 
 
-def test_what_is_prepared_is_not_prepared_again(demo, tmp_path):
+def test_a_prepared_corpus_is_not_prepared_again(demo, tmp_path):
     assert len(demo.preparation("circumplex", "", tmp_path)) == 2
     (tmp_path / "data").mkdir()
     (tmp_path / "data/summary.json").touch()

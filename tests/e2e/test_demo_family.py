@@ -1,4 +1,4 @@
-"""The demo of one family: its files exist, and the swapped run scores the adapter of the one before it."""
+"""The demo of one family: its files exist, and the swapped run scores the adapter of the previous run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(schema, command):
 
 
 @pytest.mark.parametrize("family", ["glmasr", "clap"])
-def test_the_runs_of_a_family_fit_one_another(demo, family, tmp_path):
+def test_the_runs_of_a_family_use_the_same_data_and_adapter(demo, family, tmp_path):
     prepare, build = demo.preparation(family, "somewhere", tmp_path, tmp_path / "data")
     runs = demo.runs(family, tmp_path)
     for command in (prepare, build, *runs.values()):
@@ -49,7 +49,7 @@ def test_the_runs_of_a_family_fit_one_another(demo, family, tmp_path):
     assert [run.scoring.condition for run in (zero_shot, swapped)] == ["none", "audio_swapped"]
 
 
-def test_what_is_there_is_not_made_again(demo, tmp_path):
+def test_existing_data_and_models_are_not_created_again(demo, tmp_path):
     for file in ("data/summary.json", "tiny_glmasr/config.json"):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).touch()
@@ -67,7 +67,7 @@ def test_what_is_there_is_not_made_again(demo, tmp_path):
         ),
     ],
 )
-def test_make_starts_the_demo_that_is_asked_for(variables, script):
+def test_make_starts_the_right_demo(variables, script):
     done = subprocess.run(
         ["make", "--dry-run", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Answers in words from the command line to the report, and what cannot be asked in words."""
+"""Generated answers from the command line to the report, and runs that cannot generate."""
 
 import json
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import read_record
-from lalm_mer.launch.config.settings import PromptSettings
+from lalm_mer.launch.config.sections import PromptSettings
 from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
 
@@ -21,12 +21,12 @@ TAUGHT = ["train.learning_rate=2e-2", "train.num_train_epochs=8", "adapter.lora_
 
 @pytest.fixture(scope="module")
 def answered(workplace):
-    """Run folder of answers in words: those of random weights, which name no label."""
+    """Run folder of generated answers of random weights, which name no label."""
     workplace.run("zero_shot", workplace.folder / "answered", *GENERATION)
     return workplace.folder / "answered"
 
 
-def test_a_run_of_answers_holds_what_it_should(answered):
+def test_a_run_of_generated_answers_is_complete(answered):
     run = json.loads((answered / "run.json").read_text())
     assert (run["method"], run["recognizer"]) == ("zero_shot", "qwen2_audio (model, generated)")
     assert run["config"]["answering"]["mode"] == "generation"
@@ -53,7 +53,7 @@ def test_every_utterance_stays_in_the_denominator_and_is_counted(answered, promp
     assert "unparsed" in capsys.readouterr().out
 
 
-def test_the_same_command_again_changes_nothing(answered, workplace, capsys):
+def test_the_same_command_changes_nothing(answered, workplace, capsys):
     before = (answered / "predictions.parquet").read_bytes()
     assert workplace.again("zero_shot", f"output.dir={answered}", *GENERATION) == 0
     assert "is finished; nothing to do" in capsys.readouterr().out
@@ -62,7 +62,7 @@ def test_the_same_command_again_changes_nothing(answered, workplace, capsys):
 
 
 @pytest.mark.slow
-def test_an_adapted_model_says_what_it_thinks_likely(workplace, tmp_path):
+def test_an_adapted_model_generates_its_most_likely_labels(workplace, tmp_path):
     workplace.run("finetune", tmp_path / "taught", *TAUGHT)
     adapted = [f"model.adapter={tmp_path / 'taught'}", "answering.mode=generation"]
     workplace.run("zero_shot", tmp_path / "said", *adapted)
@@ -86,9 +86,9 @@ def test_an_adapted_model_says_what_it_thinks_likely(workplace, tmp_path):
         ({}, {"label_score": "pmi"}, "qwen2_audio", "NO", "ways of scoring labels"),
     ],
 )
-def test_what_cannot_be_asked_in_words(answering, prompt, family, engine, message):
-    asked = SimpleNamespace(**{"mode": "generation", "max_new_tokens": 16, "synonyms": None} | answering)
+def test_runs_that_cannot_generate_are_refused(answering, prompt, family, engine, message):
+    section = SimpleNamespace(**{"mode": "generation", "max_new_tokens": 16, "synonyms": None} | answering)
     model = SimpleNamespace(family=family)
-    settings = SimpleNamespace(answering=asked, model=model, prompt=PromptSettings("prompts/audio.yaml", **prompt))
+    settings = SimpleNamespace(answering=section, model=model, prompt=PromptSettings("prompts/audio.yaml", **prompt))
     with pytest.raises(ConfigError, match=message):
         generates_answers(settings, Engine("engine.yaml", engine, 1, None))

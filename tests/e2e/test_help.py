@@ -1,4 +1,4 @@
-"""``--help`` of every recipe teaches each key of its YAML, and is there at once."""
+"""``--help`` of every recipe lists each key of its YAML, without waiting for heavy libraries."""
 
 import json
 import re
@@ -28,13 +28,13 @@ except SystemExit as end:
 
 
 def schema_of(recipe):
-    """Schema of the recipe's YAML; None where it takes none."""
+    """Schema of the recipe's YAML; None if it has none."""
     found = re.search(r"run_recipe\(__doc__, (\w+)", (ROOT / recipe).read_text(encoding="utf-8"))
     return None if found is None else getattr(launch, found[1], PrepareSettings)
 
 
 def lines_of(schema, section=""):
-    """How the line of each key begins."""
+    """Beginning of the line of each key."""
     for name, declared in settings_of(schema).items():
         if declared.section is None:
             yield f"\n  {section}{name}  "
@@ -42,13 +42,13 @@ def lines_of(schema, section=""):
             yield from lines_of(declared.section, f"{section}{name}.")
 
 
-def test_recipes_have_schemas_of_their_own():
+def test_recipes_have_different_schemas():
     schemas = [schema for recipe in RECIPES if (schema := schema_of(recipe)) is not None]
     assert len(schemas) == len(set(schemas)) == 6
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_it_names_every_key_and_waits_for_no_heavy_library(recipe):
+def test_it_lists_every_key_without_heavy_libraries(recipe):
     command = [sys.executable, "-c", PROGRAM, recipe]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     ended = json.loads(done.stderr)

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as if nothing had happened, to the last bit."""
+"""A run that is killed and resumed ends with identical results."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 
 def checkpoints(run: Path) -> list[int]:
-    """Steps whose checkpoint is whole."""
+    """Steps of the complete checkpoints."""
     return sorted(int(path.parent.name.partition("-")[2]) for path in run.glob("checkpoints/checkpoint-*/WHOLE"))
 
 
@@ -44,11 +44,11 @@ def training_is_over(run: Path) -> bool:
 
 
 def leave_it(run: Path) -> None:
-    """As the killed process left it."""
+    """Change nothing."""
 
 
 def cut_the_newest_short(run: Path) -> None:
-    """As a process leaves it that is killed in the middle of writing: files missing, one of them half there."""
+    """Simulate a process that was killed while writing: missing files, and an incomplete one."""
     newest = run / "checkpoints" / "checkpoint-20"
     for name in ("WHOLE", "trainer_state.json", "rng_state.pth"):
         (newest / name).unlink()
@@ -57,7 +57,7 @@ def cut_the_newest_short(run: Path) -> None:
 
 
 def assert_equal_runs(run: Path, other: Path) -> None:
-    """Adapter, history and predictions are the same, to the last bit."""
+    """Adapter, history and predictions are identical."""
     tensors, others = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, other))
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
@@ -69,7 +69,7 @@ def assert_equal_runs(run: Path, other: Path) -> None:
 
 @pytest.fixture
 def killed(workplace, wait_for) -> Callable[..., list[int]]:
-    """Start, kill at a moment, and tell which checkpoints were whole; twice more where the moment was missed."""
+    """Start and kill at a moment, with these complete checkpoints; twice more if the moment was missed."""
 
     def kill(run: Path, moment: Callable[[Path], bool], stays: list[int], *overrides: str, **options: object):
         for _ in range(3):
@@ -80,12 +80,12 @@ def killed(workplace, wait_for) -> Callable[..., list[int]]:
             if checkpoints(run) == stays:
                 return
             shutil.rmtree(run)
-        pytest.fail(f"never killed with checkpoints {stays} whole")
+        pytest.fail(f"never killed with complete checkpoints {stays}")
 
     return kill
 
 
-MOMENTS = [  # when it is killed, what is whole then, what else happens to it, what is still whole
+MOMENTS = [  # of the kill, complete checkpoints then, further damage, complete checkpoints after it
     pytest.param(in_first_epoch, [], leave_it, [], id="in_first_epoch", marks=pytest.mark.slow),
     pytest.param(checkpoint_is_there, [10], leave_it, [10], id="after_a_checkpoint", marks=pytest.mark.slow),
     pytest.param(two_checkpoints_are_there, [10, 20], cut_the_newest_short, [10], id="writing_a_checkpoint"),
@@ -94,13 +94,13 @@ MOMENTS = [  # when it is killed, what is whole then, what else happens to it, w
 ]
 
 
-@pytest.mark.parametrize(("moment", "at_first", "harm", "whole"), MOMENTS)
-def test_it_goes_on(moment, at_first, harm, whole, workplace, killed, uninterrupted, tmp_path):
+@pytest.mark.parametrize(("moment", "at_first", "damage", "complete"), MOMENTS)
+def test_it_is_resumed(moment, at_first, damage, complete, workplace, killed, uninterrupted, tmp_path):
     run = tmp_path / "run"
     at_the_end = checkpoints(uninterrupted)
     killed(run, moment, at_the_end if at_first is None else at_first)
-    harm(run)
-    assert checkpoints(run) == (at_the_end if whole is None else whole)
+    damage(run)
+    assert checkpoints(run) == (at_the_end if complete is None else complete)
     kept = {step: (run / f"checkpoints/checkpoint-{step}/WHOLE").stat().st_mtime_ns for step in checkpoints(run)}
     started_at = json.loads((run / "run.json").read_text())["started_at"]
 
@@ -108,13 +108,13 @@ def test_it_goes_on(moment, at_first, harm, whole, workplace, killed, uninterrup
 
     assert_equal_runs(run, uninterrupted)
     assert json.loads((run / "run.json").read_text())["started_at"] == started_at
-    for step, written in kept.items():  # had it started afresh, these would be newer
+    for step, written in kept.items():  # after a new start, these would be newer
         again = run / f"checkpoints/checkpoint-{step}/WHOLE"
         assert not again.exists() or again.stat().st_mtime_ns == written
 
 
-# What a checkpoint has to hold besides weights: losses not yet logged, loaders that live on, a sampler in the middle
-# of its epoch, the patience of early stopping, the end of a training that is no multiple of an epoch.
+# State besides weights: losses not yet logged, persistent loaders, a sampler in the middle of its epoch, the patience
+# of early stopping, the end of a training that is not a multiple of an epoch.
 CONDITIONS = {
     "workers_and_rare_logs": (
         ["train.dataloader_num_workers=1", "train.logging_steps=7"], lambda run: 20 in checkpoints(run)
@@ -133,7 +133,7 @@ CONDITIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_it_goes_on_under(condition, workplace, wait_for, tmp_path):
+def test_it_is_resumed_under(condition, workplace, wait_for, tmp_path):
     overrides, moment = CONDITIONS[condition]
     workplace.run("finetune", tmp_path / "uninterrupted", *overrides)
     launched = workplace.start("finetune", f"output.dir={tmp_path / 'run'}", *overrides)

@@ -12,7 +12,7 @@ from lalm_mer.evaluation.runs import read_run
 
 @pytest.fixture(scope="module")
 def in_full(workplace):
-    """Run folder of a short run that trained the projector in full, beside a LoRA without dropout."""
+    """Run folder of a short run that trained the projector in full, and a LoRA without dropout."""
     run = workplace.folder / "in_full"
     towers = "{language_model: [q_proj], projector: [], audio_tower: []}"
     done = workplace.launch(
@@ -46,7 +46,7 @@ def test_a_merged_model_gives_the_scores_of_the_run(in_full, workplace, tmp_path
     assert not (tmp_path / "leak").exists()
 
 
-def test_what_cannot_be_merged_is_one_line(in_full, prompted, workplace, tmp_path, capsys):
+def test_adapters_that_cannot_be_merged_are_refused_in_one_line(in_full, prompted, workplace, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("kept")
     other = tmp_path / "other"

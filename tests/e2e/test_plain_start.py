@@ -1,4 +1,4 @@
-"""A recipe started by plain ``python`` on one device, and where its training is logged."""
+"""A recipe started by plain ``python`` on one device, and the loggers of its training."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"
 
 @pytest.fixture
 def as_shipped(shipped_command):
-    """A maker of commands that leave engine, device and precision as the YAML has them: for one GPU, in bfloat16."""
+    """Creates commands that keep engine, device and precision of the YAML: one GPU, in bfloat16."""
 
     def make(file, *overrides):
         kept = (ON_CPU, "train.use_cpu=true", "scoring.use_cpu=true", "train.bf16=false", "model.dtype=float32")
@@ -25,8 +25,8 @@ def as_shipped(shipped_command):
     return make
 
 
-def test_python_alone_starts_a_run_that_is_written_for_a_gpu(as_shipped, workplace, tmp_path):
-    """No launcher; on a CPU that is all that has to be said."""
+def test_plain_python_starts_a_run_written_for_a_gpu(as_shipped, workplace, tmp_path):
+    """Without a launcher; on a CPU, use_cpu is the only other difference."""
     command = as_shipped(LORA, "train.use_cpu=true")
     assert not any("accelerate" in word for word in command)
     done = subprocess.run(
@@ -53,7 +53,7 @@ def test_without_a_gpu_scoring_runs_and_mixed_precision_is_refused(as_shipped, r
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
 
 
-def test_training_is_logged_to_tensorboard_too(run_shipped, tmp_path):
+def test_training_is_also_logged_to_tensorboard(run_shipped, tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; it is in the extra `dev`")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""`lalm-mer predict` and `open_recognizer`: new recordings get the probabilities that the run's own test set got."""
+"""`lalm-mer predict` and `open_recognizer`: recordings get the same probabilities as in the test set of the run."""
 
 import csv
 import json
@@ -47,13 +47,13 @@ def runs(workplace, uninterrupted, prompted):
 
 
 def clips(workplace):
-    """Path and transcript of every clip, as the manifest of the corpus names them."""
+    """Path and transcript of every clip, from the manifest of the corpus."""
     with (workplace.folder / "clips" / "manifest.csv").open() as file:
         return {Path(row["path"]).stem: row["transcript"] for row in csv.DictReader(file)}
 
 
 def of_the_run(folder):
-    """Utterance id -> label -> probability of its test set; None where it was not scored."""
+    """Utterance id -> label -> probability in the test set; None if it was not scored."""
     table = pd.read_parquet(folder / "predictions.parquet")
     columns = {column.removeprefix("log_prob_"): column for column in table if column.startswith("log_prob_")}
     return {
@@ -123,7 +123,7 @@ def bad_and_good(workplace, tmp_path):
     return tmp_path
 
 
-def test_what_cannot_be_predicted_is_a_row_with_its_reason(bad_and_good, runs, tmp_path, capsys):
+def test_a_recording_that_cannot_be_predicted_is_a_row_with_its_reason(bad_and_good, runs, tmp_path, capsys):
     command = ["predict", str(bad_and_good), "--run", str(runs["clap"]), "--device", "cpu"]
     out = tmp_path / "out" / "rows.json"
     assert main([*command, "--out", str(out)]) == 0
@@ -150,7 +150,7 @@ def test_too_long_a_recording_is_cut_into_windows(bad_and_good, workplace, tmp_p
     np.testing.assert_allclose(table[["prob_happy", "prob_sad", "prob_angry"]].sum(axis=1), 1, rtol=1e-6)
 
 
-def test_channels_are_predicted_apart(bad_and_good, runs, tmp_path):
+def test_channels_are_predicted_separately(bad_and_good, runs, tmp_path):
     out = tmp_path / "rows.parquet"
     command = ["predict", str(bad_and_good / "a_stereo.wav"), "--run", str(runs["baseline"]), "--out", str(out)]
     assert main([*command, "--channel", "each"]) == 0
@@ -172,7 +172,7 @@ def test_channels_are_predicted_apart(bad_and_good, runs, tmp_path):
         (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
     ],
 )
-def test_options_that_do_not_belong_together_are_one_line(arguments, message, runs, workplace, bad_and_good, capsys):
+def test_options_that_do_not_fit_are_refused_in_one_line(arguments, message, runs, workplace, bad_and_good, capsys):
     run = workplace.folder / "model" if "--prompt" in arguments else runs["zero_shot"]
     command = ["predict", str(bad_and_good / "a_stereo.wav"), "--run", str(run), *arguments]
     assert main(command) == 1

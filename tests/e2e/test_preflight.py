@@ -1,4 +1,4 @@
-"""The preflight of a recipe: what it prints, what it stops, that it can be left out, and that nothing changes by it."""
+"""The preflight of a recipe: its output, the runs that it stops, and that it does not change results."""
 
 import re
 
@@ -30,25 +30,25 @@ def audio_ignored(monkeypatch):
     monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
 
 
-def test_a_run_with_it_and_one_without_are_the_same_to_the_bit(workplace, tmp_path, capsys):
+def test_runs_with_and_without_it_are_identical(workplace, tmp_path, capsys):
     status, printed, _ = finetuned(workplace, tmp_path / "with", capsys)
     assert status == 0
     lines = [line.removeprefix("preflight: ") for line in printed.splitlines() if line.startswith("preflight: ")]
     assert [re.match("[a-z ]+", line)[0].strip() for line in lines] == [
         "adapter in audio", "adapter in projector", "adapter in language", "sampling rate", "supervised", "prompt",
-        "batch parity", "hears", "reads", "memory", "done in",
+        "batch parity", "uses the audio", "uses the transcript", "memory", "done in",
     ]  # fmt: skip
-    assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, as it is" in printed
+    assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, unchanged" in printed
     assert re.search(r"supervised: '(angry|content|happy|sad)' <\|im_end\|> \(\d tokens", printed)
-    assert float(re.search(r"done in ([\d.]+) s", printed)[1]) < 20  # seconds, on a machine with much else to do
+    assert float(re.search(r"done in ([\d.]+) s", printed)[1]) < 20  # seconds, on a busy machine
     status, printed, _ = finetuned(workplace, tmp_path / "without", capsys, "preflight=false")
     assert status == 0
-    assert re.findall("preflight: (?!adapter).*", printed) == ["preflight: left out (preflight=false)"]
+    assert re.findall("preflight: (?!adapter).*", printed) == ["preflight: skipped (preflight=false)"]
     for name in ("adapter/adapter_model.safetensors", "history.jsonl"):
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
     tables = [pd.read_parquet(tmp_path / run / "predictions.parquet") for run in ("with", "without")]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
-    status, printed, _ = finetuned(workplace, tmp_path / "without", capsys)  # how it ran, not what came out
+    status, printed, _ = finetuned(workplace, tmp_path / "without", capsys)  # a setting without effect on results
     assert status == 0
     assert "nothing to do" in printed
 
@@ -70,8 +70,8 @@ def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace
     assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
 
 
-@pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: that may be more than there is; lower train.per"),
-                                                 (10**5, "not asked whether it hears and reads")])  # fmt: skip
+@pytest.mark.parametrize(("available", "said"), [(10**6, "WARNING: this may not fit; lower train.per"),
+                                                 (10**5, "and transcript, and batches, are not checked")])  # fmt: skip
 def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, available, said):
     monkeypatch.setattr("lalm_mer.launch.run.preflight.available_bytes", lambda device, model: available)
     status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)
@@ -79,7 +79,7 @@ def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, av
     assert said in printed
 
 
-def test_labels_are_dumped_and_nothing_is_learnt(workplace, tmp_path, capsys):
+def test_labels_are_dumped_without_training(workplace, tmp_path, capsys):
     assert workplace.again("finetune", f"output.dir={tmp_path / 'run'}", "--dump-labels") == 0
     blocks = capsys.readouterr().out.split("utterance ")[1:]
     assert len(blocks) == 3

@@ -1,4 +1,4 @@
-"""Preparation of real speech at one and at ten times its size, killed and not."""
+"""Preparation of real speech at one and at ten times its size, with and without interruption."""
 
 import json
 import signal
@@ -76,9 +76,9 @@ def test_ten_times_the_speech_takes_ten_times_as_long_and_no_more_memory(shared_
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes_and_sees_what_was_added(shared_data, tmp_path):
+def test_a_killed_preparation_is_resumed_to_the_same_bytes_and_finds_added_files(shared_data, tmp_path):
     copies(shared_data / "ravdess", tmp_path / "root", 2)
-    prepared(tmp_path / "root", tmp_path / "whole")
+    prepared(tmp_path / "root", tmp_path / "uninterrupted")
     for n_parts in (1, 7, 15):
         process = subprocess.Popen(
             [sys.executable, *arguments(tmp_path / "root", tmp_path / "out")], cwd=REPO_ROOT, start_new_session=True
@@ -90,7 +90,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes_and_sees_what_was_add
         process.wait()
         assert not (tmp_path / "out").exists()
     prepared(tmp_path / "root", tmp_path / "out")
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert files(tmp_path / "out") == files(tmp_path / "uninterrupted")
     good = (tmp_path / "root/03-01-01-01-01-01-01_0.flac").read_bytes()
     (tmp_path / "root/new.flac").write_bytes(good)
     (tmp_path / "root/bad.flac").write_bytes(good[:3000])
@@ -102,7 +102,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes_and_sees_what_was_add
 
 
 def test_real_speech_is_prepared_within_its_time_and_memory(shared_data, tmp_path):
-    """RAVDESS as it lies there: under 30 s on 2 cores and under 1 GiB, the limits a laptop sets."""
+    """RAVDESS as shipped: under 30 s on 2 cores and under 1 GiB, the limits of a laptop."""
     of_ravdess = [
         "recipes/prepare_corpus.py", "--config", "recipes/corpora/ravdess.yaml",
         f"corpus.root={shared_data / 'ravdess'}", f"output.dir={tmp_path / 'out'}",

@@ -1,4 +1,4 @@
-"""Several processes give what one gives, whichever engine drives them; a run that silently became one stops."""
+"""Several processes give the results of one, with every engine; a run that silently became a single process stops."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ MUTE = ["train.num_train_epochs=1", *STEPS[1:], "data.without_audio=read"]
 
 
 def torchrun() -> list[str]:
-    """Two processes on this machine, by what accelerate itself starts them with on GPUs."""
+    """Two processes on this machine, started as accelerate starts them on GPUs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,11 +37,11 @@ def torchrun() -> list[str]:
 
 @pytest.fixture(scope="module")
 def engine_files(workplace) -> dict[str, Path]:
-    """Accelerate configs: DDP on processors, ZeRO-2 as shipped, ZeRO-3 as shipped but with nothing left whole."""
+    """Accelerate configs: DDP on processors, ZeRO-2 as shipped, ZeRO-3 as shipped but with everything sharded."""
     two = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2}
     zero3 = json.loads(Path("accelerate_configs/zero3.json").read_text())
-    whole = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
-    zero3["zero_optimization"] |= {f"stage3_{name}": 0 for name in whole}
+    unsharded = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
+    zero3["zero_optimization"] |= {f"stage3_{name}": 0 for name in unsharded}
     (workplace.folder / "zero3.json").write_text(json.dumps(zero3))
     deepspeed = {"deepspeed_config_file": str(workplace.folder / "zero3.json"), "zero3_init_flag": False}
     contents = {
@@ -85,7 +85,7 @@ def assert_equal_predictions(run: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
-def test_two_processes_learn_and_score_as_one_does(two_processes, one_process, workplace, tmp_path):
+def test_two_processes_train_and_score_like_one(two_processes, one_process, workplace, tmp_path):
     overrides, launcher = two_processes
     workplace.launch(
         "finetune", tmp_path, *STEPS, "train.per_device_train_batch_size=4", *overrides, launcher=launcher
@@ -100,14 +100,14 @@ def test_two_processes_learn_and_score_as_one_does(two_processes, one_process, w
     for name, tensor in adapters[1].items():
         np.testing.assert_allclose(adapters[0][name], tensor, atol=1e-6, err_msg=name)
         learned += np.abs(tensor).max() if "lora_B" in name else 0.0
-    assert learned > 0.005  # lora_B begins with zeros; a step of Adam moves it by the learning rate
+    assert learned > 0.005  # lora_B is zero at first; a step of Adam changes it by the learning rate
     assert_equal_predictions(tmp_path, one_process)
 
 
 @pytest.fixture(scope="module")
 def mostly_mute(workplace) -> Path:
-    """The same corpus, but of what is learnt from only two utterances have audio, one a speaker."""
-    heard = {"s5_0", "s6_1"}  # s1 and s2 are the test speakers of fold 1, s3 and s4 those of dev
+    """The same corpus, but only two training utterances have audio, one per speaker."""
+    with_audio = {"s5_0", "s6_1"}  # s1 and s2 are the test speakers of fold 1, s3 and s4 those of dev
     rows = pd.read_parquet(workplace.data / "utterances")
     utterances = [
         Utterance(
@@ -116,8 +116,8 @@ def mostly_mute(workplace) -> Path:
             audio_bytes=row.audio["bytes"] if kept else None,
         )
         for row in rows.itertuples()
-        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # whole batches: one filled up would weigh twice
-        for kept in [row.speaker in ("s1", "s2", "s3", "s4") or row.utterance_id in heard]
+        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # full batches: filling one would repeat some
+        for kept in [row.speaker in ("s1", "s2", "s3", "s4") or row.utterance_id in with_audio]
     ]  # fmt: skip
     write_corpus(
         utterances,
@@ -140,8 +140,8 @@ def one_mute_process(workplace, mostly_mute) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
-def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_process, mostly_mute, workplace, tmp_path):
-    """16 examples make four batches of two processes; no more than two of the four hold audio."""
+def test_a_batch_without_audio_in_one_process_only(two_processes, one_mute_process, mostly_mute, workplace, tmp_path):
+    """16 examples make four batches of two processes; at most two of the four have audio."""
     overrides, launcher = two_processes
     workplace.launch(
         "finetune", tmp_path, *MUTE, f"data.dir={mostly_mute}", "train.per_device_train_batch_size=4", *overrides,
@@ -156,13 +156,13 @@ def test_a_batch_without_audio_on_one_process_alone(two_processes, one_mute_proc
     learned = [
         np.abs(tensor).max() for name, tensor in adapters[1].items() if "lora_B" in name and "audio_tower" in name
     ]
-    assert max(learned) > 5e-4  # what little was heard was learnt from
+    assert max(learned) > 5e-4  # the audio tower was trained
     assert_equal_predictions(tmp_path, one_mute_process)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
-def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, wait_for, tmp_path):
+def test_two_killed_processes_resume_to_identical_results(two_processes, workplace, wait_for, tmp_path):
     overrides, launcher = two_processes
     overrides += ["train.eval_strategy=steps", "train.eval_steps=4", "train.save_total_limit=5"]
     workplace.launch("finetune", tmp_path / "uninterrupted", *overrides, launcher=launcher)
@@ -180,13 +180,13 @@ def test_two_processes_killed_go_on_to_the_same_bits(two_processes, workplace, w
         (folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (run, tmp_path / "uninterrupted")
     )
     assert adapter == expected
-    # a checkpoint holds the adapter, never the base model
+    # a checkpoint has the adapter, never the base model
     base = (workplace.folder / "model" / "model.safetensors").stat().st_size
     assert all(path.stat().st_size < base / 2 for path in (run / "checkpoints").rglob("*") if path.is_file())
 
 
 @pytest.mark.slow
-def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp_path):
+def test_two_processes_prompt_like_one(workplace, engine_files, prompted, tmp_path):
     overrides = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
     done = workplace.launch("zero_shot", tmp_path, *overrides, launcher=torchrun())
     assert_equal_predictions(tmp_path, prompted)
@@ -194,7 +194,7 @@ def test_two_processes_prompt_as_one_does(workplace, engine_files, prompted, tmp
 
 
 @pytest.mark.slow
-def test_two_processes_answer_in_words_as_one_does(workplace, engine_files, tmp_path):
+def test_two_processes_generate_like_one(workplace, engine_files, tmp_path):
     words = ["answering.mode=generation", "model.dtype=float32"]
     workplace.launch("zero_shot", tmp_path / "one", *words)
     two = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
@@ -203,8 +203,8 @@ def test_two_processes_answer_in_words_as_one_does(workplace, engine_files, tmp_
     assert pd.read_parquet(tmp_path / "two" / "predictions.parquet")["answer"].nunique() > 1
 
 
-def test_one_process_where_two_were_asked_for_is_an_error(workplace, engine_files, tmp_path):
-    launcher = workplace.accelerate_launch(engine_files["ddp"])  # accelerate starts one, and says nothing
+def test_one_process_instead_of_two_is_an_error(workplace, engine_files, tmp_path):
+    launcher = workplace.accelerate_launch(engine_files["ddp"])  # accelerate silently starts one
     overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files['ddp']}"]
     done = workplace.start("finetune", *overrides, launcher=launcher).result()
     assert done.returncode == 1
@@ -220,7 +220,7 @@ def test_one_process_where_two_were_asked_for_is_an_error(workplace, engine_file
     ("engine", "environment", "says"),
     [
         ("zero2", {"ACCELERATE_USE_CPU": "true"}, "2 process(es) by MULTI_CPU"),  # DeepSpeed replaced by DDP
-        ("ddp", {}, "accelerate set up 1 process(es)"),  # two copies that do not know of each other
+        ("ddp", {}, "accelerate set up 1 process(es)"),  # two unconnected copies
     ],
 )
 def test_an_engine_that_was_silently_replaced_is_an_error(engine, environment, says, workplace, engine_files, tmp_path):
@@ -246,7 +246,7 @@ def test_an_engine_that_was_silently_replaced_is_an_error(engine, environment, s
         ("NO", 1, "MULTI_GPU", 1, False),
     ],
 )
-def test_the_engine_found_is_compared_with_the_one_asked_for(wanted, processes, found, running, fits):
+def test_the_engine_is_compared_with_the_expected_one(wanted, processes, found, running, fits):
     engine = Engine("some.yaml", wanted, processes, None)
     accelerator = SimpleNamespace(distributed_type=DistributedType(found), num_processes=running)
     if fits:
@@ -257,7 +257,7 @@ def test_the_engine_found_is_compared_with_the_one_asked_for(wanted, processes, 
 
 
 @pytest.mark.slow
-def test_an_adapter_in_shares_of_fsdp2_is_saved_and_loaded_whole(workplace, tmp_path):
+def test_an_adapter_sharded_by_fsdp2_is_saved_and_loaded_in_full(workplace, tmp_path):
     script = [str(Path(__file__).with_name("fsdp2_round_trip.py")), str(workplace.folder / "model"), str(tmp_path)]
     done = subprocess.run([*torchrun(), *script], env=workplace.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -25,9 +25,10 @@ import sys
 from pathlib import Path
 import numpy
 from lalm_mer.core.config import load_config
+from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import with_unscored
 from lalm_mer.launch.build.model_run import open_model_run
-from lalm_mer.launch.config.settings import ZeroShotSettings
+from lalm_mer.launch.config.settings import (ZeroShotSettings)
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.scoring import score_inputs
@@ -35,7 +36,7 @@ from lalm_mer.sharing.hub import load_adapter_from
 
 loaded = open_model_run(load_config(ZeroShotSettings, Path(sys.argv[1]))).load()
 recognizer = loaded.recognizer(load_adapter(loaded.model, load_adapter_from("jane/adapter"))).eval()
-rows = list(score_inputs(recognizer, loaded.data.test_inputs, batch_size=4))
+rows = list(score_inputs(recognizer, InputDataset(loaded.data.scored_test), batch_size=4))
 scores = Scores("single", recognizer.label_set.labels, numpy.stack(rows))
 numpy.save(sys.argv[2], with_unscored(loaded.data, scores).values)
 """

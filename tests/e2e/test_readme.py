@@ -1,8 +1,8 @@
-"""README's commands and its Python, run in their order as they are written, on a miniature of what they need.
+"""README's commands and Python code, run in order as they are written, on a miniature of their requirements.
 
-The miniature is a folder with the repository's recipes, a dozen speakers' worth of tones in place of recordings, and a
-tiny model with random weights in a folder called as the published model, where transformers finds it first. What is
-run otherwise than README writes it is in ``CHANGED``, ``make`` and ``pip``, each with its reason.
+The miniature is a folder with the repository's recipes, tones of some speakers instead of recordings, and a tiny model
+with random weights in a folder with the name of the published model, where transformers finds it first. Differences
+from README are in ``CHANGED``, ``make`` and ``pip``, each with its reason.
 """
 
 import os
@@ -48,13 +48,13 @@ def miniature(workplace, tmp_path_factory):
 
 
 def run(line, environment, monkeypatch, capsys):
-    """One command; those that need no launcher run in this process, which has torch already."""
+    """Run one command; those without a launcher run in this process, which has imported torch already."""
     for written, instead in CHANGED.items():
         line = line.replace(written, instead)
     program, *words = shlex.split(line, comments=True)
-    if program == "make":  # the demo and the tests take minutes; its commands have a test of their own
+    if program == "make":  # the demo and the tests take minutes and have their own tests
         subprocess.run([program, "--dry-run", *words], cwd=ROOT, check=True, capture_output=True)
-    elif program == "pip":  # what is tested must not change; the names of the extras are compared
+    elif program == "pip":  # packages must not change; the names of the extras are compared
         extras = {extra for word in words for group in re.findall(r"\[(.*)\]", word) for extra in group.split(",")}
         known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         assert extras <= set(known)
@@ -79,7 +79,7 @@ def test_every_block_is_run():
 
 def test_readme_runs_from_top_to_bottom(miniature, workplace, monkeypatch, capsys):
     monkeypatch.chdir(miniature)
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # what recipes set there is theirs
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # recipes may change it
     for language, block in BLOCKS:
         capsys.readouterr()
         if language == "python":
@@ -94,7 +94,7 @@ def test_readme_runs_from_top_to_bottom(miniature, workplace, monkeypatch, capsy
     labels = [f"prob_{label}" for label in ("angry", "happy", "neutral", "sad")]
     assert predictions[labels].sum(axis=1).to_numpy() == pytest.approx(1.0)
     assert Path("outputs/report/report.html").is_file()
-    (launched,) = Path("outputs/runs/mine").iterdir()  # by the launcher, named by the recipe
+    (launched,) = Path("outputs/runs/mine").iterdir()  # by the launcher, with the name from the recipe
     for run_folder in (Path("outputs/runs/mine_lora"), launched):
         assert (run_folder / "adapter/adapter_model.safetensors").is_file()
         assert (run_folder / "metrics.json").is_file()

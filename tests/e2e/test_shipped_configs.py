@@ -1,4 +1,4 @@
-"""Every YAML under recipes/ loads, opens with what it needs, and its launch line and override hold."""
+"""Every YAML under recipes/ loads, has a header with its requirements, and its launch line and override are valid."""
 
 import shlex
 from dataclasses import replace
@@ -24,7 +24,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 
 
 @pytest.mark.parametrize("file", SHIPPED)
-def test_it_opens_with_what_a_user_must_know(file):
+def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
     assert (NOT_MEASURED in header(file)) == (file in RUNS and file not in MEASURED)
@@ -48,7 +48,7 @@ def test_it_loads_with_its_launch_line_and_its_override(file, monkeypatch):
 
 
 @pytest.mark.parametrize("file", [file for file in SHIPPED if "accelerate launch" in (ROOT / file).read_text("utf-8")])
-def test_it_expects_the_engine_that_it_is_launched_with(file):
+def test_it_expects_the_engine_of_its_launch_line(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[:3] == ["accelerate", "launch", "--quiet"]
     config_file = words[words.index("--config_file") + 1]
@@ -68,7 +68,7 @@ def test_a_run_names_neither_model_nor_prompt_nor_targets(file):
 
 
 @pytest.mark.parametrize("file", RUNS)
-def test_a_run_is_of_its_corpus_and_its_folder_is_named_after_what_decides_its_figures(file):
+def test_a_run_has_its_corpus_and_a_folder_name_with_all_placeholders(file):
     settings = load(file)
     corpus = Path(file).parent.name
     assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
@@ -77,7 +77,7 @@ def test_a_run_is_of_its_corpus_and_its_folder_is_named_after_what_decides_its_f
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda file: file.name)
-def test_every_accelerate_config_names_files_that_are_there(file):
+def test_every_accelerate_config_names_existing_files(file):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert content["num_processes"] >= 1
     named = (content.get("deepspeed_config") or {}).get("deepspeed_config_file")

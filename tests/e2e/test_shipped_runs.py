@@ -19,7 +19,7 @@ ADAPTER = {
     "prompt.yaml", "README.md", "run.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
-"""Recipe -> folder of what it trained, and files that are in it."""
+"""Recipe -> folder of what it trained, and its files."""
 RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
 
 
@@ -33,14 +33,14 @@ def _frozen_imports():
 
 
 def folder_name(file, corpus):
-    """What stands for the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
+    """Value of the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
     settings, method = load(file), Path(file).stem
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-BERT-scratch", settings.baseline.modalities
     else:
-        recognizer, modalities = "qwen2_audio-tiny_qwen2_audio0", settings.prompt.modalities
+        recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
     recognizer += "-nf4" if method == "qlora" else ""
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}_fold1_seed0"
 
@@ -61,7 +61,7 @@ def test_a_tiny_model_is_built(file, demo_model):
 
 
 @pytest.mark.parametrize(("recipe", "file"), RECIPES)
-def test_a_run_is_finished_and_its_folder_named_after_it(recipe, file, run_shipped, tmp_path, capsys):
+def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_shipped, tmp_path, capsys):
     folder = run_shipped(file)
     record = read_record(tmp_path / folder / "run.json")
     assert str(folder) == folder_name(file, record.corpus)
@@ -81,7 +81,7 @@ def test_a_run_is_finished_and_its_folder_named_after_it(recipe, file, run_shipp
     if recipe != "train_baseline":
         printed = capsys.readouterr().out
         assert "preflight: batch parity" in printed
-        assert ("preflight: hears: another audio moves" in printed) == ("audio" in record.modalities.split("+"))
+        assert ("preflight: uses the audio: swapping it" in printed) == ("audio" in record.modalities.split("+"))
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
 
 

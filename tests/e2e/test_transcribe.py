@@ -86,7 +86,7 @@ def test_a_corpus_is_transcribed_and_compared_with_its_own_transcripts(whisper, 
     assert "language = 'en', now it is 'de'" in capsys.readouterr().err
 
 
-def test_killed_and_started_again_it_writes_the_same_file(whisper, data, tmp_path, monkeypatch):
+def test_a_killed_transcription_is_resumed_to_the_same_file(whisper, data, tmp_path, monkeypatch):
     options = [f"data.dir={data}", f"model.id={whisper}", "model.batch_size=2"]
     assert transcribe(monkeypatch, *options, f"output.file={tmp_path / 'whole.parquet'}") == 0
     calls = []
@@ -120,7 +120,7 @@ def test_killed_and_started_again_it_writes_the_same_file(whisper, data, tmp_pat
         ("model.beams=5", "unknown key 'model.beams'"),
     ],
 )
-def test_a_mistake_is_one_line(whisper, data, tmp_path, monkeypatch, capsys, override, says):
+def test_an_error_is_one_line(whisper, data, tmp_path, monkeypatch, capsys, override, says):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     options = [f"data.dir={data}", f"model.id={whisper}", f"output.file={tmp_path / 'out.parquet'}"]
     assert transcribe(monkeypatch, *options, override) == 1
@@ -129,12 +129,12 @@ def test_a_mistake_is_one_line(whisper, data, tmp_path, monkeypatch, capsys, ove
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_debug_shows_where_it_arose(whisper, data, monkeypatch):
+def test_debug_shows_the_traceback(whisper, data, monkeypatch):
     with pytest.raises(ConfigError, match=r"ends in \.parquet"):
         transcribe(monkeypatch, f"data.dir={data}", f"model.id={whisper}", "output.file=x", "--debug")
 
 
-def test_real_speech_whatever_the_batch(whisper, shared_data, tmp_path, monkeypatch, capsys):
+def test_real_speech_with_any_batch_size(whisper, shared_data, tmp_path, monkeypatch, capsys):
     actor = tmp_path / "release" / "Actor_01"
     actor.mkdir(parents=True)
     for path in sorted((shared_data / "ravdess" / "Actor_01").glob("*.flac"))[::15]:

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's worked example, followed to the letter: a file, its template and one line, and the contract holds."""
+"""CONTRIBUTING's worked example as it is written: with a file, its template and one line, the contract tests pass."""
 
 import os
 import re

@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
 
 
-def test_a_zero_shot_run_folder_holds_what_it_should(prompted):
+def test_a_zero_shot_run_folder_is_complete(prompted):
     assert {path.name for path in prompted.iterdir() if path.is_file()} == RUN
     run = read_record(prompted / "run.json")
     assert (run.method, run.modalities, run.corpus) == ("zero_shot", "audio+transcript", "synthetic_beeps")
@@ -39,7 +39,7 @@ def test_a_zero_shot_run_folder_holds_what_it_should(prompted):
     assert np.exp(scored).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
+def test_a_fine_tuned_run_folder_is_complete(uninterrupted, workplace):
     files = {path.name for path in uninterrupted.iterdir() if path.is_file()}
     assert files == RUN | {"history.jsonl"}
     adapter = load_file(uninterrupted / "adapter" / "adapter_model.safetensors")
@@ -58,7 +58,7 @@ def test_a_fine_tuned_run_folder_holds_what_it_should(uninterrupted, workplace):
     assert run.config["train"]["warmup_steps"] == 0.05  # a default is written too
 
 
-def test_an_adapter_goes_where_the_family_names_it_if_the_config_does_not(workplace, tmp_path, capsys):
+def test_an_adapter_has_the_targets_of_the_family_by_default(workplace, tmp_path, capsys):
     overrides = ["adapter.towers=null", "train.max_steps=1"]
     workplace.run("finetune", tmp_path, *overrides)
     targets = {tower: list(names) for tower, names in family_class("qwen2_audio").adapter_targets.items()}
@@ -68,20 +68,20 @@ def test_an_adapter_goes_where_the_family_names_it_if_the_config_does_not(workpl
     assert {name.partition(".lora_")[0].rpartition(".")[2] for name in adapter} == {
         name for names in targets.values() for name in names
     }
-    assert workplace.again("finetune", f"output.dir={tmp_path}", *overrides) == 0  # which names no towers either
+    assert workplace.again("finetune", f"output.dir={tmp_path}", *overrides) == 0  # also without towers
 
 
 @pytest.mark.parametrize(
     ("overrides", "towers"),
     [(["prompt.file=prompts/transcript.yaml"], {"language_model"}), (["adapter.full=[projector]"], {"language_model"})],
 )
-def test_towers_that_cannot_be_adapted_are_not_chosen_by_default(overrides, towers, workplace):
+def test_towers_that_cannot_be_adapted_are_no_default_targets(overrides, towers, workplace):
     config = load_config(FinetuneSettings, workplace.config("finetune"), ["adapter.towers=null", *overrides])
     assert set(open_model_run(config).settings.adapter.towers) == towers
 
 
 @pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
-def test_an_utterance_that_the_model_cannot_take_stays_in_the_denominator(recipe, request, workplace):
+def test_an_utterance_that_the_model_cannot_use_stays_in_the_denominator(recipe, request, workplace):
     folder = request.getfixturevalue({"zero_shot": "prompted", "finetune": "uninterrupted"}[recipe])
     assert "s1_too_long" in set(pd.read_parquet(workplace.data / "utterances")["utterance_id"])
     table = pd.read_parquet(folder / "predictions.parquet").set_index("utterance_id")
@@ -99,7 +99,7 @@ def test_an_utterance_that_the_model_cannot_take_stays_in_the_denominator(recipe
     assert "counted as errors" in sentence(unscored)
 
 
-def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
+def test_both_are_compared(prompted, uninterrupted, workplace, tmp_path):
     assert workplace.script("eval/compare.py", str(prompted), str(uninterrupted), "--out", str(tmp_path / "out")) == 0
     table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
     assert set(table.index) == {"zero_shot", "lora"}
@@ -111,7 +111,7 @@ def test_compare_takes_both(prompted, uninterrupted, workplace, tmp_path):
     assert "40.00 s long" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_swapped_audio_is_heard_in_place_of_its_own(uninterrupted, workplace, tmp_path):
+def test_swapped_audio_replaces_that_of_the_utterance(uninterrupted, workplace, tmp_path):
     swapped = tmp_path / "swapped"
     workplace.run("zero_shot", swapped, f"model.adapter={uninterrupted}", "scoring.condition=audio_swapped")
     run = read_record(swapped / "run.json")
@@ -124,7 +124,7 @@ def test_swapped_audio_is_heard_in_place_of_its_own(uninterrupted, workplace, tm
     spoken = pd.read_parquet(workplace.data / "utterances").set_index("utterance_id")["transcript"]
     alike = [(place, at) for place, at in enumerate(derangement(20, seed=0))
              if spoken[own["utterance_id"][place]] == spoken[own["utterance_id"][at]]]  # fmt: skip
-    assert len(alike) >= 2  # with the same transcript, the scores are those of the utterance that lent its audio
+    assert len(alike) >= 2  # with the same transcript, the scores are those of the utterance whose audio it is
     of_lenders = own.filter(like="log_prob_").to_numpy()[[at for _, at in alike]]
     scores = other.filter(like="log_prob_").to_numpy()[[place for place, _ in alike]]
     np.testing.assert_allclose(scores, of_lenders, atol=1e-4)
@@ -135,7 +135,7 @@ def test_swapped_audio_is_heard_in_place_of_its_own(uninterrupted, workplace, tm
 
 
 @pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
-def test_the_same_command_again_changes_nothing(recipe, request, workplace, capsys):
+def test_the_same_command_changes_nothing(recipe, request, workplace, capsys):
     folder = request.getfixturevalue({"zero_shot": "prompted", "finetune": "uninterrupted"}[recipe])
     before = contents(folder)
     assert workplace.again(recipe, f"output.dir={folder}") == 0
@@ -176,7 +176,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_other_ways_of_asking_give_other_scores(way, prompted, workplace, tmp_path):
+def test_other_ways_of_prompting_give_other_scores(way, prompted, workplace, tmp_path):
     out = tmp_path / "run"
     cache = f"prompt.cache_dir={workplace.folder / 'cache'}"
     assert workplace.again("zero_shot", f"output.dir={out}", cache, *WAYS[way]) == 0

@@ -16,13 +16,13 @@ REQUESTS = [row for row in ROWS if row[0] not in ("request",) and not row[0].sta
 HOPS = 4
 
 
-def test_there_are_the_twenty_requests_and_more():
+def test_there_are_at_least_twenty_requests():
     assert len(REQUESTS) >= 20
     assert len({request for request, _, _ in REQUESTS}) == len(REQUESTS)
 
 
 @pytest.mark.parametrize(("request_", "first", "second"), REQUESTS, ids=[row[0] for row in REQUESTS])
-def test_a_request_touches_files_that_are_there(request_, first, second):
+def test_a_request_names_existing_files(request_, first, second):
     for cell in (first, second):
         for path in re.findall(r"`([^`]+\.(?:py|yaml))`", cell):
             if cell.strip().startswith("new:"):
@@ -56,5 +56,5 @@ def test_every_room_is_in_the_picture():
     for room in rooms:
         entry = re.search(rf"^  {room}/ +(.*?)(?=^  \w+[/.]|\Z)", picture, re.M | re.S)[1]
         modules = {path.stem for path in (ROOT / "lalm_mer" / room).glob("*.py")} - {"__init__"}
-        if room != "corpora":  # a file a corpus
+        if room != "corpora":  # a file per corpus
             assert {name for name in modules if not re.search(rf"\b{name}\b", entry)} == set()

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning and a network, and what it names is there."""
+"""The documentation builds without a warning or a network, and names only files and keys that exist."""
 
 import argparse
 import importlib.util
@@ -27,7 +27,7 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The words of every command of a page."""
+    """The arguments of every command of a page."""
     return [shlex.split(line, comments=True) for block in blocks(page, "bash") for line in block.splitlines() if line]
 
 
@@ -47,12 +47,12 @@ def test_site_builds_without_a_warning_and_loads_nothing_from_a_network(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     pages = list(tmp_path.rglob("*.html"))
-    assert len(pages) == len(PAGES)  # README is none of them, and there is one for an address that leads nowhere
+    assert len(pages) == len(PAGES)  # without README, but with a page for missing addresses
     loads = r"<(?:script|img|iframe)[^>]*\ssrc=\"?(?:https?:)?//|<link[^>]*\shref=\"?(?:https?:)?//|@import"
     assert [page for page in pages if re.search(loads, page.read_text("utf-8"))] == []
 
 
-def test_every_key_of_every_recipe_is_in_the_page_of_the_configuration(configuration):
+def test_every_key_of_every_recipe_is_in_the_configuration_page(configuration):
     assert configuration.PAGE.read_text("utf-8") == configuration.page(), "run: python docs/write_configuration.py"
 
 
@@ -67,13 +67,13 @@ def test_every_family_is_in_the_table_of_families():
         assert licence == family.licence
 
 
-def test_readme_is_short_and_the_picture_small():
+def test_readme_is_short_and_its_picture_small():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
     assert (ROOT / "docs/images/report.png").stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(page):
+def test_links_exist(page):
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
         path, _, anchor = "".join(target).partition("#")
@@ -85,7 +85,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", NAMES)
-def test_commands_name_files_and_keys_that_are_there(page, configuration, monkeypatch):
+def test_commands_name_existing_files_and_keys(page, configuration, monkeypatch):
     monkeypatch.chdir(ROOT)
     predict = add_predict(argparse.ArgumentParser().add_subparsers())
     for words in commands(page):
@@ -102,7 +102,7 @@ def test_commands_name_files_and_keys_that_are_there(page, configuration, monkey
 
 
 @pytest.mark.parametrize("page", NAMES)
-def test_python_imports_what_is_there(page):
+def test_python_imports_exist(page):
     for block in blocks(page, "python"):
         compile(block, page, "exec")
         for line in re.findall(r"^(?:from|import) .*$", block, re.MULTILINE):
@@ -110,8 +110,8 @@ def test_python_imports_what_is_there(page):
 
 
 @pytest.mark.parametrize("page", NAMES)
-def test_paths_are_there(page):
-    """Of the files that are named as code, those of the repository."""
+def test_paths_exist(page):
+    """Files of the repository that are named as code."""
     folders = "recipes|prompts|eval|accelerate_configs|docs"
     named = re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / page).read_text("utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []

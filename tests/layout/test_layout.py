@@ -1,4 +1,4 @@
-"""What the house looks like: who imports whom, how long things are, what they are called, and that all files load."""
+"""Layout of the code: import contracts, lengths, names, and that all shipped files load."""
 
 import ast
 import subprocess
@@ -37,16 +37,16 @@ def test_import_contracts_hold():
     assert f"{kept} kept, 0 broken" in done.stdout
 
 
-def test_every_wing_has_its_place_in_the_order():
-    """import-linter looks at packages; a file beside them would escape it."""
+def test_every_module_is_in_a_room():
+    """import-linter checks packages; it would not check a module next to them."""
     loose = {path.name for path in (ROOT / "lalm_mer").glob("*.py")} - {"__init__.py", "cli.py"}
     assert loose == set()
 
 
-@pytest.mark.parametrize("wing", PURE)
-def test_pure_wings_import_nothing_heavy(wing):
+@pytest.mark.parametrize("room", PURE)
+def test_pure_rooms_import_nothing_heavy(room):
     names = [
-        ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__") for path in modules(f"lalm_mer/{wing}")
+        ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__") for path in modules(f"lalm_mer/{room}")
     ]
     program = (
         "import importlib, sys\n"
@@ -79,7 +79,7 @@ def test_recipes_are_short_and_have_no_classes():
         assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)], path
 
 
-def test_no_module_is_called_by_what_it_is_not():
+def test_no_module_has_a_vague_name():
     shapeless = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py", "tools.py"}
     assert [path for path in modules("lalm_mer", "recipes", "eval", "tests") if Path(path).name in shapeless] == []
 
@@ -91,7 +91,7 @@ def public_names(tree):
 
 
 def exported(tree):
-    """The names in ``__all__``; None where there is none."""
+    """The names in ``__all__``; None if there is none."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
             names = ast.literal_eval(node.value)
@@ -101,7 +101,7 @@ def exported(tree):
 
 
 def top_level_names(tree):
-    """Names that a module has, or imports when they are used: those that a type checker is shown in their place."""
+    """Names that a module defines or imports, including lazy imports, which a type checker sees."""
     names, body = public_names(tree), list(tree.body)
     if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in body):
         body += [each for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
@@ -115,13 +115,13 @@ def top_level_names(tree):
     return names
 
 
-def test_pytest_passes_over_no_folder(pytestconfig):
+def test_pytest_skips_no_folder(pytestconfig):
     folders = {part for path in modules("lalm_mer", "tests") for part in Path(path).parent.parts}
     patterns = pytestconfig.getini("norecursedirs")
     assert [folder for folder in folders if any(fnmatch(folder, pattern) for pattern in patterns)] == []
 
 
-def test_every_module_says_what_it_is_for():
+def test_every_module_has_a_docstring():
     everything = modules("lalm_mer", "recipes", "eval")
     assert [path for path, tree in everything.items() if not (ast.get_docstring(tree) or "").strip()] == []
 
@@ -130,7 +130,7 @@ def is_program(tree):
     return any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in tree.body)
 
 
-def test_every_module_lists_what_it_offers():
+def test_every_module_lists_its_public_names():
     wrong = {}
     for path, tree in modules("lalm_mer").items():
         offered = exported(tree)
@@ -139,7 +139,7 @@ def test_every_module_lists_what_it_offers():
         elif offered and not offered <= top_level_names(tree):
             wrong[path] = sorted(offered - top_level_names(tree))
         elif offered and any(name.startswith("_") and name != "__version__" for name in offered):
-            wrong[path] = "a name that says it is private"
+            wrong[path] = "a private name"
     assert wrong == {}
 
 

@@ -1,1 +1,1 @@
-"""From settings to objects."""
+"""Builders of objects from settings."""

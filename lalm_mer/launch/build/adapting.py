@@ -1,4 +1,4 @@
-"""Builder of adapted models: a new adapter to be trained, one that was trained elsewhere, or a merged copy."""
+"""Builder of adapted models: with a new adapter, with one from an earlier run, or with one merged into the weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.build.trained_adapter import TrainedAdapter
-from lalm_mer.launch.config.settings import AdapterSettings
+from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
 
@@ -22,64 +21,65 @@ _OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
 
 
 def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
-    """Add an adapter and print, tower by tower, what it touches.
+    """Add an adapter and, if ``shown``, print what it changes in each tower.
 
     Raises:
-        AdapterError: if a target matches nothing, or a tower cannot be trained so
-        ConfigError: if it touches towers that a prompt without audio never reaches, or an option is of another kind
+        AdapterError: if a target matches no layer, or a tower cannot be trained with these settings
+        ConfigError: if a target is in a tower that a prompt without audio does not use, or an option is not of this
+            kind of adapter
     """
     towers = settings.towers or {}
     if not loaded.setup.uses("audio"):
         for tower in ("audio_tower", "projector"):
-            for key, reached in ((f"towers.{tower}", towers.get(tower)), ("full", tower in settings.full)):
-                if reached:
+            for key, adapted in ((f"towers.{tower}", towers.get(tower)), ("full", tower in settings.full)):
+                if adapted:
                     raise ConfigError(
-                        f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would learn; "
-                        f"set adapter.{key}=[]"
+                        f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would be "
+                        f"trained; set adapter.{key}=[]"
                     )
-    options = _adapter_options(settings)
     with naming_keys("adapter"):
-        adapted, report = add_adapter(loaded.model, towers, options, kind=settings.kind, full=settings.full)
-    if shown:
-        for row in report:
-            in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
-            targets = f"; targets {', '.join(towers[row.tower])}" if towers.get(row.tower) else ""
-            print(  # noqa: T201 what a user should see before training starts
-                f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
-                f"parameters, {row.base_parameters:,} frozen{in_full}{targets}"
-            )
-    return cast(nn.Module, loaded.recognizer(adapted))
+        model, report = add_adapter(
+            loaded.model, towers, _adapter_options(settings), kind=settings.kind, full=settings.full
+        )
+    for row in report if shown else ():
+        in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
+        targets = f"; targets {', '.join(towers[row.tower])}" if towers.get(row.tower) else ""
+        print(  # noqa: T201 for the user, before training starts
+            f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
+            f"parameters, {row.base_parameters:,} frozen{in_full}{targets}"
+        )
+    return cast(nn.Module, loaded.recognizer(model))
 
 
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
-    """What peft's config is made from."""
+    """The options of peft's config."""
     of_lora = {name: getattr(settings, name) for name in _OF_LORA}
     if settings.kind == "lora":
-        twice = [name for name in settings.options if name in of_lora]
-        if twice:
-            raise ConfigError(f"key 'adapter.options.{twice[0]}': say it as adapter.{twice[0]}")
+        for name in settings.options:
+            if name in of_lora:
+                raise ConfigError(f"key 'adapter.options.{name}': set adapter.{name} instead")
         return of_lora | settings.options
     for name, value in of_lora.items():
         if value != getattr(AdapterSettings, name):
             raise ConfigError(
-                f"key 'adapter.{name}': is of kind lora; what {settings.kind} takes goes into adapter.options"
+                f"key 'adapter.{name}': only for kind lora; set options of {settings.kind} in adapter.options"
             )
     return settings.options
 
 
-def load_adapted(loaded: LoadedRun, adapter: TrainedAdapter) -> tuple[nn.Module, list[Note]]:
-    """The model under an adapter that an earlier run trained, and notes for a reader of the figures.
+def load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Note]]:
+    """The recognizer with the adapter in a folder, and notes on how its training fits this run.
 
     Raises:
         AdapterError: if it does not fit the model
         SplitLeakError: if it was trained on another fold of the same folds
     """
-    notes = _fit_of(adapter.folder, loaded, loaded.hashes["base_model"])
-    return loaded.recognizer(load_adapter(loaded.model, adapter.folder)), notes
+    notes = _fit_notes(adapter, loaded, loaded.hashes["base_model"])
+    return loaded.recognizer(load_adapter(loaded.model, adapter)), notes
 
 
 def merged_notes(loaded: LoadedRun) -> list[Note]:
-    """Notes on the adapter that was merged into the base model; none where there is no such adapter.
+    """Notes on an adapter that was merged into the base model; empty if there is none.
 
     Raises:
         SplitLeakError: if it was trained on another fold of the same folds
@@ -87,11 +87,11 @@ def merged_notes(loaded: LoadedRun) -> list[Note]:
     folder = Path(loaded.settings.model.id)
     if not (folder / MERGED_FROM).is_file():
         return []
-    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_of(folder, loaded, None)]
+    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_notes(folder, loaded, None)]
 
 
-def _fit_of(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note]:
-    """Notes on how the run differs from that of the adapter; a base model without a digest is not compared."""
+def _fit_notes(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note]:
+    """Notes on the differences between this run and that of the adapter; without a digest the base is not compared."""
     folded, settings = loaded.data.folded, loaded.settings
     now = AdapterContext(
         corpus=folded.corpus.name,

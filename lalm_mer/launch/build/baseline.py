@@ -1,4 +1,4 @@
-"""Builder of the fusion baseline from settings."""
+"""Builder of the fusion baseline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
 from lalm_mer.launch.build.data import (
     RunData,
@@ -20,22 +19,23 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
-from lalm_mer.launch.config.settings import BaselineSettings, FusionSettings
+from lalm_mer.launch.config.sections import FusionSettings
+from lalm_mer.launch.config.settings import BaselineSettings
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork
 
-__all__ = ["BaselineRun", "OpenedBaseline", "baseline_notes", "open_baseline_run", "recognizer_name"]
+__all__ = ["OpenedBaseline", "baseline_notes", "open_baseline_run", "recognizer_name"]
 
 
 @dataclass(frozen=True)
 class OpenedBaseline:
-    """Data of a run of the baseline, whose features are not computed yet.
+    """An opened run of the baseline, before its features are computed.
 
     Args:
         settings: resolved config
         source: the folded corpus
-        hashes: of all that the run depends on
+        hashes: hashes of everything that the run depends on
     """
 
     settings: BaselineSettings
@@ -47,59 +47,48 @@ class OpenedBaseline:
         """The run folder."""
         return Path(self.settings.output.dir)
 
-    def load(self) -> BaselineRun:
-        """Compute and store the features that are missing, and build the network.
+    def load(self) -> tuple[FusionNetwork, RunData]:
+        """Compute and store missing features, and build the network.
+
+        Returns:
+            the untrained network, and the data without waveforms, except for augmented training examples
 
         Raises:
-            ConfigError: if transcripts are needed that the corpus does not have
+            ConfigError: if an utterance has no transcript, but the network uses transcripts
         """
         settings, fusion = self.settings, self.settings.baseline
         sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
         data = open_data(self.source, settings.split.fold, sampling_rate=sampling_rate)
         data = balanced(data, settings.balance, settings.seed)
-        learnt = augmented(data, settings.augment, settings.seed)
+        train = augmented(data, settings.augment, settings.seed).train
         if uses_transcript(fusion.modalities):
             require_transcripts(data, settings.data.dir)
         network = _network(data, fusion)
-        without_waveforms = {split: getattr(data, split).without_waveforms() for split in ("train", "dev", "test")}
-        if isinstance(learnt.train, AugmentedExamples):  # what changes in every epoch is in no store
-            without_waveforms["train"] = learnt.train
-        return BaselineRun(network, replace(data, **without_waveforms))
-
-
-@dataclass(frozen=True)
-class BaselineRun:
-    """All that a run of the baseline needs, ready to train.
-
-    Args:
-        network: the untrained network
-        data: train, dev and test of the fold, without waveforms: features are in the store
-    """
-
-    network: FusionNetwork
-    data: RunData
+        if isinstance(train, ExampleDataset):  # features of augmented examples change in every epoch and are not stored
+            train = train.without_waveforms()
+        dev, test = data.dev.without_waveforms(), data.test.without_waveforms()
+        return network, replace(data, train=train, dev=dev, test=test)
 
 
 def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
-    """Open the data, and hash what the run depends on; no features are computed.
+    """Open the data and hash what the run depends on; no features are computed.
 
     Raises:
-        ConfigError: if the settings do not belong together or do not fit the corpus
+        ConfigError: if the settings do not fit each other or the corpus
     """
     fusion = settings.baseline
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     source = open_corpus(settings.data, settings.split)
-    facts: dict[str, str | int] = {
-        "corpus": source.folded.corpus.name,
-        "recognizer": recognizer_name(fusion),
-        "method": BASELINE,
-        "modalities": fusion.modalities,
-        "fold": settings.split.fold,
-        "seed": settings.seed,
-    }
     hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}
-    return OpenedBaseline(with_folder(settings, facts), source, hashes)
+    settings = with_folder(
+        settings,
+        corpus=source.folded.corpus.name,
+        recognizer=recognizer_name(fusion),
+        method=BASELINE,
+        modalities=fusion.modalities,
+    )
+    return OpenedBaseline(settings, source, hashes)
 
 
 def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
@@ -108,7 +97,7 @@ def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
         InputDataset(data.train.distinct()),
         data.folded.label_set.labels,
         corpus_hash=data.folded.corpus.summary["root_hash"],
-        others=(InputDataset(data.dev), data.test_inputs),
+        others=(InputDataset(data.dev), InputDataset(data.scored_test)),
         modalities=fusion.modalities,
         features=fusion.features,
         trim_db=fusion.trim_db,
@@ -126,12 +115,12 @@ def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
 
 
 def recognizer_name(fusion: FusionSettings) -> str:
-    """Name shown in comparisons: the same whatever modalities the network is given."""
+    """Name in comparisons, the same for all modalities."""
     return f"fusion ({fusion.features}, BERT {Path(fusion.bert).name})"
 
 
 def baseline_notes(fusion: FusionSettings) -> list[Note]:
-    """What a reader of the figures has to know."""
+    """Notes on the results."""
     notes = []
     if uses_transcript(fusion.modalities) and fusion.bert == "scratch":
         notes.append(Note(NoteCode.SCRATCH_BERT))

@@ -10,7 +10,8 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
-from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, PromptSettings, ZeroShotSettings
+from lalm_mer.launch.config.sections import ModelSettings, PromptSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
@@ -19,25 +20,25 @@ __all__ = ["ClapBuilder"]
 
 
 class ClapBuilder:
-    """What a run of a CLAP is made of; the steps are those of ``Builder``."""
+    """Makes the parts of a run of CLAP, with the methods of ``LanguageBuilder``."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> ClapSetup:
         """The descriptions of the labels.
 
         Raises:
-            ConfigError: if the settings ask for what CLAP does not do
+            ConfigError: if other keys of the prompt are set
         """
         ensemble = load_ensemble(Path(settings.prompt.file))
         plain = PromptSettings(settings.prompt.file, settings.prompt.modalities)
         if settings.prompt != plain or settings.data.without_audio != "refuse":
             raise ConfigError(
-                "section 'prompt': clap compares a voice with descriptions and takes a file alone (several templates "
-                "stand in it), and data.without_audio=refuse"
+                "section 'prompt': clap compares audio with descriptions and uses only prompt.file (which may have "
+                "several templates), and data.without_audio=refuse"
             )
         return ClapSetup(ensemble, ensemble.label_set(label_set))
 
     def load(self, settings: ModelSettings) -> Clap:
-        """The model.
+        """Load the model.
 
         Raises:
             ModelError: if there is no such model
@@ -48,7 +49,7 @@ class ClapBuilder:
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse a contrastive loss over one utterance, and gradient checkpointing, which CLAP does not have.
+        """Refuse a contrastive loss with one utterance per batch, and gradient checkpointing.
 
         Raises:
             ConfigError: naming the key
@@ -58,12 +59,12 @@ class ClapBuilder:
         if settings.train.gradient_checkpointing:
             raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
         if settings.objective == "contrastive" and settings.train.per_device_train_batch_size < 2:
-            raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several in a batch")
+            raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several per batch")
 
     def with_shots(
         self, setup: ClapSetup, data: RunData, clap: Clap, settings: ZeroShotSettings | FinetuneSettings
     ) -> tuple[ClapSetup, RunData]:
-        """Both as they are: a CLAP takes no answered examples."""
+        """Setup and data unchanged: CLAP uses no answered examples."""
         return setup, data
 
     def recognizer(
@@ -73,6 +74,6 @@ class ClapBuilder:
         settings: ZeroShotSettings | FinetuneSettings,
         adapted: PeftModel | None = None,
     ) -> ClapRecognizer:
-        """The recognizer over the model, adapted or bare."""
+        """The recognizer of the model, or of the model with an adapter."""
         objective = settings.objective if isinstance(settings, FinetuneSettings) else "cross_entropy"
         return ClapRecognizer(clap, setup, adapted, objective=objective)

@@ -1,4 +1,4 @@
-"""The data of a run: train, dev and test of a fold, without what the recognizer cannot take, which is listed."""
+"""The data of a run: train, dev and test of a fold, and the utterances that the recognizer cannot use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lalm_mer.examples.transcripts import (
     require_same_corpus,
     simulated_transcripts,
 )
-from lalm_mer.launch.config.settings import BalanceSettings, DataSettings, SplitSettings
+from lalm_mer.launch.config.sections import BalanceSettings, DataSettings, SplitSettings
 from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Refuses = Callable[[float], str | None]
-"""Duration in seconds -> why a recognizer cannot take it, or None."""
+"""Duration in seconds -> why a recognizer cannot use it, or None."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class RunData:
     """The examples of a run.
 
     Args:
-        source: the folded corpus, and what replaces or extends its rows
-        train: what is trained on, without ``refused``; balanced and augmented where that is asked for
-        dev: what chooses the checkpoint, without ``refused``
-        test: all of the test set
-        scored: positions in ``test`` that the recognizer takes; the others are unscored, and stay in the denominator
-        refused: split -> utterance id -> why the recognizer cannot take it
-        balance: how often there are train's classes and groups, before and after; None where nothing is trained
-        class_weights: what the loss of each of the K classes is multiplied by; None weights all alike
+        source: the folded corpus, with what replaces or extends its rows
+        train: training examples without ``refused``, balanced and augmented as the settings say
+        dev: examples without ``refused`` that select the checkpoint
+        test: the complete test set
+        scored: positions in ``test`` that the recognizer can use; the others are unscored and count as errors
+        refused: split -> utterance id -> why the recognizer cannot use it
+        balance: counts of training examples before and after balancing; None without training
+        class_weights: factor of the training loss of each of the K classes; None for equal weights
     """
 
     source: ExampleSource
@@ -80,28 +80,27 @@ class RunData:
         return self.source.folded
 
     @property
-    def test_inputs(self) -> InputDataset:
-        """The test inputs that the recognizer takes."""
-        return InputDataset(self.test.select(self.scored))
+    def scored_test(self) -> ExampleDataset:
+        """The test examples that the recognizer can use."""
+        return self.test.select(self.scored)
 
 
 def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
-    """The prepared corpus of a run, under its protocol, with the transcripts that the run is to read.
+    """Open the prepared corpus of a run, with the folds of its protocol and the transcripts that the run uses.
 
     Raises:
-        ConfigError: if protocol and corpus, or the settings of transcripts, do not belong together
-        CorpusError: if the corpus or a table of transcripts cannot be read, or an utterance has no transcript in it
+        ConfigError: if protocol and corpus, or the settings of transcripts, do not fit
+        CorpusError: if the corpus or a table of transcripts cannot be read, or has no transcript of an utterance
     """
     corpus = load(Path(data.dir))
     protocol = load_protocol(Path(split.protocol))
     if protocol.corpus not in (None, corpus.name):
         raise ConfigError(
-            f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, "
-            f"but {data.dir} holds {corpus.name}"
+            f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, but {data.dir} has {corpus.name}"
         )
     folded = fold_corpus(corpus, protocol)
     if is_first_process():
-        print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what a split proves belongs beside its figures
+        print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what the splits share is part of the results
     with naming_keys("split"):
         folded.folds.ids(split.fold, "test")
     return ExampleSource(folded, transcripts=_transcripts(data, folded), without_audio=data.without_audio == "read")
@@ -111,8 +110,7 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
     source = data.transcript_source
     if (source == ASR) != (data.transcripts is not None):
         raise ConfigError(
-            f"key 'data.transcripts': {data.transcripts!r} with data.transcript_source={source}; give a file with asr, "
-            "and with nothing else"
+            f"key 'data.transcripts': {data.transcripts!r} with data.transcript_source={source}; only asr needs a file"
         )
     if data.transcripts is not None:
         table = load_transcripts(Path(data.transcripts))
@@ -124,47 +122,53 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
 def open_data(
     source: ExampleSource, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None
 ) -> RunData:
-    """The three sides of a fold.
+    """Open train, dev and test of a fold.
 
     Args:
-        source: the folded corpus, and what replaces or extends its rows
-        fold: from 1
+        source: the folded corpus, with what replaces or extends its rows
+        fold: number from 1
         sampling_rate: in Hz; None for recognizers that do not use audio
-        refuses: tells what the recognizer cannot take; None where it takes all
+        refuses: None if the recognizer can use any duration
+
+    Raises:
+        ConfigError: if the recognizer can use no utterance of a split
     """
-    sides = {split: source.examples(fold, split, sampling_rate) for split in SPLITS}
+    splits = {split: source.examples(fold, split, sampling_rate) for split in SPLITS}
     uses_audio = sampling_rate is not None and not source.without_audio
     needs_audio = uses_audio or bool(source.descriptors) or source.transcript_source == ASR
     kept: dict[str, list[int]] = {}
     refused: dict[Split, dict[str, str]] = {}
-    for split, examples in sides.items():
+    for split, examples in splits.items():
         reasons = [_reason(duration_s, refuses, needs_audio=needs_audio) for duration_s in examples.durations_s()]
         names = examples.utterances()["utterance_id"]
         kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
-        refused[split] = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
+        found = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
+        if found:
+            refused[split] = found
         if not kept[split]:
             without = "; choose a prompt without audio, or data.without_audio=read" if uses_audio else ""
-            name, reason = next(iter(refused[split].items()))
+            name, reason = next(iter(found.items()))
             raise ConfigError(
-                f"fold {fold}: no utterance of {split} can be taken, for example {name}: {reason}{without}"
+                f"fold {fold}: no utterance of {split} can be used, for example {name}: {reason}{without}"
             )
-    return RunData(
-        source,
-        sides["train"].select(kept["train"]),
-        sides["dev"].select(kept["dev"]),
-        sides["test"],
-        kept["test"],
-        {split: reasons for split, reasons in refused.items() if reasons},
-    )
+    train, dev = splits["train"].select(kept["train"]), splits["dev"].select(kept["dev"])
+    return RunData(source, train, dev, splits["test"], kept["test"], refused)
+
+
+def _reason(duration_s: float | None, refuses: Refuses | None, *, needs_audio: bool) -> str | None:
+    """Why a recognizer cannot use an utterance; None if it can."""
+    if duration_s is None:
+        return "it has no audio" if needs_audio else None
+    return refuses(duration_s) if refuses else None
 
 
 def input_hashes(source: ExampleSource, modalities: str, augment: AugmentSettings | None) -> dict[str, str | None]:
-    """Hashes of what a run is given: corpus, folds, and where there are any, other transcripts and augmentation.
+    """Hashes of the inputs of a run: corpus, folds and, if there are any, other transcripts and augmentation.
 
     Args:
-        source: the folded corpus, and what replaces or extends its rows
+        source: the folded corpus, with what replaces or extends its rows
         modalities: one of ``MODALITIES``
-        augment: of the training examples; None where nothing is trained
+        augment: augmentation of the training examples; None without training
     """
     folded = source.folded
     hashes: dict[str, str | None] = {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest}
@@ -176,10 +180,10 @@ def input_hashes(source: ExampleSource, modalities: str, augment: AugmentSetting
 
 
 def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:
-    """The run with its train side balanced, and its class weights.
+    """Balance the training examples and compute the class weights.
 
     Raises:
-        ConfigError: if a name is unknown, an utterance has no group, or a label to be weighted has no training example
+        ConfigError: if the column is unknown, an utterance has no group, or a weighted label has no training example
     """
     if isinstance(data.train, AugmentedExamples):
         raise TypeError("balance before augmenting")
@@ -202,28 +206,19 @@ def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:
 
 
 def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: Refuses | None = None) -> RunData:
-    """The run with its train side augmented; itself where nothing is to be done.
+    """Augment the training examples, if any augmentation is active.
 
     Raises:
-        ConfigError: if the settings cannot be done, or the run does not hear
+        ConfigError: if the settings are invalid, or the run does not use audio
     """
     with naming_keys("augment"):
         augmentation = Augmentation(settings)
     if not settings.active or isinstance(data.train, AugmentedExamples):
         return data
     if not data.train.uses_audio:
-        raise ConfigError(
-            f"key 'augment.{settings.active[0]}.p': the run reads transcripts alone, so there is nothing to augment; "
-            f"set augment.{settings.active[0]}.p=0"
-        )
+        key = f"augment.{settings.active[0]}.p"
+        raise ConfigError(f"key '{key}': the run uses no audio, so nothing can be augmented; set {key}=0")
     return replace(data, train=AugmentedExamples(data.train, augmentation, seed=seed, refuses=refuses))
-
-
-def _reason(duration_s: float | None, refuses: Refuses | None, *, needs_audio: bool) -> str | None:
-    """Why a recognizer cannot take an utterance; None where it can."""
-    if duration_s is None:
-        return "it has no audio" if needs_audio else None
-    return refuses(duration_s) if refuses else None
 
 
 def require_transcripts(data: RunData, folder: str) -> None:
@@ -232,29 +227,29 @@ def require_transcripts(data: RunData, folder: str) -> None:
     Raises:
         ConfigError: naming an utterance without one
     """
-    table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.test.select(data.scored))])
+    table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.scored_test)])
     missing = table.loc[table["transcript"].isna(), "utterance_id"]
     if len(missing):
         raise ConfigError(
-            f"{folder}: {len(missing)} utterances have no transcript, for example {min(missing)}, but the run reads "
+            f"{folder}: {len(missing)} utterances have no transcript, for example {min(missing)}, but the run uses "
             "transcripts; choose modalities without them, or prepare the corpus with its transcript column"
         )
 
 
 def inputs_under(data: RunData, condition: str, seed: int) -> Inputs:
-    """The test inputs that the recognizer takes, changed as the condition says.
+    """The test inputs that the recognizer can use, under a condition.
 
     Raises:
-        ConfigError: if the run uses no audio that could be changed, or scores too few utterances
+        ConfigError: if the run uses no audio that could be swapped, or scores too few utterances
     """
     if condition == UNCHANGED:
-        return data.test_inputs
+        return InputDataset(data.scored_test)
     with naming_keys("scoring", examples="condition", count="condition"):
-        return CHANGED_INPUTS[condition](data.test.select(data.scored), seed)
+        return CHANGED_INPUTS[condition](data.scored_test, seed)
 
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:
-    """Scores of the whole test set from those of the scored utterances: a row of NaN for each other one."""
+    """Extend the scores of the scored utterances to the complete test set: NaN for unscored utterances."""
     values = np.full((len(data.test), len(scores.targets)), np.nan)
     values[data.scored] = scores.values
     return replace(scores, values=values)

@@ -9,7 +9,8 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
-from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.launch.config.sections import ModelSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
@@ -21,25 +22,25 @@ _EXACT = 1e-4
 
 
 class LanguageBuilder:
-    """What a run of an audio-language model is made of; the steps are those of ``Builder``."""
+    """Makes the parts of a run of an audio-language model."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
-        """The prompts, without their answered examples.
+        """The prompts, without answered examples.
 
         Raises:
-            ConfigError: if settings and prompts do not belong together
+            ConfigError: if settings and prompts do not fit
         """
         if isinstance(settings, FinetuneSettings) and settings.objective != "cross_entropy":
             raise ConfigError(
-                f"key 'objective': {settings.objective!r}; {settings.model.family} learns its answers by cross_entropy"
+                f"key 'objective': {settings.objective!r}; {settings.model.family} is trained with cross_entropy"
             )
         return open_prompts(settings, label_set)
 
     def load(self, settings: ModelSettings) -> Family:
-        """The model.
+        """Load the model.
 
         Raises:
-            ConfigError: if it cannot be held in 4 bits, or what it needs is not installed
+            ConfigError: if it cannot be quantized, or a package that it needs is not installed
             ModelError: if there is no such model
         """
         with naming_keys("model"):
@@ -52,21 +53,24 @@ class LanguageBuilder:
             )
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse batches for a family whose scores depend on what else is in the batch.
+        """Refuse batches if the family's scores depend on the other utterances of a batch.
 
         Raises:
             ConfigError: naming the key
         """
         if family.batch_tolerance <= _EXACT:
             return
-        section, learns = ("train", True) if isinstance(settings, FinetuneSettings) else ("scoring", False)
-        sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
-        why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with what else is in the batch"
         if family.single_pass_reason is not None:
             why = f"{family.name} takes one utterance at a time"
-        for key in ("per_device_eval_batch_size", *(["per_device_train_batch_size"] if learns else [])):
-            if getattr(sizes, key) != 1:
-                raise ConfigError(f"key '{section}.{key}': {getattr(sizes, key)}; {why}: set it to 1")
+        else:
+            why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with the rest of the batch"
+        section, sizes = (
+            ("train", settings.train) if isinstance(settings, FinetuneSettings) else ("scoring", settings.scoring)
+        )
+        for key in ("per_device_eval_batch_size", "per_device_train_batch_size"):
+            size = getattr(sizes, key, 1)
+            if size != 1:
+                raise ConfigError(f"key '{section}.{key}': {size}; {why}: set it to 1")
 
     def with_shots(
         self, setup: PromptSetup, data: RunData, family: Family, settings: ZeroShotSettings | FinetuneSettings
@@ -74,12 +78,12 @@ class LanguageBuilder:
         """The prompts with their answered examples, which are removed from train.
 
         Raises:
-            ConfigError: if the family or train cannot give them
+            ConfigError: if the family cannot use answered examples, or train has too few
         """
         setup, data = take_shots(setup, data, settings.prompt, family, settings.seed)
         if isinstance(settings, FinetuneSettings) and not len(data.train):
             raise ConfigError(
-                f"key 'prompt.shots': {settings.prompt.shots} are all of train, and none is left to learn; lower it"
+                f"key 'prompt.shots': {settings.prompt.shots} are all training examples; lower it, so that some remain"
             )
         return setup, data
 
@@ -90,5 +94,5 @@ class LanguageBuilder:
         settings: ZeroShotSettings | FinetuneSettings,
         adapted: PeftModel | None = None,
     ) -> LanguageRecognizer:
-        """The recognizer over the model, adapted or bare."""
+        """The recognizer of the model, or of the model with an adapter."""
         return LanguageRecognizer(family, setup, adapted)

@@ -1,17 +1,17 @@
-"""A run of a pretrained model, opened in two steps: data and prompts first, then the weights."""
+"""A run of a pretrained model, opened in two steps: first data and prompts, then the weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from peft import PeftModel
 
-from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import GENERATION, ZERO_SHOT
-from lalm_mer.core.notes import Note
-from lalm_mer.core.provenance import hash_json
+from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.build.clap import ClapBuilder
 from lalm_mer.launch.build.data import (
@@ -25,70 +25,36 @@ from lalm_mer.launch.build.data import (
 )
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
 from lalm_mer.launch.build.language import LanguageBuilder
-from lalm_mer.launch.build.notes import run_notes
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
-from lalm_mer.launch.build.trained_adapter import TrainedAdapter, find_adapter
-from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
+from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
 from lalm_mer.models.registry import PretrainedModel
 from lalm_mer.recognizers.base import Setup
+from lalm_mer.sharing.hub import load_adapter_from
 
-__all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
+__all__ = ["LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
 
-
-class Builder(Protocol):
-    """The steps in which the parts of a run are made, for one kind of model."""
-
-    def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> Any:  # noqa: ANN401
-        """What the model is prompted with, without answered examples."""
-        ...
-
-    def load(self, settings: ModelSettings) -> Any:  # noqa: ANN401 a Family or a Clap
-        """The model."""
-        ...
-
-    def check(self, model: Any, settings: ZeroShotSettings | FinetuneSettings) -> None:  # noqa: ANN401
-        """Refuse settings that the loaded model cannot work with."""
-        ...
-
-    def with_shots(
-        self,
-        setup: Any,  # noqa: ANN401
-        data: RunData,
-        model: Any,  # noqa: ANN401
-        settings: ZeroShotSettings | FinetuneSettings,
-    ) -> tuple[Any, RunData]:
-        """The prompts with answered examples, which are removed from train."""
-        ...
-
-    def recognizer(
-        self,
-        model: Any,  # noqa: ANN401
-        setup: Any,  # noqa: ANN401
-        settings: ZeroShotSettings | FinetuneSettings,
-        adapted: PeftModel | None = None,
-    ) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-        """The recognizer over the model, adapted or bare."""
-        ...
+_EXAMPLES = 5  # ids in a note
 
 
-def builder_of(family: str) -> Builder:
-    """The builder of a model by its family: the one place that tells CLAP from audio-language models."""
+def builder_of(family: str) -> ClapBuilder | LanguageBuilder:
+    """The builder for a family; the only place that distinguishes CLAP from audio-language models."""
     return ClapBuilder() if family == CLAP else LanguageBuilder()
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """Data and prompts of a run, whose weights are not loaded yet.
+    """An opened run, before its model is loaded.
 
     Args:
         settings: resolved config
         source: the folded corpus, with what the prompts need
-        setup: what the model is prompted with
+        setup: prompts, or descriptions of labels
         method: ``zero_shot``, or the kind of adapter
-        hashes: of all that the run depends on, but for the answered examples that are drawn once the model is loaded
-        adapter: that was trained earlier; None where there is none
+        hashes: hashes of everything that the run depends on, except for answered examples, which are drawn later
+        adapter: folder of an adapter from an earlier run; None for none
     """
 
     settings: ZeroShotSettings | FinetuneSettings
@@ -96,7 +62,7 @@ class OpenedRun:
     setup: Setup
     method: str
     hashes: dict[str, str | None]
-    adapter: TrainedAdapter | None = None
+    adapter: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -104,14 +70,14 @@ class OpenedRun:
         return Path(self.settings.output.dir)
 
     def load(self) -> LoadedRun:
-        """Load the model, and the examples that it takes.
+        """Load the model, and open the examples that it can use.
 
         Raises:
-            ConfigError: if settings, model and corpus do not belong together
+            ConfigError: if settings, model and corpus do not fit
             ModelError: if there is no such model
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
-        model = builder.load(settings.model)
+        model: Any = builder.load(settings.model)
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
         data = open_data(
@@ -120,46 +86,59 @@ class OpenedRun:
             sampling_rate=model.sampling_rate if uses_audio else None,
             refuses=model.refuses if uses_audio else None,
         )
-        setup, data = builder.with_shots(self.setup, data, model, settings)
+        setup: Any = self.setup
+        setup, data = builder.with_shots(setup, data, model, settings)
         if isinstance(settings, FinetuneSettings):
             data = balanced(data, settings.balance, settings.seed)
             data = augmented(data, settings.augment, settings.seed, refuses=model.refuses)
         if setup.uses("transcript"):
             require_transcripts(data, settings.data.dir)
-        return LoadedRun(settings, builder, model, setup, data, {**self.hashes, **setup.digests()})
+        return LoadedRun(settings, model, setup, data, {**self.hashes, **setup.digests()})
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """All that a run of a pretrained model needs, ready to train or score.
+    """A run whose model is loaded, ready for training or scoring.
 
     Args:
         settings: resolved config
-        builder: of this kind of model
         model: a ``Family`` or a ``Clap``
-        setup: what it is prompted with
+        setup: prompts, or descriptions of labels
         data: train, dev and test of the fold
-        hashes: of all that the run depends on
+        hashes: hashes of everything that the run depends on
     """
 
     settings: ZeroShotSettings | FinetuneSettings
-    builder: Builder
     model: PretrainedModel
     setup: Setup
     data: RunData
     hashes: dict[str, str | None]
 
     def notes(self) -> list[Note]:
-        """What a reader of the figures has to know."""
-        return run_notes(self.model, self.data, self.setup)
+        """Notes on random weights or contamination, refused utterances and answered examples."""
+        notes = []
+        known = self.model.contamination.get(self.data.folded.corpus.name)
+        if self.model.randomly_initialised:
+            notes.append(Note(NoteCode.RANDOMLY_INITIALISED))
+        elif known is not None:
+            notes.append(Note(NoteCode.CONTAMINATION, facts={"model": self.model.name, "known": known}))
+        for split, refused in self.data.refused.items():
+            code = NoteCode.UNSCORED if split == "test" else NoteCode.LEFT_OUT
+            ids = tuple(refused)[:_EXAMPLES]
+            notes.append(Note(code, split, len(refused), ids, tuple(refused[name] for name in ids)))
+        if self.setup.shots:
+            notes.append(Note(NoteCode.ANSWERED_EXAMPLES, "train", len(self.setup.shots)))
+        return notes
 
     def recognizer(self, adapted: PeftModel | None = None) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-        """The recognizer over the model, adapted or bare."""
-        return self.builder.recognizer(self.model, self.setup, self.settings, adapted)
+        """The recognizer of the model, or of the model with an adapter."""
+        model: Any = self.model
+        setup: Any = self.setup
+        return builder_of(self.settings.model.family).recognizer(model, setup, self.settings, adapted)
 
 
 def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
-    """Name shown in comparisons: the family, which of its models, and whether its answers are generated."""
+    """Name in comparisons: family, model, quantization, and whether answers are generated."""
     model = settings.model
     details = [Path(model.id).name, *([model.quantization] if model.quantization else [])]
     if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
@@ -170,11 +149,11 @@ def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
 def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     """Open data and prompts, and hash what the run depends on; no weights are loaded.
 
-    The settings of the opened run are complete: model, prompt, adapter targets and the name of the folder are filled in
-    where they were left out.
+    The settings of the opened run are complete: defaults of model, prompt and adapter targets, and the placeholders in
+    the name of the folder, are filled in.
 
     Raises:
-        ConfigError: if the settings do not belong together or do not fit the corpus
+        ConfigError: if the settings do not fit each other or the corpus
     """
     settings = with_model(settings)
     source = open_corpus(settings.data, settings.split)
@@ -187,18 +166,20 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         method, augment = settings.adapter.kind, settings.augment
     else:
         method, augment = ZERO_SHOT, None
-        if settings.model.adapter is not None:
-            adapter = find_adapter(settings.model)
-            method, digests["adapter"] = adapter.kind, adapter.digest
+        model = settings.model
+        if model.adapter is not None:
+            with naming_keys("model", revision="adapter_revision"):
+                adapter = load_adapter_from(model.adapter, model.adapter_revision, key="key 'model.adapter'")
+            method = str(read_json(adapter / CONFIG)["peft_type"]).lower()
+            digests["adapter"] = hash_file(adapter / WEIGHTS)
         if settings.answering.mode == GENERATION:
             digests["synonyms"] = hash_json(read_synonyms(settings.answering))
     hashes = {**input_hashes(source, setup.modalities, augment), **digests}
-    facts = {
-        "corpus": source.folded.corpus.name,
-        "recognizer": recognizer_name(settings),
-        "method": method,
-        "modalities": setup.modalities,
-        "fold": settings.split.fold,
-        "seed": settings.seed,
-    }
-    return OpenedRun(with_folder(settings, facts), source, setup, method, hashes, adapter)
+    settings = with_folder(
+        settings,
+        corpus=source.folded.corpus.name,
+        recognizer=recognizer_name(settings),
+        method=method,
+        modalities=setup.modalities,
+    )
+    return OpenedRun(settings, source, setup, method, hashes, adapter)

@@ -1,4 +1,4 @@
-"""A recognizer from a finished run, an adapter, or a base model with a prompt, ready to predict new recordings."""
+"""Recognizers for new recordings, from a finished run, an adapter, or a base model with a prompt."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
-from lalm_mer.launch.config.settings import (
-    DataSettings,
-    ModelSettings,
-    OutputSettings,
-    PromptSettings,
-    SplitSettings,
-    ZeroShotSettings,
-)
+from lalm_mer.launch.config.sections import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
+from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, read_json
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.digest import base_digest
@@ -51,54 +45,53 @@ def open_recognizer(
     dtype: str | None = None,
     device: str | None = None,
 ) -> Any:  # noqa: ANN401 a Recognizer and nn.Module
-    """Open a recognizer for new recordings; ``lalm_mer.serving.predict`` takes it.
+    """Open a recognizer for new recordings, to be used with ``lalm_mer.serving.predict``.
 
     Args:
         source: finished run folder of any recipe; folder or Hub id of an adapter; or, with ``prompt``, folder or Hub id
             of a base model
-        prompt: prompt file, of a base model alone; for a CLAP a file of descriptions
-        labels: labels of a base model, for a prompt whose ``answers`` do not name them
-        family: of a base model; None finds it by the model's config
-        base_model: Hub id or folder of an adapter's base, where it is not the one that its run names
+        prompt: prompt file for a base model; for CLAP a file of descriptions
+        labels: labels for a base model, if the prompt has no ``answers``
+        family: family of a base model; None to read it from the model's config
+        base_model: Hub id or folder of the base of an adapter, if not the one named in its run
         revision: branch, tag or commit of ``source`` on the Hub
-        dtype: float32, bfloat16 or float16; None takes that of the run, and of a base model float32
-        device: cpu, cuda ...; None takes a GPU where there is one
+        dtype: float32, bfloat16 or float16; None for that of the run, or float32 for a base model
+        device: cpu, cuda ...; None for a GPU if there is one, otherwise the CPU
 
     Returns:
         a ``Recognizer`` in evaluation mode on its device
 
     Raises:
-        ConfigError: if arguments do not belong together, or the run cannot be opened for other inputs
+        ConfigError: if arguments do not fit each other, or the run cannot be used for new recordings
         AdapterError: if there is no adapter, or it does not fit its base
         ModelError: if the model cannot be loaded
     """
     if prompt is not None:
         recognizer = _open_base(str(source), Path(prompt), labels, family, revision, dtype or "float32")
     else:
-        unused = {"labels": labels, "family": family}
-        given = [name for name, value in unused.items() if value is not None]
-        if given:
-            raise ConfigError(f"{given[0]}: only with a prompt, for a base model; {source} has its own")
+        for name, value in (("labels", labels), ("family", family)):
+            if value is not None:
+                raise ConfigError(f"{name}: only with a prompt, for a base model; {source} has its own")
         recognizer = _open_trained(str(source), base_model, revision, dtype)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return recognizer.to(chosen).eval()
+    return recognizer.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def _open_base(
     source: str, prompt: Path, labels: Sequence[str] | None, family: str | None, revision: str | None, dtype: str
 ) -> nn.Module:
     model = ModelSettings(family or family_of(source, revision), source, revision, dtype)
-    settings = _settings(PromptSettings(str(prompt)), model)
     answers = model_class(model.family).load_prompt(prompt).answers
     if labels is None and not answers:
         raise ConfigError(f"{prompt}: has no answers, so labels are needed; give them, for example happy,sad")
-    return _recognizer(settings, LabelSet(tuple(labels or answers)))
+    return _recognizer(_settings(PromptSettings(str(prompt)), model), LabelSet(tuple(labels or answers)))
 
 
 def _open_trained(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
     folder = Path(source)
     if (folder / RUN_FILE).is_file() and not (folder / CONFIG).is_file():
-        record = _finished(folder)
+        record = read_record(folder / RUN_FILE)
+        if not (folder / "metrics.json").is_file():
+            raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
             return FusionNetwork.load_trained(folder / "model")
         if not (folder / "adapter").is_dir():
@@ -106,25 +99,18 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
     return _open_adapter(source, base_model, revision, dtype)
 
 
-def _finished(folder: Path) -> RunRecord:
-    record = read_record(folder / RUN_FILE)
-    if not (folder / "metrics.json").is_file():
-        raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
-    return record
-
-
 def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:
-    """The base model of a run, perhaps under an adapter, prompted as it was then."""
+    """The model of a run, with the prompt and, if there was one, the adapter of the run."""
     settings = build_config(ZeroShotSettings, record.config, str(folder / RUN_FILE))
     if settings.answering.mode != "likelihood":
         raise ConfigError(f"{folder}: its answers were generated and have no probabilities; run it by likelihood")
     settings = replace(settings, model=_changed(settings.model, base_model, dtype))
-    if settings.prompt.shots:  # the examples are in the corpus
+    if settings.prompt.shots:  # the corpus has the examples
         loaded = open_model_run(settings).load()
         _require_same_prompts(folder, record, loaded.hashes)
         return cast(nn.Module, loaded.recognizer(_adapted(loaded.model, settings.model)))
     task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record.corpus))
-    return _recognizer(settings, task.labels, where=folder, record=record)
+    return _recognizer(settings, task.labels, folder, record)
 
 
 def _open_adapter(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
@@ -144,29 +130,26 @@ def _open_adapter(source: str, base_model: str | None, revision: str | None, dty
     prompt = PromptSettings(str(folder / PROMPT), label_score=trained["prompt"]["label_score"])
     labels = read_json(folder / LABELS)
     label_set = LabelSet(tuple(labels["labels"]), {label: tuple(forms) for label, forms in labels["forms"].items()})
-    return _recognizer(_settings(prompt, model), label_set, where=source, record=record)
+    return _recognizer(_settings(prompt, model), label_set, source, record)
 
 
 def _recognizer(
-    settings: ZeroShotSettings,
-    label_set: LabelSet,
-    where: str | Path | None = None,
-    record: RunRecord | None = None,
+    settings: ZeroShotSettings, label_set: LabelSet, source: str | Path = "", record: RunRecord | None = None
 ) -> nn.Module:
-    """The recognizer of settings that need no corpus; with the record of its run, proven to be the same."""
+    """The recognizer of settings that need no corpus; with a record, prompts and base must be those of the run."""
     require_declared(settings.model)
     builder = builder_of(settings.model.family)
-    setup = builder.prompts(settings, label_set)
+    setup: Any = builder.prompts(settings, label_set)
     if setup.uses("descriptors"):
         raise ConfigError(
-            f"{settings.prompt.file}: describes voices relative to the speakers of a corpus, and a new recording is "
-            "not of it; use a prompt without descriptors"
+            f"{settings.prompt.file}: describes voices relative to the speakers of a corpus, to which a new recording "
+            "does not belong; use a prompt without descriptors"
         )
     if record is not None:
-        _require_same_prompts(where, record, setup.digests())
+        _require_same_prompts(source, record, setup.digests())
         if surely_differ(base_digest(settings.model.id, settings.model.revision), record.hashes["base_model"]):
-            raise AdapterError(f"{where}: was run on another base model than {settings.model.id}; name the same one")
-    model = builder.load(settings.model)
+            raise AdapterError(f"{source}: was run on another base model than {settings.model.id}; name the same one")
+    model: Any = builder.load(settings.model)
     return cast(nn.Module, builder.recognizer(model, setup, settings, _adapted(model, settings.model)))
 
 
@@ -176,10 +159,10 @@ def _adapted(model: Any, settings: ModelSettings) -> PeftModel | None:  # noqa: 
     return load_adapter(model, load_adapter_from(settings.adapter, settings.adapter_revision))
 
 
-def _require_same_prompts(where: str | Path | None, record: RunRecord, digests: Mapping[str, str | None]) -> None:
-    changed = [name for name, digest in digests.items() if name != "base_model" and record.hashes.get(name) != digest]
-    if changed:
-        raise ConfigError(f"{where}: its {changed[0]} has changed since the run; restore the file, or run it again")
+def _require_same_prompts(source: str | Path, record: RunRecord, digests: Mapping[str, str | None]) -> None:
+    for name, digest in digests.items():
+        if name != "base_model" and record.hashes.get(name) != digest:
+            raise ConfigError(f"{source}: its {name} has changed since the run; restore the file, or run it again")
 
 
 def _changed(model: ModelSettings, base_model: str | None, dtype: str | None) -> ModelSettings:

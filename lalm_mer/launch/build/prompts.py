@@ -1,4 +1,4 @@
-"""Builder of prompts: their files, label orders, answered examples, and what the examples need for their slots."""
+"""Builder of prompts: prompt files, label orders, answered examples, and the content of further slots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.examples.descriptors import describe_corpus
 from lalm_mer.examples.shots import choose_shots
 from lalm_mer.launch.build.data import RunData
-from lalm_mer.launch.config.settings import AnsweringSettings, FinetuneSettings, PromptSettings, ZeroShotSettings
+from lalm_mer.launch.config.sections import AnsweringSettings, PromptSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.parsing import load_synonyms
 from lalm_mer.prompting.prompts import load_prompt
@@ -25,60 +26,59 @@ __all__ = ["open_prompts", "read_synonyms", "source_for_prompts", "take_shots"]
 
 
 def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
-    """Read the prompt files and check them against the settings.
+    """Read the prompt files and compare them with the settings.
 
     Raises:
-        ConfigError: if settings and prompts do not belong together, or a run that learns is to ask in several ways
+        ConfigError: if settings and prompts do not fit, or several prompts are set for training
     """
-    wanted = settings.prompt
-    prompts = tuple(load_prompt(Path(file)) for file in (wanted.file, *wanted.also))
+    chosen = settings.prompt
+    prompts = tuple(load_prompt(Path(file)) for file in (chosen.file, *chosen.also))
     first = prompts[0]
     sets = [prompt.label_set(label_set) for prompt in prompts]
-    for file, prompt, forms in zip(wanted.also, prompts[1:], sets[1:], strict=True):
+    for file, prompt, forms in zip(chosen.also, prompts[1:], sets[1:], strict=True):
         if prompt.modalities != first.modalities or forms != sets[0]:
             raise ConfigError(
-                f"key 'prompt.also': {file} takes {prompt.modalities}, or other answers than {wanted.file} "
+                f"key 'prompt.also': {file} uses {prompt.modalities}, or has other answers than {chosen.file} "
                 f"({first.modalities}); only prompts of the same modalities and answers are averaged"
             )
-    if wanted.label_orders > len(label_set):
-        raise ConfigError(f"key 'prompt.label_orders': {wanted.label_orders}; expected 1 to {len(label_set)}")
+    if chosen.label_orders > len(label_set):
+        raise ConfigError(f"key 'prompt.label_orders': {chosen.label_orders}; expected 1 to {len(label_set)}")
     if isinstance(settings, FinetuneSettings) and (
-        wanted.also or wanted.label_orders > 1 or wanted.label_score == "pmi"
+        chosen.also or chosen.label_orders > 1 or chosen.label_score == "pmi"
     ):
         raise ConfigError(
-            "section 'prompt': also, label_orders and label_score=pmi are ways of scoring; finetune.py learns one "
-            "prompt: score its adapter with zero_shot.py model.adapter=..."
+            "section 'prompt': also, label_orders and label_score=pmi are ways of scoring, but finetune.py trains with "
+            "one prompt; score its adapter with zero_shot.py model.adapter=..."
         )
-    listed = [prompt.has_slot("labels") for prompt in prompts]
-    if wanted.label_orders > 1 and not all(listed):
+    if chosen.label_orders > 1 and not all(prompt.has_slot("labels") for prompt in prompts):
         raise ConfigError(
-            f"key 'prompt.label_orders': {wanted.label_orders}, but a prompt lists no labels; it needs {{{{ labels }}}}"
+            f"key 'prompt.label_orders': {chosen.label_orders}, but a prompt lists no labels; it needs {{{{ labels }}}}"
         )
     uses_context = any(prompt.has_slot("context") for prompt in prompts)
-    if uses_context != (wanted.context_turns > 0):
+    if uses_context != (chosen.context_turns > 0):
         raise ConfigError(
-            f"key 'prompt.context_turns': {wanted.context_turns}, and the prompt has "
-            f"{'a' if uses_context else 'no'} slot {{{{ context }}}}; the one needs the other"
+            f"key 'prompt.context_turns': {chosen.context_turns}, and the prompt has "
+            f"{'a' if uses_context else 'no'} slot {{{{ context }}}}; each needs the other"
         )
     if settings.data.without_audio == "read" and not all(prompt.uses_transcript for prompt in prompts):
         raise ConfigError(
-            f"key 'data.without_audio': read, but prompt {first.name} uses no transcript, so nothing would be left of "
-            "such an utterance; set it to refuse"
+            f"key 'data.without_audio': read, but prompt {first.name} uses no transcript, so an utterance without "
+            "audio has no input; set it to refuse"
         )
-    orders = label_rotations(label_set.labels, wanted.label_orders)
-    return PromptSetup(prompts, sets[0], orders, label_score=wanted.label_score)
+    orders = label_rotations(label_set.labels, chosen.label_orders)
+    return PromptSetup(prompts, sets[0], orders, label_score=chosen.label_score)
 
 
 def source_for_prompts(
     source: ExampleSource, setup: Setup, settings: PromptSettings, fold: int
 ) -> tuple[ExampleSource, dict[str, str | None]]:
-    """The source with what the slots of the prompts need: preceding turns, descriptors of voices.
+    """Add preceding turns and descriptors of voices to the source, if the prompts have slots for them.
 
     Returns:
-        the source, and hashes of what was measured for it, for run.json
+        the source, and hashes of what was measured, for run.json
 
     Raises:
-        ConfigError: if the corpus does not have it
+        ConfigError: if the corpus has no dialogues
     """
     digests: dict[str, str | None] = {}
     if settings.context_turns:
@@ -95,7 +95,7 @@ def source_for_prompts(
 
 
 def read_synonyms(settings: AnsweringSettings) -> dict[str, tuple[str, ...]]:
-    """Other words by which a generated answer may name a surface form.
+    """Read the synonyms of surface forms for generated answers.
 
     Raises:
         ConfigError: if the file cannot be read
@@ -106,21 +106,21 @@ def read_synonyms(settings: AnsweringSettings) -> dict[str, tuple[str, ...]]:
 def take_shots(
     setup: PromptSetup, data: RunData, settings: PromptSettings, family: Family, seed: int
 ) -> tuple[PromptSetup, RunData]:
-    """Draw the answered examples from train, and remove them from it: nothing learns from its own answer.
+    """Draw the answered examples from train and remove them from it, so that none is trained with its own answer.
 
     Raises:
-        ConfigError: if the family takes one turn alone, or train has too few examples
+        ConfigError: if the family supports a single turn only, or train has too few examples
     """
     if settings.shots == 0:
         return setup, data
     if family.single_turn_reason is not None:
         raise ConfigError(
-            f"key 'prompt.shots': {settings.shots}; {family.name} {family.single_turn_reason}; set it to 0"
+            f"key 'prompt.shots': {settings.shots}; {family.name}: {family.single_turn_reason}; set it to 0"
         )
     if isinstance(data.train, AugmentedExamples):
         raise TypeError("draw shots before augmenting")
     with naming_keys("prompt", count="shots"):
         chosen = choose_shots(data.train.truths(), setup.label_set.labels, settings.shots, seed=seed)
     shots = tuple(data.train[index] for index in chosen)
-    left = data.train.select(sorted(set(range(len(data.train))) - set(chosen)))
-    return replace(setup, shots=shots), replace(data, train=left)
+    rest = data.train.select(sorted(set(range(len(data.train))) - set(chosen)))
+    return replace(setup, shots=shots), replace(data, train=rest)

@@ -1,1 +1,1 @@
-"""What a recipe's YAML may say."""
+"""Schemas of the recipes' YAML files."""

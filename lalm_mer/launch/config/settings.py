@@ -1,4 +1,4 @@
-"""What a recipe's YAML may say: a schema a recipe, made of the sections of ``sections``."""
+"""Schemas of the recipes' YAML files, one for each recipe, composed of ``sections``."""
 
 from __future__ import annotations
 
@@ -8,56 +8,16 @@ from typing import Any
 from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.augmentation import AugmentSettings
-from lalm_mer.launch.config.sections import (
-    AdapterSettings,
-    AnsweringSettings,
-    BalanceSettings,
-    DataSettings,
-    EngineSettings,
-    FinetuneOutputSettings,
-    FolderSettings,
-    FusionSettings,
-    ModelSettings,
-    OutputSettings,
-    PromptSettings,
-    ScoringSettings,
-    SplitSettings,
-    TrainSettings,
-    TranscribeDataSettings,
-    TranscriberSettings,
-    TranscriptFileSettings,
-    ZeroShotScoringSettings,
-)
+from lalm_mer.launch.config import sections
 from lalm_mer.models.families import model_names
 
-__all__ = [
-    "AdapterSettings",
-    "AnsweringSettings",
-    "AugmentSettings",
-    "BalanceSettings",
-    "BaselineSettings",
-    "DataSettings",
-    "EngineSettings",
-    "FinetuneOutputSettings",
-    "FinetuneSettings",
-    "FusionSettings",
-    "ModelSettings",
-    "OutputSettings",
-    "PromptSettings",
-    "ScoringSettings",
-    "SplitSettings",
-    "TinySettings",
-    "TrainSettings",
-    "TranscribeSettings",
-    "ZeroShotScoringSettings",
-    "ZeroShotSettings",
-]
+__all__ = ["BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings"]
 
 _LARGEST_SEED = 2**32 - 1  # numpy's
 
 
 def _seed() -> Any:  # noqa: ANN401 a declaration
-    return setting(0, at_least=0, at_most=_LARGEST_SEED, help="of every random draw")
+    return setting(0, at_least=0, at_most=_LARGEST_SEED, help="seed of all random draws")
 
 
 def _preflight() -> Any:  # noqa: ANN401 a declaration
@@ -66,75 +26,75 @@ def _preflight() -> Any:  # noqa: ANN401 a declaration
 
 @dataclass(frozen=True)
 class ZeroShotSettings:
-    """A YAML for zero_shot.py."""
+    """YAML of zero_shot.py."""
 
-    data: DataSettings
-    split: SplitSettings
-    model: ModelSettings
-    output: OutputSettings = setting(may_change=True)
-    prompt: PromptSettings = field(default_factory=PromptSettings)
-    answering: AnsweringSettings = field(default_factory=AnsweringSettings)
-    scoring: ZeroShotScoringSettings = field(default_factory=ZeroShotScoringSettings)
-    engine: EngineSettings = setting(EngineSettings(), may_change=True)
+    data: sections.DataSettings
+    split: sections.SplitSettings
+    model: sections.ModelSettings
+    output: sections.OutputSettings = setting(may_change=True)
+    prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
+    answering: sections.AnsweringSettings = field(default_factory=sections.AnsweringSettings)
+    scoring: sections.ZeroShotScoringSettings = field(default_factory=sections.ZeroShotScoringSettings)
+    engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
     preflight: bool = _preflight()
     seed: int = _seed()
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """A YAML for finetune.py."""
+    """YAML of finetune.py."""
 
-    data: DataSettings
-    split: SplitSettings
-    model: ModelSettings
-    output: FinetuneOutputSettings = setting(may_change=True)
-    prompt: PromptSettings = field(default_factory=PromptSettings)
-    adapter: AdapterSettings = field(default_factory=AdapterSettings)
-    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    data: sections.DataSettings
+    split: sections.SplitSettings
+    model: sections.ModelSettings
+    output: sections.FinetuneOutputSettings = setting(may_change=True)
+    prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
+    adapter: sections.AdapterSettings = field(default_factory=sections.AdapterSettings)
+    balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    engine: EngineSettings = setting(EngineSettings(), may_change=True)
-    objective: str = setting("cross_entropy", choices=OBJECTIVES, help="training loss; contrastive: family clap alone")
+    train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
+    engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
+    objective: str = setting("cross_entropy", choices=OBJECTIVES, help="training loss; contrastive only for clap")
     preflight: bool = _preflight()
     seed: int = _seed()
 
 
 @dataclass(frozen=True)
 class TinySettings:
-    """A YAML for build_tiny_model.py: a randomly initialised model of a real architecture, made on the spot."""
+    """YAML of build_tiny_model.py: a small, randomly initialised model of a real architecture."""
 
-    data: DataSettings
-    split: SplitSettings
-    output: FolderSettings
+    data: sections.DataSettings
+    split: sections.SplitSettings
+    output: sections.FolderSettings
     family: str = setting("qwen2_audio", choices=model_names, help="architecture")
     window_s: int = setting(30, at_least=1, help="window of the audio tower, in whole seconds")
     hidden_size: int = setting(128, at_least=1, help="width of audio tower and language model")
     layers: int = setting(2, at_least=1, help="layers of each")
-    vocabulary: int = setting(600, at_least=1, help="tokens at most")
+    vocabulary: int = setting(600, at_least=1, help="largest number of tokens")
     initializer_range: float = setting(0.02, help="standard deviation of the weights")
     seed: int = _seed()
 
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """A YAML for train_baseline.py."""
+    """YAML of train_baseline.py."""
 
-    data: DataSettings
-    split: SplitSettings
-    output: OutputSettings = setting(may_change=True)
-    baseline: FusionSettings = field(default_factory=FusionSettings)
-    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    data: sections.DataSettings
+    split: sections.SplitSettings
+    output: sections.OutputSettings = setting(may_change=True)
+    baseline: sections.FusionSettings = field(default_factory=sections.FusionSettings)
+    balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    engine: EngineSettings = setting(EngineSettings(), may_change=True)
+    train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
+    engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
     seed: int = _seed()
 
 
 @dataclass(frozen=True)
 class TranscribeSettings:
-    """A YAML for transcribe.py."""
+    """YAML of transcribe.py."""
 
-    data: TranscribeDataSettings
-    model: TranscriberSettings
-    output: TranscriptFileSettings
+    data: sections.TranscribeDataSettings
+    model: sections.TranscriberSettings
+    output: sections.TranscriptFileSettings
     seed: int = _seed()

@@ -1,1 +1,1 @@
-"""The run itself: its folder, resuming, the engine, training and scoring."""
+"""A run: engine, checks, training, scoring, and the run folder."""

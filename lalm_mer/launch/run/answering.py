@@ -1,4 +1,4 @@
-"""Zero-shot prompting in words: answers are generated in every process, gathered, and parsed strictly."""
+"""Generated answers: every process generates its share, all are gathered and parsed strictly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
+from lalm_mer.core.names import LIKELIHOOD
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.schema import Input
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.prompts import read_synonyms
-from lalm_mer.launch.config.settings import AnsweringSettings, ScoringSettings, ZeroShotSettings
+from lalm_mer.launch.config.sections import AnsweringSettings, ScoringSettings
+from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.models.registry import model_class
 from lalm_mer.prompting.parsing import AnswerParser
@@ -31,13 +33,12 @@ __all__ = ["Answering", "generates_answers", "open_answering"]
 
 
 def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
-    """Whether a run generates its answers; asked before anything is loaded.
+    """Whether a run generates its answers.
 
     Raises:
         ConfigError: if the model or the engine cannot generate
     """
-    answering = settings.answering
-    if answering.mode == "likelihood":
+    if settings.answering.mode == LIKELIHOOD:
         return False
     if not model_class(settings.model.family).has_language_model:
         raise ConfigError("key 'answering.mode': generation; clap has no language model; set likelihood")
@@ -57,12 +58,12 @@ def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
 
 @dataclass(frozen=True)
 class Answering:
-    """Greedy generation and the parser of what comes out, for one run.
+    """Greedy generation and parsing of the answers of one run.
 
     Args:
         recognizer: model and prompts
         data: train, dev and test of the fold
-        settings: how long answers may be
+        settings: section ``answering``
         parse: answer -> label or ``UNPARSED``
     """
 
@@ -72,42 +73,43 @@ class Answering:
     parse: AnswerParser
 
     def notes(self) -> list[Note]:
-        """What a reader of the figures has to know."""
+        """Notes on the results."""
         return [Note(NoteCode.GENERATED_ANSWERS, facts={"max_new_tokens": self.settings.max_new_tokens})]
 
     def answer(self, inputs: Inputs, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
-        """Generate an answer to every test input, over all processes.
+        """Generate an answer to every test input in all processes.
 
         Args:
-            inputs: the test inputs that the model takes
-            scoring: batch size, workers, device
-            engine: what the run was launched with; checked against what accelerate set up
+            inputs: the test inputs that the model can use
+            scoring: batch size, workers and device
+            engine: the expected engine
 
         Returns:
-            N answers, None where the model cannot take the utterance, and the N labels parsed from them
+            N answers, None for unscored utterances, and the N labels parsed from them
 
         Raises:
-            ConfigError: if the engine found is not the one expected
-            PredictionError: if the processes together return other utterances than were asked about
+            ConfigError: if accelerate set up another engine than the expected one
+            PredictionError: if the processes together return answers to other utterances
         """
         accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision="no")
         check_accelerator(engine, accelerator)
-        data = self.data
+        scored = self.data.scored
         share = range(accelerator.process_index, len(inputs), accelerator.num_processes)
-        mine = [data.scored[index] for index in share]
-        part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, not of torch's class
+        part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, but not torch's class
         self.recognizer.to(accelerator.device).eval()
-        said = self._say(part, scoring, accelerator.device, shown=accelerator.is_main_process)
-        gathered = gather_object(list(zip(mine, said, strict=True)))
-        if sorted(position for position, _ in gathered) != data.scored:
-            raise PredictionError(f"{len(gathered)} answers to {len(data.scored)} utterances came back from generation")
+        answers = self._generate(part, scoring, accelerator.device, shown=accelerator.is_main_process)
+        gathered = gather_object(list(zip([scored[index] for index in share], answers, strict=True)))
+        if sorted(position for position, _ in gathered) != scored:
+            raise PredictionError(f"generation returned {len(gathered)} answers to {len(scored)} utterances")
         accelerator.wait_for_everyone()
         accelerator.end_training()
         by_position = dict(gathered)
-        answers = [by_position.get(position) for position in range(len(data.test))]
-        return answers, [UNPARSED if answer is None else self.parse(answer) for answer in answers]
+        all_answers = [by_position.get(position) for position in range(len(self.data.test))]
+        return all_answers, [UNPARSED if answer is None else self.parse(answer) for answer in all_answers]
 
-    def _say(self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device, *, shown: bool) -> list[str]:
+    def _generate(
+        self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device, *, shown: bool
+    ) -> list[str]:
         family, setup = self.recognizer.family, self.recognizer.setup
         loader: DataLoader[Any] = DataLoader(
             inputs,
@@ -115,19 +117,19 @@ class Answering:
             num_workers=scoring.dataloader_num_workers,
             collate_fn=PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots),
         )
-        said: list[str] = []
+        answers: list[str] = []
         for batch in tqdm(loader, disable=not (shown and sys.stderr.isatty())):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            answers = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
-            said += [decode_answer(family, ids) for ids in answers]
-        return said
+            generated = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
+            answers += [decode_answer(family, ids) for ids in generated]
+        return answers
 
 
 def open_answering(recognizer: LanguageRecognizer, data: RunData, settings: AnsweringSettings) -> Answering:
-    """Read the synonyms and make the parser.
+    """Read the synonyms and create the parser.
 
     Raises:
-        ConfigError: if the synonyms cannot be read, or would name two labels by the same words
+        ConfigError: if the synonyms cannot be read, or name two labels by the same words
     """
     try:
         parser = AnswerParser(recognizer.label_set, read_synonyms(settings))

@@ -1,4 +1,4 @@
-"""The record of a run as it begins, for run.json."""
+"""The record of a run that begins, for run.json."""
 
 from __future__ import annotations
 
@@ -28,18 +28,12 @@ def run_identity(
     notes: list[Note],
     condition: str = UNCHANGED,
 ) -> RunRecord:
-    """The record of a run that begins now.
+    """The record of a run that begins now; arguments as in ``RunRecord``.
 
     Args:
         settings: resolved config
-        data: corpus, task and folds
-        recognizer: name shown in comparisons
-        base_model: Hub id or folder
-        modalities: one of ``MODALITIES``
-        method: ``zero_shot``, the kind of adapter, or ``baseline``
-        hashes: of all that the run depends on
-        notes: what a reader of the figures has to know
-        condition: one of ``CONDITIONS``, under which the test set is scored
+        data: train, dev and test of the fold
+        notes: notes on model and utterances; those on data, condition and folds are added
     """
     folded, protocol = data.folded, data.folded.folds.protocol
     labels = folded.label_set.labels
@@ -77,7 +71,6 @@ def run_identity(
 
 
 def _notes(data: RunData, source: str | None, condition: str, notes: list[Note]) -> tuple[Note, ...]:
-    """Those of transcripts and condition, then the given ones, then those of training examples and folds."""
     first = [Note(NoteCode.SIMULATED_TRANSCRIPTS)] if source == SIMULATED else []
     if condition == AUDIO_SWAPPED:
         first.append(Note(NoteCode.SWAPPED_AUDIO))

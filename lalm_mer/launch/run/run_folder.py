@@ -1,4 +1,4 @@
-"""The run folder: what was run is written first, what came out last, and the same command again goes on."""
+"""The run folder: the record of the run is written first, the results last; the same command resumes the run."""
 
 from __future__ import annotations
 
@@ -28,50 +28,48 @@ class RunFolder:
     Args:
         path: the folder
         record: content of run.json
-        finished: whether an earlier process ended it
-        writes: whether this process writes (the first of all)
+        writes: whether this process writes; only the first process does
     """
 
     path: Path
     record: RunRecord
-    finished: bool
     writes: bool
     started: float = field(default_factory=time.monotonic)
 
     @property
     def checkpoints(self) -> Path:
-        """Where training keeps its checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def history(self) -> Path:
-        """Train and dev, step by step."""
+        """Losses and dev metrics by step."""
         return self.path / "history.jsonl"
 
     def finish(self, data: RunData, scores: Scores) -> None:
-        """Write predictions, metrics and the time it took; metrics.json comes last and marks the run finished.
+        """Write predictions, duration and metrics; metrics.json is written last and marks the run as finished.
 
         Args:
-            data: whose test utterances were scored
-            scores: of the N that the recognizer takes
+            data: the data with the N scored test utterances
+            scores: of these utterances
         """
         if self.writes:
             log_probs = with_unscored(data, scores).values
-            self._end(Predictions.from_scores(**self._rows(data), log_probs=log_probs))
+            self._end(Predictions.from_scores(**self._columns(data), log_probs=log_probs))
 
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
-        """The same for answers in words.
+        """Write the results of generated answers, as ``finish``.
 
         Args:
-            data: whose test utterances were asked about
+            data: the data with all N test utterances
             answers: N free texts, None for each unscored utterance
             parsed: N labels or ``UNPARSED``
         """
         if self.writes:
-            self._end(Predictions.from_answers(**self._rows(data), answers=answers, parsed=parsed))
+            self._end(Predictions.from_answers(**self._columns(data), answers=answers, parsed=parsed))
 
-    def _rows(self, data: RunData) -> dict[str, Any]:
-        """What a table of predictions says besides the predictions."""
+    def _columns(self, data: RunData) -> dict[str, Any]:
+        """The columns of the predictions that do not depend on the recognizer."""
         table = data.test.utterances()
         return {
             "utterance_ids": list(table["utterance_id"]),
@@ -86,7 +84,7 @@ class RunFolder:
 
     def _end(self, predictions: Predictions) -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
-            self.checkpoints.rmdir()  # transformers makes it, also where nothing is trained
+            self.checkpoints.rmdir()  # transformers creates it even without training
         predictions.write(self.path / "predictions.parquet")
         self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
         write_json(self.path / RUN_FILE, self.record.to_json())
@@ -94,16 +92,16 @@ class RunFolder:
 
 
 def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> RunFolder:
-    """Open a run folder: a new one, one to go on with, or a finished one.
+    """Open the folder of a new run or of one to resume.
 
     Args:
         path: the folder
-        identity: as ``run_identity`` makes it; ``hashes`` and ``config`` must equal those of an earlier process
-        schema: of the config, which declares the settings that may differ all the same
-        writes: whether this process writes (the first of all)
+        identity: result of ``run_identity``; ``hashes`` and ``config`` must equal those of an earlier process
+        schema: of the config; it declares which settings may differ
+        writes: whether this process writes; only the first process does
 
     Raises:
-        ConfigError: naming the first key that differs, if the folder holds another run
+        ConfigError: naming the first key that differs, if the folder has another run
         PredictionError: if its run.json is malformed or of another format
     """
     file, record = path / RUN_FILE, identity
@@ -114,23 +112,23 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
         _require_same(path, "config", earlier.config, identity.config, changeable_keys(schema, "config."))
         _require_same(path, "hashes", earlier.hashes, identity.hashes)
         record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
-    elif writes and path.is_dir() and _has_results(path):  # other processes may see it half-made
-        raise ConfigError(f"key 'output.dir': {path} holds other files and no run.json; choose a folder of its own")
+    elif writes and path.is_dir() and _has_results(path):  # other processes may see it while it is created
+        raise ConfigError(f"key 'output.dir': {path} has other files and no run.json; choose another folder")
     if writes and not (path / "metrics.json").is_file():
         write_json(file, record.to_json())
-    return RunFolder(path, record, (path / "metrics.json").is_file(), writes)
+    return RunFolder(path, record, writes)
 
 
 def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> bool:  # noqa: ANN401 any dataclass
-    """Whether the very same run was finished earlier, told before any weights are loaded.
+    """Whether the same run has finished; used before weights are loaded.
 
     Args:
         path: the run folder
-        settings: resolved config, which must equal the earlier one but for the settings declared to be changeable
-        hashes: those that are known already, which must equal the earlier ones
+        settings: resolved config, which must equal the earlier one except for settings that may change
+        hashes: the hashes known so far, which must equal the earlier ones
 
     Raises:
-        ConfigError: naming the first key that differs, if the folder holds another finished run
+        ConfigError: naming the first key that differs, if the folder has another finished run
         PredictionError: if its run.json is malformed or of another format
     """
     if not (path / "metrics.json").is_file() or not (path / RUN_FILE).is_file():
@@ -142,7 +140,7 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
 
 
 def _has_results(path: Path) -> bool:
-    """Whether there is more than the run.json of a run that ended before it learnt or scored anything."""
+    """Whether the folder has more than the run.json of a run that ended before training or scoring."""
     found = (item for item in path.iterdir() if item.name not in (RUN_FILE, f".{RUN_FILE}.partial"))
     return any(item.is_file() or any(item.iterdir()) for item in found)
 
@@ -155,6 +153,6 @@ def _require_same(path: Path, key: str, earlier: object, now: object, changeable
             _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
     elif earlier != now:
         raise ConfigError(
-            f"key 'output.dir': {path} holds a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
+            f"key 'output.dir': {path} has a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
             "or remove that one"
         )

@@ -1,4 +1,4 @@
-"""From settings to a trainer, with the history of its training on disk and one line an evaluation in the log."""
+"""Trainers from settings, with the history of the training on disk, and the training of a run."""
 
 from __future__ import annotations
 
@@ -12,57 +12,48 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
-from lalm_mer.launch.config.settings import ScoringSettings, TrainSettings
+from lalm_mer.examples.dataset import InputDataset
+from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
-from lalm_mer.recognizers.training import Examples, RecognizerTrainer
+from lalm_mer.launch.run.run_folder import RunFolder
+from lalm_mer.recognizers.scoring import score_by_trainer
+from lalm_mer.recognizers.training import Examples, RecognizerTrainer, last_complete_checkpoint
 
-__all__ = ["make_trainer", "seed_everything"]
+__all__ = ["make_trainer", "seed_everything", "train_and_score"]
 
 
 class _History(TrainerCallback):  # type: ignore[misc]
-    """Keeps history.jsonl equal to the trainer's own log, also after a resume, and prints the evaluations."""
+    """Writes history.jsonl, also after resuming, and prints a line per evaluation if there is no progress bar."""
 
     def __init__(self, path: Path, metric: Metric) -> None:
         self._path = path
         self._metric = metric
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ANN401
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if state.is_world_process_zero:
             self._path.write_text("".join(_lines(state.log_history)), encoding="utf-8")
 
-    def on_log(
-        self,
-        args: Any,  # noqa: ANN401
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
-        if not state.is_world_process_zero or not state.log_history:
+    def on_log(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        if not state.is_world_process_zero:
             return
         for line in _lines(state.log_history[-1:]):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(line)
             row = json.loads(line)
             if row["split"] == "dev" and not sys.stderr.isatty():
-                figure = f"dev {self._metric.short_title} {row[self._metric.name]:.3f}"
-                line = f"step {row['step']}/{state.max_steps}: dev loss {row['loss']:.3f}, {figure}"
-                print(line, flush=True)  # noqa: T201 the log's one line an evaluation
+                result = f"dev loss {row['loss']:.3f}, dev {self._metric.short_title} {row[self._metric.name]:.3f}"
+                print(f"step {row['step']}/{state.max_steps}: {result}", flush=True)  # noqa: T201 for logs
 
 
 def _lines(log_history: list[dict[str, float]]) -> list[str]:
-    """history.jsonl rows of a trainer's log."""
+    """Rows of history.jsonl from the log of a trainer."""
     rows: list[dict[str, object]] = []
     for entry in log_history:
         where = {"step": entry["step"], "epoch": entry.get("epoch")}
@@ -70,16 +61,56 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
             dev = {key: entry[f"eval_{key}"] for key in ("loss", *METRICS) if f"eval_{key}" in entry}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
-            extra: dict[str, object] = {key: entry[key] for key in ("learning_rate", "grad_norm") if key in entry}
-            rows.append({**where, "split": "train", "loss": entry["loss"], **extra})
+            train: dict[str, object] = {
+                key: entry[key] for key in ("loss", "learning_rate", "grad_norm") if key in entry
+            }
+            rows.append({**where, "split": "train", **train})
     return [json.dumps(row) + "\n" for row in rows]
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, and quiet what transformers says of its own loading."""
+    """Seed Python, numpy and torch, and silence the loading messages of transformers."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(seed)
+
+
+def train_and_score(
+    model: nn.Module,
+    settings: FinetuneSettings | BaselineSettings,
+    engine: Engine,
+    run: RunFolder,
+    data: RunData,
+    *,
+    saved_as: str,
+) -> None:
+    """Train from the last complete checkpoint, if there is one, score the test set, and finish the run.
+
+    Args:
+        model: the recognizer
+        settings: of the run; its ``train`` and ``seed`` are used
+        engine: the expected engine
+        run: the run folder
+        data: train, dev and test of the fold
+        saved_as: folder in the run folder for what was trained
+    """
+    trainer = make_trainer(
+        model,
+        settings.train,
+        engine,
+        folder=run.checkpoints,
+        history=run.history,
+        seed=settings.seed,
+        train=data.train,
+        dev=data.dev,
+        class_weights=data.class_weights,
+        best_by=data.folded.folds.protocol.primary_metric,
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.checkpoints, removes=run.writes))
+    scores = score_by_trainer(trainer, InputDataset(data.scored_test))
+    trainer.save_trained(run.path / saved_as)
+    run.finish(data, scores)
+    trainer.close()
 
 
 def make_trainer(
@@ -95,31 +126,34 @@ def make_trainer(
     class_weights: Sequence[float] | None = None,
     best_by: str = UAR,
 ) -> RecognizerTrainer:
-    """Build the trainer that learns (with ``TrainSettings``) or only scores.
+    """Create a trainer for training (with ``TrainSettings``) or only for scoring.
 
     Args:
         model: the recognizer
         settings: names as in TrainingArguments
-        engine: what the run was launched with; checked against what accelerate set up
-        folder: of checkpoints
-        history: history.jsonl
-        seed: of weights, order and dropout
+        engine: the expected engine
+        folder: folder of the checkpoints
+        history: path of history.jsonl
+        seed: seed of weights, order and dropout
         train: training examples
-        dev: examples that choose the checkpoint
-        class_weights: what the training loss of each of the K classes is multiplied by; None weights all alike
-        best_by: one of ``METRICS``, which they choose it by
+        dev: examples that select the checkpoint
+        class_weights: factor of the training loss of each of the K classes; None for equal weights
+        best_by: one of ``METRICS``, which selects the checkpoint
 
     Raises:
-        ConfigError: if the engine found is not the one expected, or a package of ``report_to`` is not installed
+        ConfigError: if accelerate set up another engine than the expected one, a value or a combination of values is
+            refused by TrainingArguments, or a package of ``report_to`` is not installed
     """
-    passed = _arguments(settings, engine, folder, seed)
+    passed = _arguments(settings, engine, folder, seed, best_by)
     callbacks: list[TrainerCallback] = []
     if isinstance(settings, TrainSettings):
-        passed |= _selection(settings, best_by)
         callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
-    arguments = _training_arguments(passed)
+    try:
+        arguments = TrainingArguments(**passed)
+    except ValueError as error:
+        raise ConfigError(f"section 'train': transformers.TrainingArguments says: {one_line(error)}") from error
     _require_reporters(arguments.report_to)
     trainer = RecognizerTrainer(
         model,
@@ -134,21 +168,21 @@ def make_trainer(
     return trainer
 
 
-def _require_reporters(names: Sequence[str]) -> None:
-    """Check that transformers can log to each name, before its Trainer would end in a traceback."""
-    try:
-        for callback in get_reporting_integration_callbacks(names):
-            callback()
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"key 'train.report_to': {', '.join(names)}: {one_line(error)}") from error
-
-
-def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int) -> dict[str, Any]:
-    """TrainingArguments: every setting that has a name of theirs, and what follows from engine and folder."""
+def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int, best_by: str) -> dict[str, Any]:
+    """Arguments of TrainingArguments: all settings of the same name, and those that follow from others."""
     known = {field.name for field in fields(TrainingArguments)}
     passed = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in known}
-    if not passed.get("gradient_checkpointing"):  # passed only where wanted: transformers warns of the name
+    if not passed.get("gradient_checkpointing"):  # transformers warns if it is passed at all
         passed.pop("gradient_checkpointing", None)
+    if isinstance(settings, TrainSettings):
+        passed |= {
+            "save_strategy": settings.eval_strategy,  # a checkpoint for each evaluation
+            "save_steps": settings.eval_steps or 500,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": best_by,
+            "greater_is_better": True,
+            "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
+        }
     return passed | {
         "output_dir": str(folder),
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -162,20 +196,10 @@ def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: in
     }
 
 
-def _training_arguments(passed: dict[str, Any]) -> TrainingArguments:
+def _require_reporters(names: Sequence[str]) -> None:
+    """Check that transformers can log to each name, since its Trainer would end with a traceback."""
     try:
-        return TrainingArguments(**passed)
-    except ValueError as error:  # it checks values and their combinations
-        raise ConfigError(f"section 'train': transformers.TrainingArguments says: {one_line(error)}") from error
-
-
-def _selection(settings: TrainSettings, best_by: str) -> dict[str, Any]:
-    """TrainingArguments by which dev chooses: evaluation and saving go together."""
-    return {
-        "save_strategy": settings.eval_strategy,
-        "save_steps": settings.eval_steps or 500,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": best_by,
-        "greater_is_better": True,
-        "restore_callback_states_from_checkpoint": True,  # the patience of early stopping
-    }
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"key 'train.report_to': {', '.join(names)}: {one_line(error)}") from error

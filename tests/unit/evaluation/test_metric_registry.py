@@ -19,7 +19,7 @@ from lalm_mer.evaluation.report.html import render_report
 from lalm_mer.evaluation.report.text import comparison_text, metrics_text
 from lalm_mer.evaluation.runs import read_run
 from lalm_mer.evaluation.scores import score
-from lalm_mer.launch.config.settings import TrainSettings
+from lalm_mer.launch.config.sections import TrainSettings
 from lalm_mer.launch.run.engine import Engine
 from lalm_mer.launch.run.trainers import make_trainer
 from lalm_mer.protocols.protocol import load_protocol

@@ -15,7 +15,7 @@ class Settings:
 
 
 def ended(monkeypatch, capsys, folder, recipe, *overrides):
-    """Exit status and what stands on stderr."""
+    """Exit status and stderr."""
     config = folder / "run.yaml"
     config.write_text("seed: 1\n")
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", str(config), *overrides])
@@ -24,25 +24,25 @@ def ended(monkeypatch, capsys, folder, recipe, *overrides):
     return stopped.value.code, capsys.readouterr().err
 
 
-def test_an_interrupted_recipe_says_so_in_one_line(monkeypatch, capsys, tmp_path):
+def test_an_interrupted_recipe_ends_with_one_line(monkeypatch, capsys, tmp_path):
     def interrupted(settings):
         raise KeyboardInterrupt
 
-    status, told = ended(monkeypatch, capsys, tmp_path, interrupted)
-    assert (status, told) == (130, "error: interrupted; rerun the same command to resume\n")
+    status, error = ended(monkeypatch, capsys, tmp_path, interrupted)
+    assert (status, error) == (130, "error: interrupted; rerun the same command to resume\n")
 
 
-def test_a_folder_below_a_file_is_one_line(monkeypatch, capsys, tmp_path):
-    status, told = ended(monkeypatch, capsys, tmp_path, lambda _: (tmp_path / "run.yaml" / "x").mkdir())
+def test_an_operating_system_error_is_one_line(monkeypatch, capsys, tmp_path):
+    status, error = ended(monkeypatch, capsys, tmp_path, lambda _: (tmp_path / "run.yaml" / "x").mkdir())
     assert status == 1
-    assert told.startswith("error: ")
-    assert str(tmp_path / "run.yaml" / "x") in told
-    assert told.count("\n") == 1
+    assert error.startswith("error: ")
+    assert str(tmp_path / "run.yaml" / "x") in error
+    assert error.count("\n") == 1
 
 
-def test_ranges_are_asked_before_the_recipe_starts(monkeypatch, capsys, tmp_path):
-    status, told = ended(monkeypatch, capsys, tmp_path, print, "seed=-1")
-    assert (status, told) == (1, "error: override 'seed=-1': key 'seed': -1; expected 0 or more\n")
+def test_ranges_are_checked_before_the_recipe_starts(monkeypatch, capsys, tmp_path):
+    status, error = ended(monkeypatch, capsys, tmp_path, print, "seed=-1")
+    assert (status, error) == (1, "error: override 'seed=-1': key 'seed': -1; expected 0 or more\n")
 
 
 def test_success_is_exit_status_0(monkeypatch, capsys, tmp_path):

@@ -9,27 +9,27 @@ from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.generic import LIMITS
 
 
-def test_the_command_tells_versions_devices_extras_and_families():
+def test_the_command_prints_versions_devices_extras_and_families():
     done = subprocess.run([sys.executable, "-m", "lalm_mer.cli", "doctor"], capture_output=True, text=True, check=True)
-    told = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
-    kinds = {"package", "device", "extra", "family", "weights", "contamination,", "one", "other", "limit,"}
-    assert {kind for kind, _ in told} == kinds
-    assert [rest.partition(":")[0] for kind, rest in told if kind == "family"] == list(FAMILIES)
-    assert [rest for kind, rest in told if kind == "limit,"] == list(LIMITS)
-    extras = {rest.partition(":")[0] for kind, rest in told if kind == "extra"}
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    kinds = {"package", "device", "extra", "family", "weights", "contamination,", "single", "other", "limit,"}
+    assert {kind for kind, _ in lines} == kinds
+    assert [rest.partition(":")[0] for kind, rest in lines if kind == "family"] == list(FAMILIES)
+    assert [rest for kind, rest in lines if kind == "limit,"] == list(LIMITS)
+    extras = {rest.partition(":")[0] for kind, rest in lines if kind == "extra"}
     assert {"acoustic", "augment", "deepspeed", "mosei", "quant", "synthesis", "video", "dev"} <= extras
-    assert any(rest.startswith("torch ") for _, rest in told)
+    assert any(rest.startswith("torch ") for _, rest in lines)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_every_family_runs_here_or_says_what_it_needs(name):
+def test_every_family_runs_or_names_the_missing_package(name):
     required = family_class(name).required_module
-    lacks = required is not None and importlib.util.find_spec(required) is None
-    told = f"does not run: ConfigError: family {name} needs {required}; pip install 'lalm-mer[{name}]'"
-    assert doctor.family_status(family_class(name)) == (told if lacks else "runs")
+    missing = required is not None and importlib.util.find_spec(required) is None
+    reason = f"does not run: ConfigError: family {name} needs {required}; pip install 'lalm-mer[{name}]'"
+    assert doctor.family_status(family_class(name)) == (reason if missing else "runs")
 
 
-def test_a_family_that_does_not_run_says_why(monkeypatch):
+def test_a_family_that_does_not_run_gives_the_reason(monkeypatch):
     family = family_class(next(iter(FAMILIES)))
 
     def broken(*_, **__):
@@ -39,17 +39,17 @@ def test_a_family_that_does_not_run_says_why(monkeypatch):
     assert doctor.family_status(family) == "does not run: RuntimeError: no such kernel"
 
 
-def test_a_family_that_an_older_transformers_lacks_stops_no_other(monkeypatch):
+def test_a_family_missing_in_an_older_transformers_does_not_affect_others(monkeypatch):
     monkeypatch.setitem(sys.modules, "lalm_mer.models.families.glmasr", None)
     families = [line for line in doctor.examine(builds=False) if line.startswith("family ")]
     assert len(families) == len(FAMILIES)
-    lost = [line for line in families if "does not run" in line]
-    assert len(lost) == 1
-    assert lost[0].startswith("family      glmasr: does not run: family glmasr: ")
-    assert lost[0].endswith("pip install --upgrade transformers")
+    failed = [line for line in families if "does not run" in line]
+    assert len(failed) == 1
+    assert failed[0].startswith("family      glmasr: does not run: family glmasr: ")
+    assert failed[0].endswith("pip install --upgrade transformers")
 
 
-def test_a_missing_extra_says_how_to_get_it(monkeypatch):
+def test_a_missing_extra_has_its_installation_command(monkeypatch):
     versions = doctor.package_versions
     monkeypatch.setattr(doctor, "package_versions", lambda *names: versions(*names) | {"h5py": None})
     assert "extra       mosei: lacks h5py: pip install 'lalm-mer[mosei]'" in list(doctor._extras())

@@ -8,15 +8,15 @@ from fabricated import LABELS, fabricated_predictions, fabricated_record, write_
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.evaluation.scores import score
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     PromptSettings,
     SplitSettings,
 )
+from lalm_mer.launch.config.settings import FinetuneSettings
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt

@@ -9,15 +9,15 @@ from fabricated import LABELS
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import RunRecord, read_record
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     PromptSettings,
     SplitSettings,
 )
+from lalm_mer.launch.config.settings import FinetuneSettings
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.prompting.prompts import load_prompt

@@ -1,4 +1,4 @@
-"""What a run of a CLAP takes of its prompt settings."""
+"""Prompt settings of a CLAP run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ def in_the_repository(monkeypatch):
 
 @pytest.mark.parametrize("corpus", FOLDERS)
 @pytest.mark.parametrize("method", SCHEMAS)
-def test_every_recipe_of_a_corpus_runs_a_clap_by_its_audio(corpus, method):
+def test_every_recipe_of_a_corpus_runs_clap_with_audio(corpus, method):
     overrides = ["model.family=clap", "prompt.modalities=audio"]
     settings = with_model(load_config(SCHEMAS[method], RECIPES / corpus / f"{method}.yaml", overrides))
     assert settings.model.id == "laion/clap-htsat-unfused"

@@ -1,4 +1,4 @@
-"""What settings may leave out: the model and the prompt, the adapter's targets, and the name of the run folder."""
+"""Defaults of model and prompt, adapter targets, and the name of the run folder."""
 
 from dataclasses import replace
 
@@ -6,27 +6,26 @@ import pytest
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, MODALITIES, TRANSCRIPT
-from lalm_mer.launch.build.defaults import FOLDER_FACTS, with_folder, with_model, with_targets
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
-    BaselineSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    ZeroShotSettings,
 )
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families import FAMILIES
 from lalm_mer.models.registry import model_class
 
 PLACE = (DataSettings("data"), SplitSettings("protocol.yaml"))
 FACTS = {
     "corpus": "ravdess", "recognizer": "voxtral (Voxtral-Mini-3B-2507, nf4)", "method": "lora",
-    "modalities": "audio+transcript", "fold": 3, "seed": 11,
+    "modalities": "audio+transcript",
 }  # fmt: skip
+PLACEHOLDERS = [*FACTS, "fold", "seed"]
 
 
 def prompted(family, modalities=AUDIO_TRANSCRIPT, **model):
@@ -57,7 +56,7 @@ class Uses:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("modalities", MODALITIES)
-def test_a_family_names_its_model_and_a_prompt_for_all_modalities(family, modalities):
+def test_a_family_has_a_default_model_and_a_prompt_for_all_modalities(family, modalities):
     settings = with_model(prompted(family, modalities))
     published = {"phi4_multimodal": ("microsoft/Phi-4-multimodal-instruct", "refs/pr/70")}
     assert (settings.model.id, settings.model.revision) == published.get(
@@ -74,14 +73,14 @@ def test_a_family_names_its_model_and_a_prompt_for_all_modalities(family, modali
     assert replace(settings.model, id="", revision=None) == ModelSettings(family)
 
 
-def test_a_model_that_is_named_stays_as_it_is_and_gets_no_revision_of_another():
+def test_a_named_model_is_unchanged_and_gets_no_default_revision():
     model = with_model(prompted("phi4_multimodal", id="folder/of/a/copy")).model
     assert (model.id, model.revision) == ("folder/of/a/copy", None)
     model = with_model(prompted("phi4_multimodal", revision="main")).model
     assert (model.id, model.revision) == ("microsoft/Phi-4-multimodal-instruct", "main")
 
 
-def test_a_prompt_that_is_named_stays_as_it_is_whatever_the_modalities():
+def test_a_named_prompt_is_unchanged_for_any_modalities():
     settings = prompted("qwen2_audio", AUDIO)
     named = replace(settings, prompt=replace(settings.prompt, file="prompts/transcript.yaml"))
     assert with_model(named).prompt == named.prompt
@@ -95,7 +94,7 @@ def test_a_family_without_published_models_needs_a_model():
 
 
 @pytest.mark.parametrize("modalities", [TRANSCRIPT, AUDIO_TRANSCRIPT])
-def test_clap_has_a_prompt_for_audio_alone(modalities):
+def test_clap_has_a_prompt_only_for_audio(modalities):
     settings = with_model(prompted("clap", AUDIO))
     assert (settings.model.id, settings.model.revision) == ("laion/clap-htsat-unfused", None)
     assert settings.prompt.file == "prompts/ensembles/emotion.yaml"
@@ -108,13 +107,13 @@ def test_clap_has_a_prompt_for_audio_alone(modalities):
 
 
 @pytest.mark.parametrize("family", [*sorted(FAMILIES), "clap"])
-def test_a_family_names_the_targets(family):
+def test_a_family_has_default_targets(family):
     towers = with_targets(tuned(family), Uses("audio", "transcript")).adapter.towers
     assert towers == {tower: list(names) for tower, names in model_class(family).adapter_targets.items()}
     assert "audio_tower" not in towers or family == "clap"
 
 
-def test_a_prompt_without_audio_leaves_the_language_model():
+def test_a_prompt_without_audio_has_targets_only_in_the_language_model():
     towers = with_targets(tuned("qwen2_audio", TRANSCRIPT), Uses("transcript")).adapter.towers
     assert list(towers) == ["language_model"]
 
@@ -125,12 +124,12 @@ def test_a_tower_that_is_trained_in_full_has_no_targets():
 
 
 @pytest.mark.parametrize("towers", [{}, {"audio_tower": ["fc1"]}])
-def test_targets_that_are_named_stay_as_they_are(towers):
+def test_named_targets_are_unchanged(towers):
     settings = tuned("qwen2_audio", towers=towers)
     assert with_targets(settings, Uses("transcript")) == settings
 
 
-def test_a_run_that_trains_nothing_has_no_targets():
+def test_a_run_without_training_has_no_targets():
     settings = prompted("qwen2_audio")
     assert with_targets(settings, Uses("audio")) is settings
 
@@ -139,21 +138,22 @@ def test_a_run_that_trains_nothing_has_no_targets():
 
 
 def folder(written, **facts):
-    settings = BaselineSettings(*PLACE, OutputSettings(written))
-    changed = with_folder(settings, FACTS | facts)
+    settings = BaselineSettings(
+        DataSettings("data"), SplitSettings("protocol.yaml", 3), OutputSettings(written), seed=11
+    )
+    changed = with_folder(settings, **(FACTS | facts))
     assert replace(changed, output=settings.output) == settings
     return changed.output.dir
 
 
-def test_every_fact_has_a_place():
-    assert set(FACTS) == set(FOLDER_FACTS)
-    pattern = "runs/" + "/".join(f"{{{name}}}" for name in FOLDER_FACTS)
+def test_every_placeholder_is_replaced():
+    pattern = "runs/" + "/".join(f"{{{name}}}" for name in PLACEHOLDERS)
     assert folder(pattern) == "runs/ravdess/voxtral-Voxtral-Mini-3B-2507-nf4/lora/audio+transcript/3/11"
     assert folder("{corpus}_fold{fold}_fold{fold}") == "ravdess_fold3_fold3"
 
 
 @pytest.mark.parametrize("written", ["runs/one", "/somewhere/else", "runs/100%", "runs/$HOME", "ünï code"])
-def test_a_name_without_braces_stays_as_it_is(written):
+def test_a_name_without_placeholders_is_unchanged(written):
     assert folder(written) == written
     assert folder(f"{written}/{{{{corpus}}}}") == f"{written}/{{corpus}}"
 
@@ -174,7 +174,7 @@ def test_a_name_without_braces_stays_as_it_is(written):
         ("émotions_日本語", "émotions_日本語"),
     ],
 )
-def test_a_value_is_one_name_and_never_a_path(value, name):
+def test_a_value_becomes_one_name_and_never_a_path(value, name):
     assert folder("runs/{corpus}_1", corpus=value) == f"runs/{name}_1"
 
 
@@ -185,10 +185,10 @@ def test_a_value_is_one_name_and_never_a_path(value, name):
         "{corpus}/{Fold}",
     ],
 )  # fmt: skip
-def test_what_is_no_fact_is_refused(written):
+def test_an_unknown_placeholder_is_refused(written):
     with pytest.raises(ConfigError) as refused:
         folder(written)
     assert str(refused.value) == (
-        f"key 'output.dir': {written!r}; in braces may stand {{corpus}}, {{recognizer}}, {{method}}, {{modalities}}, "
+        f"key 'output.dir': {written!r}; the placeholders are {{corpus}}, {{recognizer}}, {{method}}, {{modalities}}, "
         "{fold}, {seed}"
     )

@@ -1,4 +1,4 @@
-"""What the settings of a prompt ask for, and what does not go together."""
+"""Prompts of settings, and settings that do not fit."""
 
 from types import SimpleNamespace
 
@@ -10,17 +10,16 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    ZeroShotSettings,
 )
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 
 LABELS = LabelSet(("hap", "ang", "sad", "neu"))
 PLACE = (DataSettings(""), SplitSettings(""))
@@ -44,11 +43,11 @@ def learning(file="prompts/audio.yaml", **prompt):
              ("neu", "hap", "ang", "sad")]),
     ],
 )  # fmt: skip
-def test_label_lists_are_turned_so_that_every_label_stands_everywhere(orders, expected):
+def test_label_lists_are_rotated_so_that_every_label_has_every_position(orders, expected):
     assert list(open_prompts(scoring(label_orders=orders), LABELS).orders) == expected
 
 
-def test_what_figures_depend_on_is_in_the_digests():
+def test_everything_that_scores_depend_on_is_in_the_digests():
     plain = open_prompts(scoring(), LABELS)
     several = open_prompts(scoring(also=["prompts/brief_audio.yaml"]), LABELS)
     assert set(plain.digests()) == {"prompt"}
@@ -59,7 +58,7 @@ def test_what_figures_depend_on_is_in_the_digests():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (scoring(also=["prompts/audio_transcript.yaml"]), "'prompt.also': prompts/audio_transcript.yaml takes audio"),
+        (scoring(also=["prompts/audio_transcript.yaml"]), "'prompt.also': prompts/audio_transcript.yaml uses audio"),
         (scoring(label_orders=5), "'prompt.label_orders': 5; expected 1 to 4"),
         (scoring("prompts/brief_audio.yaml", label_orders=2), "a prompt lists no labels"),
         (scoring(context_turns=3), "'prompt.context_turns': 3, and the prompt has no slot"),
@@ -69,13 +68,13 @@ def test_what_figures_depend_on_is_in_the_digests():
         (learning(label_score="pmi"), "ways of scoring"),
     ],
 )
-def test_what_does_not_go_together(settings, says):
+def test_settings_that_do_not_fit_are_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         open_prompts(settings, LABELS)
 
 
 class Train(list):
-    """Examples of a side, as much of them as is asked for here."""
+    """Examples of a split, with the methods used here."""
 
     def truths(self):
         return [example.label for example in self]
@@ -90,22 +89,22 @@ def data():
     return RunData(None, Train(rows), None, None, [], {})
 
 
-def test_shots_are_drawn_from_train_and_leave_it(data):
-    asked = open_prompts(scoring(shots=4), LABELS)
+def test_shots_are_drawn_from_train_and_removed_from_it(data):
+    setup = open_prompts(scoring(shots=4), LABELS)
     family = SimpleNamespace(name="toy", single_turn_reason=None)
-    shown, left = take_shots(asked, data, PromptSettings("", shots=4), family, seed=0)
+    shown, rest = take_shots(setup, data, PromptSettings("", shots=4), family, seed=0)
     drawn = {shot.input.utterance_id for shot in shown.shots}
     assert sorted(shot.label for shot in shown.shots) == sorted(LABELS.labels)
-    assert drawn | {row.input.utterance_id for row in left.train} == {f"u{n}" for n in range(12)}
-    assert not drawn & {row.input.utterance_id for row in left.train}
+    assert drawn | {row.input.utterance_id for row in rest.train} == {f"u{n}" for n in range(12)}
+    assert not drawn & {row.input.utterance_id for row in rest.train}
     assert "shots" in shown.digests()
-    assert shown.digests() != take_shots(asked, data, PromptSettings("", shots=4), family, seed=1)[0].digests()
+    assert shown.digests() != take_shots(setup, data, PromptSettings("", shots=4), family, seed=1)[0].digests()
     assert len(shown.shots) == 4
 
 
-def test_shots_that_cannot_be(data):
-    family = SimpleNamespace(name="toy", single_turn_reason="takes one waveform")
-    with pytest.raises(ConfigError, match="toy takes one waveform"):
+def test_shots_that_a_family_does_not_support_are_refused(data):
+    family = SimpleNamespace(name="toy", single_turn_reason="it takes one waveform")
+    with pytest.raises(ConfigError, match="toy: it takes one waveform"):
         take_shots(open_prompts(scoring(), LABELS), data, PromptSettings("", shots=2), family, seed=0)
 
 
@@ -122,6 +121,6 @@ def test_shots_that_cannot_be(data):
         ),
     ],
 )
-def test_a_family_that_takes_one_utterance_says_so(family, says):
+def test_batches_are_refused_for_a_family_that_needs_single_utterances(family, says):
     with pytest.raises(ConfigError, match=rf"'scoring.per_device_eval_batch_size': 8; {says}"):
         LanguageBuilder().check(family, scoring())

@@ -8,7 +8,7 @@ from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import write_corpus
 from lalm_mer.launch.build.data import input_hashes, open_corpus, open_data
-from lalm_mer.launch.config.settings import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
+from lalm_mer.launch.config.sections import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings as Settings
 from lalm_mer.launch.run.identity import run_identity
 
@@ -21,7 +21,7 @@ PROTOCOL = {
 
 @pytest.fixture
 def opened(tmp_path, tone):
-    """A maker of runs on a small corpus: its folded data and its record."""
+    """Creates runs on a small corpus: its folded data and its record."""
 
     def make(*, synthetic=False, source="human", modalities="audio+transcript", **data):
         rows = [
@@ -51,7 +51,7 @@ def opened(tmp_path, tone):
 
 
 def read(run_data):
-    """Utterance id -> transcript of the whole fold, by example and by table, which must agree."""
+    """Utterance id -> transcript of the fold, by example and by table, which must agree."""
     sides = [
         run_data.train,
         run_data.dev,
@@ -72,28 +72,30 @@ def write_csv(path, without=()):
         for label in ("happy", "sad")
         if f"s{speaker}_{label}" not in without
     ]
-    path.write_text("utterance_id,hypothesis\n" + "".join(f"{name},{name[1]} heard\n" for name in names) + "other,x\n")
+    path.write_text(
+        "utterance_id,hypothesis\n" + "".join(f"{name},{name[1]} recognised\n" for name in names) + "other,x\n"
+    )
     return str(path)
 
 
-def test_the_corpus_s_own(opened):
+def test_transcripts_of_the_corpus(opened):
     run_data, described = opened()
     assert read(run_data)["s2_sad"] == "2 says so."
     assert described.transcript_source == "corpus"
     assert "transcripts" not in described.hashes
 
 
-def test_recognised_ones(opened, tmp_path):
+def test_recognised_transcripts(opened, tmp_path):
     corpus, _ = opened()
     run_data, described = opened(transcript_source="asr", transcripts=write_csv(tmp_path / "t.csv"))
-    assert read(run_data) == {name: f"{name[1]} heard" for name in read(corpus)}
-    assert run_data.folded.folds.digest == corpus.folded.folds.digest  # proven on the corpus's own
+    assert read(run_data) == {name: f"{name[1]} recognised" for name in read(corpus)}
+    assert run_data.folded.folds.digest == corpus.folded.folds.digest  # verified with the transcripts of the corpus
     assert described.transcript_source == "asr"
     assert len(described.hashes["transcripts"]) == 64
     assert NoteCode.SIMULATED_TRANSCRIPTS not in [note.code for note in described.notes]
 
 
-def test_a_missing_one_is_named_and_an_empty_one_allowed(opened, tmp_path):
+def test_a_missing_transcript_is_refused_and_an_empty_one_allowed(opened, tmp_path):
     file = write_csv(tmp_path / "t.csv", without=["s2_sad"])
     with pytest.raises(CorpusError, match=r"t\.csv: no transcript of 1 of 8 utterances, for example s2_sad"):
         opened(transcript_source="asr", transcripts=file)
@@ -104,7 +106,7 @@ def test_a_missing_one_is_named_and_an_empty_one_allowed(opened, tmp_path):
 
 
 @pytest.mark.parametrize("synthetic", [False, True])
-def test_simulated_ones_name_the_label_and_are_marked(opened, synthetic):
+def test_simulated_transcripts_name_the_label_and_are_noted(opened, synthetic):
     run_data, described = opened(transcript_source="simulated", synthetic=synthetic)
     assert read(run_data)["s2_sad"] == "I am very sad!"
     assert read(run_data)["s0_happy"] == "I am very joyful!"
@@ -112,12 +114,12 @@ def test_simulated_ones_name_the_label_and_are_marked(opened, synthetic):
     assert described.notes[:2] == (Note(NoteCode.SIMULATED_TRANSCRIPTS), Note(NoteCode.ANSWERED_EXAMPLES, "train", 2))
 
 
-def test_a_corpus_that_says_simulated_leaks_unless_it_is_synthetic(opened):
+def test_simulated_transcripts_of_a_corpus_are_noted_unless_it_is_synthetic(opened):
     assert opened(source="simulated")[1].transcript_source == "simulated"
     assert opened(source="simulated", synthetic=True)[1].transcript_source == "corpus"
 
 
-def test_a_run_that_reads_nothing_leaks_nothing(opened):
+def test_a_run_without_transcripts_has_no_note(opened):
     described = opened(transcript_source="simulated", modalities="audio")[1]
     assert described.transcript_source is None
     assert NoteCode.SIMULATED_TRANSCRIPTS not in [note.code for note in described.notes]
@@ -131,6 +133,6 @@ def test_a_run_that_reads_nothing_leaks_nothing(opened):
         ({"transcript_source": "simulated", "transcripts": "t.csv"}, "with data.transcript_source=simulated"),
     ],
 )
-def test_settings_that_do_not_belong_together(opened, data, says):
+def test_settings_that_do_not_fit_are_refused(opened, data, says):
     with pytest.raises(ConfigError, match=says):
         opened(**data)

@@ -1,4 +1,4 @@
-"""The declarations of the recipes' keys, and what reads them."""
+"""The declarations of the recipes' keys, and their readers."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,23 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import changeable_keys, describe_settings, require_declared, setting, settings_of
 from lalm_mer.corpora.settings import CorpusSettings, PrepareSettings
 from lalm_mer.corpora.settings import OutputSettings as PreparedSettings
-from lalm_mer.launch.config.sections import TranscribeDataSettings, TranscriberSettings, TranscriptFileSettings
-from lalm_mer.launch.config.settings import (
+from lalm_mer.launch.config.sections import (
     AdapterSettings,
-    BaselineSettings,
     DataSettings,
     FinetuneOutputSettings,
-    FinetuneSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
     SplitSettings,
-    TinySettings,
     TrainSettings,
+    TranscribeDataSettings,
+    TranscriberSettings,
+    TranscriptFileSettings,
+)
+from lalm_mer.launch.config.settings import (
+    BaselineSettings,
+    FinetuneSettings,
+    TinySettings,
     TranscribeSettings,
     ZeroShotSettings,
 )
@@ -67,7 +71,7 @@ def test_every_default_is_in_range_and_every_key_has_help_and_a_line(settings):
     assert sorted(lines) == sorted(declared)
 
 
-def test_where_and_how_fast_a_run_goes_may_change_and_nothing_else():
+def test_only_settings_without_effect_on_results_may_change():
     scoring = {"use_cpu", "dataloader_num_workers", "per_device_eval_batch_size"}
     everywhere = {"engine", "output"}
     trains = everywhere | {"train.report_to"} | {f"train.{key}" for key in scoring}
@@ -112,7 +116,7 @@ def test_where_and_how_fast_a_run_goes_may_change_and_nothing_else():
         ("augment.mp3.min_bitrate_kbps=17", "key 'augment.mp3.min_bitrate_kbps': 17; expected one of 8, 16, "),
     ],
 )
-def test_a_value_that_no_run_could_take_is_named_before_anything_is_loaded(tmp_path, override, says):
+def test_a_value_out_of_range_is_refused_before_anything_is_loaded(tmp_path, override, says):
     (tmp_path / "run.yaml").write_text(YAML)
     assert load_config(FinetuneSettings, tmp_path / "run.yaml").train.max_steps == -1
     with pytest.raises(ConfigError) as refused:
@@ -129,7 +133,7 @@ def test_a_value_that_no_run_could_take_is_named_before_anything_is_loaded(tmp_p
         ("scoring.condition=reversed", "key 'scoring.condition': 'reversed'; expected none or audio_swapped"),
     ],
 )
-def test_and_so_is_one_of_zero_shot(tmp_path, override, says):
+def test_a_value_of_zero_shot_out_of_range_is_refused(tmp_path, override, says):
     (tmp_path / "run.yaml").write_text(YAML.replace("adapter: {towers: {}}\n", ""))
     with pytest.raises(ConfigError) as refused:
         load_config(ZeroShotSettings, tmp_path / "run.yaml", [override])
@@ -138,10 +142,10 @@ def test_and_so_is_one_of_zero_shot(tmp_path, override, says):
 
 @dataclass(frozen=True)
 class ExtendedTraining(TrainSettings):
-    """A new setting is this declaration and nothing else."""
+    """A new setting needs only this declaration."""
 
     momentum: float = setting(0.9, at_least=0, below=1, help="of plain gradient descent")
-    prefetch: int = setting(2, at_least=1, may_change=True, help="batches that a worker reads ahead")
+    prefetch: int = setting(2, at_least=1, may_change=True, help="batches that a worker loads in advance")
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Extended(FinetuneSettings):
 def test_a_new_setting_is_found_in_help_in_the_range_check_and_in_the_resume_rule(tmp_path):
     described = describe_settings(Extended)
     assert "  train.momentum  float, 0 or more and less than 1, default 0.9: of plain gradient descent\n" in described
-    assert "  train.prefetch  int, 1 or more, default 2: batches that a worker reads ahead\n" in described
+    assert "  train.prefetch  int, 1 or more, default 2: batches that a worker loads in advance\n" in described
     file = tmp_path / "run.yaml"
     file.write_text(f"{YAML}train: {{momentum: 1.0}}\n")
     with pytest.raises(ConfigError) as refused:

@@ -1,10 +1,10 @@
-"""What a run expects of its launcher and of the device, read before anything is loaded."""
+"""The engine and device that a run expects, checked before anything is loaded."""
 
 import pytest
 import torch
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.config.settings import EngineSettings, ScoringSettings, TrainSettings
+from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
 from lalm_mer.launch.run.engine import Engine, expected_engine
 
 ONE_GPU = EngineSettings("accelerate_configs/single_gpu.yaml")
@@ -26,12 +26,12 @@ def accelerator(monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [ScoringSettings(), TrainSettings(), TrainSettings(bf16=True, use_cpu=True)])
-def test_a_run_for_one_gpu_starts_on_a_machine_without_any(accelerator, sizes):
+def test_a_run_for_one_gpu_starts_on_a_machine_without_a_gpu(accelerator, sizes):
     accelerator(None)
     assert expected_engine(ONE_GPU, sizes) == Engine(ONE_GPU.accelerate_config, "NO", 1, None)
 
 
-def test_mixed_precision_needs_a_gpu_or_the_word_that_it_is_a_cpu(accelerator):
+def test_mixed_precision_needs_a_gpu_or_use_cpu(accelerator):
     accelerator(None)
     with pytest.raises(ConfigError) as refused:
         expected_engine(ONE_GPU, TrainSettings(bf16=True))

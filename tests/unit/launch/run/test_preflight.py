@@ -1,4 +1,4 @@
-"""Which utterances the preflight asks, and where."""
+"""The utterances and the device of the preflight."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,8 @@ import torch
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.launch.config.settings import ScoringSettings
-from lalm_mer.launch.run.preflight import _chosen, _device, _longest
+from lalm_mer.launch.config.sections import ScoringSettings
+from lalm_mer.launch.run.preflight import _choose, _device, _longest
 
 
 class Rows:
@@ -43,39 +43,39 @@ def row(name, seconds, transcript="said", seed=None):
 
 def names(rows, **options):
     used = {"uses_audio": True, "uses_transcript": True} | options
-    return [example.input.utterance_id for example in _chosen(rows, **used)]
+    return [example.input.utterance_id for example in _choose(rows, **used)]
 
 
-def test_the_shortest_of_different_lengths_are_asked_but_not_the_shortest_of_all():
+def test_the_shortest_of_different_durations_are_chosen_except_very_short_ones():
     rows = Rows(*(row(f"u{number}", seconds) for number, seconds in enumerate([9, 3, 0.2, 1, 1, 2, 0.5, 0.5])))
     assert names(rows, uses_transcript=False) == ["u6", "u3", "u5", "u1"]
     assert names(Rows(row("a", 0.2), row("b", 0.3), row("c", 0.6)), uses_transcript=False) == ["c", "a", "b"]
 
 
-def test_what_has_no_audio_is_not_asked_where_it_is_to_be_heard():
+def test_utterances_without_audio_are_not_chosen_if_audio_is_used():
     rows = Rows(("mute", None, "said", None), row("a", 1), row("b", 2))
     assert names(rows) == ["a", "b"]
     assert "mute" in names(rows, uses_audio=False)
 
 
-def test_transcripts_differ_as_far_as_there_are_others():
+def test_transcripts_differ_if_there_are_different_ones():
     rows = Rows(*(row(f"u{number}", 1 + number, said) for number, said in enumerate(["a", "a", "a", "b", "b", "b"])))
     transcripts = [rows[int(name[1])].input.transcript for name in names(rows)]
     assert sorted(transcripts) == ["a", "a", "b", "b"]
     assert names(rows, uses_transcript=False) == ["u0", "u1", "u2", "u3"]
 
 
-def test_no_utterance_is_asked_twice_where_there_are_others():
+def test_no_utterance_is_chosen_twice_if_there_are_others():
     once = row("again", 1)
     assert names(Rows(once, once, once, row("b", 2), row("c", 3), row("d", 4))) == ["again", "b", "c", "d"]
 
 
-def test_silence_and_the_same_sound_are_passed_by():
+def test_silence_and_repeated_audio_are_not_chosen():
     silent = ("silent", 1.0, "x", np.zeros(100, np.float32))
     hum = ("hum", 1.1, "y", np.full(110, 0.2, np.float32))
     rows = Rows(silent, hum, row("a", 1.2, seed=1), row("longer_a", 1.3, seed=1), row("b", 1.4, seed=2))
     assert names(rows) == ["a", "b"]
-    assert names(Rows(silent)) == ["silent"]  # the rest of the preflight goes on
+    assert names(Rows(silent)) == ["silent"]  # for the other checks
 
 
 def test_few_utterances_are_opened():
@@ -84,7 +84,7 @@ def test_few_utterances_are_opened():
     assert rows.opened <= 33
 
 
-def test_without_audio_the_words_alone_are_looked_at():
+def test_without_audio_only_transcripts_are_compared():
     rows = Rows(*((f"u{number}", None, "w" * number, None) for number in range(6)))
     assert names(rows) == ["u0", "u1", "u2", "u3"]
     assert _longest(rows, uses_audio=False).input.utterance_id == "u5"
@@ -92,7 +92,7 @@ def test_without_audio_the_words_alone_are_looked_at():
 
 
 @pytest.mark.parametrize(("variable", "device"), [("false", "cuda:1"), ("true", "cpu")])
-def test_the_device_is_the_trainers(monkeypatch, variable, device):
+def test_the_device_is_that_of_the_trainer(monkeypatch, variable, device):
     monkeypatch.setenv("ACCELERATE_USE_CPU", variable)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))

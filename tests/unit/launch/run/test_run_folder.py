@@ -18,14 +18,14 @@ from lalm_mer.launch.run.run_folder import is_finished, open_run
 
 @dataclass(frozen=True)
 class Engine:
-    """What the run is launched with."""
+    """The launcher."""
 
     num_processes: int = 1
 
 
 @dataclass(frozen=True)
 class Train:
-    """How it learns."""
+    """Training."""
 
     learning_rate: float = 1e-3
     use_cpu: bool = setting(True, may_change=True)
@@ -43,20 +43,20 @@ class Settings:
 IDENTITY = fabricated_record(config=to_dict(Settings()), seconds=None)
 
 
-def test_the_whole_config_is_written_first(tmp_path):
+def test_the_record_is_written_first(tmp_path):
     run = open_run(tmp_path / "run", IDENTITY, Settings, writes=True)
     assert read_record(run.path / "run.json") == run.record == IDENTITY
-    assert not run.finished
+    assert not is_finished(run.path, Settings(), IDENTITY.hashes)
 
 
-def test_a_run_that_goes_on_keeps_when_it_began(tmp_path):
+def test_a_resumed_run_keeps_its_start(tmp_path):
     _begun(tmp_path)
     later = replace(IDENTITY, started_at="2027-01-01T00:00:00+00:00")
     assert open_run(tmp_path, later, Settings, writes=True).record == IDENTITY
 
 
 @pytest.mark.parametrize("changed", [{"format": 1}, {"config": None}])
-def test_a_run_that_cannot_be_read_is_refused(tmp_path, changed):
+def test_a_record_that_cannot_be_read_is_refused(tmp_path, changed):
     _begun(tmp_path)
     file = tmp_path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
@@ -79,11 +79,11 @@ def test_a_finished_run_is_known_by_its_config_and_hashes(tmp_path):
 
 
 @pytest.mark.parametrize(("section", "key", "value"), [("train", "use_cpu", False), ("engine", "num_processes", 2)])
-def test_how_it_runs_may_change(tmp_path, section, key, value):
+def test_settings_without_effect_on_results_may_change(tmp_path, section, key, value):
     _begun(tmp_path)
     changed = deepcopy(IDENTITY)
     changed.config[section][key] = value
-    assert not open_run(tmp_path, changed, Settings, writes=True).finished
+    assert open_run(tmp_path, changed, Settings, writes=True).record.config == changed.config
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_how_it_runs_may_change(tmp_path, section, key, value):
     [(("config", "seed"), "config.seed"), (("config", "train", "learning_rate"), "config.train.learning_rate"),
      (("hashes", "folds"), "hashes.folds")],
 )  # fmt: skip
-def test_what_decides_the_outcome_may_not(tmp_path, path, named):
+def test_settings_and_hashes_with_effect_on_results_may_not_change(tmp_path, path, named):
     _begun(tmp_path)
     changed = deepcopy(IDENTITY)
     section = {"config": changed.config, "hashes": changed.hashes}
@@ -102,9 +102,9 @@ def test_what_decides_the_outcome_may_not(tmp_path, path, named):
         open_run(tmp_path, changed, Settings, writes=True)
 
 
-def test_a_folder_of_other_files_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds other files"):
+    with pytest.raises(ConfigError, match="has other files"):
         open_run(tmp_path, IDENTITY, Settings, writes=True)
 
 
@@ -114,6 +114,6 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 def _begun(folder):
-    """A run that was begun: run.json, and a checkpoint folder that shows it is more than a failed start."""
+    """A run that has begun: run.json and a checkpoint, which shows that it is not a failed start."""
     run = open_run(folder, IDENTITY, Settings, writes=True)
     (run.checkpoints / "checkpoint-1").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Where else training is logged."""
+"""Loggers besides history.jsonl."""
 
 import pytest
 import torch
@@ -6,13 +6,13 @@ from transformers.integrations import TensorBoardCallback, integration_utils
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.launch.config.settings import TrainSettings
+from lalm_mer.launch.config.sections import TrainSettings
 from lalm_mer.launch.run.engine import Engine
 from lalm_mer.launch.run.trainers import make_trainer
 
 
 class Bare(torch.nn.Linear):
-    """A recognizer that is never asked for scores."""
+    """A recognizer that cannot score."""
 
     label_set = LabelSet(("happy", "sad"))
     training_collator = staticmethod(list)
@@ -21,7 +21,7 @@ class Bare(torch.nn.Linear):
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A maker of trainers that log to some names."""
+    """Creates trainers with loggers of these names."""
 
     def make(*names):
         return make_trainer(
@@ -36,18 +36,18 @@ def logs_to_tensorboard(trainer):
     return [type(each) for each in trainer.callback_handler.callbacks].count(TensorBoardCallback)
 
 
-def test_nothing_is_logged_elsewhere_by_default(trainer):
+def test_there_are_no_other_loggers_by_default(trainer):
     assert trainer().args.report_to == []
     assert logs_to_tensorboard(trainer()) == logs_to_tensorboard(trainer("none")) == 0
 
 
-def test_names_pass_through(trainer):
+def test_names_are_passed_on(trainer):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; it is in the extra `dev`")
     assert trainer("tensorboard").args.report_to == ["tensorboard"]
     assert logs_to_tensorboard(trainer("tensorboard")) == logs_to_tensorboard(trainer("all")) == 1
 
 
-def test_a_package_that_is_not_installed_is_one_line(trainer, monkeypatch):
+def test_a_missing_package_is_an_error_of_one_line(trainer, monkeypatch):
     monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: False)
     with pytest.raises(ConfigError) as refused:
         trainer("tensorboard")
@@ -57,7 +57,7 @@ def test_a_package_that_is_not_installed_is_one_line(trainer, monkeypatch):
     assert "\n" not in str(refused.value)
 
 
-def test_a_name_that_transformers_does_not_know_is_one_line(trainer):
+def test_a_name_unknown_to_transformers_is_an_error_of_one_line(trainer):
     with pytest.raises(ConfigError) as refused:
         trainer("tensorbored")
     assert str(refused.value).startswith("key 'train.report_to': tensorbored: tensorbored is not supported, only ")

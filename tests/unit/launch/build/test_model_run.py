@@ -4,7 +4,7 @@ import pytest
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
-from lalm_mer.launch.build.notes import run_notes
+from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import FAMILIES, family_class
 
@@ -19,12 +19,12 @@ def data(corpus, **refused):
     return SimpleNamespace(folded=SimpleNamespace(corpus=SimpleNamespace(name=corpus)), refused=refused)
 
 
-def notes(*parts, shots=()):
-    return run_notes(*parts, SimpleNamespace(shots=shots))
+def notes(model, data, shots=()):
+    return LoadedRun(None, model, SimpleNamespace(shots=shots), data, {}).notes()
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_what_is_known_of_the_training_data_is_told_of_published_weights_alone(name):
+def test_contamination_is_noted_only_for_published_weights(name):
     for corpus, known in MODELS[name].contamination.items():
         assert corpus in READERS
         contamination = Note(NoteCode.CONTAMINATION, facts={"model": name, "known": known})
@@ -33,7 +33,7 @@ def test_what_is_known_of_the_training_data_is_told_of_published_weights_alone(n
     assert notes(model(name), data("elsewhere")) == []
 
 
-def test_clap_says_of_every_real_corpus_what_its_authors_name():
+def test_clap_states_the_contamination_of_every_real_corpus():
     real = set(READERS) - {"manifest", "circumplex"}
     assert set(Clap.contamination) == real
     collected = {corpus for corpus, known in Clap.contamination.items() if "but in the project's list" in known}
@@ -41,7 +41,7 @@ def test_clap_says_of_every_real_corpus_what_its_authors_name():
     assert all("arXiv:2211.06687" in known and known.endswith(".") for known in Clap.contamination.values())
 
 
-def test_what_is_refused_is_noted_by_split_with_examples():
+def test_refused_utterances_are_noted_by_split_with_examples():
     reasons = {f"u{number}": f"{number} s long" for number in range(7)}
     refused = data("elsewhere", train=reasons, test={"u0": "too long"})
     ids = ("u0", "u1", "u2", "u3", "u4")
