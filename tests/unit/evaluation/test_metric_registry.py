@@ -132,7 +132,7 @@ def test_it_is_in_the_model_card_and_its_metadata(metric):
     described = facts(metrics, primary_metric=metric.name)
     card = render_model_card(described)
     assert f"| {metric.long_title} | {percent(metrics[metric.name]['value'])}% |" in card
-    assert f"chosen by {metric.long_title} on dev" in card
+    assert f"selected by {metric.long_title} on dev" in card
     results = card_metadata(described)["model-index"][0]["results"][0]["metrics"]
     stated = {row["name"]: (row["type"], row["value"]) for row in results}
     expected = None if metric.hub_type is None else (metric.hub_type, metrics[metric.name]["value"])

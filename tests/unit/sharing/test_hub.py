@@ -243,7 +243,7 @@ def test_a_tower_that_the_config_names_may_be_shared(run, tmp_path):
     tensors = load_file(run / "adapter" / "adapter_model.safetensors")
     copy = {"base_model.model.projector.weight": next(iter(tensors.values())).clone()}
     save_file(tensors | copy, run / "adapter" / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match=r"holds base_model\.model\.projector\.weight"):
+    with pytest.raises(AdapterError, match=r"contains base_model\.model\.projector\.weight"):
         load_adapter_from(str(run))
     file = run / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"modules_to_save": ["projector"]}))
