@@ -97,7 +97,7 @@ class Tones:
 
 
 @pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
-@pytest.mark.parametrize(("objective", "rate", "warmup"), [("cross_entropy", 5e-3, 10), ("contrastive", 5e-3, 10)])
+@pytest.mark.parametrize(("objective", "rate", "warmup"), [("cross_entropy", 1e-2, 5), ("contrastive", 1e-2, 5)])
 def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
     model, _ = add_adapter(
         clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}
@@ -105,9 +105,9 @@ def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
     torch.manual_seed(0)
     recognizer = ClapRecognizer(clap, SETUP, model, objective=objective)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=100, per_device_train_batch_size=12, per_device_eval_batch_size=12,
-        learning_rate=rate, warmup_steps=warmup, eval_strategy="steps", eval_steps=50, save_strategy="steps",
-        save_steps=50,
+        output_dir=str(tmp_path), max_steps=50, per_device_train_batch_size=12, per_device_eval_batch_size=12,
+        learning_rate=rate, warmup_steps=warmup, eval_strategy="steps", eval_steps=25, save_strategy="steps",
+        save_steps=25,
         load_best_model_at_end=True, metric_for_best_model="uar", greater_is_better=True, use_cpu=True,
         remove_unused_columns=False, report_to="none", disable_tqdm=True, seed=0,
     )  # fmt: skip
