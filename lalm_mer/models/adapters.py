@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
@@ -18,31 +18,12 @@ from torch import nn
 from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options, kind_named
+from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
+__all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for every linear layer of a tower."""
-
-
-class Adaptable(Protocol):
-    """What an adapter needs of a model: ``Family`` and ``Clap`` have it."""
-
-    model: Any
-
-    @property
-    def name(self) -> str:
-        """Its name in errors."""
-        ...
-
-    @property
-    def towers(self) -> Mapping[str, str]:
-        """Tower -> module path in the transformers model."""
-        ...
-
-    def submodule(self, tower: str) -> nn.Module:
-        """The module of a tower, adapters included."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +46,7 @@ class TowerReport:
 
 
 def add_adapter(
-    family: Adaptable,
+    family: PretrainedModel,
     towers: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
     *,
@@ -120,7 +101,7 @@ def add_adapter(
 
 
 def load_adapter(
-    family: Adaptable,
+    family: PretrainedModel,
     folder: Path,
     *,
     trainable: bool = False,
@@ -164,7 +145,7 @@ def load_adapter(
     return model
 
 
-def tower_of(family: Adaptable, name: str) -> str | None:
+def tower_of(family: PretrainedModel, name: str) -> str | None:
     """The tower of a module or parameter by its full name; None outside all.
 
     A module inside two nested towers belongs to the inner one.
@@ -173,7 +154,7 @@ def tower_of(family: Adaptable, name: str) -> str | None:
     return max(holding, key=lambda tower: len(family.towers[tower]), default=None)
 
 
-def _targeted(family: Adaptable, tower: str, targets: Sequence[str]) -> list[str]:
+def _targeted(family: PretrainedModel, tower: str, targets: Sequence[str]) -> list[str]:
     """Full names of exactly the targets within one tower.
 
     Not a regular expression: for a mixture of experts peft replaces one by the last names of what it matched, which
@@ -195,7 +176,7 @@ def _targeted(family: Adaptable, tower: str, targets: Sequence[str]) -> list[str
 
 
 def _report(
-    family: Adaptable, model: PeftModel, towers: Mapping[str, Sequence[str]], full: Sequence[str], prefix: str
+    family: PretrainedModel, model: PeftModel, towers: Mapping[str, Sequence[str]], full: Sequence[str], prefix: str
 ) -> list[TowerReport]:
     trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
     rows = []
@@ -218,19 +199,19 @@ def _report(
     return rows
 
 
-def _require_tower(family: Adaptable, tower: str, argument: str) -> None:
+def _require_tower(family: PretrainedModel, tower: str, argument: str) -> None:
     if tower not in family.towers:
         raise AdapterError(f"argument '{argument}': unknown tower {tower!r}; expected {', '.join(family.towers)}")
 
 
-def _refuse_adapted(family: Adaptable) -> None:
+def _refuse_adapted(family: PretrainedModel) -> None:
     """Adapters that are added one after another would all be active at once."""
     kinds = (BaseTunerLayer, ModulesToSaveWrapper)
     if any(isinstance(module, kinds) for module in family.model.modules()):
         raise AdapterError(f"this {family.name} model has an adapter already; load it anew, or give onto=")
 
 
-def _paths(family: Adaptable, tower: str) -> list[str]:
+def _paths(family: PretrainedModel, tower: str) -> list[str]:
     """Paths of the modules that a tower is: its own, or those of its parts where it has no module to itself."""
     root, module = family.towers[tower], family.submodule(tower)
     if module is family.model.get_submodule(root):
@@ -238,7 +219,7 @@ def _paths(family: Adaptable, tower: str) -> list[str]:
     return [f"{root}.{name}" for name, _ in module.named_children()]
 
 
-def _copied(family: Adaptable, tower: str, *, targets: Sequence[str]) -> list[str]:
+def _copied(family: PretrainedModel, tower: str, *, targets: Sequence[str]) -> list[str]:
     """Paths of the modules of a tower that can be trained in full."""
     _require_tower(family, tower, "full")
     where = f"argument 'full': the {tower} of {family.name}"

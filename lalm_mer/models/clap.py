@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     ClapAudioConfig,
     ClapConfig,
     ClapFeatureExtractor,
@@ -25,16 +24,16 @@ from transformers import (
 )
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import AUDIO
 from lalm_mer.models.families import CLAP
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
-from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
+from lalm_mer.models.laion_checkpoint import DERIVED_BUFFERS
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
-_QUANTISED = "text_tower"
 _MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
 _FRAMES_PER_S = 100
 _SOURCES = (
@@ -49,10 +48,9 @@ _NOT_LISTED = (
     f"not named among {_SOURCES}, nor in the project's list of collected data (data_collection/README.md); which "
     "speech larger_clap_music_and_speech learned from is not published."
 )
-_FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers that follow from the config
 
 
-class Clap:
+class Clap(PretrainedModel):
     """A CLAP on transformers' own classes, with its processor.
 
     Args:
@@ -63,21 +61,17 @@ class Clap:
         ModelError: if the feature extractor fuses long audio and the model does not, or the other way round
     """
 
-    name: ClassVar[str] = CLAP
-    towers: ClassVar[Mapping[str, str]] = {
-        "audio_tower": "audio_model",
-        "audio_projector": "audio_projection",
-        "text_tower": "text_model",
-        "text_projector": "text_projection",
-    }
-    published: ClassVar[Sequence[str]] = (
+    name = CLAP
+    model_class = ClapModel
+    processor_class = ClapProcessor
+    published = (
         "laion/clap-htsat-unfused",
         "laion/clap-htsat-fused",
         "laion/larger_clap_general",
         "laion/larger_clap_music_and_speech",
     )
-    published_revision: ClassVar[str | None] = None
-    licence: ClassVar[str] = "Apache-2.0"
+    source_help = "a Hub id or a local folder (a .pt file of laion-clap is converted first)"
+    licence = "Apache-2.0"
     contamination: ClassVar[Mapping[str, str]] = {
         "ravdess": _LISTED.format(status="processed"),
         "crema_d": _LISTED.format(status="processed"),
@@ -87,26 +81,25 @@ class Clap:
         "mosei": f"{_NOT_LISTED} Its videos are YouTube's, as AudioSet's are, which the paper trains on.",
         "emodb": _NOT_LISTED,
     }
-    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    towers: ClassVar[Mapping[str, str]] = {
+        "audio_tower": "audio_model",
+        "audio_projector": "audio_projection",
+        "text_tower": "text_model",
+        "text_projector": "text_projection",
+    }
+    quantised_tower = "text_tower"
     adapter_targets: ClassVar[Mapping[str, Sequence[str]]] = {
         "audio_tower": ("query", "key", "value", "dense"),
         "audio_projector": ("linear1", "linear2"),
     }
-    """Tower -> last names of the linear layers that an adapter goes into unless the settings name others"""
-    fsdp_layers: ClassVar[Sequence[str]] = ("ClapAudioLayer", "ClapTextLayer")
-    """Classes of the layers that FSDP shards one by one"""
-    has_language_model: ClassVar[bool] = False
-    """It compares embeddings and writes no answers"""
-    batch_tolerance: ClassVar[float] = 1e-5
-    """Largest difference of a score between a batch of one and of several"""
+    fsdp_layers = ("ClapAudioLayer", "ClapTextLayer")
+    has_language_model = False
+    derived_buffers = DERIVED_BUFFERS
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
-        config: Any = model.config
-        self.model = model
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
+        super().__init__(model, processor)
         self.extractor = processor.feature_extractor
-        self.fuses = bool(config.audio_config.enable_fusion)
+        self.fuses = bool(model.config.audio_config.enable_fusion)
         if self.fuses != (self.extractor.truncation == "fusion"):
             raise ModelError(
                 f"clap: the model has enable_fusion={self.fuses}, but its feature extractor has "
@@ -114,22 +107,8 @@ class Clap:
             )
 
     @classmethod
-    def can_be_quantized(cls) -> bool:
-        """Its text tower."""
-        return True
-
-    @classmethod
-    def require_installed(cls) -> None:
-        """Nothing: transformers has all of it."""
-
-    @classmethod
-    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
-        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
-        return ClapProcessor.from_pretrained(source, revision=revision)
-
-    @classmethod
     def default_prompt(cls, modalities: str) -> str:
-        """The descriptions of labels, for settings that name none.
+        """Descriptions of emotions.
 
         Raises:
             ConfigError: if the modalities are others than audio
@@ -140,60 +119,8 @@ class Clap:
 
     @classmethod
     def load_prompt(cls, path: Path) -> Ensemble:
-        """Read the file that ``prompt.file`` names: descriptions of labels."""
+        """Read descriptions of labels."""
         return load_ensemble(path)
-
-    @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str = "float32",
-        quantization: str | None = None,
-    ) -> Self:
-        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
-
-        Args:
-            model_id: Hub id or folder
-            revision: branch, tag or commit
-            dtype: float32, bfloat16 or float16
-            quantization: ``nf4`` for a text tower in 4 bits; the audio tower and both projectors are not quantised
-
-        Raises:
-            ModelError: naming the id, if it cannot be found or is no CLAP
-            ConfigError: if the quantization is unknown, or its extra is not installed
-        """
-        source = str(model_id)
-        extra: dict[str, Any] = {}
-        if quantization is not None:
-            if quantization != NF4:
-                raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
-            extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype), _QUANTISED)
-        try:
-            processor = cls.load_processor(source, revision)
-            config = AutoConfig.from_pretrained(source, revision=revision)
-            if not isinstance(config, ClapConfig):
-                raise ValueError(f"its config says {config.model_type!r}")
-            model, report = ClapModel.from_pretrained(
-                source,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                output_loading_info=True,
-                **extra,
-            )
-            missing = [name for name in report["missing_keys"] if not name.endswith(_FOLLOWING)]
-            if missing:  # transformers would draw them
-                raise ValueError(f"{len(missing)} weights missing, for example {min(missing)}")
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"model {source!r} cannot be loaded as clap: {one_line(error)}; model.id is a Hub id or a local folder "
-                "(a .pt file of laion-clap is converted first)"
-            ) from error
-        if quantization is not None:
-            require_quantised_alone(model, cls.towers, cls.name, _QUANTISED)
-        return cls(model, processor)
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape, *, fuses: bool = False) -> None:
@@ -246,20 +173,6 @@ class Clap:
         nn.init.constant_(norm.running_var, 400.0)
         model.save_pretrained(folder)
         ClapProcessor(extractor, tokenizer).save_pretrained(folder)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def randomly_initialised(self) -> bool:
-        """Whether the weights were never trained."""
-        return bool(getattr(self.model.config, "randomly_initialised", False))
-
-    def submodule(self, tower: str) -> nn.Module:
-        """The module of a tower, adapters included."""
-        return self.model.get_submodule(self.towers[tower])
 
     def refuses(self, duration_s: float) -> str | None:
         """Why it cannot take audio of this duration, in seconds; None where it can."""

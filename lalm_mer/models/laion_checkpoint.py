@@ -19,7 +19,13 @@ from transformers import AutoConfig, ClapConfig, ClapModel, ClapProcessor
 
 from lalm_mer.core.errors import ModelError, one_line
 
-__all__ = ["convert_laion_checkpoint", "read_laion_checkpoint", "transformers_names", "transformers_weights"]
+__all__ = [
+    "DERIVED_BUFFERS",
+    "convert_laion_checkpoint",
+    "read_laion_checkpoint",
+    "transformers_names",
+    "transformers_weights",
+]
 
 _UNUSED = (
     "text_branch.embeddings.position_ids",
@@ -50,7 +56,8 @@ _PARTS = (
     ("audio_projection.2.", "audio_projection.linear2."),
 )
 _ROBERTA_EPS = 1e-5  # of the RoBERTa that LAION trained; a ClapTextConfig has 1e-12 by default
-_FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers of transformers' own
+DERIVED_BUFFERS = ("relative_position_index", "position_ids", "token_type_ids")
+"""Last names of the buffers of a ClapModel that follow from its config"""
 
 
 def transformers_names(name: str) -> tuple[str, ...]:
@@ -117,7 +124,7 @@ def transformers_weights(weights: Mapping[str, Tensor], config: ClapConfig, sour
         found |= dict(zip(ours, value.chunk(len(ours)) if len(ours) > 1 else [value], strict=False)) if ours else {}
     with torch.device("meta"):
         expected: dict[str, Tensor] = ClapModel(config).state_dict()
-    own = {name for name in expected if name.endswith(_FOLLOWING)}
+    own = {name for name in expected if name.endswith(DERIVED_BUFFERS)}
     missing = sorted(set(expected) - own - set(found))
     unexpected = sorted(set(found) - set(expected))
     shaped = [

@@ -184,7 +184,9 @@ def _language(generation_config: Any, language: str, name: str) -> str:  # noqa:
     code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
     known = {token.strip("<|>") for token in generation_config.lang_to_id}
     if code not in known:
-        raise ConfigError(f"argument 'language': {language!r}, not supported by {name}; expected one of {sorted(known)}")
+        raise ConfigError(
+            f"argument 'language': {language!r}, not supported by {name}; expected one of {sorted(known)}"
+        )
     return str(code)
 
 

@@ -31,7 +31,7 @@ from lalm_mer.launch.build.trained_adapter import TrainedAdapter, find_adapter
 from lalm_mer.launch.config.settings import FinetuneSettings, ModelSettings, ZeroShotSettings
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 
 __all__ = ["Builder", "LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]

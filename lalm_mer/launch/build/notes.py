@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.launch.build.data import RunData
-from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 
 __all__ = ["run_notes"]

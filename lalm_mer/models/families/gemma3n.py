@@ -140,7 +140,7 @@ class Gemma3n(Family):
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma3nAudioConformerBlock", "Gemma3nTextDecoderLayer")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
         processor.full_audio_sequence = (self.audio_token * _placeholders(model)).join(self.audio_marks)
 

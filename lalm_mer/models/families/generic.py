@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 from jinja2 import TemplateError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
@@ -153,12 +153,13 @@ class Generic(Family):
     front_end = _ProcessorFrontEnd()
     encoder = _NoEncoder()
     decoder = _OwnForward()
+    quantised_tower = None
     adapter_targets = {}
     fsdp_layers = ()
     single_pass_reason = "it computes logits from audio in one call, for any architecture"
     batch_tolerance = float("inf")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 any processor
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 any processor
         self._counts: dict[int, int] = {}
         config: Any = model.config
         audio_id = getattr(config, "audio_token_id", getattr(config, "audio_token_index", None))

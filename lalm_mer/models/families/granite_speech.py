@@ -115,10 +115,9 @@ class GraniteSpeech(Family):
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("query", "key", "value", "linear")}
     fsdp_layers = ("GraniteSpeechConformerBlock", "Blip2QFormerLayer", "GraniteDecoderLayer")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
-        outer: Any = model
-        outer.supports_gradient_checkpointing = True  # its language model does, and the outer class does not declare it
+        model.supports_gradient_checkpointing = True  # its language model does; the outer class does not declare it
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
