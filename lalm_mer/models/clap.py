@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from torch import Tensor, nn
 from transformers import (
     ClapAudioConfig,
@@ -27,7 +27,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import AUDIO
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.families.parts.tiny_shape import TinyShape
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_backend
 from lalm_mer.models.laion_checkpoint import DERIVED_BUFFERS
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
@@ -227,17 +227,8 @@ class Clap(PretrainedModel):
 
 
 def _roberta_tokenizer(shape: TinyShape) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with RoBERTa's special tokens at their places."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=shape.vocabulary,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(sorted(shape.words), trainer)
+    """Byte-level BPE with the ids of RoBERTa's special tokens."""
+    backend = byte_level_backend(shape, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Decoder, Family, LanguageInputs, TowerOutput
-from lalm_mer.models.families.parts.log_mel import inside
+from lalm_mer.models.families.parts.log_mel import frame_mask
 
 __all__ = ["LLAMA_LINEAR", "USUAL_TOWERS", "InPlaceDecoder", "fill_placeholders"]
 
@@ -80,7 +80,7 @@ def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, l
     Raises:
         ModelError: if the numbers of placeholders and of frames differ
     """
-    frames = projected[inside(lengths, projected.shape[1])]
+    frames = projected[frame_mask(lengths, projected.shape[1])]
     if int(is_audio.sum()) != len(frames):
         raise ModelError(f"{name}: {int(is_audio.sum())} placeholders for {len(frames)} frames of audio")
     return embeddings.masked_scatter(is_audio[..., None], frames.to(embeddings.dtype))
