@@ -8,9 +8,11 @@ answers and packing sequences work alike for all families.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.families.parts.plain_words import plain_word_ids
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
@@ -240,12 +241,24 @@ class Family(PretrainedModel):
         return [*self.word_ids(form), self.stop_token_id]
 
     def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not.
+        """Token ids of words as plain characters, without any token that was added to the vocabulary.
+
+        ``split_special_tokens`` does not split tokens such as ``<asr_text>`` or ``<tool_call>``, which are added but
+        not marked as special. Text is therefore split within each of them, and the ids are concatenated; a byte-level
+        tokenizer gives the ids of the complete text.
 
         Raises:
-            ModelError: if the tokenizer turns any of them into an added token all the same
+            ModelError: if an added token remains
         """
-        return plain_word_ids(self.tokenizer, words, self.name)
+        added = self.tokenizer.added_tokens_decoder
+        spelled = [re.escape(token.content) for token in added.values() if not token.special and len(token.content) > 1]
+        cuts = [match.start() + 1 for match in re.finditer(f"(?={'|'.join(spelled)})", words)] if spelled else []
+        ids: list[int] = []
+        for start, end in pairwise([0, *cuts, len(words)]):
+            ids += self.tokenizer(words[start:end], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not set(added).isdisjoint(ids):
+            raise ModelError(f"{self.name}: its tokenizer reads added tokens in plain words: {words[:60]!r}")
+        return ids
 
     def _token_id(self, token: str) -> int:
         index = self.tokenizer.convert_tokens_to_ids(token)

@@ -33,7 +33,7 @@ class _Processor(AudioOnlyProcessor, Qwen2_5OmniProcessor):  # type: ignore[misc
 class Qwen25Omni(Family):
     """The thinker of Qwen2.5-Omni on transformers' own classes, extracted from the published model.
 
-    Talker and codec are not loaded, and the parts for images are not used. The projector is the tower's last linear layer.
+    Talker and codec are not loaded, the parts for images are not used. The projector is the tower's last linear layer.
     """
 
     name = "qwen2_5_omni"

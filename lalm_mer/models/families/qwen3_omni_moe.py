@@ -53,7 +53,7 @@ class _ChunkEncoder(OmniEncoder):
 class Qwen3OmniMoe(Family):
     """The thinker of Qwen3-Omni on transformers' own classes, extracted from the published model.
 
-    Talker and codec are not loaded, and the parts for images are not used. The projector is the second of the two
+    Talker and codec are not loaded, the parts for images are not used. The projector is the second of the two
     layers after the tower's transformer. The experts are no linear layers, so LoRA is only added to attention.
     """
 

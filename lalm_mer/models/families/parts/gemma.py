@@ -18,7 +18,7 @@ CONTAMINATION = dict.fromkeys(
 
 
 class GemmaDecoder(InPlaceDecoder):
-    """Sliding attention also for answers that share a prompt: each token attends to as many positions as without sharing.
+    """Sliding attention, also for answers that share a prompt: each token attends to as many positions as without.
 
     A family's ``embed`` adds ``per_layer_inputs``: embeddings that go into every layer, or None.
     """

@@ -35,7 +35,7 @@ class PooledWhisper(AudioEncoder):
 
 @dataclass(frozen=True)
 class WindowByWindow(AudioEncoder):
-    """A tower that takes one window at a time; the windows of an utterance are joined without padding.
+    """A tower that takes one window at a time; the windows of an utterance are concatenated without padding.
 
     Args:
         tokens_of: number of mel frames -> number of placeholders
@@ -55,13 +55,13 @@ class WindowByWindow(AudioEncoder):
         return TowerOutput(pad_sequence(list(of_utterance), batch_first=True), totals)
 
     def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """The tower on N windows, (N, F, D), padding included; here of a tower that masks padding itself.
+        """Output for N windows, (N, F, D), padding included; by default that of a tower which takes a mask.
 
         Args:
             family: the model
             features: (N, mel bins, window frames), utterance by utterance
-            frames: (N,), mel frames inside each
-            used: (A, W), true at those N windows
+            frames: (N,), mel frames of each that are not padding
+            used: (A, W), true for those N windows
         """
         tower: Any = family.submodule("audio_tower")
         mask = frame_mask(frames, features.shape[-1])
