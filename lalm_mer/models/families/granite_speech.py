@@ -77,8 +77,8 @@ class TorchMelExtractor(GraniteSpeechFeatureExtractor):  # type: ignore[misc]
 
     def __call__(self, audios: Tensor | Sequence[npt.NDArray[np.float32]], device: str | None = "cpu") -> BatchFeature:
         """Features, counts of placeholders and their mask."""
-        padded, lengths = self._get_audios_and_audio_lengths(audios)
-        counts = self._get_num_audio_features(lengths)
+        counts = self._get_num_audio_features([len(samples) for samples in audios])
+        padded = nn.utils.rnn.pad_sequence([torch.as_tensor(samples) for samples in audios], batch_first=True)
         return BatchFeature(
             {
                 "input_features": self._extract_mel_spectrograms(padded, device),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import AddedToken
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedTokenizerFast,
@@ -59,10 +59,11 @@ class _PackingTower(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
         """Tower output; the tower packs the utterances, so that none depends on another or on padding."""
         tower: Any = family.submodule("audio_tower")
-        mask = frame_mask(audio_frames, audio_features.shape[1]).long()
-        features = audio_features.mT.contiguous().to(tower.dtype)
-        packed = tower(features, input_features_mask=mask).last_hidden_state
-        lengths = chunks_halved_thrice(audio_frames, 2 * int(tower.config.n_window))
+        chunk = 2 * int(tower.config.n_window)
+        features = nn.functional.pad(audio_features.mT, (0, -audio_features.shape[1] % chunk)).to(tower.dtype)
+        mask = frame_mask(audio_frames, features.shape[-1]).long()
+        packed = tower(features.contiguous(), input_features_mask=mask).last_hidden_state
+        lengths = chunks_halved_thrice(audio_frames, chunk)
         return TowerOutput(pad_sequence(list(packed.split(lengths.tolist())), batch_first=True), lengths)
 
 
