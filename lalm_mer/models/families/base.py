@@ -1,9 +1,9 @@
-"""What a family says of its architecture, and the parts it is composed of.
+"""A family's declarations, and the interfaces of its parts.
 
 Every model is cut into two steps. Step one, audio encoding: waveforms -> the audio tower's output before the projector,
 one sequence per utterance. Step two, language modelling: token ids, positions, an attention pattern and tower outputs
--> hidden states. Nothing but these two steps touches a model, so caching a frozen tower, sharing a prompt between many
-answers and packing sequences work alike for all families.
+-> hidden states. Caching a frozen tower, sharing a prompt between many answers and packing sequences only use these two
+steps, so they work for all families.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """What the audio tower makes of A waveforms, before the projector.
+    """Output of the audio tower for A waveforms, before the projector.
 
     Args:
         states: (A, F, D), padded at the end
@@ -46,12 +46,12 @@ class TowerOutput:
 
 @dataclass(frozen=True)
 class LanguageInputs:
-    """What the language model takes besides audio, right-padded.
+    """Inputs of the language model without audio, right-padded.
 
     Args:
         input_ids: (B, T) token ids
         position_ids: (B, T)
-        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive where answers share a prompt
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt
     """
 
     input_ids: Tensor
@@ -60,7 +60,7 @@ class LanguageInputs:
 
 
 class FrontEnd(ABC):
-    """Waveforms -> inputs of the audio tower. It has no state: one object serves every model of a family."""
+    """Waveforms -> inputs of the audio tower; without state, one object for all models of a family."""
 
     @abstractmethod
     def longest_audio_s(self, family: Family) -> float:
@@ -68,7 +68,7 @@ class FrontEnd(ABC):
 
     @abstractmethod
     def token_count(self, family: Family, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills."""
+        """Number of placeholders for a waveform of ``samples`` samples."""
 
     @abstractmethod
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
@@ -76,11 +76,11 @@ class FrontEnd(ABC):
 
 
 class AudioEncoder(ABC):
-    """Step one: the audio tower, up to but without the projector."""
+    """Step one: the audio tower without the projector."""
 
     @abstractmethod
     def encode(self, family: Family, *args: Any, **inputs: Any) -> TowerOutput:  # noqa: ANN401 those of the front end
-        """Tower output of A waveforms, from what the front end made of them."""
+        """Tower output of A waveforms, from the inputs that the front end made."""
 
 
 class Decoder(ABC):
@@ -96,27 +96,23 @@ class Decoder(ABC):
 
 
 class Family(PretrainedModel):
-    """One architecture: the only place where its processor, template and towers are named.
-
-    Args:
-        model: the transformers model
-        processor: its processor, with ``tokenizer`` and ``feature_extractor``
+    """One architecture of audio-language models: its tokens, towers and parts.
 
     Raises:
-        ModelError: if a tower that the family names is not in the model, or a token not in the vocabulary
+        ModelError: if a tower of ``towers`` is not in the model, or a token not in the vocabulary
     """
 
     stop_token: ClassVar[str]
     audio_token: ClassVar[str]
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
-    """What the processor, not the chat template, writes before and after an audio slot"""
+    """Text that the processor, not the chat template, adds before and after an audio slot"""
     single_turn_reason: ClassVar[str | None] = None
     """Why a conversation cannot contain an earlier user turn with audio and its answer; None if it can"""
     front_end: ClassVar[FrontEnd]
     encoder: ClassVar[AudioEncoder]
     decoder: ClassVar[Decoder]
     single_pass_reason: ClassVar[str | None] = None
-    """Why its two steps are one, so that no tower output can be cached; None if there are two"""
+    """Why the model has one step, so that no tower output can be cached; None if it has two"""
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 each family's own class
         super().__init__(model, processor)
@@ -135,13 +131,13 @@ class Family(PretrainedModel):
 
     @classmethod
     def save_tiny(cls, folder: Path, config: Any, processor: Any, *, ones: str | None = None) -> None:  # noqa: ANN401
-        """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``.
+        """Save random weights, marked as such, and a processor; the last step of every ``build_tiny``.
 
         Args:
             folder: where to write
-            config: of ``model_class``
-            processor: the result of ``load_processor``
-            ones: last name of parameters to be set to one, where zeros would cancel what they multiply
+            config: config of ``model_class``
+            processor: the processor
+            ones: last name of parameters to be set to one, because zeros would cancel other weights
         """
         config.randomly_initialised = True
         model = cls.model_class(config)
@@ -167,11 +163,11 @@ class Family(PretrainedModel):
         return self.front_end.longest_audio_s(self)
 
     def audio_token_count(self, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills."""
+        """Number of placeholders for a waveform of ``samples`` samples."""
         return self.front_end.token_count(self, samples)
 
     def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """What the tower takes for A waveforms: keyword arguments of ``encode_audio``, first axis A.
+        """Keyword arguments of ``encode_audio`` for A waveforms, first axis A.
 
         Raises:
             AudioError: if a waveform is not at the family's rate
@@ -181,7 +177,7 @@ class Family(PretrainedModel):
         return self.front_end.inputs(self, waveforms)
 
     def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Step one: the audio tower, up to but without the projector."""
+        """Step one: the audio tower without the projector."""
         return self.encoder.encode(self, **inputs)
 
     def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
@@ -193,7 +189,7 @@ class Family(PretrainedModel):
         return self.decoder.logits(self, hidden)
 
     def refuses(self, duration_s: float) -> str | None:
-        """Why the family cannot take audio of this duration, in seconds; None where it can."""
+        """Why the family cannot take audio of this duration, in seconds; None if it can."""
         if duration_s > self.longest_audio_s:
             return f"{duration_s:.2f} s long; {self.name} takes {self.longest_audio_s:g} s at most"
         if self.audio_token_count(round(duration_s * self.sampling_rate)) < 1:
@@ -201,14 +197,14 @@ class Family(PretrainedModel):
         return None
 
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
-        """Token ids of a conversation up to where the answer begins, placeholders expanded.
+        """Token ids of a conversation up to the answer, placeholders expanded.
 
-        Only what the chat template itself writes can become a special token. Words are tokenised apart, as plain
-        characters, so a transcript that says ``<|im_end|>`` stays a transcript.
+        Only the text of the chat template can become a special token. Words are tokenised separately, as plain
+        characters, so a transcript with ``<|im_end|>`` remains text.
 
         Args:
             conversation: the messages
-            audio_tokens: how many placeholders each audio slot needs, in order
+            audio_tokens: number of placeholders of each audio slot, in order
 
         Raises:
             ModelError: if slots, placeholders and ``audio_tokens`` do not agree

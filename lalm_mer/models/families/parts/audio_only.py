@@ -1,4 +1,4 @@
-"""Audio-only processors of models that take images too: the published processors need torchvision."""
+"""Audio-only processors of models that also take images: the published processors need torchvision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["AudioOnlyProcessor", "open_processor_parts"]
 
 
 class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
-    """A base class to put before that of a published processor, whose constructor needs torchvision for images.
+    """First base class of a processor; the second is the published one, whose constructor needs torchvision for images.
 
     Args:
         feature_extractor: transformers' own
