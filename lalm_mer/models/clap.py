@@ -1,7 +1,6 @@
-"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with one space between them.
+"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with a shared embedding space.
 
-It takes no transcript and writes no answers, so it is not a family: it has what adapters need of one (``name``,
-``model``, ``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.recognizers.clap``.
+It takes no transcript and generates no answers, so it is no family; its recognizer is ``lalm_mer.recognizers.clap``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
-_MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
+_MEL_BANDS = 64  # ClapFeatureExtractor can fuse no other number
 _FRAMES_PER_S = 100
 _SOURCES = (
     "the sources of LAION-Audio-630K and the other corpora of the paper (Wu et al. 2023, arXiv:2211.06687; lists in "
@@ -53,12 +52,8 @@ _NOT_LISTED = (
 class Clap(PretrainedModel):
     """A CLAP on transformers' own classes, with its processor.
 
-    Args:
-        model: a ClapModel
-        processor: a ClapProcessor
-
     Raises:
-        ModelError: if the feature extractor fuses long audio and the model does not, or the other way round
+        ModelError: if the feature extractor fuses long audio and the model does not, or the reverse
     """
 
     name = CLAP
@@ -167,7 +162,7 @@ class Clap(PretrainedModel):
             max_length_s=shape.window_s, frequency_min=50, truncation="fusion" if fuses else "rand_trunc"
         )
         model = ClapModel(config)
-        # decibels, which a random tower cannot tell apart as they are
+        # the input is in decibels, which a random tower cannot distinguish without normalisation
         norm = model.audio_model.audio_encoder.batch_norm
         nn.init.constant_(norm.running_mean, -40.0)
         nn.init.constant_(norm.running_var, 400.0)
@@ -175,16 +170,16 @@ class Clap(PretrainedModel):
         ClapProcessor(extractor, tokenizer).save_pretrained(folder)
 
     def refuses(self, duration_s: float) -> str | None:
-        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        """Why it cannot take audio of this duration, in seconds; None if it can."""
         return None if round(duration_s * self.sampling_rate) >= 1 else f"{duration_s:.6f} s has no sample"
 
     def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Log-mel spectrograms as ClapFeatureExtractor makes them, without its random choices.
 
-        What is shorter than the window is repeated and padded as the extractor is set to. Of longer audio the extractor
-        takes a random crop: here it is the middle one; where it fuses the whole with three random crops, one from each
-        third of their possible starts, here each is the middle of its third. And where it fuses and nothing in a batch
-        is longer, it calls a random one longer: here none is. So a clip's score is the same in any batch and any run.
+        Audio shorter than the window is repeated and padded by the extractor. Of longer audio the extractor takes a
+        random crop: here it is the middle one. With fusion it adds three random crops, one from each third of their
+        possible starts: here each is the middle of its third. With fusion and no longer audio in a batch, it marks a
+        random clip as longer: here none is. So the score of a clip is the same in any batch and any run.
 
         Returns:
             ``input_features`` (B, 1, F, 64), or (B, 4, F, 64) with fusion; ``is_longer`` (B, 1)
@@ -202,7 +197,7 @@ class Clap(PretrainedModel):
         }
 
     def _log_mel(self, waveform: Waveform) -> tuple[Tensor, bool]:
-        """A spectrogram (1 or 4, F, 64), and whether three crops of longer audio are in it."""
+        """A spectrogram (1 or 4, F, 64), and whether it has three crops of longer audio."""
         samples, window = waveform.samples, int(self.extractor.nb_max_samples)
         over = len(samples) - window
         if over > 0 and self.fuses:
@@ -211,14 +206,14 @@ class Clap(PretrainedModel):
         return self._extracted(samples[start : start + window], max_length=window), False
 
     def _fused(self, mel: Tensor, window: int) -> tuple[Tensor, bool]:
-        """The complete spectrogram resized to the window, then its three crops, each of F frames."""
+        """The complete spectrogram resized to the window, and its three crops, each of F frames."""
         frames = window // int(self.extractor.hop_length) + 1
         if len(mel) == frames:  # longer by less than a frame
             return mel.expand(4, -1, -1), False
         thirds = torch.arange(len(mel) - frames + 1).tensor_split(3)
         starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
-        whole = nn.functional.interpolate(mel[None, None], size=[frames, _MEL_BANDS], mode="bilinear")[0, 0]
-        return torch.stack([whole, *(mel[start : start + frames] for start in starts)]), True
+        resized = nn.functional.interpolate(mel[None, None], size=[frames, _MEL_BANDS], mode="bilinear")[0, 0]
+        return torch.stack([resized, *(mel[start : start + frames] for start in starts)]), True
 
     def _extracted(self, samples: Any, max_length: int) -> Tensor:  # noqa: ANN401 an array
         inputs = self.extractor(samples, sampling_rate=self.sampling_rate, max_length=max_length, return_tensors="pt")

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoProcessor
 
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
-from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
+from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
 
 __all__ = ["PretrainedModel"]
 
@@ -152,7 +152,7 @@ class PretrainedModel(ABC):
                 f"complete, and of family {cls.name}?"
             )
         if quantization is not None:
-            require_quantised_alone(model, cls.towers, cls.name, str(cls.quantised_tower))
+            require_quantised(model, cls.towers[str(cls.quantised_tower)], cls.name)
         loaded = cls(model, processor)
         loaded.merge_published_adapter(source, revision)
         return loaded

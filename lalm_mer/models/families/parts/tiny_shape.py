@@ -18,10 +18,10 @@ class TinyShape:
 
     Args:
         words: lines on which the tokenizer is trained
-        window_s: the audio tower's window, in whole seconds
+        window_s: the audio tower's window, in seconds
         hidden_size: width of tower and language model
         layers: layers of each
-        vocabulary: tokens at most
+        vocabulary: maximal number of tokens
         initializer_range: standard deviation of the weights
     """
 
