@@ -59,7 +59,7 @@ def require_quantised(model: nn.Module, path: str, name: str) -> None:
     import bitsandbytes
 
     layers: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
+        layer: module for layer, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
     outside = [layer for layer in layers if not layer.startswith(f"{path}.")]
     if outside or not layers:

@@ -31,12 +31,7 @@ def build_tiny(
     Args:
         family: name of the family, or clap
         folder: where to write
-        words: lines on which the tokenizer is trained
-        window_s: the audio tower's window, in seconds
-        hidden_size: width of tower and language model
-        layers: layers of each
-        vocabulary: maximal number of tokens
-        initializer_range: standard deviation of the weights
+        words, window_s, hidden_size, layers, vocabulary, initializer_range: see ``TinyShape``
         seed: seed of the weights
 
     Raises:
