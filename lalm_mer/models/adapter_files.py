@@ -1,7 +1,6 @@
 """Check of an adapter's folder: weights in safetensors, and a config with supported options only.
 
-Such a folder may come from anyone. peft would read a pickle, import a module that the config names, or follow a link;
-so the folder is looked at before peft sees it.
+Such a folder may come from anyone: peft would read a pickle, import a module that the config names, or follow a link.
 """
 
 from __future__ import annotations
@@ -19,11 +18,14 @@ from lalm_mer.models.adapter_kinds import check_saved_config
 __all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 
 CONFIG = "adapter_config.json"
-"""File of peft's."""
 WEIGHTS = "adapter_model.safetensors"
-"""File of peft's."""
 _OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
-_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # peft imports what the last one names
+_CODE = (
+    "auto_map",
+    "trust_remote_code",
+    "custom_pipelines",
+    "megatron_config",
+)  # the last one names a module to import
 
 
 def check_adapter_folder(
@@ -35,9 +37,9 @@ def check_adapter_folder(
 
     Args:
         folder: a folder written by peft
-        named: how errors name it; None for its path
-        root: no file may lead out of it by a link, but for the links of the Hub's cache, from a snapshot to its blobs;
-            None for no check of links: a download only has those of the cache
+        named: name of the folder in errors; None for its path
+        root: folder that no link may leave, except those of the Hub's cache from a snapshot to its blobs; None for no
+            check of links: a download only has those of the cache
         towers: module paths of the base model's towers, the only modules that may be saved completely; None to leave
             that check to ``load_adapter``
 
@@ -45,38 +47,36 @@ def check_adapter_folder(
         content of ``adapter_config.json``
 
     Raises:
-        AdapterError: in one line, naming file and key
+        AdapterError: naming file and key
     """
     where = named or str(folder)
     for name in (CONFIG, WEIGHTS, *_OTHER_FILES):
         path = folder / name
-        if root is not None and not _lies_within(path, root):
+        if root is not None and not _is_within(path, root):
             raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
         if name not in _OTHER_FILES and not path.is_file():
-            raise AdapterError(
-                f"{where}: no {name}; an adapter as peft saves it is needed, in safetensors and not pickled"
-            )
+            raise AdapterError(f"{where}: no {name}; expected an adapter saved by peft, in safetensors and not pickled")
     config = read_json(folder / CONFIG)
     code = [key for key in _CODE if isinstance(config, dict) and config.get(key) not in (None, False)]
     if code:
         raise AdapterError(
             f"{where}: {CONFIG}, key {code[0]!r}: names code to run; only adapters without code are loaded, "
-            "remove the key if the weights are all it needs"
+            "remove the key if the weights do not need it"
         )
     kind = check_saved_config(config, where)
-    whole = config.get("modules_to_save") or []
-    odd = [module for module in whole if towers is not None and module not in towers]
-    if odd:
+    complete = config.get("modules_to_save") or []
+    unexpected = [module for module in complete if towers is not None and module not in towers]
+    if unexpected:
         raise AdapterError(
-            f"{where}: {CONFIG}, key 'modules_to_save': {odd[0]!r} would replace a part of the base model; expected "
-            f"an adapter, or complete towers: {', '.join(sorted(towers or ()))}"
+            f"{where}: {CONFIG}, key 'modules_to_save': {unexpected[0]!r} would replace a part of the base model; "
+            f"expected an adapter, or complete towers: {', '.join(sorted(towers or ()))}"
         )
-    _check_weights(where, folder / WEIGHTS, kind.prefix, whole)
+    _check_weights(where, folder / WEIGHTS, kind.prefix, complete)
     return dict(config)
 
 
-def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
-    """Content of a JSON file that belongs to an adapter.
+def read_json(file: Path) -> Any:  # noqa: ANN401 any JSON
+    """Content of a JSON file of an adapter.
 
     Raises:
         AdapterError: if it cannot be read, or is no JSON
@@ -87,23 +87,22 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 what the file says
         raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
 
 
-def _lies_within(path: Path, root: Path) -> bool:
-    """Whether a file is in a folder, links followed; what a snapshot of the Hub's cache holds is among its blobs."""
+def _is_within(path: Path, root: Path) -> bool:
+    """Whether a file is in a folder after links, or in the blobs of the Hub's cache for a snapshot."""
     place, home = path.resolve(), root.resolve()
     blobs = home.parent.parent / "blobs"
     return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 
 
-def _check_weights(where: str, file: Path, prefix: str, whole: Collection[str]) -> None:
+def _check_weights(where: str, file: Path, prefix: str, complete: Collection[str]) -> None:
     """The adapter's tensors, and those of the modules that the config lists as saved completely."""
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
-    declared = tuple(f"base_model.model.{module}." for module in whole)
-    odd = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
-    if odd or not names:
-        raise AdapterError(
-            f"{where}: {WEIGHTS} contains {odd[0] if odd else 'nothing'}; expected only what its config names"
-        )
+    declared = tuple(f"base_model.model.{module}." for module in complete)
+    unexpected = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
+    if unexpected or not names:
+        found = unexpected[0] if unexpected else "nothing"
+        raise AdapterError(f"{where}: {WEIGHTS} contains {found}; expected only what its config names")

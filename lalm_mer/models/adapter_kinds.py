@@ -1,8 +1,8 @@
-"""Which of peft's methods are offered, by which options, and what a saved adapter's config may say.
+"""Supported methods of peft, their options, and the check of a saved adapter's config.
 
-Offered is what works on linear layers named one by one, is merged and saved without loss, and needs nothing from the
-training loop. What an option could do besides (train other modules, change the base weights, import code, fetch
-data) is not offered, and an adapter of this kind from elsewhere is refused.
+A method is supported if it works on linear layers listed by name, is merged and saved without loss, and needs nothing
+from the training loop. Options that train other modules, change the base weights, import code or fetch data are not
+supported, and an adapter with one of them is refused.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class AdapterKind:
     """One of peft's methods.
 
     Args:
-        config_name: peft's class
-        prefix: of the names of its tensors
-        options: fields of the config that may be chosen
-        on_4_bits: whether peft has it for layers in 4 bits
+        config_name: name of peft's class
+        prefix: prefix of the names of its tensors
+        options: fields of the config that may be set
+        on_4_bits: whether peft supports layers in 4 bits
     """
 
     config_name: str
@@ -40,7 +40,7 @@ class AdapterKind:
 
     @property
     def config(self) -> type[PeftConfig]:
-        """peft's class; peft is imported only here, since ``--help`` lists the kinds."""
+        """peft's class; peft is only imported here, because ``--help`` lists the kinds."""
         found: type[PeftConfig] = getattr(import_module("peft"), self.config_name)
         return found
 
@@ -78,10 +78,10 @@ KINDS: Mapping[str, AdapterKind] = {
         on_4_bits=True,
     ),
 }  # fmt: skip
-"""Name, as in ``adapter.kind`` and in lower case of peft's ``peft_type`` -> what it is"""
+"""``adapter.kind``, which is peft's ``peft_type`` in lower case -> method"""
 
 _SIZES = ("r", "alpha", "lora_alpha")
-_NOT_OFFERED = {"adalora": "; adalora would have to set its ranks anew in every step of the training loop"}
+_NOT_SUPPORTED = {"adalora": "; adalora would have to update its ranks in every step of the training loop"}
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change base weights, or need data
 _IDENTITY = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
              "inference_mode", "target_modules", "exclude_modules", "modules_to_save"}  # fmt: skip
@@ -92,18 +92,18 @@ def kind_named(name: str) -> AdapterKind:
     """The kind of that name.
 
     Raises:
-        ConfigError: naming those there are
+        ConfigError: naming the supported kinds
     """
     if name not in KINDS:
-        raise ConfigError(f"argument 'kind': {name!r}; expected {', '.join(KINDS)}{_NOT_OFFERED.get(name, '')}")
+        raise ConfigError(f"argument 'kind': {name!r}; expected {', '.join(KINDS)}{_NOT_SUPPORTED.get(name, '')}")
     return KINDS[name]
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Compare options with what the kind offers.
+    """Refuse options that the kind does not have.
 
     Raises:
-        ConfigError: naming the option and what is offered
+        ConfigError: naming the option and those of the kind
 
     Example:
         >>> try:
@@ -112,12 +112,12 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         ...     print(error)
         argument 'options.r': not for ia3; expected feedforward_modules, init_ia3_weights
     """
-    offered = [option for option in kind_named(name).options if option not in _LAYERS]
+    supported = [option for option in kind_named(name).options if option not in _LAYERS]
     for key in options:
-        if key in _LAYERS:  # peft heeds them where targets are ends of names, and here modules are named in full
-            raise ConfigError(f"argument 'options.{key}': would have no effect; towers say what is adapted")
-        if key not in offered:
-            raise ConfigError(f"argument 'options.{key}': not for {name}; expected {', '.join(offered)}")
+        if key in _LAYERS:  # peft only uses them with ends of names as targets, and here modules have full names
+            raise ConfigError(f"argument 'options.{key}': would have no effect; towers choose the adapted layers")
+        if key not in supported:
+            raise ConfigError(f"argument 'options.{key}': not for {name}; expected {', '.join(supported)}")
         _check_number(name, key, options[key])
     start = options.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
@@ -126,7 +126,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 what a config says
+def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 any value
     plain = getattr(KINDS[name].config(), key)
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         return
@@ -138,18 +138,15 @@ def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 what
         raise ConfigError(f"{where}; expected {min(plain, 1)} or more")
 
 
-def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa: ANN401 what a file says
-    """Compare the content of an ``adapter_config.json`` with what is offered.
+def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa: ANN401 any JSON
+    """Check that an ``adapter_config.json`` has a supported kind and supported options.
 
     Args:
-        content: of the file
-        where: the adapter, for the error
-
-    Returns:
-        its kind
+        content: content of the file
+        where: name of the adapter, for the error
 
     Raises:
-        AdapterError: if its kind is not offered, or it sets what is not offered
+        AdapterError: if the kind or an option is not supported
     """
     file = f"{where}: adapter_config.json"
     if not isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""Adapters by peft in chosen towers only, with a report of the modules that they are in."""
+"""Adapters by peft in chosen towers, with a report of the adapted modules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
@@ -18,43 +18,24 @@ from torch import nn
 from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options, kind_named
+from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["ALL_LINEAR", "Adaptable", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
+__all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
 
 ALL_LINEAR = "all-linear"
-"""Target name, as in peft, for every linear layer of a tower."""
-
-
-class Adaptable(Protocol):
-    """What an adapter needs of a model: ``Family`` and ``Clap`` have it."""
-
-    model: Any
-
-    @property
-    def name(self) -> str:
-        """Its name in errors."""
-        ...
-
-    @property
-    def towers(self) -> Mapping[str, str]:
-        """Tower -> module path in the transformers model."""
-        ...
-
-    def submodule(self, tower: str) -> nn.Module:
-        """The module of a tower, adapters included."""
-        ...
+"""Target name, as in peft, for all linear layers of a tower"""
 
 
 @dataclass(frozen=True)
 class TowerReport:
-    """What an adapter does to one tower.
+    """Adapted modules and numbers of parameters of one tower.
 
     Args:
-        tower: ``language_model``, ``projector`` or ``audio_tower``
-        modules: modules with an adapter
-        adapter_parameters: trainable parameters in them
-        base_parameters: parameters of the tower itself, which stay as they are
-        full_parameters: those of its copy, where the tower is trained in full
+        tower: name of the tower
+        modules: number of modules with an adapter
+        adapter_parameters: their trainable parameters
+        base_parameters: frozen parameters of the tower itself
+        full_parameters: those of its copy, if the tower is trained in full
     """
 
     tower: str
@@ -65,7 +46,7 @@ class TowerReport:
 
 
 def add_adapter(
-    family: Adaptable,
+    base: PretrainedModel,
     towers: Mapping[str, Sequence[str]],
     options: Mapping[str, Any],
     *,
@@ -74,202 +55,190 @@ def add_adapter(
 ) -> tuple[PeftModel, list[TowerReport]]:
     """Add an adapter to the chosen modules of the chosen towers; everything else is frozen.
 
-    A tower of ``full`` is trained in a copy of its own, which is saved with the adapter.
+    A tower of ``full`` is trained as a copy, which is saved with the adapter.
 
     Args:
-        family: the model; its modules are changed in place
+        base: the model; its modules are changed in place
         towers: tower -> last names of the linear layers to adapt, or ``all-linear``; an empty list for no adapter
-        options: of peft's config for this kind, under peft's names
+        options: options of peft's config for this kind
         kind: one of ``KINDS``
         full: towers to be trained in full
 
     Returns:
-        the model as peft wraps it, and a report with a row for every tower
+        peft's model, and a report with one row per tower
 
     Raises:
-        AdapterError: if a tower is unknown, a target matches no linear layer in its tower, nothing is targeted, or a
-            tower cannot be trained so
-        ConfigError: if there is no such kind, or it does not take an option
+        AdapterError: if a tower is unknown, a target matches no linear layer in its tower, there is no target, or a
+            tower cannot be adapted or trained in full
+        ConfigError: if the kind is unknown or does not have an option
     """
     check_options(kind, options)
-    _refuse_adapted(family)
+    _refuse_adapted(base)
     modules: list[str] = []
     for tower, targets in towers.items():
-        _require_tower(family, tower, "towers")
+        _require_tower(base, tower, "towers")
         if targets:
-            modules += _targeted(family, tower, targets)
+            modules += _targeted(base, tower, targets)
     if not modules:
         raise AdapterError("argument 'towers': no tower has a target; name at least one, for example q_proj")
     method = kind_named(kind)
-    four_bit = next((name for name in modules if _in_4_bits(family.model.get_submodule(name))), None)
+    weights = ((name, base.model.get_parameter(f"{name}.weight")) for name in modules)
+    four_bit = next((name for name, weight in weights if not weight.is_floating_point()), None)
     if four_bit is not None and not method.on_4_bits:
         raise AdapterError(
             f"argument 'kind': peft has no {kind} for layers in 4 bits, such as {four_bit}; choose another kind, or "
             "load the model without quantization"
         )
-    copied = [path for tower in full for path in _copied(family, tower, targets=towers.get(tower, ()))]
+    copied = [path for tower in full for path in _copied(base, tower, targets=towers.get(tower, ()))]
     chosen = dict(options)
-    if kind == "ia3":  # peft compares by the end of the name, and has no default for these models
+    if kind == "ia3":  # peft compares ends of names, and has no default for these models
         scaled_inputs = chosen.get("feedforward_modules") or ()
         chosen["feedforward_modules"] = [name for name in modules if name.rpartition(".")[2] in scaled_inputs]
     with _peft_errors("argument 'options'"):
         config: Any = method.config(**chosen, target_modules=modules)
         config.modules_to_save = copied or None
-        model = get_peft_model(family.model, config)
-    return model, _report(family, model, towers, full, method.prefix)
+        model = get_peft_model(base.model, config)
+    return model, _report(base, model, towers, full, method.prefix)
 
 
 def load_adapter(
-    family: Adaptable,
+    base: PretrainedModel,
     folder: Path,
     *,
     trainable: bool = False,
     name: str = "default",
     onto: PeftModel | None = None,
 ) -> PeftModel:
-    """Load an adapter onto the family's model, from safetensors only.
+    """Load an adapter, from safetensors only.
 
-    Several may be on one model, of which one is active: ``model.set_adapter(name)`` chooses it. One that is loaded onto
-    a model that has others is inactive until then.
+    If a model has several, one is active: ``model.set_adapter(name)`` chooses it. An adapter loaded onto a model with
+    others is inactive.
 
     Args:
-        family: the model; its modules are changed in place
-        folder: as peft saves an adapter
-        trainable: whether it is to be trained on
-        name: that ``set_adapter`` takes
-        onto: what an earlier call returned, which is then returned again; None where there is no adapter yet
+        base: the model; its modules are changed in place
+        folder: an adapter saved by peft
+        trainable: whether training continues
+        name: name of the adapter for ``set_adapter``
+        onto: result of an earlier call, which is returned again; None for the first adapter
 
     Raises:
         AdapterError: naming the folder, if it has no adapter, one in another format, one for another model, or one
             that names more than linear layers and towers
     """
-    check_adapter_folder(folder, towers=[path for tower in family.towers for path in _paths(family, tower)])
-    with _peft_errors(f"{folder}: the adapter does not fit this {family.name} model"):
+    check_adapter_folder(folder, towers=[path for tower in base.towers for path in _paths(base, tower)])
+    options: dict[str, Any] = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
+    with _peft_errors(f"{folder}: the adapter does not fit this {base.name} model"):
         if onto is None:
-            _refuse_adapted(family)
-            model = PeftModel.from_pretrained(
-                family.model, folder, adapter_name=name, is_trainable=trainable, use_safetensors=True
-            )
+            _refuse_adapted(base)
+            model = PeftModel.from_pretrained(base.model, folder, **options)
         else:
             model = onto
-            model.load_adapter(folder, adapter_name=name, is_trainable=trainable, use_safetensors=True)
+            model.load_adapter(folder, **options)
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             # "auto" would send a request to the Hub
             kept = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
             odd = set(file.keys()) ^ set(kept)
-    if odd:  # peft would leave these as they are
+    if odd:  # peft would ignore them
         raise AdapterError(
-            f"{folder}: the adapter does not fit this {family.name} model: {len(odd)} odd tensors, {min(odd)}"
+            f"{folder}: the adapter does not fit this {base.name} model: {len(odd)} unexpected or missing tensors, "
+            f"such as {min(odd)}"
         )
     return model
 
 
-def tower_of(family: Adaptable, name: str) -> str | None:
-    """The tower of a module or parameter by its full name; None outside all.
+def tower_of(base: PretrainedModel, name: str) -> str | None:
+    """The tower of a module or parameter by its full name, the inner one of nested towers; None outside all."""
+    containing = [tower for tower, root in base.towers.items() if f"{name}.".startswith(f"{root}.")]
+    return max(containing, key=lambda tower: len(base.towers[tower]), default=None)
 
-    A module inside two nested towers belongs to the inner one.
+
+def _targeted(base: PretrainedModel, tower: str, targets: Sequence[str]) -> list[str]:
+    """Full names of the targets in one tower.
+
+    Not a regular expression: for a mixture of experts peft replaces it by last names, which match in every tower.
     """
-    holding = [tower for tower, root in family.towers.items() if f"{name}.".startswith(f"{root}.")]
-    return max(holding, key=lambda tower: len(family.towers[tower]), default=None)
-
-
-def _targeted(family: Adaptable, tower: str, targets: Sequence[str]) -> list[str]:
-    """Full names of exactly the targets within one tower.
-
-    Not a regular expression: for a mixture of experts peft replaces one by the last names of what it matched, which
-    then match in every tower.
-    """
-    root = family.towers[tower]
-    modules = {f"{root}.{name}".rstrip("."): module for name, module in family.submodule(tower).named_modules()}
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    linear = [name for name in linear if tower_of(family, name) == tower]
+    modules = base.submodule(tower).named_modules(prefix=base.towers[tower])
+    linear = [name for name, module in modules if isinstance(module, nn.Linear) and tower_of(base, name) == tower]
     last_names = sorted({name.rpartition(".")[2] for name in linear})
     chosen = last_names if list(targets) == [ALL_LINEAR] else list(targets)
     for target in chosen:
         if target not in last_names:
             raise AdapterError(
                 f"argument 'towers.{tower}': target {target!r} matches no linear layer; the {tower} of "
-                f"{family.name} has {', '.join(last_names)}"
+                f"{base.name} has {', '.join(last_names)}"
             )
     return [name for name in linear if name.rpartition(".")[2] in chosen]
 
 
 def _report(
-    family: Adaptable, model: PeftModel, towers: Mapping[str, Sequence[str]], full: Sequence[str], prefix: str
+    base: PretrainedModel, model: PeftModel, towers: Mapping[str, Sequence[str]], full: Sequence[str], prefix: str
 ) -> list[TowerReport]:
-    trainable = {name: parameter for name, parameter in family.model.named_parameters() if parameter.requires_grad}
+    trainable = {name: parameter for name, parameter in base.model.named_parameters() if parameter.requires_grad}
     rows = []
     counted = 0
-    for tower, root in family.towers.items():
-        own = {name: parameter for name, parameter in trainable.items() if tower_of(family, name) == tower}
+    for tower, root in base.towers.items():
+        own = {name: parameter for name, parameter in trainable.items() if tower_of(base, name) == tower}
         copies = {name for name in own if ".modules_to_save." in name}
         modules = {name.partition(f".{prefix}")[0] for name in own if name not in copies}
         if bool(modules) != bool(towers.get(tower)) or bool(copies) != (tower in full):
-            raise AdapterError(f"{family.name}: the adapter has {len(own)} tensors in the {tower}, against its config")
-        parameters = family.submodule(tower).named_parameters(prefix=root)
-        every = sum(parameter.numel() for name, parameter in parameters if tower_of(family, name) == tower)
+            raise AdapterError(f"{base.name}: the adapter has {len(own)} tensors in the {tower}, against its config")
+        parameters = base.submodule(tower).named_parameters(prefix=root)
+        every = sum(parameter.numel() for name, parameter in parameters if tower_of(base, name) == tower)
         in_full = sum(own[name].numel() for name in copies)
         added = sum(parameter.numel() for parameter in own.values()) - in_full
         rows.append(TowerReport(tower, len(modules), added, every - added - in_full, in_full))
         counted += len(own)
     if counted != len(trainable):
-        outside = next(name for name in trainable if tower_of(family, name) is None)
-        raise AdapterError(f"{family.name}: the adapter reaches outside the towers, for example {outside}")
+        outside = next(name for name in trainable if tower_of(base, name) is None)
+        raise AdapterError(f"{base.name}: the adapter reaches outside the towers, for example {outside}")
     return rows
 
 
-def _require_tower(family: Adaptable, tower: str, argument: str) -> None:
-    if tower not in family.towers:
-        raise AdapterError(f"argument '{argument}': unknown tower {tower!r}; expected {', '.join(family.towers)}")
+def _require_tower(base: PretrainedModel, tower: str, argument: str) -> None:
+    if tower not in base.towers:
+        raise AdapterError(f"argument '{argument}': unknown tower {tower!r}; expected {', '.join(base.towers)}")
 
 
-def _refuse_adapted(family: Adaptable) -> None:
-    """Adapters that are added one after another would all be active at once."""
+def _refuse_adapted(base: PretrainedModel) -> None:
+    """Adapters added one after another would all be active."""
     kinds = (BaseTunerLayer, ModulesToSaveWrapper)
-    if any(isinstance(module, kinds) for module in family.model.modules()):
-        raise AdapterError(f"this {family.name} model has an adapter already; load it anew, or give onto=")
+    if any(isinstance(module, kinds) for module in base.model.modules()):
+        raise AdapterError(f"this {base.name} model has an adapter already; load the model again, or set onto=")
 
 
-def _paths(family: Adaptable, tower: str) -> list[str]:
-    """Paths of the modules that a tower is: its own, or those of its parts where it has no module to itself."""
-    root, module = family.towers[tower], family.submodule(tower)
-    if module is family.model.get_submodule(root):
+def _paths(base: PretrainedModel, tower: str) -> list[str]:
+    """Path of the module of a tower, or of its parts if other modules are in it too."""
+    root, module = base.towers[tower], base.submodule(tower)
+    if module is base.model.get_submodule(root):
         return [root]
     return [f"{root}.{name}" for name, _ in module.named_children()]
 
 
-def _copied(family: Adaptable, tower: str, *, targets: Sequence[str]) -> list[str]:
+def _copied(base: PretrainedModel, tower: str, *, targets: Sequence[str]) -> list[str]:
     """Paths of the modules of a tower that can be trained in full."""
-    _require_tower(family, tower, "full")
-    where = f"argument 'full': the {tower} of {family.name}"
+    _require_tower(base, tower, "full")
+    where = f"argument 'full': the {tower} of {base.name}"
     if targets:
         raise AdapterError(f"{where} is trained in full and adapted; set towers.{tower}=[]")
-    paths = _paths(family, tower)
-    modules = [(path, family.model.get_submodule(path)) for path in paths]
+    paths = _paths(base, tower)
+    modules = [(path, base.model.get_submodule(path)) for path in paths]
     names = [f"{path}.{name}" for path, module in modules for name, _ in module.named_modules() if name]
-    inner = {tower_of(family, name) for name in names} - {tower, None}
+    inner = {tower_of(base, name) for name in names} - {tower, None}
     if inner:
-        raise AdapterError(
-            f"{where} has the {min(map(str, inner))} within it, which would be trained too; adapt it instead"
-        )
+        raise AdapterError(f"{where} contains the {min(map(str, inner))}, which would be trained too; adapt it instead")
     own = {id(parameter): parameter for _, module in modules for parameter in module.parameters()}
     if any(not parameter.is_floating_point() for parameter in own.values()):
         raise AdapterError(f"{where} is quantised and cannot be trained in full; adapt it instead")
     dtype = next(iter(own.values())).dtype
     if dtype != torch.float32:
         raise AdapterError(
-            f"{where} is in {str(dtype).removeprefix('torch.')}, in which small steps are lost; load it in "
-            "float32, and train with bf16=true for speed"
+            f"{where} is in {str(dtype).removeprefix('torch.')}, which loses small steps; load it in float32, and set "
+            "bf16=true for speed"
         )
-    for name, parameter in family.model.named_parameters(remove_duplicate=False):
+    for name, parameter in base.model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not any(name.startswith(f"{path}.") for path in paths):
-            raise AdapterError(f"{where} shares weights with {name}, which would stay as they are; adapt it instead")
+            raise AdapterError(f"{where} shares weights with {name}, which would not change; adapt it instead")
     return paths
-
-
-def _in_4_bits(module: nn.Module) -> bool:
-    weight = module.get_parameter("weight")
-    return not weight.is_floating_point()
 
 
 @contextmanager

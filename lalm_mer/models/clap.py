@@ -1,20 +1,18 @@
-"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with one space between them.
+"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with a shared embedding space.
 
-It takes no transcript and writes no answers, so it is not a family: it has what adapters need of one (``name``,
-``model``, ``towers``, ``submodule``) and a recognizer of its own, ``lalm_mer.recognizers.clap``.
+It takes no transcript and generates no answers, so it is no family; its recognizer is ``lalm_mer.recognizers.clap``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     ClapAudioConfig,
     ClapConfig,
     ClapFeatureExtractor,
@@ -25,17 +23,17 @@ from transformers import (
 )
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import AUDIO
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.families.parts.tiny_shape import TinyShape
-from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_backend
+from lalm_mer.models.laion_checkpoint import DERIVED_BUFFERS
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
-_QUANTISED = "text_tower"
-_MEL_BANDS = 64  # the only number that ClapFeatureExtractor can fuse
+_MEL_BANDS = 64  # ClapFeatureExtractor can fuse no other number
 _FRAMES_PER_S = 100
 _SOURCES = (
     "the sources of LAION-Audio-630K and the other corpora of the paper (Wu et al. 2023, arXiv:2211.06687; lists in "
@@ -49,35 +47,26 @@ _NOT_LISTED = (
     f"not named among {_SOURCES}, nor in the project's list of collected data (data_collection/README.md); which "
     "speech larger_clap_music_and_speech learned from is not published."
 )
-_FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers that follow from the config
 
 
-class Clap:
+class Clap(PretrainedModel):
     """A CLAP on transformers' own classes, with its processor.
 
-    Args:
-        model: a ClapModel
-        processor: a ClapProcessor
-
     Raises:
-        ModelError: if the feature extractor fuses long audio and the model does not, or the other way round
+        ModelError: if the feature extractor fuses long audio and the model does not, or the reverse
     """
 
-    name: ClassVar[str] = CLAP
-    towers: ClassVar[Mapping[str, str]] = {
-        "audio_tower": "audio_model",
-        "audio_projector": "audio_projection",
-        "text_tower": "text_model",
-        "text_projector": "text_projection",
-    }
-    published: ClassVar[Sequence[str]] = (
+    name = CLAP
+    model_class = ClapModel
+    processor_class = ClapProcessor
+    published = (
         "laion/clap-htsat-unfused",
         "laion/clap-htsat-fused",
         "laion/larger_clap_general",
         "laion/larger_clap_music_and_speech",
     )
-    published_revision: ClassVar[str | None] = None
-    licence: ClassVar[str] = "Apache-2.0"
+    source_help = "a Hub id or a local folder (a .pt file of laion-clap is converted first)"
+    licence = "Apache-2.0"
     contamination: ClassVar[Mapping[str, str]] = {
         "ravdess": _LISTED.format(status="processed"),
         "crema_d": _LISTED.format(status="processed"),
@@ -87,26 +76,25 @@ class Clap:
         "mosei": f"{_NOT_LISTED} Its videos are YouTube's, as AudioSet's are, which the paper trains on.",
         "emodb": _NOT_LISTED,
     }
-    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    towers: ClassVar[Mapping[str, str]] = {
+        "audio_tower": "audio_model",
+        "audio_projector": "audio_projection",
+        "text_tower": "text_model",
+        "text_projector": "text_projection",
+    }
+    quantised_tower = "text_tower"
     adapter_targets: ClassVar[Mapping[str, Sequence[str]]] = {
         "audio_tower": ("query", "key", "value", "dense"),
         "audio_projector": ("linear1", "linear2"),
     }
-    """Tower -> last names of the linear layers that an adapter goes into unless the settings name others"""
-    fsdp_layers: ClassVar[Sequence[str]] = ("ClapAudioLayer", "ClapTextLayer")
-    """Classes of the layers that FSDP shards one by one"""
-    has_language_model: ClassVar[bool] = False
-    """It compares embeddings and writes no answers"""
-    batch_tolerance: ClassVar[float] = 1e-5
-    """Largest difference of a score between a batch of one and of several"""
+    fsdp_layers = ("ClapAudioLayer", "ClapTextLayer")
+    has_language_model = False
+    derived_buffers = DERIVED_BUFFERS
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
-        config: Any = model.config
-        self.model = model
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
+        super().__init__(model, processor)
         self.extractor = processor.feature_extractor
-        self.fuses = bool(config.audio_config.enable_fusion)
+        self.fuses = bool(model.config.audio_config.enable_fusion)
         if self.fuses != (self.extractor.truncation == "fusion"):
             raise ModelError(
                 f"clap: the model has enable_fusion={self.fuses}, but its feature extractor has "
@@ -114,22 +102,8 @@ class Clap:
             )
 
     @classmethod
-    def can_be_quantized(cls) -> bool:
-        """Its text tower."""
-        return True
-
-    @classmethod
-    def require_installed(cls) -> None:
-        """Nothing: transformers has all of it."""
-
-    @classmethod
-    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers is not followed
-        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
-        return ClapProcessor.from_pretrained(source, revision=revision)
-
-    @classmethod
     def default_prompt(cls, modalities: str) -> str:
-        """The descriptions of labels, for settings that name none.
+        """Descriptions of emotions.
 
         Raises:
             ConfigError: if the modalities are others than audio
@@ -140,60 +114,8 @@ class Clap:
 
     @classmethod
     def load_prompt(cls, path: Path) -> Ensemble:
-        """Read the file that ``prompt.file`` names: descriptions of labels."""
+        """Read descriptions of labels."""
         return load_ensemble(path)
-
-    @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str = "float32",
-        quantization: str | None = None,
-    ) -> Self:
-        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
-
-        Args:
-            model_id: Hub id or folder
-            revision: branch, tag or commit
-            dtype: float32, bfloat16 or float16
-            quantization: ``nf4`` for a text tower in 4 bits; the audio tower and both projectors are not quantised
-
-        Raises:
-            ModelError: naming the id, if it cannot be found or is no CLAP
-            ConfigError: if the quantization is unknown, or its extra is not installed
-        """
-        source = str(model_id)
-        extra: dict[str, Any] = {}
-        if quantization is not None:
-            if quantization != NF4:
-                raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
-            extra["quantization_config"] = nf4_config(cls.towers, getattr(torch, dtype), _QUANTISED)
-        try:
-            processor = cls.load_processor(source, revision)
-            config = AutoConfig.from_pretrained(source, revision=revision)
-            if not isinstance(config, ClapConfig):
-                raise ValueError(f"its config says {config.model_type!r}")
-            model, report = ClapModel.from_pretrained(
-                source,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                output_loading_info=True,
-                **extra,
-            )
-            missing = [name for name in report["missing_keys"] if not name.endswith(_FOLLOWING)]
-            if missing:  # transformers would draw them
-                raise ValueError(f"{len(missing)} weights missing, for example {min(missing)}")
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"model {source!r} cannot be loaded as clap: {one_line(error)}; model.id is a Hub id or a local folder "
-                "(a .pt file of laion-clap is converted first)"
-            ) from error
-        if quantization is not None:
-            require_quantised_alone(model, cls.towers, cls.name, _QUANTISED)
-        return cls(model, processor)
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape, *, fuses: bool = False) -> None:
@@ -240,38 +162,24 @@ class Clap:
             max_length_s=shape.window_s, frequency_min=50, truncation="fusion" if fuses else "rand_trunc"
         )
         model = ClapModel(config)
-        # decibels, which a random tower cannot tell apart as they are
+        # the input is in decibels, which a random tower cannot distinguish without normalisation
         norm = model.audio_model.audio_encoder.batch_norm
         nn.init.constant_(norm.running_mean, -40.0)
         nn.init.constant_(norm.running_var, 400.0)
         model.save_pretrained(folder)
         ClapProcessor(extractor, tokenizer).save_pretrained(folder)
 
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def randomly_initialised(self) -> bool:
-        """Whether the weights were never trained."""
-        return bool(getattr(self.model.config, "randomly_initialised", False))
-
-    def submodule(self, tower: str) -> nn.Module:
-        """The module of a tower, adapters included."""
-        return self.model.get_submodule(self.towers[tower])
-
     def refuses(self, duration_s: float) -> str | None:
-        """Why it cannot take audio of this duration, in seconds; None where it can."""
+        """Why it cannot take audio of this duration, in seconds; None if it can."""
         return None if round(duration_s * self.sampling_rate) >= 1 else f"{duration_s:.6f} s has no sample"
 
     def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Log-mel spectrograms as ClapFeatureExtractor makes them, without its random choices.
 
-        What is shorter than the window is repeated and padded as the extractor is set to. Of longer audio the extractor
-        takes a random crop: here it is the middle one; where it fuses the whole with three random crops, one from each
-        third of their possible starts, here each is the middle of its third. And where it fuses and nothing in a batch
-        is longer, it calls a random one longer: here none is. So a clip's score is the same in any batch and any run.
+        Audio shorter than the window is repeated and padded by the extractor. Of longer audio the extractor takes a
+        random crop: here it is the middle one. With fusion it adds three random crops, one from each third of their
+        possible starts: here each is the middle of its third. With fusion and no longer audio in a batch, it marks a
+        random clip as longer: here none is. So the score of a clip is the same in any batch and any run.
 
         Returns:
             ``input_features`` (B, 1, F, 64), or (B, 4, F, 64) with fusion; ``is_longer`` (B, 1)
@@ -289,7 +197,7 @@ class Clap:
         }
 
     def _log_mel(self, waveform: Waveform) -> tuple[Tensor, bool]:
-        """A spectrogram (1 or 4, F, 64), and whether three crops of longer audio are in it."""
+        """A spectrogram (1 or 4, F, 64), and whether it has three crops of longer audio."""
         samples, window = waveform.samples, int(self.extractor.nb_max_samples)
         over = len(samples) - window
         if over > 0 and self.fuses:
@@ -298,14 +206,14 @@ class Clap:
         return self._extracted(samples[start : start + window], max_length=window), False
 
     def _fused(self, mel: Tensor, window: int) -> tuple[Tensor, bool]:
-        """The complete spectrogram resized to the window, then its three crops, each of F frames."""
+        """The complete spectrogram resized to the window, and its three crops, each of F frames."""
         frames = window // int(self.extractor.hop_length) + 1
         if len(mel) == frames:  # longer by less than a frame
             return mel.expand(4, -1, -1), False
         thirds = torch.arange(len(mel) - frames + 1).tensor_split(3)
         starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
-        whole = nn.functional.interpolate(mel[None, None], size=[frames, _MEL_BANDS], mode="bilinear")[0, 0]
-        return torch.stack([whole, *(mel[start : start + frames] for start in starts)]), True
+        resized = nn.functional.interpolate(mel[None, None], size=[frames, _MEL_BANDS], mode="bilinear")[0, 0]
+        return torch.stack([resized, *(mel[start : start + frames] for start in starts)]), True
 
     def _extracted(self, samples: Any, max_length: int) -> Tensor:  # noqa: ANN401 an array
         inputs = self.extractor(samples, sampling_rate=self.sampling_rate, max_length=max_length, return_tensors="pt")
@@ -314,17 +222,8 @@ class Clap:
 
 
 def _roberta_tokenizer(shape: TinyShape) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with RoBERTa's special tokens at their places."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=shape.vocabulary,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(sorted(shape.words), trainer)
+    """Byte-level BPE with the ids of RoBERTa's special tokens."""
+    backend = byte_level_backend(shape, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -1,10 +1,11 @@
-"""What identifies a base model: found without loading its weights, and computed once on each machine."""
+"""Config and digest of a base model, without loading its weights; the digest is computed once on each machine."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from transformers import PretrainedConfig
@@ -12,14 +13,29 @@ from transformers import PretrainedConfig
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.provenance import hash_file, hash_json, write_json
 
-__all__ = ["base_digest"]
+__all__ = ["base_digest", "read_model_config"]
+
+
+def read_model_config(model_id: str, revision: str | None = None) -> dict[str, Any]:
+    """Content of a model's ``config.json``.
+
+    Raises:
+        ModelError: if there is neither such a folder nor such a model on the Hub
+    """
+    try:
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(model_id, revision=revision)[0]
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"
+        ) from error
+    return config
 
 
 def base_digest(model_id: str, revision: str | None = None) -> str:
     """Hash of the files of a local folder, or ``id@commit`` of a model on the Hub.
 
-    The hash of a folder is kept in the user's cache under the names, sizes and times of its files, so that several
-    processes and later runs do not read gigabytes again.
+    The hash of a folder is cached for the user under the names, sizes and times of its files, so that several processes
+    and later runs do not read gigabytes again.
 
     Args:
         model_id: Hub id or folder
@@ -31,13 +47,7 @@ def base_digest(model_id: str, revision: str | None = None) -> str:
     folder = Path(model_id)
     if folder.is_dir():
         return _folder_digest(folder)
-    try:
-        config, _ = PretrainedConfig.get_config_dict(model_id, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {model_id!r} cannot be found: {one_line(error)}; model.id is a Hub id or a local folder"
-        ) from error
-    return f"{model_id}@{config.get('_commit_hash')}"
+    return f"{model_id}@{read_model_config(model_id, revision).get('_commit_hash')}"
 
 
 def _folder_digest(folder: Path) -> str:
@@ -46,7 +56,7 @@ def _folder_digest(folder: Path) -> str:
     key = hash_json([str(folder.resolve()), stats])
     cache = _cache_file()
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.with_suffix(".lock")):  # the processes of a machine wait for the first of them
+    with FileLock(cache.with_suffix(".lock")):  # the processes of a machine wait for the first one
         known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
         if key not in known:
             known[key] = hash_json({path.name: hash_file(path) for path in files})

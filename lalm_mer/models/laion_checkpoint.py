@@ -1,7 +1,6 @@
-"""LAION's own CLAP checkpoints, as transformers names and keeps their weights.
+"""Conversion of LAION's CLAP checkpoints, ``.pt`` files of its package laion-clap, to folders for transformers.
 
-LAION publishes CLAP as ``.pt`` files of its package laion-clap. Same architecture, other names: a checkpoint is written
-once as a folder for ``from_pretrained``, and no other module uses it. laion-clap itself is not needed.
+The architecture is the same, the names differ. laion-clap itself is not needed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,13 @@ from transformers import AutoConfig, ClapConfig, ClapModel, ClapProcessor
 
 from lalm_mer.core.errors import ModelError, one_line
 
-__all__ = ["convert_laion_checkpoint", "read_laion_checkpoint", "transformers_names", "transformers_weights"]
+__all__ = [
+    "DERIVED_BUFFERS",
+    "convert_laion_checkpoint",
+    "read_laion_checkpoint",
+    "transformers_names",
+    "transformers_weights",
+]
 
 _UNUSED = (
     "text_branch.embeddings.position_ids",
@@ -30,7 +35,7 @@ _UNUSED = (
     "audio_branch.tscam_conv.",
     "audio_branch.head.",
 )
-"""What embeddings do not depend on: LAION's second training loss, its front end, and the classifier of HTS-AT."""
+"""Parts that embeddings do not depend on: LAION's second training loss, its front end, the classifier of HTS-AT"""
 _MASK = re.compile(r"audio_branch\.layers\.\d+\.blocks\.\d+\.attn_mask")  # follows from the shape
 _BLOCK = (
     (".norm1.", ".layernorm_before."),
@@ -49,14 +54,15 @@ _PARTS = (
     ("audio_projection.0.", "audio_projection.linear1."),
     ("audio_projection.2.", "audio_projection.linear2."),
 )
-_ROBERTA_EPS = 1e-5  # of the RoBERTa that LAION trained; a ClapTextConfig has 1e-12 by default
-_FOLLOWING = ("relative_position_index", "position_ids", "token_type_ids")  # buffers of transformers' own
+_ROBERTA_EPS = 1e-5  # of LAION's RoBERTa; the default of ClapTextConfig is 1e-12
+DERIVED_BUFFERS = ("relative_position_index", "position_ids", "token_type_ids")
+"""Last names of the buffers of a ClapModel that follow from its config"""
 
 
 def transformers_names(name: str) -> tuple[str, ...]:
-    """The names in transformers' ClapModel of a LAION weight: none, one, or three for queries, keys and values.
+    """Names in transformers' ClapModel of a LAION weight: none, one, or three for queries, keys and values.
 
-    Names as in transformers' ``models/clap/convert_clap_original_pytorch_to_hf.py``.
+    They are those of transformers' ``models/clap/convert_clap_original_pytorch_to_hf.py``.
 
     Args:
         name: without the ``module.`` of a checkpoint that was trained on several devices
@@ -84,7 +90,7 @@ def transformers_names(name: str) -> tuple[str, ...]:
 
 
 def read_laion_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights of a ``.pt`` file under LAION's names; nothing in it is run.
+    """Weights of a ``.pt`` file under LAION's names; code in it is not run.
 
     Raises:
         ModelError: naming the file, if it is missing, contains more than weights and numbers, or no weights
@@ -93,7 +99,7 @@ def read_laion_checkpoint(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path}: not a checkpoint that can be read as bare weights: {one_line(error)}") from error
+        raise ModelError(f"{path}: not a checkpoint that can be read as weights only: {one_line(error)}") from error
     weights: Any = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ModelError(f"{path}: no weights in it; expected a checkpoint of laion-clap, with 'state_dict'")
@@ -104,20 +110,20 @@ def transformers_weights(weights: Mapping[str, Tensor], config: ClapConfig, sour
     """A complete state dict of ClapModel from LAION's weights.
 
     Args:
-        weights: under LAION's names
-        config: of a model of the same architecture
-        source: what to call the weights in errors
+        weights: weights under LAION's names
+        config: config of a model of the same architecture
+        source: name of the weights in errors
 
     Raises:
-        ModelError: naming the weights that are missing, left over or of another shape
+        ModelError: naming the weights that are missing, unexpected or of another shape
     """
     found: dict[str, Tensor] = {}
     for theirs, value in weights.items():
-        ours = transformers_names(theirs)
-        found |= dict(zip(ours, value.chunk(len(ours)) if len(ours) > 1 else [value], strict=False)) if ours else {}
+        if ours := transformers_names(theirs):
+            found |= zip(ours, value.chunk(len(ours)) if len(ours) > 1 else [value], strict=False)
     with torch.device("meta"):
         expected: dict[str, Tensor] = ClapModel(config).state_dict()
-    own = {name for name in expected if name.endswith(_FOLLOWING)}
+    own = {name for name in expected if name.endswith(DERIVED_BUFFERS)}
     missing = sorted(set(expected) - own - set(found))
     unexpected = sorted(set(found) - set(expected))
     shaped = [
@@ -127,7 +133,7 @@ def transformers_weights(weights: Mapping[str, Tensor], config: ClapConfig, sour
     ]
     if missing or unexpected or shaped:
         raise ModelError(
-            f"{source}: does not fit the CLAP it is to be like: {len(missing)} weights missing {missing[:3]}, "
+            f"{source}: does not fit the given CLAP: {len(missing)} weights missing {missing[:3]}, "
             f"{len(unexpected)} unexpected {unexpected[:3]}, {len(shaped)} of another shape {shaped[:3]}; is the "
             "audio tower another (tiny, base), or one of them with fusion?"
         )
@@ -140,12 +146,12 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
     Args:
         checkpoint: LAION's ``.pt``
         folder: where to write
-        like: Hub id or folder of a CLAP of the same architecture, whose config and processor are taken, for example
+        like: Hub id or folder of a CLAP of the same architecture, whose config and processor are copied, for example
             laion/clap-htsat-unfused for 630k-audioset-best.pt
-        revision: of ``like``
+        revision: revision of ``like``
 
     Raises:
-        ModelError: naming what does not fit, or cannot be found
+        ModelError: naming weights that do not fit, or a model that cannot be found
     """
     weights = read_laion_checkpoint(checkpoint)
     try:
@@ -156,17 +162,17 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
     if not isinstance(config, ClapConfig):
         raise ModelError(f"{like!r}: a {config.model_type}, not a CLAP")
     if hasattr(config, "randomly_initialised"):
-        del config.randomly_initialised  # of the model it is like, not of this one
+        del config.randomly_initialised  # true of ``like`` only
     config.text_config.layer_norm_eps = _ROBERTA_EPS
     model = ClapModel(config)
     state = transformers_weights(weights, config, str(checkpoint))
-    model.load_state_dict(state, strict=False)  # checked above; what is left follows from the config
+    model.load_state_dict(state, strict=False)  # checked above; missing buffers follow from the config
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
 def _numbers() -> list[Any]:
-    """Numpy's numbers: checkpoints hold some besides their weights, under the name numpy 1 or numpy 2 gives them."""
+    """Numpy's numbers, which checkpoints contain besides weights, under their names in numpy 1 and numpy 2."""
     scalar = np.float64(0.0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [*((scalar, name) for name in names), np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]

@@ -12,18 +12,18 @@ from transformers import BitsAndBytesConfig
 
 from lalm_mer.core.errors import ConfigError, ModelError
 
-__all__ = ["NF4", "nf4_config", "require_quantised_alone"]
+__all__ = ["NF4", "nf4_config", "require_quantised"]
 
 NF4 = "nf4"
 
 
-def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, quantised: str = "language_model") -> BitsAndBytesConfig:
-    """What ``from_pretrained`` takes to load one tower in 4 bits.
+def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, tower: str) -> BitsAndBytesConfig:
+    """``quantization_config`` of ``from_pretrained`` for one tower in 4 bits.
 
     Args:
         towers: tower -> its full module path; bitsandbytes ignores shorter names and would quantise them
-        dtype: of computation
-        quantised: the tower
+        dtype: data type of computation
+        tower: the tower to quantise
 
     Raises:
         ConfigError: if the extra ``quant`` is not installed
@@ -33,46 +33,37 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, quantised: str = "
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("argument 'quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
-    kept = [path for tower, path in towers.items() if tower != quantised]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[*kept, "lm_head"],
+        llm_int8_skip_modules=[*(path for name, path in towers.items() if name != tower), "lm_head"],
     )
 
 
-def require_quantised_alone(
-    model: nn.Module, towers: Mapping[str, str], name: str, quantised: str = "language_model"
-) -> int:
-    """Check where the 4-bit layers are, and keep them trainable through on a CPU.
+def require_quantised(model: nn.Module, path: str, name: str) -> None:
+    """Check that the 4-bit layers are in one tower, and keep gradients through them on a CPU.
 
-    On a CPU with avx512_bf16, bitsandbytes packs the weights anew in the first forward in evaluation mode, and layers
-    below get no gradient through them from then on; so that path is switched off.
+    On a CPU with avx512_bf16, bitsandbytes repacks the weights in the first forward in evaluation mode, and layers
+    below get no gradient from then on; so that path is switched off.
 
     Args:
-        model: as loaded
-        towers: tower -> its module path
-        name: of the family, for the error
-        quantised: the tower that is to be in 4 bits
-
-    Returns:
-        how many layers are quantised
+        model: the loaded model
+        path: module path of the quantised tower
+        name: name of the family, for the error
 
     Raises:
-        ModelError: if one lies outside the tower, or there is none
+        ModelError: if a 4-bit layer is outside the tower, or there is none
     """
     import bitsandbytes
 
     layers: dict[str, Any] = {
-        path: module for path, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
+        layer: module for layer, module in model.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)
     }
-    inside = f"{towers[quantised]}."
-    stray = [path for path in layers if not path.startswith(inside)]
-    if stray or not layers:
-        found = f"{stray[0]} is quantised" if stray else "no layer is quantised"
-        raise ModelError(f"{name}: {found}; expected only the linear layers of {towers[quantised]}")
+    outside = [layer for layer in layers if not layer.startswith(f"{path}.")]
+    if outside or not layers:
+        found = f"{outside[0]} is quantised" if outside else "no layer is quantised"
+        raise ModelError(f"{name}: {found}; expected only the linear layers of {path}")
     for module in layers.values():
         module.support_avx512bf16_for_cpu = False
-    return len(layers)

@@ -1,4 +1,4 @@
-"""Tiny models of the real architectures, with processors, made without a download: random weights, for tests."""
+"""Tiny models of the real architectures with random weights and processors, without a download, for tests."""
 
 from __future__ import annotations
 
@@ -31,16 +31,11 @@ def build_tiny(
     Args:
         family: name of the family, or clap
         folder: where to write
-        words: lines on which the tokenizer is trained
-        window_s: the audio tower's window, in whole seconds; the published Qwen2-Audio has 30
-        hidden_size: width of tower and language model
-        layers: layers of each
-        vocabulary: tokens at most
-        initializer_range: standard deviation of the weights
-        seed: of the weights
+        words, window_s, hidden_size, layers, vocabulary, initializer_range: see ``TinyShape``
+        seed: seed of the weights
 
     Raises:
-        ConfigError: if there is no such family, or no tiny model of it can be built here, with the reason
+        ConfigError: if there is no such family, or no tiny model of it can be built, with the reason
     """
     shape = TinyShape(tuple(words), window_s, hidden_size, layers, vocabulary, initializer_range)
     built = model_class(family)
@@ -49,7 +44,7 @@ def build_tiny(
     torch.manual_seed(seed)
     try:
         built.build_tiny(folder, shape)
-    except ValueError as error:  # transformers compares sizes with each other
+    except ValueError as error:  # of transformers, about sizes that do not fit
         raise ConfigError(
             f"a tiny {family} of hidden_size={hidden_size}, layers={layers} cannot be built: {error}; see a YAML of "
             "recipes/demo for sizes that fit"

@@ -1,4 +1,4 @@
-"""Speech recognition by Whisper (Radford et al. 2022) on transformers' own classes, for a whole corpus."""
+"""Speech recognition by Whisper (Radford et al. 2022) on transformers' own classes, for a corpus."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import datasets
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.names import DTYPES
 from lalm_mer.corpora import waveform_of
-from lalm_mer.models.digest import base_digest
+from lalm_mer.models.digest import base_digest, read_model_config
 
 __all__ = ["Transcriber", "transcribe_utterances"]
 
@@ -28,14 +28,14 @@ class Transcriber:
     Args:
         model: WhisperForConditionalGeneration
         processor: WhisperProcessor
-        name: its name in errors
-        digest: what identifies the weights: hash of a local folder, or ``id@commit`` of the Hub
-        language: code (``en``) or name (``english``); None to detect it for each utterance. An English-only model
-            takes none
+        name: name of the model in errors
+        digest: hash of a local folder, or ``id@commit`` of the Hub
+        language: code (``en``) or name (``english``); None to detect it for each utterance, and for an English-only
+            model
 
     Raises:
         ConfigError: if the model does not support ``language``
-        ModelError: if the processor's window is not the model's
+        ModelError: if processor and model have different windows
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Transcriber:
         if int(processor.feature_extractor.nb_max_frames) != frames:
             raise ModelError(
                 f"model {name!r}: its feature extractor makes {processor.feature_extractor.nb_max_frames} frames, but "
-                f"its encoder takes {frames}; the two are not of one model"
+                f"its encoder takes {frames}; expected both from the same model"
             )
         self._options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
         if getattr(model.generation_config, "is_multilingual", False):
@@ -80,7 +80,7 @@ class Transcriber:
             revision: branch, tag or commit on the Hub
             dtype: ``float32``, ``bfloat16`` or ``float16``
             language: see the class
-            device: as torch names it
+            device: torch's name of the device
 
         Raises:
             ConfigError: if ``dtype`` or ``language`` is unknown
@@ -88,10 +88,10 @@ class Transcriber:
         """
         if dtype not in DTYPES:
             raise ConfigError(f"argument 'dtype': {dtype!r}; expected one of {', '.join(DTYPES)}")
+        model_type = read_model_config(model_id, revision).get("model_type")
+        if model_type != "whisper":
+            raise ModelError(f"model {model_id!r} is a {model_type}; transcripts need a Whisper model")
         try:
-            config = AutoConfig.from_pretrained(model_id, revision=revision, trust_remote_code=False)
-            if config.model_type != "whisper":
-                raise ModelError(f"model {model_id!r} is a {config.model_type}; transcripts need a Whisper model")
             processor = WhisperProcessor.from_pretrained(model_id, revision=revision)
             model, found = WhisperForConditionalGeneration.from_pretrained(
                 model_id,
@@ -101,23 +101,19 @@ class Transcriber:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-            if found["missing_keys"]:  # transformers would only warn and initialise them at random
-                raise ModelError(
-                    f"model {model_id!r}: no weights of {sorted(found['missing_keys'])[0]}; is the model complete?"
-                )
         except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, ModelError):
-                raise
             raise ModelError(
                 f"model {model_id!r} cannot be loaded as Whisper: {one_line(error)}; model.id is a Hub id or a local "
                 "folder with safetensors weights"
             ) from error
+        if found["missing_keys"]:  # transformers would only warn and initialise them at random
+            raise ModelError(f"model {model_id!r}: no weights of {min(found['missing_keys'])}; is the model complete?")
         digest = base_digest(model_id, revision)
         return cls(model.to(device), processor, name=model_id, digest=digest, language=language)
 
     @property
     def device(self) -> str:
-        """Where it computes: ``cpu`` or ``cuda``."""
+        """Its device: ``cpu`` or ``cuda``."""
         return str(self._model.device.type)
 
     @property
@@ -127,14 +123,14 @@ class Transcriber:
 
     @property
     def window_s(self) -> float:
-        """Its window in seconds: 30 for the published models."""
+        """Its window, in seconds; 30 in published models."""
         return float(self._processor.feature_extractor.n_samples / self.sampling_rate)
 
     def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """The transcript of each, as the model writes it, without the space at either end.
+        """Transcripts of the waveforms, without white space at their ends.
 
-        Those that fit its window form batches; a longer one is transcribed by itself with Whisper's long-form decoding,
-        which continues at the last timestamp that it wrote.
+        Those no longer than the window form a batch; each longer one is transcribed separately with Whisper's long-form
+        decoding, which continues at the last timestamp.
 
         Args:
             waveforms: B utterances at ``sampling_rate``
@@ -198,23 +194,23 @@ def transcribe_utterances(
     journal: Path,
     batch_size: int,
 ) -> dict[str, str]:
-    """Transcribe every utterance that has audio, the longest first, so that batches are even.
+    """Transcribe all utterances with audio, the longest first, so that batches have similar durations.
 
-    ``journal`` receives a line for each batch. After a kill, the same call resumes after the last complete line, with
-    the batches of an undisturbed run. Only a journal of the same ``identity`` is resumed.
+    ``journal`` gets one line per batch. After a kill, the same call resumes after the last complete line, with the
+    batches of an uninterrupted run. Only a journal of the same ``identity`` is resumed.
 
     Args:
         transcriber: the model
         utterances: rows of a prepared corpus
         identity: plain data, all that the results depend on
-        journal: a file that keeps finished batches; left there at the end
-        batch_size: utterances at a time
+        journal: file of finished batches, which is kept
+        batch_size: utterances per batch
 
     Returns:
         utterance id -> transcript, in the order of ``utterances``
 
     Raises:
-        ConfigError: if ``batch_size`` is below 1, or ``journal`` is of another identity
+        ConfigError: if ``batch_size`` is below 1, or ``journal`` has another identity
         AudioError: naming an utterance whose audio is damaged
     """
     if batch_size < 1:
@@ -247,7 +243,7 @@ def transcribe_utterances(
 
 
 def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
-    """What an earlier process finished; its last line is dropped where a kill cut it short."""
+    """Transcripts of an earlier process; an incomplete last line is dropped."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     content = journal.read_bytes() if journal.is_file() else b""
     complete = content[: content.rfind(b"\n") + 1]
@@ -258,7 +254,7 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     for key in sorted(lines[0].keys() | identity.keys()):
         if lines[0].get(key) != identity.get(key):
             raise ConfigError(
-                f"{journal}: the beginning of another transcription, with {key} = {lines[0].get(key)!r}, now it is "
+                f"{journal}: was started by another transcription, with {key} = {lines[0].get(key)!r}, found "
                 f"{identity.get(key)!r}; choose another output.file, or remove {journal.name}"
             )
     if len(complete) < len(content):

@@ -10,7 +10,7 @@ from typing import Any
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.provenance import write_json
-from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.models.pretrained import PretrainedModel
 
 __all__ = ["PROCESSOR_KINDS", "public_settings", "write_processor"]
 

@@ -30,7 +30,7 @@ from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.registry import PretrainedModel
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 from lalm_mer.sharing.hub import load_adapter_from
 

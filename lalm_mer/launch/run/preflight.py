@@ -261,7 +261,7 @@ def _memory(
     if memory.total > free:
         ways = [f"lower {key}"]
         ways += ["train.gradient_checkpointing=true"] if trains else []
-        ways += ["model.quantization=nf4"] if loaded.model.can_be_quantized() else []
+        ways += ["model.quantization=nf4"] if loaded.model.quantised_tower else []
         yield f"WARNING: this may not fit; {', or '.join(ways)}"
 
 

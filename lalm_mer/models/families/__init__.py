@@ -1,4 +1,4 @@
-"""The families: one file for each architecture, and one line here; each is imported when it is first used."""
+"""The families: one file per architecture, and one line here; each is imported at first use."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FAMILIES = {
     "qwen3_omni_moe": "Qwen3OmniMoe",
     "voxtral": "Voxtral",
 }
-"""Name of a family, which is that of its file here -> the class in it"""
+"""Name of a family and of its file -> class in this file"""
 OTHER_MODEL_TYPES = {"qwen2_5_omni_thinker": "qwen2_5_omni", "qwen3_omni_moe_thinker": "qwen3_omni_moe"}
-"""``model_type`` of a model's config -> its family, where the family's name is another"""
+"""``model_type`` of a config -> name of the family, if they differ"""
 OTHER_FAMILIES = {"generic": "Generic"}
-"""The family of all models that have none of their own."""
+"""The family of all models without a file of their own"""
 CLAP = "clap"
-"""Name of the models that are no audio-language model, ``lalm_mer.models.clap``."""
+"""Name of ``lalm_mer.models.clap``, which is no audio-language model"""
 
 
 def model_names() -> tuple[str, ...]:
@@ -45,9 +45,9 @@ def family_class(name: str) -> type[Family]:
 
     Raises:
         ConfigError: if there is none
-        ModelError: if the transformers that is installed does not have it
+        ModelError: if the installed transformers does not have it
     """
-    known = {**FAMILIES, **OTHER_FAMILIES}
+    known = FAMILIES | OTHER_FAMILIES
     if name not in known:
         raise ConfigError(f"family {name!r}: expected one of {', '.join(model_names())}")
     try:

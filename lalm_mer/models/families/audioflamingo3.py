@@ -1,21 +1,15 @@
-"""Audio Flamingo 3 (Goel et al. 2025): a Whisper-like tower with pooling, a two-layer projector, Qwen2.5 behind it."""
+"""Audio Flamingo 3 (Goel et al. 2025): a Whisper-like tower with pooling, a two-layer projector, Qwen2.5."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import (
-    AudioFlamingo3Config,
-    AudioFlamingo3ForConditionalGeneration,
-    AudioFlamingo3Processor,
-    WhisperFeatureExtractor,
-)
+from transformers import AudioFlamingo3Config, AudioFlamingo3ForConditionalGeneration, AudioFlamingo3Processor
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.flamingo import FILLER, SPECIAL, TRAINED_ON, tiny_configs
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled
-from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled, one_window_processor
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
 from lalm_mer.models.families.parts.whisper import WindowByWindow
 
@@ -27,6 +21,7 @@ class AudioFlamingo3(Family):
 
     name = "audioflamingo3"
     model_class = AudioFlamingo3ForConditionalGeneration
+    processor_class = AudioFlamingo3Processor
     published = ("nvidia/audio-flamingo-3-hf",)
     licence = "NVIDIA OneWay Noncommercial License"
     contamination = {corpus: f"{listed}." for corpus, listed in TRAINED_ON.items()}
@@ -42,13 +37,7 @@ class AudioFlamingo3(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower of 128 mel bands over a Qwen2 of the same width; audio of one window."""
+        """A tower of 128 mel bands and a Qwen2 of the same width; audio of one window."""
         tokenizer = byte_level_bpe(shape, SPECIAL, eos=cls.stop_token, pad=FILLER)
-        processor = AudioFlamingo3Processor(
-            WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
-            tokenizer,
-            chat_template=load_template(cls.name),
-            audio_token=cls.audio_token,
-            max_audio_len=shape.window_s,
-        )
-        cls.save_tiny(folder, AudioFlamingo3Config(**tiny_configs(shape, tokenizer)), processor)
+        config = AudioFlamingo3Config(**tiny_configs(shape, tokenizer))
+        cls.save_tiny(folder, config, one_window_processor(cls, shape, tokenizer))

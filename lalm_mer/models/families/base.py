@@ -1,30 +1,27 @@
-"""What a family says of its architecture, and the parts it is composed of.
+"""A family's declarations, and the interfaces of its parts.
 
 Every model is cut into two steps. Step one, audio encoding: waveforms -> the audio tower's output before the projector,
 one sequence per utterance. Step two, language modelling: token ids, positions, an attention pattern and tower outputs
--> hidden states. Nothing but these two steps touches a model, so caching a frozen tower, sharing a prompt between many
-answers and packing sequences work alike for all families.
+-> hidden states. Caching a frozen tower, sharing a prompt between many answers and packing sequences only use these two
+steps, so they work for all families.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError, one_line
-from lalm_mer.models.families.parts.plain_words import plain_word_ids
+from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
-from lalm_mer.models.quantization import NF4, nf4_config, require_quantised_alone
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
 from lalm_mer.prompting.prompts import Prompt, load_prompt
 
@@ -36,7 +33,7 @@ SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """What the audio tower makes of A waveforms, before the projector.
+    """Output of the audio tower for A waveforms, before the projector.
 
     Args:
         states: (A, F, D), padded at the end
@@ -49,12 +46,12 @@ class TowerOutput:
 
 @dataclass(frozen=True)
 class LanguageInputs:
-    """What the language model takes besides audio, right-padded.
+    """Inputs of the language model without audio, right-padded.
 
     Args:
         input_ids: (B, T) token ids
         position_ids: (B, T)
-        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive where answers share a prompt
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt
     """
 
     input_ids: Tensor
@@ -63,7 +60,7 @@ class LanguageInputs:
 
 
 class FrontEnd(ABC):
-    """Waveforms -> inputs of the audio tower. It has no state: one object serves every model of a family."""
+    """Waveforms -> inputs of the audio tower; without state, one object for all models of a family."""
 
     @abstractmethod
     def longest_audio_s(self, family: Family) -> float:
@@ -71,7 +68,7 @@ class FrontEnd(ABC):
 
     @abstractmethod
     def token_count(self, family: Family, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills."""
+        """Number of placeholders for a waveform of ``samples`` samples."""
 
     @abstractmethod
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
@@ -79,11 +76,11 @@ class FrontEnd(ABC):
 
 
 class AudioEncoder(ABC):
-    """Step one: the audio tower, up to but without the projector."""
+    """Step one: the audio tower without the projector."""
 
     @abstractmethod
     def encode(self, family: Family, *args: Any, **inputs: Any) -> TowerOutput:  # noqa: ANN401 those of the front end
-        """Tower output of A waveforms, from what the front end made of them."""
+        """Tower output of A waveforms, from the inputs that the front end made."""
 
 
 class Decoder(ABC):
@@ -98,59 +95,27 @@ class Decoder(ABC):
         """The output layer: (..., H) -> (..., vocabulary)."""
 
 
-class Family(ABC):
-    """One architecture: the only place where its processor, template and towers are named.
-
-    Args:
-        model: the transformers model
-        processor: its processor, with ``tokenizer`` and ``feature_extractor``
+class Family(PretrainedModel):
+    """One architecture of audio-language models: its tokens, towers and parts.
 
     Raises:
-        ModelError: if a tower that the family names is not in the model, or a token not in the vocabulary
+        ModelError: if a tower of ``towers`` is not in the model, or a token not in the vocabulary
     """
 
-    name: ClassVar[str]
-    model_class: ClassVar[type[Any]]
-    """The transformers class of the complete model"""
-    processor_class: ClassVar[type[Any]] = AutoProcessor
-    published: ClassVar[Sequence[str]]
-    """Hub ids of published weights"""
-    published_revision: ClassVar[str | None] = None
-    """Branch, tag or commit of the first of them; None for main"""
-    licence: ClassVar[str]
-    """Of the published weights"""
-    contamination: ClassVar[Mapping[str, str]]
-    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
     stop_token: ClassVar[str]
     audio_token: ClassVar[str]
     audio_marks: ClassVar[tuple[str, str]] = ("", "")
-    """What the processor, not the chat template, writes before and after an audio slot"""
+    """Text that the processor, not the chat template, adds before and after an audio slot"""
     single_turn_reason: ClassVar[str | None] = None
     """Why a conversation cannot contain an earlier user turn with audio and its answer; None if it can"""
-    towers: ClassVar[Mapping[str, str]]
-    """``language_model``, ``projector`` and ``audio_tower`` -> module path in the transformers model"""
-    other_linear_modules: ClassVar[Sequence[str]] = ()
-    """Paths of modules with linear layers that are in no tower, such as those for images; never quantised"""
     front_end: ClassVar[FrontEnd]
     encoder: ClassVar[AudioEncoder]
     decoder: ClassVar[Decoder]
-    adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
-    """Tower -> last names of the linear layers that an adapter goes into unless the settings name others"""
-    fsdp_layers: ClassVar[Sequence[str]]
-    """Classes of the layers that FSDP shards one by one"""
-    has_language_model: ClassVar[bool] = True
-    """Whether it writes answers: they can be generated, and its language model held in 4 bits"""
     single_pass_reason: ClassVar[str | None] = None
-    """Why its two steps are one, so that no tower output can be cached; None where there are two"""
-    batch_tolerance: ClassVar[float] = 1e-5
-    """Largest difference of a score between a batch of one and of several; a larger one requires batches of one"""
-    required_module: ClassVar[str | None] = None
-    """Module without which its tokenizer cannot be opened; the extra that installs it has the family's name"""
+    """Why the model has one step, so that no tower output can be cached; None if it has two"""
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 each family's own class
-        self.model = model
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 each family's own class
+        super().__init__(model, processor)
         modules = dict(model.named_modules())
         for tower, path in self.towers.items():
             if path not in modules:
@@ -164,80 +129,15 @@ class Family(ABC):
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
         """Save a randomly initialised model and its processor with ``save_tiny``."""
 
-    # What a family may write otherwise
-
-    @classmethod
-    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each family's own class
-        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
-        return cls.processor_class.from_pretrained(source, revision=revision)
-
-    @classmethod
-    def default_prompt(cls, modalities: str) -> str:
-        """The prompt of some modalities, for settings that name none."""
-        return f"prompts/{modalities.replace('+', '_')}.yaml"
-
-    @classmethod
-    def load_prompt(cls, path: Path) -> Prompt:
-        """Read the file that ``prompt.file`` names: a prompt."""
-        return load_prompt(path)
-
-    @classmethod
-    def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
-        """``attn_implementation`` of ``from_pretrained``."""
-        return implementation
-
-    def merge_published_adapter(self, source: str, revision: str | None) -> None:  # noqa: B027 most do nothing
-        """Merge an adapter that is published with the weights into them."""
-
-    # What its parts do
-
-    @property
-    def sampling_rate(self) -> int:
-        """Rate of the audio it takes, in Hz."""
-        return int(self.processor.feature_extractor.sampling_rate)
-
-    @property
-    def longest_audio_s(self) -> float:
-        """Longest audio it takes, in seconds."""
-        return self.front_end.longest_audio_s(self)
-
-    def audio_token_count(self, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills."""
-        return self.front_end.token_count(self, samples)
-
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """What the tower takes for A waveforms: keyword arguments of ``encode_audio``, first axis A.
-
-        Raises:
-            AudioError: if a waveform is not at the family's rate
-        """
-        for waveform in waveforms:
-            waveform.require_rate(self.sampling_rate, self.name)
-        return self.front_end.inputs(self, waveforms)
-
-    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Step one: the audio tower, up to but without the projector."""
-        return self.encoder.encode(self, **inputs)
-
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
-        return self.decoder.hidden_states(self, inputs, audio)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The output layer: (..., H) -> (..., vocabulary)."""
-        return self.decoder.logits(self, hidden)
-
-    # What all families share
-
     @classmethod
     def save_tiny(cls, folder: Path, config: Any, processor: Any, *, ones: str | None = None) -> None:  # noqa: ANN401
-        """Save random weights of a config, marked as such, and a processor; the end of every ``build_tiny``.
+        """Save random weights, marked as such, and a processor; the last step of every ``build_tiny``.
 
         Args:
             folder: where to write
-            config: of ``model_class``
-            processor: the result of ``load_processor``
-            ones: last name of parameters to be set to one, where zeros would cancel what they multiply
+            config: config of ``model_class``
+            processor: the processor
+            ones: last name of parameters to be set to one, because zeros would cancel other weights
         """
         config.randomly_initialised = True
         model = cls.model_class(config)
@@ -248,102 +148,63 @@ class Family(ABC):
         processor.save_pretrained(folder)
 
     @classmethod
-    def require_installed(cls) -> None:
-        """Check that the package of its own extra is installed.
-
-        Raises:
-            ConfigError: naming the package and the extra
-        """
-        if cls.required_module is not None and importlib.util.find_spec(cls.required_module) is None:
-            raise ConfigError(f"family {cls.name} needs {cls.required_module}; pip install 'lalm-mer[{cls.name}]'")
+    def default_prompt(cls, modalities: str) -> str:
+        """The prompt for these modalities."""
+        return f"prompts/{modalities.replace('+', '_')}.yaml"
 
     @classmethod
-    def load(
-        cls,
-        model_id: str | Path,
-        *,
-        revision: str | None,
-        dtype: str,
-        attn_implementation: str,
-        quantization: str | None = None,
-    ) -> Self:
-        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+    def load_prompt(cls, path: Path) -> Prompt:
+        """Read a prompt."""
+        return load_prompt(path)
 
-        Args:
-            model_id: Hub id or folder
-            revision: branch, tag or commit
-            dtype: float32, bfloat16 or float16
-            attn_implementation: sdpa or eager
-            quantization: ``nf4`` for a language model in 4 bits; None for no quantisation
+    @property
+    def longest_audio_s(self) -> float:
+        """Longest audio it takes, in seconds."""
+        return self.front_end.longest_audio_s(self)
+
+    def audio_token_count(self, samples: int) -> int:
+        """Number of placeholders for a waveform of ``samples`` samples."""
+        return self.front_end.token_count(self, samples)
+
+    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Keyword arguments of ``encode_audio`` for A waveforms, first axis A.
 
         Raises:
-            ModelError: naming the id, if it cannot be found or is of another family
-            ConfigError: if the quantization is unknown, or its extra is not installed
+            AudioError: if a waveform is not at the family's rate
         """
-        cls.require_installed()
-        source = str(model_id)
-        extra: dict[str, Any] = {}
-        if quantization is not None:
-            if quantization != NF4:
-                raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
-            if cls.single_pass_reason is not None:
-                raise ConfigError(f"argument 'quantization': {cls.name} only takes null; {cls.single_pass_reason}")
-            parts = {**cls.towers, **{path: path for path in cls.other_linear_modules}}
-            extra["quantization_config"] = nf4_config(parts, getattr(torch, dtype))
-        try:
-            processor = cls.load_processor(source, revision)
-            model, report = cls.model_class.from_pretrained(
-                source,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                attn_implementation=cls.attention_setting(attn_implementation),
-                use_safetensors=True,
-                output_loading_info=True,
-                **extra,
-            )
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, StrictDataclassError) as error:
-            raise ModelError(
-                f"model {source!r} cannot be loaded as {cls.name}: {one_line(error)}; model.id is a Hub id or a local "
-                "folder"
-            ) from error
-        if absent := sorted(report["missing_keys"]):  # transformers would only warn in its log and leave them random
-            raise ModelError(
-                f"model {source!r} cannot be loaded as {cls.name}: it has no weights for {len(absent)} of its tensors, "
-                f"such as {absent[0]}; is the model complete, and of family {cls.name}?"
-            )
-        if quantization is not None:
-            require_quantised_alone(model, cls.towers, cls.name)
-        family = cls(model, processor)
-        family.merge_published_adapter(source, revision)
-        return family
+        for waveform in waveforms:
+            waveform.require_rate(self.sampling_rate, self.name)
+        return self.front_end.inputs(self, waveforms)
 
-    @classmethod
-    def can_be_quantized(cls) -> bool:
-        """Whether its language model can be held in 4 bits."""
-        return cls.single_pass_reason is None
+    def encode_audio(self, **inputs: Tensor) -> TowerOutput:
+        """Step one: the audio tower without the projector."""
+        return self.encoder.encode(self, **inputs)
+
+    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
+        return self.decoder.hidden_states(self, inputs, audio)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The output layer: (..., H) -> (..., vocabulary)."""
+        return self.decoder.logits(self, hidden)
 
     def refuses(self, duration_s: float) -> str | None:
-        """Why the family cannot take audio of this duration, in seconds; None where it can."""
+        """Why the family cannot take audio of this duration, in seconds; None if it can."""
         if duration_s > self.longest_audio_s:
             return f"{duration_s:.2f} s long; {self.name} takes {self.longest_audio_s:g} s at most"
         if self.audio_token_count(round(duration_s * self.sampling_rate)) < 1:
             return f"{duration_s:.3f} s is too short for one audio token of {self.name}"
         return None
 
-    @property
-    def randomly_initialised(self) -> bool:
-        """Whether the weights were never trained, as ``lalm_mer.models.tiny`` marks them."""
-        return bool(getattr(self.model.config, "randomly_initialised", False))
-
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
-        """Token ids of a conversation up to where the answer begins, placeholders expanded.
+        """Token ids of a conversation up to the answer, placeholders expanded.
 
-        Only what the chat template itself writes can become a special token. Words are tokenised apart, as plain
-        characters, so a transcript that says ``<|im_end|>`` stays a transcript.
+        Only the text of the chat template can become a special token. Words are tokenised separately, as plain
+        characters, so a transcript with ``<|im_end|>`` remains text.
 
         Args:
             conversation: the messages
-            audio_tokens: how many placeholders each audio slot needs, in order
+            audio_tokens: number of placeholders of each audio slot, in order
 
         Raises:
             ModelError: if slots, placeholders and ``audio_tokens`` do not agree
@@ -376,16 +237,24 @@ class Family(ABC):
         return [*self.word_ids(form), self.stop_token_id]
 
     def word_ids(self, words: str) -> list[int]:
-        """Token ids of words as plain characters: no token that was added to the vocabulary, special or not.
+        """Token ids of words as plain characters, without any token that was added to the vocabulary.
+
+        ``split_special_tokens`` does not split tokens such as ``<asr_text>`` or ``<tool_call>``, which are added but
+        not marked as special. Text is therefore split within each of them, and the ids are concatenated; a byte-level
+        tokenizer gives the ids of the complete text.
 
         Raises:
-            ModelError: if the tokenizer turns any of them into an added token all the same
+            ModelError: if an added token remains
         """
-        return plain_word_ids(self.tokenizer, words, self.name)
-
-    def submodule(self, tower: str) -> nn.Module:
-        """The module of a tower, adapters included."""
-        return self.model.get_submodule(self.towers[tower])
+        added = self.tokenizer.added_tokens_decoder
+        spelled = [re.escape(token.content) for token in added.values() if not token.special and len(token.content) > 1]
+        cuts = [match.start() + 1 for match in re.finditer(f"(?={'|'.join(spelled)})", words)] if spelled else []
+        ids: list[int] = []
+        for start, end in pairwise([0, *cuts, len(words)]):
+            ids += self.tokenizer(words[start:end], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if not set(added).isdisjoint(ids):
+            raise ModelError(f"{self.name}: its tokenizer reads added tokens in plain words: {words[:60]!r}")
+        return ids
 
     def _token_id(self, token: str) -> int:
         index = self.tokenizer.convert_tokens_to_ids(token)

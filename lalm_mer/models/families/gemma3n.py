@@ -1,4 +1,4 @@
-"""Gemma 3n (Google 2025): a conformer like that of the Universal Speech Model, a projector, Gemma 3n behind it."""
+"""Gemma 3n (Google 2025): a conformer like that of the Universal Speech Model, a projector, Gemma 3n."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transformers import (
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder, Gemma3nTextAltUp
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
-from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, opened_parts
+from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, open_processor_parts
 from lalm_mer.models.families.parts.gemma import CONTAMINATION, TARGETS, TOWERS, GemmaDecoder
 from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
@@ -79,30 +79,29 @@ class _FrontEnd(OwnLength):
 
 class _Conformer(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of each waveform at its own length; zero where placeholders outnumber the tower's frames."""
+        """Tower output; zero for placeholders beyond the tower's frames."""
         tower: Any = family.submodule("audio_tower")
-
-        def encode(features: Tensor) -> Tensor:
-            padding = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-            states: Tensor = tower(features, padding).last_hidden_state
-            return states
-
         placeholders = _placeholders(family.model)
         shape = (placeholders, int(tower.config.hidden_size))
-        states = encode_at_own_length(encode, audio_features, audio_frames, shape, tower.dtype)
+        states = encode_at_own_length(
+            lambda features, mask: tower(features, ~mask).last_hidden_state,
+            audio_features,
+            audio_frames,
+            shape,
+            tower.dtype,
+        )
         return TowerOutput(states, torch.full_like(audio_frames, placeholders))
 
 
 class _Decoder(GemmaDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
-        """The projector, and the embedding of padding where states are zero, as the tower leaves them."""
-        config: Any = family.model.config
-        padding = torch.tensor([[config.text_config.vocab_size - 1]], device=states.device)
+        """The projector, and the embedding of padding for states of zero."""
+        padding = torch.tensor([[family.model.config.text_config.vocab_size - 1]], device=states.device)
         silence = family.submodule("projector")(input_ids=padding)
         return torch.where(states.any(dim=-1, keepdim=True), super().project(family, states), silence)
 
     def embed(self, family: Family, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Tokens of audio, such as the mark after it, have an embedder of their own: the projector's."""
+        """Tokens of audio, such as the one after it, are embedded by the projector."""
         language_model = self.language_model(family)
         for module in language_model.modules():
             if isinstance(module, Gemma3nTextAltUp):
@@ -118,10 +117,10 @@ class _Decoder(GemmaDecoder):
 class Gemma3n(Family):
     """Gemma 3n E2B and E4B on transformers' own classes, opened without the vision tower.
 
-    Audio fills 188 placeholders whatever its length, as published: those beyond the tower's frames have an embedding
-    that was trained as padding. Each waveform is encoded at its own length, so that scores do not depend on the batch;
-    the model's own forward lets padding leak into the shorter ones. Audio shorter than one analysis window (32 ms)
-    is filled with silence. The published template takes a turn as a string, and cuts white space at both its ends.
+    Audio of any length fills 188 placeholders, as published: those beyond the tower's frames have an embedding that was
+    trained as padding. Each waveform is encoded at its own length, so that scores do not depend on the batch; in the
+    model's own forward, padding changes the shorter ones. Audio shorter than one analysis window (32 ms) is padded with
+    silence. The published template takes a turn as a string and strips white space from it.
     """
 
     name = "gemma3n"
@@ -140,17 +139,17 @@ class Gemma3n(Family):
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma3nAudioConformerBlock", "Gemma3nTextDecoderLayer")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
         processor.full_audio_sequence = (self.audio_token * _placeholders(model)).join(self.audio_marks)
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A conformer of 128 mel bands over a Gemma of the same width; the upper half of its layers share keys."""
+        """A conformer of 128 mel bands and a Gemma of the same width; the upper half of its layers share keys."""
         special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", cls.stop_token, _BEFORE_AUDIO]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<pad>")
         tokenizer.bos_token = "<bos>"
-        words = len(tokenizer)  # then, as published, tokens of pictures and of audio, with embedders of their own
+        words = len(tokenizer)  # then, as published, tokens of images and of audio, with separate embedders
         tokenizer.add_special_tokens(
             {"extra_special_tokens": [*special[3:], *_IMAGE_TOKENS, _AFTER_AUDIO, cls.audio_token]},
             replace_extra_special_tokens=True,
@@ -182,7 +181,7 @@ class Gemma3n(Family):
                 hidden_size_per_layer_input=16,
                 head_dim=shape.hidden_size // shape.heads,
                 layer_types=[f"{'full' if layer % 2 else 'sliding'}_attention" for layer in range(2 * shape.layers)],
-                num_kv_shared_layers=shape.layers if shape.layers > 1 else 0,  # two kinds have to be there below
+                num_kv_shared_layers=shape.layers if shape.layers > 1 else 0,  # two kinds have to be below them
                 activation_sparsity_pattern=[0.95] * shape.layers + [0.0] * shape.layers,
                 laurel_rank=8,
                 sliding_window=16,
@@ -203,9 +202,7 @@ class Gemma3n(Family):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> _Processor:
         """The processor without images."""
-        extractor, tokenizer, template = opened_parts(
-            Gemma3nAudioFeatureExtractor, source, revision, load_template(cls.name)
-        )
+        extractor, tokenizer, template = open_processor_parts(cls, Gemma3nAudioFeatureExtractor, source, revision)
         return _Processor(extractor, tokenizer, chat_template=join_parts_before(template, cls.audio_token))
 
 

@@ -1,4 +1,4 @@
-"""Gemma 4 with audio (Google 2026): a chunked conformer, a linear projector, a Gemma that embeds in every layer."""
+"""Gemma 4 with audio (Google 2026): a chunked conformer, a linear projector, a Gemma with embeddings in every layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
-from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, opened_parts
+from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, open_processor_parts
 from lalm_mer.models.families.parts.gemma import CONTAMINATION, TARGETS, TOWERS, GemmaDecoder
 from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
 from lalm_mer.models.families.parts.templates import load_template
@@ -36,28 +36,28 @@ class _Processor(AudioOnlyProcessor, Gemma4Processor):  # type: ignore[misc]
 
 class _FrontEnd(OwnLength):
     def token_count(self, family: Family, samples: int) -> int:
-        """Mel frames whose window ends within the waveform, halved twice and rounded up."""
+        """Mel frames whose window ends in the waveform, halved twice and rounded up."""
         return -(-_mel_frames(family, samples) // 4)
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
-        """A log-mel spectrogram without the frames that only padding fills."""
+        """A log-mel spectrogram without frames of padding."""
         features = family.processor.feature_extractor([samples])["input_features"][0]
         return torch.from_numpy(features)[: _mel_frames(family, len(samples))]
 
 
 class _Conformer(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of each waveform at its own length."""
         tower: Any = family.submodule("audio_tower")
         lengths = -(-audio_frames // 4)
-
-        def encode(features: Tensor) -> Tensor:
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-            states: Tensor = tower(features, mask).last_hidden_state
-            return states
-
         shape = (int(lengths.max()), int(tower.config.output_proj_dims))
-        return TowerOutput(encode_at_own_length(encode, audio_features, audio_frames, shape, tower.dtype), lengths)
+        states = encode_at_own_length(
+            lambda features, mask: tower(features, mask).last_hidden_state,
+            audio_features,
+            audio_frames,
+            shape,
+            tower.dtype,
+        )
+        return TowerOutput(states, lengths)
 
 
 class _Decoder(GemmaDecoder):
@@ -92,7 +92,7 @@ class Gemma4(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A conformer of 128 mel bands over a Gemma of the same width with a short sliding window; no vision tower."""
+        """A conformer of 128 mel bands and a Gemma of the same width with a short sliding window; no vision tower."""
         special = ["<pad>", "<eos>", "<bos>", "<|turn>", cls.stop_token, cls.audio_token, _BEFORE_AUDIO, _AFTER_AUDIO]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<pad>")
         tokenizer.bos_token = "<bos>"
@@ -132,7 +132,7 @@ class Gemma4(Family):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> _Processor:
         """The processor without images and videos."""
-        return _Processor(*opened_parts(Gemma4AudioFeatureExtractor, source, revision, load_template(cls.name)))
+        return _Processor(*open_processor_parts(cls, Gemma4AudioFeatureExtractor, source, revision))
 
     @classmethod
     def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 by part

@@ -1,14 +1,14 @@
-"""Any audio-language model that transformers has a class for, so that a new one can be used before it has a family.
+"""Any audio-language model with a class in transformers, so that a new one can be used before it has a family.
 
-Nothing is known of it in advance: the stop token, the placeholder, their number and the towers are found in its
-processor, its chat template and its module names, and one prompt is compared with the processor's own when it is
-loaded. ``LIMITS`` follow from that.
+The stop token, the placeholder, their number and the towers are read from its processor, its chat template and its
+module names, and one prompt is compared with the processor's own when the model is loaded; hence ``LIMITS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import transformers
 from jinja2 import TemplateError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
@@ -36,7 +36,7 @@ from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_pa
 __all__ = ["LIMITS", "Generic"]
 
 _NAMES = {"audio_tower": ("audio_tower", "audio_encoder", "sound_tower", "speech_encoder"), "projector": ("projector",)}
-"""Parts of the last name of a tower's outermost module"""
+"""Tower -> parts of the last name of its outermost module"""
 _PROBE = Conversation(
     (
         Message("user", (Part("audio"), Part("words", "What?"))),
@@ -46,19 +46,19 @@ _PROBE = Conversation(
 )
 _UNKNOWN = "The training data of a generic model is not known, so that no corpus can be ruled out; see its card."
 LIMITS = (
-    "each answer takes a forward pass of its own from audio to logits: slower, and no tower output can be cached",
+    "one forward pass from audio to logits per answer: slower, and no tower output can be cached",
     "one utterance at a time, in training and in scoring",
-    "one waveform a prompt, no longer than its feature extractor's window, or 30 s where that has none",
-    "no quantisation, and adapters only where a tower is found by its name",
+    "one waveform per prompt, no longer than its feature extractor's window, or 30 s if that has none",
+    "no quantisation, and adapters only in towers that are found by their names",
     "the training data and the licence of its published weights are not known",
-    "no model whose processor needs torchvision or whose chat template takes no messages of parts",
+    "no model whose processor needs torchvision, or whose chat template does not take messages of parts",
 )
-"""Printed by ``lalm-mer doctor`` too"""
+"""Also printed by ``lalm-mer doctor``"""
 
 
 @dataclass(frozen=True)
 class _Features(TowerOutput):
-    """No output of a tower, but what the model's own forward takes for a waveform."""
+    """Instead of tower output, the arguments of the model's own forward for a waveform."""
 
     features: Mapping[str, Tensor]
 
@@ -71,28 +71,24 @@ class _OwnClass:
         named = (AutoConfig.from_pretrained(source, revision=settings["revision"]).architectures or ["no class"])[0]
         own: Any = getattr(transformers, named, None)
         if own is None:
-            raise ValueError(f"it is of {named}, which transformers {transformers.__version__} does not have")
+            raise ValueError(f"its class is {named}, which transformers {transformers.__version__} does not have")
         return own.from_pretrained(source, **settings)
 
 
 class _ProcessorFrontEnd(FrontEnd):
     def longest_audio_s(self, family: Family) -> float:
-        """The feature extractor's window, in seconds; 30 where it has none."""
+        """The feature extractor's window, in seconds; 30 if it has none."""
         return float(getattr(family.processor.feature_extractor, "chunk_length", None) or 30.0)
 
     def token_count(self, family: Family, samples: int) -> int:
-        """What the processor writes for silence of that length."""
+        """Number of placeholders that the processor writes for silence of that length."""
         if samples < 1:
             return 0
         ids = _processed(family, family.audio_token, np.zeros(samples, np.float32))["input_ids"]
         return int((ids == family.audio_token_id).sum())
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """What the processor makes of a waveform, as the model's own forward takes it, ``audio_`` before each name.
-
-        Raises:
-            ModelError: if there are several
-        """
+        """Arguments of the model's own forward for one waveform, ``audio_`` before each name."""
         if len(waveforms) != 1:
             raise ModelError(f"{family.name} takes one utterance at a time, found {len(waveforms)}")
         processed = _processed(family, family.audio_token, waveforms[0].samples)
@@ -102,7 +98,7 @@ class _ProcessorFrontEnd(FrontEnd):
 
 class _NoEncoder(AudioEncoder):
     def encode(self, family: Family, **inputs: Tensor) -> TowerOutput:
-        """Nothing yet: step two does both."""
+        """The features: step two does both."""
         features = {name.removeprefix("audio_"): value for name, value in inputs.items()}
         nothing = torch.zeros(1, device=next(iter(inputs.values())).device)
         return _Features(nothing, nothing, features)
@@ -110,69 +106,62 @@ class _NoEncoder(AudioEncoder):
 
 class _OwnForward(Decoder):
     def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Logits already, (1, T, vocabulary): the output layer of a model may be more than a matrix.
-
-        Raises:
-            ModelError: if there are several rows
-        """
+        """Logits, (1, T, vocabulary): the output layer of a model may be more than a matrix."""
         if len(inputs.input_ids) != 1:
             raise ModelError(f"{family.name} takes one utterance at a time, found {len(inputs.input_ids)}")
-        features = audio.features if isinstance(audio, _Features) else {}
-        ids, positions = inputs.input_ids[0], inputs.position_ids[0]
-        first, *others = _answer_starts(positions)
-        ends = [*others, len(ids)]
-        prompt = ids[:first]
+        features = {
+            name: value.to(family.model.dtype) if value.is_floating_point() else value
+            for name, value in (audio.features if isinstance(audio, _Features) else {}).items()
+        }
+        ids, starts = inputs.input_ids[0], _answer_starts(inputs.position_ids[0])
+        prompt = ids[: starts[0]]
         pieces: list[Tensor] = []
-        for start, end in zip([first, *others], ends, strict=True):
-            logits = self._forward(family.model, torch.cat([prompt, ids[start:end]]), features)
-            pieces += [logits[first:]] if pieces else [logits]
+        for start, end in pairwise([*starts, len(ids)]):
+            sequence = torch.cat([prompt, ids[start:end]])[None]
+            output = family.model(input_ids=sequence, attention_mask=torch.ones_like(sequence), **features)
+            pieces.append(output.logits[0, len(prompt) if pieces else 0 :])
         return torch.cat(pieces)[None]
 
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The hidden states, which are logits already."""
         return hidden
 
-    def _forward(self, model: Any, ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401 any model
-        audio = {
-            name: value.to(model.dtype) if value.is_floating_point() else value for name, value in features.items()
-        }
-        logits: Tensor = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **audio).logits[0]
-        return logits
-
 
 class Generic(Family):
-    """A model behind its own forward and its own processor, called by ``text`` and ``audio``."""
+    """A model used by its own forward and its own processor, which takes ``text`` and ``audio``."""
 
     name = "generic"
     model_class = _OwnClass
     published = ()
     licence = "the model's own"
     contamination = dict.fromkeys(SPEECH_CORPORA, _UNKNOWN)
-    single_turn_reason = "it takes one waveform a prompt"
-    towers = {}  # each model's own
+    single_turn_reason = "it takes one waveform per prompt"
+    towers = {}  # found in the model
     front_end = _ProcessorFrontEnd()
     encoder = _NoEncoder()
     decoder = _OwnForward()
+    quantised_tower = None
     adapter_targets = {}
     fsdp_layers = ()
     single_pass_reason = "it computes logits from audio in one call, for any architecture"
     batch_tolerance = float("inf")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 any processor
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 any processor
         self._counts: dict[int, int] = {}
         config: Any = model.config
         audio_id = getattr(config, "audio_token_id", getattr(config, "audio_token_index", None))
         if getattr(processor, "feature_extractor", None) is None:
             raise ModelError(
-                f"{self.name}: {type(processor).__name__} is opened as the processor, without feature_extractor; one "
-                "for pictures too needs torchvision"
+                f"{self.name}: {type(processor).__name__} is opened as the processor, without feature_extractor; a "
+                "processor that also takes images needs torchvision"
             )
         if audio_id is None:
             raise ModelError(f"{self.name}: the config of {type(model).__name__} has no audio_token_id")
         self.towers = _towers(model)  # type: ignore[misc]
         self.audio_token = processor.tokenizer.convert_ids_to_tokens(audio_id)  # type: ignore[misc]
         try:
-            rendered = _rendered(processor)
+            marked = mark_parts(_PROBE)[0]
+            rendered = processor.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
             self.stop_token = _token_after(processor.tokenizer, rendered, "\ue0001\ue001")  # type: ignore[misc]
             super().__init__(model, processor)
             self._compare(rendered)
@@ -180,13 +169,13 @@ class Generic(Family):
             raise
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, ImportError) as error:
             raise ModelError(
-                f"{self.name}: {type(processor).__name__} cannot be used like others ({one_line(error)}); it "
+                f"{self.name}: {type(processor).__name__} cannot be used like others ({one_line(error)}); the model "
                 "needs a family"
             ) from error
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """There is no architecture to build.
+        """Refuse: there is no architecture to build.
 
         Raises:
             ConfigError: always
@@ -194,13 +183,13 @@ class Generic(Family):
         raise ConfigError(f"family {cls.name} has no architecture of its own; name another family")
 
     def audio_token_count(self, samples: int) -> int:
-        """How many placeholders a waveform of ``samples`` samples fills; each length is counted once."""
+        """Number of placeholders for a waveform of ``samples`` samples; each length is counted once."""
         if samples not in self._counts:
             self._counts[samples] = super().audio_token_count(samples)
         return self._counts[samples]
 
     def _compare(self, rendered: str) -> None:
-        """Find what the processor writes around an audio slot, and check that prompts are made as it makes them."""
+        """Find the text that the processor adds around an audio slot, and compare a prompt with the processor's."""
         for number, word in enumerate(mark_parts(_PROBE)[1]):
             rendered = rendered.replace(f"\ue000{number}\ue001", word)
         samples = np.zeros(self.sampling_rate, np.float32)
@@ -214,8 +203,8 @@ class Generic(Family):
         ours = self.prompt_ids(_PROBE, [self.audio_token_count(len(samples))])
         if ours != theirs:
             raise ModelError(
-                f"{self.name}: a prompt would be {self.tokenizer.decode(ours)[:120]!r}, but the processor makes "
-                f"{self.tokenizer.decode(theirs)[:120]!r} of it; this model needs a family of its own"
+                f"{self.name}: a prompt is {self.tokenizer.decode(ours)[:120]!r}, but the processor makes "
+                f"{self.tokenizer.decode(theirs)[:120]!r} of it; this model needs a family"
             )
 
 
@@ -227,21 +216,15 @@ def _processed(family: Family, rendered: str, samples: Any) -> Mapping[str, Any]
 
 
 def _answer_starts(positions: Tensor) -> list[int]:
-    """Where answers start that share a prompt: each at the position after it; 0 for a single sequence."""
+    """Indices at which answers to a shared prompt start: those with the position after it; 0 for a single sequence."""
     again = (positions != torch.arange(len(positions), device=positions.device)).nonzero()
     if not len(again):
         return [0]
     return [int(start) for start in (positions == positions[int(again[0])]).nonzero()]
 
 
-def _rendered(processor: Any) -> str:  # noqa: ANN401 any processor
-    """The probe as its chat template writes it, numbered marks in place of words."""
-    rendered: str = processor.apply_chat_template(mark_parts(_PROBE)[0], add_generation_prompt=True, tokenize=False)
-    return rendered
-
-
 def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN401 any tokenizer
-    """The special token that a chat template writes right after a mark."""
+    """The special token that a chat template writes directly after a mark."""
     after = rendered.partition(mark)[2]
     first = tokenizer(after, add_special_tokens=False)["input_ids"][0]
     if first not in tokenizer.added_tokens_decoder:
@@ -251,7 +234,7 @@ def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN4
 
 
 def _towers(model: Any) -> dict[str, str]:  # noqa: ANN401 any model
-    """The language model by transformers' own lookup, the others by name, if only one module has such a name."""
+    """The language model as transformers finds it; the others by name, if only one module has a matching name."""
     modules = dict(model.named_modules())
     decoder = model.get_decoder()
     towers = {"language_model": next(path for path, module in modules.items() if module is decoder)}

@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import (
-    GlmAsrConfig,
-    GlmAsrForConditionalGeneration,
-    GlmAsrProcessor,
-    LlamaConfig,
-    WhisperFeatureExtractor,
-)
+from transformers import GlmAsrConfig, GlmAsrForConditionalGeneration, GlmAsrProcessor, LlamaConfig
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import SeveralWindows
-from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, one_window_processor
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, tower_sizes
 from lalm_mer.models.families.parts.whisper import WindowByWindow
 
@@ -25,17 +18,17 @@ __all__ = ["GlmAsr"]
 
 _FILLER = "<|endoftext|>"
 _JOINED = 4
-"""Frames of the tower that the projector takes as one"""
+"""Tower frames that the projector joins"""
 
 
 def _tokens_of(frames: Tensor) -> Tensor:
-    """Mel frames, halved by a strided convolution and taken four by four."""
+    """Mel frames, halved by a strided convolution and joined by four."""
     return ((frames - 1) // 2 + 1) // _JOINED
 
 
 class _JoinedFrames(WindowByWindow):
     def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """Convolutions and transformer, then four frames joined into one, as the projector takes them."""
+        """Tower output, four frames joined as the projector takes them."""
         tower: Any = family.submodule("audio_tower")
         states: Tensor = tower(features.to(tower.dtype)).last_hidden_state
         rows = states.shape[1] // _JOINED
@@ -45,14 +38,14 @@ class _JoinedFrames(WindowByWindow):
 class GlmAsr(Family):
     """GLM-ASR on transformers' own classes (1.5 billion parameters); takes 21 windows of 30 s.
 
-    It was made to transcribe: fine-tune it before you use it for emotions. In its template the audio is a turn of its
-    own, and the words that follow it begin another turn of the user's. A turn ends where the next one begins, so the
-    stop token is that of a user's turn. The tower attends to the silence after the audio, up to the full window, as in
-    the published model.
+    It was trained to transcribe: fine-tune it before you use it for emotions. In its template the audio is a separate
+    turn, and the words after it are another user turn. A turn ends where the next one begins, so the stop token is that
+    of a user turn. The tower attends to the silence after the audio, up to the full window, as in the published model.
     """
 
     name = "glmasr"
     model_class = GlmAsrForConditionalGeneration
+    processor_class = GlmAsrProcessor
     published = ("zai-org/GLM-ASR-Nano-2512",)
     licence = "MIT"
     contamination = {}
@@ -68,21 +61,14 @@ class GlmAsr(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower of 128 mel bands over a Llama of the same width; audio of one window."""
+        """A tower of 128 mel bands and a Llama of the same width; audio of one window."""
         roles = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
         special = [_FILLER, *roles, "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>"]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=_FILLER)
-        processor = GlmAsrProcessor(
-            WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
-            tokenizer,
-            chat_template=load_template(cls.name),
-            audio_token=cls.audio_token,
-            max_audio_len=shape.window_s,
-        )
         config = GlmAsrConfig(
             audio_config=tower_sizes(shape, max_position_embeddings=shape.window_s * 50),
             text_config=LlamaConfig(**language_sizes(shape, tokenizer)).to_dict(),
             audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
         )
-        cls.save_tiny(folder, config, processor)
+        cls.save_tiny(folder, config, one_window_processor(cls, shape, tokenizer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,28 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BatchFeature,
     GraniteSpeechConfig,
+    GraniteSpeechFeatureExtractor,
     GraniteSpeechForConditionalGeneration,
     GraniteSpeechProcessor,
+    SequenceFeatureExtractor,
 )
+from transformers.audio_utils import mel_filter_bank
+from transformers.utils import is_torchaudio_available
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
-from lalm_mer.models.families.parts.audio_only import opened_parts
-from lalm_mer.models.families.parts.granite_mel import extractor_class
+from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, InPlaceDecoder
+from lalm_mer.models.families.parts.log_mel import frame_mask
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
 from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
-__all__ = ["GraniteSpeech"]
+__all__ = ["GraniteSpeech", "TorchMelExtractor"]
 
-# The published template writes the day of today where there is no system message: scores would change overnight.
+# Without a system message the published template writes today's date: scores would change every day.
 # These are the words of the model card's example.
 _SYSTEM = (
     "Knowledge Cutoff Date: April 2024.\nToday's Date: April 9, 2025.\n"
@@ -34,14 +40,91 @@ _SYSTEM = (
 )
 
 
+class TorchMelExtractor(GraniteSpeechFeatureExtractor):  # type: ignore[misc]
+    """transformers' extractor without torchaudio.
+
+    The parent's three methods that require torchaudio are replaced: power spectrogram, HTK mel bands, log10 limited to
+    8 below the clip's maximum, two frames stacked to one. The arguments and the count of placeholders are the parent's.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        n_fft: int = 512,
+        win_length: int = 400,
+        hop_length: int = 160,
+        n_mels: int = 80,
+        projector_window_size: int = 15,
+        projector_downsample_rate: int = 5,
+        padding_value: float = 0.0,
+        **kwargs: Any,  # noqa: ANN401 the parent's
+    ) -> None:
+        bands = kwargs.pop("feature_size", None) or n_mels
+        # skips the parent's constructor, which requires torchaudio
+        SequenceFeatureExtractor.__init__(self, bands, sampling_rate, padding_value, **kwargs)
+        self.melspec_kwargs = {
+            "sample_rate": sampling_rate,
+            "n_fft": n_fft,
+            "win_length": win_length,
+            "hop_length": hop_length,
+            "n_mels": n_mels,
+        }
+        self.mel_filters = mel_filter_bank(
+            n_fft // 2 + 1, n_mels, 0.0, sampling_rate / 2, sampling_rate, norm=None, mel_scale="htk"
+        )  # under a name that is not saved, as the parent's
+        self.projector_window_size = projector_window_size
+        self.projector_downsample_rate = projector_downsample_rate
+
+    def __call__(self, audios: Tensor | Sequence[npt.NDArray[np.float32]], device: str | None = "cpu") -> BatchFeature:
+        """Features, counts of placeholders and their mask."""
+        counts = self._get_num_audio_features([len(samples) for samples in audios])
+        padded = nn.utils.rnn.pad_sequence([torch.as_tensor(samples) for samples in audios], batch_first=True)
+        return BatchFeature(
+            {
+                "input_features": self._extract_mel_spectrograms(padded, device),
+                "audio_embed_sizes": counts,
+                "input_features_mask": frame_mask(torch.tensor(counts), max(counts)),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings under the parent's name, so that transformers alone can open them."""
+        return {**super().to_dict(), "feature_extractor_type": GraniteSpeechFeatureExtractor.__name__}
+
+    def _extract_mel_spectrograms(self, audio: Tensor, device: str | None = "cpu") -> Tensor:
+        """(A, samples) -> (A, frames, 2 * mel bins)."""
+        settings = self.melspec_kwargs
+        audio = audio.float().to(device)
+        spectrum = torch.stft(
+            audio,
+            settings["n_fft"],
+            settings["hop_length"],
+            settings["win_length"],
+            window=torch.hann_window(settings["win_length"], device=audio.device),
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        filters = torch.from_numpy(self.mel_filters).to(audio)
+        mel = (spectrum.abs() ** 2).transpose(-1, -2) @ filters
+        log_mel = mel.clamp(min=1e-10).log10()
+        loudest = log_mel.amax(dim=(-2, -1), keepdim=True)
+        log_mel = torch.maximum(log_mel, loudest - 8.0) / 4 + 1
+        even = log_mel.shape[1] // 2 * 2  # an odd last frame is dropped
+        return log_mel[:, :even].reshape(len(audio), -1, 2 * settings["n_mels"])
+
+
+_EXTRACTOR: type[Any] = GraniteSpeechFeatureExtractor if is_torchaudio_available() else TorchMelExtractor
+
+
 class _FrontEnd(OwnLength):
     def token_count(self, family: Family, samples: int) -> int:
-        """Queries of all windows, the last one filled up; 0 where the extractor cannot pad by reflection."""
-        config: Any = family.model.config
+        """Queries of all windows, the last one padded; 0 if the extractor cannot pad by reflection."""
+        config = family.model.config
         return -(-_tower_frames(family, samples) // int(config.window_size)) * _queries(config)
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
-        """A log-mel spectrogram, normalised by itself, two mel frames stacked to one."""
+        """A normalised log-mel spectrogram, two mel frames stacked to one."""
         extractor = family.processor.feature_extractor
         if not _tower_frames(family, len(samples)):
             return torch.zeros((0, 2 * int(extractor.melspec_kwargs["n_mels"])))
@@ -51,20 +134,17 @@ class _FrontEnd(OwnLength):
 
 class _Conformer(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of each waveform at its own length; as many frames as one placeholder needs are stacked.
-
-        The projector fills its last window with zeros, and so do the rows here: one row is one placeholder.
-        """
+        """Tower output, in which the frames of one placeholder are stacked; the last window is padded with zeros."""
         tower: Any = family.submodule("audio_tower")
         for module in tower.modules():
             if isinstance(module, nn.BatchNorm1d):
-                module.eval()  # its running statistics are the weights'; no adapter would store others
-        config: Any = family.model.config
+                module.eval()  # keeps the running statistics of the weights: an adapter would not store others
+        config = family.model.config
         windows = -(-audio_frames // config.window_size)
         width = int(tower.config.hidden_dim)
         total = int(windows.max()) * int(config.window_size)
         states = encode_at_own_length(
-            lambda features: tower(features).last_hidden_state,
+            lambda features, _: tower(features).last_hidden_state,
             audio_features,
             audio_frames,
             (total, width),
@@ -76,25 +156,24 @@ class _Conformer(AudioEncoder):
 
 class _Decoder(InPlaceDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
-        """The Q-Former, on frames that are no longer stacked."""
-        config: Any = family.model.config
-        return super().project(family, states.reshape(len(states), states.shape[1] * config.downsample_rate, -1))
+        """The Q-Former on unstacked frames."""
+        frames = states.shape[1] * family.model.config.downsample_rate
+        return super().project(family, states.reshape(len(states), frames, -1))
 
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The output layer, scaled as the language model was trained."""
-        config: Any = family.model.config
-        return super().logits(family, hidden) / float(config.text_config.logits_scaling)
+        return super().logits(family, hidden) / float(family.model.config.text_config.logits_scaling)
 
 
 class GraniteSpeech(Family):
     """Granite Speech 3.3 on transformers' own classes.
 
-    The weights' own LoRA adapter, which their authors enable for all inputs with audio, is merged into the language
-    model; a prompt without audio is read by the merged model too. Each waveform is encoded at its own length, so that
-    scores do not depend on the batch; the model's own forward lets padding leak into the shorter ones.
-    It was trained on public corpora of speech recognition and translation, says its model card, and synthetic ones.
-    Logits are divided by the language model's ``logits_scaling``, as Granite's own head does and as the weights were
-    trained; the head in transformers 5.23 leaves that out.
+    The LoRA adapter of the weights, which their authors enable for all inputs with audio, is merged into the language
+    model, for prompts without audio too. Each waveform is encoded at its own length, so that scores do not depend on
+    the batch; in the model's own forward, padding changes the shorter ones.
+    According to its model card it was trained on public corpora of speech recognition and translation, and synthetic
+    ones. Logits are divided by the language model's ``logits_scaling``, as in Granite's own head and in training;
+    transformers 5.23 does not do so.
     """
 
     name = "granite_speech"
@@ -115,17 +194,16 @@ class GraniteSpeech(Family):
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("query", "key", "value", "linear")}
     fsdp_layers = ("GraniteSpeechConformerBlock", "Blip2QFormerLayer", "GraniteDecoderLayer")
 
-    def __init__(self, model: nn.Module, processor: Any) -> None:  # noqa: ANN401 transformers' own class
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers' own class
         super().__init__(model, processor)
-        outer: Any = model
-        outer.supports_gradient_checkpointing = True  # its language model does, and the outer class does not declare it
+        model.supports_gradient_checkpointing = True  # its language model does; the outer class does not declare it
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """The published windows of 15 frames and 3 queries, over a Granite of the same width."""
+        """The published windows of 15 frames and 3 queries, and a Granite of the same width."""
         special = [cls.stop_token, "<|start_of_role|>", "<|end_of_role|>", cls.audio_token]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad=cls.stop_token)
-        processor = GraniteSpeechProcessor(extractor_class()(), tokenizer, chat_template=load_template(cls.name))
+        processor = GraniteSpeechProcessor(_EXTRACTOR(), tokenizer, chat_template=load_template(cls.name))
         config = GraniteSpeechConfig(
             encoder_config={
                 "num_layers": shape.layers,
@@ -147,9 +225,7 @@ class GraniteSpeech(Family):
                 "attention_probs_dropout_prob": 0.0,
                 "initializer_range": shape.initializer_range,
             },
-            text_config=dict(
-                **language_sizes(shape, tokenizer, bos_token_id=tokenizer.convert_tokens_to_ids(cls.stop_token))
-            ),
+            text_config=language_sizes(shape, tokenizer, bos_token_id=tokenizer.eos_token_id),
             audio_token_index=tokenizer.convert_tokens_to_ids(cls.audio_token),
             initializer_range=shape.initializer_range,
             has_lora_adapter=False,
@@ -160,17 +236,17 @@ class GraniteSpeech(Family):
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
-        """transformers' processor, with a template that takes audio slots and writes no date."""
-        refuse_pickled(Path(source))  # before transformers would read an adapter there
-        extractor, tokenizer, template = opened_parts(extractor_class(), source, revision, load_template(cls.name))
+        """The processor, with a template that takes audio slots and writes no date."""
+        refuse_pickled(Path(source))  # before transformers reads an adapter there
+        extractor, tokenizer, template = open_processor_parts(cls, _EXTRACTOR, source, revision)
         processor = GraniteSpeechProcessor(
             extractor, tokenizer, chat_template=join_parts_before(template, cls.audio_token, _SYSTEM)
         )
-        processor.feature_extractor = extractor  # as the other families' processors call it
+        processor.feature_extractor = extractor  # its name in other processors
         return processor
 
     def merge_published_adapter(self, source: str, revision: str | None) -> None:
-        """The one that transformers has opened with the weights."""
+        """Merge the adapter that transformers has loaded with the weights."""
         merge_adapters(self.model, self.name)
 
 

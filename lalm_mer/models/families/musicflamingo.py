@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    MusicFlamingoConfig,
-    MusicFlamingoForConditionalGeneration,
-    MusicFlamingoProcessor,
-    WhisperFeatureExtractor,
-)
+from transformers import MusicFlamingoConfig, MusicFlamingoForConditionalGeneration, MusicFlamingoProcessor
 from transformers.models.musicflamingo.modeling_musicflamingo import apply_rotary_time_emb
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.flamingo import FILLER, SPECIAL, TRAINED_ON, tiny_configs
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled
-from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled, one_window_processor
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
 from lalm_mer.models.families.parts.whisper import WindowByWindow
 
@@ -30,13 +24,13 @@ _BEGIN, _END = "<|sound_bos|>", "<|sound_eos|>"
 
 class _RotatedWindows(WindowByWindow):
     def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """Tower output, rotated by the window's number and by the time inside it; the rotation has no weights."""
+        """Tower output, rotated by the window's number and by the time within it; the rotation has no weights."""
         states = super().window_states(family, features, frames, used)
         rotary: Any = family.model.get_submodule("model.pos_emb")
         step_s = 4 * float(rotary.config.audio_frame_step)  # the tower quarters the mel frames
         window = (used.cumsum(dim=1) - 1)[used]
-        inside_s = torch.arange(states.shape[1], device=states.device, dtype=torch.float32) * step_s
-        cos, sin = rotary(window[:, None] * states.shape[1] * step_s + inside_s, seq_len=states.shape[1])
+        within_s = torch.arange(states.shape[1], device=states.device, dtype=torch.float32) * step_s
+        cos, sin = rotary(window[:, None] * states.shape[1] * step_s + within_s, seq_len=states.shape[1])
         rotated: Tensor = apply_rotary_time_emb(states, cos, sin)
         return rotated
 
@@ -44,12 +38,13 @@ class _RotatedWindows(WindowByWindow):
 class MusicFlamingo(Family):
     """Music Flamingo on transformers' own classes; takes 40 windows of 30 s as published, for research only.
 
-    The older nvidia/music-flamingo-hf has the architecture of Audio Flamingo 3. The template's system words are
-    published with their misspelling.
+    The older nvidia/music-flamingo-hf has the architecture of Audio Flamingo 3. The system message of the template is
+    misspelt as published.
     """
 
     name = "musicflamingo"
     model_class = MusicFlamingoForConditionalGeneration
+    processor_class = MusicFlamingoProcessor
     published = ("nvidia/music-flamingo-2601-hf",)
     licence = "NVIDIA OneWay Noncommercial License"
     contamination = {
@@ -69,19 +64,12 @@ class MusicFlamingo(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower of 128 mel bands over a Qwen2 of the same width; audio of one window."""
+        """A tower of 128 mel bands and a Qwen2 of the same width; audio of one window."""
         tokenizer = byte_level_bpe(shape, [*SPECIAL, _BEGIN, _END], eos=cls.stop_token, pad=FILLER)
-        processor = MusicFlamingoProcessor(
-            WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
-            tokenizer,
-            chat_template=load_template(cls.name),
-            audio_token=cls.audio_token,
-            max_audio_len=shape.window_s,
-        )
         config = MusicFlamingoConfig(
             **tiny_configs(shape, tokenizer),
             audio_bos_token_id=tokenizer.convert_tokens_to_ids(_BEGIN),
             audio_eos_token_id=tokenizer.convert_tokens_to_ids(_END),
             rope_parameters={"rope_type": "default", "rope_theta": 1200.0},
         )
-        cls.save_tiny(folder, config, processor)
+        cls.save_tiny(folder, config, one_window_processor(cls, shape, tokenizer))

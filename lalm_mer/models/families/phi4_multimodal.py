@@ -20,7 +20,7 @@ from transformers import (
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.families.base import SPEECH_CORPORA, AudioEncoder, Family, TowerOutput
-from lalm_mer.models.families.parts.audio_only import opened_parts
+from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
 from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
@@ -58,22 +58,22 @@ class Phi4SpeechProcessor(Phi4MultimodalProcessor):  # type: ignore[misc]
 
     @property
     def unused_input_names(self) -> list[str]:
-        """None: there are no images."""
+        """An empty list, since there are no images."""
         return []
 
 
 class _View(nn.ModuleDict):
-    """Modules of a tower that have no parent to themselves."""
+    """Modules of a tower that share their parent with other modules."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its floating point weights."""
+        """Data type of the floating-point weights."""
         return next(parameter.dtype for parameter in self.parameters() if parameter.is_floating_point())
 
 
 class _FrontEnd(OwnLength):
     def token_count(self, family: Family, samples: int) -> int:
-        """Complete mel windows, divided by the conformer's subsampling and rounded up."""
+        """Complete analysis windows, divided by the conformer's subsampling and rounded up."""
         return -(-_mel_frames(family, samples) // _subsampling(family))
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
@@ -88,37 +88,33 @@ class _FrontEnd(OwnLength):
 
 class _Conformer(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of each waveform at its own length."""
         tower: Any = family.submodule("audio_tower")
         lengths = -(-audio_frames // _subsampling(family))
         shape = (int(lengths.max()), int(tower.config.hidden_size))
         states = encode_at_own_length(
-            lambda features: tower(features, None), audio_features, audio_frames, shape, tower.dtype
+            lambda features, _: tower(features, None), audio_features, audio_frames, shape, tower.dtype
         )
         return TowerOutput(states, lengths)
 
 
 class _Decoder(InPlaceDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
-        """Two layers."""
         projector: Any = family.submodule("projector")
-        projected: Tensor = projector["down_proj_for_speech"](
-            nn.functional.gelu(projector["up_proj_for_speech"](states))
-        )
+        up, down = projector["up_proj_for_speech"], projector["down_proj_for_speech"]
+        projected: Tensor = down(nn.functional.gelu(up(states)))
         return projected
 
     def language_model(self, family: Family) -> Any:  # noqa: ANN401 transformers' own class
         """The language model, which also contains the towers."""
-        return family.model.get_submodule("model")
+        return family.model.model
 
 
 class Phi4Multimodal(Family):
     """Phi-4-multimodal-instruct on transformers' own classes, without remote code: revision ``refs/pr/70`` on the Hub.
 
-    transformers keeps the two modality adapters of the checkpoint out of its class. The one for speech is merged into
-    the language model here, since its authors enable it for all inputs with audio; the one for images is not used.
-    Each waveform is encoded at its own length: the class adds its padding mask to the attention scores as ones, so
-    that scores of the model's own forward depend on padding.
+    The checkpoint has two adapters, which transformers does not load. The one for speech is merged into the language
+    model, since its authors enable it for all inputs with audio; the one for images is not used. Each waveform is
+    encoded at its own length: in the model's own forward, scores depend on padding.
     """
 
     name = "phi4_multimodal"
@@ -146,7 +142,7 @@ class Phi4Multimodal(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A conformer over eightfold subsampling and a Phi-4 of the same width; the vision tower has one layer."""
+        """A conformer with eightfold subsampling and a Phi-4 of the same width; the vision tower has one layer."""
         special = ["<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|image|>", cls.audio_token]
         tokenizer = byte_level_bpe(shape, special, eos=cls.stop_token, pad="<|endoftext|>")
         processor = Phi4SpeechProcessor(
@@ -183,19 +179,16 @@ class Phi4Multimodal(Family):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Phi4SpeechProcessor:
         """The processor without images, with a template that takes audio slots."""
-        extractor, tokenizer, template = opened_parts(
-            Phi4MultimodalFeatureExtractor, source, revision, load_template(cls.name)
-        )
-        template = join_parts_before(template, cls.audio_token)
-        processor = Phi4SpeechProcessor(extractor, tokenizer, chat_template=template)
-        processor.feature_extractor = extractor  # as the other families' processors call it
+        extractor, tokenizer, template = open_processor_parts(cls, Phi4MultimodalFeatureExtractor, source, revision)
+        processor = Phi4SpeechProcessor(extractor, tokenizer, join_parts_before(template, cls.audio_token))
+        processor.feature_extractor = extractor  # its name in other processors
         return processor
 
     def merge_published_adapter(self, source: str, revision: str | None) -> None:
-        """The one for speech.
+        """Merge the adapter for speech.
 
         Raises:
-            ModelError: if weights that were trained come without it
+            ModelError: if trained weights come without it
         """
         model: Any = self.model
         if self.randomly_initialised or getattr(model.config, "speech_adapter_merged", False):
@@ -203,7 +196,7 @@ class Phi4Multimodal(Family):
         refuse_pickled(Path(source) / _SPEECH_ADAPTER)
         where = {"subfolder": _SPEECH_ADAPTER} | ({"revision": revision} if revision else {})
         try:
-            # under its default name: "speech" is part of names in the projector, which would be reported as missing
+            # by its default name: transformers would report modules with "speech" in their names as missing
             model.load_adapter(source, adapter_kwargs=where)
         except (OSError, ValueError) as error:
             raise ModelError(
@@ -214,19 +207,17 @@ class Phi4Multimodal(Family):
         model.config.speech_adapter_merged = True  # a saved copy contains it
 
     def submodule(self, tower: str) -> nn.Module:
-        """The modules of a tower; the projector's two layers are siblings of the tower and of the one for images."""
+        """The modules of a tower; the projector's two layers are siblings of the tower and of those for images."""
         module = super().submodule(tower)
         if tower == "audio_tower":
             return module
-        names = (
-            ("up_proj_for_speech", "down_proj_for_speech") if tower == "projector" else dict(module.named_children())
-        )
-        return _View({name: module.get_submodule(name) for name in names})
+        children = dict(module.named_children())
+        names = self.adapter_targets["projector"] if tower == "projector" else children
+        return _View({name: children[name] for name in names})
 
 
 def _subsampling(family: Family) -> int:
-    config: Any = family.model.config
-    return int(config.audio_config.time_reduction)
+    return int(family.model.config.audio_config.time_reduction)
 
 
 def _mel_frames(family: Family, samples: int) -> int:

@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni (Xu et al. 2025): its thinker, a Whisper-like tower in chunks, a linear projector, Qwen2.5 behind it."""
+"""Qwen2.5-Omni (Xu et al. 2025): its thinker, a Whisper-like tower in chunks, a linear projector, Qwen2.5."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalG
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR
+from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS
 from lalm_mer.models.families.parts.log_mel import PaddedToLongest, halved_and_pooled
 from lalm_mer.models.families.parts.omni import OmniDecoder, OmniEncoder, save_tiny_thinker
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
@@ -33,7 +33,7 @@ class _Processor(AudioOnlyProcessor, Qwen2_5OmniProcessor):  # type: ignore[misc
 class Qwen25Omni(Family):
     """The thinker of Qwen2.5-Omni on transformers' own classes, extracted from the published model.
 
-    Talker, codec and the parts for images are not loaded or not used. The projector is the tower's last linear layer.
+    Talker and codec are not loaded, the parts for images are not used. The projector is the tower's last linear layer.
     """
 
     name = "qwen2_5_omni"
@@ -47,11 +47,7 @@ class Qwen25Omni(Family):
     }
     stop_token = "<|im_end|>"
     audio_token = "<|AUDIO|>"
-    towers = {
-        "audio_tower": "model.audio_tower",
-        "projector": "model.audio_tower.proj",
-        "language_model": "model.language_model",
-    }
+    towers = {**USUAL_TOWERS, "projector": "model.audio_tower.proj"}
     other_linear_modules = ("model.visual",)
     front_end = PaddedToLongest(halved_and_pooled)
     encoder = OmniEncoder(halved_and_pooled)
@@ -61,6 +57,6 @@ class Qwen25Omni(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower in chunks of one second over a Qwen2.5 of the same width."""
+        """A tower with chunks of one second and a Qwen2.5 of the same width."""
         parts = {"audio_config": {"n_window": 50}, "vision_config": {}, "text_config": {}, "rope_parameters": {}}
         save_tiny_thinker(cls, folder, shape, _TOKENS, parts)

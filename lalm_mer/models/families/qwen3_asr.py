@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import AddedToken
-from torch import Tensor
-from torch.nn.functional import pad
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedTokenizerFast,
@@ -21,44 +19,32 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import AudioEncoder, Family, FrontEnd, TowerOutput
+from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import inside
+from lalm_mer.models.families.parts.log_mel import chunks_halved_thrice, frame_mask
+from lalm_mer.models.families.parts.own_length import OwnLength
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
 
 __all__ = ["Qwen3Asr"]
 
-_LONGEST_S = 1200.0
-"""MAX_ASR_INPUT_SECONDS of the authors' qwen_asr/inference/utils.py: longer audio is cut before it is transcribed"""
 _FILLER = "<|endoftext|>"
 _NAMED = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
 
 
-class _EachAlone(FrontEnd):
+class _FrontEnd(OwnLength):
     """Each utterance by itself: in a batch, the extractor makes the last frame of the longest depend on the others."""
 
-    def longest_audio_s(self, family: Family) -> float:
-        """20 minutes, as the authors allow, or what the model's config says."""
-        return float(getattr(family.model.config, "longest_audio_s", _LONGEST_S))
-
     def token_count(self, family: Family, samples: int) -> int:
-        """13 for each full second and, for the rest, its mel frames halved three times; 0.5 s at least."""
+        """13 for each full second and, for the rest, its mel frames halved three times; at least those of 0.5 s."""
         if samples < 1:
             return 0
         extractor = family.processor.feature_extractor
         frames = max(samples, int(extractor.min_length)) // int(extractor.hop_length)
-        return int(_tokens_of(torch.tensor(frames), int(extractor.n_window)))
+        return int(chunks_halved_thrice(torch.tensor(frames), 2 * int(extractor.n_window)))
 
-    def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Spectrograms: ``audio_features`` (A, mel bins, frames), padded with zeros, and ``audio_frames`` (A,)."""
-        each = [self._log_mel(family, waveform.samples) for waveform in waveforms]
-        width = max(features.shape[1] for features, _ in each)
-        padded = [pad(features, (0, width - features.shape[1])) for features, _ in each]
-        return {"audio_features": torch.stack(padded), "audio_frames": torch.stack([frames for _, frames in each])}
-
-    def _log_mel(self, family: Family, samples: npt.NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
+        """A log-mel spectrogram."""
         batch = family.processor.feature_extractor(
             [samples],
             sampling_rate=family.sampling_rate,
@@ -66,26 +52,27 @@ class _EachAlone(FrontEnd):
             return_attention_mask=True,
             return_tensors="pt",
         )
-        return batch["input_features"][0], batch["attention_mask"].sum()
+        return torch.as_tensor(batch["input_features"][0, :, : int(batch["attention_mask"].sum())]).T
 
 
 class _PackingTower(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output; the tower itself packs the utterances, so that none depends on another or on padding."""
+        """Tower output; the tower packs the utterances, so that none depends on another or on padding."""
         tower: Any = family.submodule("audio_tower")
-        mask = inside(audio_frames, audio_features.shape[-1]).long()
-        packed = tower(audio_features.to(tower.dtype), input_features_mask=mask).last_hidden_state
-        lengths = _tokens_of(audio_frames, int(tower.config.n_window))
+        chunk = 2 * int(tower.config.n_window)
+        features = nn.functional.pad(audio_features.mT, (0, -audio_features.shape[1] % chunk)).to(tower.dtype)
+        mask = frame_mask(audio_frames, features.shape[-1]).long()
+        packed = tower(features.contiguous(), input_features_mask=mask).last_hidden_state
+        lengths = chunks_halved_thrice(audio_frames, chunk)
         return TowerOutput(pad_sequence(list(packed.split(lengths.tolist())), batch_first=True), lengths)
 
 
 class Qwen3Asr(Family):
     """Qwen3-ASR on transformers' own classes.
 
-    It was made to transcribe: fine-tune it before you use it for emotions. Its published template drops the user's
-    words and keeps the system's, as context of the transcription, so this family writes all words there, the system's
-    first: each prompt is then one that the published template makes too. The authors pad audio below 0.5 s with
-    silence, so none is too short.
+    It was trained to transcribe: fine-tune it before you use it for emotions. Its published template drops the user's
+    words and keeps the system's, as context of the transcription, so this family writes all words into the system turn.
+    The authors pad audio shorter than 0.5 s with silence, so none is too short.
     """
 
     name = "qwen3_asr"
@@ -95,9 +82,9 @@ class Qwen3Asr(Family):
     contamination = {}
     stop_token = "<|im_end|>"
     audio_token = _NAMED["audio_token"]
-    single_turn_reason = "its processor takes one waveform a conversation, and its template has one user's turn"
+    single_turn_reason = "its processor takes one waveform a conversation, and its template has one user turn"
     towers = USUAL_TOWERS
-    front_end = _EachAlone()
+    front_end = _FrontEnd(longest_s=1200.0)  # the authors' qwen_asr/inference/utils.py cuts longer audio
     encoder = _PackingTower()
     decoder = InPlaceDecoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}
@@ -105,7 +92,7 @@ class Qwen3Asr(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower of 128 mel bands over a Qwen3 of the same width; the longest audio is written into its config."""
+        """A tower of 128 mel bands and a Qwen3 of the same width."""
         special = [_FILLER, "<|im_start|>", "<|im_end|>", *_NAMED.values()]
         plain = byte_level_bpe(shape, special, eos=cls.stop_token, pad=_FILLER)
         plain.add_tokens([AddedToken("<asr_text>", special=False, normalized=False)])
@@ -117,15 +104,10 @@ class Qwen3Asr(Family):
             **_NAMED,
         )
         processor = Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=load_template(cls.name))
-        tower = whisper_sizes(
-            shape,
-            output_dim=shape.hidden_size,
-            downsample_hidden_size=8,
-            initializer_range=shape.initializer_range,
-        )
+        sizes = {"output_dim": shape.hidden_size, "initializer_range": shape.initializer_range}
         head_dim = shape.hidden_size // shape.heads
         config = Qwen3ASRConfig(
-            audio_config=tower,
+            audio_config=whisper_sizes(shape, downsample_hidden_size=8, **sizes),
             text_config=language_sizes(shape, tokenizer, head_dim=head_dim, tie_word_embeddings=True),
             audio_token_id=tokenizer.convert_tokens_to_ids(cls.audio_token),
             pad_token_id=tokenizer.pad_token_id,
@@ -137,15 +119,7 @@ class Qwen3Asr(Family):
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 transformers' own
-        """The published processor, with a template that keeps the user's words too."""
+        """The published processor, with a template that keeps the user's words."""
         processor = super().load_processor(source, revision)
         processor.chat_template = load_template(cls.name).replace("message['role'] == 'system'", "true")
         return processor
-
-
-def _tokens_of(frames: Tensor, n_window: int) -> Tensor:
-    """Three convolutions of stride 2 on chunks of ``2 * n_window`` mel frames, of which only the last is shorter."""
-    rest, whole = frames % (2 * n_window), torch.full_like(frames, 2 * n_window)
-    for _ in range(3):
-        rest, whole = (rest - 1) // 2 + 1, (whole - 1) // 2 + 1
-    return rest + frames // (2 * n_window) * whole

@@ -1,7 +1,8 @@
-"""Qwen3-Omni (Xu et al. 2025): its thinker, a tower that works in chunks, a projector, a mixture of experts."""
+"""Qwen3-Omni (Xu et al. 2025): its thinker, a tower over chunks, a projector, a mixture of experts."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditiona
 
 from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
-from lalm_mer.models.families.parts.log_mel import PaddedToLongest
+from lalm_mer.models.families.parts.in_place import USUAL_TOWERS
+from lalm_mer.models.families.parts.log_mel import PaddedToLongest, chunks_halved_thrice
 from lalm_mer.models.families.parts.omni import OmniDecoder, OmniEncoder, save_tiny_thinker
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
@@ -27,26 +29,19 @@ _TOKENS = {
 }
 _CHUNK = 100
 """Mel frames, 1 s, that the tower's convolutions take at once; 13 placeholders"""
+_tokens_of = partial(chunks_halved_thrice, chunk=_CHUNK)
 
 
 class _Processor(AudioOnlyProcessor, Qwen3OmniMoeProcessor):  # type: ignore[misc]
     audio_token = "<|audio_pad|>"
 
 
-def _tokens_of(frames: Tensor) -> Tensor:
-    """Mel frames of every chunk, halved by three strided convolutions."""
-    rest = frames % _CHUNK
-    for _ in range(3):
-        rest = (rest - 1) // 2 + 1
-    return rest + frames // _CHUNK * 13
-
-
 class _ChunkEncoder(OmniEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
         """Tower output, encoded together with a full chunk of silence, whose output is dropped.
 
-        The tower pads all chunks to the longest, its convolutions read that padding, and its attention windows are
-        counted in it: the output of a clip shorter than a chunk would depend on whether the batch has a longer one.
+        The tower pads all chunks to the longest, and its convolutions and attention windows include that padding: the
+        output of a clip shorter than a chunk would depend on the batch.
         """
         missing = max(0, _CHUNK - audio_features.shape[-1])
         features = torch.nn.functional.pad(audio_features, (0, missing, 0, 0, 0, 1))
@@ -58,8 +53,8 @@ class _ChunkEncoder(OmniEncoder):
 class Qwen3OmniMoe(Family):
     """The thinker of Qwen3-Omni on transformers' own classes, extracted from the published model.
 
-    Talker, codec and the parts for images are not loaded or not used. Its projector, inside the tower, has two layers;
-    the first, ``proj1``, counts as the tower's. The experts are no linear layers, so LoRA is only added to attention.
+    Talker and codec are not loaded, the parts for images are not used. The projector is the second of the two
+    layers after the tower's transformer. The experts are no linear layers, so LoRA is only added to attention.
     """
 
     name = "qwen3_omni_moe"
@@ -70,11 +65,7 @@ class Qwen3OmniMoe(Family):
     contamination = {}
     stop_token = "<|im_end|>"
     audio_token = "<|audio_pad|>"
-    towers = {
-        "audio_tower": "model.audio_tower",
-        "projector": "model.audio_tower.proj2",
-        "language_model": "model.language_model",
-    }
+    towers = {**USUAL_TOWERS, "projector": "model.audio_tower.proj2"}
     other_linear_modules = ("model.visual",)
     front_end = PaddedToLongest(_tokens_of)
     encoder = _ChunkEncoder(_tokens_of)
@@ -88,7 +79,7 @@ class Qwen3OmniMoe(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A tower in chunks of one second over four experts."""
+        """A tower with chunks of one second and four experts."""
         parts = {
             "audio_config": {"downsample_hidden_size": 8, "n_window": _CHUNK // 2, "n_window_infer": _CHUNK},
             "vision_config": {"num_position_embeddings": 4, "deepstack_visual_indexes": []},

@@ -40,7 +40,7 @@ _SPECIAL = (
 _TURNS = {"system": ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"), "user": ("[INST]", "[/INST]"), "assistant": ("", "</s>")}
 
 
-class _WholeWindow(LogMel):
+class _FullWindow(LogMel):
     def token_count(self, family: Family, samples: int) -> int:
         """Placeholders of a full window."""
         window = torch.tensor(family.processor.feature_extractor.nb_max_frames)
@@ -53,7 +53,7 @@ class _WholeWindow(LogMel):
 
 class _JoinedFrames(AudioEncoder):
     def encode(self, family: Family, audio_features: Tensor) -> TowerOutput:
-        """Tower output, in which four frames are joined into one state, as the projector takes them."""
+        """Tower output, four frames joined as the projector takes them."""
         tower: Any = family.submodule("audio_tower")
         frames = tower(audio_features).last_hidden_state
         states = frames.reshape(len(frames), -1, frames.shape[-1] * _FRAMES_PER_TOKEN)
@@ -63,9 +63,9 @@ class _JoinedFrames(AudioEncoder):
 class Voxtral(Family):
     """Voxtral on transformers' own classes and mistral-common's tokenizer, which has no chat template.
 
-    Published models join several windows of 30 s; here audio is one.
-    The tower has no mask: an utterance is padded with silence to full windows, which all have placeholders. The
-    published tokenizer refuses a system turn together with audio; the system message is put before the first user turn.
+    Published models take several windows of 30 s; here audio has one. The tower has no mask: audio is padded with
+    silence to the full window, and all of it has placeholders. The published tokenizer refuses a system turn together
+    with audio; the system message is put into the first user turn.
     """
 
     name = "voxtral"
@@ -77,7 +77,7 @@ class Voxtral(Family):
     stop_token = "</s>"
     audio_token = "[AUDIO]"
     towers = USUAL_TOWERS
-    front_end = _WholeWindow(lambda frames: frames // 2 // _FRAMES_PER_TOKEN)
+    front_end = _FullWindow(lambda frames: frames // 2 // _FRAMES_PER_TOKEN)
     encoder = _JoinedFrames()
     decoder = InPlaceDecoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}
@@ -85,7 +85,7 @@ class Voxtral(Family):
 
     @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape) -> None:
-        """A Whisper encoder of 128 mel bands over a Llama of the same width, and a tekken file of the words."""
+        """A Whisper encoder of 128 mel bands, a Llama of the same width, and a tekken file of the words."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tekken.json").write_text(json.dumps(_tekken(shape)), encoding="utf-8")
         from transformers.tokenization_mistral_common import MistralCommonBackend  # here: the rest does without
@@ -110,23 +110,23 @@ class Voxtral(Family):
 
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> VoxtralProcessor:
-        """Its processor, also from a folder without a config, where transformers would choose another tokenizer."""
+        """Its processor; from a folder without a config, transformers would choose another tokenizer."""
         from transformers.tokenization_mistral_common import MistralCommonBackend  # here: the rest does without
 
         extractor = WhisperFeatureExtractor.from_pretrained(source, revision=revision)
         return VoxtralProcessor(extractor, MistralCommonBackend.from_pretrained(source, revision=revision))
 
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
-        """Token ids of a conversation up to where the answer begins, placeholders expanded.
+        """Token ids of a conversation up to the answer, placeholders expanded.
 
-        The tokenizer never writes a control token for characters, so that all structure is written here.
+        The tokenizer never makes a control token of characters, so all control tokens are added here.
 
         Args:
             conversation: the messages
-            audio_tokens: how many placeholders each audio slot needs, in order
+            audio_tokens: number of placeholders of each audio slot, in order
 
         Raises:
-            ModelError: if slots and ``audio_tokens`` do not agree, or a turn is of an unknown role
+            ModelError: if slots and ``audio_tokens`` do not agree, or a turn has an unknown role
         """
         if conversation.audio_slots != len(audio_tokens):
             raise ModelError(
@@ -135,22 +135,22 @@ class Voxtral(Family):
             )
         counts = iter(audio_tokens)
         ids = [self._token_id("<s>")]
-        kept: list[int] = []  # the system's words, where audio forbids a turn of their own
+        system: list[int] = []  # the words of a system turn before audio
         for message in conversation.messages:
             if message.role not in _TURNS:
                 raise ModelError(f"{self.name}: a turn of {message.role!r}; expected turns of {', '.join(_TURNS)}")
-            written: list[int] = []
+            content: list[int] = []
             for part in message.parts:
                 if part.kind == "audio":
-                    written += [self._token_id("[BEGIN_AUDIO]"), *[self.audio_token_id] * next(counts)]
+                    content += [self._token_id("[BEGIN_AUDIO]"), *[self.audio_token_id] * next(counts)]
                 else:
-                    written += self.word_ids(part.words)
+                    content += self.word_ids(part.words)
             if message.role == "system" and audio_tokens:
-                kept += written + self.word_ids("\n\n")
+                system += content + self.word_ids("\n\n")
                 continue
             begin, end = _TURNS[message.role]
-            ids += [*([self._token_id(begin)] if begin else []), *kept, *written, self._token_id(end)]
-            kept = []
+            ids += [*([self._token_id(begin)] if begin else []), *system, *content, self._token_id(end)]
+            system = []
         return ids
 
     def word_ids(self, words: str) -> list[int]:
@@ -160,15 +160,15 @@ class Voxtral(Family):
 
 
 def _tekken(shape: TinyShape) -> dict[str, Any]:
-    """A tekken file: all bytes and then merged words by rank, control tokens, and the window that audio fills."""
+    """A tekken file: all bytes, merged words by rank, control tokens, and the window of audio."""
     trained = byte_level_bpe(shape, ["<unk>"], eos="<unk>", pad="<unk>").get_vocab()
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-    ranked = [
+    merged = [
         bytes(byte_of[character] for character in token)
-        for token in sorted(trained, key=lambda token: trained[token])
-        if token != "<unk>"
+        for token in sorted(trained, key=trained.__getitem__)
+        if token != "<unk>" and len(token) > 1
     ]
-    words = [bytes([byte]) for byte in range(256)] + [token for token in ranked if len(token) > 1]
+    words = [bytes([byte]) for byte in range(256)] + merged
     vocab = [
         {"rank": rank, "token_bytes": base64.b64encode(token).decode(), "token_str": token.decode(errors="replace")}
         for rank, token in enumerate(words)

@@ -10,7 +10,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.quantization import require_quantised_alone
+from lalm_mer.models.quantization import require_quantised
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
 
@@ -127,7 +127,7 @@ def test_a_tower_that_was_quantised_besides_it_is_named(quantised):
     clap = quantised()
     expected = r"text_model\.\S+ is quantised; expected only the linear layers of audio_model"
     with pytest.raises(ModelError, match=expected):
-        require_quantised_alone(clap.model, clap.towers, clap.name, "audio_tower")
+        require_quantised(clap.model, clap.towers["audio_tower"], clap.name)
 
 
 def test_another_quantization_is_refused(tiny_folder):

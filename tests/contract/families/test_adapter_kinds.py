@@ -142,7 +142,7 @@ def test_what_is_not_offered_is_said_in_one_line(fresh_family, asked, told):
 
 def test_a_tower_in_half_precision_is_not_trained_in_full(fresh_family):
     fresh_family.model.bfloat16()
-    with pytest.raises(AdapterError, match=r"is in bfloat16, in which small steps are lost; load it in float32"):
+    with pytest.raises(AdapterError, match=r"is in bfloat16, which loses small steps; load it in float32"):
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, {}, full=["projector"])
 
 

@@ -9,7 +9,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families import family_class
-from lalm_mer.models.quantization import require_quantised_alone
+from lalm_mer.models.quantization import require_quantised
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
 
@@ -118,9 +118,9 @@ def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, pro
 def test_a_tower_that_was_quantised_is_named(quantised):
     family = quantised()
     with pytest.raises(ModelError, match=re.escape("is quantised; expected only the linear layers of model.nowhere")):
-        require_quantised_alone(family.model, {"language_model": "model.nowhere"}, family.name)
+        require_quantised(family.model, "model.nowhere", family.name)
     with pytest.raises(ModelError, match="no layer is quantised"):
-        require_quantised_alone(torch.nn.Linear(2, 2), family.towers, family.name)
+        require_quantised(torch.nn.Linear(2, 2), "model", family.name)
 
 
 def test_another_quantization_is_refused(family_name, tiny_folder):

@@ -134,7 +134,7 @@ class Sly:
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": Sly()}, tmp_path / "sly.pt")
-    with pytest.raises(ModelError, match=r"sly\.pt: not a checkpoint that can be read as bare weights"):
+    with pytest.raises(ModelError, match=r"sly\.pt: not a checkpoint that can be read as weights only"):
         read_laion_checkpoint(tmp_path / "sly.pt")
     assert capsys.readouterr().out == ""
 

@@ -218,7 +218,7 @@ def test_a_run_killed_while_it_began(transcriber, utterances, tmp_path):
 
 def test_another_run_is_not_gone_on_with(transcriber, utterances, tmp_path):
     run(transcriber, utterances, tmp_path / "journal")
-    with pytest.raises(ConfigError, match="another transcription, with model = 'tiny', now it is 'small'"):
+    with pytest.raises(ConfigError, match="another transcription, with model = 'tiny', found 'small'"):
         run(transcriber, utterances, tmp_path / "journal", identity={"model": "small", "root_hash": "r"})
 
 

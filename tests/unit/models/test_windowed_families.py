@@ -12,7 +12,6 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import LanguageInputs
-from lalm_mer.models.families.parts.plain_words import plain_word_ids
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 RATE = 16000
@@ -149,7 +148,7 @@ def test_tokens_added_without_being_special_stay_words(tiny_folder):
 
 
 def test_an_added_token_that_cannot_be_cut_is_named(tiny_folder):
-    tokenizer = AutoProcessor.from_pretrained(tiny_folder("qwen3_asr")).tokenizer
-    tokenizer.add_tokens(["☃"])
+    family = opened("qwen3_asr", tiny_folder)
+    family.tokenizer.add_tokens(["☃"])
     with pytest.raises(ModelError, match=r"qwen3_asr: its tokenizer reads added tokens in plain words: 'a ☃'"):
-        plain_word_ids(tokenizer, "a ☃", "qwen3_asr")
+        family.word_ids("a ☃")

@@ -1,4 +1,4 @@
-"""Audio-only processors of models that take images too: the published processors need torchvision."""
+"""Audio-only processors of models that also take images: the published processors need torchvision."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
-__all__ = ["AudioOnlyProcessor", "opened_parts"]
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.families.parts.templates import load_template
+
+__all__ = ["AudioOnlyProcessor", "open_processor_parts"]
 
 
 class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
-    """A base class to put before that of a published processor, whose constructor needs torchvision for images.
+    """First base class of a processor; the second is the published one, whose constructor needs torchvision for images.
 
     Args:
         feature_extractor: transformers' own
@@ -31,15 +34,13 @@ class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
         self.audio_token_id = self.tokenizer.convert_tokens_to_ids(self.audio_token)
 
 
-def opened_parts(extractor_class: Any, source: str, revision: str | None, template: str) -> tuple[Any, Any, str]:  # noqa: ANN401 transformers' own
-    """Feature extractor, tokenizer and chat template of a processor that cannot be opened completely.
+def open_processor_parts(
+    family: type[Family], extractor_class: type[Any], source: str, revision: str | None
+) -> tuple[Any, Any, str]:
+    """Feature extractor, tokenizer and chat template, for a processor that needs torchvision or another template.
 
-    Args:
-        extractor_class: of the feature extractor
-        source: Hub id or folder
-        revision: branch, tag or commit
-        template: where none is published with the tokenizer
+    The chat template is the family's if none is published with the tokenizer.
     """
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     extractor = extractor_class.from_pretrained(source, revision=revision)
-    return extractor, tokenizer, getattr(tokenizer, "chat_template", None) or template
+    return extractor, tokenizer, getattr(tokenizer, "chat_template", None) or load_template(family.name)

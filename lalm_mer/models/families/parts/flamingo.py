@@ -1,4 +1,4 @@
-"""What NVIDIA's Flamingo families share: special tokens, what they were trained on, and tiny configs."""
+"""Shared parts of NVIDIA's Flamingo families: special tokens, training data, and tiny configs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAINED_ON = {
 
 
 def tiny_configs(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Sizes of a tiny model of either: a tower of 128 mel bands under a Qwen2 of the same width."""
+    """Settings of a tiny model: a tower of 128 mel bands and a Qwen2 of the same width."""
     return {
         "audio_config": tower_sizes(
             shape, model_type="audioflamingo3_encoder", max_source_positions=shape.window_s * 50

@@ -1,4 +1,4 @@
-"""Step two of the usual architecture: projected tower output takes the place of placeholders, one frame each."""
+"""Step two of the usual architecture: projected tower output replaces placeholders, one frame each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Decoder, Family, LanguageInputs, TowerOutput
-from lalm_mer.models.families.parts.log_mel import inside
+from lalm_mer.models.families.parts.log_mel import frame_mask
 
 __all__ = ["LLAMA_LINEAR", "USUAL_TOWERS", "InPlaceDecoder", "fill_placeholders"]
 
@@ -19,7 +19,7 @@ USUAL_TOWERS = {
 }
 """Module paths in transformers' newer audio-language models"""
 LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Last names of the linear layers in Llama and the language models built like it"""
+"""Last names of the linear layers in Llama and similar language models"""
 
 
 class InPlaceDecoder(Decoder):
@@ -35,7 +35,7 @@ class InPlaceDecoder(Decoder):
         return family.submodule("language_model")
 
     def embed(self, family: Family, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Embeddings (B, T, H) of token ids (B, T), and what else the language model takes for them.
+        """Embeddings (B, T, H) of token ids (B, T), and further arguments of the language model.
 
         A placeholder's own embedding is never used, and its id may be outside the vocabulary.
         """
@@ -63,7 +63,7 @@ class InPlaceDecoder(Decoder):
 
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The output layer."""
-        logits: Tensor = family.model.get_submodule("lm_head")(hidden)
+        logits: Tensor = family.model.lm_head(hidden)
         return logits
 
 
@@ -80,7 +80,7 @@ def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, l
     Raises:
         ModelError: if the numbers of placeholders and of frames differ
     """
-    frames = projected[inside(lengths, projected.shape[1])]
+    frames = projected[frame_mask(lengths, projected.shape[1])]
     if int(is_audio.sum()) != len(frames):
         raise ModelError(f"{name}: {int(is_audio.sum())} placeholders for {len(frames)} frames of audio")
     return embeddings.masked_scatter(is_audio[..., None], frames.to(embeddings.dtype))

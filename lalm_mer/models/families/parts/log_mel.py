@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import Family, FrontEnd
+from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
-__all__ = ["LogMel", "PaddedToLongest", "SeveralWindows", "halved_and_pooled", "inside", "log_mel"]
+__all__ = [
+    "LogMel",
+    "PaddedToLongest",
+    "SeveralWindows",
+    "chunks_halved_thrice",
+    "frame_mask",
+    "halved_and_pooled",
+    "log_mel",
+    "one_window_processor",
+]
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,7 @@ class LogMel(FrontEnd):
     """Spectrograms padded to the extractor's window, which is the longest audio.
 
     Args:
-        tokens_of: number of mel frames -> number of placeholders, of any shape; may be below 0 where frames are few
+        tokens_of: number of mel frames -> number of placeholders, of any shape; may be negative for few frames
     """
 
     tokens_of: Callable[[Tensor], Tensor]
@@ -30,7 +43,7 @@ class LogMel(FrontEnd):
         return float(family.processor.feature_extractor.n_samples / family.sampling_rate)
 
     def token_count(self, family: Family, samples: int) -> int:
-        """Placeholders of the mel frames, the last one filled up."""
+        """Placeholders of the mel frames, the last frame padded."""
         frames = -(-samples // int(family.processor.feature_extractor.hop_length))
         return max(0, int(self.tokens_of(torch.tensor(frames))))
 
@@ -41,7 +54,7 @@ class LogMel(FrontEnd):
 
 
 class PaddedToLongest(LogMel):
-    """Spectrograms padded to the longest of a batch only, for towers that read no padding."""
+    """Spectrograms padded to the longest of a batch, for towers that ignore padding."""
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Spectrograms: ``audio_features`` (A, mel bins, frames) and ``audio_frames`` (A,)."""
@@ -54,13 +67,13 @@ class PaddedToLongest(LogMel):
 
 
 class SeveralWindows(LogMel):
-    """Spectrograms in windows, each padded to its full length, so that an utterance's features are its own.
+    """Spectrograms in windows, each padded to its full length, so that they do not depend on the batch.
 
     Token counts add up, because a full window gives an integer number of tokens.
     """
 
     def longest_audio_s(self, family: Family) -> float:
-        """The number of full windows that ``max_audio_len`` of the processor has room for, in seconds."""
+        """Duration of the full windows within ``max_audio_len`` of the processor, in seconds."""
         window_s = int(family.processor.feature_extractor.chunk_length)
         return float(family.processor.max_audio_len // window_s * window_s)
 
@@ -68,8 +81,8 @@ class SeveralWindows(LogMel):
         """Spectrograms in windows.
 
         Returns:
-            ``audio_features`` (A, W, mel bins, window frames) and ``audio_frames`` (A, W): mel frames inside each
-            window, 0 in those that an utterance does not reach
+            ``audio_features`` (A, W, mel bins, window frames) and ``audio_frames`` (A, W): mel frames of each window
+            that are not padding
         """
         size = int(family.processor.feature_extractor.n_samples)
         pieces = [
@@ -84,16 +97,27 @@ class SeveralWindows(LogMel):
         }
 
 
+def one_window_processor(family: type[Family], shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> Any:  # noqa: ANN401 each family's own class
+    """A tiny model's processor of 128 mel bands that takes audio of one window."""
+    return family.processor_class(
+        WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
+        tokenizer,
+        chat_template=load_template(family.name),
+        audio_token=family.audio_token,
+        max_audio_len=shape.window_s,
+    )
+
+
 def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
     """Spectrograms by a Whisper-like feature extractor.
 
     Args:
         family: its processor
         waveforms: A of them
-        samples: length that all are padded to; None for the extractor's full window
+        samples: length of all after padding; None for the extractor's full window
 
     Returns:
-        (A, mel bins, frames), and how many frames of each (A,) are not padding
+        (A, mel bins, frames), and the number of frames of each that are not padding (A,)
     """
     batch = family.processor.feature_extractor(
         [waveform.samples for waveform in waveforms],
@@ -118,6 +142,20 @@ def halved_and_pooled(frames: Tensor) -> Tensor:
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def inside(lengths: Tensor, width: int) -> Tensor:
-    """Which of ``width`` frames are not padding, (..., width), from the lengths (...)."""
+def chunks_halved_thrice(frames: Tensor, chunk: int) -> Tensor:
+    """Number of mel frames after three strided convolutions over chunks, of which only the last may be shorter.
+
+    Example:
+        >>> import torch
+        >>> chunks_halved_thrice(torch.tensor([0, 1, 99, 100, 150]), 100)
+        tensor([ 0,  1, 13, 13, 20])
+    """
+    rest, full = frames % chunk, torch.full_like(frames, chunk)
+    for _ in range(3):
+        rest, full = (rest - 1) // 2 + 1, (full - 1) // 2 + 1
+    return rest + frames // chunk * full
+
+
+def frame_mask(lengths: Tensor, width: int) -> Tensor:
+    """True for frames that are not padding, (..., width), from the lengths (...)."""
     return torch.arange(width, device=lengths.device) < lengths[..., None]

@@ -1,4 +1,4 @@
-"""What the Qwen Omni families share: the thinker of a model whose projector is inside its audio tower."""
+"""Shared parts of the Qwen Omni families: the thinker of a model with its projector in the audio tower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import WhisperFeatureExtractor
 
 from lalm_mer.models.families.base import AudioEncoder, Family, LanguageInputs, TowerOutput
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import inside
+from lalm_mer.models.families.parts.log_mel import frame_mask
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
 
@@ -26,7 +26,7 @@ _FILLER = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class OmniEncoder(AudioEncoder):
-    """The tower's own forward, of which the input of the projector inside it is taken.
+    """The tower's own forward, in which the input of the projector is captured.
 
     Args:
         tokens_of: number of mel frames -> number of placeholders
@@ -40,7 +40,7 @@ class OmniEncoder(AudioEncoder):
         hook = family.submodule("projector").register_forward_pre_hook(
             lambda _, inputs: before_projector.append(inputs[0])
         )
-        packed = audio_features.permute(0, 2, 1)[inside(audio_frames, audio_features.shape[-1])].T
+        packed = audio_features.permute(0, 2, 1)[frame_mask(audio_frames, audio_features.shape[-1])].T
         try:
             family.submodule("audio_tower")(packed, feature_lens=audio_frames)
         finally:
@@ -54,7 +54,7 @@ class OmniDecoder(InPlaceDecoder):
     """A language model whose positions have three axes."""
 
     def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: (B, T, H); without images, time, height and width are one and the same position."""
+        """Step two: (B, T, H); without images, time, height and width are the same position."""
         positions = inputs.position_ids.expand(3, -1, -1)
         return super().hidden_states(family, replace(inputs, position_ids=positions), audio)
 
@@ -62,13 +62,13 @@ class OmniDecoder(InPlaceDecoder):
 def save_tiny_thinker(
     family: type[Family], folder: Path, shape: TinyShape, tokens: Mapping[str, str], parts: Mapping[str, Any]
 ) -> None:
-    """A tower of 128 mel bands over a Qwen of the same width; its vision tower is there, unused.
+    """Save a tower of 128 mel bands, a Qwen of the same width and an unused vision tower.
 
     Args:
-        family: which of the two
+        family: one of the two
         folder: where to write
-        shape: of tower and language model
-        tokens: key of the config -> token, the audio's first
+        shape: sizes of tower and language model
+        tokens: key of the config -> token, that of audio first
         parts: further settings of ``audio_config``, ``vision_config``, ``text_config`` and ``rope_parameters``
     """
     special = [_FILLER, "<|im_start|>", family.stop_token, *tokens.values()]

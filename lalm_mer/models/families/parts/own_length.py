@@ -1,4 +1,4 @@
-"""Encoding of each waveform at its own length, for towers with an output that depends on padding."""
+"""Encoding of each waveform at its own length, for towers whose output depends on padding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["OwnLength", "encode_at_own_length"]
 
 @dataclass(frozen=True)
 class OwnLength(FrontEnd):
-    """Features of each waveform by itself.
+    """Features of each waveform, computed separately.
 
     Args:
         longest_s: longest audio that the published weights take, in seconds; ``longest_audio_s`` of a config overrides
@@ -34,7 +34,7 @@ class OwnLength(FrontEnd):
 
     @abstractmethod
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
-        """What the tower takes for one waveform, (frames, bins); no frames where it is too short."""
+        """Features of one waveform, (frames, bins); no frames if it is too short."""
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Features: ``audio_features`` (A, frames, bins), padded at the end, and ``audio_frames`` (A,)."""
@@ -46,14 +46,18 @@ class OwnLength(FrontEnd):
 
 
 def encode_at_own_length(
-    encode: Callable[[Tensor], Tensor], features: Tensor, frames: Tensor, shape: tuple[int, int], dtype: torch.dtype
+    encode: Callable[[Tensor, Tensor], Tensor],
+    features: Tensor,
+    frames: Tensor,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
 ) -> Tensor:
     """Tower output of each waveform, independent of the others: those of one length are encoded together.
 
     Args:
-        encode: (N, frames, bins), all of one length -> (N, F, D)
+        encode: features (N, frames, bins) without padding, and their mask (N, frames) of true -> (N, F, D)
         features: (A, frames, bins), padded at the end
-        frames: (A,), 0 where there is nothing to encode
+        frames: (A,), 0 for a waveform without frames
         shape: F of the longest, or more, and D
         dtype: of the tower
 
@@ -63,7 +67,8 @@ def encode_at_own_length(
     states = torch.zeros((len(frames), *shape), dtype=dtype, device=features.device)
     for length in sorted(set(frames.tolist()) - {0}):
         same = frames == length
-        encoded = encode(features[same, :length].to(dtype))
+        chosen = features[same, :length].to(dtype)
+        encoded = encode(chosen, torch.ones(chosen.shape[:2], dtype=torch.bool, device=chosen.device))
         filled = nn.functional.pad(encoded, (0, 0, 0, shape[0] - encoded.shape[1]))
         states = states.index_put((same,), filled.to(dtype))
     return states

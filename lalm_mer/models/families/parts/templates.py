@@ -1,4 +1,4 @@
-"""Chat templates: the files in ``families/templates``, and published ones that take messages of plain strings."""
+"""Chat templates: the files in ``families/templates``, and published ones that take messages of strings."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _FOLDER = Path(__file__).parents[1] / "templates"
 
 
 def load_template(name: str) -> str:
-    """Text of ``families/templates/<name>.jinja``; line breaks and indentation there are for its reader alone."""
+    """Text of ``families/templates/<name>.jinja``; line breaks and indentation there are for readers only."""
     return "".join(line.strip() for line in (_FOLDER / f"{name}.jinja").read_text("utf-8").splitlines())
 
 
 def join_parts_before(template: str, audio: str, system: str | None = None) -> str:
-    """A published template that takes strings, preceded by a loop that joins the parts of each message to a string.
+    """A published template that takes strings, after a loop that joins the parts of each message to a string.
 
     Args:
-        template: as published
-        audio: what an audio slot is written as
-        system: words of the system turn where a conversation has none; None leaves that to the template
+        template: the published template
+        audio: text of an audio slot
+        system: words of the system turn if a conversation has none; None leaves that to the template
 
     Example:
         >>> from jinja2 import Template

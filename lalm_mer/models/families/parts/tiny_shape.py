@@ -1,4 +1,4 @@
-"""What tiny models of every family are made from: a shape, and a tokenizer that needs no download."""
+"""Sizes and tokenizers of tiny models, without a download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["TinyShape", "byte_level_bpe", "language_sizes", "tower_sizes", "whisper_sizes"]
+__all__ = ["TinyShape", "byte_level_backend", "byte_level_bpe", "language_sizes", "tower_sizes", "whisper_sizes"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class TinyShape:
 
     Args:
         words: lines on which the tokenizer is trained
-        window_s: the audio tower's window, in whole seconds
+        window_s: the audio tower's window, in seconds
         hidden_size: width of tower and language model
         layers: layers of each
-        vocabulary: tokens at most
+        vocabulary: maximal number of tokens
         initializer_range: standard deviation of the weights
     """
 
@@ -34,19 +34,12 @@ class TinyShape:
 
     @property
     def heads(self) -> int:
-        """Attention heads, of 32 each where the width allows."""
+        """Attention heads, each of width 32 if the model is wide enough."""
         return max(2, self.hidden_size // 32)
 
 
-def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: str) -> PreTrainedTokenizerFast:
-    """A tokenizer that can write any string: every byte is in its alphabet.
-
-    Args:
-        shape: words and size
-        special: tokens that only a chat template writes, the end and padding tokens among them
-        eos: which of them ends a turn
-        pad: which of them fills
-    """
+def byte_level_backend(shape: TinyShape, special: Sequence[str]) -> Tokenizer:
+    """Byte-level BPE, which can encode any string, with special tokens at the first ids."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -57,19 +50,34 @@ def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: s
         show_progress=False,
     )
     backend.train_from_iterator(sorted(shape.words), trainer)
+    return backend
+
+
+def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that can encode any string.
+
+    Args:
+        shape: words and size
+        special: tokens that only a chat template writes, including the end and padding tokens
+        eos: token that ends a turn
+        pad: padding token
+    """
     others = [token for token in special if token not in (eos, pad)]
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=eos, pad_token=pad, extra_special_tokens=[*others, eos]
+        tokenizer_object=byte_level_backend(shape, special),
+        eos_token=eos,
+        pad_token=pad,
+        extra_special_tokens=[*others, eos],
     )
 
 
 def language_sizes(shape: TinyShape, tokenizer: PreTrainedTokenizerFast, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
-    """Settings of a tiny language model, by the names that nearly all configs of transformers give them.
+    """Settings of a tiny language model, under the names in nearly all configs of transformers.
 
     Args:
         shape: its sizes
         tokenizer: its vocabulary, end and padding tokens
-        own: settings that differ, or that this architecture has besides
+        own: further or different settings of an architecture
     """
     return {
         "vocab_size": len(tokenizer),
@@ -87,7 +95,7 @@ def language_sizes(shape: TinyShape, tokenizer: PreTrainedTokenizerFast, **own: 
 
 
 def tower_sizes(shape: TinyShape, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
-    """Settings of a tiny audio tower of 128 mel bands, by the names of transformers' newer configs; and its ``own``."""
+    """Settings of a tiny audio tower of 128 mel bands, under the names in transformers' newer configs; and ``own``."""
     return {
         "num_mel_bins": 128,
         "num_hidden_layers": shape.layers,
@@ -100,7 +108,7 @@ def tower_sizes(shape: TinyShape, **own: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def whisper_sizes(shape: TinyShape, **own: Any) -> dict[str, Any]:  # noqa: ANN401 any setting
-    """Settings of a tiny audio tower, by the names that configs have from Whisper's; and its ``own``."""
+    """Settings of a tiny audio tower, under the names in Whisper's config; and ``own``."""
     return {
         "encoder_layers": shape.layers,
         "encoder_attention_heads": shape.heads,

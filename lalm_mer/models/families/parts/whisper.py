@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.masking_utils import create_bidirectional_mask
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
-from lalm_mer.models.families.parts.log_mel import halved_and_pooled, inside
+from lalm_mer.models.families.parts.log_mel import frame_mask, halved_and_pooled
 
 __all__ = ["PooledWhisper", "WindowByWindow"]
 
@@ -27,7 +27,7 @@ class PooledWhisper(AudioEncoder):
         mask = create_bidirectional_mask(
             config=tower.config,
             inputs_embeds=audio_features.new_zeros((len(audio_features), positions, 1), dtype=tower.dtype),
-            attention_mask=inside((audio_frames - 1) // 2 + 1, positions).long(),
+            attention_mask=frame_mask((audio_frames - 1) // 2 + 1, positions).long(),
         )
         states = tower(audio_features, attention_mask=mask).last_hidden_state
         return TowerOutput(states, halved_and_pooled(audio_frames))
@@ -35,7 +35,7 @@ class PooledWhisper(AudioEncoder):
 
 @dataclass(frozen=True)
 class WindowByWindow(AudioEncoder):
-    """A tower that takes one window at a time; the windows of an utterance are joined without padding.
+    """A tower that takes one window at a time; the windows of an utterance are concatenated without padding.
 
     Args:
         tokens_of: number of mel frames -> number of placeholders
@@ -51,19 +51,19 @@ class WindowByWindow(AudioEncoder):
         of_window = torch.zeros_like(audio_frames).masked_scatter(used, lengths)
         states = self.window_states(family, audio_features[used], frames, used)
         totals = of_window.sum(dim=1)
-        of_utterance = torch.split(states[inside(lengths, states.shape[1])], totals.tolist())
+        of_utterance = torch.split(states[frame_mask(lengths, states.shape[1])], totals.tolist())
         return TowerOutput(pad_sequence(list(of_utterance), batch_first=True), totals)
 
     def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """The tower on N windows, (N, F, D), padding included; here of a tower that masks padding itself.
+        """Output for N windows, (N, F, D), padding included; by default that of a tower which takes a mask.
 
         Args:
             family: the model
             features: (N, mel bins, window frames), utterance by utterance
-            frames: (N,), mel frames inside each
-            used: (A, W), true at those N windows
+            frames: (N,), mel frames of each that are not padding
+            used: (A, W), true for those N windows
         """
         tower: Any = family.submodule("audio_tower")
-        mask = inside(frames, features.shape[-1])
+        mask = frame_mask(frames, features.shape[-1])
         states: Tensor = tower(features.to(tower.dtype), input_features_mask=mask).last_hidden_state
         return states

@@ -9,8 +9,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import add_adapter
-from lalm_mer.models.families.granite_speech import GraniteSpeech
-from lalm_mer.models.families.parts.granite_mel import TorchMelExtractor
+from lalm_mer.models.families.granite_speech import GraniteSpeech, TorchMelExtractor
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
@@ -83,7 +82,7 @@ def test_the_adapter_of_the_weights_is_merged(with_adapter):
 
 def test_an_adapter_that_holds_nothing_is_an_error(with_adapter):
     folder, _ = with_adapter(0.0)
-    with pytest.raises(ModelError, match="granite_speech: the weights' own adapter came without its tensors"):
+    with pytest.raises(ModelError, match="granite_speech: the adapter of the weights has no tensors in this model"):
         load(folder)
 
 

@@ -1,0 +1,182 @@
+"""What families and CLAP have in common: declarations of the published weights, loading, and towers for adapters."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoProcessor
+
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
+
+__all__ = ["PretrainedModel"]
+
+
+class PretrainedModel(ABC):
+    """A transformers model with its processor.
+
+    Args:
+        model: the transformers model
+        processor: its processor, with ``tokenizer`` and ``feature_extractor``
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[Any]]
+    """The transformers class of the complete model"""
+    processor_class: ClassVar[type[Any]] = AutoProcessor
+    published: ClassVar[Sequence[str]]
+    """Hub ids of published weights"""
+    published_revision: ClassVar[str | None] = None
+    """Branch, tag or commit of the first of them; None for main"""
+    source_help: ClassVar[str] = "a Hub id or a local folder"
+    """What ``model.id`` may be, for errors"""
+    licence: ClassVar[str]
+    """Licence of the published weights"""
+    contamination: ClassVar[Mapping[str, str]]
+    """Corpus of this library -> what is known of it in the published weights' training data, with the source"""
+    towers: ClassVar[Mapping[str, str]]
+    """Tower -> module path in the transformers model"""
+    other_linear_modules: ClassVar[Sequence[str]] = ()
+    """Paths of modules with linear layers that are in no tower, such as those for images; never quantised"""
+    quantised_tower: ClassVar[str | None] = "language_model"
+    """Tower that can be loaded in 4 bits; None if there is none"""
+    adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
+    """Tower -> last names of the linear layers that are adapted by default"""
+    fsdp_layers: ClassVar[Sequence[str]]
+    """Classes of the layers that FSDP shards one by one"""
+    has_language_model: ClassVar[bool] = True
+    """Whether it can generate answers"""
+    batch_tolerance: ClassVar[float] = 1e-5
+    """Largest difference of a score between a batch of one and of several; a larger one requires batches of one"""
+    required_module: ClassVar[str | None] = None
+    """Module without which its tokenizer cannot be opened; the extra that installs it has the model's name"""
+    derived_buffers: ClassVar[tuple[str, ...]] = ()
+    """Last names of buffers that follow from the config and may be missing from the weights"""
+
+    def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
+        self.model = model
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    @classmethod
+    @abstractmethod
+    def default_prompt(cls, modalities: str) -> str:
+        """Default of ``prompt.file``."""
+
+    @classmethod
+    @abstractmethod
+    def load_prompt(cls, path: Path) -> Any:  # noqa: ANN401 a Prompt or an Ensemble
+        """Read the file that ``prompt.file`` names."""
+
+    @abstractmethod
+    def refuses(self, duration_s: float) -> str | None:
+        """Why the model cannot take audio of this duration, in seconds; None if it can."""
+
+    @classmethod
+    def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each its own class
+        """Its processor, with ``tokenizer`` and ``feature_extractor``."""
+        return cls.processor_class.from_pretrained(source, revision=revision)
+
+    @classmethod
+    def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
+        """``attn_implementation`` of ``from_pretrained``."""
+        return implementation
+
+    def merge_published_adapter(self, source: str, revision: str | None) -> None:  # noqa: B027 most do nothing
+        """Merge an adapter that is published with the weights into them."""
+
+    @classmethod
+    def require_installed(cls) -> None:
+        """Check that the package of its own extra is installed.
+
+        Raises:
+            ConfigError: naming the package and the extra
+        """
+        if cls.required_module is not None and importlib.util.find_spec(cls.required_module) is None:
+            raise ConfigError(f"family {cls.name} needs {cls.required_module}; pip install 'lalm-mer[{cls.name}]'")
+
+    @classmethod
+    def load(
+        cls,
+        model_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        quantization: str | None = None,
+    ) -> Self:
+        """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
+
+        Args:
+            model_id: Hub id or folder
+            revision: branch, tag or commit
+            dtype: float32, bfloat16 or float16
+            attn_implementation: sdpa or eager; None for transformers' default
+            quantization: ``nf4`` for ``quantised_tower`` in 4 bits; None for no quantisation
+
+        Raises:
+            ModelError: naming the id, if it cannot be found or is of another architecture
+            ConfigError: if the quantization is unknown, or a required extra is not installed
+        """
+        cls.require_installed()
+        source = str(model_id)
+        extra: dict[str, Any] = {}
+        if attn_implementation is not None:
+            extra["attn_implementation"] = cls.attention_setting(attn_implementation)
+        if quantization is not None:
+            extra["quantization_config"] = cls._quantization_config(quantization, dtype)
+        failed = f"model {source!r} cannot be loaded as {cls.name}"
+        try:
+            processor = cls.load_processor(source, revision)
+            model, report = cls.model_class.from_pretrained(
+                source,
+                revision=revision,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **extra,
+            )
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, StrictDataclassError) as error:
+            raise ModelError(f"{failed}: {one_line(error)}; model.id is {cls.source_help}") from error
+        # transformers would only warn in its log and initialise them at random
+        if absent := sorted(name for name in report["missing_keys"] if not name.endswith(cls.derived_buffers)):
+            raise ModelError(
+                f"{failed}: it has no weights for {len(absent)} of its tensors, such as {absent[0]}; is the model "
+                f"complete, and of family {cls.name}?"
+            )
+        if quantization is not None:
+            require_quantised(model, cls.towers[str(cls.quantised_tower)], cls.name)
+        loaded = cls(model, processor)
+        loaded.merge_published_adapter(source, revision)
+        return loaded
+
+    @classmethod
+    def _quantization_config(cls, quantization: str, dtype: str) -> Any:  # noqa: ANN401 transformers' own
+        if quantization != NF4:
+            raise ConfigError(f"argument 'quantization': {quantization!r}; expected nf4 or null")
+        if cls.quantised_tower is None:
+            raise ConfigError(f"argument 'quantization': {cls.name} only takes null; its towers are not known yet")
+        parts = {**cls.towers, **{path: path for path in cls.other_linear_modules}}
+        return nf4_config(parts, getattr(torch, dtype), cls.quantised_tower)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the audio it takes, in Hz."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def randomly_initialised(self) -> bool:
+        """Whether the weights were never trained, as ``build_tiny`` marks them."""
+        return bool(getattr(self.model.config, "randomly_initialised", False))
+
+    def submodule(self, tower: str) -> nn.Module:
+        """The module of a tower, adapters included."""
+        module: nn.Module = self.model.get_submodule(self.towers[tower])
+        return module
