@@ -254,7 +254,7 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     for key in sorted(lines[0].keys() | identity.keys()):
         if lines[0].get(key) != identity.get(key):
             raise ConfigError(
-                f"{journal}: was started by another transcription, with {key} = {lines[0].get(key)!r}, found "
+                f"{journal}: was started by another transcription, with {key} = {lines[0].get(key)!r}, now it is "
                 f"{identity.get(key)!r}; choose another output.file, or remove {journal.name}"
             )
     if len(complete) < len(content):

@@ -1,4 +1,4 @@
-"""QLoRA of a CLAP on a CPU: its text tower alone in 4 bits, and gradients that an evaluation leaves as they are."""
+"""QLoRA of a CLAP on a CPU: only its text tower in 4 bits, and gradients that an evaluation does not change."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_only_the_text_tower_is_in_4_bits(quantised):
 
 
 def gradients(clap, towers, examples, objective, *, evaluates):
-    """Of every adapter in two training steps, between which an evaluation may lie."""
+    """Of every adapter in two training steps, with an evaluation between them if ``evaluates``."""
     model, _ = add_adapter(
         clap, {tower: [ALL_LINEAR] for tower in towers}, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
     )
@@ -96,14 +96,14 @@ def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised,
             torch.testing.assert_close(gradient, other[name], rtol=0.0, atol=0.0)
 
 
-def test_its_scores_are_near_the_full_model_and_no_others(quantised, examples, tiny_folder):
+def test_quantised_scores_are_near_those_of_the_full_model(quantised, examples, tiny_folder):
     full = score(ClapRecognizer(Clap.load(tiny_folder("clap")), SETUP), examples)
     four_bit = score(ClapRecognizer(quantised(), SETUP), examples)
     assert torch.isfinite(four_bit).all()
     assert 1e-6 < (full - four_bit).abs().max() < 2.0
 
 
-def test_an_adapter_trained_over_it_is_loaded_over_it(quantised, examples, tmp_path):
+def test_an_adapter_trained_on_a_quantised_model_is_loaded_onto_one(quantised, examples, tmp_path):
     clap = quantised()
     model, _ = add_adapter(clap, Clap.adapter_targets, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
         add_adapter(quantised(), {"audio_tower": ["query"]}, {}, full=["text_tower"])
 
 
-def test_a_tower_that_was_quantised_besides_it_is_named(quantised):
+def test_another_quantised_tower_is_named(quantised):
     clap = quantised()
     expected = r"text_model\.\S+ is quantised; expected only the linear layers of audio_model"
     with pytest.raises(ModelError, match=expected):

@@ -1,4 +1,4 @@
-"""One tiny model of each family, its batches, and what the transformers model says by itself."""
+"""One tiny model of each family, its batches, and results of the transformers model."""
 
 import runpy
 from pathlib import Path
@@ -54,7 +54,7 @@ def load_family(family_name, tiny_folder):
 
 @pytest.fixture(scope="session")
 def family(load_family):
-    """A model that no test may change."""
+    """A model that tests may not change."""
     return load_family()
 
 
@@ -88,7 +88,7 @@ def noise(family):
 
 @pytest.fixture(scope="session")
 def examples(family, noise):
-    """Eight utterances, no two of one length."""
+    """Eight utterances of different lengths."""
     inputs = [
         Input(
             f"u{number}", sentence, noise(round(s * family.sampling_rate), number), "s",
@@ -117,7 +117,7 @@ def recognizer_of():
 
 @pytest.fixture(scope="session")
 def training_batch():
-    """What reaches a recognizer of a batch to learn from: the Trainer keeps ``labels``."""
+    """The part of a training batch that the recognizer gets: the Trainer keeps ``labels``."""
 
     def make(recognizer, examples):
         return {name: tensor for name, tensor in recognizer.training_collator(examples).items() if name != "labels"}
@@ -156,24 +156,24 @@ def own_inputs():
 
 @pytest.fixture(scope="session")
 def processor_audio():
-    """What a family's processor itself makes of waveforms."""
+    """Inputs that a family's processor makes of waveforms."""
     return own_audio
 
 
 @pytest.fixture(scope="session")
 def processor_prompt():
-    """Token ids of a conversation that a family's processor itself makes, words as they are."""
+    """Token ids that a family's processor makes of a conversation."""
     return own_prompt
 
 
 @pytest.fixture(scope="session")
 def trait(family):
-    """A maker of what ``own/<family>.py`` says by a name; None where it says nothing."""
+    """A getter of names in ``own/<family>.py``; None if a name is missing."""
     return lambda name: own(family, name)
 
 
 def own(family, name):
-    """``own/<family>.py`` says in what a family, its processor or its transformers model differs from most."""
+    """A value of ``own/<family>.py``, which states how a family, its processor or its transformers model differs."""
     file = Path(__file__).parent / "own" / f"{family.name}.py"
     return runpy.run_path(str(file)).get(name) if file.is_file() else None
 
@@ -211,24 +211,24 @@ def own_audio(family, waveforms):
 
 @pytest.fixture(scope="session")
 def own_scores(own_inputs):
-    """Label log-probabilities (N, K) by the transformers model alone, a sequence an answer, one at a time."""
+    """Label log-probabilities (N, K) by the transformers model, one sequence per answer, one at a time."""
 
     def run(family, prompt, inputs, model=None):
         rows = []
         for given in inputs:
             waveforms = [given.waveform] if prompt.uses_audio else []
             counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-            asked = family.prompt_ids(prompt.conversation(given, LABELS), counts)
-            batch = own_inputs(family, [asked], waveforms)
+            prompt_ids = family.prompt_ids(prompt.conversation(given, LABELS), counts)
+            batch = own_inputs(family, [prompt_ids], waveforms)
             of_label = []
             for label in LABELS.labels:
                 of_form = []
                 for form in LABELS.forms_of(label):
                     answer = family.tokenizer(form, add_special_tokens=False)["input_ids"] + [family.stop_token_id]
-                    batch |= own_inputs(family, [asked + answer], [])
+                    batch |= own_inputs(family, [prompt_ids + answer], [])
                     with torch.no_grad():
                         log_probs = (model or family.model)(**batch).logits[0].double().log_softmax(-1)
-                    of_form.append(sum(log_probs[len(asked) + i - 1, token] for i, token in enumerate(answer)))
+                    of_form.append(sum(log_probs[len(prompt_ids) + i - 1, token] for i, token in enumerate(answer)))
                 of_label.append(torch.stack(of_form).logsumexp(0))
             rows.append(torch.stack(of_label).log_softmax(0))
         return torch.stack(rows)

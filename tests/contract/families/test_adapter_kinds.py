@@ -27,7 +27,7 @@ TOWERS = {"language_model": [ALL_LINEAR], "audio_tower": [ALL_LINEAR]}
 pytestmark = pytest.mark.parametrize("family_name", ["phi4_multimodal", "qwen2_audio"], indirect=True, scope="session")
 
 
-def shake(model, seed=0):
+def perturb(model, seed=0):
     """Move what is trained, so that it says something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def saved(load_family, prompts, inputs, score, recognizer_of, tmp_path):
         model, report = add_adapter(family, asked.pop("towers", TOWERS), asked.pop("options", {"r": 2}), **asked)
         new = score(family, prompts["audio_transcript"], inputs[:2], model)
         torch.testing.assert_close(new, before, **EXACT)  # a new adapter says nothing yet
-        shake(model, seed)
+        perturb(model, seed)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         assert sum(row.adapter_parameters + row.full_parameters for row in report) == trained
         scores = score(family, prompts["audio_transcript"], inputs[:2], model)
@@ -73,7 +73,7 @@ def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prom
 
 
 @pytest.mark.parametrize("tower", ["projector", "audio_tower"])
-def test_a_tower_in_full_is_scored_learnt_saved_and_merged(
+def test_a_tower_in_full_is_trained_saved_and_merged(
     saved, load_family, prompts, examples, inputs, score, recognizer_of, training_batch, tmp_path, tower
 ):
     towers = {"language_model": ["o_proj"]}
@@ -134,7 +134,7 @@ def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, 
         ({"full": ["language_model"]}, "trained in full and adapted; set towers.language_model=[]"),
     ],
 )  # fmt: skip
-def test_what_is_not_offered_is_said_in_one_line(fresh_family, asked, told):
+def test_unsupported_options_are_refused_in_one_line(fresh_family, asked, told):
     with pytest.raises((AdapterError, ConfigError), match=re.escape(told)) as caught:
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, **{"options": {}} | asked)
     assert "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
         ({"modules_to_save": "lm_head"}, "says modules_to_save 'lm_head'; expected a list"),
     ],
 )
-def test_an_adapter_from_elsewhere_that_asks_for_more_is_refused(fresh_family, tmp_path, written, told):
+def test_an_adapter_with_unsupported_options_is_refused(fresh_family, tmp_path, written, told):
     model, _ = add_adapter(fresh_family, {"language_model": ["o_proj"]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     model.save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
@@ -181,7 +181,7 @@ def test_an_adapter_from_elsewhere_that_asks_for_more_is_refused(fresh_family, t
     assert all((parameter == before[name]).all() for name, parameter in bare.named_parameters())
 
 
-def test_a_copy_that_the_config_does_not_name_is_refused(saved, fresh_family):
+def test_a_saved_module_that_the_config_does_not_name_is_refused(saved, fresh_family):
     folder, _, _ = saved(towers={"language_model": ["o_proj"]})
     tensors = load_file(folder / "adapter_model.safetensors")
     root = fresh_family.towers["projector"]

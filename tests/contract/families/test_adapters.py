@@ -44,8 +44,8 @@ def size(family, tower):
     return sum(parameter.numel() for name, parameter in parameters if tower_of(family, name) == tower)
 
 
-def shake(model, seed=0):
-    """Give fresh adapters weights, so that they say something.
+def perturb(model, seed=0):
+    """Give fresh adapters weights, so that they change scores.
 
     In double precision merging changes no bit of a score; with larger weights float32 rounds by more than 1e-5.
     """
@@ -60,7 +60,7 @@ def test_a_family_names_three_towers(family):
     assert sorted(family.towers) == sorted(TOWERS)
 
 
-def test_the_familys_own_targets_are_where_it_names_them(fresh_family):
+def test_default_targets_are_in_the_named_towers_of_the_family(fresh_family):
     targets = fresh_family.adapter_targets
     assert set(targets) == {"language_model", "projector"}
     _, report = add_adapter(fresh_family, targets, RANK)
@@ -70,7 +70,7 @@ def test_the_familys_own_targets_are_where_it_names_them(fresh_family):
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_lora_lands_in_the_chosen_tower_alone(fresh_family, tower):
+def test_lora_is_only_added_to_the_chosen_tower(fresh_family, tower):
     family = fresh_family
     targets = linear_names(family, tower)
     before = {name: size(family, name) for name in family.towers}
@@ -101,7 +101,7 @@ def test_a_report_over_all_towers_adds_up(fresh_family):
 
 
 @pytest.mark.parametrize(
-    ("towers", "told"),
+    ("towers", "expected"),
     [
         (
             {"language_model": ["q_projj"]},
@@ -115,8 +115,8 @@ def test_a_report_over_all_towers_adds_up(fresh_family):
         ({"language_model": [], "projector": []}, "argument 'towers': no tower has a target"),
     ],
 )
-def test_a_wrong_target_names_its_key(fresh_family, towers, told):
-    with pytest.raises(AdapterError, match=re.escape(told)):
+def test_a_wrong_target_names_its_key(fresh_family, towers, expected):
+    with pytest.raises(AdapterError, match=re.escape(expected)):
         add_adapter(fresh_family, towers, RANK)
     assert not any("lora_" in name for name, _ in fresh_family.model.named_parameters())
 
@@ -131,7 +131,7 @@ def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, exam
     model, _ = add_adapter(fresh_family, everywhere(fresh_family), RANK)
     recognizer = recognizer_of(fresh_family, prompts["audio_transcript"], model).train()
     batch = training_batch(recognizer, examples[:2])
-    shake(model)  # at the start every lora_B is zero, and so is the gradient of every lora_A
+    perturb(model)  # at the start every lora_B is zero, and so is the gradient of every lora_A
     recognizer(**batch)["losses"].sum().backward()
     for tower, root in fresh_family.towers.items():
         adapted = {n: p for n, p in fresh_family.model.named_parameters() if n.startswith(root) and p.requires_grad}
@@ -142,7 +142,7 @@ def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, exam
     assert all(parameter.grad is None for parameter in frozen)
 
 
-@pytest.mark.parametrize("towers", [("language_model",), TOWERS], ids=["language model alone", "every tower"])
+@pytest.mark.parametrize("towers", [("language_model",), TOWERS], ids=["language model", "every tower"])
 def test_checkpointed_activations_change_no_gradient(
     load_family, prompts, examples, recognizer_of, training_batch, towers
 ):
@@ -150,7 +150,7 @@ def test_checkpointed_activations_change_no_gradient(
     for checkpointed in (False, True):
         family = load_family()
         model, _ = add_adapter(family, {tower: [ALL_LINEAR] for tower in towers}, RANK)
-        shake(model)
+        perturb(model)
         recognizer = recognizer_of(family, prompts["audio_transcript"], model).train()
         if checkpointed:
             recognizer.gradient_checkpointing_enable()
@@ -169,8 +169,8 @@ def saved(load_family, prompts, inputs, score, recognizer_of, tmp_path_factory):
     before = score(family, prompt, inputs[:2])
     model, _ = add_adapter(family, everywhere(family), RANK)
     untouched = score(family, prompt, inputs[:2], model)
-    torch.testing.assert_close(untouched, before, **EXACT)  # a new adapter says nothing yet
-    shake(model)
+    torch.testing.assert_close(untouched, before, **EXACT)  # a new adapter changes nothing
+    perturb(model)
     scores = score(family, prompt, inputs[:2], model)
     assert (scores - before).abs().max() > 1e-2
     folder = tmp_path_factory.mktemp("saved") / "adapter"
@@ -199,7 +199,7 @@ def test_plain_peft_loads_it_and_the_models_own_forward_agrees(
     torch.testing.assert_close(scores.double(), alone, **EXACT)
 
 
-def test_it_loads_again_here_and_merging_changes_no_score(saved, fresh_family, prompts, inputs, score):
+def test_a_saved_adapter_loads_and_merging_changes_no_score(saved, fresh_family, prompts, inputs, score):
     folder, scores = saved
     model = load_adapter(fresh_family, folder)
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -227,7 +227,7 @@ def test_a_projector_in_full_changes_scores(load_family, prompts, inputs, score,
     torch.testing.assert_close(score(family, prompt, inputs[:2], again), scores, **EXACT)
 
 
-def test_a_merged_copy_is_a_model_of_its_own(saved, load_family, family, tmp_path, prompts, inputs, score):
+def test_a_merged_model_is_loaded_without_the_adapter(saved, load_family, family, tmp_path, prompts, inputs, score):
     folder, scores = saved
     (tmp_path / "run").mkdir()
     shutil.copytree(folder, tmp_path / "run" / "adapter")
@@ -256,7 +256,7 @@ def test_a_merged_copy_is_a_model_of_its_own(saved, load_family, family, tmp_pat
     assert not (tmp_path / "other").exists()
 
 
-def test_it_can_be_trained_on(folder, fresh_family):
+def test_a_loaded_adapter_can_be_trained_further(folder, fresh_family):
     model = load_adapter(fresh_family, folder, trainable=True)
     assert all(("lora_" in name) == parameter.requires_grad for name, parameter in model.named_parameters())
 
@@ -278,13 +278,13 @@ def test_a_folder_without_a_config_or_at_all_is_refused(folder, fresh_family):
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-@pytest.mark.parametrize("odd", ["one less", "one more"])
-def test_an_adapter_of_other_tensors_is_refused(folder, fresh_family, odd):
+@pytest.mark.parametrize("change", ["one less", "one more"])
+def test_an_adapter_of_other_tensors_is_refused(folder, fresh_family, change):
     tensors = load_file(folder / "adapter_model.safetensors")
-    name = min(tensors) if odd == "one less" else "odd.lora_A.weight"
+    name = min(tensors) if change == "one less" else "other.lora_A.weight"
     changed = {key: value for key, value in tensors.items() if key != name}
     save_file(
-        changed if odd == "one less" else {**tensors, name: torch.zeros(2, 2)}, folder / "adapter_model.safetensors"
+        changed if change == "one less" else {**tensors, name: torch.zeros(2, 2)}, folder / "adapter_model.safetensors"
     )
     with pytest.raises(AdapterError, match=rf"{re.escape(str(folder))}: the adapter does not fit .*{re.escape(name)}"):
         load_adapter(fresh_family, folder)
@@ -299,12 +299,12 @@ def test_an_adapter_of_another_size_is_refused(folder, fresh_family):
 
 
 @pytest.mark.parametrize("variant", ["use_rslora", "use_dora"])
-def test_rslora_and_dora_are_pefts_own(fresh_family, prompts, inputs, score, load_family, tmp_path, variant):
+def test_rslora_and_dora_are_saved_as_by_peft(fresh_family, prompts, inputs, score, load_family, tmp_path, variant):
     towers = {tower: linear_names(fresh_family, tower)[-2:] for tower in ("language_model", "audio_tower")}
     model, report = add_adapter(fresh_family, towers, RANK | {variant: True})
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sum(row.adapter_parameters for row in report) == trained
-    shake(model)
+    perturb(model)
     scores = score(fresh_family, prompts["audio_transcript"], inputs[:2], model)
     model.save_pretrained(tmp_path / "adapter")
     family = load_family()

@@ -75,7 +75,7 @@ def test_placeholders_are_the_towers_frames_and_the_processors_count(family, noi
     assert len(set(ours)) == 1 if trait("FILLS_WINDOWS") else len(set(ours)) > 5
 
 
-def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(family, trait):
+def test_audio_longer_than_the_window_or_too_short_is_refused(family, trait):
     assert family.refuses(family.longest_audio_s) is None
     assert family.refuses(1.0) is None
     reason = family.refuses(family.longest_audio_s + 0.01)
@@ -92,9 +92,7 @@ def test_the_window_itself_fits_and_what_is_longer_or_too_short_is_refused(famil
 
 
 @pytest.mark.parametrize("prompt_name", sorted(PROMPT_FILES))
-def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
-    family, prompts, label_set, inputs, processor_prompt, prompt_name
-):
+def test_a_prompt_equals_that_of_the_processor(family, prompts, label_set, inputs, processor_prompt, prompt_name):
     prompt = prompts[prompt_name]
     for given in inputs[:4]:
         conversation = prompt.conversation(given, label_set)
@@ -106,9 +104,7 @@ def test_an_ordinary_prompt_is_what_the_processor_makes_of_it(
         assert ours == theirs  # the shipped prompts meet at line ends, where the tiny tokenizers cut anyway
 
 
-def test_an_earlier_turn_with_audio_and_its_answer_are_what_the_processor_makes_of_them(
-    family, noise, processor_prompt
-):
+def test_an_earlier_turn_with_audio_and_its_answer_equal_those_of_the_processor(family, noise, processor_prompt):
     waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
     conversation = Conversation(
         (
@@ -148,7 +144,7 @@ def test_an_answer_is_its_words_and_the_stop_token(family, label_set):
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
-def test_training_supervises_the_answer_and_the_stop_token_alone(
+def test_training_only_supervises_the_answer_and_the_stop_token(
     family, prompts, label_set, examples, inputs, recognizer_of, prompt_name
 ):
     recognizer = recognizer_of(family, prompts[prompt_name])
@@ -222,7 +218,7 @@ def test_a_hostile_transcript_is_data(family, prompts, label_set, inputs, hostil
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
-def test_what_else_a_corpus_says_is_data_too(family, prompts, label_set, inputs, hostile):
+def test_other_text_of_a_corpus_is_data(family, prompts, label_set, inputs, hostile):
     """Turns before, names of speakers, words for a voice, labels."""
     count = family.audio_token_count(len(inputs[0].waveform.samples))
     forms = replace(label_set, forms={**label_set.forms, "calm": (hostile.strip() or "calm",)})

@@ -1,4 +1,4 @@
-"""QLoRA on a CPU: the language model alone in 4 bits, and gradients that an evaluation in between does not stop."""
+"""QLoRA on a CPU: only the language model in 4 bits, and gradients that an evaluation does not stop."""
 
 import re
 
@@ -26,7 +26,7 @@ def quantised(family_name, tiny_folder):
     return load
 
 
-def test_the_language_model_alone_is_in_4_bits(quantised):
+def test_only_the_language_model_is_in_4_bits(quantised):
     family = quantised()
     of_tower = {
         tower: [
@@ -82,9 +82,7 @@ KIND_OPTIONS = {"vera": {"r": 8}, "oft": {"oft_block_size": 4}}
 
 @pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_kind_learns_in_4_bits_or_says_that_it_does_not(
-    quantised, prompts, examples, recognizer_of, training_batch, kind
-):
+def test_a_kind_is_trained_in_4_bits_or_refused(quantised, prompts, examples, recognizer_of, training_batch, kind):
     family = quantised()
     if kind in ("loha", "lokr"):
         with pytest.raises(AdapterError, match=f"argument 'kind': peft has no {kind} for layers in 4 bits, such as "):
@@ -107,7 +105,7 @@ def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
         add_adapter(quantised(), {"audio_tower": ["q_proj"]}, {}, full=["language_model"])
 
 
-def test_its_scores_are_near_the_full_model_and_no_others(family, quantised, prompts, inputs, score):
+def test_quantised_scores_are_near_those_of_the_full_model(family, quantised, prompts, inputs, score):
     full = score(family, prompts["audio_transcript"], inputs[:3])
     four_bit = score(quantised(), prompts["audio_transcript"], inputs[:3])
     assert torch.isfinite(four_bit).all()

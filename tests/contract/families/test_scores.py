@@ -1,4 +1,4 @@
-"""What a family's two steps say is what the transformers model says by itself."""
+"""The two steps of a family give the scores of the transformers model."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ EXACT = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
-def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, inputs, score, own_scores, prompt_name):
+def test_label_scores_equal_those_of_single_sequences(family, prompts, inputs, score, own_scores, prompt_name):
     chosen = inputs[:3]
     packed = score(family, prompts[prompt_name], chosen)
     alone = own_scores(family, prompts[prompt_name], chosen)
@@ -22,7 +22,7 @@ def test_label_scores_are_those_of_each_full_sequence_alone(family, prompts, inp
     assert packed.std(dim=1).min() > 1e-2  # and so do labels
 
 
-def test_eager_attention_scores_alike(load_family, prompts, inputs, score, own_scores):
+def test_eager_attention_gives_the_same_scores(load_family, prompts, inputs, score, own_scores):
     family = load_family("eager")
     chosen = inputs[:2]
     packed = score(family, prompts["audio_transcript"], chosen)
@@ -54,7 +54,7 @@ def two_steps(family, rows, waveforms):
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "transcript"])
 @pytest.mark.parametrize("count", [1, 5])
-def test_two_steps_are_the_models_own_forward(
+def test_two_steps_equal_the_models_own_forward(
     family, prompts, label_set, inputs, own_inputs, prompt_name, count, trait
 ):
     prompt, chosen = prompts[prompt_name], inputs[:count]
@@ -69,12 +69,12 @@ def test_two_steps_are_the_models_own_forward(
     with torch.no_grad():
         if not trait("OWN_BATCHES_LEAK"):
             own = family.model(**own_inputs(family, rows, waveforms)).logits
-        else:  # padding leaks in the model's own batches: each sequence alone is the truth
+        else:  # padding changes the model's own batches: single sequences are the reference
             own = [
                 family.model(**own_inputs(family, [ids], waveforms[row : row + 1])).logits[0]
                 for row, ids in enumerate(rows)
             ]
-    for row, ids in enumerate(rows):  # nothing is asked of padding
+    for row, ids in enumerate(rows):  # padding is not compared
         torch.testing.assert_close(ours[row, : len(ids)], own[row][: len(ids)], **EXACT)
         if count > 1:
             alone = two_steps(family, [ids], waveforms[row : row + 1])
@@ -101,8 +101,8 @@ def test_swapped_audio_moves_scores_far_more_than_a_batch_does(family, prompts, 
     assert moved >= 100 * max(float((own - alone).abs().max()), 1e-7)
 
 
-def test_a_frozen_towers_output_can_be_kept(family, noise):
-    """Step one knows nothing of its neighbours, so that it can be done once an utterance."""
+def test_tower_output_can_be_cached(family, noise):
+    """Step one does not depend on the batch, so that it can be computed once per utterance."""
     waveforms = [noise(family.sampling_rate), noise(family.sampling_rate // 2, 1)]
     with torch.no_grad():
         together = family.encode_audio(**family.audio_inputs(waveforms))

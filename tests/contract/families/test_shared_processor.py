@@ -1,9 +1,9 @@
-"""The processor that is shared with an adapter is the family's, though words of unknown keys stay behind."""
+"""The processor that is shared with an adapter is that of the family, without unknown keys."""
 
 from lalm_mer.sharing.processor_files import write_processor
 
 
-def test_a_shared_processor_is_the_family_s(family, family_name, tiny_folder, tmp_path):
+def test_a_shared_processor_is_that_of_the_family(family, family_name, tiny_folder, tmp_path):
     base = str(tiny_folder(family_name))
     write_processor(type(family), base, None, tmp_path)
     own, shared = (family.load_processor(folder, None) for folder in (base, str(tmp_path)))

@@ -1,4 +1,4 @@
-"""Utterances whose audio is missing, alone and beside others: judged by their transcript, whatever the batch."""
+"""Utterances without audio are scored by their transcript, in any batch."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ def mute(inputs):
     return [replace(given, waveform=None, without_audio=True) for given in inputs[:3]]
 
 
-def test_a_batch_without_audio_scores_as_words_alone(family, prompts, mute, score, recognizer_of):
+def test_a_batch_without_audio_scores_as_text_only(family, prompts, mute, score, recognizer_of):
     """The tower runs on silence that belongs to no utterance."""
     prompt = prompts["audio_transcript"]
     recognizer = recognizer_of(family, prompt).eval()
@@ -33,7 +33,7 @@ def test_with_and_without_audio_in_one_batch(family, prompts, inputs, mute, scor
     assert (together[1] - score(family, prompt, [inputs[1]])[0]).abs().max() > 1e-6
 
 
-def test_every_tower_takes_part_in_the_gradient(fresh_family, prompts, examples, mute, recognizer_of, training_batch):
+def test_every_tower_gets_a_gradient(fresh_family, prompts, examples, mute, recognizer_of, training_batch):
     """Processes that share weights or gradients would wait for each other if one left a tower out."""
     family = fresh_family
     family.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Adapters from outside: what may not be in such a folder, said before peft or torch has seen it."""
+"""Folders of adapters from elsewhere are checked before peft or torch reads them."""
 
 import json
 import shutil
@@ -70,17 +70,17 @@ def clap(model_folder):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"x"', "[" * 100_000, "\udcff"])
-def test_a_config_that_is_no_object(folder, clap, content):
+def test_a_config_that_is_no_object_is_refused(folder, clap, content):
     (folder / "adapter_config.json").write_bytes(content.encode(errors="surrogateescape"))
     refused(folder, clap, r"adapter_config\.json.*(cannot be read as JSON|expected a mapping)")
 
 
-def test_every_kind_is_a_method_that_comparisons_know():
+def test_every_kind_is_a_method_of_comparisons():
     assert set(KINDS) == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("kind", ["EVIL", "PROMPT_TUNING", None, ["LORA"]])
-def test_another_type_of_adapter(folder, clap, kind):
+def test_another_type_of_adapter_is_refused(folder, clap, kind):
     configure(folder, peft_type=kind)
     refused(folder, clap, "peft_type .*expected LORA")
 
@@ -88,13 +88,13 @@ def test_another_type_of_adapter(folder, clap, kind):
 @pytest.mark.parametrize(
     "code", [{"auto_map": {"AutoModel": "evil.Model"}}, {"trust_remote_code": True}, {"megatron_config": {"a": 1}}]
 )
-def test_a_config_that_asks_for_code(folder, clap, code):
+def test_a_config_that_names_code_is_refused(folder, clap, code):
     configure(folder, **code, megatron_core="evil")
     (folder / "evil.py").write_text("raise SystemExit")
     refused(folder, clap, f"key '{next(iter(code))}': names code to run")
 
 
-def test_code_and_pickles_beside_the_adapter_are_left_alone(folder, model_folder, tmp_path):
+def test_code_and_pickles_next_to_the_adapter_are_not_read(folder, model_folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
     torch.save(Pickled(tmp_path / "trace"), folder / "adapter_model.bin")
     load_adapter(Clap.load(model_folder), load_adapter_from(str(folder)))
@@ -102,22 +102,22 @@ def test_code_and_pickles_beside_the_adapter_are_left_alone(folder, model_folder
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.safetensors"])
-def test_a_pickle_in_place_of_safetensors(folder, clap, tmp_path, name):
+def test_a_pickle_in_place_of_safetensors_is_refused(folder, clap, tmp_path, name):
     (folder / "adapter_model.safetensors").unlink()
     torch.save(Pickled(tmp_path / "trace"), folder / name)
     refused(folder, clap, "safetensors")
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("whole", [["audio_model.encoder"], ["text_model", "logit_scale_a"], "text_model", [1]])
-def test_modules_saved_whole_that_are_no_tower(folder, clap, whole):
-    configure(folder, modules_to_save=whole)
+@pytest.mark.parametrize("modules", [["audio_model.encoder"], ["text_model", "logit_scale_a"], "text_model", [1]])
+def test_saved_modules_that_are_no_tower_are_refused(folder, clap, modules):
+    configure(folder, modules_to_save=modules)
     with pytest.raises(AdapterError, match="modules_to_save") as caught:
         load_adapter(clap, folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_whole_tower_is_not_refused_by_its_files(folder):
+def test_a_complete_tower_is_accepted(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(tensors | {"base_model.model.audio_model.x": torch.zeros(1)}, folder / "adapter_model.safetensors")
     with pytest.raises(
@@ -129,7 +129,7 @@ def test_a_whole_tower_is_not_refused_by_its_files(folder):
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "run.json"])
-def test_links_out_of_the_folder(folder, tmp_path, name):
+def test_links_out_of_the_folder_are_refused(folder, tmp_path, name):
     outside = tmp_path / "outside"
     if (folder / name).exists():
         (folder / name).rename(outside)
@@ -141,13 +141,13 @@ def test_links_out_of_the_folder(folder, tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_link_within_the_folder_is_fine(folder):
+def test_a_link_within_the_folder_is_accepted(folder):
     (folder / "adapter_model.safetensors").rename(folder / "weights.safetensors")
     (folder / "adapter_model.safetensors").symlink_to("weights.safetensors")
     assert load_adapter_from(str(folder)) == folder
 
 
-def test_an_adapter_of_another_model(folder, tmp_path):
+def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
     build_tiny("clap", tmp_path / "other", words=["happy"], window_s=2, hidden_size=64, layers=1)
     with pytest.raises(AdapterError, match="does not fit this clap model") as caught:
         load_adapter(Clap.load(tmp_path / "other"), folder)

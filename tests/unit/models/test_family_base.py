@@ -7,7 +7,7 @@ from lalm_mer.models.families.parts.in_place import fill_placeholders
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 
-def asked(*parts):
+def conversation(*parts):
     return Conversation((Message("user", parts),))
 
 
@@ -31,8 +31,8 @@ def test_a_token_outside_the_vocabulary_is_refused(make_toy, name):
         make_toy(**{name: "<none>"})
 
 
-def test_slots_are_expanded_and_words_stay_characters(toy):
-    ids = toy.prompt_ids(asked(Part("words", "a<stop>"), Part("audio"), Part("words", "<audio>")), [3])
+def test_slots_are_expanded_and_words_remain_characters(toy):
+    ids = toy.prompt_ids(conversation(Part("words", "a<stop>"), Part("audio"), Part("words", "<audio>")), [3])
     start, stop, audio = 131, 130, 129
     expected = [start, *map(ord, "u:a<stop>"), audio, audio, audio, *map(ord, "<audio>"), stop, start]
     assert ids == expected
@@ -41,19 +41,19 @@ def test_slots_are_expanded_and_words_stay_characters(toy):
 @pytest.mark.parametrize("counts", [[], [2, 2]])
 def test_slots_and_waveforms_must_agree(toy, counts):
     with pytest.raises(ModelError, match=f"1 audio slots, 1 placeholders .* and {len(counts)} waveforms"):
-        toy.prompt_ids(asked(Part("audio")), counts)
+        toy.prompt_ids(conversation(Part("audio")), counts)
 
 
-def test_a_template_that_writes_no_placeholder_is_found_out(make_toy):
-    class Deaf(make_toy.processor):
+def test_a_template_without_placeholder_is_refused(make_toy):
+    class WithoutPlaceholder(make_toy.processor):
         def apply_chat_template(self, messages, **settings):
             return super().apply_chat_template(messages, **settings).replace("<audio>", "")
 
     with pytest.raises(ModelError, match="1 audio slots, 0 placeholders"):
-        make_toy(Deaf()).prompt_ids(asked(Part("audio")), [2])
+        make_toy(WithoutPlaceholder()).prompt_ids(conversation(Part("audio")), [2])
 
 
-def test_a_tokenizer_that_reads_added_tokens_in_words_is_found_out(make_toy):
+def test_a_tokenizer_that_reads_added_tokens_in_words_is_refused(make_toy):
     class Naive(make_toy.tokenizer):
         def __call__(self, words, add_special_tokens=False, split_special_tokens=False):
             return super().__call__(words)
@@ -78,7 +78,7 @@ def test_durations_that_a_family_cannot_take(toy):
     assert toy.refuses(0.09) == "0.090 s is too short for one audio token of toy"
 
 
-def test_random_weights_are_known_by_their_mark(toy):
+def test_random_weights_are_marked(toy):
     assert not toy.randomly_initialised
     toy.model.config.randomly_initialised = True
     assert toy.randomly_initialised

@@ -50,8 +50,8 @@ def under_laions_names(state):
             name = name.replace("attention.self.", "attn.").replace("intermediate.dense", "mlp.fc1")
             name = name.replace("output.dense", "mlp.fc2")
             if re.search(r"attn\.(query|key|value)\.", name):
-                whole = re.sub(r"attn\.(query|key|value)\.", "attn.qkv.", name)
-                old[whole] = [*old.get(whole, []), value]
+                joined = re.sub(r"attn\.(query|key|value)\.", "attn.qkv.", name)
+                old[joined] = [*old.get(joined, []), value]
                 continue
         old[name] = value
     weights = {name: torch.cat(value) if isinstance(value, list) else value for name, value in old.items()}
@@ -72,7 +72,7 @@ def embeddings(clap, waveforms):
         return audio, clap.model.get_text_features(**words).pooler_output
 
 
-def test_every_name_has_its_own_place_and_no_place_is_left():
+def test_names_are_mapped_one_to_one():
     places = [place for name in NAMES for place in transformers_names(name)]
     with torch.device("meta"):
         wanted = ClapModel(ClapConfig(audio_config={"enable_fusion": True, "fusion_type": "aff_2d"})).state_dict()
@@ -87,7 +87,7 @@ def test_every_name_has_its_own_place_and_no_place_is_left():
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_checkpoint_becomes_the_model_it_was(like, tmp_path, prefix):
+def test_a_converted_checkpoint_is_the_original_model(like, tmp_path, prefix):
     original = Clap.load(like)
     weights = under_laions_names(original.model.state_dict())
     content = {
@@ -105,7 +105,7 @@ def test_a_checkpoint_becomes_the_model_it_was(like, tmp_path, prefix):
     assert [path.name for path in (tmp_path / "converted").glob("model*")] == ["model.safetensors"]
 
 
-def test_a_bare_state_dict_is_read_too(tmp_path):
+def test_a_state_dict_is_read(tmp_path):
     torch.save({"logit_scale_a": torch.ones(())}, tmp_path / "bare.pt")
     assert read_laion_checkpoint(tmp_path / "bare.pt") == {"logit_scale_a": torch.ones(())}
 
@@ -118,7 +118,7 @@ def test_a_bare_state_dict_is_read_too(tmp_path):
         (lambda w: w.update({"logit_scale_a": torch.ones(3)}), "1 of another shape ['logit_scale_a is [3], not []']"),
     ],
 )
-def test_what_does_not_fit_is_named(like, tmp_path, change, said):
+def test_weights_that_do_not_fit_are_named(like, tmp_path, change, said):
     weights = under_laions_names(Clap.load(like).model.state_dict())
     change(weights)
     torch.save({"state_dict": weights}, tmp_path / "laion.pt")
@@ -127,15 +127,15 @@ def test_what_does_not_fit_is_named(like, tmp_path, change, said):
     assert not (tmp_path / "converted").exists()
 
 
-class Sly:
+class Code:
     def __reduce__(self):
         return print, ("run",)
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path, capsys):
-    torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": Sly()}, tmp_path / "sly.pt")
-    with pytest.raises(ModelError, match=r"sly\.pt: not a checkpoint that can be read as weights only"):
-        read_laion_checkpoint(tmp_path / "sly.pt")
+def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": Code()}, tmp_path / "code.pt")
+    with pytest.raises(ModelError, match=r"code\.pt: not a checkpoint that can be read as weights only"):
+        read_laion_checkpoint(tmp_path / "code.pt")
     assert capsys.readouterr().out == ""
 
 
@@ -156,7 +156,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
 
 @pytest.fixture
 def laion_clap_class(monkeypatch):
-    """laion-clap's own CLAP class. Its package imports torchvision, which it needs for images alone, and downloads."""
+    """laion-clap's own CLAP class. Its package imports torchvision, which it only needs for images, and downloads."""
     spec = importlib.util.find_spec("laion_clap")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("laion-clap is not installed; pip install 'lalm-mer[clap]' to compare with LAION's own class")
@@ -193,7 +193,7 @@ TEXT = {"context_length": 77, "vocab_size": 49_408, "width": 512, "heads": 8, "l
 
 
 @pytest.mark.parametrize("fuses", [False, True])
-def test_embeddings_are_laions(laion_clap_class, tmp_path, fuses):
+def test_embeddings_equal_those_of_laion_clap(laion_clap_class, tmp_path, fuses):
     torch.manual_seed(0)
     laion = laion_clap_class(768, HTSAT, TEXT, enable_fusion=fuses, fusion_type="aff_2d").eval()
     with torch.no_grad():
@@ -220,14 +220,14 @@ def test_embeddings_are_laions(laion_clap_class, tmp_path, fuses):
     words = clap.tokenizer(list(WORDS), padding=True, return_tensors="pt")
     if fuses:  # its front end for fusion needs torchaudio: the same spectrograms go into both
         inputs = clap.audio_inputs(waveforms)
-        heard = [
+        sounds = [
             {"mel_fusion": mel, "longer": longer}
             for mel, longer in zip(inputs["input_features"], inputs["is_longer"], strict=True)
         ]
     else:
-        heard = [{"waveform": torch.from_numpy(waveform.samples)} for waveform in waveforms]
+        sounds = [{"waveform": torch.from_numpy(waveform.samples)} for waveform in waveforms]
     with torch.no_grad():
-        theirs_audio, theirs_text = laion.get_audio_embedding(heard), laion.get_text_embedding(dict(words))
+        theirs_audio, theirs_text = laion.get_audio_embedding(sounds), laion.get_text_embedding(dict(words))
     assert (theirs_audio[0] - theirs_audio[1]).abs().max() > 1e-3
     torch.testing.assert_close(ours_text, theirs_text, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours_audio, theirs_audio, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The published Omni ids hold whole models: thinker, talker and codec, and a processor for pictures too."""
+"""The published Omni models have thinker, talker and codec, and a processor that also takes images."""
 
 import json
 
@@ -10,22 +10,22 @@ from safetensors.torch import load_file, save_file
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families import family_class
 
-WHOLE = {"qwen2_5_omni": "Qwen2_5Omni", "qwen3_omni_moe": "Qwen3OmniMoe"}
+COMPLETE = {"qwen2_5_omni": "Qwen2_5Omni", "qwen3_omni_moe": "Qwen3OmniMoe"}
 
 
 def opened(name, folder):
     return family_class(name).load(folder, revision=None, dtype="float32", attn_implementation="sdpa")
 
 
-@pytest.fixture(params=sorted(WHOLE))
+@pytest.fixture(params=sorted(COMPLETE))
 def thinker(request, tiny_folder):
     return opened(request.param, tiny_folder(request.param))
 
 
 @pytest.fixture
-def whole(thinker, tmp_path):
-    """A folder as the Hub has it: every weight under ``thinker.``, the talker's beside them, legacy processor files."""
-    kind = WHOLE[thinker.name]
+def complete(thinker, tmp_path):
+    """A folder as on the Hub: all weights under ``thinker.``, those of the talker, legacy processor files."""
+    kind = COMPLETE[thinker.name]
     config = getattr(transformers, f"{kind}Config")(
         thinker_config=thinker.model.config.to_dict(), enable_audio_output=False
     )
@@ -43,8 +43,8 @@ def whole(thinker, tmp_path):
     return tmp_path
 
 
-def test_the_thinker_is_taken_out_of_the_whole_model(thinker, whole):
-    taken = opened(thinker.name, whole)
+def test_the_thinker_is_extracted_from_the_complete_model(thinker, complete):
+    taken = opened(thinker.name, complete)
     assert type(taken.model) is type(thinker.model)
     expected, found = thinker.model.state_dict(), taken.model.state_dict()
     assert expected.keys() == found.keys()
@@ -54,7 +54,7 @@ def test_the_thinker_is_taken_out_of_the_whole_model(thinker, whole):
     assert taken.word_ids("<tool_call>") == thinker.word_ids("<tool_call>")
 
 
-def test_an_added_token_that_is_not_special_stays_words(thinker):
+def test_an_added_token_that_is_not_special_remains_words(thinker):
     added = thinker.tokenizer.convert_tokens_to_ids("<tool_call>")
     assert added in thinker.tokenizer("a<tool_call>b", split_special_tokens=True)["input_ids"]  # it would not by itself
     ids = thinker.word_ids("a<tool_call>b")
@@ -62,7 +62,7 @@ def test_an_added_token_that_is_not_special_stays_words(thinker):
     assert thinker.tokenizer.decode(ids) == "a<tool_call>b"
 
 
-def test_neighbours_move_nothing_in_a_tower_that_works_in_chunks(thinker):
+def test_the_output_of_a_tower_over_chunks_does_not_depend_on_the_batch(thinker):
     """Clips shorter than a chunk, and longer ones that end inside one, alone and together."""
     generator = torch.Generator().manual_seed(0)
     lengths = (1, 900, 7000, 16000, 24001, 32000)

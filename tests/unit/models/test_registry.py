@@ -19,7 +19,7 @@ def test_clap_is_found_by_its_config(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni_moe"])
-def test_a_published_omni_model_is_found_by_the_type_of_the_whole(family, tmp_path):
+def test_a_published_omni_model_is_found_by_the_type_of_the_complete_model(family, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
     assert family_of(str(tmp_path)) == family
 

@@ -13,7 +13,7 @@ SMALL = {"words": ["one two three", "three four"], "window_s": 1, "hidden_size":
 
 @pytest.fixture(autouse=True)
 def openable(request):
-    """Skips a family whose tokenizer cannot be opened here."""
+    """Skip a family if its tokenizer is not installed."""
     family = getattr(request.node, "callspec", None) and request.node.callspec.params.get("family")
     if family and (required := family_class(family).required_module):
         pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
@@ -38,7 +38,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_can_be_built_and_says_it_is_random(family, tiny_folder):
+def test_every_family_can_be_built_and_is_marked_as_random(family, tiny_folder):
     loaded = family_class(family).load(tiny_folder(family), revision=None, dtype="float32", attn_implementation="sdpa")
     assert loaded.randomly_initialised
     assert loaded.longest_audio_s == 2.0
@@ -64,7 +64,7 @@ def test_the_order_of_words_does_not_matter(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_the_callers_random_state_is_left_alone(tmp_path):
+def test_the_callers_random_state_is_not_changed(tmp_path):
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -72,7 +72,7 @@ def test_the_callers_random_state_is_left_alone(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_sizes_are_those_asked_for(tmp_path):
+def test_sizes_are_those_given(tmp_path):
     build_tiny("qwen2_audio", tmp_path / "a", **SMALL | {"layers": 3, "hidden_size": 64}, vocabulary=300)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert config["text_config"]["num_hidden_layers"] == config["audio_config"]["encoder_layers"] == 3
@@ -81,7 +81,7 @@ def test_sizes_are_those_asked_for(tmp_path):
     assert config["audio_config"]["max_source_positions"] == 50  # 1 s
 
 
-def test_the_tokenizer_writes_any_string(tmp_path):
+def test_the_tokenizer_encodes_any_string(tmp_path):
     build_tiny("qwen2_audio", tmp_path / "a", **SMALL)
     family = family_class("qwen2_audio").load(
         tmp_path / "a", revision=None, dtype="float32", attn_implementation="eager"

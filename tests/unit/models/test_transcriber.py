@@ -1,4 +1,4 @@
-"""A tiny Whisper with random weights hears tones and writes words: what they are means nothing, that they stay does."""
+"""A tiny Whisper with random weights: its transcripts of tones have no meaning, but they have to be reproducible."""
 
 import json
 
@@ -32,18 +32,18 @@ def sine(hertz, seconds, rate=16_000):
 SOUNDS = [(200, 0.5), (400, 1.0), (2000, 3.3), (1000, 1.5), (3000, 2.0), (500, 5.1), (300, 0.3)]
 
 
-def test_a_batch_writes_what_each_alone_would_in_the_order_given(transcriber):
+def test_a_batch_gives_the_transcripts_of_single_utterances_in_the_same_order(transcriber):
     sounds = [sine(*sound) for sound in SOUNDS]
     together = transcriber.transcribe(sounds)
     assert together == [transcriber.transcribe([sound])[0] for sound in sounds]
-    assert len(set(together)) >= 5  # or the order would not be seen
+    assert len(set(together)) >= 5  # so that another order would be noticed
     for hypothesis in together:
         assert hypothesis
         assert set(hypothesis.split()) <= set(WORDS)  # no token of its own grammar, no timestamp
         assert hypothesis == hypothesis.strip()
 
 
-def test_more_than_a_window_is_heard_to_its_end(transcriber):
+def test_audio_longer_than_a_window_is_transcribed_to_its_end(transcriber):
     """Truncated at the window, both would be the same."""
     quiet = Waveform(np.zeros(32_000, dtype=np.float32), 16_000)
     same_start = [
@@ -53,18 +53,18 @@ def test_more_than_a_window_is_heard_to_its_end(transcriber):
     assert first != second
 
 
-def test_the_language_is_told_or_detected(tiny_whisper_folder, transcriber):
+def test_the_language_is_given_or_detected(tiny_whisper_folder, transcriber):
     sounds = [sine(hertz, 1.0) for hertz in (200, 400, 800, 1600, 3200)]
     german, by_name = (Transcriber.load(str(tiny_whisper_folder), language=name) for name in ("de", "German"))
-    told = {"en": transcriber.transcribe(sounds), "de": german.transcribe(sounds)}
-    assert told["en"] != told["de"]
-    assert by_name.transcribe(sounds) == told["de"]
+    given = {"en": transcriber.transcribe(sounds), "de": german.transcribe(sounds)}
+    assert given["en"] != given["de"]
+    assert by_name.transcribe(sounds) == given["de"]
     detected = Transcriber.load(str(tiny_whisper_folder)).transcribe(sounds)
     for place, hypothesis in enumerate(detected):
-        assert hypothesis in (told["en"][place], told["de"][place])
+        assert hypothesis in (given["en"][place], given["de"][place])
 
 
-def test_a_language_that_the_model_does_not_know(tiny_whisper_folder, tmp_path):
+def test_an_unsupported_language_is_refused(tiny_whisper_folder, tmp_path):
     with pytest.raises(
         ConfigError, match=r"argument 'language'.*'fr', not supported by .*; expected one of \['de', 'en'\]"
     ):
@@ -81,7 +81,7 @@ def test_audio_at_another_rate_is_refused(transcriber):
         transcriber.transcribe([sine(300, 1.0, rate=8000)])
 
 
-def test_a_model_without_timestamps_says_what_it_cannot(tiny_whisper_folder):
+def test_a_model_without_timestamps_refuses_long_audio(tiny_whisper_folder):
     transcriber = Transcriber.load(str(tiny_whisper_folder))
     transcriber._model.generation_config.no_timestamps_token_id = None
     with pytest.raises(ModelError, match=r"cannot transcribe 2\.5 s"):
@@ -89,19 +89,19 @@ def test_a_model_without_timestamps_says_what_it_cannot(tiny_whisper_folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "expected"),
     [
         ({"model_type": "bert"}, "is a bert; transcripts need a Whisper model"),
         ({"max_source_positions": 50}, "cannot be loaded as Whisper"),
         ({"decoder_layers": 3}, r"no weights of model\.decoder\.layers\.2"),  # or a third would be made up
     ],
 )
-def test_a_model_of_another_kind_is_refused(tiny_whisper_folder, tmp_path, changes, says):
+def test_a_model_of_another_kind_is_refused(tiny_whisper_folder, tmp_path, changes, expected):
     for path in tiny_whisper_folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changes))
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=expected):
         Transcriber.load(str(tmp_path))
 
 
@@ -124,7 +124,7 @@ def test_only_safetensors_weights_are_read(tiny_whisper_folder, tmp_path):
         Transcriber.load(str(tmp_path))
 
 
-def test_what_cannot_be_found_and_wrong_types(tiny_whisper_folder):
+def test_unknown_models_and_data_types_are_refused(tiny_whisper_folder):
     with pytest.raises(ModelError, match="'no/such/whisper'"):
         Transcriber.load("no/such/whisper")
     with pytest.raises(ConfigError, match=r"argument 'dtype'.*int4"):
@@ -186,7 +186,7 @@ def run(transcriber, utterances, journal, batch_size=3, identity=IDENTITY):
     )  # fmt: skip
 
 
-def test_every_utterance_with_audio_the_longest_first(transcriber, utterances, tmp_path):
+def test_utterances_with_audio_are_transcribed_longest_first(transcriber, utterances, tmp_path):
     counting = Counting(transcriber)
     hypotheses = run(counting, utterances, tmp_path / "journal")
     assert list(hypotheses) == [f"u{number}" for number in range(8)]
@@ -195,33 +195,33 @@ def test_every_utterance_with_audio_the_longest_first(transcriber, utterances, t
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"u4": "kids a', b'{"u4": "kids are"}'])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(transcriber, utterances, tmp_path, damage):
-    whole = run(transcriber, utterances, tmp_path / "whole")
+def test_a_killed_run_resumes_with_the_same_results(transcriber, utterances, tmp_path, damage):
+    complete = run(transcriber, utterances, tmp_path / "complete")
     with pytest.raises(Interrupted):
         run(Counting(transcriber, last=1), utterances, tmp_path / "journal")
     with (tmp_path / "journal").open("ab") as file:
         file.write(damage)
     again = Counting(transcriber)
-    assert run(again, utterances, tmp_path / "journal") == whole
+    assert run(again, utterances, tmp_path / "journal") == complete
     assert again.batches == [[1.6, 1.3, 1.0], [0.7, 0.4]]
-    assert (tmp_path / "journal").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert (tmp_path / "journal").read_bytes() == (tmp_path / "complete").read_bytes()
     finished = Counting(transcriber)
-    assert run(finished, utterances, tmp_path / "journal") == whole
+    assert run(finished, utterances, tmp_path / "journal") == complete
     assert finished.batches == []
 
 
-def test_a_run_killed_while_it_began(transcriber, utterances, tmp_path):
+def test_a_run_killed_at_its_first_line_starts_again(transcriber, utterances, tmp_path):
     (tmp_path / "journal").write_text('{"model": "ti')
-    assert run(transcriber, utterances, tmp_path / "journal") == run(transcriber, utterances, tmp_path / "whole")
-    assert (tmp_path / "journal").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert run(transcriber, utterances, tmp_path / "journal") == run(transcriber, utterances, tmp_path / "complete")
+    assert (tmp_path / "journal").read_bytes() == (tmp_path / "complete").read_bytes()
 
 
-def test_another_run_is_not_gone_on_with(transcriber, utterances, tmp_path):
+def test_another_run_is_not_resumed(transcriber, utterances, tmp_path):
     run(transcriber, utterances, tmp_path / "journal")
-    with pytest.raises(ConfigError, match="another transcription, with model = 'tiny', found 'small'"):
+    with pytest.raises(ConfigError, match="another transcription, with model = 'tiny', now it is 'small'"):
         run(transcriber, utterances, tmp_path / "journal", identity={"model": "small", "root_hash": "r"})
 
 
-def test_a_batch_of_nothing_is_refused(transcriber, utterances, tmp_path):
+def test_a_batch_size_of_zero_is_refused(transcriber, utterances, tmp_path):
     with pytest.raises(ConfigError, match=r"argument 'batch_size': 0"):
         run(transcriber, utterances, tmp_path / "journal", batch_size=0)

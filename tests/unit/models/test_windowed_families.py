@@ -1,4 +1,4 @@
-"""Audio longer than one window, and what single families do otherwise than most."""
+"""Audio longer than one window, and behaviour of single families."""
 
 import runpy
 from pathlib import Path
@@ -30,7 +30,7 @@ def noise(seconds, seed):
     return Waveform(values.astype(np.float32), RATE)
 
 
-def asked(words, system=None):
+def conversation(words, system=None):
     user = Message("user", (Part("audio"), Part("words", words)))
     return Conversation(((Message("system", (Part("words", system),)),) if system else ()) + (user,))
 
@@ -40,36 +40,36 @@ def run(family, rows, waveforms):
     ids = torch.tensor([row + [family.pad_token_id] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     with torch.no_grad():
-        heard = family.encode_audio(**family.audio_inputs(waveforms))
+        encoded = family.encode_audio(**family.audio_inputs(waveforms))
         inputs = LanguageInputs(ids, torch.arange(width).expand(len(rows), width), mask)
-        ours = family.logits(family.hidden_states(inputs, heard))
+        ours = family.logits(family.hidden_states(inputs, encoded))
         own = runpy.run_path(str(OWN / f"{family.name}.py"))["own_audio"](family, waveforms)
         own = {name: value for name, value in own.items() if name.startswith("input_features")}
         own = family.model(input_ids=ids, attention_mask=mask, **own).logits
-    return ours, own, heard
+    return ours, own, encoded
 
 
 @pytest.mark.parametrize("name", WINDOWED)
-def test_audio_of_several_windows_is_what_the_model_itself_makes_of_it(name, tiny_folder):
+def test_audio_of_several_windows_is_encoded_as_by_the_model_itself(name, tiny_folder):
     family = opened(name, tiny_folder)
     family.processor.max_audio_len = 7
-    assert family.longest_audio_s == 6.0  # whole windows of 2 s alone
+    assert family.longest_audio_s == 6.0  # full windows of 2 s
     assert family.refuses(6.0) is None
     assert "takes 6 s at most" in family.refuses(6.1)
     waveforms = [noise(0.5, 0), noise(5.3, 1), noise(4.0, 2), noise(1.9, 3)]
     counts = [family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-    rows = [family.prompt_ids(asked("which\n"), [count]) for count in counts]
-    ours, own, heard = run(family, rows, waveforms)
-    assert heard.lengths.tolist() == counts
+    rows = [family.prompt_ids(conversation("which\n"), [count]) for count in counts]
+    ours, own, encoded = run(family, rows, waveforms)
+    assert encoded.lengths.tolist() == counts
     for number, row in enumerate(rows):
         torch.testing.assert_close(ours[number, : len(row)], own[number, : len(row)], rtol=0.0, atol=1e-5)
         with torch.no_grad():
             alone = family.encode_audio(**family.audio_inputs(waveforms[number : number + 1])).states[0]
-        torch.testing.assert_close(heard.states[number, : counts[number]], alone, rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(encoded.states[number, : counts[number]], alone, rtol=0.0, atol=1e-5)
 
 
-def test_what_comes_later_is_heard_otherwise_by_music_flamingo_alone(tiny_folder):
-    """The same sound in the first window and in the second: only a rotation by time tells them apart."""
+def test_only_music_flamingo_encodes_later_audio_differently(tiny_folder):
+    """The same sound in the first window and in the second: only a rotation by time distinguishes them."""
     once = noise(2.0, 5).samples
     twice = Waveform(np.concatenate([once, once]), RATE)
     for name, same in (("audioflamingo3", True), ("musicflamingo", False)):
@@ -92,7 +92,7 @@ def test_music_flamingo_marks_where_each_sound_begins_and_ends(tiny_folder):
         family.prompt_ids(Conversation((turn, turn)), [2])
 
 
-def test_qwen3_asr_asks_as_the_published_template_does_where_all_words_are_the_systems(tiny_folder):
+def test_qwen3_asr_prompts_equal_the_published_ones_with_all_words_in_the_system_turn(tiny_folder):
     family = opened("qwen3_asr", tiny_folder)
     published = AutoProcessor.from_pretrained(tiny_folder("qwen3_asr"))
     theirs = published.apply_chat_template(
@@ -103,13 +103,13 @@ def test_qwen3_asr_asks_as_the_published_template_does_where_all_words_are_the_s
         add_generation_prompt=True,
         tokenize=False,
     )
-    ids = family.prompt_ids(asked("Which emotion?", system="Listen."), [1])
+    ids = family.prompt_ids(conversation("Which emotion?", system="Listen."), [1])
     assert family.tokenizer.decode(ids) == theirs
     dropped = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Which emotion?"}]}]
     assert "emotion" not in published.apply_chat_template(dropped, tokenize=False)
 
 
-def test_qwen3_asr_hears_a_short_clip_with_silence_after_it(tiny_folder):
+def test_qwen3_asr_pads_a_short_clip_with_silence(tiny_folder):
     family = opened("qwen3_asr", tiny_folder)
     assert family.audio_token_count(0) == 0
     assert {family.audio_token_count(samples) for samples in (1, 4000, 8000)} == {7}
@@ -124,16 +124,16 @@ def test_qwen3_asr_hears_a_short_clip_with_silence_after_it(tiny_folder):
 def test_half_precision_runs_through_both_steps(name, tiny_folder):
     family = opened(name, tiny_folder, dtype="bfloat16")
     waveform = noise(1.0, 1)
-    row = family.prompt_ids(asked("which\n"), [family.audio_token_count(len(waveform.samples))])
+    row = family.prompt_ids(conversation("which\n"), [family.audio_token_count(len(waveform.samples))])
     with torch.no_grad():
-        heard = family.encode_audio(**family.audio_inputs([waveform]))
+        encoded = family.encode_audio(**family.audio_inputs([waveform]))
         inputs = LanguageInputs(torch.tensor([row]), torch.arange(len(row))[None], torch.ones(1, len(row)).long())
-        logits = family.logits(family.hidden_states(inputs, heard))
-    assert heard.states.dtype == logits.dtype == torch.bfloat16
+        logits = family.logits(family.hidden_states(inputs, encoded))
+    assert encoded.states.dtype == logits.dtype == torch.bfloat16
     assert torch.isfinite(logits).all()
 
 
-def test_tokens_added_without_being_special_stay_words(tiny_folder):
+def test_added_tokens_that_are_not_special_remain_words(tiny_folder):
     family = opened("qwen3_asr", tiny_folder)
     words = "a <asr_text> b <asr_text><|im_end|> <<asr_text>"
     added = family.tokenizer.convert_tokens_to_ids("<asr_text>")
@@ -147,7 +147,7 @@ def test_tokens_added_without_being_special_stay_words(tiny_folder):
     assert family.word_ids("") == []
 
 
-def test_an_added_token_that_cannot_be_cut_is_named(tiny_folder):
+def test_an_added_token_that_cannot_be_split_is_named(tiny_folder):
     family = opened("qwen3_asr", tiny_folder)
     family.tokenizer.add_tokens(["☃"])
     with pytest.raises(ModelError, match=r"qwen3_asr: its tokenizer reads added tokens in plain words: 'a ☃'"):

@@ -1,4 +1,4 @@
-"""Saves a tiny Whisper with random weights, whose tokens are whole words."""
+"""A tiny Whisper with random weights, whose tokens are words."""
 
 import torch
 from transformers import (
@@ -32,7 +32,7 @@ WINDOW_S = 2
 
 
 def build_tiny_whisper(folder, *, multilingual=True):
-    """A Whisper of two layers, window 2 s, whose tokens are whole words; saved with its processor."""
+    """A Whisper of two layers, window 2 s, whose tokens are words; saved with its processor."""
     vocabulary = {f"\u0120{word}": number for number, word in enumerate(sorted(WORDS))}
     end = SPECIAL[0]
     tokenizer = WhisperTokenizer(vocabulary, merges=[], extra_special_tokens=list(SPECIAL[1:]), pad_token=end)

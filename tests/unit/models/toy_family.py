@@ -1,4 +1,4 @@
-"""A family without a network: what collating and scoring ask of one, countable by hand."""
+"""A family without a network, for collating and scoring by hand."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ class Characters:
 
 
 class Toy(Family):
-    """Embeds and adds up: position t of the language model sees the mean of what the mask lets it see."""
+    """Embeds and adds: the hidden state of a position is the mean over the positions that its mask allows."""
 
     name = "toy"
     stop_token = "<stop>"
@@ -73,8 +73,8 @@ class Toy(Family):
         else:
             allowed = (mask[:, 0] == 0).float()
         weights = allowed / allowed.sum(-1, keepdim=True).clamp(min=1)
-        seen = self.model.lm.embedding(inputs.input_ids) + self.model.lm.places(inputs.position_ids)
-        return weights @ seen
+        embedded = self.model.lm.embedding(inputs.input_ids) + self.model.lm.places(inputs.position_ids)
+        return weights @ embedded
 
     def logits(self, hidden):
         return self.model.head(hidden)
@@ -108,7 +108,7 @@ class Processor:
 
 
 def make_toy(processor=None, model=None, **attributes):
-    """A toy family, from a processor and a model of one's own where wanted."""
+    """A toy family; processor and model may be given."""
     family_class = type("Toy", (Toy,), attributes)
     return family_class(model or make_model(), processor or Processor())
 

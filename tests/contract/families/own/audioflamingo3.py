@@ -1,4 +1,4 @@
-"""Without ``padding``: the word would go to the audio too, and the tower needs whole windows."""
+"""Without ``padding``: it would apply to the audio too, and the tower needs full windows."""
 
 
 def own_audio(family, waveforms):

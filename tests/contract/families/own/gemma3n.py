@@ -1,5 +1,5 @@
-"""Gemma 3n's processor fills 188 placeholders whatever the length, and its tower attends to padding."""
+"""Gemma 3n's processor fills 188 placeholders for any length, and its tower attends to padding."""
 
-OWN_BATCHES_LEAK = True  # in a padded batch, the transformers model scores an utterance otherwise than alone
+OWN_BATCHES_LEAK = True  # in a padded batch, the transformers model scores an utterance differently than alone
 PADS_SHORT_AUDIO = True  # with silence, so that none is too short
-FILLS_WINDOWS = True  # every utterance fills as many placeholders as a whole window
+FILLS_WINDOWS = True  # every utterance fills as many placeholders as a full window

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-OWN_BATCHES_LEAK = True  # in a padded batch, the transformers model scores an utterance otherwise than alone
+OWN_BATCHES_LEAK = True  # in a padded batch, the transformers model scores an utterance differently than alone
 
 
 def own_audio(family, waveforms):

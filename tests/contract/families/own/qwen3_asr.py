@@ -1,4 +1,4 @@
-"""Each waveform through the processor alone: in a batch the last mel frame of the longest depends on its neighbours."""
+"""Each waveform separately: in a batch the last mel frame of the longest depends on the others."""
 
 import torch
 
@@ -16,10 +16,10 @@ def own_audio(family, waveforms):
         for waveform in waveforms
     ]
     width = max(each["input_features"].shape[-1] for each in alone)
-    heard = {
+    audio = {
         name: torch.cat([torch.nn.functional.pad(each[name], (0, width - each[name].shape[-1])) for each in alone])
         for name in ("input_features", "input_features_mask")
     }
     longest = max(each["input_ids"].shape[1] for each in alone)
     ids = [torch.nn.functional.pad(each["input_ids"], (0, longest - each["input_ids"].shape[1])) for each in alone]
-    return heard | {"input_ids": torch.cat(ids)}
+    return audio | {"input_ids": torch.cat(ids)}

@@ -1,4 +1,4 @@
-"""Padded as for the other Qwen Omni, and with whole chunks, for else both would hang on the longest clip of a batch."""
+"""Padded as for the other Qwen Omni, and in full chunks; otherwise both would depend on the longest clip of a batch."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Mistral's tokenizer makes ids of whole conversations alone, and takes audio as an encoded file."""
+"""Mistral's tokenizer only encodes complete conversations, and takes audio as an encoded file."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import torch
 from lalm_mer.prompting.conversation import Part
 
 PADS_SHORT_AUDIO = True  # with silence, so that none is too short
-FILLS_WINDOWS = True  # every utterance fills as many placeholders as a whole window
+FILLS_WINDOWS = True  # every utterance fills as many placeholders as a full window
 
 
 def chunk(family, waveform):
@@ -22,15 +22,18 @@ def chunk(family, waveform):
 def own_audio(family, waveforms):
     window = {"pad_to_multiple_of": family.processor.feature_extractor.n_samples}
     window["max_source_positions"] = family.processor.feature_extractor.nb_max_frames
-    asked = [[{"role": "user", "content": [chunk(family, waveform)]}] for waveform in waveforms]
-    made = [family.processor.apply_chat_template(turns, processor_kwargs={"audio_kwargs": window}) for turns in asked]
+    conversations = [[{"role": "user", "content": [chunk(family, waveform)]}] for waveform in waveforms]
+    made = [
+        family.processor.apply_chat_template(turns, processor_kwargs={"audio_kwargs": window})
+        for turns in conversations
+    ]
     return {name: torch.cat([each[name] for each in made]) for name in ("input_ids", "input_features")}
 
 
 def own_prompt(family, conversation, waveforms):
-    """Its validator refuses a system turn beside audio: the family moves it to the head of the user's.
+    """Its validator refuses a system turn with audio: the family puts it into the first user turn.
 
-    Neighbouring words are one chunk, for of two it would make paragraphs.
+    Adjacent words are one chunk: of two it would make paragraphs.
     """
     sounds = iter(waveforms)
     turns = [[message.role, list(message.parts)] for message in conversation.messages]

@@ -22,7 +22,7 @@ def load(folder):
     return family
 
 
-def test_the_published_vision_tower_is_left_out_without_a_word(folder):
+def test_the_published_vision_tower_is_not_loaded(folder):
     weights = load_file(folder / "model.safetensors")
     eyes = {"model.vision_tower.timm_model.conv_stem.conv.weight": torch.ones(3)}
     save_file(weights | eyes, folder / "model.safetensors", {"format": "pt"})
@@ -34,29 +34,29 @@ def test_the_published_vision_tower_is_left_out_without_a_word(folder):
     assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
 
 
-def test_the_system_speaks_at_the_head_of_the_users_turn(folder):
+def test_the_system_message_is_put_into_the_first_user_turn(folder):
     family = load(folder)
-    asked = Conversation(
+    conversation = Conversation(
         (
             Message("system", (Part("words", "one"), Part("words", " two"))),
             Message("user", (Part("audio"), Part("words", "three"))),
         )
     )
-    assert family.tokenizer.decode(family.prompt_ids(asked, [2])) == (
+    assert family.tokenizer.decode(family.prompt_ids(conversation, [2])) == (
         "<bos><start_of_turn>user\none two\n\n\n\n<start_of_audio><audio_soft_token><audio_soft_token><end_of_audio>"
         "\n\nthree<end_of_turn>\n<start_of_turn>model\n"
     )
 
 
-def test_what_is_behind_the_audio_holds_the_embedding_of_padding(folder):
+def test_placeholders_after_the_audio_have_the_embedding_of_padding(folder):
     family = load(folder)
     noise = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        heard = family.encode_audio(**family.audio_inputs([Waveform(noise.numpy(), 16000)]))
-        projected = family.decoder.project(family, heard.states)[0]
+        encoded = family.encode_audio(**family.audio_inputs([Waveform(noise.numpy(), 16000)]))
+        projected = family.decoder.project(family, encoded.states)[0]
         last = torch.tensor([family.model.config.text_config.vocab_size - 1])
         padding = family.submodule("projector")(input_ids=last)[0]
-    assert heard.lengths.tolist() == [13]
+    assert encoded.lengths.tolist() == [13]
     assert [bool(torch.equal(row, padding)) for row in projected] == [False] * 3 + [True] * 10
 
 

@@ -7,16 +7,16 @@ from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
 
-def test_each_of_two_slots_side_by_side_has_its_own_markers(tmp_path):
+def test_each_of_two_adjacent_slots_has_its_own_markers(tmp_path):
     Gemma4.build_tiny(tmp_path, TinyShape(("one two three",), 1, hidden_size=32))
     family = Gemma4.load(tmp_path, revision=None, dtype="float32", attn_implementation="sdpa")
-    heard = Conversation((Message("user", (Part("audio"), Part("audio"), Part("words", "one"))),))
-    assert family.tokenizer.decode(family.prompt_ids(heard, [2, 1])) == (
+    conversation = Conversation((Message("user", (Part("audio"), Part("audio"), Part("words", "one"))),))
+    assert family.tokenizer.decode(family.prompt_ids(conversation, [2, 1])) == (
         "<bos><|turn>user\n<|audio><|audio|><|audio|><audio|><|audio><|audio|><audio|>one<turn|>\n<|turn>model\n"
     )
 
 
-def test_sliding_attention_looks_back_in_positions_not_in_tokens():
+def test_sliding_attention_counts_positions_not_tokens():
     least = torch.finfo(torch.float32).min
     positions = torch.tensor([[0, 1, 2, 3, 3]])  # two answers, a token each
     mask = torch.zeros(1, 1, 5, 5)

@@ -59,7 +59,7 @@ def results(family, example, *, every_answer, prompt="audio_transcript", model=N
     return recognizer(**batch)
 
 
-def test_it_says_what_the_models_own_family_says(both):
+def test_generic_scores_equal_those_of_the_family(both):
     generic, own = both
     assert (generic.stop_token, generic.audio_token) == (own.stop_token, own.audio_token)
     with torch.no_grad():
@@ -73,13 +73,13 @@ def test_it_says_what_the_models_own_family_says(both):
                     torch.testing.assert_close(ours[key], theirs[key], rtol=0.0, atol=1e-5)
 
 
-def test_it_hears(generic):
+def test_generic_scores_depend_on_the_audio(generic):
     with torch.no_grad():
         one, other = (results(generic, example(1.0, seed), every_answer=True)["log_probs"] for seed in (0, 1))
     assert (one - other).abs().max() > 1e-4
 
 
-def test_it_learns_where_a_tower_is_found(both):
+def test_a_tower_that_is_found_can_be_trained(both):
     generic, own = both
     assert generic.towers == own.towers
     targets = {"language_model": ["q_proj"], "audio_tower": ["all-linear"]}
@@ -92,7 +92,7 @@ def test_it_learns_where_a_tower_is_found(both):
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_it_takes_one_utterance_at_a_time(generic):
+def test_generic_takes_one_utterance_at_a_time(generic):
     waveform = example(0.5).input.waveform
     with pytest.raises(ModelError, match="generic takes one utterance at a time, found 2"):
         generic.audio_inputs([waveform, waveform])
@@ -100,7 +100,7 @@ def test_it_takes_one_utterance_at_a_time(generic):
         generic.audio_inputs([Waveform(waveform.samples, 8000)])
 
 
-def test_it_is_no_family_among_the_others(tmp_path, tiny_folder):
+def test_generic_is_not_listed_among_the_families(tmp_path, tiny_folder):
     assert "generic" not in FAMILIES
     with pytest.raises(ConfigError, match="generic has no architecture of its own"):
         Generic.build_tiny(tmp_path, None)
@@ -141,7 +141,7 @@ def test_a_class_that_transformers_does_not_have_is_named(changed):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "expected"),
     [
         ("{% for m in messages %}{{ m['content'] + 'x' }}{% endfor %}", "cannot be used like others"),
         (
@@ -151,16 +151,16 @@ def test_a_class_that_transformers_does_not_have_is_named(changed):
         ("{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}<|im_end|>{% endfor %}", None),
     ],
 )
-def test_a_template_it_cannot_follow_is_an_error_in_one_line(changed, template, told):
+def test_an_unsupported_template_is_an_error_in_one_line(changed, template, expected):
     folder = changed("config.json", "{", "{")
     (folder / "chat_template.jinja").write_text(template, "utf-8")
-    with pytest.raises(ModelError, match=re.escape(told) if told else None) as caught:
+    with pytest.raises(ModelError, match=re.escape(expected) if expected else None) as caught:
         opened("generic", folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_processor_that_needs_torchvision_is_an_error_in_one_line(tiny_folder):
-    with pytest.raises(ModelError, match="without feature_extractor; one for pictures too needs torchvision") as caught:
+    with pytest.raises(ModelError, match="without feature_extractor; a processor that also takes images") as caught:
         opened("generic", tiny_folder("qwen2_5_omni"))
     assert "\n" not in str(caught.value)

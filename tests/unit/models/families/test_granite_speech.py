@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def with_adapter(folder, tmp_path):
-    """The weights with an adapter beside them, as they are published."""
+    """The weights with an adapter in their folder, as published."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
 
@@ -58,7 +58,7 @@ def test_mel_bands_are_those_of_another_implementation():
     np.testing.assert_allclose(features[0].reshape(-1, 80).numpy(), expected[:30], atol=1e-4)
 
 
-def test_a_saved_extractor_bears_the_name_of_transformers_own(folder):
+def test_a_saved_extractor_has_the_name_of_transformers_own(folder):
     saved = json.loads((folder / "processor_config.json").read_text())
     assert saved["audio_processor"]["feature_extractor_type"] == "GraniteSpeechFeatureExtractor"
 
@@ -80,7 +80,7 @@ def test_the_adapter_of_the_weights_is_merged(with_adapter):
     assert report[-1].modules == 2
 
 
-def test_an_adapter_that_holds_nothing_is_an_error(with_adapter):
+def test_an_empty_adapter_is_an_error(with_adapter):
     folder, _ = with_adapter(0.0)
     with pytest.raises(ModelError, match="granite_speech: the adapter of the weights has no tensors in this model"):
         load(folder)
@@ -93,9 +93,9 @@ def test_a_pickled_adapter_of_the_weights_is_not_read(with_adapter):
         load(folder)
 
 
-def test_a_prompt_does_not_tell_the_day(folder):
+def test_a_prompt_has_no_date(folder):
     family = load(folder)
-    family.tokenizer.chat_template = "{{ strftime_now('%Y') }}"  # no such thing may be asked for
+    family.tokenizer.chat_template = "{{ strftime_now('%Y') }}"  # such a template is refused
     ids = family.prompt_ids(Conversation((Message("user", (Part("audio"), Part("words", "three"))),)), [3])
     said = family.tokenizer.decode(ids)
     assert said.startswith("<|start_of_role|>system<|end_of_role|>Knowledge Cutoff Date: April 2024.\n")
@@ -114,7 +114,7 @@ def test_logits_are_scaled_as_the_language_model_was_trained(folder):
         torch.testing.assert_close(family.logits(hidden) * 8, before)
 
 
-def test_training_leaves_the_statistics_of_a_frozen_tower_alone(folder):
+def test_training_does_not_change_the_statistics_of_a_frozen_tower(folder):
     family = load(folder)
     family.model.train()
     before = {name: value.clone() for name, value in family.model.named_buffers() if "running" in name}

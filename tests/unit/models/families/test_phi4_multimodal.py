@@ -25,7 +25,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def published(tiny):
-    """Trained weights, as they say, and what they are with the adapter that lies beside them."""
+    """Weights marked as trained, and the model with the adapter of their folder."""
     torch.manual_seed(0)
     adapted = get_peft_model(load(tiny).model, LoraConfig(r=4, target_modules=r"model\.layers\..*(qkv|o|down)_proj"))
     for name, parameter in adapted.named_parameters():
@@ -64,7 +64,7 @@ def test_trained_weights_without_it_are_refused(published):
         load(folder)
 
 
-def test_projector_and_tower_are_told_apart_though_one_holds_the_other(tiny):
+def test_a_projector_inside_its_tower_is_adapted_separately(tiny):
     family = load(tiny)
     assert set(dict(family.submodule("projector").named_children())) == {"up_proj_for_speech", "down_proj_for_speech"}
     _, report = add_adapter(family, {"audio_tower": [ALL_LINEAR]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})

@@ -14,7 +14,7 @@ def test_every_template_is_a_familys_or_shared():
     }
 
 
-def test_only_line_breaks_and_indentation_are_left_out():
+def test_only_line_breaks_and_indentation_are_removed():
     text = (FOLDER / "qwen2_audio.jinja").read_text("utf-8")
     loaded = load_template("qwen2_audio")
     assert "\n" not in loaded
