@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder, Gemma3nTextAltUp
 
-from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, open_processor_parts
 from lalm_mer.models.families.parts.gemma import CONTAMINATION, TARGETS, TOWERS, GemmaDecoder
-from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
@@ -77,22 +77,6 @@ class _FrontEnd(OwnLength):
         return features
 
 
-class _Conformer(AudioEncoder):
-    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output; zero for placeholders beyond the tower's frames."""
-        tower: Any = family.submodule("audio_tower")
-        placeholders = _placeholders(family.model)
-        shape = (placeholders, int(tower.config.hidden_size))
-        states = encode_at_own_length(
-            lambda features, mask: tower(features, ~mask).last_hidden_state,
-            audio_features,
-            audio_frames,
-            shape,
-            tower.dtype,
-        )
-        return TowerOutput(states, torch.full_like(audio_frames, placeholders))
-
-
 class _Decoder(GemmaDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
         """The projector, and the embedding of padding for states of zero."""
@@ -134,7 +118,11 @@ class Gemma3n(Family):
     towers = TOWERS
     other_linear_modules = ("model.embed_vision",)
     front_end = _FrontEnd(longest_s=30.0)  # its processor cuts longer audio
-    encoder = _Conformer()
+    encoder = OwnLengthEncoder(
+        lambda tower, features, mask: tower(features, ~mask).last_hidden_state,
+        lambda family, frames: torch.full_like(frames, _placeholders(family.model)),
+        width="hidden_size",
+    )
     decoder = _Decoder()
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma3nAudioConformerBlock", "Gemma3nTextDecoderLayer")

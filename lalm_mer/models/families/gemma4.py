@@ -17,10 +17,10 @@ from transformers import (
     Gemma4Processor,
 )
 
-from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor, open_processor_parts
 from lalm_mer.models.families.parts.gemma import CONTAMINATION, TARGETS, TOWERS, GemmaDecoder
-from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
@@ -43,21 +43,6 @@ class _FrontEnd(OwnLength):
         """A log-mel spectrogram without frames of padding."""
         features = family.processor.feature_extractor([samples])["input_features"][0]
         return torch.from_numpy(features)[: _mel_frames(family, len(samples))]
-
-
-class _Conformer(AudioEncoder):
-    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        tower: Any = family.submodule("audio_tower")
-        lengths = -(-audio_frames // 4)
-        shape = (int(lengths.max()), int(tower.config.output_proj_dims))
-        states = encode_at_own_length(
-            lambda features, mask: tower(features, mask).last_hidden_state,
-            audio_features,
-            audio_frames,
-            shape,
-            tower.dtype,
-        )
-        return TowerOutput(states, lengths)
 
 
 class _Decoder(GemmaDecoder):
@@ -85,7 +70,11 @@ class Gemma4(Family):
     towers = TOWERS
     other_linear_modules = ("model.vision_tower", "model.embed_vision")
     front_end = _FrontEnd(longest_s=30.0)  # its processor cuts longer audio
-    encoder = _Conformer()
+    encoder = OwnLengthEncoder(
+        lambda tower, features, mask: tower(features, mask).last_hidden_state,
+        lambda _, frames: -(-frames // 4),
+        width="output_proj_dims",
+    )
     decoder = _Decoder()
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma4AudioLayer", "Gemma4TextDecoderLayer")

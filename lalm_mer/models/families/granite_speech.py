@@ -21,12 +21,12 @@ from transformers import (
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchaudio_available
 
-from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, InPlaceDecoder
 from lalm_mer.models.families.parts.log_mel import frame_mask
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
@@ -121,7 +121,8 @@ class _FrontEnd(OwnLength):
     def token_count(self, family: Family, samples: int) -> int:
         """Queries of all windows, the last one padded; 0 if the extractor cannot pad by reflection."""
         config = family.model.config
-        return -(-_tower_frames(family, samples) // int(config.window_size)) * _queries(config)
+        windows = -(-_tower_frames(family, samples) // int(config.window_size))
+        return windows * (int(config.window_size) // int(config.downsample_rate))
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
         """A normalised log-mel spectrogram, two mel frames stacked to one."""
@@ -132,26 +133,22 @@ class _FrontEnd(OwnLength):
         return features
 
 
-class _Conformer(AudioEncoder):
+class _Conformer(OwnLengthEncoder):
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
         """Tower output, in which the frames of one placeholder are stacked; the last window is padded with zeros."""
-        tower: Any = family.submodule("audio_tower")
-        for module in tower.modules():
+        for module in family.submodule("audio_tower").modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.eval()  # keeps the running statistics of the weights: an adapter would not store others
-        config = family.model.config
-        windows = -(-audio_frames // config.window_size)
-        width = int(tower.config.hidden_dim)
-        total = int(windows.max()) * int(config.window_size)
-        states = encode_at_own_length(
-            lambda features, _: tower(features).last_hidden_state,
-            audio_features,
-            audio_frames,
-            (total, width),
-            tower.dtype,
-        )
-        rows = states.reshape(len(states), total // config.downsample_rate, width * config.downsample_rate)
-        return TowerOutput(rows, windows * _queries(config))
+        stacked = int(family.model.config.downsample_rate)
+        output = super().encode(family, audio_features, audio_frames)
+        count, frames, width = output.states.shape
+        return TowerOutput(output.states.reshape(count, frames // stacked, width * stacked), output.lengths // stacked)
+
+
+def _window_frames(family: Family, frames: Tensor) -> Tensor:
+    """Tower frames in full windows of the projector."""
+    size = int(family.model.config.window_size)
+    return -(-frames // size) * size
 
 
 class _Decoder(InPlaceDecoder):
@@ -189,7 +186,9 @@ class GraniteSpeech(Family):
         "language_model": "model.language_model",
     }
     front_end = _FrontEnd(longest_s=300.0)  # the tower has no window; five minutes bound the cost of one forward
-    encoder = _Conformer()
+    encoder = _Conformer(
+        lambda tower, features, _: tower(features).last_hidden_state, _window_frames, width="hidden_dim"
+    )
     decoder = _Decoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("query", "key", "value", "linear")}
     fsdp_layers = ("GraniteSpeechConformerBlock", "Blip2QFormerLayer", "GraniteDecoderLayer")
@@ -248,11 +247,6 @@ class GraniteSpeech(Family):
     def merge_published_adapter(self, source: str, revision: str | None) -> None:
         """Merge the adapter that transformers has loaded with the weights."""
         merge_adapters(self.model, self.name)
-
-
-def _queries(config: Any) -> int:  # noqa: ANN401 transformers' own
-    """Placeholders of one window."""
-    return int(config.window_size) // int(config.downsample_rate)
 
 
 def _tower_frames(family: Family, samples: int) -> int:

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from lalm_mer.core.errors import ModelError, one_line
-from lalm_mer.models.families.base import SPEECH_CORPORA, AudioEncoder, Family, TowerOutput
+from lalm_mer.models.families.base import SPEECH_CORPORA, Family
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
 from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
-from lalm_mer.models.families.parts.own_length import OwnLength, encode_at_own_length
+from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
@@ -86,17 +86,6 @@ class _FrontEnd(OwnLength):
         return features
 
 
-class _Conformer(AudioEncoder):
-    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        tower: Any = family.submodule("audio_tower")
-        lengths = -(-audio_frames // _subsampling(family))
-        shape = (int(lengths.max()), int(tower.config.hidden_size))
-        states = encode_at_own_length(
-            lambda features, _: tower(features, None), audio_features, audio_frames, shape, tower.dtype
-        )
-        return TowerOutput(states, lengths)
-
-
 class _Decoder(InPlaceDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
         projector: Any = family.submodule("projector")
@@ -132,7 +121,11 @@ class Phi4Multimodal(Family):
     }
     other_linear_modules = ("model.embed_tokens_extend.image_embed",)
     front_end = _FrontEnd(longest_s=40.0)  # longer audio is cut into pieces of that length, encoded independently
-    encoder = _Conformer()
+    encoder = OwnLengthEncoder(
+        lambda tower, features, _: tower(features, None),
+        lambda family, frames: -(-frames // _subsampling(family)),
+        width="hidden_size",
+    )
     decoder = _Decoder()
     adapter_targets = {
         "language_model": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.models.families.base import Family, FrontEnd
+from lalm_mer.models.families.base import AudioEncoder, Family, FrontEnd, TowerOutput
 
-__all__ = ["OwnLength", "encode_at_own_length"]
+__all__ = ["OwnLength", "OwnLengthEncoder"]
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,32 @@ class OwnLength(FrontEnd):
         }
 
 
-def encode_at_own_length(
-    encode: Callable[[Tensor, Tensor], Tensor],
-    features: Tensor,
-    frames: Tensor,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-) -> Tensor:
+@dataclass(frozen=True)
+class OwnLengthEncoder(AudioEncoder):
     """Tower output of each waveform, independent of the others: those of one length are encoded together.
 
     Args:
-        encode: features (N, frames, bins) without padding, and their mask (N, frames) of true -> (N, F, D)
-        features: (A, frames, bins), padded at the end
-        frames: (A,), 0 for a waveform without frames
-        shape: F of the longest, or more, and D
-        dtype: of the tower
-
-    Returns:
-        (A, F, D), zero after the end of each
+        states: tower, features (N, frames, bins) without padding, and their mask (N, frames) of true -> (N, F, D)
+        lengths: family, mel frames (A,) -> rows of output (A,), F or more; those after F are zero
+        width: name of D in the tower's config
     """
-    states = torch.zeros((len(frames), *shape), dtype=dtype, device=features.device)
-    for length in sorted(set(frames.tolist()) - {0}):
-        same = frames == length
-        chosen = features[same, :length].to(dtype)
-        encoded = encode(chosen, torch.ones(chosen.shape[:2], dtype=torch.bool, device=chosen.device))
-        filled = nn.functional.pad(encoded, (0, 0, 0, shape[0] - encoded.shape[1]))
-        states = states.index_put((same,), filled.to(dtype))
-    return states
+
+    states: Callable[[Any, Tensor, Tensor], Tensor]
+    lengths: Callable[[Family, Tensor], Tensor]
+    width: str
+
+    def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
+        """Tower output of A waveforms, from (A, frames, bins) and (A,)."""
+        tower: Any = family.submodule("audio_tower")
+        lengths = self.lengths(family, audio_frames)
+        size = int(lengths.max())
+        shape = (len(lengths), size, int(getattr(tower.config, self.width)))
+        states = torch.zeros(shape, dtype=tower.dtype, device=audio_features.device)
+        for length in sorted(set(audio_frames.tolist()) - {0}):
+            same = audio_frames == length
+            features = audio_features[same, :length].to(tower.dtype)
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+            encoded = self.states(tower, features, mask)
+            filled = nn.functional.pad(encoded, (0, 0, 0, size - encoded.shape[1]))
+            states = states.index_put((same,), filled.to(tower.dtype))
+        return TowerOutput(states, lengths)
