@@ -20,12 +20,7 @@ __all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
-_CODE = (
-    "auto_map",
-    "trust_remote_code",
-    "custom_pipelines",
-    "megatron_config",
-)  # the last one names a module to import
+_CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # keys that name code
 
 
 def check_adapter_folder(

@@ -54,7 +54,7 @@ def _folder_digest(folder: Path) -> str:
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     stats = [(path.name, status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]]
     key = hash_json([str(folder.resolve()), stats])
-    cache = _cache_file()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lalm_mer" / "model_digests.json"
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):  # the processes of a machine wait for the first one
         known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
@@ -62,8 +62,3 @@ def _folder_digest(folder: Path) -> str:
             known[key] = hash_json({path.name: hash_file(path) for path in files})
             write_json(cache, known)
     return known[key]
-
-
-def _cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "lalm_mer" / "model_digests.json"

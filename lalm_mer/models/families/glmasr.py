@@ -10,9 +10,9 @@ from transformers import GlmAsrConfig, GlmAsrForConditionalGeneration, GlmAsrPro
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import SeveralWindows, one_window_processor
+from lalm_mer.models.families.parts.log_mel import SeveralWindows
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, tower_sizes
-from lalm_mer.models.families.parts.whisper import WindowByWindow
+from lalm_mer.models.families.parts.whisper import WindowByWindow, one_window_processor
 
 __all__ = ["GlmAsr"]
 

@@ -13,9 +13,9 @@ from transformers.models.musicflamingo.modeling_musicflamingo import apply_rotar
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.flamingo import FILLER, SPECIAL, TRAINED_ON, tiny_configs
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled, one_window_processor
+from lalm_mer.models.families.parts.log_mel import SeveralWindows, halved_and_pooled
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
-from lalm_mer.models.families.parts.whisper import WindowByWindow
+from lalm_mer.models.families.parts.whisper import WindowByWindow, one_window_processor
 
 __all__ = ["MusicFlamingo"]
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import chunks_halved_thrice, frame_mask
+from lalm_mer.models.families.parts.log_mel import frame_mask, halved_thrice
 from lalm_mer.models.families.parts.own_length import OwnLength
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
@@ -41,7 +41,7 @@ class _FrontEnd(OwnLength):
             return 0
         extractor = family.processor.feature_extractor
         frames = max(samples, int(extractor.min_length)) // int(extractor.hop_length)
-        return int(chunks_halved_thrice(torch.tensor(frames), 2 * int(extractor.n_window)))
+        return int(halved_thrice(torch.tensor(frames), 2 * int(extractor.n_window)))
 
     def features(self, family: Family, samples: npt.NDArray[np.float32]) -> Tensor:
         """A log-mel spectrogram."""
@@ -63,7 +63,7 @@ class _PackingTower(AudioEncoder):
         features = nn.functional.pad(audio_features.mT, (0, -audio_features.shape[1] % chunk)).to(tower.dtype)
         mask = frame_mask(audio_frames, features.shape[-1]).long()
         packed = tower(features.contiguous(), input_features_mask=mask).last_hidden_state
-        lengths = chunks_halved_thrice(audio_frames, chunk)
+        lengths = halved_thrice(audio_frames, chunk)
         return TowerOutput(pad_sequence(list(packed.split(lengths.tolist())), batch_first=True), lengths)
 
 

@@ -12,7 +12,7 @@ from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditiona
 from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import AudioOnlyProcessor
 from lalm_mer.models.families.parts.in_place import USUAL_TOWERS
-from lalm_mer.models.families.parts.log_mel import PaddedToLongest, chunks_halved_thrice
+from lalm_mer.models.families.parts.log_mel import PaddedToLongest, halved_thrice
 from lalm_mer.models.families.parts.omni import OmniDecoder, OmniEncoder, save_tiny_thinker
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
@@ -29,7 +29,7 @@ _TOKENS = {
 }
 _CHUNK = 100
 """Mel frames, 1 s, that the tower's convolutions take at once; 13 placeholders"""
-_tokens_of = partial(chunks_halved_thrice, chunk=_CHUNK)
+_tokens_of = partial(halved_thrice, chunk=_CHUNK)
 
 
 class _Processor(AudioOnlyProcessor, Qwen3OmniMoeProcessor):  # type: ignore[misc]

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import Family, FrontEnd
-from lalm_mer.models.families.parts.templates import load_template
-from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
-__all__ = [
-    "LogMel",
-    "PaddedToLongest",
-    "SeveralWindows",
-    "chunks_halved_thrice",
-    "frame_mask",
-    "halved_and_pooled",
-    "log_mel",
-    "one_window_processor",
-]
+__all__ = ["LogMel", "PaddedToLongest", "SeveralWindows", "frame_mask", "halved_and_pooled", "halved_thrice", "log_mel"]
 
 
 @dataclass(frozen=True)
@@ -97,17 +84,6 @@ class SeveralWindows(LogMel):
         }
 
 
-def one_window_processor(family: type[Family], shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> Any:  # noqa: ANN401 each family's own class
-    """A tiny model's processor of 128 mel bands that takes audio of one window."""
-    return family.processor_class(
-        WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
-        tokenizer,
-        chat_template=load_template(family.name),
-        audio_token=family.audio_token,
-        max_audio_len=shape.window_s,
-    )
-
-
 def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
     """Spectrograms by a Whisper-like feature extractor.
 
@@ -142,12 +118,12 @@ def halved_and_pooled(frames: Tensor) -> Tensor:
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def chunks_halved_thrice(frames: Tensor, chunk: int) -> Tensor:
+def halved_thrice(frames: Tensor, chunk: int) -> Tensor:
     """Number of mel frames after three strided convolutions over chunks, of which only the last may be shorter.
 
     Example:
         >>> import torch
-        >>> chunks_halved_thrice(torch.tensor([0, 1, 99, 100, 150]), 100)
+        >>> halved_thrice(torch.tensor([0, 1, 99, 100, 150]), 100)
         tensor([ 0,  1, 13, 13, 20])
     """
     rest, full = frames % chunk, torch.full_like(frames, chunk)

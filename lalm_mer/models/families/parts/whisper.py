@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 
 from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.log_mel import frame_mask, halved_and_pooled
+from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
-__all__ = ["PooledWhisper", "WindowByWindow"]
+__all__ = ["PooledWhisper", "WindowByWindow", "one_window_processor"]
 
 
 class PooledWhisper(AudioEncoder):
@@ -67,3 +70,14 @@ class WindowByWindow(AudioEncoder):
         mask = frame_mask(frames, features.shape[-1])
         states: Tensor = tower(features.to(tower.dtype), input_features_mask=mask).last_hidden_state
         return states
+
+
+def one_window_processor(family: type[Family], shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> Any:  # noqa: ANN401 each family's own class
+    """A tiny model's processor of 128 mel bands that takes audio of one window."""
+    return family.processor_class(
+        WhisperFeatureExtractor(feature_size=128, chunk_length=shape.window_s, return_attention_mask=True),
+        tokenizer,
+        chat_template=load_template(family.name),
+        audio_token=family.audio_token,
+        max_audio_len=shape.window_s,
+    )
