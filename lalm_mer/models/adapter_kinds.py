@@ -19,7 +19,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-__all__ = ["KINDS", "AdapterKind", "check_options", "check_saved_config", "kind_named"]
+__all__ = ["KINDS", "AdapterKind", "check_options", "check_saved_config"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AdapterKind:
     config_name: str
     prefix: str
     options: tuple[str, ...]
-    on_4_bits: bool
+    on_4_bits: bool = True
 
     @property
     def config(self) -> type[PeftConfig]:
@@ -51,31 +51,21 @@ _LYCORIS = ("r", "alpha", "rank_dropout", "module_dropout", "init_weights", *_PA
 
 KINDS: Mapping[str, AdapterKind] = {
     "lora": AdapterKind(
-        "LoraConfig",
-        "lora_",
+        "LoraConfig", "lora_",
         ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights", "lora_bias", *_PATTERNS),
-        on_4_bits=True,
     ),
     "loha": AdapterKind("LoHaConfig", "hada_", _LYCORIS, on_4_bits=False),
     "lokr": AdapterKind(
-        "LoKrConfig",
-        "lokr_",
-        (*_LYCORIS, "decompose_both", "decompose_factor", "rank_dropout_scale"),
-        on_4_bits=False,
+        "LoKrConfig", "lokr_", (*_LYCORIS, "decompose_both", "decompose_factor", "rank_dropout_scale"), on_4_bits=False,
     ),
     "vera": AdapterKind(
-        "VeraConfig",
-        "vera_",
-        ("r", "projection_prng_key", "vera_dropout", "d_initial", "init_weights", *_LAYERS),
-        on_4_bits=True,
+        "VeraConfig", "vera_", ("r", "projection_prng_key", "vera_dropout", "d_initial", "init_weights", *_LAYERS),
     ),
-    "ia3": AdapterKind("IA3Config", "ia3_", ("feedforward_modules", "init_ia3_weights"), on_4_bits=True),
+    "ia3": AdapterKind("IA3Config", "ia3_", ("feedforward_modules", "init_ia3_weights")),
     "oft": AdapterKind(
-        "OFTConfig",
-        "oft_",
+        "OFTConfig", "oft_",
         ("r", "oft_block_size", "module_dropout", "init_weights", "coft", "eps", "block_share", "use_cayley_neumann",
          "num_cayley_neumann_terms", *_LAYERS),
-        on_4_bits=True,
     ),
 }  # fmt: skip
 """``adapter.kind``, which is peft's ``peft_type`` in lower case -> method"""
@@ -88,22 +78,11 @@ _IDENTITY = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_mod
 _OWN_CODE = ("transformers", "lalm_mer")
 
 
-def kind_named(name: str) -> AdapterKind:
-    """The kind of that name.
+def check_options(name: str, options: Mapping[str, Any]) -> AdapterKind:
+    """The kind of that name, if it is supported and has the options.
 
     Raises:
-        ConfigError: naming the supported kinds
-    """
-    if name not in KINDS:
-        raise ConfigError(f"argument 'kind': {name!r}; expected {', '.join(KINDS)}{_NOT_SUPPORTED.get(name, '')}")
-    return KINDS[name]
-
-
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that the kind does not have.
-
-    Raises:
-        ConfigError: naming the option and those of the kind
+        ConfigError: naming the supported kinds, or the option and those of the kind
 
     Example:
         >>> try:
@@ -112,7 +91,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         ...     print(error)
         argument 'options.r': not for ia3; expected feedforward_modules, init_ia3_weights
     """
-    supported = [option for option in kind_named(name).options if option not in _LAYERS]
+    if name not in KINDS:
+        raise ConfigError(f"argument 'kind': {name!r}; expected {', '.join(KINDS)}{_NOT_SUPPORTED.get(name, '')}")
+    supported = [option for option in KINDS[name].options if option not in _LAYERS]
     for key in options:
         if key in _LAYERS:  # peft only uses them with ends of names as targets, and here modules have full names
             raise ConfigError(f"argument 'options.{key}': would have no effect; towers choose the adapted layers")
@@ -124,6 +105,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"argument 'options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
         )
+    return KINDS[name]
 
 
 def _check_number(name: str, key: str, value: Any) -> None:  # noqa: ANN401 any value

@@ -17,7 +17,7 @@ from torch import nn
 
 from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
-from lalm_mer.models.adapter_kinds import check_options, kind_named
+from lalm_mer.models.adapter_kinds import check_options
 from lalm_mer.models.pretrained import PretrainedModel
 
 __all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
@@ -72,7 +72,7 @@ def add_adapter(
             tower cannot be adapted or trained in full
         ConfigError: if the kind is unknown or does not have an option
     """
-    check_options(kind, options)
+    method = check_options(kind, options)
     _refuse_adapted(base)
     modules: list[str] = []
     for tower, targets in towers.items():
@@ -81,7 +81,6 @@ def add_adapter(
             modules += _targeted(base, tower, targets)
     if not modules:
         raise AdapterError("argument 'towers': no tower has a target; name at least one, for example q_proj")
-    method = kind_named(kind)
     weights = ((name, base.model.get_parameter(f"{name}.weight")) for name in modules)
     four_bit = next((name for name, weight in weights if not weight.is_floating_point()), None)
     if four_bit is not None and not method.on_4_bits:
@@ -127,9 +126,10 @@ def load_adapter(
     """
     check_adapter_folder(folder, towers=[path for tower in base.towers for path in _paths(base, tower)])
     options: dict[str, Any] = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
+    if onto is None:
+        _refuse_adapted(base)
     with _peft_errors(f"{folder}: the adapter does not fit this {base.name} model"):
         if onto is None:
-            _refuse_adapted(base)
             model = PeftModel.from_pretrained(base.model, folder, **options)
         else:
             model = onto
@@ -246,7 +246,5 @@ def _peft_errors(what: str) -> Iterator[None]:
     """Turn an error of peft into one line."""
     try:
         yield
-    except AdapterError:
-        raise
     except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise AdapterError(f"{what}: {one_line(error)}") from error
