@@ -1,1 +1,1 @@
-"""Audio-language models: families, adapters, batches, and the two-step forward that all families share."""
+"""Audio-language models: families, adapters, and the two-step forward of all families."""

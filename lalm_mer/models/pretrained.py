@@ -1,4 +1,4 @@
-"""What families and CLAP have in common: declarations of the published weights, loading, and towers for adapters."""
+"""Base class of families and CLAP: declarations of the published weights, loading, and towers for adapters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PretrainedModel(ABC):
     published_revision: ClassVar[str | None] = None
     """Branch, tag or commit of the first of them; None for main"""
     source_help: ClassVar[str] = "a Hub id or a local folder"
-    """What ``model.id`` may be, for errors"""
+    """Valid values of ``model.id``, for errors"""
     licence: ClassVar[str]
     """Licence of the published weights"""
     contamination: ClassVar[Mapping[str, str]]

@@ -47,7 +47,7 @@ class _FrontEnd(OwnLength):
 
 class _Decoder(GemmaDecoder):
     def embed(self, family: Family, ids: Tensor, is_audio: Tensor) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """As in the model's own forward, a placeholder has the embeddings of padding in every layer."""
+        """A placeholder has the embeddings of padding in every layer, as in the model's own forward."""
         language_model = self.language_model(family)
         words = ids.masked_fill(is_audio, language_model.config.pad_token_id)
         embeddings = language_model.get_input_embeddings()(words)

@@ -88,7 +88,7 @@ class TorchMelExtractor(GraniteSpeechFeatureExtractor):  # type: ignore[misc]
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings under the parent's name, so that transformers alone can open them."""
+        """Settings under the parent's name, so that transformers can open them without this library."""
         return {**super().to_dict(), "feature_extractor_type": GraniteSpeechFeatureExtractor.__name__}
 
     def _extract_mel_spectrograms(self, audio: Tensor, device: str | None = "cpu") -> Tensor:

@@ -38,13 +38,7 @@ _UNKNOWN = (
 
 
 class Phi4SpeechProcessor(Phi4MultimodalProcessor):  # type: ignore[misc]
-    """transformers' processor without images, whose own constructor needs torchvision.
-
-    Args:
-        audio_processor: transformers' feature extractor
-        tokenizer: the model's
-        chat_template: which takes messages of parts
-    """
+    """transformers' processor without images, whose constructor needs torchvision."""
 
     def __init__(
         self,

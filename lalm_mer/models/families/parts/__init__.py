@@ -1,1 +1,1 @@
-"""What several families share."""
+"""Shared parts of families."""

@@ -13,13 +13,7 @@ __all__ = ["AudioOnlyProcessor", "open_processor_parts"]
 
 
 class AudioOnlyProcessor(ProcessorMixin):  # type: ignore[misc]
-    """First base class of a processor; the second is the published one, whose constructor needs torchvision for images.
-
-    Args:
-        feature_extractor: transformers' own
-        tokenizer: with the audio token among its special tokens
-        chat_template: as published
-    """
+    """First base class of a processor; the second is the published one, whose constructor needs torchvision."""
 
     audio_token: str
     image_token = video_token = None

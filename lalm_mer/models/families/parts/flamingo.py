@@ -23,7 +23,7 @@ TRAINED_ON = {
         "meld": "MELD-EmotionClassification",
     }.items()
 }
-"""Of Audio Flamingo 3. CMU-MOSEI and EMO-DB are not named there."""
+"""Corpora of Audio Flamingo 3; the mixture does not name CMU-MOSEI and EMO-DB."""
 
 
 def tiny_configs(shape: TinyShape, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

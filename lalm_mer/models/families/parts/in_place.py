@@ -75,7 +75,7 @@ def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, l
         is_audio: (B, T), true at placeholders
         projected: (A, F, H), padded at the end
         lengths: (A,), frames of each
-        name: of the family, for the error
+        name: name of the family, for the error
 
     Raises:
         ModelError: if the numbers of placeholders and of frames differ
