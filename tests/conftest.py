@@ -98,7 +98,7 @@ def examples_of_rows() -> Callable[..., ExampleDataset]:
 
 @pytest.fixture
 def toy_corpus(tmp_path: Path, tone: Callable[..., bytes]) -> Callable[..., PreparedCorpus]:
-    """Five synthetic speakers: a happy, a sad and a bored utterance each, and one that nobody labelled."""
+    """Five synthetic speakers: a happy, a sad and a bored utterance each, and one without a label."""
 
     def make(rate: int = 8000) -> PreparedCorpus:
         rows = []

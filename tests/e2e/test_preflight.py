@@ -24,8 +24,8 @@ def audio_ignored(monkeypatch):
     encode = Qwen2Audio.encode_audio
 
     def silent(self, **inputs):
-        heard = encode(self, **inputs)
-        return TowerOutput(torch.zeros_like(heard.states), heard.lengths)
+        encoded = encode(self, **inputs)
+        return TowerOutput(torch.zeros_like(encoded.states), encoded.lengths)
 
     monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
 

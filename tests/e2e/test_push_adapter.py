@@ -172,7 +172,9 @@ def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace
     assert (bare.filter(like="log_prob_") - run.filter(like="log_prob_")).abs().max().max() > 1e-4
 
 
-def test_a_hub_that_fails_after_training_leaves_the_run_and_is_asked_again(uninterrupted, workplace, here, capsys):
+def test_a_hub_that_fails_after_training_leaves_the_run_and_the_push_can_be_repeated(
+    uninterrupted, workplace, here, capsys
+):
     command = ("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter")
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     here.faults = [("POST /api/models/jane/adapter/commit", refuses(403))]

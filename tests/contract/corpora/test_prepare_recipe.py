@@ -26,9 +26,9 @@ def root(tmp_path, tone):
     return folder.parent
 
 
-def test_prepares_and_tells_what_it_found(root, tmp_path):
+def test_prepares_and_reports_what_it_found(root, tmp_path):
     done = run("--config", "recipes/corpora/ravdess.yaml", f"corpus.root={root}", f"output.dir={tmp_path / 'out'}")
-    assert (done.returncode, done.stderr) == (0, "")  # no progress bar where nobody watches
+    assert (done.returncode, done.stderr) == (0, "")  # no progress bar without a terminal
     printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert (printed["found"], printed["utterances"], printed["speakers"], printed["hours"]) == ("2", "1", "1", "0.01")
     assert printed["labels"] == "happy 1"

@@ -121,7 +121,7 @@ def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, 
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         ({"kind": "adalora"}, "argument 'kind': 'adalora'; expected lora, loha, lokr, vera, ia3, oft; adalora would"),
         ({"kind": "prefix_tuning"}, "argument 'kind': 'prefix_tuning'; expected lora"),
@@ -135,8 +135,8 @@ def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, 
         ({"full": ["language_model"]}, "trained in full and adapted; set towers.language_model=[]"),
     ],
 )  # fmt: skip
-def test_unsupported_options_are_refused_in_one_line(fresh_family, asked, told):
-    with pytest.raises((AdapterError, ConfigError), match=re.escape(told)) as caught:
+def test_unsupported_options_are_refused_in_one_line(fresh_family, asked, message):
+    with pytest.raises((AdapterError, ConfigError), match=re.escape(message)) as caught:
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, **{"options": {}} | asked)
     assert "\n" not in str(caught.value)
 
@@ -156,7 +156,7 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
         ({"peft_type": "XLORA"}, "says peft_type 'XLORA'; expected LORA, LOHA"),
         ({"peft_type": None}, "says peft_type None"),
@@ -169,14 +169,14 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
         ({"modules_to_save": "lm_head"}, "says modules_to_save 'lm_head'; expected a list"),
     ],
 )
-def test_an_adapter_with_unsupported_options_is_refused(fresh_family, tmp_path, written, told):
+def test_an_adapter_with_unsupported_options_is_refused(fresh_family, tmp_path, written, message):
     model, _ = add_adapter(fresh_family, {"language_model": ["o_proj"]}, {"r": 2, "lora_alpha": 2, "lora_dropout": 0.0})
     model.save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | written))
     bare = model.unload()
     before = {name: parameter.clone() for name, parameter in bare.named_parameters()}
-    with pytest.raises(AdapterError, match=told) as caught:
+    with pytest.raises(AdapterError, match=message) as caught:
         load_adapter(fresh_family, tmp_path)
     assert "\n" not in str(caught.value)
     assert all((parameter == before[name]).all() for name, parameter in bare.named_parameters())

@@ -67,7 +67,7 @@ def test_a_preflight_passes_and_changes_nothing(
 ):
     if quantization and not importlib.util.find_spec("bitsandbytes"):
         pytest.skip("the extra `quant` is not installed")
-    results = []  # random weights in 4 bits may hardly hear
+    results = []  # random weights in 4 bits may hardly depend on the audio
     for checks in (True, False):
         family = family_class(family_name).load(
             tiny_folder(family_name), revision=None, dtype="float32", attn_implementation="sdpa",

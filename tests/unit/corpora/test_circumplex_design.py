@@ -45,7 +45,7 @@ def test_labels_are_balanced_in_every_split(variant, split):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_in_train_no_word_speaker_or_carrier_tells_arousal(seed):
+def test_in_train_no_word_speaker_or_carrier_predicts_arousal(seed):
     cells = design.cells("train", seed)
     for trait in ("word", "speaker", "carrier"):
         counts = defaultdict(Counter)

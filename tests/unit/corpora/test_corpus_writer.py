@@ -275,7 +275,7 @@ def test_a_killed_preparation_goes_on_where_it_was(rows, tmp_path, monkeypatch):
     assert (changed["n_utterances"], changed["rejected"]) == (300, {"truncated": 1})
 
 
-def test_an_utterance_without_audio_is_kept_only_where_that_was_asked_for(rows, tmp_path):
+def test_an_utterance_without_audio_is_kept_only_if_requested(rows, tmp_path):
     spoken = replace(rows[0], audio_bytes=None, audio_path="gone.wav")
     written = Utterance(utterance_id="u9", corpus="tiny", transcript="Hello.", label="glad")
     there = rows[1]

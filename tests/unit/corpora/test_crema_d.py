@@ -155,7 +155,7 @@ def test_what_is_no_clip_of_the_release_is_rejected(release, path, reason):
     assert set(utterances(release)) == set(CLIPS)
 
 
-def test_other_files_are_nobodys_business(release):
+def test_other_files_are_ignored(release):
     for path in ("README.md", "finishedResponses.csv", "processedResults/summaryTable.csv", "AudioWAV/._1.wav"):
         put(release / path, b"\0")
     assert reasons(crema_d.read(release)) == []

@@ -36,7 +36,7 @@ def release(tmp_path, tone):
     return root
 
 
-def test_the_name_tells_every_column(tmp_path, tone):
+def test_the_name_fills_every_column(tmp_path, tone):
     put(tmp_path / "wav/16b03La.wav", tone())
     assert list(emodb.read(tmp_path)) == [
         Utterance(
@@ -100,7 +100,7 @@ def test_what_is_not_named_so_is_rejected(tmp_path, name):
     assert (rejection.path, rejection.reason) == (name, "unexpected_name")
 
 
-def test_clips_are_found_wherever_they_lie_and_other_files_are_nobodys_business(tmp_path, tone):
+def test_clips_are_found_in_any_folder_and_other_files_are_ignored(tmp_path, tone):
     for path in ("download/wav/03a01Fa.WAV", "03a01Nc.wav"):
         put(tmp_path / path, tone())
     for path in ("README", "wav/._03a01Wa.wav", "wav/Thumbs.db"):

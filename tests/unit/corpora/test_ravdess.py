@@ -8,7 +8,7 @@ from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora import ravdess, write_corpus
 
 
-def test_the_name_tells_every_column(tmp_path, tone):
+def test_the_name_fills_every_column(tmp_path, tone):
     put(tmp_path / "Audio_Speech_Actors_01-24/Actor_12/03-01-06-02-02-01-12.wav", tone(0.5, 48000, 2))
     (utterance,) = ravdess.read(tmp_path)
     assert utterance == Utterance(
@@ -47,7 +47,7 @@ def test_what_is_no_clip_of_the_release_is_rejected(tmp_path, tone, path, reason
     assert (rejection.path, rejection.reason) == (path, reason)
 
 
-def test_other_files_are_nobodys_business(tmp_path, tone):
+def test_other_files_are_ignored(tmp_path, tone):
     put(tmp_path / "README.md", b"")
     put(tmp_path / "Actor_01/._03-01-01-01-01-01-01.wav", b"\0")
     put(tmp_path / "Actor_01/03-01-01-01-01-01-01.WAV", tone())

@@ -73,7 +73,7 @@ def load(script: str):
         ("compare", ["gone", "--out", "unused"], "gone: no such run folder"),
     ],
 )
-def test_errors_are_one_line_unless_asked(script, arguments, message, capsys):
+def test_errors_are_one_line_without_debug(script, arguments, message, capsys):
     module = load(script)
     assert module.main(arguments) == 1
     printed = capsys.readouterr().err

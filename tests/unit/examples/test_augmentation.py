@@ -61,7 +61,7 @@ def recording(folder, name, samples, rate=RATE):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory, examples_of_rows):
-    """Eight synthetic utterances, heard at 16 kHz."""
+    """Eight synthetic utterances at 16 kHz."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "audio").mkdir()
     rows = []
@@ -79,7 +79,7 @@ def examples(tmp_path_factory, examples_of_rows):
     return examples_of_rows(load(folder / "prepared").dataset, list(range(8)), task, RATE)
 
 
-def heard(examples):
+def samples_of(examples):
     return [example.input.waveform.samples for example in examples]
 
 
@@ -123,7 +123,7 @@ def test_nothing_is_on_by_default_and_nothing_changes():
     assert Augmentation(AugmentSettings())(clip, "key") is clip
 
 
-def test_noise_stands_at_the_ratio_asked_for():
+def test_noise_has_the_requested_ratio():
     clip = sound(2.0)
     for color in ("white", "random"):
         change = Augmentation(AugmentSettings(noise=NoiseSettings(p=1, min_snr_db=10, max_snr_db=10, color=color)))
@@ -195,13 +195,13 @@ def test_another_process_draws_the_same():
 
 def test_an_epoch_is_a_draw_and_comes_again(examples):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
-    first = heard(train)
+    first = samples_of(train)
     train.set_epoch(1)
-    second = heard(train)
+    second = samples_of(train)
     assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True) if len(a) == len(b))
     train.set_epoch(0)
-    assert same(heard(train), first)
-    assert not same(heard(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
+    assert same(samples_of(train), first)
+    assert not same(samples_of(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
     assert [example.input.utterance_id for example in train] == list(train.utterances()["utterance_id"])
     assert train.truths() == examples.truths()
     assert train.durations_s() == examples.durations_s()
@@ -209,21 +209,21 @@ def test_an_epoch_is_a_draw_and_comes_again(examples):
 
 def test_the_examples_themselves_never_change(examples):
     """Dev and test are such examples: what is wrapped around the training side does not reach them."""
-    before = heard(examples)
+    before = samples_of(examples)
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
     train.set_epoch(3)
-    heard(train)
-    assert same(heard(examples), before)
+    samples_of(train)
+    assert same(samples_of(examples), before)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_that_stay_alive_hear_of_the_epoch(examples, workers, start):
+def test_persistent_workers_get_the_epoch(examples, workers, start):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
     expected = []
     for epoch in range(3):
         train.set_epoch(epoch)
-        expected.append(heard(train))
+        expected.append(samples_of(train))
     train.set_epoch(0)
     context = multiprocessing.get_context(start) if workers else None
     loader = DataLoader(
@@ -238,9 +238,9 @@ def test_workers_that_stay_alive_hear_of_the_epoch(examples, workers, start):
 
 def test_repeats_of_an_utterance_sound_different_and_the_first_as_if_alone(examples):
     train = AugmentedExamples(examples.select([0, 1, 0]), Augmentation(ALONE["white"]), seed=0)
-    first, other, repeat = heard(train)
+    first, other, repeat = samples_of(train)
     assert not np.array_equal(first, repeat)
-    assert same(heard(AugmentedExamples(examples, Augmentation(ALONE["white"]), seed=0))[:2], [first, other])
+    assert same(samples_of(AugmentedExamples(examples, Augmentation(ALONE["white"]), seed=0))[:2], [first, other])
 
 
 def test_examples_without_a_waveform_pass(examples):
@@ -258,7 +258,7 @@ def test_utterances_near_the_limit_keep_their_speed(examples):
 
     bound = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=refuses)
     assert bound.unchanged_speed == {f"u{number}" for number in range(8)}
-    assert same(heard(bound), heard(examples))
+    assert same(samples_of(bound), samples_of(examples))
     free = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=lambda duration_s: None)
     assert free.unchanged_speed == frozenset()
     assert min(example.input.waveform.duration_s for example in free) > 0.99
@@ -305,7 +305,7 @@ def test_no_mp3_at_odd_rates():
         Augmentation(ALONE["mp3"])(Waveform(sound().samples, 7_000), "key")
 
 
-def test_a_chain_travels_and_its_digest_tells_its_recordings(tmp_path):
+def test_a_chain_can_be_pickled_and_its_digest_depends_on_the_recordings(tmp_path):
     folder = recording(tmp_path / "noises", "a.wav", np.full(100, 0.1))
     settings = AugmentSettings(noise=NoiseSettings(p=1, folder=folder))
     change = Augmentation(settings)

@@ -61,7 +61,7 @@ def test_only_those_selected_lend_their_audio(examples):
     assert {len(given.waveform.samples) for given in swapped} == allowed
 
 
-def test_a_run_that_does_not_hear_has_nothing_to_swap(examples):
+def test_a_run_without_audio_has_nothing_to_swap(examples):
     with pytest.raises(ConfigError, match=r"argument 'examples'.*no audio slot"):
         SwappedAudio(examples().without_waveforms(), seed=0)
     with pytest.raises(ConfigError, match="'count': 1; swapping audio needs two or more utterances"):

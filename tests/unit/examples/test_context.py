@@ -46,8 +46,8 @@ def test_the_nearest_turns_before_by_turn_or_else_by_start(corpus, without):
 
 
 def test_other_transcripts_are_read_in_their_place(corpus):
-    heard = {"a1": "who are you", "a2": None}
-    context = dialogue_context(corpus(), 5, lambda name, own: heard.get(name, own))
+    recognised = {"a1": "who are you", "a2": None}
+    context = dialogue_context(corpus(), 5, lambda name, own: recognised.get(name, own))
     assert context["a3"] == (Turn("Ann", "who are you"),)
 
 

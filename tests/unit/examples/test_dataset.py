@@ -47,7 +47,7 @@ def test_inputs_are_those_of_the_examples_without_their_truths(toy_corpus, toy_p
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
-def test_audio_comes_at_the_rate_asked_for(toy_corpus, toy_protocol, rate):
+def test_audio_has_the_requested_rate(toy_corpus, toy_protocol, rate):
     test = ExampleSource(fold_corpus(toy_corpus(rate), toy_protocol())).examples(1, "test", sampling_rate=16000)
     for index in range(len(test)):
         given = test[index].input
@@ -58,7 +58,7 @@ def test_audio_comes_at_the_rate_asked_for(toy_corpus, toy_protocol, rate):
         assert abs(spectrum.argmax() / 0.4 - (100 + 10 * int(speaker) + int(number))) <= 1.25  # half a bin
 
 
-def test_an_utterance_without_audio_is_named_where_it_is_to_be_heard(toy_corpus, toy_protocol, examples_of_rows):
+def test_an_utterance_without_the_audio_that_is_needed_is_named(toy_corpus, toy_protocol, examples_of_rows):
     utterances = toy_corpus().dataset
     row = {name: utterances[name][0] for name in utterances.column_names} | {"audio": None}
     task = toy_protocol().resolve_task({})
@@ -91,7 +91,7 @@ def test_durations_and_tables_need_no_decoding(toy_corpus, toy_protocol):
     assert list(frame["truth"]) == [test[index].label for index in range(len(test))]
 
 
-def test_a_selection_keeps_the_order_asked_for(toy_corpus, toy_protocol):
+def test_a_selection_keeps_the_requested_order(toy_corpus, toy_protocol):
     train = ExampleSource(fold_corpus(toy_corpus(), toy_protocol())).examples(1, "train", sampling_rate=None)
     chosen = train.select([3, 0])
     assert [example.input.utterance_id for example in chosen] == [train[index].input.utterance_id for index in (3, 0)]

@@ -88,7 +88,7 @@ def test_a_dip_of_less_than_two_decibels_parts_nothing():
     assert measure(shallow).rate_per_s == pytest.approx(0.5, rel=0.05)
 
 
-def test_where_nothing_sounds_nothing_is_heard():
+def test_silence_has_no_descriptors():
     silent = measure(Waveform(np.zeros(RATE, np.float32), RATE))
     assert silent == Measures(None, None, None)
     terciles = Terciles((1.0, 2.0), (1.0, 2.0), (1.0, 2.0), 3, 3)
@@ -180,13 +180,13 @@ def source(tmp_path):
 def test_the_training_side_alone_decides_what_is_high(source, tmp_path):
     plain = source()
     train, test = plain.folded.folds.ids(1, "train"), plain.folded.folds.ids(1, "test")
-    heard = [name for name in test if name != "s0_mute"]
+    with_pitch = [name for name in test if name != "s0_mute"]
     found = describe_corpus(plain, train, tmp_path / "cache", processes=1)
-    extreme = source("extreme", **dict.fromkeys(heard, 590))
+    extreme = source("extreme", **dict.fromkeys(with_pitch, 590))
     moved = describe_corpus(extreme, train, tmp_path / "cache", processes=1)
     assert moved.terciles == found.terciles
     assert moved.digest == found.digest
-    assert all(moved.by_id[name].startswith("pitch high") for name in heard)
+    assert all(moved.by_id[name].startswith("pitch high") for name in with_pitch)
     assert {moved.by_id[name] for name in train if name != "s0_mute"} == {
         found.by_id[name] for name in train if name != "s0_mute"
     }
@@ -206,7 +206,7 @@ def test_every_utterance_with_audio_is_described_and_the_others_are_not(source, 
         assert describe_voice(measure(given.waveform), found.terciles) == found.by_id[given.utterance_id]
 
 
-def test_utterances_of_nobody_known_are_speakers_of_their_own(source, tmp_path):
+def test_each_utterance_without_a_speaker_is_its_own_speaker(source, tmp_path):
     toy = source(speakers=False)
     train = [name for name in toy.folded.folds.ids(1, "train") if name != "s0_mute"]
     terciles = describe_corpus(toy, train, tmp_path / "cache", processes=1).terciles

@@ -9,7 +9,7 @@ TRUTHS = ["sad"] * 30 + ["hap"] * 3 + ["ang"] * 10
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 9, 15, 43])
-def test_labels_in_turn_and_nobody_twice(count):
+def test_labels_in_turn_and_no_example_twice(count):
     chosen = choose_shots(TRUTHS, ["hap", "ang", "sad"], count, seed=3)
     assert len(set(chosen)) == len(chosen) == count
     drawn = Counter(TRUTHS[index] for index in chosen)

@@ -21,7 +21,7 @@ def write(tmp_path, content):
     return path
 
 
-def test_every_form_stands_in_every_template(tmp_path):
+def test_every_form_is_in_every_template(tmp_path):
     ensemble = load_ensemble(write(tmp_path, GOOD))
     assert ensemble.modalities == "audio"
     assert ensemble.descriptions(ensemble.label_set(LABELS)) == [

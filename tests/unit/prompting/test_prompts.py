@@ -73,7 +73,7 @@ def test_a_missing_transcript_is_an_error_where_it_is_read(written):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("name: p\nuser: What?", "has no slot of an utterance"),
         (
@@ -92,12 +92,12 @@ def test_a_missing_transcript_is_an_error_where_it_is_read(written):
         ("name: p\nuser: '{{ audio }}'\nanswers: {hap: happy}", "key 'answers.hap': expected a list"),
     ],
 )
-def test_a_wrong_prompt_file_is_named(written, content, told):
+def test_a_wrong_prompt_file_is_named(written, content, message):
     path = written(content)
     with pytest.raises(ConfigError) as caught:
         load_prompt(path)
     assert str(path) in str(caught.value)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_answers_replace_the_surface_forms(written):
@@ -116,7 +116,7 @@ def test_answers_for_some_labels_only_are_refused(written):
     assert plain.label_set(LABELS) is LABELS
 
 
-def test_the_digest_follows_what_is_asked_and_not_the_comments(written):
+def test_the_digest_depends_on_the_prompt_and_not_on_comments(written):
     first = load_prompt(written("name: p\nuser: '{{ audio }}'")).digest
     assert load_prompt(written("# why\nname: p\nuser: '{{ audio }}'")).digest == first
     assert load_prompt(written("name: p\nuser: '{{ audio }}?'")).digest != first

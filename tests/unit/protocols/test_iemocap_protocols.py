@@ -23,7 +23,7 @@ def lines():
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Four-class utterances of a synthetic release with the published counts, as its reader tells them."""
+    """Four-class utterances of a synthetic release with the published counts, as its reader gives them."""
     root = tmp_path_factory.mktemp("synthetic_iemocap")
     write(root, published())
     task = load_tasks("iemocap")["iemocap_4"]
