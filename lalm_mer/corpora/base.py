@@ -12,11 +12,11 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES, decode, decode_video, encode
 from lalm_mer.core.config import read_yaml
@@ -27,6 +27,7 @@ from lalm_mer.core.schema import Rejection
 __all__ = [
     "AUDIO_SUFFIXES",
     "AudioFile",
+    "accepted",
     "decoded_text",
     "list_files",
     "load_tasks",
@@ -36,6 +37,8 @@ __all__ = [
     "relative",
     "require_inside",
 ]
+
+T = TypeVar("T")
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".au", ".sph", ".wma")
@@ -57,6 +60,17 @@ class AudioFile:
     content: bytes
     sampling_rate: int
     duration_s: float
+
+
+def accepted(items: Iterable[T | Rejection]) -> Generator[Rejection, None, list[T]]:
+    """Yield the rejections among ``items``, and return the other items."""
+    others: list[T] = []
+    for item in items:
+        if isinstance(item, Rejection):
+            yield item
+        else:
+            others.append(item)
+    return others
 
 
 def list_files(root: Path) -> Iterator[Path | Rejection]:

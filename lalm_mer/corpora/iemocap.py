@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, accepted, decoded_text, list_files, number_of, relative
 
 __all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -123,23 +123,16 @@ def _kind(folders: Sequence[str], suffix: str) -> str | None:
 
 def _read_dialogue(root: Path, path: Path) -> Iterator[Utterance | Rejection]:
     """The utterances of one file of ``EmoEvaluation``, in its order."""
-    evaluations: list[_Evaluation] = []
-    for item in _evaluations(decoded_text(root, path), relative(root, path)):
-        if isinstance(item, Rejection):
-            yield item
-        else:
-            evaluations.append(item)
+    evaluations = yield from accepted(_evaluations(decoded_text(root, path), relative(root, path)))
     session = path.parents[2]
     lines: dict[str, list[re.Match[str]]] = {}
     for dialogue in dict.fromkeys(evaluation.name["dialogue"] for evaluation in evaluations):
         transcription = session / "dialog" / "transcriptions" / f"{dialogue}.txt"
         if not transcription.exists():
             continue
-        for line in _transcript_lines(decoded_text(root, transcription), relative(root, transcription)):
-            if isinstance(line, Rejection):
-                yield line
-            else:
-                lines.setdefault(line["name"], []).append(line)
+        found = _transcript_lines(decoded_text(root, transcription), relative(root, transcription))
+        for line in (yield from accepted(found)):
+            lines.setdefault(line["name"], []).append(line)
     by_time = sorted(range(len(evaluations)), key=lambda index: evaluations[index].times_s)
     turn = {index: number for number, index in enumerate(by_time, start=1)}
     for index, evaluation in enumerate(evaluations):

@@ -20,7 +20,7 @@ from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, relative
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, accepted, decoded_text, list_files, number_of, relative
 
 __all__ = ["EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -170,14 +170,8 @@ def _read_video(
         detail = f"intervals {_shape(intervals)}, features {_shape(values)}; expected (n, 2) and (n, 7) numbers"
         yield Rejection(video, "bad_row", f"{_LABEL_FILE}: {detail}")
         return
-    lines: list[_Line] = []
     transcript = files.of[_TRANSCRIPTS].get(video)
-    if transcript is not None:
-        for item in _lines(root, transcript):
-            if isinstance(item, Rejection):
-                yield item
-            else:
-                lines.append(item)
+    lines = [] if transcript is None else (yield from accepted(_lines(root, transcript)))
     wav, mp4 = files.of[_AUDIO].get(video), files.of[_VIDEOS].get(video)
     source = wav or mp4 or _expected(root, video, files)
     video_path = relative(root, mp4) if mp4 else None

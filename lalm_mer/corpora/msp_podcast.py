@@ -16,7 +16,7 @@ from pathlib import Path
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, decoded_text, list_files, number_of, read_table, relative
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, accepted, decoded_text, list_files, number_of, read_table, relative
 
 __all__ = ["LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -61,12 +61,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     Raises:
         CorpusError: if there is no such folder, not exactly one table of consensus labels, or a table lacks a column
     """
-    files: list[Path] = []
-    for item in list_files(root):
-        if isinstance(item, Rejection):
-            yield item
-        else:
-            files.append(item)
+    files = yield from accepted(list_files(root))
     consensus = _consensus_table(root, files)
     detailed = consensus.with_name("labels_detailed.csv")
     found = _Found()

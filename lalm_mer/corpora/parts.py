@@ -158,13 +158,11 @@ def _key_of(row: Utterance | Rejection, root: Path | None) -> list[Any]:
 
 def _kept_rows(part: Part, counts: PartCounts) -> Iterator[dict[str, Any]]:
     for row in part.rows:
-        audio = _audio_of(row, part) if isinstance(row, Utterance) else None
-        rejection = row if isinstance(row, Rejection) else audio if isinstance(audio, Rejection) else None
-        if rejection is not None:
-            counts.rejected.append(asdict(rejection))
+        audio = row if isinstance(row, Rejection) else _audio_of(row, part)
+        if isinstance(audio, Rejection):
+            counts.rejected.append(asdict(audio))
             continue
         assert isinstance(row, Utterance)
-        assert not isinstance(audio, Rejection)
         cells = _cells(row, audio)
         _count(cells, counts, part.tasks)
         yield cells
@@ -201,15 +199,14 @@ def _cells(row: Utterance, audio: AudioFile | None) -> dict[str, Any]:
     if row.intensities is not None:
         pairs = sorted(row.intensities.items())
         cells["intensities"] = [{"label": label, "intensity": value} for label, value in pairs]
-    measured: tuple[Any, ...] = (None, None, None, None)
-    if audio is not None:
-        measured = (
-            {"path": audio.path, "bytes": audio.content},
-            hash_bytes(audio.content),
-            audio.sampling_rate,
-            audio.duration_s,
-        )
-    return cells | dict(zip(_MEASURED, measured, strict=True))
+    if audio is None:
+        return cells | dict.fromkeys(_MEASURED)
+    return cells | {
+        "audio": {"path": audio.path, "bytes": audio.content},
+        "audio_sha256": hash_bytes(audio.content),
+        "sampling_rate": audio.sampling_rate,
+        "duration_s": audio.duration_s,
+    }
 
 
 def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Task]) -> None:
