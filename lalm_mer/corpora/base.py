@@ -2,7 +2,7 @@
 
 A reader is a function ``read(root, ...) -> Iterator[Utterance | Rejection]``. It yields one of the two for every file
 or row that it finds, in an order that does not depend on the file system, and raises ``CorpusError`` only if nothing
-can be read at all. It does not open audio: the writer does, on all cores, and rejects files that cannot be decoded.
+can be read. It does not open audio: the writer does, on all cores, and rejects files that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -25,18 +25,9 @@ from lalm_mer.core.labels import Interval, LabelSet, Task
 from lalm_mer.core.schema import Rejection
 
 __all__ = [
-    "AUDIO_SUFFIXES",
-    "AudioFile",
-    "accepted",
-    "decoded_text",
-    "list_files",
-    "load_tasks",
-    "number_of",
-    "read_audio",
-    "read_table",
-    "relative",
-    "require_inside",
-]
+    "AUDIO_SUFFIXES", "AudioFile", "accepted", "decoded_text", "list_files", "load_tasks", "number_of", "read_audio",
+    "read_table", "reject_outside", "relative", "require_inside",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -97,30 +88,24 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in subfolders:  # os.walk lists links to folders but does not enter them
             path = Path(folder, name)
-            if path.is_symlink() and not _is_inside(root, path):
-                found_here.append(_reject_outside(root, path))
+            if path.is_symlink() and (rejection := reject_outside(root, path)) is not None:
+                found_here.append(rejection)
     yield from sorted(found_here, key=lambda item: relative(root, item) if isinstance(item, Path) else item.path)
 
 
 def read_audio(
     root: Path, path: Path, start_s: float | None = None, end_s: float | None = None
 ) -> AudioFile | Rejection:
-    """Read and check one audio or video file inside ``root``.
-
-    Args:
-        root: folder of the corpus
-        path: the file, including ``root``
-        start_s: start of the part to read, in seconds; None for the beginning
-        end_s: its end, in seconds; None for the end of the file
+    """Read and check an audio or video file, or its part from ``start_s`` to ``end_s`` in seconds.
 
     Returns:
-        The file, or a rejection with reason ``outside_root``, ``missing_audio``, ``unreadable``, ``empty``,
+        The audio, or a rejection with reason ``outside_root``, ``missing_audio``, ``unreadable``, ``empty``,
         ``truncated`` or ``non_finite``
     """
     name = relative(root, path)
     try:
-        if not _is_inside(root, path):
-            return _reject_outside(root, path)
+        if (outside := reject_outside(root, path)) is not None:
+            return outside
         if not path.is_file():
             return Rejection(name, "missing_audio", "no such file in the corpus folder")
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
@@ -184,18 +169,12 @@ def require_inside(root: Path, path: Path) -> None:
 def read_table(
     root: Path, path: Path, columns: Sequence[str], delimiter: str = ","
 ) -> Iterator[Mapping[str, str] | Rejection]:
-    """Read the rows of a release's CSV as {column: cell}, stripped; other columns are included.
+    """Read the rows of a CSV of a release as {column: cell} with stripped cells.
 
     A row with fewer cells than the header, such as a truncated one, is rejected as ``bad_row``.
 
-    Args:
-        root: folder of the release
-        path: the CSV file
-        columns: columns that it must have
-        delimiter: separator of its cells
-
     Raises:
-        CorpusError: if it cannot be read or lacks a column
+        CorpusError: if the table cannot be read or lacks one of ``columns``; it may have others
     """
     records = _records(decoded_text(root, path), path, delimiter)
     header = [name.strip() for name in next(records, [])]
@@ -230,16 +209,7 @@ def number_of(cell: str) -> float | None:
 
 
 def load_tasks(corpus: str) -> dict[str, Task]:
-    """Load the tasks that the package defines for a corpus; none for a corpus that it does not know.
-
-    Args:
-        corpus: name of the corpus
-
-    Returns:
-        Name of the task -> task
-
-    Raises:
-        ConfigError: if the package's task file is malformed
+    """Load the tasks that the package defines for a corpus, by name; none for a corpus that it does not know.
 
     Example:
         >>> load_tasks("ravdess")["ravdess_8"].label_of("happy")
@@ -288,7 +258,7 @@ def _is_inside(root: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def _reject_outside(root: Path, path: Path) -> Rejection:
-    return Rejection(
-        relative(root, path), "outside_root", "points outside the corpus folder; copy the file into the folder"
-    )
+def reject_outside(root: Path, path: Path) -> Rejection | None:
+    """Reject a link to a file or folder outside of ``root``; None for other paths."""
+    detail = "points outside the corpus folder; copy the file into the folder"
+    return None if _is_inside(root, path) else Rejection(relative(root, path), "outside_root", detail)

@@ -21,17 +21,9 @@ LOADER_VERSION = "1"
 RANGES: Mapping[str, Sequence[float]] = {}
 
 _SPEAKERS = {
-    "03": ("male", 31),
-    "08": ("female", 34),
-    "09": ("female", 21),
-    "10": ("male", 32),
-    "11": ("male", 26),
-    "12": ("male", 30),
-    "13": ("female", 32),
-    "14": ("female", 35),
-    "15": ("male", 25),
-    "16": ("female", 31),
-}
+    "03": ("male", 31), "08": ("female", 34), "09": ("female", 21), "10": ("male", 32), "11": ("male", 26),
+    "12": ("male", 30), "13": ("female", 32), "14": ("female", 35), "15": ("male", 25), "16": ("female", 31),
+}  # fmt: skip
 _SENTENCES = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
     "a02": "Das will sie am Mittwoch abgeben.",
@@ -44,7 +36,8 @@ _SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
-_EMOTIONS = {  # keys: initials of Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral
+# The keys are the initials of Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
+_EMOTIONS = {
     "W": "anger",
     "L": "boredom",
     "E": "disgust",

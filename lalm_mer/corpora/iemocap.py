@@ -38,7 +38,8 @@ _NEAR_S = 1.0  # largest distance between the times of a transcript and those of
 _TRANSCRIPT_LINE = re.compile(
     rf"(?P<name>Ses\w+)\s*(?:\[\s*(?P<start>{_SECONDS})\s*-\s*(?P<end>{_SECONDS})\s*\])?\s*:\s*(?P<words>.*)"
 )
-_SESSION = re.compile(r"Session[1-5]")
+_EVALUATIONS = re.compile(r"(?:^|/)Session[1-5]/dialog/EmoEvaluation$")
+_RECORDINGS = re.compile(r"(?:^|/)Session[1-5]/sentences/wav/[^/]+$")
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     """
     evaluations: list[Path] = []
     recordings: list[str] = []
-    for item in list_files(root):
-        if isinstance(item, Rejection):
-            yield item
-            continue
+    for item in (yield from accepted(list_files(root))):
         kind = _kind(item.relative_to(root).parts[:-1], item.suffix.lower())
         if kind == "evaluation":
             evaluations.append(item)
@@ -114,11 +112,10 @@ def _speaker(name: re.Match[str]) -> str:
 
 def _kind(folders: Sequence[str], suffix: str) -> str | None:
     """Kind of a file by its folders; None for other files, such as motion capture."""
-    if len(folders) >= 3 and _SESSION.fullmatch(folders[-3]) and tuple(folders[-2:]) == ("dialog", "EmoEvaluation"):
-        return "evaluation" if suffix == ".txt" else None
-    if len(folders) >= 4 and _SESSION.fullmatch(folders[-4]) and tuple(folders[-3:-1]) == ("sentences", "wav"):
-        return "recording" if suffix in AUDIO_SUFFIXES else None
-    return None
+    folder = "/".join(folders)
+    if suffix == ".txt" and _EVALUATIONS.search(folder):
+        return "evaluation"
+    return "recording" if suffix in AUDIO_SUFFIXES and _RECORDINGS.search(folder) else None
 
 
 def _read_dialogue(root: Path, path: Path) -> Iterator[Utterance | Rejection]:
@@ -179,8 +176,7 @@ def _evaluations(content: str, where: str) -> Iterator[_Evaluation | Rejection]:
         number, head = block[0]
         line = _LABEL_LINE.fullmatch(head)
         if line is None:
-            expected = "expected [start - end] name label [V, A, D]"
-            yield _bad_row(where, number, head, expected)
+            yield _bad_row(where, number, head, "expected [start - end] name label [V, A, D]")
             continue
         name = _NAME.fullmatch(line["name"])
         if name is None:
@@ -230,13 +226,9 @@ def _transcript(lines: Sequence[re.Match[str]], times_s: tuple[float, float]) ->
     """
     start_s, end_s = times_s
     spoken = [line for line in lines if line["words"]]
-    near = [
-        line
-        for line in spoken
-        if line["start"] is not None
-        and float(line["start"]) < end_s + _NEAR_S
-        and float(line["end"]) > start_s - _NEAR_S
-    ]
+    timed = [line for line in spoken if line["start"] is not None]
+    low_s, high_s = start_s - _NEAR_S, end_s + _NEAR_S
+    near = [line for line in timed if float(line["start"]) < high_s and float(line["end"]) > low_s]
     if near:
         nearest = min(near, key=lambda line: abs(float(line["start"]) - start_s) + abs(float(line["end"]) - end_s))
         return str(nearest["words"])

@@ -81,10 +81,10 @@ def read(
         corpus: name of the corpus
         columns: column of the library -> column of the manifest, where they differ
         labels: all labels that may occur; None for any
-        encoding: character encoding of the manifest; it is not guessed
+        encoding: character encoding of the manifest
         delimiter: separator of the fields of a CSV; None for the comma, tab, semicolon or bar found in its header
         ranges: dimension -> lowest and highest value; a value outside is a ``bad_value``
-        cut: whether ``start_s`` to ``end_s`` is cut out of the file; False if the files are cut already
+        cut: whether ``start_s`` to ``end_s`` is cut out of the file
 
     Raises:
         ConfigError: if ``columns`` or ``ranges`` name an unknown column, or the encoding is unknown
@@ -94,7 +94,7 @@ def read(
     _check_options(columns, ranges)
     characters = _decoded(root, manifest, encoding)
     found_columns = _found_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
-    for row in _rows(_records(characters, manifest, delimiter), found_columns):  # check all labels before reading rows
+    for row in _rows(_records(characters, manifest, delimiter), found_columns):  # checks all labels first
         label = row.cells.get("label")
         if labels is not None and label not in (None, "") and label not in labels:
             raise CorpusError(
@@ -150,7 +150,7 @@ def _rows(records: Iterator[tuple[int, Values]], found_columns: Mapping[str, str
 
 
 def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
-    """Number of each row, and its cells by column of the manifest."""
+    """The number of each row and its cells by column of the manifest."""
     if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
         return _jsonl(characters, manifest)
     return _csv(characters, manifest, delimiter)
@@ -216,8 +216,8 @@ def _read_row(row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]], *, 
     if not row.path:
         return Rejection(f"row {row.number}", "bad_value", "path is empty")
     try:
-        _identifier("path", row.cells.get("path"))
-        _identifier("utterance_id", row.cells.get("utterance_id"))
+        for name in ("path", "utterance_id"):
+            _check_identifier(name, row.cells.get(name))
         values = _values(row.cells, ranges)
     except _BadValueError as error:
         shown = row.path if row.path.isprintable() else f"row {row.number}"
@@ -261,12 +261,11 @@ def _string(name: str, cell: object) -> str | None:
     return str(cell)
 
 
-def _identifier(name: str, cell: object) -> str:
-    """Check a path or id: one line of printable characters, each part short enough for a file name."""
+def _check_identifier(name: str, cell: object) -> None:
+    """Check a path or id: printable characters, each part short enough for a file name."""
     written = _string(name, cell) or ""
     if not written.isprintable() or max(map(len, written.split("/"))) > _LONGEST_NAME:
         raise _BadValueError(f"{name} {written[:80]!r}: expected at most {_LONGEST_NAME} printable characters")
-    return written
 
 
 def _number(name: str, cell: object) -> float | None:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import CorpusError
@@ -26,33 +25,23 @@ RANGES: Mapping[str, Sequence[float]] = {"sentiment": (-1.0, 1.0)}
 
 _NOISY = "noise in the audio (declare-lab/MELD issue 9)"
 _NOT_ALIGNED = "clip and transcript are not aligned (declare-lab/MELD issue 9)"
-KNOWN_DEFECTS: Mapping[str, str] = MappingProxyType(
-    {
-        "train_dia125_utt3": "the clip is corrupt (declare-lab/MELD issues 39 and 52)",
-        "dev_dia110_utt7": "the clip is missing (declare-lab/MELD issues 22 and 27)",
-        "test_dia38_utt4": "label 304.9 s long, clip of five minutes (the CSV; declare-lab/MELD issue 20)",
-        "test_dia220_utt0": "label 235.1 s long, clip of four minutes (the CSV; declare-lab/MELD issue 20)",
-        "test_dia155_utt3": "label 0 s long (the CSV)",
-        "train_dia338_utt3": "label 0.006 s long (the CSV)",
-        "train_dia309_utt0": "wrongly cut, and the transcript describes the scene (declare-lab/MELD issue 20)",
-        "train_dia164_utt5": _NOISY,
-        "train_dia529_utt2": _NOISY,
-        "train_dia682_utt1": _NOISY,
-        "train_dia793_utt0": _NOISY,
-        "train_dia1008_utt1": _NOISY,
-        "train_dia1029_utt1": _NOISY,
-        "train_dia241_utt2": _NOT_ALIGNED,
-        "train_dia485_utt0": _NOT_ALIGNED,
-        "train_dia757_utt7": _NOT_ALIGNED,
-    }
-)
+KNOWN_DEFECTS: Mapping[str, str] = {
+    "train_dia125_utt3": "the clip is corrupt (declare-lab/MELD issues 39 and 52)",
+    "dev_dia110_utt7": "the clip is missing (declare-lab/MELD issues 22 and 27)",
+    "test_dia38_utt4": "label 304.9 s long, clip of five minutes (the CSV; declare-lab/MELD issue 20)",
+    "test_dia220_utt0": "label 235.1 s long, clip of four minutes (the CSV; declare-lab/MELD issue 20)",
+    "test_dia155_utt3": "label 0 s long (the CSV)",
+    "train_dia338_utt3": "label 0.006 s long (the CSV)",
+    "train_dia309_utt0": "wrongly cut, and the transcript describes the scene (declare-lab/MELD issue 20)",
+    "train_dia164_utt5": _NOISY, "train_dia529_utt2": _NOISY, "train_dia682_utt1": _NOISY,
+    "train_dia793_utt0": _NOISY, "train_dia1008_utt1": _NOISY, "train_dia1029_utt1": _NOISY,
+    "train_dia241_utt2": _NOT_ALIGNED, "train_dia485_utt0": _NOT_ALIGNED, "train_dia757_utt7": _NOT_ALIGNED,
+}  # fmt: skip
 """Utterance id -> published defect in the release, with its source. These utterances are read like all others."""
 
 _SPLITS = ("train", "dev", "test")
-_COLUMNS = (
-    *("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID"),
-    *("Season", "Episode", "StartTime", "EndTime"),
-)
+_COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",
+            "StartTime", "EndTime")  # fmt: skip
 _CLIP = re.compile(r"dia(?P<dialogue>0|[1-9]\d*)_utt(?P<turn>0|[1-9]\d*)")
 _ID = re.compile(rf"(?:{'|'.join(_SPLITS)})_{_CLIP.pattern}")
 _FOLDER = re.compile(r"(?P<split>train|dev|test)(?:_splits\w*)?|output_repeated_splits_(?P<repeated>test)\w*")
@@ -63,16 +52,11 @@ _SENTIMENTS = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
 @dataclass
 class _Split:
-    """The clips of one split on disk.
-
-    Args:
-        clips: (dialogue, turn) -> suffix -> path relative to the root
-        used: clips that a row of the table names
-    """
+    """The clips of one split on disk, by dialogue and turn."""
 
     name: str
-    clips: dict[tuple[int, int], dict[str, str]] = field(default_factory=dict)
-    used: set[tuple[int, int]] = field(default_factory=set)
+    clips: dict[tuple[int, int], dict[str, str]] = field(default_factory=dict)  # -> suffix -> path below the root
+    used: set[tuple[int, int]] = field(default_factory=set)  # those that a row of the table names
 
     def expected(self, clip: str) -> str:
         """Expected path of a missing clip: in the folder of the split's videos, or else of its other clips."""
@@ -107,8 +91,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
         elif item.name in tables:
             tables[item.name].append(item)
         elif item.suffix.lower() in AUDIO_SUFFIXES | VIDEO_SUFFIXES:
-            rejection = _take_clip(relative(root, item), splits)
-            if rejection is not None:
+            if (rejection := _take_clip(relative(root, item), splits)) is not None:
                 yield rejection
     if not any(tables.values()):
         raise CorpusError(f"{root}: none of {', '.join(tables)}; set corpus.root to the folder of MELD.Raw")
@@ -123,7 +106,9 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
         for number, row in enumerate(read_table(root, table, _COLUMNS), start=2):
             yield row if isinstance(row, Rejection) else _read_row(row, split, f"{relative(root, table)}: row {number}")
     for split in splits.values():
-        yield from _orphans(split)
+        unused = (path for key, files in split.clips.items() if key not in split.used for path in files.values())
+        for path in sorted(unused):
+            yield Rejection(path, "orphan", f"no row of {split.name}_sent_emo.csv names this clip")
 
 
 def facts(utterance_id: str) -> Facts | None:
@@ -158,13 +143,13 @@ def _take_clip(where: str, splits: Mapping[str, _Split]) -> Rejection | None:
 def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | Rejection:
     dialogue, turn = row["Dialogue_ID"], row["Utterance_ID"]
     clip = f"dia{dialogue}_utt{turn}"
-    path = where.partition(": row ")[0]
+    fault = None
     if _CLIP.fullmatch(clip) is None:
-        detail = f"{where}: Dialogue_ID {dialogue[:20]!r}, Utterance_ID {turn[:20]!r}; expected two numbers"
-        return Rejection(path, "bad_row", " ".join(detail.split()))
-    if row["Sentiment"] and row["Sentiment"] not in _SENTIMENTS:
-        detail = f"{where}: {clip}: sentiment {row['Sentiment'][:20]!r}; expected one of {', '.join(_SENTIMENTS)}"
-        return Rejection(path, "bad_row", " ".join(detail.split()))
+        fault = f"Dialogue_ID {dialogue[:20]!r}, Utterance_ID {turn[:20]!r}; expected two numbers"
+    elif row["Sentiment"] and row["Sentiment"] not in _SENTIMENTS:
+        fault = f"{clip}: sentiment {row['Sentiment'][:20]!r}; expected one of {', '.join(_SENTIMENTS)}"
+    if fault is not None:
+        return Rejection(where.partition(": row ")[0], "bad_row", " ".join(f"{where}: {fault}".split()))
     key = (int(dialogue), int(turn))
     split.used.add(key)
     files = split.clips.get(key, {})
@@ -199,9 +184,3 @@ def _seconds(written: str) -> float | None:
         return None
     hours, minutes, seconds, fraction = found.groups()
     return int(hours) * 3600 + int(minutes) * 60 + float(f"{seconds}.{fraction}")
-
-
-def _orphans(split: _Split) -> Iterator[Rejection]:
-    paths = [path for key, files in split.clips.items() if key not in split.used for path in files.values()]
-    for path in sorted(paths):
-        yield Rejection(path, "orphan", f"no row of {split.name}_sent_emo.csv names this clip")

@@ -17,10 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, accepted, decoded_text, list_files, number_of, relative
+from lalm_mer.corpora.base import (
+    AUDIO_SUFFIXES,
+    accepted,
+    decoded_text,
+    list_files,
+    number_of,
+    reject_outside,
+    relative,
+    require_inside,
+)
 
 __all__ = ["EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -73,14 +82,10 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     """
     files = _Files()
     for item in list_files(root):
-        if isinstance(item, Rejection):
-            yield item
-        elif item.name == _LABEL_FILE:
+        if isinstance(item, Path) and item.name == _LABEL_FILE:
             files.labels.append(item)
-        else:
-            rejection = _take_file(root, item, files)
-            if rejection is not None:
-                yield rejection
+        elif (rejection := item if isinstance(item, Rejection) else _take_file(root, item, files)) is not None:
+            yield rejection
     if not files.labels:
         raise CorpusError(f"{root}: no {_LABEL_FILE}; set corpus.root to the folder that contains it and Raw")
     labels, *others = sorted(files.labels, key=lambda path: (len(path.parts), path))
@@ -129,8 +134,7 @@ def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
         import h5py
     except ImportError as error:
         raise ConfigError(f"{path}: reading an HDF5 file needs h5py; pip install 'lalm-mer[mosei]'") from error
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise CorpusError(f"{path}: points outside the corpus folder {root}; copy the file into the folder")
+    require_inside(root, path)
 
     def member(group: Any, name: str) -> Any:  # noqa: ANN401 a group or an array of HDF5
         is_here = isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink)
@@ -152,7 +156,7 @@ def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
     except (OSError, RuntimeError) as error:
         if isinstance(error, CorpusError):
             raise
-        raise CorpusError(f"{path}: damaged ({' '.join(str(error).split())}); download it again") from error
+        raise CorpusError(f"{path}: damaged ({one_line(error)}); download it again") from error
 
 
 def _read_video(
@@ -173,10 +177,10 @@ def _read_video(
     transcript = files.of[_TRANSCRIPTS].get(video)
     lines = [] if transcript is None else (yield from accepted(_lines(root, transcript)))
     wav, mp4 = files.of[_AUDIO].get(video), files.of[_VIDEOS].get(video)
-    source = wav or mp4 or _expected(root, video, files)
-    video_path = relative(root, mp4) if mp4 else None
+    expected = next(iter(files.of[_AUDIO].values()), root / "Raw" / _AUDIO / "x").with_name(f"{video}.wav")
+    paths = (relative(root, wav or mp4 or expected), relative(root, mp4) if mp4 else None)
     for number, (interval, row) in enumerate(zip(times.tolist(), scores.tolist(), strict=True)):
-        yield _read_interval(f"{video}_{number}", interval, row, lines, (relative(root, source), video_path))
+        yield _read_interval(f"{video}_{number}", interval, row, lines, paths)
 
 
 def _numbers(found: Any, width: int) -> npt.NDArray[np.float64] | None:  # noqa: ANN401
@@ -188,12 +192,6 @@ def _numbers(found: Any, width: int) -> npt.NDArray[np.float64] | None:  # noqa:
 
 def _shape(found: Any) -> str:  # noqa: ANN401
     return f"{found.shape} {found.dtype}" if isinstance(found, np.ndarray) else "missing"
-
-
-def _expected(root: Path, video: str, files: _Files) -> Path:
-    """Expected path of a missing WAV."""
-    first = next(iter(files.of[_AUDIO].values()), root / "Raw" / _AUDIO / "x")
-    return first.with_name(f"{video}.wav")
 
 
 def _read_interval(
@@ -236,8 +234,8 @@ def _read_interval(
 def _lines(root: Path, path: Path) -> Iterator[_Line | Rejection]:
     """Lines ``video___clip___start___end___transcript``; video and transcript may contain underscores."""
     where, prefix = relative(root, path), f"{path.stem}___"
-    if not path.resolve().is_relative_to(root.resolve()):
-        yield Rejection(where, "outside_root", "points outside the corpus folder; copy the file into the folder")
+    if (outside := reject_outside(root, path)) is not None:
+        yield outside
         return
     for number, line in enumerate(decoded_text(root, path).split("\n"), start=1):
         if not line.strip():

@@ -34,17 +34,11 @@ _RATER_CELL = re.compile(r"[^;]*;(?P<primary>[^;]*);.*", re.DOTALL)
 
 @dataclass
 class _Found:
-    """Files and votes of the release by utterance id.
+    """Files and votes of the release by utterance id."""
 
-    Args:
-        recordings: paths relative to the root
-        transcripts: paths including the root
-        ratings: primary class -> votes
-    """
-
-    recordings: dict[str, str] = field(default_factory=dict)
+    recordings: dict[str, str] = field(default_factory=dict)  # relative to the root
     transcripts: dict[str, Path] = field(default_factory=dict)
-    ratings: dict[str, Counter[str]] = field(default_factory=dict)
+    ratings: dict[str, Counter[str]] = field(default_factory=dict)  # primary class -> votes
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
@@ -76,12 +70,10 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     for utterance_id, audio_path in sorted(found.recordings.items()):
         if utterance_id not in labelled:
             yield _utterance(root, utterance_id, audio_path, {}, found)
-    known = labelled | found.recordings.keys()
+    known, detail = labelled | found.recordings.keys(), f"has neither a row in {consensus.name} nor audio"
     for utterance_id in sorted(found.ratings.keys() - known):
-        detail = f"votes on {utterance_id}, which has neither a row in {consensus.name} nor audio"
-        yield Rejection(relative(root, detailed), "orphan", detail)
+        yield Rejection(relative(root, detailed), "orphan", f"votes on {utterance_id}, which {detail}")
     for utterance_id in sorted(found.transcripts.keys() - known):
-        detail = f"has neither a row in {consensus.name} nor audio"
         yield Rejection(relative(root, found.transcripts[utterance_id]), "orphan", detail)
 
 

@@ -84,17 +84,15 @@ class Part:
 
 @dataclass
 class PartCounts:
-    """Counts of a part, whose sums are the summary of the corpus.
+    """Counts of the utterances of a part, whose sums are the summary of the corpus.
 
     Args:
         key: ``Part.key`` of the part
         rejected: path, reason and detail of each rejection
         row_hashes: hash of each kept row, in order
-        labels: label of the corpus -> number of utterances
-        speakers: speaker -> number of utterances
         tasks: task -> label -> number of utterances
         without_audio: number of utterances that were kept without audio
-        duration_s: total duration in seconds
+        duration_s: total duration
     """
 
     key: str

@@ -69,7 +69,7 @@ class PreparedCorpus:
         return opened.cast_column("audio", datasets.Audio(decode=False))
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
-        """Read columns of all utterances directly from Parquet, without the audio.
+        """Read columns of all utterances from Parquet.
 
         Raises:
             ConfigError: naming a column that does not exist
@@ -100,11 +100,7 @@ def declared_task(corpus: str, labels: list[str]) -> dict[str, Task]:
 
 
 def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
-    """Decode the audio of one row of a prepared corpus.
-
-    Args:
-        row: row of ``PreparedCorpus.dataset``, with ``utterance_id`` and ``audio``
-        sampling_rate: sampling rate of the result, in Hz
+    """Decode the audio of a row of ``PreparedCorpus.dataset`` at a sampling rate in Hz.
 
     Raises:
         AudioError: naming the utterance, if it has no audio, or its audio is damaged
@@ -116,10 +112,7 @@ def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
 
 
 def load(folder: Path) -> PreparedCorpus:
-    """Open a prepared corpus on disk, without network access.
-
-    Args:
-        folder: the ``output.dir`` of its preparation
+    """Open a prepared corpus, the ``output.dir`` of its preparation, without network access.
 
     Raises:
         CorpusError: if the folder is not a prepared corpus, or is damaged
@@ -137,16 +130,13 @@ def load(folder: Path) -> PreparedCorpus:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         parts = sorted((folder / "utterances").glob("*.parquet"))
-        of_another_version = [path for path in parts if pq.read_schema(path).names != SCHEMA.names]
-        if of_another_version:
-            raise CorpusError(f"{folder}: prepared by another version of this library, with other columns; {_HINT}")
-        n_rows = sum(pq.read_metadata(path).num_rows for path in parts)
-        if n_rows != summary["n_utterances"]:
-            raise CorpusError(
-                f"{folder}: {n_rows} utterances, but summary.json counts {summary['n_utterances']}; {_HINT}"
-            )
+        of_this_version = all(pq.read_schema(path).names == SCHEMA.names for path in parts)
+        found, stated = sum(pq.read_metadata(path).num_rows for path in parts), summary["n_utterances"]
+        opened = PreparedCorpus(summary["corpus"], tuple(parts), summary)
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
-        if isinstance(error, CorpusError):
-            raise
-        raise CorpusError(f"{folder}: damaged ({' '.join(str(error).split())}); {_HINT}") from error
-    return PreparedCorpus(summary["corpus"], tuple(parts), summary)
+        raise CorpusError(f"{folder}: damaged ({one_line(error)}); {_HINT}") from error
+    if not of_this_version:
+        raise CorpusError(f"{folder}: prepared by another version of this library, with other columns; {_HINT}")
+    if found != stated:
+        raise CorpusError(f"{folder}: {found} utterances, but summary.json counts {stated}; {_HINT}")
+    return opened

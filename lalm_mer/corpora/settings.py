@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
@@ -19,16 +19,9 @@ from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
 
 __all__ = [
-    "READERS",
-    "CorpusSettings",
-    "OpenedReader",
-    "OutputSettings",
-    "PrepareSettings",
-    "Reader",
-    "Release",
-    "open_reader",
+    "READERS", "CorpusSettings", "OpenedReader", "OutputSettings", "PrepareSettings", "Reader", "open_reader",
     "prepare",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,21 +92,6 @@ class OpenedReader:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Release(Protocol):
-    """Interface of the module of a released corpus."""
-
-    LOADER_VERSION: str
-    RANGES: Mapping[str, Sequence[float]]
-
-    def read(self, root: Path) -> Iterator[Utterance | Rejection]:
-        """Read all utterances of the release."""
-        ...
-
-    def facts(self, utterance_id: str) -> Facts | None:
-        """What an utterance id encodes; None if it is not an id of this corpus."""
-        ...
-
-
 @dataclass(frozen=True)
 class Reader:
     """A registered reader.
@@ -154,15 +132,7 @@ def open_reader(settings: CorpusSettings) -> OpenedReader:
 
 
 def prepare(settings: PrepareSettings) -> dict[str, Any]:
-    """Prepare a corpus.
-
-    Returns:
-        The content of ``summary.json``
-
-    Raises:
-        ConfigError: as ``open_reader``
-        CorpusError: as ``write_corpus``
-    """
+    """Prepare a corpus; returns the content of summary.json. The errors are those of its two steps."""
     opened = open_reader(settings.corpus)
     with naming_keys("corpus"):  # the rows are read as they are written
         return write_corpus(
@@ -180,9 +150,12 @@ def prepare(settings: PrepareSettings) -> dict[str, Any]:
         )
 
 
+_RELEASE_KEYS = frozenset({"root", "missing_audio"})
+
+
 def _of_release(name: str) -> Reader:
     """The reader of a released corpus, in the module of that name."""
-    release: Any = import_module(f"lalm_mer.corpora.{name}")  # a Release
+    release: Any = import_module(f"lalm_mer.corpora.{name}")  # has LOADER_VERSION, RANGES, read and facts
 
     def open_release(settings: CorpusSettings) -> OpenedReader:
         root = Path(settings.root or "")
@@ -196,7 +169,7 @@ def _of_release(name: str) -> Reader:
         )
 
     known_defects = getattr(release, "KNOWN_DEFECTS", {})
-    return Reader(open_release, frozenset({"root", "missing_audio"}), ("root",), release.facts, known_defects)
+    return Reader(open_release, _RELEASE_KEYS, ("root",), release.facts, known_defects)
 
 
 def _open_manifest(settings: CorpusSettings) -> OpenedReader:
@@ -214,9 +187,6 @@ def _open_manifest(settings: CorpusSettings) -> OpenedReader:
         ranges=settings.ranges or {},
         cut=settings.cut is not False,
     )
-    declared = settings.labels
-    tasks = declared_task(corpus, declared) if declared else {}
-    extra = {"declared_labels": declared} if declared else {}
     return OpenedReader(
         corpus,
         rows,
@@ -224,8 +194,8 @@ def _open_manifest(settings: CorpusSettings) -> OpenedReader:
         root=Path(settings.root or ""),
         keep_missing_audio=settings.missing_audio == "keep",
         ranges=settings.ranges,
-        tasks=tasks,
-        extra=extra,
+        tasks=declared_task(corpus, settings.labels) if settings.labels else {},
+        extra={"declared_labels": settings.labels} if settings.labels else {},
     )
 
 
@@ -243,20 +213,7 @@ READERS: dict[str, Reader] = {
     **{name: _of_release(name) for name in RELEASES},
     "manifest": Reader(
         _open_manifest,
-        frozenset(
-            {
-                "root",
-                "missing_audio",
-                "manifest",
-                "alias",
-                "columns",
-                "labels",
-                "encoding",
-                "delimiter",
-                "ranges",
-                "cut",
-            }
-        ),
+        _RELEASE_KEYS | {"manifest", "alias", "columns", "labels", "encoding", "delimiter", "ranges", "cut"},
         ("root", "manifest"),
     ),
     "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise"})),

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +31,6 @@ PARTS = frozenset(("utterances", "rejected.jsonl", "summary.json"))
 _ROWS_IN_A_PART = 128
 
 
-@dataclass
-class _Totals:
-    """Sums of the counts of the parts."""
-
-    n_utterances: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    first_rejection: dict[str, str] | None = None
-    labels: Counter[str] = field(default_factory=Counter)
-    speakers: Counter[str] = field(default_factory=Counter)
-    tasks: dict[str, Counter[str]] = field(default_factory=dict)
-    without_audio: int = 0
-    duration_s: float = 0.0
-    row_hashes: list[str] = field(default_factory=list)
-
-    def add(self, part: PartCounts) -> None:
-        self.n_utterances += len(part.row_hashes)
-        self.row_hashes += part.row_hashes
-        self.rejected.update(rejection["reason"] for rejection in part.rejected)
-        self.first_rejection = self.first_rejection or next(iter(part.rejected), None)
-        self.labels.update(part.labels)
-        self.speakers.update(part.speakers)
-        for name, counts in part.tasks.items():
-            self.tasks.setdefault(name, Counter()).update(counts)
-        self.without_audio += part.without_audio
-        self.duration_s += part.duration_s
-
-
 def write_corpus(
     rows: Iterable[Utterance | Rejection],
     *,
@@ -75,8 +47,8 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Stream ``rows`` to ``out_dir``, which is created or replaced atomically at the end.
 
-    Of utterances with the same id the first is kept and the others are rejected as ``duplicate_id``.
-    ``n_found = n_utterances + n_rejected`` by construction. After a kill, a call with the same rows resumes.
+    Of utterances with the same id the first is kept and the others are rejected as ``duplicate_id``. After a kill, a
+    call with the same rows resumes.
 
     Args:
         rows: rows of a reader
@@ -93,7 +65,7 @@ def write_corpus(
             spawned, so a script needs ``if __name__ == "__main__":`` around the call
 
     Returns:
-        The content of ``summary.json``
+        The content of ``summary.json``, in which ``n_found = n_utterances + n_rejected``
 
     Raises:
         CorpusError: if no row was found or all were rejected (nothing is written then), if ``out_dir`` contains
@@ -104,19 +76,18 @@ def write_corpus(
     known = load_tasks(corpus) if tasks is None else tasks
     scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
     metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
-    totals = _Totals(tasks={name: Counter() for name in known})
     with _replaced_atomically(out_dir) as partial:
         parts = (
             Part(number, chunk, root, keep_missing_audio, metadata, known)
             for number, chunk in enumerate(_chunks(_without_duplicates(rows)))
         )
-        n_parts = _write_parts(parts, partial, totals, corpus, processes or usable_cores())
-        if not totals.n_utterances:
+        counts = _write_parts(parts, partial, corpus, processes or usable_cores())
+        if not any(part.row_hashes for part in counts):
             shutil.rmtree(partial)
-        _require_utterances(totals, corpus)
-        summary = metadata | _summary(totals, known) | dict(extra or {})
+            raise _nothing_kept(counts, corpus)
+        summary = metadata | _summary(counts, known) | dict(extra or {})
         write_json(partial / "summary.json", summary)
-        _keep_only_parts(partial / "utterances", n_parts)
+        _keep_only_parts(partial / "utterances", len(counts))
     return summary
 
 
@@ -125,27 +96,34 @@ def is_prepared(folder: Path) -> bool:
     return folder.is_dir() and {path.name for path in folder.iterdir()} - {"folds"} == PARTS
 
 
-def _summary(totals: _Totals, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    n_rejected = totals.rejected.total()
+def _summary(parts: Sequence[PartCounts], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """The counts of the corpus, sums of those of its parts."""
+    row_hashes = sorted(row_hash for part in parts for row_hash in part.row_hashes)
+    rejected = Counter(rejection["reason"] for part in parts for rejection in part.rejected)
     return {
-        "root_hash": hash_json(sorted(totals.row_hashes)),
-        "n_found": totals.n_utterances + n_rejected,
-        "n_utterances": totals.n_utterances,
-        "n_rejected": n_rejected,
-        "n_without_audio": totals.without_audio,
-        "rejected": dict(sorted(totals.rejected.items())),
-        "labels": dict(sorted(totals.labels.items())),
-        "speakers": dict(sorted(totals.speakers.items())),
-        "duration_s": round(totals.duration_s, 3),
-        "tasks": {
-            name: {label: totals.tasks[name][label] for label in (*_counted(task), "unmapped")}
-            for name, task in tasks.items()
-        },
+        "root_hash": hash_json(row_hashes),
+        "n_found": len(row_hashes) + rejected.total(),
+        "n_utterances": len(row_hashes),
+        "n_rejected": rejected.total(),
+        "n_without_audio": sum(part.without_audio for part in parts),
+        "rejected": dict(sorted(rejected.items())),
+        "labels": dict(sorted(_added(part.labels for part in parts).items())),
+        "speakers": dict(sorted(_added(part.speakers for part in parts).items())),
+        "duration_s": round(sum(part.duration_s for part in parts), 3),
+        "tasks": {name: _of_task(task, _added(part.tasks[name] for part in parts)) for name, task in tasks.items()},
     }
 
 
-def _counted(task: Task) -> tuple[str, ...]:
-    return task.label_set.labels if task.label_set else ("mapped",)
+def _added(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _of_task(task: Task, counts: Counter[str]) -> dict[str, int]:
+    labels = task.label_set.labels if task.label_set else ("mapped",)
+    return {label: counts[label] for label in (*labels, "unmapped")}
 
 
 @contextmanager
@@ -203,21 +181,19 @@ def _chunks(rows: Iterator[Utterance | Rejection]) -> Iterator[list[Utterance | 
         yield chunk
 
 
-def _write_parts(parts: Iterator[Part], partial: Path, totals: _Totals, corpus: str, processes: int) -> int:
-    """Make the parts, write the rejections and add up the counts; returns the number of parts."""
-    n_parts = 0
+def _write_parts(parts: Iterator[Part], partial: Path, corpus: str, processes: int) -> list[PartCounts]:
+    """Make the parts and write the rejections; returns the counts of each part."""
+    made = []
+    make = functools.partial(make_part, folder=partial / "utterances")
     with (
         (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
         tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
     ):
-        for counts in in_processes(
-            functools.partial(make_part, folder=partial / "utterances"), parts, processes, ahead=2
-        ):
-            totals.add(counts)
+        for counts in in_processes(make, parts, processes, ahead=2):
+            made.append(counts)
             rejected.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counts.rejected)
             bar.update(len(counts.row_hashes) + len(counts.rejected))
-            n_parts += 1
-    return n_parts
+    return made
 
 
 def _keep_only_parts(folder: Path, n_parts: int) -> None:
@@ -228,14 +204,13 @@ def _keep_only_parts(folder: Path, n_parts: int) -> None:
             path.unlink()
 
 
-def _require_utterances(totals: _Totals, corpus: str) -> None:
-    if totals.n_utterances:
-        return
-    if totals.first_rejection is None:
-        raise CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
-    first = totals.first_rejection
-    hint = "; corpus.missing_audio=keep keeps utterances without audio" if totals.rejected["missing_audio"] else ""
-    raise CorpusError(
-        f"{corpus}: all {totals.rejected.total()} files or rows found were rejected, the first one {first['path']}: "
+def _nothing_kept(parts: Sequence[PartCounts], corpus: str) -> CorpusError:
+    rejected = [rejection for part in parts for rejection in part.rejected]
+    if not rejected:
+        return CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
+    first, is_missing = rejected[0], any(rejection["reason"] == "missing_audio" for rejection in rejected)
+    hint = "; corpus.missing_audio=keep keeps utterances without audio" if is_missing else ""
+    return CorpusError(
+        f"{corpus}: all {len(rejected)} files or rows found were rejected, the first one {first['path']}: "
         f"{first['reason']} ({first['detail']}); nothing was written{hint}"
     )

@@ -1,7 +1,8 @@
-"""Comparison of runs, after a check that they were tested on the same utterances of the same folds."""
+"""Comparison of runs that were tested on the same utterances of the same folds."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -29,9 +30,9 @@ class Row:
     """The runs of one recognizer on one corpus and protocol: folds pooled per seed, then averaged over seeds.
 
     Args:
-        runs: its runs, a fold and a seed each
-        predictions: their pooled rows of the condition they share
-        scores: content of a metrics.json over ``predictions``
+        runs: its runs, each of one fold and one seed
+        predictions: their pooled rows of the condition that they share
+        scores: ``score`` of ``predictions``
         uar_by_seed: seed -> UAR over the pooled folds
         folds: sorted numbers of the folds
     """
@@ -44,16 +45,15 @@ class Row:
 
     @property
     def record(self) -> RunRecord:
-        """The record of the first run, for what all runs of the row share."""
+        """The record of the first run, for values that all runs of the row share."""
         return self.runs[0].record
 
     @property
     def modalities(self) -> str:
-        """Its modalities, with the transcripts' source unless that is the corpus, and the condition unless none."""
-        source = self.record.transcript_source
-        special = [] if source in (None, FROM_CORPUS) else [str(source)]
-        special += [] if self.is_plain else [self.record.condition]
-        return f"{self.record.modalities} ({', '.join(special)})" if special else self.record.modalities
+        """Its modalities, with the source of transcripts other than those of the corpus, and a changed condition."""
+        usual = (None, FROM_CORPUS, UNCHANGED)
+        special = [name for name in (self.record.transcript_source, self.record.condition) if name not in usual]
+        return f"{self.record.modalities} ({', '.join(map(str, special))})" if special else self.record.modalities
 
     @property
     def is_plain(self) -> bool:
@@ -72,13 +72,13 @@ class Row:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     def utterances(self, status: str | None = None) -> int:
-        """Utterances of the pooled folds; with a status, those that at least one seed left with it."""
+        """Number of utterances of the pooled folds, or of those that have the status with at least one seed."""
         frame = self.predictions.frame
         chosen = frame if status is None else frame[frame["status"] == status]
         return len(chosen[["utterance_id", "fold"]].drop_duplicates())
 
     def as_dict(self) -> dict[str, Any]:
-        """The row of comparison.csv, in the order of its columns; only UAR has an interval."""
+        """The row of comparison.csv, in the order of its columns."""
         figures: dict[str, float | None] = {}
         for metric in METRICS.values():
             result = self.scores[metric.name]
@@ -114,7 +114,7 @@ class Pair:
         a: the row whose UAR is the minuend
         b: the other row
         test: difference and p-value
-        p_holm: p-value adjusted by Holm's rule for the number of tests of its corpus and protocol
+        p_holm: p-value adjusted by Holm's rule over the tests of its corpus and protocol
     """
 
     a: Row
@@ -147,7 +147,7 @@ class Comparison:
         return pd.DataFrame([row.as_dict() for row in self.rows])
 
     def blocks(self) -> dict[tuple[str, str], tuple[Row, ...]]:
-        """(corpus, protocol) -> its rows; figures compare within a block only."""
+        """(corpus, protocol) -> its rows, which are comparable with each other only."""
         blocks: dict[tuple[str, str], tuple[Row, ...]] = {}
         for row in self.rows:
             key = (row.record.corpus, row.record.protocol)
@@ -156,23 +156,22 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison:
-    """Group runs into rows, score them, and test the pairs that show what a modality or a method adds.
+    """Group runs into rows, score them, and test the pairs that show the gain of a modality or a method.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline against any) at the same modalities. Runs under a changed condition
-    form rows of their own and are not tested.
+    of one recognizer (or a baseline against any) with the same modalities. Runs under a changed condition are in
+    separate rows and are not tested.
 
     Raises:
-        PredictionError: naming two runs, if what is compared was not tested on the same data, folds, utterances and
-            label set, or one row would mix base models, prompts, transcripts or synonyms; if a run uses simulated
-            transcripts and ``allow_simulated`` is not set; or if there is no run
+        PredictionError: naming two runs, if they were not tested on the same data, folds, utterances and label set, or
+            one row would mix base models, prompts, transcripts or synonyms; if a run uses simulated transcripts and
+            ``allow_simulated`` is not set; or if there is no run
     """
     if not runs:
         raise PredictionError("no run to compare; give at least one run folder")
-    names = [run.name for run in runs]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise PredictionError(f"duplicate run folder {twice[0]}; give each once")
+    name, times = Counter(run.name for run in runs).most_common(1)[0]
+    if times > 1:
+        raise PredictionError(f"duplicate run folder {name}; give each once")
     leaking = [run.name for run in runs if run.record.transcript_source == SIMULATED]
     if leaking and not allow_simulated:
         raise PredictionError(
@@ -215,7 +214,7 @@ def _differs(first: Run, second: Run, what: str, values: tuple[object, object], 
 
 
 def _require_comparable(runs: Sequence[Run]) -> None:
-    """All runs of a corpus and protocol must come from the same data, folds, task, utterances and truths."""
+    """Check that the runs of a corpus and protocol have the same data, folds, task, utterances and truths."""
     first = runs[0]
     tested: dict[int, tuple[Run, dict[str, str]]] = {}
     for run in runs:
@@ -229,16 +228,16 @@ def _require_comparable(runs: Sequence[Run]) -> None:
                 raise _differs(first, run, f"values of {key!r}", pair, "compare runs of one task and protocol")
         labels = (list(first.record.labels), list(run.record.labels))
         if set(labels[0]) != set(labels[1]):
-            raise _differs(first, run, "label sets", labels, "compare one task")
+            raise _differs(first, run, "label sets", labels, "compare runs of one task")
         rows = run.predictions.of_condition(run.record.condition).frame
         truths = dict(zip(rows["utterance_id"], rows["truth"], strict=True))
         other, known = tested.setdefault(run.record.fold, (run, truths))
         if truths != known:
-            count = len(truths.items() ^ known.items())
-            example = sorted(key for key, _ in truths.items() ^ known.items())[0]
+            different = truths.items() ^ known.items()
             raise PredictionError(
                 f"{other.name} and {run.name} cannot be compared: both are fold {run.record.fold}, but utterance "
-                f"{example!r} is in one only or has another truth ({count} such entries); run both on the same folds"
+                f"{min(different)[0]!r} is in one only or has another truth ({len(different)} such entries); run both "
+                "on the same folds"
             )
 
 
@@ -251,12 +250,13 @@ def _make_row(runs: Sequence[Run]) -> Row:
         if earlier is not run:
             raise PredictionError(
                 f"{earlier.name} and {run.name} are both fold {of.fold}, seed {of.seed} of {of.recognizer} {of.method} "
-                f"{of.modalities}; give one, or name their recognizers apart"
+                f"{of.modalities}; give one, or name their recognizers differently"
             )
         for key in ("base_model", "prompt", "transcripts", "synonyms"):
             pair = (first.record.hashes.get(key), run.record.hashes.get(key))
             if pair[0] != pair[1]:
-                raise _differs(first, run, f"hashes of {key}", pair, "name their recognizers apart, or give one kind")
+                advice = "name their recognizers differently, or give one kind"
+                raise _differs(first, run, f"hashes of {key}", pair, advice)
     folds = {seed: sorted(fold for fold, trained in seen if trained == seed) for _, seed in seen}
     first_seed = first.record.seed
     for seed, found in folds.items():
@@ -280,7 +280,7 @@ def _require_same_folds(rows: Sequence[Row]) -> None:
 
 
 def _shows_a_gain(a: Row, b: Row) -> bool:
-    """Whether the pair shows what a modality adds, or what a method adds."""
+    """Whether the pair shows the gain of a modality or of a method."""
     if not (a.is_plain and b.is_plain):
         return False
     if len({a.record.transcript_source, b.record.transcript_source} - {None}) > 1:
@@ -293,7 +293,7 @@ def _shows_a_gain(a: Row, b: Row) -> bool:
 
 
 def _rank(row: Row) -> tuple[bool, int]:
-    """The row expected to be better comes first: both modalities, then the method that learns more."""
+    """Sort key by which the row that should be better comes first: both modalities, then adapters."""
     methods = (*ADAPTERS, BASELINE, ZERO_SHOT)
     return (row.record.modalities != AUDIO_TRANSCRIPT, methods.index(row.record.method))
 

@@ -1,4 +1,7 @@
-"""Classification metrics over a fixed label set, on top of scikit-learn, and the registry that every stage reads."""
+"""Classification metrics over a fixed label set, computed by scikit-learn, and the registry of metrics.
+
+The metrics take truth, prediction and labels as ``unweighted_average_recall`` does, with the same errors.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,9 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 
 __all__ = [
-    "METRICS",
-    "UAR",
-    "Counts",
-    "Floats",
-    "Metric",
-    "absent_labels",
-    "confusion",
-    "macro_f1",
-    "recalls",
-    "unweighted_average_recall",
-    "weighted_accuracy",
-    "weighted_f1",
-]
+    "METRICS", "UAR", "Counts", "Floats", "Metric", "absent_labels", "confusion", "macro_f1", "recalls",
+    "unweighted_average_recall", "weighted_accuracy", "weighted_f1",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -39,16 +32,16 @@ class Metric:
     Args:
         name: key in metrics.json and history.jsonl, and value of a protocol's ``primary_metric``
         title: full name
-        short_title: heading of a column; equal to ``title`` where that is short
+        short_title: heading of a column
         column: column of comparison.csv
         from_labels: truth (N strings), prediction (N strings), labels (K strings) -> value
-        from_counts: counts (..., K, K + 2) -> values (...): the same once more, fast over many subsets. NaN where the
-            counts contain no utterance
-        synonym: another name, which the model card adds
-        definition: explains a heading that is an abbreviation; None where it is not
+        from_counts: counts (..., K, K + 2) -> values (...): the same metric, fast for many subsets; NaN for subsets
+            without an utterance
+        synonym: another name, for the model card
+        definition: explanation of an abbreviated heading
         bounds: lowest and highest value; intervals are clipped to them
-        hub_type: name of the metric on the Hugging Face Hub; None where it has none
-        hub_average: averaging over classes that the Hub's metric takes; None where it takes none
+        hub_type: name of the metric on the Hugging Face Hub, if it has one
+        hub_average: average over classes of the Hub's metric, if it has one
     """
 
     name: str
@@ -70,32 +63,32 @@ class Metric:
         return f"{self.title} ({', '.join(map(str, others))})" if others else self.title
 
 
-def _check(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> None:
+_Strings = npt.NDArray[np.str_]
+
+
+def _checked(
+    truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]
+) -> tuple[_Strings, _Strings, list[str]]:
+    """Check the arguments of a metric; returns both sequences as arrays, and the labels that occur in ``truth``."""
     if len(truth) != len(prediction):
         raise PredictionError(f"{len(truth)} truths but {len(prediction)} predictions; give one of each per utterance")
     if len(truth) == 0:
-        raise PredictionError("no utterance to score; a metric over no class at all has no value")
+        raise PredictionError("no utterance to score; a metric of no class has no value")
     if len(set(labels)) != len(labels):
         raise PredictionError(f"duplicate label in the label set: {list(labels)}")
-    unknown = set(truth) - set(labels)
+    found = set(truth)
+    unknown = found - set(labels)
     if unknown:
         raise PredictionError(f"truth {sorted(map(str, unknown))[0]!r} is not in the label set {list(labels)}")
-
-
-def _present(truth: Sequence[str], labels: Sequence[str]) -> list[str]:
-    found = set(truth)
-    return [label for label in labels if label in found]
-
-
-def _array(values: Sequence[str]) -> npt.NDArray[np.str_]:
-    return np.asarray(values, dtype=str)
+    present = [label for label in labels if label in found]
+    return np.asarray(truth, dtype=str), np.asarray(prediction, dtype=str), present
 
 
 def unweighted_average_recall(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
     """Mean of the per-class recalls (UAR), also called unweighted accuracy (UA).
 
-    A prediction outside ``labels``, ``UNPARSED`` included, is an error of its true class: it stays in that class's
-    denominator. A class without an utterance in ``truth`` is left out of the mean.
+    A prediction outside ``labels``, such as ``UNPARSED``, is an error of its true class. A class without an utterance
+    in ``truth`` is left out of the mean.
 
     Args:
         truth: reference label of each utterance, N strings, each one of ``labels``
@@ -115,51 +108,28 @@ def unweighted_average_recall(truth: Sequence[str], prediction: Sequence[str], l
     References:
         Schuller et al., INTERSPEECH 2009 Emotion Challenge.
     """
-    _check(truth, prediction, labels)
-    present = _present(truth, labels)
-    return float(sk.recall_score(_array(truth), _array(prediction), labels=present, average="macro", zero_division=0.0))
+    true, predicted, present = _checked(truth, prediction, labels)
+    return float(sk.recall_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
 def weighted_accuracy(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
-    """Fraction of utterances predicted right (WA): plain accuracy, in which frequent classes weigh more.
+    """Fraction of correct predictions (WA): plain accuracy, in which frequent classes have more weight.
 
     A prediction outside ``labels`` is an error.
-
-    Args:
-        truth: reference label of each utterance, N strings, each one of ``labels``
-        prediction: predicted label of each utterance, N strings
-        labels: label set of the task, K strings
-
-    Returns:
-        WA as a fraction in [0, 1]
-
-    Raises:
-        PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
 
     Example:
         >>> weighted_accuracy(["ang", "ang", "sad", "sad"], ["ang", "<unscored>", "sad", "sad"], ["ang", "sad"])
         0.75
     """
-    _check(truth, prediction, labels)
-    return float(sk.accuracy_score(_array(truth), _array(prediction)))
+    true, predicted, _ = _checked(truth, prediction, labels)
+    return float(sk.accuracy_score(true, predicted))
 
 
 def macro_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
-    """Mean of the per-class F1 scores: the harmonic means of precision and recall.
+    """Mean of the per-class F1 scores, the harmonic means of precision and recall.
 
     A prediction outside ``labels`` lowers the recall of its true class and no precision. A class without an
     utterance in ``truth`` is left out of the mean; predictions of it are still errors of their true classes.
-
-    Args:
-        truth: reference label of each utterance, N strings, each one of ``labels``
-        prediction: predicted label of each utterance, N strings
-        labels: label set of the task, K strings
-
-    Returns:
-        macro F1 as a fraction in [0, 1]
-
-    Raises:
-        PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
 
     Example:
         >>> round(macro_f1(["ang", "ang", "sad"], ["ang", "sad", "sad"], ["ang", "sad"]), 3)
@@ -168,90 +138,58 @@ def macro_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[s
     References:
         Opitz and Burst, Macro F1 and Macro F1 (2019): this is the mean of F1 scores, not the F1 of means.
     """
-    _check(truth, prediction, labels)
-    present = _present(truth, labels)
-    return float(sk.f1_score(_array(truth), _array(prediction), labels=present, average="macro", zero_division=0.0))
+    true, predicted, present = _checked(truth, prediction, labels)
+    return float(sk.f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
 def weighted_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
-    """Mean of the per-class F1 scores, weighted by each class's number of utterances in ``truth``.
-
-    Args:
-        truth: reference label of each utterance, N strings, each one of ``labels``
-        prediction: predicted label of each utterance, N strings
-        labels: label set of the task, K strings
-
-    Returns:
-        weighted F1 as a fraction in [0, 1]
-
-    Raises:
-        PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
+    """Mean of the per-class F1 scores, weighted by the number of utterances of each class in ``truth``.
 
     Example:
         >>> round(weighted_f1(["ang", "ang", "ang", "sad"], ["ang", "ang", "ang", "ang"], ["ang", "sad"]), 3)
         0.643
     """
-    _check(truth, prediction, labels)
-    present = _present(truth, labels)
-    return float(sk.f1_score(_array(truth), _array(prediction), labels=present, average="weighted", zero_division=0.0))
+    true, predicted, present = _checked(truth, prediction, labels)
+    return float(sk.f1_score(true, predicted, labels=present, average="weighted", zero_division=0.0))
 
 
 def recalls(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> dict[str, float | None]:
     """Recall of each class; None for a class without an utterance in ``truth``.
 
-    Raises:
-        PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
-
     Example:
         >>> recalls(["ang", "ang"], ["ang", "sad"], ["ang", "sad"])
         {'ang': 0.5, 'sad': None}
     """
-    _check(truth, prediction, labels)
-    present = _present(truth, labels)
-    values = sk.recall_score(_array(truth), _array(prediction), labels=present, average=None, zero_division=0.0)
+    true, predicted, present = _checked(truth, prediction, labels)
+    values = sk.recall_score(true, predicted, labels=present, average=None, zero_division=0.0)
     known = dict(zip(present, map(float, values), strict=True))
     return {label: known.get(label) for label in labels}
 
 
 def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Counts of truth against prediction; rows without a predicted label have columns of their own.
+    """Counts of truth against prediction, shape (K, K + 2).
 
-    Args:
-        truth: reference label of each utterance, N strings, each one of ``labels``
-        prediction: predicted label of each utterance, N strings
-        labels: label set of the task, K strings
-
-    Returns:
-        shape (K, K + 2): one row per true class; columns: the K labels, then unparsed (any other prediction outside
-        ``labels`` included), then unscored; the sum is N
-
-    Raises:
-        PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
+    One row per true class. Columns: the K labels, unparsed (with any other prediction outside ``labels``), unscored.
 
     Example:
         >>> confusion(["ang", "ang", "sad"], ["ang", "<unparsed>", "ang"], ["ang", "sad"]).tolist()
         [[1, 0, 1, 0], [1, 0, 0, 0]]
     """
-    _check(truth, prediction, labels)
     columns = [*labels, UNPARSED, UNSCORED]
-    known = set(columns)
-    mapped = [value if value in known else UNPARSED for value in prediction]
-    counts = sk.confusion_matrix(_array(truth), _array(mapped), labels=columns)
+    true, predicted, _ = _checked(truth, [value if value in columns else UNPARSED for value in prediction], labels)
+    counts = sk.confusion_matrix(true, predicted, labels=columns)
     return np.asarray(counts[: len(labels)], dtype=np.int64)
 
 
 def absent_labels(
     truth: Sequence[str], labels: Sequence[str], groups: Sequence[Hashable] | None = None
 ) -> dict[str, int]:
-    """Classes left out of a mean, each with the number of groups (seeds, folds) that have no utterance of it.
+    """Label -> number of groups without an utterance of it, for the labels that a group lacks.
 
     Args:
         truth: reference label of each utterance, N strings
         labels: label set of the task, K strings
         groups: seed or fold of each utterance, N values; None for one group
-
-    Returns:
-        label -> number of groups without it; only labels absent somewhere
 
     Example:
         >>> absent_labels(["ang", "sad", "sad"], ["ang", "sad", "hap"], groups=[1, 1, 2])
@@ -275,8 +213,7 @@ def _ratio(numerator: Floats | Counts, denominator: Floats | Counts) -> Floats:
 
 def _mean_of_present(values: Floats, present: npt.NDArray[np.bool_]) -> Floats:
     """Mean over classes that have an utterance; NaN where none has."""
-    total: Floats = np.where(present, values, 0.0).sum(axis=-1)
-    return _ratio(total, present.sum(axis=-1))
+    return _ratio(np.where(present, values, 0.0).sum(axis=-1), present.sum(axis=-1))
 
 
 def _hits(counts: Counts) -> Counts:
@@ -307,7 +244,7 @@ def _weighted_f1(counts: Counts) -> Floats:
 
 
 UAR = "uar"
-"""The default primary metric, by which dev chooses a checkpoint; comparisons test and plot it."""
+"""The default primary metric, which selects the checkpoint on dev; comparisons test and plot it."""
 
 METRICS = {
     metric.name: metric
@@ -331,7 +268,7 @@ METRICS = {
             from_labels=weighted_accuracy,
             from_counts=_weighted_accuracy,
             synonym="plain accuracy",
-            definition="fraction predicted right",
+            definition="fraction of correct predictions",
             hub_type="accuracy",
         ),
         Metric(
@@ -354,4 +291,4 @@ METRICS = {
         ),
     )
 }
-"""Name -> metric, in the order in which files and reports show them; UAR stays first. One entry here adds a metric."""
+"""Name -> metric, in the order of files and reports, UAR first. A new entry adds a metric to all of them."""

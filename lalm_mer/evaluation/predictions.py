@@ -13,16 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.provenance import atomic_path
 
 __all__ = ["Predictions"]
 
-_STRINGS = ("utterance_id", "speaker", "corpus", "task", "condition", "status", "truth", "prediction", "answer")
 _COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
             "prediction", "answer")  # fmt: skip
+_INTEGERS = ("fold", "seed")
 _KEY = ["utterance_id", "fold", "seed", "condition"]
 _PREFIX = "log_prob_"
 _METADATA_KEY = b"lalm_mer"
@@ -35,8 +35,8 @@ class Predictions:
     """Predictions of one task, checked when created.
 
     A row is ``scored`` (its prediction is the label of the highest log-probability, or the one parsed from
-    ``answer``), ``unparsed`` (an answer that names no label) or ``unscored`` (a recognizer could not take the
-    utterance). The last two stay in every denominator.
+    ``answer``), ``unparsed`` (an answer that does not name one label) or ``unscored`` (the recognizer cannot use the
+    utterance). The last two count in every denominator.
 
     Args:
         frame: columns ``utterance_id``, ``speaker``, ``corpus``, ``fold``, ``seed``, ``task``, ``condition``,
@@ -46,9 +46,9 @@ class Predictions:
         source: name of the table in errors, for example its file
 
     Raises:
-        PredictionError: naming source, column or utterance, for missing or unknown columns, a duplicated
-            (utterance_id, fold, seed, condition), a truth outside ``labels``, a status that its prediction
-            contradicts, or log-probabilities that are not finite or do not sum to 1
+        PredictionError: naming source, column or utterance, for missing or unknown columns, a duplicate (utterance_id,
+            fold, seed, condition), a truth outside ``labels``, a status that contradicts the prediction, or
+            log-probabilities that are not finite or whose exponentials do not sum to 1
     """
 
     frame: pd.DataFrame
@@ -80,12 +80,12 @@ class Predictions:
             utterance_ids: N ids
             speakers: N speakers, None where unknown
             corpus: name of the corpus
-            fold: number of the fold whose test split this is
-            seed: of the training run
+            fold: number of the fold, whose test split was scored
+            seed: seed of the run
             truth: N labels, each one of ``labels``
             log_probs: shape (N, K), log_softmax over the labels; a row of NaN for an unscored utterance
             labels: the K labels, in the order of the columns of ``log_probs``
-            condition: one of ``CONDITIONS``: what was changed about the inputs
+            condition: one of ``CONDITIONS``: the change of the inputs
 
         Raises:
             PredictionError: if lengths differ or the table is not valid
@@ -102,7 +102,7 @@ class Predictions:
         if scores.shape != (count, len(labels)) or len(speakers) != count or len(truth) != count:
             raise PredictionError(
                 f"predictions: {count} utterances and {len(labels)} labels, but {len(speakers)} speakers, "
-                f"{len(truth)} truths and log-probs of shape {scores.shape}; they must agree"
+                f"{len(truth)} truths and log-probs of shape {scores.shape}; expected one of each per utterance"
             )
         unscored = np.isnan(scores).all(axis=1)
         best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
@@ -129,11 +129,12 @@ class Predictions:
         labels: Sequence[str],
         condition: str = UNCHANGED,
     ) -> Predictions:
-        """The table of a recognizer that generates answers: ``log_prob_`` columns are null.
+        """The table of a recognizer that generates answers; the ``log_prob_`` columns are null.
+
+        The other arguments are those of ``from_scores``.
 
         Args:
-            utterance_ids: N ids; arguments not listed here are as in ``from_scores``
-            answers: N answers as generated; None for an unscored utterance
+            answers: N generated answers; None for an unscored utterance
             parsed: N labels, each one of ``labels``, or ``UNPARSED``; ignored for an unscored utterance
 
         Raises:
@@ -151,7 +152,7 @@ class Predictions:
         if len(lengths) > 1:
             raise PredictionError(
                 f"predictions: {len(utterance_ids)} utterances, but {len(speakers)} speakers, {len(truth)} truths, "
-                f"{len(answers)} answers and {len(parsed)} parsed labels; they must agree"
+                f"{len(answers)} answers and {len(parsed)} parsed labels; expected one of each per utterance"
             )
         prediction = [UNSCORED if answer is None else label for answer, label in zip(answers, parsed, strict=True)]
         frame = _frame(utterance_ids, speakers, corpus, fold, seed, truth, condition, prediction, answers)
@@ -161,7 +162,7 @@ class Predictions:
 
     @classmethod
     def concat(cls, tables: Sequence[Predictions]) -> Predictions:
-        """The rows of several tables of one label set; the first one's order of labels.
+        """Join tables of one label set, in the first table's order of labels.
 
         Raises:
             PredictionError: if there is no table, label sets differ, or a row is duplicated
@@ -173,7 +174,7 @@ class Predictions:
             if set(table.labels) != set(first.labels):
                 raise PredictionError(
                     f"{first.source} has the labels {list(first.labels)}, {table.source} has {list(table.labels)}; "
-                    "tables of one task are needed"
+                    "join tables of one task"
                 )
         frame = pd.concat([table.frame[list(first.frame.columns)] for table in tables], ignore_index=True)
         return cls(frame, first.labels, source=" + ".join(dict.fromkeys(table.source for table in tables)))
@@ -192,7 +193,7 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Write as Parquet, atomically."""
-        fields = [(name, pa.string() if name in _STRINGS else pa.int64()) for name in _COLUMNS]
+        fields = [(name, pa.int64() if name in _INTEGERS else pa.string()) for name in _COLUMNS]
         fields += [(_PREFIX + label, pa.float64()) for label in self.labels]
         metadata = {_METADATA_KEY: json.dumps({"format": 1, "labels": list(self.labels)}).encode()}
         table = pa.Table.from_pandas(self.frame, schema=pa.schema(fields), preserve_index=False)
@@ -201,7 +202,7 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """Read what ``write`` wrote.
+        """Read a file of ``write``.
 
         Raises:
             PredictionError: naming the file, if it is missing, not Parquet, or not a valid table of predictions
@@ -209,7 +210,7 @@ class Predictions:
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
-            raise PredictionError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
+            raise PredictionError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
         labels = tuple(name.removeprefix(_PREFIX) for name in table.column_names if name.startswith(_PREFIX))
         stored = (table.schema.metadata or {}).get(_METADATA_KEY)
         if stored is not None and tuple(json.loads(stored)["labels"]) != labels:
@@ -253,28 +254,26 @@ def _frame(
 def _check_columns(table: Predictions) -> None:
     source, labels = table.source, table.labels
     if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise PredictionError(f"{source}: two or more distinct labels are needed, found {list(labels)}")
+        raise PredictionError(f"{source}: expected two or more distinct labels, found {list(labels)}")
     expected = [*_COLUMNS, *(_PREFIX + label for label in labels)]
     missing = [name for name in expected if name not in table.frame.columns]
     unknown = [name for name in table.frame.columns if name not in expected]
     if missing:
         raise PredictionError(f"{source}: column {missing[0]!r} is missing; found {list(table.frame.columns)}")
     if unknown:
-        raise PredictionError(f"{source}: column {unknown[0]!r} is not one of a single-label task's: {expected}")
+        raise PredictionError(f"{source}: unknown column {unknown[0]!r}; expected {expected}")
     if table.frame.empty:
         raise PredictionError(f"{source}: no rows; a table of predictions needs at least one utterance")
     for name in _COLUMNS:
-        if name in ("speaker", "answer"):
-            continue
-        if table.frame[name].isna().any():
+        if name not in ("speaker", "answer") and table.frame[name].isna().any():
             raise PredictionError(f"{source}: column {name!r} has a null; only speaker, answer and scores may")
-    for name in ("fold", "seed"):
+    for name in _INTEGERS:
         if not pd.api.types.is_integer_dtype(table.frame[name]):
-            raise PredictionError(f"{source}: column {name!r} is {table.frame[name].dtype}, expected whole numbers")
+            raise PredictionError(f"{source}: column {name!r} is {table.frame[name].dtype}, expected integers")
 
 
 def _refuse(table: Predictions, wrong: npt.NDArray[np.bool_], what: Callable[[pd.Series], str]) -> None:
-    """Raise with the first utterance of ``wrong`` and the number of them."""
+    """Raise if any row is wrong, naming the first one and their number."""
     if wrong.any():
         row = table.frame.iloc[int(wrong.argmax())]
         raise PredictionError(
@@ -296,13 +295,12 @@ def _check_rows(table: Predictions) -> None:
     no_label = expected.isna().to_numpy()
     _refuse(table, no_label, lambda row: f"has prediction {row['prediction']!r}, expected one of {list(status_of)}")
     contradicted = (expected != frame["status"]).to_numpy()
-    _refuse(
-        table,
-        contradicted,
-        lambda row: (
-            f"has status {row['status']!r}, but prediction {row['prediction']!r} means {status_of[row['prediction']]!r}"
-        ),
-    )
+
+    def contradiction(row: pd.Series) -> str:
+        found = row["prediction"]
+        return f"has status {row['status']!r}, but prediction {found!r} means {status_of[found]!r}"
+
+    _refuse(table, contradicted, contradiction)
 
 
 def _check_log_probs(table: Predictions) -> None:
@@ -310,7 +308,7 @@ def _check_log_probs(table: Predictions) -> None:
     scores = frame[[_PREFIX + label for label in table.labels]].to_numpy(dtype=np.float64)
     empty, finite = np.isnan(scores).all(axis=1), np.isfinite(scores).all(axis=1)
     scored = (frame["status"] == "scored").to_numpy()
-    answered = frame["answer"].notna().to_numpy()  # generation: parsed from an answer, perhaps without scores
+    answered = frame["answer"].notna().to_numpy()  # generation: a label parsed from an answer may have no scores
     not_finite = ~finite & (scored & ~(answered & empty) | ~scored & ~empty)
     _refuse(table, not_finite, lambda row: f"is {row['status']} but has a log-probability that is not finite")
     unscored = (frame["status"] == "unscored").to_numpy()
@@ -318,14 +316,9 @@ def _check_log_probs(table: Predictions) -> None:
     usable = np.where(finite[:, None], scores, 0.0)
     with np.errstate(over="ignore"):
         off = finite & (np.abs(np.exp(usable).sum(axis=1) - 1) > _SUM_TOLERANCE)
-    _refuse(
-        table, off, lambda row: "has log-probabilities whose exponentials do not sum to 1; apply log_softmax to them"
-    )
+    _refuse(table, off, lambda row: "has log-probabilities whose exponentials do not sum to 1; apply log_softmax")
     position = frame["prediction"].map({label: index for index, label in enumerate(table.labels)})
     own = np.take_along_axis(usable, position.fillna(0).to_numpy(dtype=np.int64)[:, None], axis=1)[:, 0]
     below = scored & finite & ~answered & (own < usable.max(axis=1) - _TIE_TOLERANCE)
-    _refuse(
-        table,
-        below,
-        lambda row: f"has prediction {row['prediction']!r}, which is not the label of its highest log-probability",
-    )
+    what = "which is not the label of its highest log-probability"
+    _refuse(table, below, lambda row: f"has prediction {row['prediction']!r}, {what}")

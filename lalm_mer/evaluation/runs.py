@@ -25,15 +25,14 @@ _HISTORY = ("step", "epoch", "split", "loss")
 
 @dataclass(frozen=True)
 class Run:
-    """One recognizer, trained with one seed and tested on one fold.
+    """A finished run: one recognizer, trained with one seed and tested on one fold.
 
     Args:
-        name: the folder as it was given
-        record: content of run.json, of a run that has ended
-        predictions: all of its rows, of every condition
-        history: ``step``, ``epoch``, ``split``, ``loss`` and the metrics on dev; no row where nothing was trained step
-            by step
-        metrics: content of metrics.json; None where there is none
+        name: its folder
+        record: content of run.json
+        predictions: rows of all conditions
+        history: ``step``, ``epoch``, ``split``, ``loss`` and the metrics on dev; empty if nothing was trained in steps
+        metrics: content of metrics.json; None if there is none
     """
 
     name: str
@@ -45,7 +44,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Duration of the run."""
-        assert self.record.seconds is not None  # a run that has not ended is not read
+        assert self.record.seconds is not None  # read_run refuses a run that has not ended
         return self.record.seconds
 
 
@@ -59,9 +58,7 @@ def read_run(folder: Path) -> Run:
         raise PredictionError(f"{folder}: no such run folder; expected one with run.json and predictions.parquet")
     record = read_record(folder / RUN_FILE)
     if record.seconds is None:
-        raise PredictionError(
-            f"{folder / RUN_FILE}: key 'seconds' is null: the run has not ended; start it again to end it"
-        )
+        raise PredictionError(f"{folder / RUN_FILE}: key 'seconds' is null: the run has not finished; resume it")
     if record.primary_metric not in METRICS:
         raise PredictionError(
             f"{folder / RUN_FILE}: key 'primary_metric': expected one of {list(METRICS)}, found "
@@ -90,7 +87,7 @@ def _check_agreement(record: RunRecord, predictions: Predictions) -> None:
 
 
 def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path) -> None:
-    """A metrics.json that does not follow from its predictions is stale or edited."""
+    """Refuse a metrics.json that does not follow from the predictions: it is stale or edited."""
     rows = predictions.frame
     metric = METRICS[UAR]
     value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
@@ -110,7 +107,7 @@ def _read_history(file: Path, required: bool) -> pd.DataFrame:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise PredictionError(f"{file}: cannot be read ({error.strerror}); did the training end?") from error
+        raise PredictionError(f"{file}: cannot be read ({error.strerror}); did the training finish?") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -1,4 +1,4 @@
-"""The content of metrics.json: every metric of a table of predictions with its interval, recalls and confusion."""
+"""The content of metrics.json: all metrics of a table of predictions with intervals, recalls and confusion."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["score", "score_table"]
 
 
 def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
-    """Score a table of any origin; folds are pooled per seed, then metrics averaged over seeds.
+    """Score a table; folds are pooled per seed, then metrics are averaged over seeds.
 
     Args:
         frame: columns ``corpus``, ``speaker`` (null where unknown), ``seed``, ``truth``, ``prediction``; N rows
         labels: the K labels
 
     Returns:
-        plain data: n (rows) and how many are scored, unparsed, unscored; labels; absent_labels {label: seeds
-        without it}; each of ``METRICS`` with its 95% interval; recalls; confusion summed over seeds, shape (K, K + 2)
+        Plain data: numbers of rows in all, scored, unparsed and unscored; labels; absent_labels {label: seeds without
+        it}; each of ``METRICS`` with its 95% interval; recalls; confusion summed over seeds, shape (K, K + 2)
 
     Raises:
         PredictionError: if there is no row, or a truth is outside ``labels``
@@ -70,7 +70,5 @@ def score(predictions: Predictions) -> dict[str, Any]:
     """
     conditions = sorted(predictions.frame["condition"].unique())
     if len(conditions) > 1:
-        raise PredictionError(
-            f"{predictions.source}: contains conditions {conditions}; score one, chosen with of_condition(name)"
-        )
+        raise PredictionError(f"{predictions.source}: contains conditions {conditions}; choose one by of_condition")
     return score_table(predictions.frame, predictions.labels)

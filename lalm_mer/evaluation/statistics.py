@@ -1,13 +1,13 @@
 """Intervals and paired tests that treat speakers, not utterances, as the sample.
 
-Utterances of one speaker resemble each other, so an interval over utterances is too narrow. Every statistic here is
-computed from counts per seed and speaker, shape (R, S, K, K + 2), so that leaving a speaker out is a subtraction.
+Utterances of one speaker are similar, so an interval over utterances is too narrow. All statistics are computed from
+counts per seed and speaker, shape (R, S, K, K + 2), so that a speaker is left out by a subtraction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,7 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
 from lalm_mer.evaluation.metrics import METRICS, UAR, Counts, Floats, Metric
 
-__all__ = [
-    "Interval",
-    "PairedTest",
-    "holm",
-    "jackknife",
-    "paired_test",
-    "speaker_counts",
-    "speaker_interval",
-]
+__all__ = ["Interval", "PairedTest", "holm", "jackknife", "paired_test", "speaker_counts", "speaker_interval"]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 19_999  # sign flips drawn where there are more than 14 speakers; up to 14 all 2^S are enumerated
@@ -37,10 +29,10 @@ class Interval:
     """A 95% interval, or why there is none.
 
     Args:
-        low: lower end; None where there is no interval
-        high: upper end; None where there is no interval
-        method: how it was computed, or why it was not
-        n_clusters: number of speakers; None where they are unknown
+        low: lower end; None if there is no interval
+        high: upper end; None if there is no interval
+        method: how it was computed, or why there is none
+        n_clusters: number of speakers; None if they are unknown
     """
 
     low: float | None
@@ -56,11 +48,11 @@ class PairedTest:
     Args:
         difference: UAR of ``a`` minus UAR of ``b``, a fraction
         interval: 95% interval of the difference
-        p_value: two-sided; None where speakers are unknown or there is only one
-        smallest_p: the smallest p-value that so few speakers can give, 2 / 2^S
-        n_speakers: number of speakers, None where they are unknown
+        p_value: two-sided; None if speakers are unknown or there is only one
+        smallest_p: smallest possible p-value with this number of speakers, 2 / 2^S
+        n_speakers: number of speakers; None if they are unknown
         n_utterances: utterances in the test splits of all folds
-        method: how the p-value was computed, or why it was not
+        method: how the p-value was computed, or why there is none
     """
 
     difference: float
@@ -80,8 +72,8 @@ def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[Counts, 
         labels: the K labels; a prediction outside them is counted as unparsed
 
     Returns:
-        counts, shape (R seeds, S speakers, K, K + 2), and the S speakers in order; where any speaker is unknown
-        S = 1 and the second is None
+        Counts, shape (R seeds, S speakers, K, K + 2), and the S speakers in order; if any speaker is unknown, S = 1
+        and None
     """
     columns = {label: index for index, label in enumerate(labels)}
     size = len(columns)
@@ -101,8 +93,8 @@ def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[Counts, 
 def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
     """Delete-one-cluster jackknife with Student's t, 95%.
 
-    The interval is ``estimate`` plus or minus t(S - 1) standard errors. With few speakers it covers better than a
-    percentile bootstrap over speakers, which is too narrow.
+    The interval is ``estimate`` plus or minus t(S - 1) standard errors. With few speakers its coverage is better than
+    that of a percentile bootstrap over speakers, which is too narrow.
 
     Args:
         estimate: the statistic on all clusters
@@ -110,7 +102,7 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
         bounds: range of the statistic; the interval is clipped to it
 
     Returns:
-        the interval; without ends, and saying why, where there are fewer than two clusters or a value is NaN
+        The interval, without ends if there are fewer than two clusters or a value is NaN
 
     Example:
         >>> interval = jackknife(0.5, np.array([0.4, 0.5, 0.6]))
@@ -122,18 +114,15 @@ def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float
     """
     count = len(leave_one_out)
     if count < 2:
-        return Interval(
-            None, None, "no interval: one speaker, and utterances of one speaker are not independent", count
-        )
+        reason = "no interval: one speaker, and utterances of one speaker are not independent"
+        return Interval(None, None, reason, count)
     if not np.isfinite(leave_one_out).all():
-        return Interval(None, None, "no interval: without one of the speakers a seed has no utterance left", count)
+        return Interval(None, None, "no interval: without one of the speakers a seed has no utterance", count)
     standard_error = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error)
     method = f"delete-one-speaker jackknife, Student's t with {count - 1} degrees of freedom, 95%"
     if half == 0:
-        method += (
-            "; leaving any speaker out changes nothing, so its width of zero does not carry over to other speakers"
-        )
+        method += "; leaving any speaker out changes nothing, so a width of zero says nothing about other speakers"
     return Interval(max(bounds[0], estimate - half), min(bounds[1], estimate + half), method, count)
 
 
@@ -151,16 +140,13 @@ def _unknown_speakers(frame: pd.DataFrame) -> Interval:
 def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric) -> Interval:
     """95% interval of a metric of a table of predictions, clustered by speaker.
 
-    Folds are pooled per seed, the metric is averaged over seeds, and a speaker is left out of all seeds at once.
-    A class of which the speaker left out has all utterances is left out of that mean; the method says how often.
+    Folds are pooled per seed, the metric is averaged over seeds, and a speaker is left out of all seeds at once. If the
+    speaker has all utterances of a class, the class is left out of that mean; ``method`` states how often.
 
     Args:
         frame: columns ``corpus``, ``speaker``, ``seed``, ``truth``, ``prediction``
         labels: the K labels
         metric: one of ``METRICS``
-
-    Returns:
-        the interval, clipped to the metric's bounds; without ends where speakers are unknown or there is only one
     """
     counts, speakers = speaker_counts(frame, labels)
     if speakers is None:
@@ -173,7 +159,7 @@ def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric)
     if interval.low is None or short == 0:
         return interval
     method = f"{interval.method}; a class is absent from {short} of {len(speakers)} resamples and left out of them"
-    return Interval(interval.low, interval.high, method, interval.n_clusters)
+    return replace(interval, method=method)
 
 
 def _correctness(frame: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +176,7 @@ def _require_same(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> N
         where = first if only[0] in a.index else second
         raise PredictionError(
             f"{first} and {second} score different utterances: {only[0][0]!r} (fold {only[0][1]}) is only in {where}, "
-            f"{len(only)} differ; a paired test needs the same folds"
+            f"{len(only)} differ; run both on the same folds"
         )
     for column in ("truth", "speaker"):
         differs = (a[column].fillna("") != b[column].fillna("")).to_numpy()
@@ -208,20 +194,16 @@ def _require_same(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> N
 def paired_test(
     a: pd.DataFrame, b: pd.DataFrame, labels: Sequence[str], names: tuple[str, str] = ("a", "b")
 ) -> PairedTest:
-    """Test whether two recognizers' UARs differ, flipping the sign of each speaker's difference.
+    """Test whether the UARs of two recognizers differ, by flipping the sign of each speaker's difference.
 
-    UAR is linear in the correctness of each utterance, with weight 1 / (K n_class), K counting the classes present;
-    so the difference is a sum over speakers. If the two recognizers are equally good, each speaker's share is as
-    likely to have the other sign.
+    UAR is linear in the correctness of each utterance, with weight 1 / (K n_class) for the K classes present, so the
+    difference is a sum over speakers. If the recognizers are equally good, both signs of a term are equally likely.
 
     Args:
         a: table with ``utterance_id``, ``fold``, ``seed``, ``corpus``, ``speaker``, ``truth``, ``prediction``
         b: table of the same utterances, folds and truths
         labels: the K labels
         names: names of the two in errors
-
-    Returns:
-        difference of the means over seeds, its interval, and a two-sided p-value
 
     Raises:
         PredictionError: if the two tables differ in utterances, truths or speakers
@@ -258,9 +240,8 @@ def paired_test(
     exact = 2**count <= _RESAMPLES
     smallest = 2 / 2**count if exact else 2 / (_RESAMPLES + 1)
     how = f"all 2^{count} sign flips" if exact else f"{_RESAMPLES} random sign flips, seed {_SEED}"
-    return PairedTest(
-        difference, interval, min(1.0, float(result.pvalue)), smallest, count, len(left), f"{how} by speaker"
-    )
+    p_value = min(1.0, float(result.pvalue))
+    return PairedTest(difference, interval, p_value, smallest, count, len(left), f"{how} by speaker")
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

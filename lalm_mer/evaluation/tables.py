@@ -1,4 +1,4 @@
-"""Prediction tables of any origin: CSV or Parquet with utterances, truths and predictions or probabilities."""
+"""Tables of predictions from other programs: CSV or Parquet with truths and predictions or probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 
 __all__ = ["PredictionTable", "read_table"]
@@ -22,13 +22,13 @@ _PREFIXES = ("prob_", "log_prob_", "")
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """A table to give to ``scores.score_table``, and how it was read.
+    """A table for ``score_table``.
 
     Args:
         frame: ``utterance_id``, ``corpus``, ``speaker`` (null where unknown), ``fold``, ``seed``, ``truth``,
             ``prediction``; N rows
         labels: the K labels
-        remarks: sentences that say how labels and predictions were found
+        remarks: how labels and predictions were determined, in sentences
     """
 
     frame: pd.DataFrame
@@ -39,14 +39,14 @@ class PredictionTable:
 def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTable:
     """Read a table with ``utterance_id``, ``truth``, and ``prediction`` or one probability column per label.
 
-    Probability columns are called ``prob_<label>``, ``log_prob_<label>`` or as the label itself. ``speaker``,
-    ``fold``, ``seed`` and ``condition`` are optional. An empty prediction, or a row without probabilities, is
-    unscored; a prediction outside the label set stays, as an error of its true class.
+    Probability columns are named ``prob_<label>``, ``log_prob_<label>`` or like the label. ``speaker``, ``fold``,
+    ``seed`` and ``condition`` are optional. An empty prediction, or a row without probabilities, is unscored; a
+    prediction outside the label set is an error of its true class.
 
     Args:
         path: ``.csv`` (UTF-8, comma) or ``.parquet``
-        labels: the label set; None takes the labels of the prefixed probability columns where these are what is
-            scored, else the sorted set of truths
+        labels: the label set; None for the labels of the prefixed probability columns if there are no predictions,
+            or else the sorted set of truths
 
     Raises:
         PredictionError: naming file, column or utterance, if something is invalid
@@ -59,8 +59,10 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
             row = int(frame[name].isna().to_numpy().argmax())
             raise PredictionError(f"{path}: row {row + 1}: column {name!r} is empty; every utterance needs one")
     if frame.empty:
-        raise PredictionError(f"{path}: no rows; a metric over no class at all has no value")
-    _require_one_condition(frame, path)
+        raise PredictionError(f"{path}: no rows; a metric of no class has no value")
+    if "condition" in frame.columns and frame["condition"].nunique(dropna=False) > 1:
+        found = sorted(map(str, frame["condition"].unique()))
+        raise PredictionError(f"{path}: contains conditions {found}; keep the rows of one of them")
     has_prediction = "prediction" in frame.columns
     chosen, remark = _labels(frame, labels, has_prediction)
     unknown = ~frame["truth"].isin(chosen).to_numpy()
@@ -78,7 +80,7 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
             examples = sorted(prediction[outside].unique())[:5]
             remarks.append(
                 f"{int(outside.sum())} predictions outside the label set, such as {examples}: errors of their true "
-                "class, shown as unparsed"
+                "class, counted as unparsed"
             )
     else:
         prediction = _from_probabilities(frame, chosen, path)
@@ -87,7 +89,7 @@ def read_table(path: Path, labels: Sequence[str] | None = None) -> PredictionTab
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Every column as strings, missing and empty ones null; probabilities become numbers later."""
+    """Read a table with texts as strings, and empty cells as null."""
     try:
         if path.suffix.lower() == ".csv":
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
@@ -96,24 +98,18 @@ def _read(path: Path) -> pd.DataFrame:
         else:
             raise PredictionError(f"{path}: expected a .csv or .parquet file, found {path.suffix or 'no ending'!r}")
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise PredictionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise PredictionError(f"{path}: cannot be read ({one_line(error)})") from error
     for name in ("utterance_id", "truth", "prediction", "speaker", "corpus", "condition"):
         if name in frame.columns:
             frame[name] = frame[name].astype("string").astype(object).where(frame[name].notna(), None)
     return frame
 
 
-def _require_one_condition(frame: pd.DataFrame, path: Path) -> None:
-    if "condition" in frame.columns and frame["condition"].nunique(dropna=False) > 1:
-        found = sorted(map(str, frame["condition"].unique()))
-        raise PredictionError(f"{path}: contains conditions {found}; keep the rows of one of them")
-
-
 def _labels(frame: pd.DataFrame, given: Sequence[str] | None, has_prediction: bool) -> tuple[tuple[str, ...], str]:
     if given is not None:
         if len(set(given)) != len(given) or not all(given):
             raise PredictionError(f"--labels: expected distinct labels, found {list(given)}")
-        return tuple(given), f"label set: as given, {', '.join(given)}"
+        return tuple(given), f"label set: {', '.join(given)}, as given"
     if not has_prediction:
         for prefix in _PREFIXES[:2]:
             named = tuple(str(name).removeprefix(prefix) for name in frame.columns if str(name).startswith(prefix))
@@ -130,8 +126,8 @@ def _from_probabilities(frame: pd.DataFrame, labels: tuple[str, ...], path: Path
             break
     else:
         raise PredictionError(
-            f"{path}: no column 'prediction', and none of probabilities such as 'prob_{labels[0]}'; "
-            f"found {list(frame.columns)}"
+            f"{path}: no column 'prediction', and no probabilities such as 'prob_{labels[0]}'; found "
+            f"{list(frame.columns)}"
         )
     missing = [name for name in columns if name not in frame.columns]
     unknown = [name for name in frame.columns if prefix and str(name).startswith(prefix) and name not in columns]
@@ -139,24 +135,12 @@ def _from_probabilities(frame: pd.DataFrame, labels: tuple[str, ...], path: Path
         raise PredictionError(
             f"{path}: probability columns do not fit the label set {list(labels)}: missing {missing}, unknown {unknown}"
         )
-    numbers: list[npt.NDArray[np.float64]] = []
-    for name in columns:
-        values = pd.to_numeric(frame[name], errors="coerce")
-        wrong = (values.isna() & frame[name].notna()).to_numpy()
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise PredictionError(
-                f"{path}: utterance {frame['utterance_id'].iloc[row]!r}: column {name!r}: expected a number, "
-                f"found {frame[name].iloc[row]!r}"
-            )
-        numbers.append(values.to_numpy(dtype=np.float64))
-    scores = np.stack(numbers, axis=1)
+    scores = np.stack([_numbers(frame, name, path) for name in columns], axis=1)
     with np.errstate(over="ignore"):
         scores = np.exp(scores) if prefix == "log_prob_" else scores
     unscored: npt.NDArray[np.bool_] = np.asarray(np.isnan(scores).all(axis=1))
-    off: npt.NDArray[np.bool_] = ~unscored & ~(
-        (scores >= 0).all(axis=1) & (np.abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE)
-    )
+    is_valid = (scores >= 0).all(axis=1) & (np.abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE)
+    off = ~unscored & ~is_valid
     if off.any():
         row = int(off.argmax())
         raise PredictionError(
@@ -165,6 +149,18 @@ def _from_probabilities(frame: pd.DataFrame, labels: tuple[str, ...], path: Path
         )
     best = np.where(unscored[:, None], 0.0, scores).argmax(axis=1)
     return pd.Series(np.where(unscored, UNSCORED, np.asarray(labels, dtype=object)[best]), index=frame.index)
+
+
+def _numbers(frame: pd.DataFrame, name: str, path: Path) -> npt.NDArray[np.float64]:
+    values = pd.to_numeric(frame[name], errors="coerce")
+    wrong = (values.isna() & frame[name].notna()).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise PredictionError(
+            f"{path}: utterance {frame['utterance_id'].iloc[row]!r}: column {name!r}: expected a number, "
+            f"found {frame[name].iloc[row]!r}"
+        )
+    return values.to_numpy(dtype=np.float64)
 
 
 def _standard(frame: pd.DataFrame, prediction: pd.Series, path: Path) -> pd.DataFrame:

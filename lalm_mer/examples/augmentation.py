@@ -37,28 +37,14 @@ _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_
 _REFLECTIONS = 8  # order of the image sources: takes 20 ms per clip; 12 would take half a second
 
 
+_SNR_DB: dict[str, Any] = {"at_least": -30, "at_most": 100}
+_RATE: dict[str, Any] = {"at_least": 0.5, "at_most": 2}
+_RT60_S: dict[str, Any] = {"at_least": 0.15, "at_most": 2}  # below 0.15 s no absorption is enough
+_GAIN_DB: dict[str, Any] = {"at_least": -60, "at_most": 60}
+
+
 def _probability() -> Any:  # noqa: ANN401 a declaration
     return setting(0.0, at_least=0, at_most=1, help="probability for each training clip")
-
-
-def _snr_db(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
-    return setting(default, at_least=-30, at_most=100, help=f"{end} signal-to-noise ratio")
-
-
-def _rate(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
-    return setting(default, at_least=0.5, at_most=2, help=f"{end} rate; a clip becomes 1 / rate times as long")
-
-
-def _rt60_s(default: float, end: str) -> Any:  # noqa: ANN401 a declaration; below 0.15 s no absorption is enough
-    return setting(default, at_least=0.15, at_most=2, help=f"{end} reverberation time of simulated rooms")
-
-
-def _gain_db(default: float, end: str) -> Any:  # noqa: ANN401 a declaration
-    return setting(default, at_least=-60, at_most=60, help=f"{end} gain")
-
-
-def _bitrate_kbps(default: int, end: str) -> Any:  # noqa: ANN401 a declaration
-    return setting(default, choices=_BITRATES_KBPS, help=f"{end} bit rate")
 
 
 @dataclass(frozen=True)
@@ -66,8 +52,8 @@ class NoiseSettings:
     """Noise added at a signal-to-noise ratio drawn from a range."""
 
     p: float = _probability()
-    min_snr_db: float = _snr_db(5.0, "lowest")
-    max_snr_db: float = _snr_db(30.0, "highest")
+    min_snr_db: float = setting(5.0, **_SNR_DB, help="lowest signal-to-noise ratio")
+    max_snr_db: float = setting(30.0, **_SNR_DB, help="highest signal-to-noise ratio")
     color: str = setting(
         "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB per octave, brown to violet"
     )
@@ -79,8 +65,8 @@ class SpeedSettings:
     """Speed perturbation: faster (rate above 1) or slower, with the pitch."""
 
     p: float = _probability()
-    min_rate: float = _rate(0.9, "lowest")
-    max_rate: float = _rate(1.1, "highest")
+    min_rate: float = setting(0.9, **_RATE, help="lowest rate; a clip becomes 1 / rate times as long")
+    max_rate: float = setting(1.1, **_RATE, help="highest rate; a clip becomes 1 / rate times as long")
 
 
 @dataclass(frozen=True)
@@ -88,8 +74,8 @@ class ReverbSettings:
     """Reverberation by simulated rooms, with reflections up to the 8th only, or by recorded impulse responses."""
 
     p: float = _probability()
-    min_rt60_s: float = _rt60_s(0.2, "shortest")
-    max_rt60_s: float = _rt60_s(0.8, "longest")
+    min_rt60_s: float = setting(0.2, **_RT60_S, help="shortest reverberation time of simulated rooms")
+    max_rt60_s: float = setting(0.8, **_RT60_S, help="longest reverberation time of simulated rooms")
     folder: str | None = setting(None, help="recorded impulse responses, used instead of simulated rooms")
 
 
@@ -98,8 +84,8 @@ class GainSettings:
     """A gain drawn from a range."""
 
     p: float = _probability()
-    min_gain_db: float = _gain_db(-6.0, "lowest")
-    max_gain_db: float = _gain_db(6.0, "highest")
+    min_gain_db: float = setting(-6.0, **_GAIN_DB, help="lowest gain")
+    max_gain_db: float = setting(6.0, **_GAIN_DB, help="highest gain")
 
 
 @dataclass(frozen=True)
@@ -107,8 +93,8 @@ class Mp3Settings:
     """MP3 encoding and decoding at a bit rate drawn from a range; clips under 0.1 s are not changed."""
 
     p: float = _probability()
-    min_bitrate_kbps: int = _bitrate_kbps(16, "lowest")
-    max_bitrate_kbps: int = _bitrate_kbps(64, "highest")
+    min_bitrate_kbps: int = setting(16, choices=_BITRATES_KBPS, help="lowest bit rate")
+    max_bitrate_kbps: int = setting(64, choices=_BITRATES_KBPS, help="highest bit rate")
 
 
 @dataclass(frozen=True)
@@ -154,12 +140,7 @@ class Augmentation:
         self._chains: dict[tuple[int, bool], list[_Step]] = {}
 
     def __call__(self, waveform: Waveform, key: str, *, changes_speed: bool = True) -> Waveform:
-        """Augment a waveform.
-
-        Args:
-            waveform: not empty
-            key: seed of the draws
-            changes_speed: whether the speed may change
+        """Augment a waveform that is not empty; ``key`` is the seed of the draws.
 
         Raises:
             AudioError: if the result has samples that are not finite
@@ -203,9 +184,7 @@ def _check(settings: AugmentSettings) -> None:
         "pyroomacoustics": settings.reverb.p and not settings.reverb.folder,
         "fast_mp3_augment": settings.mp3.p,
     }
-    missing = [
-        package for package, is_needed in needed.items() if is_needed and importlib.util.find_spec(package) is None
-    ]
+    missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"augmentation needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
 
@@ -239,9 +218,8 @@ def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: 
         low, high = round(rate / speed.max_rate), round(rate / speed.min_rate)
         steps.append(audiomentations.Resample(min_sample_rate=low, max_sample_rate=high, p=speed.p))
     if reverb.p and responses:
-        room = audiomentations.ApplyImpulseResponse(
-            [str(path) for path in responses], p=reverb.p, leave_length_unchanged=True
-        )
+        files = list(map(str, responses))
+        room = audiomentations.ApplyImpulseResponse(files, p=reverb.p, leave_length_unchanged=True)
         steps.append(_preserving_level(room))
     elif reverb.p:
         room = audiomentations.RoomSimulator(
@@ -252,24 +230,21 @@ def _steps(settings: AugmentSettings, rate: int, noises: list[Path], responses: 
         steps.append(_preserving_level(room))
     snr = {"min_snr_db": noise.min_snr_db, "max_snr_db": noise.max_snr_db, "p": noise.p}
     if noise.p and noises:
-        steps.append(audiomentations.AddBackgroundNoise([str(path) for path in noises], **snr))
+        steps.append(audiomentations.AddBackgroundNoise(list(map(str, noises)), **snr))
     elif noise.p:
-        steps.append(
-            audiomentations.AddGaussianSNR(**snr) if noise.color == "white" else audiomentations.AddColorNoise(**snr)
-        )
+        computed = audiomentations.AddGaussianSNR if noise.color == "white" else audiomentations.AddColorNoise
+        steps.append(computed(**snr))
     if gain.p:
         steps.append(audiomentations.Gain(min_gain_db=gain.min_gain_db, max_gain_db=gain.max_gain_db, p=gain.p))
     if mp3.p:
-        steps.append(_preserving_level(_mp3(audiomentations, mp3, rate)))
+        if rate not in _MP3_RATES:
+            raise ConfigError(f"argument 'mp3.p': no MP3 at {rate} Hz, only at {_MP3_RATES}; set it to 0")
+        transform = audiomentations.Mp3Compression(
+            min_bitrate=mp3.min_bitrate_kbps, max_bitrate=mp3.max_bitrate_kbps, backend="fast-mp3-augment", p=mp3.p
+        )
+        coded = _preserving_level(transform)
+        steps.append(lambda samples, rate: coded(samples, rate) if len(samples) >= 0.1 * rate else samples)
     return steps
-
-
-def _mp3(library: Any, mp3: Mp3Settings, rate: int) -> _Step:  # noqa: ANN401 the module audiomentations
-    if rate not in _MP3_RATES:
-        raise ConfigError(f"argument 'mp3.p': no MP3 at {rate} Hz, only at {_MP3_RATES}; set it to 0")
-    low, high = mp3.min_bitrate_kbps, mp3.max_bitrate_kbps
-    transform: _Step = library.Mp3Compression(min_bitrate=low, max_bitrate=high, backend="fast-mp3-augment", p=mp3.p)
-    return lambda samples, rate: transform(samples, rate) if len(samples) >= 0.1 * rate else samples
 
 
 def _preserving_level(transform: _Step) -> _Step:

@@ -20,10 +20,9 @@ __all__ = ["AugmentedExamples", "earlier_occurrences"]
 class AugmentedExamples:
     """Training examples whose waveforms are augmented differently in every epoch.
 
-    The samples depend only on seed, epoch, utterance id and the number of the repeat, not on worker, order or earlier
-    epochs, so a run resumed from a checkpoint gets the same samples. The epoch is in memory shared with worker
-    processes, including persistent ones, for any start method; set it before the first example of the epoch is
-    accessed. Examples without a waveform are not changed.
+    The samples depend only on seed, epoch, utterance id and the number of the repeat, so a run resumed from a
+    checkpoint gets the same samples. The epoch is in memory shared with all worker processes; set it before the first
+    example of the epoch is accessed. Examples without a waveform are not changed.
 
     Args:
         examples: examples of the training split
@@ -33,7 +32,6 @@ class AugmentedExamples:
             either end of the range of speeds keep their speed. None if every duration can be used
 
     Attributes:
-        augmentation: the augmentation
         unchanged_speed: ids of the utterances that keep their speed
     """
 

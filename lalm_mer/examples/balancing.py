@@ -19,6 +19,7 @@ SAMPLINGS = ("none", "class", "group", "class_and_group")
 DIRECTIONS = ("over", "under")
 
 _Rows: TypeAlias = npt.NDArray[np.int64]
+_Names: TypeAlias = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -89,27 +90,13 @@ def balance(
         rows = _capped(rows, labels, max_per_class, random)
     if max_per_group is not None and names is not None:
         rows = _capped(rows, names, max_per_group, random)
-    rows = _sampled(rows, labels, names, sampling, direction, random)
+    if sampling == "class_and_group" and names is not None:
+        rows = _equalise_both(rows, labels, names, direction, random)
+    elif sampling != "none":
+        rows = _equalise(rows, labels if names is None or sampling == "class" else names, direction, random)
     indices = [int(row) for row in np.sort(rows)]
     after = count([truths[row] for row in indices], None if groups is None else [groups[row] for row in indices])
     return Balanced(indices, count(truths, groups), after)
-
-
-def _sampled(
-    rows: _Rows,
-    labels: npt.NDArray[np.str_],
-    names: npt.NDArray[np.str_] | None,
-    sampling: str,
-    direction: str,
-    random: np.random.Generator,
-) -> _Rows:
-    if sampling == "class":
-        return _equalise(rows, labels, direction, random)
-    if sampling == "group" and names is not None:
-        return _equalise(rows, names, direction, random)
-    if sampling == "class_and_group" and names is not None:
-        return _equalise_both(rows, labels, names, direction, random)
-    return rows
 
 
 def count(truths: Sequence[str], groups: Sequence[str | None] | None = None) -> Counts:
@@ -138,9 +125,6 @@ def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, 
     Args:
         truths: label of each training example, after ``balance``
         labels: label set of the task, K strings
-
-    Returns:
-        K weights, in the order of ``labels``
 
     Raises:
         ConfigError: naming a label without a training example, or one outside ``labels``
@@ -200,34 +184,27 @@ def _require_groups(groups: Sequence[str | None] | None, utterance_ids: Sequence
         )
 
 
-def _capped(rows: _Rows, names: npt.NDArray[np.str_], most: int, random: np.random.Generator) -> _Rows:
+def _capped(rows: _Rows, names: _Names, most: int, random: np.random.Generator) -> _Rows:
     """At most ``most`` rows of each name."""
-    kept = []
-    for cell in _cells(rows, names).values():
-        kept.append(cell if len(cell) <= most else random.choice(cell, most, replace=False))
+    cells = _cells(rows, names)
+    kept = [cell if len(cell) <= most else random.choice(cell, most, replace=False) for cell in cells]
     return np.sort(np.concatenate(kept))
 
 
-def _equalise(rows: _Rows, names: npt.NDArray[np.str_], direction: str, random: np.random.Generator) -> _Rows:
+def _equalise(rows: _Rows, names: _Names, direction: str, random: np.random.Generator) -> _Rows:
     """Sample each name to the size of the most or the least frequent one."""
-    cells = list(_cells(rows, names).values())
+    cells = _cells(rows, names)
     size = (max if direction == "over" else min)(map(len, cells))
     return np.concatenate([_sample(cell, size, random) for cell in cells])
 
 
-def _equalise_both(
-    rows: _Rows,
-    labels: npt.NDArray[np.str_],
-    names: npt.NDArray[np.str_],
-    direction: str,
-    random: np.random.Generator,
-) -> _Rows:
+def _equalise_both(rows: _Rows, labels: _Names, names: _Names, direction: str, random: np.random.Generator) -> _Rows:
     """Sample classes to equal size, divided among their groups as evenly as possible."""
-    classes = list(_cells(rows, labels).values())
+    classes = _cells(rows, labels)
     size = (max if direction == "over" else min)(map(len, classes))
     taken = []
     for members in classes:
-        cells = list(_cells(members, names).values())
+        cells = _cells(members, names)
         shares = _shares([len(cell) for cell in cells], size, random)
         taken += [_sample(cell, share, random) for cell, share in zip(cells, shares, strict=True)]
     return np.concatenate(taken)
@@ -261,7 +238,7 @@ def _sample(cell: _Rows, size: int, random: np.random.Generator) -> _Rows:
     return np.concatenate([np.repeat(cell, times), random.choice(cell, rest, replace=False)])
 
 
-def _cells(rows: _Rows, names: npt.NDArray[np.str_]) -> dict[str, _Rows]:
-    """Rows of each name, names in alphabetical order."""
+def _cells(rows: _Rows, names: _Names) -> list[_Rows]:
+    """Rows of each name, in alphabetical order of names."""
     found = names[rows]
-    return {str(name): rows[found == name] for name in np.unique(found)}
+    return [rows[found == name] for name in np.unique(found)]

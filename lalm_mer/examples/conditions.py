@@ -18,10 +18,6 @@ __all__ = ["CHANGED_INPUTS", "SwappedAudio", "derangement"]
 def derangement(count: int, seed: int) -> list[int]:
     """Draw a random permutation without fixed points; all such permutations are equally likely.
 
-    Args:
-        count: number of items, at least 2
-        seed: seed of the draw
-
     Raises:
         ConfigError: if ``count`` is less than 2
 
@@ -54,10 +50,7 @@ class SwappedAudio:
 
     def __init__(self, examples: ExampleDataset, seed: int) -> None:
         if not examples.uses_audio:
-            raise ConfigError(
-                "argument 'examples': no audio to swap, since the prompt has no audio slot; choose a prompt that uses "
-                "audio"
-            )
+            raise ConfigError("argument 'examples': no audio to swap; choose a prompt with an audio slot")
         self._with_audio = InputDataset(examples)
         self._without_audio = InputDataset(examples.without_waveforms())
         self.sources = derangement(len(examples), seed)
@@ -67,12 +60,8 @@ class SwappedAudio:
 
     def __getitem__(self, index: int) -> Input:
         other = self._with_audio[self.sources[index]]
-        return replace(
-            self._without_audio[index],
-            waveform=other.waveform,
-            without_audio=other.without_audio,
-            descriptors=other.descriptors,
-        )
+        audio = {name: getattr(other, name) for name in ("waveform", "without_audio", "descriptors")}
+        return replace(self._without_audio[index], **audio)
 
     def __iter__(self) -> Iterator[Input]:
         return (self[index] for index in range(len(self)))

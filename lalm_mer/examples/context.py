@@ -15,10 +15,9 @@ __all__ = ["dialogue_context"]
 def dialogue_context(
     corpus: PreparedCorpus, turns: int, transcript_of: Callable[[str, str | None], str | None] | None = None
 ) -> dict[str, tuple[Turn, ...]]:
-    """The turns before each utterance, without later turns and labels.
+    """The turns before each utterance.
 
-    A turn is any earlier utterance of the dialogue, whether or not it is in a fold. Utterances without a transcript are
-    skipped.
+    A turn is any earlier utterance of the dialogue that has a transcript, whether or not it is in a fold.
 
     Args:
         corpus: corpus whose utterances have a dialogue, and a turn or a start in seconds

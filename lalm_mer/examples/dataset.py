@@ -42,22 +42,11 @@ class ExampleSource:
         return self.folded.transcript_source if self.transcripts is None else self.transcripts.source
 
     def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
-        """One split of a fold, in the order of utterance ids.
-
-        Args:
-            fold: number of the fold, from 1
-            split: ``train``, ``dev`` or ``test``
-            sampling_rate: in Hz; None for recognizers that do not use audio
-        """
+        """One split of a fold, in the order of utterance ids; ``sampling_rate`` in Hz, None to load no audio."""
         return self.examples_of(self.folded.folds.ids(fold, split), sampling_rate)
 
     def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
-        """Examples of any split, in the order of ``utterance_ids``.
-
-        Args:
-            utterance_ids: ids of utterances in a fold
-            sampling_rate: in Hz; None for recognizers that do not use audio
-        """
+        """Examples of utterances that are in any fold, in the order of ``utterance_ids``."""
         return ExampleDataset(self, [self.folded.positions[name] for name in utterance_ids], sampling_rate)
 
 
@@ -135,9 +124,8 @@ class ExampleDataset:
             ConfigError: if there is no such column
         """
         if name not in self._utterances.column_names or name == "audio":
-            raise ConfigError(
-                f"no column {name!r} in the utterance table; it has {', '.join(self._utterances.column_names)}"
-            )
+            known = ", ".join(self._utterances.column_names)
+            raise ConfigError(f"no column {name!r} in the utterance table; it has {known}")
         values = self._utterances[name][:]
         return [None if values[row] is None else str(values[row]) for row in self._rows]
 

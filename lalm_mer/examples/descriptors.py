@@ -165,11 +165,7 @@ class Terciles:
 
     @classmethod
     def of(cls, measures: Sequence[Measures], speakers: Sequence[str | None]) -> Terciles:
-        """Compute terciles of the training utterances.
-
-        Args:
-            measures: measures of N utterances
-            speakers: speaker of each, N; None if unknown
+        """Compute terciles of N training utterances; a speaker is None if unknown.
 
         Raises:
             CorpusError: naming the measure that no utterance has
@@ -267,11 +263,6 @@ class Descriptors:
     measures: Mapping[str, Measures]
     terciles: Terciles
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the thresholds and the version of the measures; the rest follows from the corpus."""
-        return self.terciles.digest
-
 
 def describe_corpus(
     source: ExampleSource, train_ids: Iterable[str], cache_dir: Path, *, processes: int | None = None
@@ -285,8 +276,7 @@ def describe_corpus(
         source: source of the examples
         train_ids: training utterances, which define the terciles; a repeated one counts once
         cache_dir: folder of all stores
-        processes: number of processes that measure; None for one per core. They are spawned, so a script needs
-            ``if __name__ == "__main__":`` around the call
+        processes: number of processes that measure, as in ``write_corpus``; None for one per core
 
     Raises:
         CorpusError: if no training utterance has a pitch, an energy or a speaking rate

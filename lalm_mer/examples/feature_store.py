@@ -88,14 +88,9 @@ class FeatureStore:
         return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._places]
 
     def add(self, inputs: Iterable[Input], processes: int = 1) -> int:
-        """Compute and store the features of the inputs that are not stored yet.
+        """Compute and store the features of the inputs that are not stored yet; returns their number.
 
-        Args:
-            inputs: read one at a time, so that memory does not grow
-            processes: number of worker processes; with more than one, a script needs a ``__main__`` guard
-
-        Returns:
-            Number of inputs whose features were computed
+        Inputs are read one at a time. With several processes, a script needs ``if __name__ == "__main__":``.
 
         Raises:
             ConfigError: if ``processes`` is less than 1
@@ -189,14 +184,11 @@ def samples_hash(given: Input) -> str | None:
 def feature_statistics(
     sequences: Iterable[Frames], size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each feature over all frames, with one utterance in memory at a time.
+    """Mean and standard deviation of each feature over all frames, (D,) each, with one utterance in memory at a time.
 
     Args:
-        sequences: (F, D) each
+        sequences: features of each utterance, (F, D)
         size: D
-
-    Returns:
-        Two arrays, (D,) each
 
     Example:
         >>> mean, std = feature_statistics([np.array([[0.0]], np.float32), np.array([[2.0], [4.0]], np.float32)], 1)

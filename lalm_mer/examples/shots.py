@@ -33,9 +33,8 @@ def choose_shots(truths: Sequence[str], labels: Sequence[str], count: int, *, se
     if count > len(truths):
         raise ConfigError(f"argument 'count': {count}, but train has {len(truths)} utterances; lower it")
     generator = np.random.default_rng(seed)
-    pools = [
-        list(generator.permutation([index for index, truth in enumerate(truths) if truth == label])) for label in labels
-    ]
+    found = ([index for index, truth in enumerate(truths) if truth == label] for label in labels)
+    pools = [list(generator.permutation(indices)) for indices in found]
     order = list(generator.permutation(len(labels)))
     rounds = max((len(pool) for pool in pools), default=0)
     drawn = [int(pools[label][turn]) for turn in range(rounds) for label in order if turn < len(pools[label])]

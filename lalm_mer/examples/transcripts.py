@@ -14,26 +14,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.provenance import atomic_path, hash_file, hash_json
 from lalm_mer.core.words import words_of
 
 __all__ = [
-    "SCHEMA",
-    "TranscriptTable",
-    "Transcripts",
-    "asr_transcripts",
-    "load_transcripts",
-    "make_rows",
-    "pooled_word_error_rate",
-    "require_same_corpus",
-    "simulated_transcript",
-    "simulated_transcripts",
-    "word_error_rate",
+    "SCHEMA", "TranscriptTable", "Transcripts", "asr_transcripts", "load_transcripts", "make_rows",
+    "pooled_word_error_rate", "require_same_corpus", "simulated_transcript", "simulated_transcripts", "word_error_rate",
     "write_transcripts",
-]
+]  # fmt: skip
 
 SCHEMA = pa.schema(
     [
@@ -84,10 +75,6 @@ def word_error_rate(reference: str | None, hypothesis: str) -> float | None:
 
     It may exceed 1. None if there is no reference, or the reference has no words.
 
-    Args:
-        reference: human transcript
-        hypothesis: output of speech recognition
-
     Example:
         >>> word_error_rate("Kids are talking.", "kids talking"), word_error_rate("No!", "oh no no")
         (0.3333333333333333, 2.0)
@@ -96,13 +83,9 @@ def word_error_rate(reference: str | None, hypothesis: str) -> float | None:
 
 
 def pooled_word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """All word errors divided by all words of the references, so longer utterances have more weight.
+    """All word errors of N utterances divided by all words of the references, so longer utterances have more weight.
 
     Words recognised for an empty reference count as insertions. None if no reference has words.
-
-    Args:
-        references: N transcripts
-        hypotheses: output of speech recognition, in the same order
 
     Raises:
         ValueError: if the lengths differ
@@ -127,31 +110,16 @@ def make_rows(hypotheses: Mapping[str, str], references: Mapping[str, str | None
         hypotheses: utterance id -> output of speech recognition
         references: utterance id -> human transcript, or None; one for each hypothesis
     """
-    rows = [
-        {
-            "utterance_id": name,
-            "hypothesis": hypothesis,
-            "reference": references[name],
-            "word_error_rate": word_error_rate(references[name], hypothesis),
-            "n_reference_words": _n_words(references[name]),
-        }
-        for name, hypothesis in hypotheses.items()
-    ]
+    rows = []
+    for name, hypothesis in hypotheses.items():
+        reference = references[name]
+        n_words = None if reference is None else len(words_of(reference))
+        rows.append([name, hypothesis, reference, word_error_rate(reference, hypothesis), n_words])
     return pd.DataFrame(rows, columns=SCHEMA.names, dtype=object)
 
 
-def _n_words(reference: str | None) -> int | None:
-    return None if reference is None else len(words_of(reference))
-
-
 def write_transcripts(path: Path, rows: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    """Write a transcript table as Parquet, atomically.
-
-    Args:
-        path: the file, ``.parquet``
-        rows: rows from ``make_rows``
-        metadata: model, corpus and other plain data; each value is JSON in the file
-    """
+    """Write rows of ``make_rows`` as Parquet, atomically; ``metadata`` is plain data, such as model and corpus."""
     encoded = {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in metadata.items()}
     table = pa.Table.from_pylist(rows.to_dict("records"), SCHEMA.with_metadata(encoded))
     with atomic_path(path) as partial:
@@ -207,7 +175,7 @@ def _read_parquet(path: Path) -> tuple[_Rows, dict[str, Any]]:
             _require_columns(path, schema.names)
             table = file.read(columns=list(_NEEDED))
     except pa.ArrowException as error:
-        raise CorpusError(f"{path}: not a valid Parquet file ({' '.join(str(error).split())})") from error
+        raise CorpusError(f"{path}: not a valid Parquet file ({one_line(error)})") from error
     for name in _NEEDED:
         kind = schema.field(name).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -238,10 +206,10 @@ def _read_csv(path: Path) -> tuple[_Rows, dict[str, Any]]:
 
 
 def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> None:
-    """Check that a table with metadata is of this corpus and preparation.
+    """Check the corpus and its preparation in the metadata of a table, if it has them.
 
     Raises:
-        CorpusError: if it is of another corpus, or of another preparation of the corpus
+        CorpusError: if either is another one
     """
     named = table.metadata.get("corpus", corpus)
     if named != corpus:
@@ -254,11 +222,7 @@ def require_same_corpus(table: TranscriptTable, corpus: str, root_hash: str) -> 
 
 
 def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Transcripts:
-    """The recognised transcripts of the utterances of a run; rows of other utterances are ignored.
-
-    Args:
-        table: table of the corpus
-        utterance_ids: all utterances that the run may use
+    """The recognised transcripts of all utterances that a run may use; rows of other utterances are ignored.
 
     Raises:
         CorpusError: if an utterance has no row
@@ -274,10 +238,7 @@ def asr_transcripts(table: TranscriptTable, utterance_ids: Iterable[str]) -> Tra
 
 
 def simulated_transcript(label_word: str) -> str:
-    """A sentence that names the label, for an upper bound of transcript-only recognition, never for a result.
-
-    Args:
-        label_word: a surface form of the truth
+    """A sentence that names a label by a surface form, for an upper bound of recognition from transcripts.
 
     Raises:
         ConfigError: if the word is empty
@@ -292,11 +253,7 @@ def simulated_transcript(label_word: str) -> str:
 
 
 def simulated_transcripts(truths: Mapping[str, str], label_set: LabelSet) -> Transcripts:
-    """Transcripts that name the label of each utterance by its first surface form.
-
-    Args:
-        truths: utterance id -> label
-        label_set: labels of the task with their surface forms
+    """Transcripts that name the label of each utterance (id -> label) by its first surface form.
 
     Example:
         >>> labels = LabelSet(("hap", "sad"), {"hap": ("happy", "joyful")})

@@ -32,12 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation.
-
-    Args:
-        role: ``system``, ``user`` or ``assistant``
-        parts: parts in order
-    """
+    """One turn of a conversation, by ``system``, ``user`` or ``assistant``."""
 
     role: str
     parts: tuple[Part, ...]
@@ -81,11 +76,7 @@ def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], lis
 
 
 def split_marked(rendered: str, words: Iterable[str]) -> list[tuple[Literal["structure", "words"], str]]:
-    """Split a rendered template at its marks.
-
-    Args:
-        rendered: the output of the chat template
-        words: the text of each mark, from ``mark_parts``
+    """Split a rendered template at its marks, whose texts are ``words``.
 
     Returns:
         Pieces in order: ``structure`` from the template, ``words`` to be tokenised as plain characters

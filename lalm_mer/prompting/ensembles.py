@@ -1,8 +1,7 @@
 """Ensemble files: YAML with sentences that describe a voice, for models that compare audio with text.
 
-There is no prompt and no answer: each label is described by several sentences, and the audio is compared with all of
-them. A file has ``templates`` with one slot ``{{ label }}``, and optionally ``answers``, the surface forms for the
-slot.
+A file has ``templates``, sentences with one slot ``{{ label }}``, and optionally ``answers``, the surface forms for the
+slot. The audio is compared with all sentences of each label.
 """
 
 from __future__ import annotations
@@ -63,11 +62,7 @@ class Ensemble:
         return False
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
-        """The label set with the surface forms of this ensemble, if it has any.
-
-        Raises:
-            ConfigError: if the ensemble has forms for some labels of the task but not for all
-        """
+        """The label set with the surface forms of this ensemble, as ``with_answers`` returns it."""
         return with_answers(label_set, self.answers, f"ensemble {self.name}")
 
     def descriptions(self, label_set: LabelSet) -> list[tuple[int, str]]:
@@ -88,9 +83,8 @@ def load_ensemble(path: Path) -> Ensemble:
     """
     file = load_config(_EnsembleFile, path)
     if not file.templates or len(set(file.templates)) < len(file.templates):
-        raise ConfigError(
-            f"{path}: key 'templates': {len(file.templates)} sentences; expected one or more, all different"
-        )
+        n = len(file.templates)
+        raise ConfigError(f"{path}: key 'templates': {n} sentences; expected one or more, all different")
     for template in file.templates:
         if len(_SLOT.findall(template)) != 1 or "{" in _SLOT.sub("", template):
             raise ConfigError(f"{path}: key 'templates': {template!r} needs exactly one slot, {{{{ label }}}}")

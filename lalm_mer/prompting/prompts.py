@@ -73,11 +73,7 @@ class Prompt:
         )
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
-        """The label set with the surface forms of this prompt, if it has any.
-
-        Raises:
-            ConfigError: if the prompt has forms for some labels of the task but not for all
-        """
+        """The label set with the surface forms of this prompt, as ``with_answers`` returns it."""
         return with_answers(label_set, self.answers, f"prompt {self.name}")
 
     def has_slot(self, slot: str) -> bool:
@@ -85,12 +81,7 @@ class Prompt:
         return any(name == slot for name, _ in self.parts)
 
     def conversation(
-        self,
-        given: Input,
-        label_set: LabelSet,
-        *,
-        shots: Sequence[Example] = (),
-        order: Sequence[str] | None = None,
+        self, given: Input, label_set: LabelSet, *, shots: Sequence[Example] = (), order: Sequence[str] | None = None
     ) -> Conversation:
         """The conversation for one input; labels are listed by their first surface form.
 
@@ -136,12 +127,9 @@ class Prompt:
 
 
 def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], where: str) -> LabelSet:
-    """Replace the surface forms of a label set by those of a file, if the file has any.
+    """Replace the surface forms of a label set by those of the file ``where``, if it has any.
 
-    Args:
-        label_set: label set of the task
-        answers: label -> surface forms; labels of other tasks are ignored
-        where: name of the file in errors
+    Labels of other tasks are ignored.
 
     Raises:
         ConfigError: if there are forms for some labels of the task but not for all

@@ -7,14 +7,14 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.schema import Facts
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.corpora.settings import READERS
@@ -87,9 +87,8 @@ class Audit:
 def read_split_file(path: Path) -> list[str]:
     """Read the utterance ids of one split.
 
-    The file has one id per line, or is a CSV or TSV with a column ``utterance_id``, ``key``, ``id``, ``name``,
-    ``FileName`` or ``file``, JSON Lines of objects with one of these keys (EmoBox has ``key``), a JSON list of ids or
-    of such objects, or a JSON object keyed by ids.
+    The file has one id per line, or is a CSV or TSV with one of the columns ``_ID_COLUMNS``, JSON Lines of objects with
+    one of these keys (EmoBox has ``key``), a JSON list of ids or of such objects, or a JSON object keyed by ids.
 
     Raises:
         ConfigError: naming the file, if it cannot be read, has no ids, or has a duplicate id
@@ -99,11 +98,11 @@ def read_split_file(path: Path) -> list[str]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: cannot be read ({one_line(error)})") from error
     try:
         ids = list(_ids(content, path.suffix.lower()))
     except (ValueError, RecursionError, csv.Error) as error:
-        raise ConfigError(f"{path}: not valid {path.suffix} ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: not valid {path.suffix} ({one_line(error)})") from error
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]}; expected one of {', '.join(_ID_COLUMNS)}") from None
     if not ids:
@@ -116,9 +115,8 @@ def read_split_file(path: Path) -> list[str]:
 
 def _ids(content: str, suffix: str) -> Iterator[str]:
     if suffix in (".jsonl", ".ndjson"):
-        yield from (
-            _id_of(json.loads(line), f"line {n}") for n, line in enumerate(content.split("\n"), 1) if line.strip()
-        )
+        lines = ((n, line) for n, line in enumerate(content.split("\n"), 1) if line.strip())
+        yield from (_id_of(json.loads(line), f"line {n}") for n, line in lines)
     elif suffix == ".json":
         parsed = json.loads(content)
         if not isinstance(parsed, list | dict):
@@ -148,28 +146,21 @@ def audit_split(
 
     Args:
         splits: ``train``, ``test`` and optionally ``dev`` -> utterance ids in any usual form
-        corpus: the corpus whose naming rule gives speaker, session and script of an id; None for the only corpus whose
-            rule fits all ids
+        corpus: the corpus whose naming rule gives speaker, session and script of an id; None to find it by the ids
         prepared: a prepared corpus, which also has the other columns
 
     Raises:
         ConfigError: if the ids fit no corpus, or more than one
         CorpusError: if the prepared corpus lacks an utterance
     """
-    known = {name: reader.facts for name, reader in READERS.items() if reader.facts is not None}
     names = [name for ids in splits.values() for name in ids]
-    if prepared is not None:
-        if corpus not in (None, prepared.name):
-            raise ConfigError(f"--corpus {corpus}, but the prepared corpus of --data is {prepared.name}")
-        table = _from_prepared(names, prepared)
-        corpus = prepared.name
+    if prepared is None:
+        corpus, facts = _naming_rule(names, corpus)
+        table = _from_ids(names, corpus, facts)
+    elif corpus not in (None, prepared.name):
+        raise ConfigError(f"--corpus {corpus}, but the prepared corpus of --data is {prepared.name}")
     else:
-        corpus = corpus or _corpus_of(names, known)
-        if corpus not in known:
-            raise ConfigError(
-                f"corpus {corpus!r} has no naming rule for ids; expected one of {', '.join(sorted(known))}"
-            )
-        table = _from_ids(names, corpus, known[corpus])
+        corpus, table = prepared.name, _from_prepared(names, prepared)
     rows_of = {split: table.loc[list(ids)] for split, ids in splits.items()}
     for split, rows in rows_of.items():
         duplicates = rows.index[rows["utterance"].duplicated()]
@@ -195,26 +186,34 @@ def _forms(name: str) -> Iterator[str]:
                 yield f"{of_split['split'].replace('val', 'dev')}_{of_split['rest']}"
 
 
-def _facts_of(name: str, facts: Any) -> tuple[str, Facts] | None:  # noqa: ANN401 a reader's function
+_FactsOf: TypeAlias = Callable[[str], Facts | None]
+
+
+def _facts_of(name: str, facts: _FactsOf) -> tuple[str, Facts] | None:
     """The id in the form of its corpus, and the facts encoded in it."""
     return next(((form, found) for form in _forms(name) if (found := facts(form)) is not None), None)
 
 
-def _corpus_of(names: Sequence[str], known: Mapping[str, Any]) -> str:
-    unmatched = {corpus: [name for name in names if _facts_of(name, facts) is None] for corpus, facts in known.items()}
-    nearest = min(unmatched, key=lambda corpus: len(unmatched[corpus]))
-    fitting = [corpus for corpus, others in unmatched.items() if not others]
+def _naming_rule(names: Sequence[str], corpus: str | None) -> tuple[str, _FactsOf]:
+    """The corpus and its function ``facts``; without a name the only corpus whose rule fits all ids."""
+    known = {name: reader.facts for name, reader in READERS.items() if reader.facts is not None}
+    allowed = ", ".join(sorted(known))
+    if corpus is not None:
+        if corpus not in known:
+            raise ConfigError(f"corpus {corpus!r} has no naming rule for ids; expected one of {allowed}")
+        return corpus, known[corpus]
+    unmatched = {each: [name for name in names if _facts_of(name, facts) is None] for each, facts in known.items()}
+    fitting = [each for each, others in unmatched.items() if not others]
     if len(fitting) != 1:
         found = f"{' and '.join(fitting)} have" if fitting else "no corpus has"
-        example = names[0] if fitting else unmatched[nearest][0]
+        example = names[0] if fitting else min(unmatched.values(), key=len)[0]
         raise ConfigError(
-            f"{found} ids such as {example!r}; set --corpus to one of {', '.join(sorted(known))}, or give a prepared "
-            "corpus by --data"
+            f"{found} ids such as {example!r}; set --corpus to one of {allowed}, or give a prepared corpus by --data"
         )
-    return fitting[0]
+    return fitting[0], known[fitting[0]]
 
 
-def _from_ids(names: Sequence[str], corpus: str, facts: Any) -> pd.DataFrame:  # noqa: ANN401
+def _from_ids(names: Sequence[str], corpus: str, facts: _FactsOf) -> pd.DataFrame:
     rows = {}
     for name in names:
         found = _facts_of(name, facts)
@@ -231,9 +230,8 @@ def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFra
     rows = {name: next((form for form in (name, *_forms(name)) if form in known), None) for name in names}
     missing = [name for name, row in rows.items() if row is None]
     if missing:
-        raise CorpusError(
-            f"{len(missing)} ids are not in the prepared corpus {prepared.name}, for example {missing[0]}"
-        )
+        where = f"the prepared corpus {prepared.name}"
+        raise CorpusError(f"{len(missing)} ids are not in {where}, for example {missing[0]}")
     known_as = [str(row) for row in rows.values()]
     found = table.loc[known_as].assign(utterance=known_as)
     found.index = pd.Index(list(rows))

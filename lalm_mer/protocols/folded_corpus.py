@@ -65,9 +65,7 @@ class FoldedCorpus:
     @cached_property
     def _table(self) -> pd.DataFrame:
         """The columns that this class uses, read once."""
-        return self.corpus.columns(
-            list(dict.fromkeys(["utterance_id", self.task.column, "audio_sha256", "transcript_source"]))
-        )
+        return self.corpus.columns(sorted({"utterance_id", self.task.column, "audio_sha256", "transcript_source"}))
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -95,15 +93,9 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
 
 
 def compared_columns(corpus: PreparedCorpus, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the columns from which folds are made and in which they are compared.
+    """Read ``utterance_id``, ``COLUMNS`` and further ``needed`` columns, from which folds are made and verified.
 
-    Args:
-        corpus: the prepared corpus
-        needed: further columns
-
-    Returns:
-        ``utterance_id``, ``COLUMNS`` and ``needed``; ``audio`` is the hash of the audio, and transcripts are normalised
-        in case and spacing; an empty one is missing
+    ``audio`` is the hash of the audio; transcripts are normalised in case and spacing, and an empty one is missing.
     """
     names = {"utterance_id", "audio_sha256", *needed, *COLUMNS} - {"audio"}
     frame = corpus.columns(sorted(names))

@@ -19,12 +19,7 @@ __all__ = ["record_folds", "write_folds"]
 
 
 def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
-    """Write the folds of all protocols for a prepared corpus.
-
-    Args:
-        folder: the prepared corpus, to which ``folds/<protocol>.parquet`` is added
-        name: name of the corpus
-        protocols: folder of protocol files
+    """Add ``folds/<protocol>.parquet`` to the prepared corpus in ``folder`` for each protocol file of the corpus.
 
     Returns:
         Lines that describe the folds of each protocol, or why it does not fit this corpus
@@ -50,10 +45,9 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
 
 def write_folds(folds: Folds, path: Path) -> None:
     """Write ``utterance_id``, ``fold`` and ``split``, with the protocol and the hashes of all splits as metadata."""
-    numbers = sorted({int(fold) for fold in folds.frame["fold"]})
     split_hashes = {
         str(fold): {split: {"n": len(ids := folds.ids(fold, split)), "sha256": hash_ids(ids)} for split in SPLITS}
-        for fold in numbers
+        for fold in sorted({int(fold) for fold in folds.frame["fold"]})
     }
     metadata = {
         "protocol": folds.protocol.name,

@@ -46,8 +46,8 @@ class Folds:
         Raises:
             ConfigError: if there is no such fold
         """
-        if fold not in set(self.frame["fold"]):
-            known = sorted(set(self.frame["fold"]))
+        known = sorted(set(self.frame["fold"]))
+        if fold not in known:
             raise ConfigError(f"argument 'fold': no fold {fold} in protocol {self.protocol.name}; it has {known}")
         rows = self.frame[(self.frame["fold"] == fold) & (self.frame["split"] == split)]
         return sorted(rows["utterance_id"])
@@ -189,14 +189,14 @@ def _crossed(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tu
     fold. Train has neither of the two sessions and scripts; utterances of a held-out session with another script are in
     no split.
     """
-    known = {"session": set(utterances["session"].dropna()), "script": set(utterances["script"].dropna())}
+    known_sessions, known_scripts = (sorted(set(utterances[name].dropna())) for name in ("session", "script"))
     if sorted(rule.test) != list(range(1, len(rule.test) + 1)) or len(rule.test) < 3:
         raise ConfigError(f"protocol {name}: folds must be numbered 1, 2, 3 ..., found {sorted(rule.test)}")
     for pair in rule.test.values():
-        if len(pair) != 2 or pair[0] not in known["session"] or pair[1] not in known["script"]:
+        if len(pair) != 2 or pair[0] not in known_sessions or pair[1] not in known_scripts:
             raise ConfigError(
-                f"protocol {name}: {pair} is not a session and a script of the corpus, which has "
-                f"{sorted(known['session'])} and {sorted(known['script'])}"
+                f"protocol {name}: {pair} is not a session and a script of the corpus, which has {known_sessions} and "
+                f"{known_scripts}"
             )
     count = len(rule.test)
     for fold in range(1, count + 1):
@@ -235,20 +235,13 @@ def _grouped(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str
         raise ConfigError(
             f"protocol {name}: {groups.nunique()} {rule.column}s for {rule.k} folds; needs 3 <= k <= {rule.column}s"
         )
-    folds = GroupKFold(n_splits=rule.k, shuffle=True, random_state=rule.seed)
     ordered = groups.sort_values()
-    return {
-        fold: sorted(set(ordered.iloc[test]))
-        for fold, (_, test) in enumerate(folds.split(ordered, groups=ordered), start=1)
-    }
+    folds = GroupKFold(n_splits=rule.k, shuffle=True, random_state=rule.seed).split(ordered, groups=ordered)
+    return {fold: sorted(set(ordered.iloc[test])) for fold, (_, test) in enumerate(folds, start=1)}
 
 
 def _verify(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -> tuple[dict[str, int], dict[str, int]]:
-    """Compare the splits of all folds in all columns.
-
-    Returns:
-        ``Folds.shared`` and ``Folds.unknown``
-    """
+    """Compare the splits of all folds in all columns; returns ``Folds.shared`` and ``Folds.unknown``."""
     rows = frame.merge(utterances[["utterance_id", *COLUMNS]], on="utterance_id")
     most_shared: Counter[str] = Counter()
     unknown: dict[str, int] = {}

@@ -25,16 +25,8 @@ from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.processes import usable_cores
 from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.corpora import PreparedCorpus
-from lalm_mer.quality.flags import (
-    FLAGS,
-    Finding,
-    RobustScale,
-    Thresholds,
-    Typical,
-    find_flags,
-    find_mismatch,
-)
-from lalm_mer.quality.hypotheses import BetterMatch, ErrorRates, TranscriptIndex, error_rates
+from lalm_mer.quality.flags import FLAGS, Finding, RobustScale, Thresholds, Typical, find_flags, find_mismatch
+from lalm_mer.quality.hypotheses import ErrorRates, TranscriptIndex, error_rates
 from lalm_mer.quality.measures import Measures, Sound, measure_all
 
 __all__ = ["Distributions", "FlaggedUtterance", "Quality", "check_corpus"]
@@ -43,6 +35,7 @@ _SHOWN = 200  # utterances per flag in the report; quality.csv has all
 _COLUMNS = ("utterance_id", "audio_path", "speaker", "label", "duration_s", "label_duration_s", "n_characters",
             "characters_per_s", "wer", "cer", "words_end_s", "words_match", "transcript", "flags",
             "reasons")  # fmt: skip
+_COUNTED = ("without_transcript", "without_label_times", "with_hypothesis", "with_word_times")
 _SOUND_COLUMNS = ("peak", "clipped_share", "flat_share", "flat_runs", "level_dbfs", "loudest_dbfs", "silence_share")
 
 
@@ -58,10 +51,10 @@ class FlaggedUtterance:
 class Distributions:
     """Measures of all utterances that have them, for a figure."""
 
-    duration_s: Sequence[float]
-    characters_per_s: Sequence[float]
-    loudest_dbfs: Sequence[float]
-    silence_share: Sequence[float]
+    duration_s: array[float] = field(default_factory=lambda: array("d"))
+    characters_per_s: array[float] = field(default_factory=lambda: array("d"))
+    loudest_dbfs: array[float] = field(default_factory=lambda: array("d"))
+    silence_share: array[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,6 @@ class Quality:
         corpus: name of the corpus
         summary: content of ``quality.json``; the count of a flag is None if no utterance could be checked for it
         flagged: flag -> its first utterances
-        distributions: distributions of the measures
-        thresholds: thresholds of the flags
-        typical: typical values of the corpus
     """
 
     corpus: str
@@ -90,7 +80,7 @@ class _FirstPass:
     """Values collected from all utterances in the first pass."""
 
     n: Counter[str] = field(default_factory=Counter)
-    values: dict[str, array[float]] = field(default_factory=dict)
+    distributions: Distributions = field(default_factory=Distributions)
     first: dict[bytes, str] = field(default_factory=dict)  # hash -> the first utterance with it
     defects: set[str] = field(default_factory=set)
 
@@ -104,21 +94,15 @@ class _FirstPass:
             self.defects.add(row.utterance_id)
         if row.sound is None:
             return
-        values = {
-            "duration_s": row.duration_s,
-            "characters_per_s": row.characters_per_s,
-            "loudest_dbfs": row.sound.loudest_dbfs,
-            "silence_share": row.sound.silence_share,
-        }
-        for name, value in values.items():
+        sound, found = row.sound, self.distributions
+        for values, value in (
+            (found.duration_s, row.duration_s), (found.characters_per_s, row.characters_per_s),
+            (found.loudest_dbfs, sound.loudest_dbfs), (found.silence_share, sound.silence_share),
+        ):  # fmt: skip
             if value is not None:
-                self.values.setdefault(name, array("d")).append(value)
+                values.append(value)
         for _, key in _audio_keys(row):
             self.first.setdefault(key, row.utterance_id)
-
-    def distributions(self) -> Distributions:
-        names = [known.name for known in dataclasses.fields(Distributions)]
-        return Distributions(**{name: self.values.get(name, array("d")) for name in names})
 
 
 def check_corpus(
@@ -161,16 +145,13 @@ def check_corpus(
                     spool.write(json.dumps(dataclasses.asdict(row)) + "\n")
                 bar.update(len(chunk))
         _require_some(first_pass, word_times, hypotheses)
-        distributions = first_pass.distributions()
-        typical = _typical(distributions)
+        typical = _typical(first_pass.distributions)
         checker = _Checker(limits, typical, first_pass.first, defects, hypotheses or {}, index)
         second_pass = _check_all(_read(spool), checker, out_dir / "quality.csv", first_pass.n["utterances"])
-    summary = _summary(corpus, first_pass, second_pass, limits, typical)
-    summary["known_defects_elsewhere"] = {
-        name: defect for name, defect in defects.items() if name not in first_pass.defects
-    }
+    elsewhere = {name: defect for name, defect in defects.items() if name not in first_pass.defects}
+    summary = _summary(corpus, first_pass, second_pass, limits, typical) | {"known_defects_elsewhere": elsewhere}
     write_json(out_dir / "quality.json", summary)
-    return Quality(corpus.name, summary, second_pass.flagged, distributions, limits, typical)
+    return Quality(corpus.name, summary, second_pass.flagged, first_pass.distributions, limits, typical)
 
 
 @dataclass
@@ -226,14 +207,12 @@ class _Checker:
         hypothesis = self.hypotheses.get(row.utterance_id)
         rates = None if hypothesis is None or row.transcript is None else error_rates(row.transcript, hypothesis)
         if rates is not None and hypothesis is not None:
-            mismatch = find_mismatch(rates, self._better_match(row, hypothesis, rates), hypothesis, self.limits)
+            better = None
+            if self.index is not None and rates.wer >= self.limits.swapped_wer:
+                better = self.index.better_match(row, hypothesis, rates, highest_wer=self.limits.fitting_wer)
+            mismatch = find_mismatch(rates, better, hypothesis, self.limits)
             findings += [] if mismatch is None else [mismatch]
         return rates, sorted(findings, key=lambda finding: list(FLAGS).index(finding.flag))
-
-    def _better_match(self, row: Measures, hypothesis: str, rates: ErrorRates) -> BetterMatch | None:
-        if self.index is None or rates.wer < self.limits.swapped_wer:
-            return None
-        return self.index.better_match(row, hypothesis, rates, highest_wer=self.limits.fitting_wer)
 
 
 def _audio_keys(row: Measures) -> Iterator[tuple[str, bytes]]:
@@ -298,25 +277,22 @@ def _cells(row: Measures, rates: ErrorRates | None, findings: Sequence[Finding])
 def _summary(
     corpus: PreparedCorpus, first_pass: _FirstPass, second_pass: _SecondPass, limits: Thresholds, typical: Typical
 ) -> dict[str, Any]:
-    needed = {  # flag -> number of utterances that can be checked for it; if there are none, its count is None
-        "duration_mismatch": first_pass.n["utterances"] - first_pass.n["without_label_times"],
-        **dict.fromkeys(("transcript_swapped", "transcript_mismatch"), first_pass.n["with_hypothesis"]),
-        **dict.fromkeys(
-            ("word_times_unreadable", "words_mismatch", "words_outside_audio"), first_pass.n["with_word_times"]
-        ),
-    }
-    unchecked = {flag for flag, n in needed.items() if not n}
+    n = first_pass.n
+    unchecked: set[str] = set()  # flags for which no utterance can be checked: their count is None
+    if n["utterances"] == n["without_label_times"]:
+        unchecked |= {"duration_mismatch"}
+    if not n["with_hypothesis"]:
+        unchecked |= {"transcript_swapped", "transcript_mismatch"}
+    if not n["with_word_times"]:
+        unchecked |= {"word_times_unreadable", "words_mismatch", "words_outside_audio"}
     return {
         "corpus": corpus.name,
         "synthetic": corpus.summary["synthetic"],
         "root_hash": corpus.summary["root_hash"],
-        "n_utterances": first_pass.n["utterances"],
+        "n_utterances": n["utterances"],
         "n_flagged": second_pass.n_flagged,
         "flags": {flag: None if flag in unchecked else second_pass.counts[flag] for flag in FLAGS},
-        "n_without_transcript": first_pass.n["without_transcript"],
-        "n_without_label_times": first_pass.n["without_label_times"],
-        "n_with_hypothesis": first_pass.n["with_hypothesis"],
-        "n_with_word_times": first_pass.n["with_word_times"],
+        **{f"n_{name}": n[name] for name in _COUNTED},
         "typical": dataclasses.asdict(typical),
         "thresholds": dataclasses.asdict(limits),
     }

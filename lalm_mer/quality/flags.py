@@ -136,29 +136,16 @@ class RobustScale:
 
 @dataclass(frozen=True)
 class Typical:
-    """Typical values of the corpus; None if there are too few utterances.
-
-    Args:
-        duration_s: robust scale of the durations
-        characters_per_s: robust scale of the speaking rates
-        loudest_dbfs: median of the loudest 25 ms
-    """
+    """Typical values of the corpus; None if there are too few utterances."""
 
     duration_s: RobustScale | None
     characters_per_s: RobustScale | None
-    loudest_dbfs: float | None
+    loudest_dbfs: float | None  # median of the loudest 25 ms
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A flag on an utterance.
-
-    Args:
-        flag: one of ``FLAGS``
-        measure: text of the measured value, with its unit
-        threshold: text of the threshold
-        reason: explanation in one sentence
-    """
+    """A flag on an utterance, with measured value, threshold and explanation as text."""
 
     flag: str
     measure: str
@@ -193,9 +180,7 @@ def _duration(row: Measures, typical: Typical, limits: Thresholds) -> Iterator[F
         reason = "too short for a syllable: wrongly cut, or an empty turn"
         yield Finding("too_short", duration, f"less than {limits.shortest_s:g} s", reason)
     scale = typical.duration_s
-    if scale is None or row.duration_s <= limits.longest_s:
-        return
-    if scale.z_score(row.duration_s) > limits.longest_outlier:
+    if scale and row.duration_s > limits.longest_s and scale.z_score(row.duration_s) > limits.longest_outlier:
         median = math.exp(scale.median)
         limit = max(limits.longest_s, math.exp(scale.median + limits.longest_outlier * scale.deviation))
         reason = f"half of the corpus is shorter than {median:.1f} s: several utterances in one file, or not cut"
@@ -262,11 +247,7 @@ def _words(row: Measures, limits: Thresholds) -> Iterator[Finding]:
 def find_mismatch(rates: ErrorRates, better: BetterMatch | None, hypothesis: str, limits: Thresholds) -> Finding | None:
     """Find a wrong transcript by the hypothesis of speech recognition; None if they match well enough.
 
-    Args:
-        rates: error rates of the hypothesis on the transcript of the utterance
-        better: another utterance whose transcript matches better
-        hypothesis: the hypothesis
-        limits: the thresholds
+    ``better`` is another utterance whose transcript matches better.
     """
     measure = f"{rates.wer:.0%} word errors"
     recognised = f'recognised "{_shortened(hypothesis)}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jiwer
@@ -15,7 +15,6 @@ __all__ = ["BetterMatch", "ErrorRates", "TranscriptIndex", "error_rates"]
 
 _CANDIDATES = 20
 _MOST_POSTINGS = 20_000  # entries to search per hypothesis; rare words come first, so that common ones cost no time
-_CONTEXTS = ("dialogue", "session", "speaker")  # where swapped transcripts are most likely, in this order
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class TranscriptIndex:
         self._shortest = shortest
         self._entries: dict[tuple[str, ...], int] = {}
         self._transcripts: list[str] = []
-        self._utterances_of: list[list[tuple[str, str | None, str | None, str | None]]] = []
+        self._utterances_of: list[list[tuple[str, tuple[str | None, ...]]]] = []
         self._postings: dict[str, list[int]] = defaultdict(list)
 
     def add(self, row: Measures) -> None:
@@ -85,7 +84,7 @@ class TranscriptIndex:
             self._utterances_of.append([])
             for word in set(words):
                 self._postings[word].append(entry)
-        self._utterances_of[entry].append((row.utterance_id, row.dialogue, row.session, row.speaker))
+        self._utterances_of[entry].append((row.utterance_id, _contexts(row)))
 
     def better_match(
         self, row: Measures, hypothesis: str, own: ErrorRates, *, highest_wer: float
@@ -97,7 +96,7 @@ class TranscriptIndex:
         Args:
             row: the utterance
             hypothesis: hypothesis of speech recognition for it
-            own: error rates of the hypothesis on its own transcript
+            own: error rates of the hypothesis on the transcript of ``row``
             highest_wer: highest word error rate of a match
         """
         found: list[tuple[int, float, str, BetterMatch]] = []
@@ -121,13 +120,16 @@ class TranscriptIndex:
         return [entry for entry, _ in shared.most_common(_CANDIDATES)]
 
     def _nearest(self, entry: int, row: Measures) -> tuple[int, str]:
-        own: Mapping[str, str | None] = {"dialogue": row.dialogue, "session": row.session, "speaker": row.speaker}
+        own = _contexts(row)
 
-        def distance(other: tuple[str, str | None, str | None, str | None]) -> tuple[int, str]:
-            values = dict(zip(_CONTEXTS, other[1:], strict=True))
-            for number, context in enumerate(_CONTEXTS):
-                if own[context] is not None and own[context] == values[context]:
-                    return number, other[0]
-            return len(_CONTEXTS), other[0]
+        def distance(name: str, others: tuple[str | None, ...]) -> tuple[int, str]:
+            """Position of the first context that both utterances are in, and the name of the other utterance."""
+            same = (number for number, context in enumerate(own) if context is not None and context == others[number])
+            return next(same, len(own)), name
 
-        return min(distance(other) for other in self._utterances_of[entry])
+        return min(distance(*other) for other in self._utterances_of[entry])
+
+
+def _contexts(row: Measures) -> tuple[str | None, ...]:
+    """The contexts in which transcripts are swapped most likely, in this order."""
+    return row.dialogue, row.session, row.speaker

@@ -34,6 +34,8 @@ _SILENT_DBFS = -70.0
 _TRIM = 10 ** (-60 / 20)
 _ROWS_AT_A_TIME = 32
 
+_COPIED = ("utterance_id", "audio_sha256", "transcript", "label", "speaker", "session", "dialogue")
+
 _Samples = npt.NDArray[np.float32]
 
 
@@ -106,13 +108,7 @@ class Measures:
 def measure_all(
     dataset: datasets.Dataset, word_times: Path | None = None, processes: int = 1
 ) -> Iterator[list[Measures]]:
-    """Measure all rows of a prepared corpus, in order, a few rows at a time.
-
-    Args:
-        dataset: dataset of the corpus
-        word_times: folder with one file per utterance
-        processes: number of processes that decode audio. The result is the same
-    """
+    """Measure all rows of a prepared corpus in several processes, in order, a few rows at a time."""
     starts = range(0, len(dataset), _ROWS_AT_A_TIME)
     # for worker processes the dataset is pickled as the name of its memory-mapped file
     yield from in_processes(partial(_measure_rows, dataset, word_times=word_times), starts, processes)
@@ -124,14 +120,8 @@ def _measure_rows(dataset: datasets.Dataset, start: int, *, word_times: Path | N
 
 
 def measure(row: Mapping[str, Any], word_times: Path | None = None) -> Measures:
-    """Measure one row of a prepared corpus.
-
-    Args:
-        row: row of a corpus from ``lalm_mer.corpora.load``
-        word_times: folder with one file per utterance
-    """
-    audio, sound, audio_error = row["audio"], None, None
-    duration_s: float | None = None
+    """Measure one row of a prepared corpus; ``word_times`` is a folder with one file per utterance."""
+    audio, sound, audio_error, duration_s = row["audio"], None, None, None
     if audio is not None:
         try:
             waveform = decode(audio["bytes"], row["utterance_id"])
@@ -141,8 +131,7 @@ def measure(row: Mapping[str, Any], word_times: Path | None = None) -> Measures:
     times = (row["start_s"], row["end_s"])
     words = None if row["transcript"] is None else words_of(row["transcript"])
     return Measures(
-        **{name: row[name] for name in ("utterance_id", "audio_sha256", "transcript", "label", "speaker", "session")},
-        dialogue=row["dialogue"],
+        **{name: row[name] for name in _COPIED},
         audio_path=audio["path"] if audio is not None else None,
         duration_s=duration_s,
         label_duration_s=None if None in times else times[1] - times[0],
@@ -201,7 +190,7 @@ def measure_sound(waveform: Waveform) -> Sound:
         clipped_share=float(np.mean(magnitude >= _FULL_SCALE)),
         flat_share=flat_share,
         flat_runs=flat_runs,
-        level_dbfs=_dbfs(float(np.var(samples, dtype=np.float64))),
+        level_dbfs=float(_dbfs(np.var(samples, dtype=np.float64))),
         loudest_dbfs=loudest,
         silence_share=float(np.mean(frames < floor)),
         samples_hash=_hash(steps, waveform.sampling_rate) if steps.min() < steps.max() else None,
@@ -227,12 +216,11 @@ def _frame_levels(samples: _Samples, sampling_rate: int) -> npt.NDArray[np.float
     """Level of each frame of 25 ms in dBFS, shape (n,); the last, shorter one is left out unless it is the only one."""
     size = min(max(1, round(_FRAME_S * sampling_rate)), len(samples))
     frames = samples[: len(samples) // size * size].reshape(-1, size)
-    power = np.var(frames, axis=1, dtype=np.float64)
+    return _dbfs(np.var(frames, axis=1, dtype=np.float64))
+
+
+def _dbfs(power: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_LOWEST_DBFS / 10))), dtype=np.float64)
-
-
-def _dbfs(power: float) -> float:
-    return float(10 * np.log10(max(power, 10 ** (_LOWEST_DBFS / 10))))
 
 
 def _hash(steps: npt.NDArray[np.int16], sampling_rate: int) -> str:

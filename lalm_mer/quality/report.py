@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from lalm_mer.core.provenance import atomic_path, package_versions
 from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
+from lalm_mer.evaluation.report.html import html_template
 from lalm_mer.evaluation.report.text import percent
 from lalm_mer.quality.check import Quality
 from lalm_mer.quality.flags import FLAGS, Thresholds
@@ -27,39 +27,21 @@ _BINS = 40
 
 
 def write_quality_report(quality: Quality, path: Path, command: str | None = None) -> None:
-    """Write the report atomically; it can be read without a network.
-
-    Args:
-        quality: result of ``check_corpus``
-        path: the HTML file
-        command: command line that made it, shown in the report
-    """
+    """Write the report as an HTML file, atomically; ``command`` is the command line of the check, to be shown."""
     with atomic_path(path) as partial:
         partial.write_text(render_quality(quality, command), encoding="utf-8")
 
 
 def render_quality(quality: Quality, command: str | None = None) -> str:
     """Render the report as one HTML document."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader("lalm_mer", "quality"),
-                jinja2.PackageLoader("lalm_mer.evaluation", "report"),  # the stylesheet of all reports
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    summary, figure = quality.summary, _figure(quality)
-    return environment.get_template("quality.html.jinja").render(
+    summary = quality.summary
+    return html_template("lalm_mer", "quality", "quality.html.jinja").render(
         corpus=quality.corpus,
         summary=summary,
         share=percent(summary["n_flagged"] / summary["n_utterances"]),
         flags=[_flag(quality, flag) for flag in FLAGS],
         unchecked=_unchecked(summary),
-        figure=figure,
+        figure=_figure(quality),
         figure_alt=_figure_alt(quality),
         thresholds=_thresholds(quality.thresholds),
         versions=package_versions(("lalm-mer", "numpy", "soundfile")),
@@ -68,29 +50,17 @@ def render_quality(quality: Quality, command: str | None = None) -> str:
 
 
 def _flag(quality: Quality, flag: str) -> dict[str, Any]:
-    flagged = quality.flagged[flag]
     return {
         "name": flag,
         "title": flag.replace("_", " "),
         "meaning": FLAGS[flag],
         "n": quality.summary["flags"][flag],
-        "rows": [
-            {
-                "utterance_id": one.row.utterance_id,
-                "speaker": one.row.speaker,
-                "label": one.row.label,
-                "transcript": one.row.transcript,
-                "measure": one.finding.measure,
-                "threshold": one.finding.threshold,
-                "reason": one.finding.reason,
-            }
-            for one in flagged
-        ],
+        "rows": [vars(one.row) | vars(one.finding) for one in quality.flagged[flag]],
     }
 
 
 def _unchecked(summary: dict[str, Any]) -> list[str]:
-    """What could not be checked, and why; it must not pass for a check without findings."""
+    """The checks that were not possible, with their reasons."""
     n = summary["n_utterances"]
     lines = []
     if summary["n_with_hypothesis"] < n:
@@ -137,9 +107,8 @@ def _figure(quality: Quality) -> str | None:
         _histogram(duration, measures.duration_s, "duration, s", (limits.shortest_s,), is_log=True)
         _histogram(rate, measures.characters_per_s, "characters per second", (limits.characters_per_s,), is_log=True)
         _histogram(level, measures.loudest_dbfs, "loudest 25 ms, dBFS", (limits.silent_dbfs, quiet))
-        _histogram(
-            silence, [100 * s for s in measures.silence_share], "silence, percent", (100 * limits.silence_share,)
-        )
+        shares = [100 * share for share in measures.silence_share]
+        _histogram(silence, shares, "silence, percent", (100 * limits.silence_share,))
         figure.supylabel("utterances", fontsize=10)
         return data_uri(figure)
 

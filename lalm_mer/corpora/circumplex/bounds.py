@@ -64,17 +64,14 @@ def ceilings(variant: str, noise: float = 0.0, seed: int = 0) -> Ceilings:
 
 
 def best_uar(evidence: Sequence[Hashable], truth: Sequence[str]) -> float:
-    """Highest UAR of a function of ``evidence``.
+    """Highest UAR of a function of ``evidence``, rounded to 12 places.
 
     UAR is a sum over utterances of 1 / (K x utterances of the class), so the best label can be chosen for each value of
     ``evidence`` separately.
 
     Args:
-        evidence: what is known about each utterance, N values
+        evidence: input of the function for each utterance, N values
         truth: label of each utterance, N strings; the K classes are those that occur
-
-    Returns:
-        UAR as a fraction, rounded to 12 places
 
     Example:
         >>> best_uar(["a", "a", "b", "b"], ["x", "y", "y", "y"])
@@ -89,15 +86,10 @@ def best_uar(evidence: Sequence[Hashable], truth: Sequence[str]) -> float:
 
 
 def best_additive_uar(first: Sequence[Hashable], second: Sequence[Hashable], truth: Sequence[str]) -> float:
-    """Highest UAR of a decision by the largest sum ``f(first, label) + g(second, label)``.
+    """Highest UAR of a decision by the largest sum ``f(first, label) + g(second, label)``; N values each.
 
     Tries all tables of decisions, best first, and checks by a linear program whether scores f and g exist that produce
     the table. Only feasible for a few distinct values: there are K ** (number of distinct pairs) tables.
-
-    Args:
-        first: evidence of the first modality for each utterance, N values
-        second: evidence of the second modality, N values
-        truth: label of each utterance, N strings
 
     Example:
         >>> best_additive_uar([0, 0, 1, 1], [0, 1, 0, 1], ["x", "y", "y", "x"])  # exclusive or
@@ -118,20 +110,18 @@ def best_additive_uar(first: Sequence[Hashable], second: Sequence[Hashable], tru
 
 def _is_additive(pairs: Sequence[tuple[Hashable, Hashable]], table: Sequence[str], labels: Sequence[str]) -> bool:
     """Whether some sum of scores prefers the decision of each pair to every other label by a margin."""
-    columns: dict[Hashable, int] = {}
-    for modality in (0, 1):
-        for pair in pairs:
-            for label in labels:
-                columns.setdefault((modality, pair[modality], label), len(columns))
+    scores = dict.fromkeys(
+        (modality, pair[modality], label) for modality in (0, 1) for pair in pairs for label in labels
+    )
+    columns = {score: number for number, score in enumerate(scores)}
     rows = []
     for pair, decision in zip(pairs, table, strict=True):
-        for rival in labels:
-            if rival != decision:
-                row = np.zeros(len(columns))
-                for modality in (0, 1):
-                    row[columns[modality, pair[modality], rival]] += 1
-                    row[columns[modality, pair[modality], decision]] -= 1
-                rows.append(row)
+        for rival in (label for label in labels if label != decision):
+            row = np.zeros(len(columns))
+            for modality in (0, 1):
+                row[columns[modality, pair[modality], rival]] = 1
+                row[columns[modality, pair[modality], decision]] = -1
+            rows.append(row)
     from scipy.optimize import linprog  # imported here, since it takes a second that --help does not need
 
     found = linprog(np.zeros(len(columns)), A_ub=np.array(rows), b_ub=-np.ones(len(rows)), bounds=(None, None))

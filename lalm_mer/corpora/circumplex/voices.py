@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +85,14 @@ class Voices:
 def _requests(variant: str) -> dict[Piece, dict[str, str | int]]:
     """The requests to the child process; carriers come first, so that their samples are the same in all variants."""
     requests: dict[Piece, dict[str, str | int]] = {}
-    for speaker in design.SPEAKERS:
-        for carrier in design.CARRIERS:
-            if carrier.split == speaker.split:
-                parts = carrier.hum if variant == "wordless" else (carrier.before, carrier.after)
-                for arousal in design.AROUSALS:
-                    for part, words in zip(("before", "after"), parts, strict=True):
-                        requests[part, carrier.name, speaker.name, arousal] = _request(words, speaker, arousal)
+    for speaker, carrier, arousal in product(design.SPEAKERS, design.CARRIERS, design.AROUSALS):
+        if carrier.split == speaker.split:
+            parts = carrier.hum if variant == "wordless" else (carrier.before, carrier.after)
+            for part, words in zip(("before", "after"), parts, strict=True):
+                requests[part, carrier.name, speaker.name, arousal] = _request(words, speaker, arousal)
     if variant in ("spoken", "mismatched"):
-        for speaker in design.SPEAKERS:
-            for word in design.WORDS:
-                for arousal in design.AROUSALS:
-                    requests["word", word.form, speaker.name, arousal] = _request(word.form, speaker, arousal)
+        for speaker, word, arousal in product(design.SPEAKERS, design.WORDS, design.AROUSALS):
+            requests["word", word.form, speaker.name, arousal] = _request(word.form, speaker, arousal)
     return requests
 
 

@@ -1,4 +1,4 @@
-"""Figures of a report as SVG data URIs, drawn by matplotlib's objects, without pyplot's global state."""
+"""Figures of a report as SVG data URIs, drawn without pyplot and its global state."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lalm_mer.evaluation.metrics import UAR
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
-# Okabe and Ito's palette, distinguishable without colour vision; the markers differ as well.
+# The palette of Okabe and Ito, for colour-blind readers; the markers differ too.
 _STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
-    "svg.fonttype": "path",  # no font of the reader's machine is needed
+    "svg.fonttype": "path",  # needs no font
     "text.parse_math": False,  # a label may contain a dollar sign
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -44,17 +44,12 @@ def data_uri(figure: Figure) -> str:
 
 
 def _wrapped(name: str) -> str:
-    """A row's name on up to two lines, so that the modalities at its end are kept."""
+    """The name of a row on up to two lines."""
     return "\n".join(textwrap.wrap(name, width=42, max_lines=2, placeholder="…"))
 
 
 def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """UAR of each row with its 95% interval, and the chance line, as a data URI.
-
-    Args:
-        rows: rows of one corpus and protocol, from top to bottom
-        names: name of each row
-    """
+    """UAR of the named rows of one block with 95% intervals, from top to bottom, and the chance line."""
     chance = 100 / len(rows[0].record.labels)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
@@ -90,26 +85,26 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def curves(row: Row) -> str | None:
-    """Loss and dev UAR by step, one line per run; None where no run of the row was trained step by step."""
+    """Loss and dev UAR by step, one line per run; None if no run of the row was trained in steps."""
     trained = [run for run in row.runs if not run.history.empty]
     if not trained:
         return None
     chance = 100 / len(row.record.labels)
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55
+    style: dict[str, Any] = {"linewidth": width, "alpha": opacity, "markersize": 3}
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 2.5), layout="constrained")
         loss, recall = figure.subplots(1, 2)
         for number, run in enumerate(trained):
-            for split, colour in (("train", _TRAIN), ("dev", _DEV)):
+            for split, look in (("train", {"color": _TRAIN}), ("dev", {"color": _DEV, "marker": "o"})):
                 part = run.history[run.history["split"] == split].sort_values("step")
-                marker = "o" if split == "dev" else None
-                style: dict[str, Any] = {"color": colour, "linewidth": width, "alpha": opacity}
-                style |= {"marker": marker, "markersize": 3}
                 if len(part):
-                    loss.plot(part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style)
+                    loss.plot(
+                        part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style, **look
+                    )
                 if split == "dev" and len(part):
-                    recall.plot(part["step"], 100 * part[UAR].astype(float), **style)
+                    recall.plot(part["step"], 100 * part[UAR].astype(float), **style, **look)
         recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
         recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
                     color=_CHANCE, fontsize=9)  # fmt: skip

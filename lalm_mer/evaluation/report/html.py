@@ -1,4 +1,4 @@
-"""The report, one self-contained HTML file: what was compared, how well each recognizer did, and how certain it is."""
+"""The report of a comparison, one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.figures import curves, forest
 from lalm_mer.evaluation.report.text import p_text, percent, with_interval
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["html_template", "render_report", "write_report"]
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-9
@@ -26,32 +26,28 @@ _METHODS = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline"}
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
-    """Write the report atomically; reading it needs no network.
-
-    Args:
-        comparison: from ``compare``
-        path: the HTML file
-        command: command line that made the comparison, shown to the reader
-    """
+    """Write the report as an HTML file, atomically; ``command`` is the command line of the comparison, to be shown."""
     with atomic_path(path) as partial:
         partial.write_text(render_report(comparison, command), encoding="utf-8")
 
 
+def html_template(package: str, folder: str, name: str) -> jinja2.Template:
+    """A template of a package, which may include the stylesheet of all reports."""
+    loaders = [jinja2.PackageLoader(*place) for place in ((package, folder), ("lalm_mer.evaluation", "report"))]
+    undefined = jinja2.StrictUndefined
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders), autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template(name)
+
+
 def render_report(comparison: Comparison, command: str | None = None) -> str:
     """The report as one HTML document."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lalm_mer.evaluation", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    blocks = [_block(rows) for rows in comparison.blocks().values()]
     runs = [run for row in comparison.rows for run in row.runs]
-    return environment.get_template("report.html.jinja").render(
-        title=_title(comparison),
+    corpora = dict.fromkeys(row.record.corpus for row in comparison.rows)
+    return html_template("lalm_mer.evaluation", "report", "report.html.jinja").render(
+        title=f"Emotion recognition on {', '.join(corpora)}",
         metrics=list(METRICS.values()),
-        blocks=blocks,
+        blocks=[_block(rows) for rows in comparison.blocks().values()],
         synthetic=sorted({run.record.corpus for run in runs if run.record.synthetic}),
         all_synthetic=all(run.record.synthetic for run in runs),
         pairs=[_pair(pair, comparison.pairs) for pair in comparison.pairs],
@@ -71,13 +67,8 @@ def _name(row: Row) -> str:
     return f"{row.record.recognizer}, {_METHODS[row.record.method]}, {row.modalities}"
 
 
-def _title(comparison: Comparison) -> str:
-    corpora = list(dict.fromkeys(row.record.corpus for row in comparison.rows))
-    return f"Emotion recognition on {', '.join(corpora)}"
-
-
 def _summary(rows: Sequence[Row]) -> str:
-    """What was compared and which row is best, in one sentence."""
+    """The compared rows and the best of them, in one sentence."""
     record, uar = rows[0].record, [row.scores[UAR] for row in rows]
     best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
@@ -97,7 +88,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _block(rows: Sequence[Row]) -> dict[str, Any]:
-    """Everything the template shows of one corpus and protocol."""
+    """Values of the template for one corpus and protocol."""
     record = rows[0].record
     names = [_name(row) for row in rows]
     methods = list(dict.fromkeys(row.scores[UAR]["method"] for row in rows))
@@ -168,15 +159,15 @@ def _duration(seconds: float) -> str:
         >>> _duration(4.2), _duration(75), _duration(7265)
         ('4 s', '1 min 15 s', '2 h 1 min')
     """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    minutes = rounded // 60
+    return f"{minutes} min {rounded % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
     test, ends = pair.test, pair.test.interval
-    points = f"{100 * test.difference:+.1f}"
     if pair.p_holm is None:
         verdict = test.method
     elif pair.p_holm < _SIGNIFICANCE:
@@ -188,14 +179,15 @@ def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
         if test.smallest_p is not None and test.smallest_p * number > _SIGNIFICANCE:
             least = f"{test.smallest_p:.3f}"
             verdict += f" (with {test.n_speakers} speakers no p-value can be below {least})"
+    interval = None
+    if ends.low is not None and ends.high is not None:
+        interval = f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}"
     return {
         "corpus": pair.a.record.corpus,
         "a": _name(pair.a),
         "b": _name(pair.b),
-        "points": points,
-        "interval": None
-        if ends.low is None or ends.high is None
-        else f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}",
+        "points": f"{100 * test.difference:+.1f}",
+        "interval": interval,
         "p": p_text(test.p_value),
         "holm": p_text(pair.p_holm),
         "verdict": verdict,
@@ -265,7 +257,7 @@ def _denominators(row: Row) -> dict[str, Any]:
 
 
 def _absent_by_fold(row: Row) -> str:
-    """Labels without a test utterance in some fold; metrics include them all the same, since folds are pooled."""
+    """Labels without a test utterance in some fold; metrics include them, since folds are pooled."""
     frame = row.predictions.frame
     present = {label: frame[frame["truth"] == label]["fold"].nunique() for label in row.scores["labels"]}
     number = len(row.folds)
@@ -273,7 +265,7 @@ def _absent_by_fold(row: Row) -> str:
 
 
 def _notes(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each note once, with the rows and runs that have it."""
+    """Each distinct note with the rows and runs that have it."""
     notes: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
         for run in row.runs:
@@ -285,27 +277,21 @@ def _notes(comparison: Comparison) -> list[dict[str, Any]]:
                 notes.setdefault(note, {}).setdefault(_name(row), []).append(run.name)
     sizes = {_name(row): len(row.runs) for row in comparison.rows}
     return [
-        {
-            "text": note,
-            "rows": [{"name": name, "runs": runs, "n": sizes[name]} for name, runs in about.items()],
-        }
-        for note, about in notes.items()
+        {"text": note, "rows": [{"name": name, "runs": runs, "n": sizes[name]} for name, runs in of_note.items()]}
+        for note, of_note in notes.items()
     ]
 
 
 def _versions(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Package and its version; several where runs differ."""
-    names = dict.fromkeys(name for each in versions for name in each)
-    table = []
-    for name in names:
-        found = sorted({str(each[name]) for each in versions if each.get(name) is not None})
-        if found:
-            table.append((name, " and ".join(found)))
-    return table
+    """Name and version of each package; several versions if runs differ."""
+    found: dict[str, set[str]] = {}
+    for name, version in (item for each in versions for item in each.items()):
+        found.setdefault(name, set()).update([] if version is None else [str(version)])
+    return [(name, " and ".join(sorted(of_name))) for name, of_name in found.items() if of_name]
 
 
 def _config(row: Row) -> dict[str, Any]:
-    """The first run's config in full, and in which keys the other runs of the row differ."""
+    """The config of the first run, and the keys in which the other runs of the row differ."""
     first = _flat(row.record.config)
     missing = object()
     different: dict[str, None] = {}

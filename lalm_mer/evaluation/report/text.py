@@ -1,4 +1,4 @@
-"""Scores and comparisons as aligned plain text for a terminal."""
+"""Scores and comparisons as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["aligned", "comparison_text", "metrics_text", "p_text", "pair_text", 
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent with one decimal, without the sign; a dash where there is none.
+    """A fraction in percent with one decimal, without the sign; a dash for None.
 
     Example:
         >>> percent(0.7534), percent(None)
@@ -22,7 +22,7 @@ def percent(value: float | None) -> str:
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A fraction in percent with its interval, where there is one.
+    """A fraction in percent with its interval, if there is one.
 
     Example:
         >>> with_interval(0.5, 0.4, 0.6)
@@ -32,10 +32,7 @@ def with_interval(value: float | None, low: float | None, high: float | None) ->
 
 
 def _interval_text(result: Mapping[str, Any]) -> str:
-    """The interval of a metric in percent, or that there is none.
-
-    Args:
-        result: the metric's entry in metrics.json
+    """The interval of a metric in percent, from its entry in metrics.json.
 
     Example:
         >>> _interval_text({"low": 0.4, "high": 0.6}), _interval_text({"low": None, "high": None})
@@ -57,7 +54,7 @@ def p_text(p_value: float | None) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows as columns of equal width, the first ``left`` ones flush left and the others flush right.
+    """Align rows in columns, the first ``left`` ones at the left and the others at the right.
 
     Example:
         >>> print(aligned([["name", "UAR"], ["a", "7.5"]]))
@@ -76,7 +73,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def metrics_text(scores: dict[str, Any]) -> str:
-    """The content of metrics.json for a terminal: metrics in percent, recalls, confusion."""
+    """The content of metrics.json as tables: metrics in percent, recalls, confusion."""
     counts = f"{scores['n']} rows: {scores['n_scored']} scored, {scores['n_unparsed']} unparsed, "
     counts += f"{scores['n_unscored']} unscored"
     if scores["n_seeds"] > 1:
@@ -89,10 +86,9 @@ def metrics_text(scores: dict[str, Any]) -> str:
         absent = ", ".join(
             f"{label} ({count} of {scores['n_seeds']} seeds)" for label, count in scores["absent_labels"].items()
         )
-        parts.append(f"left out of the means, no utterance of it: {absent}")
-    parts.append(
-        aligned([["recall", "percent"], *([label, percent(value)] for label, value in scores["recalls"].items())])
-    )
+        parts.append(f"left out of the means, since they have no utterance: {absent}")
+    recalls = [[label, percent(value)] for label, value in scores["recalls"].items()]
+    parts.append(aligned([["recall", "percent"], *recalls]))
     confusion = scores["confusion"]
     header = ["truth \\ prediction", *(name.strip("<>") for name in confusion["columns"])]
     body = [[label, *map(str, line)] for label, line in zip(scores["labels"], confusion["counts"], strict=True)]
@@ -100,24 +96,22 @@ def metrics_text(scores: dict[str, Any]) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Table and paired tests of a comparison for a terminal; one block for each corpus and protocol."""
+    """Table and paired tests of a comparison, with one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
         labels = rows[0].record.labels
         synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
         cells = [_cells(row) for row in rows]
-        table = [list(cells[0]), *(list(line.values()) for line in cells)]
-        title = (
-            f"{corpus}, {protocol} ({synthetic}{len(labels)} classes, chance UAR {percent(1 / len(labels))}; percent)"
-        )
-        parts.append(f"{title}\n{aligned(table, left=3)}")
+        table = aligned([list(cells[0]), *(list(line.values()) for line in cells)], left=3)
+        described = f"{synthetic}{len(labels)} classes, chance UAR {percent(1 / len(labels))}; percent"
+        parts.append(f"{corpus}, {protocol} ({described})\n{table}")
     if comparison.pairs:
         parts.append("Paired tests, sign flips by speaker\n" + "\n".join(pair_text(pair) for pair in comparison.pairs))
     return "\n\n".join(parts)
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """Heading -> cell of one row of a comparison; only UAR has its interval."""
+    """Heading -> cell of one row of a comparison."""
     figures = {}
     for metric in METRICS.values():
         result = row.scores[metric.name]
@@ -138,7 +132,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def pair_text(pair: Pair) -> str:
-    """One paired test as one sentence, in percentage points."""
+    """A paired test as a sentence, in percentage points."""
     test = pair.test
     ends = test.interval
     interval = "" if ends.low is None or ends.high is None else f" [{100 * ends.low:+.1f}, {100 * ends.high:+.1f}]"

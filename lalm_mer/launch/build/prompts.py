@@ -90,7 +90,7 @@ def source_for_prompts(
     if setup.uses("descriptors"):
         described = describe_corpus(source, source.folded.folds.ids(fold, "train"), Path(settings.cache_dir))
         source = replace(source, descriptors=described.by_id)
-        digests["terciles"] = described.digest
+        digests["terciles"] = described.terciles.digest
     return source, digests
 
 

@@ -1,4 +1,4 @@
-"""Miniature releases that the shipped protocols can fold: every speaker, session, video and side that they name."""
+"""Miniature releases that the shipped protocols can fold: all speakers, sessions, videos and splits that they name."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ _ANY = "The door is number"
 
 
 def voice(number: int, seconds: float = 0.5) -> bytes:
-    """A WAV file of a tone in noise; no two numbers sound alike."""
+    """A WAV file of a tone in noise, different for each number."""
     time_s = np.arange(round(seconds * RATE)) / RATE
     tone = np.sin(2 * np.pi * (150 + 7 * number) * time_s)
     noise = np.random.default_rng(number).standard_normal(len(time_s))
@@ -38,21 +38,21 @@ def _table(header: str, rows: list[tuple]) -> str:
 
 
 def _ravdess(root: Path) -> None:
-    """24 actors, a clip each."""
+    """24 actors with one clip each."""
     for actor in range(1, 25):
         name = f"03-01-{1 + actor % 8:02}-01-{1 + actor // 2 % 2:02}-01-{actor:02}.wav"
         put(root / f"Actor_{actor:02}/{name}", voice(actor))
 
 
 def _emodb(root: Path) -> None:
-    """Ten speakers, three clips each."""
+    """Ten speakers with three clips each."""
     speakers = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
     for number, (speaker, sentence) in enumerate(itertools.product(speakers, ("a01", "a02", "b10"))):
         put(root / f"wav/{speaker}{sentence}{'WLEAFTN'[number % 7]}a.wav", voice(number))
 
 
 def _crema_d(root: Path) -> None:
-    """91 actors, a clip each."""
+    """91 actors with one clip each."""
     sentences, emotions = ("DFA", "IEO", "WSI"), ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
     names = [f"{1001 + n}_{sentences[n % 3]}_{emotions[n // 2 % 6]}_XX" for n in range(91)]
     put(root / "SentenceFilenames.csv", _table("Stimulus_Number,Filename", list(enumerate(names, start=1))))
@@ -79,26 +79,26 @@ def _iemocap(root: Path) -> None:
 
 
 def _meld(root: Path) -> None:
-    """Three sides of a dialogue each, whose clips are videos."""
+    """Three splits with one dialogue each, whose clips are videos."""
     header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
-    sides = {"train": "train/train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
+    splits = {"train": "train/train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
     moods = (("joy", "positive"), ("anger", "negative"), ("neutral", "neutral"), ("sadness", "negative"))
     root.mkdir(parents=True)
     clip = 0
-    for side, folder in sides.items():
+    for split, folder in splits.items():
         rows = []
         for turn in range(6):
             who = ("Monica", "Joey")[turn % 2]
             times = ("00:16:16,059", "00:16:21,731")
-            rows.append((turn + 1, f"{_ANY} {turn}, {side}.", who, *moods[turn % 4], 0, turn, 8, 21, *times))
+            rows.append((turn + 1, f"{_ANY} {turn}, {split}.", who, *moods[turn % 4], 0, turn, 8, 21, *times))
             put(root / folder / f"dia0_utt{turn}.mp4", mp4(root, hertz=200 + 20 * clip))
             clip += 1
-        put(root / f"{side}_sent_emo.csv", _table(header, rows))
+        put(root / f"{split}_sent_emo.csv", _table(header, rows))
     (root / "made.mp4").unlink()
 
 
 def _mosei(root: Path) -> None:
-    """Two videos of each side, three sentences each."""
+    """Two videos of each split with three sentences each."""
     import mosei_release as release  # here, because it skips where the extra `mosei` is not installed
 
     listed = release.LISTED[release.LISTED["session"].str.len() == 11]
@@ -113,12 +113,12 @@ def _mosei(root: Path) -> None:
 
 
 def _msp_podcast(root: Path) -> None:
-    """A podcast of each side, all eight classes in train."""
+    """One podcast of each split, with all eight classes in train."""
     names, rows = [], []
-    for podcast, (side, count) in enumerate({"Train": 8, "Development": 4, "Test1": 4, "Test2": 4}.items()):
+    for podcast, (split, count) in enumerate({"Train": 8, "Development": 4, "Test1": 4, "Test2": 4}.items()):
         for number in range(count):
             names.append(f"MSP-PODCAST_{podcast:04}_{number:04}")
-            rows.append((f"{names[-1]}.wav", "ASHUFDCN"[number], 4.0, 4.0, 4.0, 30 + podcast, "Male", side))
+            rows.append((f"{names[-1]}.wav", "ASHUFDCN"[number], 4.0, 4.0, 4.0, 30 + podcast, "Male", split))
     header = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"
     put(root / "Labels/labels_consensus.csv", _table(header, rows))
     for number, name in enumerate(names):
@@ -146,12 +146,12 @@ RELEASES: dict[str, Callable[[Path], None]] = {
     "msp_podcast": _msp_podcast,
     "manifest": _manifest,
 }
-"""Corpus -> what writes a miniature of its release into a folder."""
+"""Corpus -> function that writes a miniature of its release into a folder."""
 
 
 @contextmanager
 def small_circumplex() -> Iterator[None]:
-    """Two carriers and a speaker a side, and two words, of the synthetic corpus's design."""
+    """Two carriers and one speaker per split, and two words, of the design of the synthetic corpus."""
     pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
     with pytest.MonkeyPatch.context() as patched:
         for name, count in (("CARRIERS", 2), ("SPEAKERS", 1)):

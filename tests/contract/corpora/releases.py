@@ -1,4 +1,4 @@
-"""Miniature releases of every corpus, made up, for the behaviours that all readers share."""
+"""Invented miniature releases of all corpora, for the behaviours that all readers share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ SENTENCES = ("", "a01", "a02", "a04", "a05", "a07", "b01", "b02", "b03", "b09")
 
 @dataclass
 class Release:
-    """A release in a folder: clips are put into it one by one, and its tables follow."""
+    """A release in a folder, to which clips are added; its tables are written for them."""
 
     name: str
     root: Path
@@ -27,7 +27,7 @@ class Release:
         return CorpusSettings(self.name, root=str(self.root), **options)
 
     def put(self, number, content, suffix=".wav"):
-        """Add a clip, with all that the release says of it; its path relative to the root."""
+        """Add a clip with its rows in the tables; returns its path relative to the root."""
         path, table = CLIPS[self.name]
         relative = path(number, suffix)
         (self.root / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -110,4 +110,4 @@ CLIPS = {
     "mosei": (lambda n, suffix: f"Raw/Audio/Full/WAV_16000/{_video(n)}.wav", _mosei),
     "msp_podcast": (lambda n, suffix: f"Audios/MSP-PODCAST_0001_000{n}.wav", _msp_podcast),
 }
-"""Reader -> path of clip number n (one digit), and what writes the tables of all clips."""
+"""Reader -> path of clip number n (one digit), and the function that writes the tables of all clips."""

@@ -1,4 +1,4 @@
-"""The recipe as a person starts it."""
+"""The recipe as a user starts it."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def root(tmp_path, tone):
     return folder.parent
 
 
-def test_prepares_and_reports_what_it_found(root, tmp_path):
+def test_prepares_and_prints_a_summary(root, tmp_path):
     done = run("--config", "recipes/corpora/ravdess.yaml", f"corpus.root={root}", f"output.dir={tmp_path / 'out'}")
     assert (done.returncode, done.stderr) == (0, "")  # no progress bar without a terminal
     printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -37,7 +37,7 @@ def test_prepares_and_reports_what_it_found(root, tmp_path):
     assert load(tmp_path / "out").dataset["utterance_id"][:] == ["03-01-03-01-01-01-01"]
 
 
-def test_the_synthetic_corpus_says_that_it_is(tmp_path):
+def test_the_synthetic_corpus_is_marked(tmp_path):
     pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
     done = run("--config", "recipes/corpora/circumplex.yaml", f"output.dir={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_the_synthetic_corpus_says_that_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["corpus.root=/no/such/folder"], "corpus root /no/such/folder: expected a folder, found nothing"),
         (["corpus.variant=spoken"], "key 'corpus.variant': applies to circumplex"),
@@ -55,21 +55,21 @@ def test_the_synthetic_corpus_says_that_it_is(tmp_path):
         (["corpus"], "override 'corpus': expected section.key=value"),
     ],
 )
-def test_an_error_is_one_line_and_a_status(overrides, said):
+def test_an_error_is_one_line_and_a_status(overrides, message):
     done = run("--config", "recipes/corpora/ravdess.yaml", *overrides)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_debug_shows_where_it_came_from():
+def test_debug_shows_the_traceback():
     done = run("--config", "recipes/corpora/ravdess.yaml", "corpus.root=/no/such/folder", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
-def test_help_teaches_by_example():
+def test_help_has_an_example():
     done = run("--help")
     assert done.returncode == 0
     assert "corpus.variant=spoken" in done.stdout

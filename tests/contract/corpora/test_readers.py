@@ -1,4 +1,4 @@
-"""Every reader through the same behaviours."""
+"""The behaviours that all readers share."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def run(settings, out_dir):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_rows_are_whole_and_the_bytes_are_those_that_were_measured(name, tmp_path, tone):
+def test_rows_are_complete_and_the_bytes_are_those_measured(name, tmp_path, tone):
     reading = open_reader(settings_of(release(name, tmp_path, tone)))
     rows = list(reading.rows)
     assert rows
@@ -61,7 +61,7 @@ def test_rows_are_whole_and_the_bytes_are_those_that_were_measured(name, tmp_pat
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_prepared_twice_from_two_places_it_is_the_same_corpus(name, tmp_path, tone):
+def test_preparations_from_two_places_are_the_same_corpus(name, tmp_path, tone):
     first = run(settings_of(release(name, tmp_path / "one", tone)), tmp_path / "out1")
     second = run(settings_of(release(name, tmp_path / "elsewhere", tone, backwards=True)), tmp_path / "out2")
     assert first == second
@@ -87,9 +87,9 @@ def test_prepared_and_loaded(name, tmp_path, tone):
 
 
 @pytest.mark.parametrize("name", FOLDER_READERS)
-def test_bad_files_are_rejected_each_with_its_reason_and_nothing_is_lost(name, tmp_path, tone):
+def test_bad_files_are_rejected_with_their_reasons_and_no_row_is_lost(name, tmp_path, tone):
     small = release(name, tmp_path / "root", tone)
-    whole = run(small.settings, tmp_path / "out")
+    complete = run(small.settings, tmp_path / "out")
     nan = io.BytesIO()
     soundfile.write(nan, np.full(800, np.nan, np.float32), 8000, format="WAV", subtype="FLOAT")
     bad = {
@@ -103,13 +103,13 @@ def test_bad_files_are_rejected_each_with_its_reason_and_nothing_is_lost(name, t
     summary = run(small.settings, tmp_path / "out")
     rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
     assert {row["path"]: row["reason"] for row in rejected} == expected
-    assert summary["n_utterances"] == whole["n_utterances"]
-    assert summary["n_found"] == whole["n_found"] + len(bad)
-    assert summary["root_hash"] == whole["root_hash"]
+    assert summary["n_utterances"] == complete["n_utterances"]
+    assert summary["n_found"] == complete["n_found"] + len(bad)
+    assert summary["root_hash"] == complete["root_hash"]
 
 
 @pytest.mark.parametrize("name", FOLDER_READERS)
-def test_no_folder_and_an_empty_folder_are_one_line(name, tmp_path):
+def test_a_missing_or_empty_folder_is_an_error_of_one_line(name, tmp_path):
     options = {"manifest": "rows.csv"} if name == "manifest" else {}
     (tmp_path / "empty").mkdir()
     for root in ("nowhere", "empty"):

@@ -1,4 +1,4 @@
-"""Writes synthetic IEMOCAP releases of any size: the release's layout and its published counts, words made up."""
+"""Writes synthetic IEMOCAP releases of any size: its layout and published counts, with invented words."""
 
 import itertools
 import random
@@ -61,14 +61,14 @@ def published():
         for label, (marker, part) in zip(labels, slots, strict=False):
             turn = next(numbers[marker, part])
             letter, number = "FM"[turn % 2], turn // 2
-            # a play has the same words in every session; what is improvised is said once
+            # a play has the same words in every session; improvised words occur once
             words = f"{part} line {turn}" if part.startswith("script") else f"session {session} {marker} {part} {turn}"
             lines.append(Line(session, marker, part, letter, number, label, f"Synthetic: {words}."))
     return lines
 
 
 def write(root, lines, audio=None):
-    """Write the release of ``lines``: evaluations, transcriptions and, where there is ``audio``, it for each."""
+    """Write the release of ``lines``: evaluations, transcriptions and, if given, ``audio`` for each."""
     dialogues = defaultdict(list)
     for line in lines:
         dialogues[line.session, line.dialogue].append(line)

@@ -15,7 +15,7 @@ def put(path, content):
 
 
 def prepare(reader, root, out_dir, **options):
-    """The summary, {utterance id: row}, and the rejected, of a release prepared with its reader's module."""
+    """Prepare a release with the module of its reader; returns summary, {utterance id: row} and rejections."""
     summary = write_corpus(
         reader.read(root),
         corpus=reader.__name__.rpartition(".")[2],
@@ -35,7 +35,7 @@ def prepare(reader, root, out_dir, **options):
 
 
 def mp4(tmp_path, seconds=0.5, rate=16000, hertz=509.0):
-    """The bytes of a video file that holds a tone and no picture."""
+    """The bytes of a video file with a tone and no picture."""
     av = pytest.importorskip("av", reason="the extra `video` is not installed")
     path = tmp_path / "made.mp4"
     with av.open(str(path), "w") as container:

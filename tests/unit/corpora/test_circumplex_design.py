@@ -9,7 +9,7 @@ from lalm_mer.corpora.circumplex import Ceilings, ceilings, design
 from lalm_mer.corpora.circumplex.bounds import best_additive_uar, best_uar
 
 
-def test_the_sides_share_no_speaker_carrier_voice_hum_or_sentence_but_every_word():
+def test_the_splits_share_all_words_but_no_speaker_carrier_voice_hum_or_sentence():
     splits = {split: design.cells(split) for split in design.SPLITS}
     for first, second in itertools.combinations(design.SPLITS, 2):
         for trait in (
@@ -45,7 +45,7 @@ def test_labels_are_balanced_in_every_split(variant, split):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_in_train_no_word_speaker_or_carrier_predicts_arousal(seed):
+def test_in_train_no_word_speaker_or_carrier_reveals_arousal(seed):
     cells = design.cells("train", seed)
     for trait in ("word", "speaker", "carrier"):
         counts = defaultdict(Counter)
@@ -54,7 +54,7 @@ def test_in_train_no_word_speaker_or_carrier_predicts_arousal(seed):
         assert all(count["calm"] == count["aroused"] for count in counts.values())
 
 
-def test_the_seed_deals_the_words_of_train_and_nothing_else():
+def test_the_seed_draws_only_the_words_of_train():
     assert design.cells("train", 0) == design.cells("train", 0)
     assert design.cells("train", 0) != design.cells("train", 1)
     assert design.cells("test", 0) == design.cells("test", 1)
@@ -76,7 +76,7 @@ def test_ceilings_without_noise(variant, expected):
 
 
 @pytest.mark.parametrize("noise", [0.125, 0.25, 0.5])
-def test_noise_lowers_exactly_what_needs_the_voice(noise):
+def test_noise_lowers_exactly_the_ceilings_that_depend_on_the_voice(noise):
     test = design.cells("test", noise=noise)
     assert sum(cell.voice_arousal != cell.arousal for cell in test) == noise * len(test)
     found = ceilings("masked", noise)
@@ -85,7 +85,7 @@ def test_noise_lowers_exactly_what_needs_the_voice(noise):
     assert found.both == pytest.approx(1 - noise)
 
 
-def test_noise_turns_as_many_calm_voices_as_aroused_ones_whole_cells_at_a_time():
+def test_noise_changes_equally_many_calm_and_aroused_voices_by_complete_cells():
     cells = design.cells("train", noise=0.2)
     turned = {(c.carrier, c.speaker, c.arousal): c.voice_arousal != c.arousal for c in cells}
     assert all(turned[c.carrier, c.speaker, c.arousal] == (c.voice_arousal != c.arousal) for c in cells)
@@ -94,8 +94,8 @@ def test_noise_turns_as_many_calm_voices_as_aroused_ones_whole_cells_at_a_time()
     assert counts == {"calm": a_fifth_of_the_pairs, "aroused": a_fifth_of_the_pairs}
 
 
-def test_quadrants_with_turned_valence_would_still_be_solved_by_a_sum():
-    """Why the sarcastic variant asks for the valence: with quadrants every pair of cues keeps a label of its own."""
+def test_quadrants_with_inverted_valence_would_still_be_solved_by_a_sum():
+    """The reason for two labels in the sarcastic variant: with quadrants each pair of cues has its own label."""
     cells = design.cells("test")
     flipped = {"happy": "angry", "angry": "happy", "content": "content", "sad": "sad"}
     quadrants = [flipped[design.label("masked", cell)] for cell in cells]
@@ -106,7 +106,7 @@ def test_quadrants_with_turned_valence_would_still_be_solved_by_a_sum():
     assert best_additive_uar(words, voices, valences) == 0.75
 
 
-def test_best_uar_beats_every_other_table_of_decisions():
+def test_best_uar_is_the_maximum_over_all_tables_of_decisions():
     evidence, truth = list("aabbbcc"), list("xyyzzxz")
     tables = (dict(zip("abc", table, strict=True)) for table in itertools.product("xyz", repeat=3))
 
@@ -133,7 +133,7 @@ def test_labels_are_those_of_the_package_tasks():
     assert tasks["circumplex_sarcastic"].label_set.labels == design.labels("sarcastic")
 
 
-@pytest.mark.parametrize(("variant", "noise", "said"), [("ironic", 0.0, "'ironic'"), ("masked", 0.6, "0.6")])
-def test_settings_outside_the_design_are_named(variant, noise, said):
-    with pytest.raises(CorpusError, match=said):
+@pytest.mark.parametrize(("variant", "noise", "message"), [("ironic", 0.0, "'ironic'"), ("masked", 0.6, "0.6")])
+def test_settings_outside_the_design_are_named(variant, noise, message):
+    with pytest.raises(CorpusError, match=message):
         ceilings(variant, noise)

@@ -27,7 +27,7 @@ def corpora():
 
 
 def log_mel_like(waveform):
-    """Mean and deviation of 40 band energies: enough to hear a voice, not a word."""
+    """Mean and deviation of 40 band energies, which show the voice but not the word."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform.samples, 400)[::160] * np.hanning(400)
     power = np.abs(np.fft.rfft(frames, 512))[:, :240] ** 2
     bands = np.log(power.reshape(len(power), 40, 6).sum(axis=2) + 1e-8)
@@ -44,14 +44,14 @@ def test_columns(corpora):
     assert len(corpora["masked"]) == len({row.utterance_id for row in corpora["masked"]}) == 1728
 
 
-def test_masked_audio_depends_on_carrier_speaker_and_voice_alone(corpora):
+def test_masked_audio_depends_on_carrier_speaker_and_voice_only(corpora):
     audio_of = defaultdict(set)
     for row in corpora["masked"]:
         audio_of[row.script, row.speaker, row.utterance_id.rpartition("_")[2]].add(hash_bytes(row.audio_bytes))
     pairs = [(carrier, speaker) for carrier in design.CARRIERS for speaker in design.SPEAKERS]
     assert len(audio_of) == 2 * sum(carrier.split == speaker.split for carrier, speaker in pairs)
     assert all(len(hashes) == 1 for hashes in audio_of.values())
-    assert len(set.union(*audio_of.values())) == len(audio_of)  # and each of them is another sound
+    assert len(set.union(*audio_of.values())) == len(audio_of)  # and all of them differ
 
 
 def test_spoken_audio_differs_from_word_to_word(corpora):
@@ -112,7 +112,7 @@ def test_variants_without_a_spoken_word_share_their_audio(corpora, variant):
         assert made.wav(cell) == masked[cell.utterance_id]
 
 
-def test_wordless_has_no_transcript_and_other_sounds(corpora):
+def test_wordless_has_no_transcript_and_other_audio(corpora):
     rows = list(read("wordless"))
     assert {row.transcript for row in rows} == {row.transcript_source for row in rows} == {None}
     assert not {row.audio_bytes for row in rows} & {row.audio_bytes for row in corpora["masked"]}
@@ -128,13 +128,13 @@ def test_noise_gives_an_utterance_the_other_voice(corpora):
         assert made.wav(cell) == masked[same_voice]
 
 
-def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+def test_without_the_extra_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(voices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match=r"espeakng-loader is not installed; pip install 'lalm-mer\[synthesis\]'$"):
         next(read())
 
 
-def test_a_failing_synthesis_says_why(monkeypatch):
+def test_a_failing_synthesis_gives_the_reason(monkeypatch):
     pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
     speaker = design.Speaker("s99", "test", "male", "en-us+nobody", 50, 170)
     monkeypatch.setattr(design, "SPEAKERS", (speaker,))

@@ -18,12 +18,12 @@ def nan_wav() -> bytes:
     return file.getvalue()
 
 
-def test_reads_rate_and_duration_of_the_file_as_shipped(tmp_path, tone):
+def test_rate_and_duration_are_those_of_the_released_file(tmp_path, tone):
     (tmp_path / "a.wav").write_bytes(content := tone(0.5, 44100, channels=2))
     assert read_audio(tmp_path, tmp_path / "a.wav") == AudioFile("a.wav", content, 44100, 0.5)
 
 
-def test_a_part_of_a_file_has_the_parts_duration(tmp_path, tone):
+def test_a_part_of_a_file_has_the_duration_of_the_part(tmp_path, tone):
     (tmp_path / "a.wav").write_bytes(tone(1.0))
     audio = read_audio(tmp_path, tmp_path / "a.wav", 0.25, 0.75)
     assert isinstance(audio, AudioFile)
@@ -88,7 +88,7 @@ def test_files_are_listed_sorted_without_hidden_ones_and_linked_folders_named(tm
     assert names == ["a/1.wav", "outside_root", "b/2.wav", "c.wav"]
 
 
-def test_no_such_root_is_one_line_that_names_it(tmp_path):
+def test_a_missing_root_is_named_in_one_line(tmp_path):
     with pytest.raises(CorpusError, match=r"nowhere: expected a folder, found nothing; set corpus\.root$"):
         list(list_files(tmp_path / "nowhere"))
 
@@ -130,14 +130,14 @@ def test_a_table_without_its_column_or_outside_the_root_is_named(tmp_path):
         list(read_table(tmp_path / "root", tmp_path / "root/link.csv", []))
 
 
-def test_a_table_of_100_000_rows_is_read_in_a_moment(tmp_path):
+def test_a_table_of_100_000_rows_is_read_quickly(tmp_path):
     (tmp_path / "t.csv").write_text("id,label\n" + "".join(f"u{number},joy\n" for number in range(100_000)))
     began = time.monotonic()
     assert sum(isinstance(row, dict) for row in read_table(tmp_path, tmp_path / "t.csv", ["id"])) == 100_000
     assert time.monotonic() - began < 5
 
 
-def test_what_is_no_number_is_missing():
+def test_other_text_than_a_number_is_missing():
     assert [number_of(cell) for cell in ("1.5", " -2 ", "", "NA", "nan", "inf", "1,5")] == [1.5, -2.0, *[None] * 5]
 
 
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_opened_and_a_name_that_cannot_be_written_are_li
     }
 
 
-def test_a_quotation_mark_that_never_closes_is_named(tmp_path):
+def test_an_unclosed_quotation_mark_is_named(tmp_path):
     (tmp_path / "t.csv").write_text('id,words\n1,"' + "x" * 200_000)
     with pytest.raises(CorpusError, match=r"t\.csv: not a valid CSV"):
         list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))

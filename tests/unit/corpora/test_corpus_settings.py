@@ -21,13 +21,13 @@ def test_every_shipped_yaml_loads_and_opens_with_its_launch_settings():
         assert all(word in head for word in ("Needs:", "Launch:", f"recipes/corpora/{path.name}", "One override:"))
 
 
-def test_every_key_has_an_owner():
+def test_every_key_applies_to_a_reader():
     owned = set().union(*(reader.keys for reader in READERS.values()))
     assert owned == {key.name for key in fields(CorpusSettings)} - {"name"}
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("corpus.variant=spoken", r"key 'corpus\.variant': applies to circumplex, but corpus\.name is ravdess"),
         ("corpus.columns={label: emotion}", r"key 'corpus\.columns': applies to manifest, but"),
@@ -41,8 +41,8 @@ def test_every_key_has_an_owner():
         ("corpus.rot=x", r"unknown key 'corpus\.rot'"),
     ],
 )
-def test_a_key_out_of_place_is_named(override, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_key_of_another_reader_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
         open_reader(load_config(PrepareSettings, RECIPES / "ravdess.yaml", [override]).corpus)
 
 

@@ -84,7 +84,7 @@ def test_columns_and_keys_are_those_of_the_interface(rows, tmp_path):
     assert rejected == [{"path": "a/u3.wav", "reason": "empty", "detail": "the file has no bytes"}]
 
 
-def test_everything_found_is_accounted_for(rows, tmp_path):
+def test_every_file_found_is_kept_or_rejected(rows, tmp_path):
     summary = write(rows, tmp_path / "out")
     assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (3, 2, 1)
     assert summary["labels"] == {"glad": 1}
@@ -92,7 +92,7 @@ def test_everything_found_is_accounted_for(rows, tmp_path):
     assert summary["duration_s"] == 0.4
 
 
-def test_what_is_written_is_what_is_loaded(rows, tmp_path):
+def test_a_written_corpus_is_loaded_unchanged(rows, tmp_path):
     write(rows, tmp_path / "out")
     prepared = load(tmp_path / "out")
     row = prepared.dataset[0]
@@ -118,7 +118,7 @@ def test_datasets_opens_the_parquet_and_its_audio(rows, tmp_path):
     assert opened["utterance_id"][:] == ["u1", "u2"]
 
 
-def test_the_parquet_says_what_it_is(rows, tmp_path):
+def test_the_parquet_metadata_describes_the_corpus(rows, tmp_path):
     summary = write(rows, tmp_path / "out", synthetic=True, ranges={"valence": [1, 5]})
     metadata = pq.read_metadata(tmp_path / "out/utterances/part-00000.parquet").metadata
     summary = {key: json.loads(metadata[key.encode()]) for key in ("corpus", "synthetic", "loader_version", "ranges")}
@@ -127,7 +127,7 @@ def test_the_parquet_says_what_it_is(rows, tmp_path):
     assert summary["ranges"] == {"valence": [1, 5]}
 
 
-def test_the_root_hash_knows_content_and_columns_but_not_order(rows, tmp_path, tone):
+def test_the_root_hash_depends_on_content_and_columns_but_not_on_order(rows, tmp_path, tone):
     original = write(rows, tmp_path / "a")["root_hash"]
     assert write(rows[::-1], tmp_path / "b")["root_hash"] == original
     assert write([replace(rows[0], label="sad"), *rows[1:]], tmp_path / "c")["root_hash"] != original
@@ -144,7 +144,7 @@ def test_the_second_of_two_equal_ids_is_rejected(rows, tmp_path):
     assert "a/u1.wav" in rejected["detail"]
 
 
-def test_more_rows_than_a_part_holds(rows, tmp_path):
+def test_more_rows_than_fit_into_a_part(rows, tmp_path):
     many = [replace(rows[0], utterance_id=f"u{number}") for number in range(205)]
     write(many, tmp_path / "out")
     files = sorted((tmp_path / "out/utterances").iterdir())
@@ -161,7 +161,7 @@ def test_nothing_found_and_everything_rejected_are_errors_that_write_nothing(row
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_preparation_leaves_the_corpus_that_was_there(rows, tmp_path):
+def test_a_killed_preparation_keeps_the_earlier_corpus(rows, tmp_path):
     before = write(rows, tmp_path / "out")
 
     def broken():
@@ -175,7 +175,7 @@ def test_a_killed_preparation_leaves_the_corpus_that_was_there(rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_leftovers_of_a_killed_process_are_mended(rows, tmp_path):
+def test_remains_of_a_killed_process_are_repaired(rows, tmp_path):
     (tmp_path / ".out.partial/utterances").mkdir(parents=True)
     write(rows, tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / ".out.old")  # killed between the two renames
@@ -191,7 +191,7 @@ def test_preparing_again_replaces_with_the_same_bytes(rows, tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == first
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(rows, tmp_path):
+def test_a_folder_with_other_content_is_not_changed(rows, tmp_path):
     (tmp_path / "out").mkdir()
     write(rows, tmp_path / "out")  # an empty folder is fine
     (tmp_path / "out/thesis.tex").write_text("mine")
@@ -202,13 +202,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(rows, tmp_path):
     assert (tmp_path / "out/thesis.tex").read_text() == "mine"
 
 
-def test_a_file_in_the_way_is_named(rows, tmp_path):
+def test_a_file_in_place_of_the_folder_is_named(rows, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CorpusError, match="cannot be written"):
         write(rows, tmp_path / "file" / "out")
 
 
-def test_load_names_what_is_wrong(rows, tmp_path):
+def test_load_names_the_fault(rows, tmp_path):
     with pytest.raises(CorpusError, match=r"no such folder; prepare it with"):
         load(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match=r"not a prepared corpus .*prepare_corpus\.py"):
@@ -233,7 +233,7 @@ def test_labels_outside_a_task_are_counted_as_unmapped(rows, tmp_path):
     assert sum(counts.values()) == summary["n_utterances"] == 3
 
 
-def test_several_processes_write_what_one_writes(rows, tmp_path):
+def test_several_processes_write_the_same_as_one(rows, tmp_path):
     many = [replace(rows[0], utterance_id=f"u{number}", label=str(number % 3)) for number in range(300)]
     many.insert(140, rows[2])
     for processes in (1, 3):
@@ -246,7 +246,7 @@ def test_several_processes_write_what_one_writes(rows, tmp_path):
     assert len(one) == 3 + 2
 
 
-def test_a_killed_preparation_goes_on_where_it_was(rows, tmp_path, monkeypatch):
+def test_a_killed_preparation_resumes(rows, tmp_path, monkeypatch):
     for number in range(300):
         (tmp_path / f"{number}.wav").write_bytes(rows[number % 2].audio_bytes)
     many = [
@@ -258,24 +258,24 @@ def test_a_killed_preparation_goes_on_where_it_was(rows, tmp_path, monkeypatch):
         yield from many[:290]
         raise KeyboardInterrupt
 
-    whole = write(many, tmp_path / "whole", root=tmp_path)
+    complete = write(many, tmp_path / "complete", root=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         write(broken(), tmp_path / "out", root=tmp_path)
     read = []
     monkeypatch.setattr(parts, "read_audio", lambda *args: read.append(args) or base.read_audio(*args))
-    assert write(many, tmp_path / "out", root=tmp_path) == whole
-    assert len(read) == 300 - 2 * 128  # two parts were whole
+    assert write(many, tmp_path / "out", root=tmp_path) == complete
+    assert len(read) == 300 - 2 * 128  # two parts were complete
     for name in ("part-00000", "part-00001", "part-00002"):
-        one, two = (tmp_path / out / f"utterances/{name}.parquet" for out in ("whole", "out"))
+        one, two = (tmp_path / out / f"utterances/{name}.parquet" for out in ("complete", "out"))
         assert one.read_bytes() == two.read_bytes()
-    (tmp_path / "3.wav").write_bytes(rows[0].audio_bytes[:100])  # no part of an earlier run outlives a change
+    (tmp_path / "3.wav").write_bytes(rows[0].audio_bytes[:100])  # a changed row replaces the part of an earlier run
     (tmp_path / "300.wav").write_bytes(rows[0].audio_bytes)
     added = replace(many[0], utterance_id="u300", audio_path="300.wav")
     changed = write([*many, added], tmp_path / "out", root=tmp_path)
     assert (changed["n_utterances"], changed["rejected"]) == (300, {"truncated": 1})
 
 
-def test_an_utterance_without_audio_is_kept_only_if_requested(rows, tmp_path):
+def test_an_utterance_without_audio_is_kept_only_on_request(rows, tmp_path):
     spoken = replace(rows[0], audio_bytes=None, audio_path="gone.wav")
     written = Utterance(utterance_id="u9", corpus="tiny", transcript="Hello.", label="glad")
     there = rows[1]
@@ -294,16 +294,16 @@ def test_a_part_of_a_recording_is_cut_out_to_the_sample(rows, tmp_path, tone):
                 end_s=start + 0.5)
         for start in (0.25, 1.0, 1.75)
     ]  # fmt: skip
-    uncut = replace(cut[0], utterance_id="whole", cut=False)
+    uncut = replace(cut[0], utterance_id="complete", cut=False)
     summary = write([*cut, uncut], tmp_path / "out", root=tmp_path)
     assert summary["rejected"] == {"truncated": 1}
-    whole = decode((tmp_path / "long.wav").read_bytes(), "long").samples
+    complete = decode((tmp_path / "long.wav").read_bytes(), "long").samples
     table = {row["utterance_id"]: row for row in load(tmp_path / "out").dataset}
     for name, start in (("u0.25", 0.25), ("u1.0", 1.0)):
         decoded = decode(table[name]["audio"]["bytes"], name).samples
-        np.testing.assert_array_equal(decoded, whole[int(start * 16000) : int((start + 0.5) * 16000)])
+        np.testing.assert_array_equal(decoded, complete[int(start * 16000) : int((start + 0.5) * 16000)])
         assert (table[name]["start_s"], table[name]["duration_s"]) == (start, 0.5)
-    assert table["whole"]["duration_s"] == 2.0
+    assert table["complete"]["duration_s"] == 2.0
 
 
 def test_datasets_streams_the_parts(rows, tmp_path):
@@ -314,7 +314,7 @@ def test_datasets_streams_the_parts(rows, tmp_path):
     assert [row["utterance_id"] for row in stream] == [row.utterance_id for row in many]
 
 
-def test_two_preparations_of_one_folder_do_not_meet(rows, tmp_path):
+def test_two_preparations_of_one_folder_exclude_each_other(rows, tmp_path):
     def slow():
         yield rows[0]
         with pytest.raises(CorpusError, match="out: another process is preparing it"):
@@ -325,8 +325,8 @@ def test_two_preparations_of_one_folder_do_not_meet(rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_counts_never_vouch_for_rows_of_another_run(rows, tmp_path, monkeypatch):
-    """Run A ends after a part, run B replaces it and is killed before its counts are written, and A comes again."""
+def test_counts_of_another_run_are_not_reused(rows, tmp_path, monkeypatch):
+    """Run A ends after a part, run B replaces it and is killed before its counts are written, and A is repeated."""
     made = parts.Part(0, rows, None, False, {"corpus": "tiny"}, {})
     other = parts.Part(0, [replace(rows[0], label="sad")], None, False, {"corpus": "tiny"}, {})
     first = parts.make_part(made, tmp_path)
@@ -338,7 +338,7 @@ def test_counts_never_vouch_for_rows_of_another_run(rows, tmp_path, monkeypatch)
     assert pq.read_table(tmp_path / "part-00000.parquet")["label"].to_pylist() == ["glad", None]
 
 
-def test_names_that_no_file_can_have_reject_their_rows_alone(rows, tmp_path):
+def test_impossible_file_names_reject_only_their_rows(rows, tmp_path):
     odd = [
         replace(rows[0], utterance_id=f"u{number}", audio_path=path, audio_bytes=None)
         for number, path in enumerate(("x" * 300 + ".wav", "a\0b.wav"))
@@ -347,7 +347,7 @@ def test_names_that_no_file_can_have_reject_their_rows_alone(rows, tmp_path):
     assert (summary["n_utterances"], summary["rejected"]) == (1, {"unreadable": 2})
 
 
-def test_a_disk_that_is_full_is_one_line(rows, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_of_one_line(rows, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -358,7 +358,7 @@ def test_a_disk_that_is_full_is_one_line(rows, tmp_path, monkeypatch):
         write(rows, tmp_path / "out")
 
 
-def test_sound_beyond_full_scale_is_kept(rows, tmp_path):
+def test_samples_beyond_full_scale_are_kept(rows, tmp_path):
     file = io.BytesIO()
     loud = np.linspace(-1.5, 1.5, 8000, dtype=np.float32)
     soundfile.write(file, loud, 8000, format="WAV", subtype="FLOAT")

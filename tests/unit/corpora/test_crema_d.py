@@ -63,7 +63,7 @@ def utterances(root):
     return {row.utterance_id: row for row in crema_d.read(root) if isinstance(row, Utterance)}
 
 
-def test_name_and_tables_tell_every_column(release):
+def test_name_and_tables_fill_every_column(release):
     put(release / "VideoFlash/1002_DFA_NEU_XX.flv", b"FLV")
     assert utterances(release)["1002_DFA_NEU_XX"] == Utterance(
         utterance_id="1002_DFA_NEU_XX",
@@ -85,7 +85,7 @@ def test_name_and_tables_tell_every_column(release):
     )
 
 
-def test_a_release_is_prepared_whole(release, tmp_path):
+def test_a_complete_release_is_prepared(release, tmp_path):
     summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_found"], summary["n_utterances"], rejected) == (12, 12, [])
     assert summary["labels"] == {"ANG": 3, "SAD": 3, "NEU": 3, "DIS": 1, "FEA": 1, "HAP": 1}
@@ -93,7 +93,7 @@ def test_a_release_is_prepared_whole(release, tmp_path):
     assert {name: counts["unmapped"] for name, counts in summary["tasks"].items()} == {
         "crema_d_6": 0,
         "crema_d_6_voice": 0,
-        "crema_d_6_face": 12,  # five to five: nobody's label
+        "crema_d_6_face": 12,  # five to five: no label
         "crema_d_6_both": 0,
     }
     assert summary["tasks"]["crema_d_6_voice"]["neutral"] == summary["tasks"]["crema_d_6_both"]["angry"] == 12
@@ -101,7 +101,7 @@ def test_a_release_is_prepared_whole(release, tmp_path):
     assert (lacking["gender"], lacking["age"], lacking["ethnicity"]) == (None, None, None)
 
 
-def test_what_the_tables_name_is_an_utterance_without_its_audio_too(release, tmp_path):
+def test_clips_in_the_tables_are_utterances_even_without_audio(release, tmp_path):
     (release / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
     summary, rows, rejected = prepare(crema_d, release, tmp_path / "kept", keep_missing_audio=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (12, 1, [])
@@ -113,7 +113,7 @@ def test_what_the_tables_name_is_an_utterance_without_its_audio_too(release, tmp
     )
 
 
-def test_audio_alone_is_a_release(release):
+def test_audio_without_tables_is_a_release(release):
     for name in ("SentenceFilenames.csv", "VideoDemographics.csv", "processedResults/tabulatedVotes.csv"):
         (release / name).unlink()
     found = utterances(release)
@@ -149,7 +149,7 @@ def test_clips_are_found_in_any_table_or_on_disk(release, tone):
         ("AudioMP3/1001_DFA_ANG_XX.mp3", "other_encoding"),
     ],
 )
-def test_what_is_no_clip_of_the_release_is_rejected(release, path, reason):
+def test_files_that_are_not_clips_of_the_release_are_rejected(release, path, reason):
     put(release / path, b"")
     assert reasons(crema_d.read(release)) == [(path, reason)]
     assert set(utterances(release)) == set(CLIPS)
@@ -166,7 +166,7 @@ def test_the_file_that_older_copies_misname_is_its_clip(release, tone):
     assert utterances(release)["1040_ITH_SAD_XX"].audio_path == "AudioWAV/1040_ITH_SAD_X.wav"
 
 
-def test_a_clip_that_lies_there_twice_is_kept_once(release, tmp_path, tone):
+def test_a_duplicate_clip_is_kept_once(release, tmp_path, tone):
     put(release / f"AudioWAV/{CLIPS[0]}.flac", tone(container="FLAC"))
     put(release / f"AudioWAV/{CLIPS[1]}.WAV", tone())
     summary, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
@@ -174,7 +174,7 @@ def test_a_clip_that_lies_there_twice_is_kept_once(release, tmp_path, tone):
     assert Counter(row["reason"] for row in rejected) == {"duplicate_id": 2}
 
 
-def test_a_link_of_git_lfs_is_no_audio(release, tmp_path):
+def test_a_pointer_of_git_lfs_is_not_audio(release, tmp_path):
     put(release / f"AudioWAV/{CLIPS[0]}.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     _, rows, rejected = prepare(crema_d, release, tmp_path / "out", keep_missing_audio=True)
     assert len(rows) == 11
@@ -195,7 +195,7 @@ def test_links_out_of_the_release_are_refused(release, tmp_path, tone):
 
 
 @pytest.mark.parametrize("target", ["elsewhere.csv", "nowhere.csv"])
-def test_a_table_that_leads_out_of_the_release_or_nowhere_is_an_error(release, tmp_path, target):
+def test_a_table_linked_outside_the_release_or_to_nothing_is_an_error(release, tmp_path, target):
     put(tmp_path / "elsewhere.csv", (release / "VideoDemographics.csv").read_bytes())
     (release / "VideoDemographics.csv").unlink()
     (release / "VideoDemographics.csv").symlink_to(tmp_path / target)
@@ -213,7 +213,7 @@ def test_a_table_that_leads_out_of_the_release_or_nowhere_is_an_error(release, t
         lambda content: content + b"\n\n",
     ],
 )
-def test_tables_written_otherwise_say_the_same(release, change):
+def test_tables_in_other_encodings_are_read_the_same(release, change):
     expected = list(crema_d.read(release))
     for name in ("SentenceFilenames.csv", "VideoDemographics.csv", "processedResults/tabulatedVotes.csv"):
         put(release / name, change((release / name).read_bytes()))
@@ -226,13 +226,13 @@ def test_windows_characters_are_read(release):
     assert utterances(release)[CLIPS[0]].ethnicity == "Café, Not Hispanic"
 
 
-def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
+def test_a_truncated_row_is_rejected_and_the_others_are_kept(release):
     content = (release / "processedResults/tabulatedVotes.csv").read_bytes()
     put(release / "processedResults/tabulatedVotes.csv", content[: content.rindex(b"1091")])
     assert reasons(crema_d.read(release)) == [("processedResults/tabulatedVotes.csv", "bad_row")]
-    cut, whole = utterances(release)[CLIPS[-1]], utterances(release)[CLIPS[-2]]
+    cut, complete = utterances(release)[CLIPS[-1]], utterances(release)[CLIPS[-2]]
     assert {key.partition(":")[0] for key in cut.ratings} == {"voice", "face"}
-    assert len(whole.ratings) == 18
+    assert len(complete.ratings) == 18
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_row_cut_in_half_is_rejected_and_the_rest_stays(release):
         ),
     ],
 )
-def test_a_row_that_says_nothing_is_rejected_and_changes_nothing(release, name, row, detail):
+def test_an_invalid_row_is_rejected_without_effect(release, name, row, detail):
     before = list(crema_d.read(release))
     put(release / name, (release / name).read_bytes() + table([row]))
     rejection, *rest = crema_d.read(release)
@@ -282,18 +282,18 @@ def test_a_table_without_its_columns_is_an_error(release, content):
         list(crema_d.read(release))
 
 
-def test_a_root_that_is_no_folder_is_an_error(tmp_path):
+def test_a_root_that_is_not_a_folder_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="expected a folder"):
         list(crema_d.read(tmp_path / "nothing"))
 
 
-def test_the_folder_above_the_release_is_not_taken_for_it(release, tmp_path):
+def test_the_folder_above_the_release_is_refused(release, tmp_path):
     with pytest.raises(CorpusError, match="folder_mismatch"):
         prepare(crema_d, release.parent, tmp_path / "out", keep_missing_audio=True)
 
 
 @pytest.mark.parametrize("utterance_id", ["1000_IEO_NEU_XX", "1092_IEO_NEU_XX", "1001_IEO_NEU_XX.wav", "03a01Fa", ""])
-def test_no_facts_of_what_is_no_id(utterance_id):
+def test_other_text_than_an_id_has_no_facts(utterance_id):
     assert crema_d.facts(utterance_id) is None
 
 

@@ -84,7 +84,7 @@ def test_the_real_votes_agree_with_the_summary_table(real_rows, summary_table, c
     assert ties == sum(":" in row[CHANNELS[channel]] for row in summary_table.values()) > 0
 
 
-def test_the_real_channels_are_not_one_another(real_rows):
+def test_the_real_channels_differ(real_rows):
     agrees = {
         channel: sum(plurality(vote_distribution(ratings_of(row), channel)) == row.label[0] for row in real_rows)
         for channel in CHANNELS
@@ -103,7 +103,7 @@ def test_the_real_clips_are_decoded(real, tmp_path):
     }
 
 
-def test_known_defects_are_clips_and_none_is_dropped(real_rows):
+def test_known_defects_are_clips_that_are_kept(real_rows):
     ids = {row.utterance_id for row in real_rows}
     assert set(crema_d.KNOWN_DEFECTS) <= ids
     assert {"1076_MTI_SAD_XX", "1076_MTI_NEU_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD"} <= set(crema_d.KNOWN_DEFECTS)
@@ -148,7 +148,7 @@ def test_speaker_folds_are_those_of_emo_superb(real_rows):
     assert {name[:4] for name in folds.ids(5, "test")} == {str(actor) for actor in range(1073, 1092)}
 
 
-def test_the_fold_of_emobox_is_speaker_dependent_and_says_so(real_rows):
+def test_the_fold_of_emobox_is_marked_speaker_dependent(real_rows):
     folds = folds_of(real_rows, "crema_d_emobox")
     assert folds.departures() == []
     train, dev, test = (folds.ids(1, split) for split in SPLITS)

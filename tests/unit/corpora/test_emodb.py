@@ -13,7 +13,7 @@ from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, make_folds
 
 PROTOCOL = Path(__file__).resolve().parents[3] / "eval" / "protocols" / "emodb_speakers_5fold.yaml"
-SPEAKERS = {  # of the corpus's documentation
+SPEAKERS = {  # from the documentation of the corpus
     "03": ("male", 31), "08": ("female", 34), "09": ("female", 21), "10": ("male", 32), "11": ("male", 26),
     "12": ("male", 30), "13": ("female", 32), "14": ("female", 35), "15": ("male", 25), "16": ("female", 31),
 }  # fmt: skip
@@ -55,7 +55,7 @@ def test_the_name_fills_every_column(tmp_path, tone):
     ]
 
 
-def test_a_release_is_prepared_whole(release, tmp_path):
+def test_a_complete_release_is_prepared(release, tmp_path):
     summary, rows, rejected = prepare(emodb, release, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_found"], summary["n_utterances"], summary["n_without_audio"], rejected) == (14, 14, 0, [])
     assert summary["labels"] == {
@@ -69,7 +69,7 @@ def test_a_release_is_prepared_whole(release, tmp_path):
     assert {row["ratings"] for row in rows.values()} == {None}
 
 
-def test_oddities_are_each_rejected_for_what_they_are(release, tmp_path, tone):
+def test_each_oddity_is_rejected_with_its_reason(release, tmp_path, tone):
     put(tmp_path / "elsewhere/03a02Wb.wav", tone())
     (release / "wav" / "03a02Wb.wav").symlink_to(tmp_path / "elsewhere" / "03a02Wb.wav")
     (release / "more").symlink_to(tmp_path / "elsewhere")
@@ -93,14 +93,14 @@ def test_oddities_are_each_rejected_for_what_they_are(release, tmp_path, tone):
         "wav/03a01Fab.wav", "wav/3a01Fa.wav", "wav/03a01Fa.mp3", "wav/03a01Fa (1).wav", "stray.wav",
     ],
 )  # fmt: skip
-def test_what_is_not_named_so_is_rejected(tmp_path, name):
+def test_other_names_are_rejected(tmp_path, name):
     put(tmp_path / name, b"")
     (rejection,) = emodb.read(tmp_path)
     assert isinstance(rejection, Rejection)
     assert (rejection.path, rejection.reason) == (name, "unexpected_name")
 
 
-def test_clips_are_found_in_any_folder_and_other_files_are_ignored(tmp_path, tone):
+def test_clips_are_found_in_any_folder_and_other_files_ignored(tmp_path, tone):
     for path in ("download/wav/03a01Fa.WAV", "03a01Nc.wav"):
         put(tmp_path / path, tone())
     for path in ("README", "wav/._03a01Wa.wav", "wav/Thumbs.db"):
@@ -108,12 +108,12 @@ def test_clips_are_found_in_any_folder_and_other_files_are_ignored(tmp_path, ton
     assert [row.audio_path for row in emodb.read(tmp_path)] == ["03a01Nc.wav", "download/wav/03a01Fa.WAV"]
 
 
-def test_a_root_that_is_no_folder_is_an_error(tmp_path):
+def test_a_root_that_is_not_a_folder_is_an_error(tmp_path):
     with pytest.raises(CorpusError, match="expected a folder"):
         list(emodb.read(tmp_path / "nothing"))
 
 
-def test_a_folder_without_audio_says_so(tmp_path):
+def test_a_folder_without_audio_is_an_error(tmp_path):
     put(tmp_path / "emodb/erkennung.txt", b"")
     with pytest.raises(CorpusError, match="found no audio files"):
         prepare(emodb, tmp_path / "emodb", tmp_path / "out", keep_missing_audio=True)
@@ -125,7 +125,7 @@ def test_facts_are_those_of_the_reader(release):
     assert emodb.facts("1001_DFA_ANG_XX") is emodb.facts("03a01Fa.wav") is emodb.facts("") is None
 
 
-# The protocol on every sentence and emotion of every speaker: the release's own list of clips is not here.
+# The protocol is tested with every sentence and emotion of every speaker, since the list of clips is not available.
 
 
 def table(clips):
@@ -149,19 +149,19 @@ def test_folds_hold_out_a_man_and_a_woman():
     clips = [f"{speaker}{sentence}{letter}a" for speaker in SPEAKERS for sentence in sentences for letter in "WLEAFTN"]
     folds = make_folds(table(clips), load_protocol(PROTOCOL))
     for fold in range(1, 6):
-        sides = {split: {name[:2] for name in folds.ids(fold, split)} for split in SPLITS}
-        assert [len(sides[split]) for split in SPLITS] == [6, 2, 2]
+        splits = {split: {name[:2] for name in folds.ids(fold, split)} for split in SPLITS}
+        assert [len(splits[split]) for split in SPLITS] == [6, 2, 2]
         for split in ("dev", "test"):
-            assert sorted(SPEAKERS[speaker][0] for speaker in sides[split]) == ["female", "male"]
+            assert sorted(SPEAKERS[speaker][0] for speaker in splits[split]) == ["female", "male"]
     assert folds.n_tested() == 700
     assert folds.shared == {"script": 10, "transcript": 10}
     assert len(folds.departures()) == 15  # 535 clips were released, not these 700
 
 
-def test_known_sides_add_up_to_the_release():
+def test_known_splits_add_up_to_the_release():
     known = load_protocol(PROTOCOL).known
-    assert sum(sides["test"].n for sides in known.values()) == 535
-    assert all(sum(side.n for side in sides.values()) == 535 for sides in known.values())
+    assert sum(splits["test"].n for splits in known.values()) == 535
+    assert all(sum(split.n for split in splits.values()) == 535 for splits in known.values())
     assert all(known[fold]["dev"] == known[fold % 5 + 1]["test"] for fold in known)
 
 

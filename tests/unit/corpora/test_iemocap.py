@@ -47,10 +47,10 @@ def by_name(root):
     return {row.utterance_id: row for row in rows}
 
 
-def test_everything_that_the_release_says_of_an_utterance(tmp_path):
+def test_an_utterance_has_all_values_of_the_release(tmp_path):
     put_dialogue(tmp_path)
-    said = by_name(tmp_path)
-    assert said["Ses01F_impro01_M000"] == Utterance(
+    by_id = by_name(tmp_path)
+    assert by_id["Ses01F_impro01_M000"] == Utterance(
         utterance_id="Ses01F_impro01_M000",
         corpus="iemocap",
         audio_path="Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav",
@@ -69,20 +69,20 @@ def test_everything_that_the_release_says_of_an_utterance(tmp_path):
         arousal=5.0,
         dominance=4.3333,
     )
-    assert [(name, row.turn, row.label) for name, row in said.items()] == [
+    assert [(name, row.turn, row.label) for name, row in by_id.items()] == [
         ("Ses01F_impro01_F000", 1, "neu"),
         ("Ses01F_impro01_F001", 3, "xxx"),
         ("Ses01F_impro01_M000", 2, "fru"),
     ]
-    assert said["Ses01F_impro01_F000"].speaker == "Ses01F"
+    assert by_id["Ses01F_impro01_F000"].speaker == "Ses01F"
 
 
-def test_ratings_are_the_votes_of_others_and_a_vote_may_name_several(tmp_path):
+def test_ratings_are_votes_of_external_raters_and_may_name_several_labels(tmp_path):
     put_dialogue(tmp_path)
-    said = by_name(tmp_path)
-    assert said["Ses01F_impro01_F000"].ratings == {"Anger": 2, "Neutral": 2}
-    assert said["Ses01F_impro01_F001"].ratings == {"Frustration": 1, "Neutral": 1}
-    assert said["Ses01F_impro01_M000"].ratings is None  # rated by the speaker alone
+    by_id = by_name(tmp_path)
+    assert by_id["Ses01F_impro01_F000"].ratings == {"Anger": 2, "Neutral": 2}
+    assert by_id["Ses01F_impro01_F001"].ratings == {"Frustration": 1, "Neutral": 1}
+    assert by_id["Ses01F_impro01_M000"].ratings is None  # rated by the speaker only
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_script_is_the_play_and_not_its_part(tmp_path, dialogue, script):
 @pytest.mark.parametrize(
     "name", ["Ses06F_impro01_F000", "Ses01F_impro01", "Ses01F_impro01_X000", "03-01-01-01-01-01-01"]
 )
-def test_other_ids_tell_nothing(name):
+def test_other_ids_have_no_facts(name):
     assert facts(name) is None
 
 
@@ -119,14 +119,14 @@ def test_other_ids_tell_nothing(name):
         ([], None),
     ],
 )
-def test_of_several_lines_the_nearest_in_time_is_the_transcript(tmp_path, lines, transcript):
+def test_the_transcript_is_the_line_nearest_in_time(tmp_path, lines, transcript):
     put_dialogue(tmp_path, transcription="".join(f"Ses01F_impro01_F000 {line}\n" for line in lines))
     row = by_name(tmp_path)["Ses01F_impro01_F000"]
     assert row.transcript == transcript
     assert row.transcript_source == (None if transcript is None else "human")
 
 
-def test_no_line_of_another_turn_is_taken(tmp_path):
+def test_a_line_of_another_turn_is_not_used(tmp_path):
     put_dialogue(tmp_path, transcription="M: Mine.\nSes01F_impro01_FXX0 [006.2901-008.2357]: [LAUGHTER]\nhello\n")
     assert {row.transcript for row in by_name(tmp_path).values()} == {None}
 
@@ -140,20 +140,20 @@ def test_a_dialogue_without_transcription_has_no_transcripts(tmp_path):
 @pytest.mark.parametrize(
     "cut", ["[11.0000 - 14.0000]\tSes01F_impro01_F0", "[11.0000 - 14.0000]\tSes01F_impro01_F001\txxx\t[2.5000, 2.5"]
 )
-def test_a_label_line_cut_in_half_is_rejected_with_its_votes(tmp_path, cut):
-    whole = "[11.0000 - 14.0000]\tSes01F_impro01_F001\txxx\t[2.5000, 2.5000, 2.5000]"
-    put_dialogue(tmp_path, EVALUATION.replace(whole, cut).replace("\n\n[11", "\n[11"))  # not even a blank line before
+def test_a_truncated_label_line_is_rejected_with_its_votes(tmp_path, cut):
+    line = "[11.0000 - 14.0000]\tSes01F_impro01_F001\txxx\t[2.5000, 2.5000, 2.5000]"
+    put_dialogue(tmp_path, EVALUATION.replace(line, cut).replace("\n\n[11", "\n[11"))  # not even a blank line before
     rows = list(read(tmp_path))
     (rejection,) = (row for row in rows if isinstance(row, Rejection))
     assert (rejection.path, rejection.reason) == ("Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", "bad_row")
     assert rejection.detail.startswith("line 10: '[11.0000 - 14.0000] Ses01F_impro01_F0")
-    said = {row.utterance_id: row for row in rows if isinstance(row, Utterance)}
-    assert list(said) == ["Ses01F_impro01_F000", "Ses01F_impro01_M000"]
-    assert said["Ses01F_impro01_F000"].ratings == {"Anger": 2, "Neutral": 2}
+    by_id = {row.utterance_id: row for row in rows if isinstance(row, Utterance)}
+    assert list(by_id) == ["Ses01F_impro01_F000", "Ses01F_impro01_M000"]
+    assert by_id["Ses01F_impro01_F000"].ratings == {"Anger": 2, "Neutral": 2}
 
 
 @pytest.mark.parametrize("cut", ["C-E3:\tNeutral; Ang", "C-E", "E3:\tNeutral; Anger;\t(curious)"])
-def test_a_vote_cut_in_half_is_rejected_and_the_utterance_kept(tmp_path, cut):
+def test_a_truncated_vote_is_rejected_and_the_utterance_kept(tmp_path, cut):
     put_dialogue(tmp_path, EVALUATION.replace("C-E3:\tNeutral; Anger;\t(curious)", cut))
     (rejection, first, *_) = read(tmp_path)
     assert (rejection.reason, rejection.detail[:8]) == ("bad_row", "line 5: ")
@@ -161,14 +161,14 @@ def test_a_vote_cut_in_half_is_rejected_and_the_utterance_kept(tmp_path, cut):
     assert first.ratings == {"Anger": 1, "Neutral": 1}
 
 
-def test_a_transcript_line_cut_in_half_is_rejected(tmp_path):
+def test_a_truncated_transcript_line_is_rejected(tmp_path):
     put_dialogue(tmp_path, transcription=TRANSCRIPTION.replace("[011.0000-014.0000]: Yeah.", "[011.0000-0"))
     rejection, *rows = read(tmp_path)
     assert (rejection.path, rejection.reason) == ("Session1/dialog/transcriptions/Ses01F_impro01.txt", "bad_row")
     assert [row.transcript for row in rows] == ["Excuse me.", None, "Do you have your forms?"]
 
 
-def test_a_row_named_as_no_utterance_is_rejected(tmp_path):
+def test_a_row_with_an_invalid_name_is_rejected(tmp_path):
     put_dialogue(tmp_path, EVALUATION.replace("Ses01F_impro01_M000", "../../../etc_M000"))
     assert [row.reason for row in read(tmp_path) if isinstance(row, Rejection)] == ["bad_row"]
 
@@ -178,12 +178,12 @@ def test_encodings_line_ends_and_a_further_column(tmp_path, encoding):
     evaluation = EVALUATION.replace("2.0000]\n", "2.0000]\tanother\n").replace("\n", "\r\n")
     transcription = TRANSCRIPTION.replace("Excuse me.", "A “café”…").replace("\n", "\r\n")
     put_dialogue(tmp_path, evaluation, transcription, encoding=encoding)
-    said = by_name(tmp_path)
-    assert [row.transcript for row in said.values()] == ["A “café”…", "Yeah.", "Do you have your forms?"]
-    assert [row.label for row in said.values()] == ["neu", "xxx", "fru"]
+    by_id = by_name(tmp_path)
+    assert [row.transcript for row in by_id.values()] == ["A “café”…", "Yeah.", "Do you have your forms?"]
+    assert [row.label for row in by_id.values()] == ["neu", "xxx", "fru"]
 
 
-def test_the_miniature_release_is_accounted_for(tmp_path, tone):
+def test_every_file_of_the_miniature_release_is_kept_or_rejected(tmp_path, tone):
     release = tmp_path / "copy" / "IEMOCAP_full_release"
     lines = [
         Line(session, "F", part, letter, number, label, f"{session} {part} {letter} {number}")
@@ -198,12 +198,12 @@ def test_the_miniature_release_is_accounted_for(tmp_path, tone):
     put(folder / "._Ses01F_impro01_M000.wav", b"\0")
     put(release / "Session1/dialog/EmoEvaluation/._Ses01F_impro01.txt", b"\0\5")
     put(release / "Session1/dialog/EmoEvaluation/Categorical/Ses01F_impro01_e2_cat.txt", "Ses01F_impro01_F000 :Anger;")
-    put(release / "Session1/dialog/wav/Ses01F_impro01.wav", tone())  # the dialogue: no utterance
+    put(release / "Session1/dialog/wav/Ses01F_impro01.wav", tone())  # the dialogue, not an utterance
     put(tmp_path / "outside.wav", tone())
     linked = release / "Session2/sentences/wav/Ses02F_impro01/Ses02F_impro01_F000.wav"
     linked.unlink()
     linked.symlink_to(tmp_path / "outside.wav")
-    summary, said, rejected = prepare(iemocap, tmp_path / "copy", tmp_path / "out")
+    summary, by_id, rejected = prepare(iemocap, tmp_path / "copy", tmp_path / "out")
     assert (summary["n_found"], summary["n_utterances"], summary["n_rejected"]) == (31, 28, 3)
     assert {row["path"].rpartition("/")[2]: row["reason"] for row in rejected} == {
         "Ses01F_impro01_F000.wav": "missing_audio",
@@ -213,13 +213,13 @@ def test_the_miniature_release_is_accounted_for(tmp_path, tone):
     assert summary["labels"] == {"exc": 10, "neu": 8, "xxx": 10}
     assert summary["tasks"]["iemocap_4"] == {"ang": 0, "hap": 10, "neu": 8, "sad": 0, "unmapped": 10}
     assert summary["ranges"] == {"valence": [1, 5], "arousal": [1, 5], "dominance": [1, 5]}
-    first = said["Ses01F_impro01_M000"]
+    first = by_id["Ses01F_impro01_M000"]
     assert (first["duration_s"], first["start_s"], first["end_s"]) == (0.2, 4.0, 6.5)  # cut by the release already
     kept, _, _ = prepare(iemocap, tmp_path / "copy", tmp_path / "kept", keep_missing_audio=True)
     assert (kept["n_utterances"], kept["n_without_audio"]) == (29, 1)
 
 
-def test_an_evaluation_that_leads_out_of_the_root_is_refused(tmp_path):
+def test_an_evaluation_linked_outside_the_root_is_refused(tmp_path):
     put_dialogue(tmp_path / "elsewhere")
     put_dialogue(tmp_path / "here")
     evaluation = tmp_path / "here/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
@@ -229,18 +229,18 @@ def test_an_evaluation_that_leads_out_of_the_root_is_refused(tmp_path):
         list(read(tmp_path / "here"))
 
 
-def test_two_evaluations_of_one_utterance(tmp_path, tone):
+def test_a_second_evaluation_of_an_utterance_is_rejected(tmp_path, tone):
     put_dialogue(tmp_path / "r", EVALUATION + "\n[20.0 - 21.0]\tSes01F_impro01_F000\tang\t[1.0, 1.0, 1.0]\n")
     for name in ("F000", "F001", "M000"):
         put(tmp_path / f"r/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_{name}.wav", tone())
-    summary, said, _ = prepare(iemocap, tmp_path / "r", tmp_path / "out")
+    summary, by_id, _ = prepare(iemocap, tmp_path / "r", tmp_path / "out")
     assert (summary["n_found"], summary["rejected"]) == (4, {"duplicate_id": 1})
-    assert said["Ses01F_impro01_F000"]["label"] == "neu"
+    assert by_id["Ses01F_impro01_F000"]["label"] == "neu"
 
 
 @pytest.fixture(scope="module")
 def published_release(tmp_path_factory):
-    """A synthetic release with the published counts, without a sound."""
+    """A synthetic release with the published counts, without audio."""
     root = tmp_path_factory.mktemp("synthetic_iemocap")
     lines = published()
     write(root, lines)
@@ -249,7 +249,7 @@ def published_release(tmp_path_factory):
 
 def test_the_published_counts(published_release, tmp_path):
     root, lines = published_release
-    summary, said, rejected = prepare(iemocap, root, tmp_path / "out", keep_missing_audio=True)
+    summary, by_id, rejected = prepare(iemocap, root, tmp_path / "out", keep_missing_audio=True)
     assert not rejected
     assert (summary["n_found"], summary["n_utterances"]) == (10_039, 10_039)
     assert summary["labels"] == LABELS
@@ -257,17 +257,17 @@ def test_the_published_counts(published_release, tmp_path):
     assert summary["tasks"]["iemocap_6"]["unmapped"] == 10_039 - 7380
     assert summary["tasks"]["iemocap_all"]["unmapped"] == LABELS["xxx"]
     task = load_tasks("iemocap")["iemocap_4"]
-    mapped = [row for row in said.values() if task.label_of(row["label"])]
+    mapped = [row for row in by_id.values() if task.label_of(row["label"])]
     assert len(mapped) == 5531
     assert Counter(row["session"] for row in mapped) == {f"Ses0{session}": n for session, n in SESSIONS.items()}
     assert sorted(summary["speakers"]) == [f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM"]
-    assert {name: row["transcript"] for name, row in said.items()} == {line.name: line.transcript for line in lines}
+    assert {name: row["transcript"] for name, row in by_id.items()} == {line.name: line.transcript for line in lines}
     assert {line.name: FOUR.get(line.label) for line in lines} == {
-        name: task.label_of(row["label"]) for name, row in said.items()
+        name: task.label_of(row["label"]) for name, row in by_id.items()
     }
 
 
-def test_order_of_reading_is_of_no_file_system(published_release):
+def test_order_does_not_depend_on_the_file_system(published_release):
     root, lines = published_release
     first = [row.audio_path for row in read(root)]
     dialogues = [path.split("/")[3] for path in first]
@@ -275,7 +275,7 @@ def test_order_of_reading_is_of_no_file_system(published_release):
     assert len(set(first)) == len(lines)
 
 
-def test_an_empty_folder_is_no_release(tmp_path):
+def test_an_empty_folder_is_not_a_release(tmp_path):
     (tmp_path / "r").mkdir()
     with pytest.raises(CorpusError, match=r"found no audio files of the corpus; does corpus\.root point"):
         prepare(iemocap, tmp_path / "r", tmp_path / "out")

@@ -46,18 +46,18 @@ def test_delimiter_newline_and_byte_order_mark_do_not_matter(folder, delimiter, 
     assert [(row.utterance_id, row.label) for row in rows] == [("a", "glad"), ("b", "sad"), ("deep/c", "sad")]
 
 
-def test_rows_come_in_the_order_of_the_manifest(folder):
+def test_rows_are_in_the_order_of_the_manifest(folder):
     rows = read(folder, "path\ndeep/c.wav\na.wav\nb.flac\n")
     assert [row.utterance_id for row in rows] == ["deep/c", "a", "b"]
 
 
-def test_jsonl(folder):
+def test_jsonl_is_read(folder):
     lines = [{"path": "a.wav", "label": "glad", "age": 30}, {"path": "b.flac", "valence": 2}, {"path": "deep/c.wav"}]
     rows = read(folder, "\n".join(map(json.dumps, lines)), "rows.jsonl")
     assert [(row.label, row.age, row.valence) for row in rows] == [("glad", 30, None), (None, None, 2.0), (None,) * 3]
 
 
-def test_columns_of_other_names(folder):
+def test_columns_of_other_names_are_mapped(folder):
     content = "file,emotion,who\na.wav,glad,s1\nb.flac,sad,s1\ndeep/c.wav,sad,s2\n"
     rows = read(folder, content, columns={"path": "file", "label": "emotion", "speaker": "who"})
     assert [(row.label, row.speaker) for row in rows] == [("glad", "s1"), ("sad", "s1"), ("sad", "s2")]
@@ -78,7 +78,7 @@ def test_without_a_transcript_column_transcripts_are_missing(folder):
     assert {row.transcript for row in read(folder, "path\na.wav\nb.flac\ndeep/c.wav\n")} == {None}
 
 
-def test_an_undeclared_label_stops_everything(folder):
+def test_an_undeclared_label_is_an_error(folder):
     with pytest.raises(CorpusError) as error:
         read(folder, "path,label\na.wav,glad\nb.flac,mad\n", labels=["glad", "sad"])
     assert str(error.value) == (
@@ -88,7 +88,7 @@ def test_an_undeclared_label_stops_everything(folder):
 
 
 @pytest.mark.parametrize(
-    ("columns", "cells", "said"),
+    ("columns", "cells", "message"),
     [
         ("age", "about 30", "not a number"),
         ("age", "30.5", "not an integer"),
@@ -101,16 +101,16 @@ def test_an_undeclared_label_stops_everything(folder):
         ("utterance_id,start_s,end_s", "x,-1,0.5", "do not enclose any audio"),
     ],
 )
-def test_a_bad_value_rejects_its_row(folder, columns, cells, said):
+def test_a_bad_value_rejects_its_row(folder, columns, cells, message):
     (folder / "b.flac").unlink()
     (folder / "deep/c.wav").unlink()
     (rejection,) = read(folder, f"path,{columns}\na.wav,{cells}\n", ranges={"valence": [1, 5]})
     assert (rejection.path, rejection.reason) == ("a.wav", "bad_value")
     assert rejection.detail.startswith("row 2: ")
-    assert re.search(said, rejection.detail)
+    assert re.search(message, rejection.detail)
 
 
-def test_missing_files_orphans_and_paths_that_lead_out_are_rejected(folder, tone):
+def test_missing_files_orphans_and_paths_outside_are_rejected(folder, tone):
     (folder.parent / "outside.wav").write_bytes(tone())
     rows = read(folder, "path\na.wav\ngone.wav\n../outside.wav\n\n")
     write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
@@ -128,7 +128,7 @@ def test_an_empty_path_is_a_bad_value(folder):
     assert Rejection("row 2", "bad_value", "path is empty") in read(folder, 'path,label\n"",glad\na.wav,sad\n')
 
 
-def test_several_utterances_of_one_file(folder):
+def test_several_utterances_of_one_file_are_cut(folder):
     content = "path,utterance_id,start_s,end_s\na.wav,a1,0.0,0.4\na.wav,a2,0.4,\na.wav,a3,0.9,1.5\n"
     rows = read(folder, content)
     summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
@@ -144,13 +144,13 @@ def test_several_utterances_of_one_file(folder):
         read(folder, "path,start_s\na.wav,0.1\n")
 
 
-def test_two_rows_of_one_id(folder, tmp_path):
+def test_the_second_row_of_an_id_is_rejected(folder, tmp_path):
     rows = read(folder, "path,utterance_id\na.wav,x\nb.flac,x\ndeep/c.wav,y\n")
     summary = write_corpus(rows, corpus="manifest", out_dir=tmp_path / "out", root=folder, loader_version="1")
     assert (summary["n_found"], summary["n_utterances"], summary["rejected"]) == (3, 2, {"duplicate_id": 1})
 
 
-def test_windows_characters_need_their_encoding_said(folder):
+def test_windows_characters_need_their_encoding(folder):
     content = "path,transcript\na.wav,it\u2019s fine\n".encode("cp1252")
     with pytest.raises(CorpusError, match=r"manifest\.csv: row 2, byte 24 \(0x92\) is not utf-8-sig; set corpus\.enc"):
         read(folder, content)
@@ -160,7 +160,7 @@ def test_windows_characters_need_their_encoding_said(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "name", "said"),
+    ("content", "name", "message"),
     [
         ("path,label\na.wav,glad,extra\n", "m.csv", r"m\.csv: row 2 has 3 fields, the header 2"),
         ("path,path\na.wav,b\n", "m.csv", "duplicate column 'path'"),
@@ -169,12 +169,12 @@ def test_windows_characters_need_their_encoding_said(folder):
         ('["a.wav"]\n', "m.jsonl", "line 1: expected an object"),
     ],
 )
-def test_a_malformed_manifest_is_one_line(folder, content, name, said):
-    with pytest.raises(CorpusError, match=said):
+def test_a_malformed_manifest_is_one_line(folder, content, name, message):
+    with pytest.raises(CorpusError, match=message):
         read(folder, content, name)
 
 
-def test_no_manifest_and_no_folder(folder):
+def test_a_missing_manifest_or_folder_is_named(folder):
     with pytest.raises(CorpusError, match=r"gone\.csv: cannot be read .*set corpus\.manifest"):
         list(manifest.read(folder, "gone.csv"))
     with pytest.raises(CorpusError, match=r"no such folder; set corpus\.root"):
@@ -195,7 +195,7 @@ def test_no_manifest_and_no_folder(folder):
         {"path": "a.wav", "utterance_id": "x", "end_s": "1e999"},
     ],
 )
-def test_a_value_that_no_table_can_hold_rejects_its_row(folder, row):
+def test_a_value_that_fits_no_table_rejects_its_row(folder, row):
     rows = read(folder, json.dumps(row) + '\n{"path": "b.flac", "utterance_id": "b"}\n', "rows.jsonl")
     assert (rows[0].reason, rows[1].utterance_id) == ("bad_value", "b")
     assert "\n" not in rows[0].path
@@ -208,7 +208,7 @@ def test_json_too_deep_to_read_names_its_line(folder):
             read(folder, content + "\n", "rows.jsonl")
 
 
-def test_a_manifest_elsewhere_or_no_file_is_refused(folder):
+def test_a_manifest_outside_or_not_a_file_is_refused(folder):
     (folder.parent / "m.csv").write_text("path\na.wav\n")
     (folder / "link.csv").symlink_to(folder.parent / "m.csv")
     for name in ("../m.csv", "link.csv"):
@@ -219,7 +219,7 @@ def test_a_manifest_elsewhere_or_no_file_is_refused(folder):
         list(manifest.read(folder, "pipe.csv"))
 
 
-def test_links_in_a_ring_reject_themselves_alone(folder):
+def test_circular_links_reject_only_themselves(folder):
     (folder / "loop.wav").symlink_to(folder / "loop.wav")
     rows = read(folder, "path\na.wav\nloop.wav\n")
     summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)

@@ -42,13 +42,13 @@ MSP-PODCAST_0001_0009.wav,"WORKER1; Happy; Excited; A:5.0; V:6.0; D:4.0;"
 
 
 def consensus(rows=ROWS):
-    """The rows with the suffix that the release's file names have."""
+    """The rows with the suffix of the file names of the release."""
     return "\n".join([HEADER, *(row.replace(",", ".wav,", 1) for row in rows.splitlines())]) + "\n"
 
 
 @pytest.fixture
 def release(tmp_path, tone):
-    """A maker of a miniature release, laid out as its own; twelve utterances where nothing else is said."""
+    """A function that makes a miniature release in its layout, of twelve utterances unless given."""
 
     def make(labels=None, detailed=DETAILED, folder="Audios", root=tmp_path / "release"):
         put(root / "Labels/labels_consensus.csv", consensus() if labels is None else labels)
@@ -70,9 +70,9 @@ def rejections(root):
     return [row for row in read(root) if isinstance(row, Rejection)]
 
 
-def test_everything_that_the_release_says_of_an_utterance(release):
-    said = utterances(release())
-    assert said["MSP-PODCAST_0001_0008"] == Utterance(
+def test_an_utterance_has_all_values_of_the_release(release):
+    found = utterances(release())
+    assert found["MSP-PODCAST_0001_0008"] == Utterance(
         utterance_id="MSP-PODCAST_0001_0008",
         corpus="msp_podcast",
         audio_path="Audios/MSP-PODCAST_0001_0008.wav",
@@ -89,17 +89,17 @@ def test_everything_that_the_release_says_of_an_utterance(release):
         arousal=2.2,
         dominance=2.6,
     )
-    assert list(said) == [*NAMES, "MSP-PODCAST_test3_0001"]
-    assert said["MSP-PODCAST_0001_0009"].ratings == {"Happy": 1}  # a rater without a primary class has no vote
-    assert said["MSP-PODCAST_0002_0001"].ratings is None
-    assert said["MSP-PODCAST_0003_0001_0002"].session == "0003"
+    assert list(found) == [*NAMES, "MSP-PODCAST_test3_0001"]
+    assert found["MSP-PODCAST_0001_0009"].ratings == {"Happy": 1}  # a rater without a primary class has no vote
+    assert found["MSP-PODCAST_0002_0001"].ratings is None
+    assert found["MSP-PODCAST_0003_0001_0002"].session == "0003"
 
 
-def test_what_is_unknown_stays_missing(release):
-    said = utterances(release())
-    assert (said["MSP-PODCAST_0002_0002"].speaker, said["MSP-PODCAST_0002_0002"].gender) == (None, None)
-    assert said["MSP-PODCAST_0004_0002"].dominance is None
-    assert said["MSP-PODCAST_0004_0002"].valence == 3.5
+def test_unknown_values_stay_missing(release):
+    found = utterances(release())
+    assert (found["MSP-PODCAST_0002_0002"].speaker, found["MSP-PODCAST_0002_0002"].gender) == (None, None)
+    assert found["MSP-PODCAST_0004_0002"].dominance is None
+    assert found["MSP-PODCAST_0004_0002"].valence == 3.5
 
 
 def test_test3_has_audio_and_no_labels(release):
@@ -110,9 +110,9 @@ def test_test3_has_audio_and_no_labels(release):
 
 @pytest.mark.parametrize("detailed", [DETAILED, CELLS])
 def test_both_layouts_of_the_raters_table(release, detailed):
-    said = utterances(release(detailed=detailed))
-    assert said["MSP-PODCAST_0001_0008"].ratings == {"Neutral": 2, "Other-Curious": 1}
-    assert said["MSP-PODCAST_0001_0009"].ratings == {"Happy": 1}
+    found = utterances(release(detailed=detailed))
+    assert found["MSP-PODCAST_0001_0008"].ratings == {"Neutral": 2, "Other-Curious": 1}
+    assert found["MSP-PODCAST_0001_0009"].ratings == {"Happy": 1}
 
 
 def test_a_raters_table_of_another_layout_is_an_error(release):
@@ -138,11 +138,11 @@ def test_facts_of_an_id(name, expected):
     assert facts(name) == expected
 
 
-def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
+def test_every_file_of_the_miniature_release_is_kept_or_rejected(release, tmp_path, tone):
     root = release(consensus() + "MSP-PODCAST_0009_0001.wav,N,4,4,4,40,Male,Train\nMSP-PODCAST_0009_0002.wav,N,4,4\n")
     put(root / "Audios/MSP-PODCAST_0010_0001.wav", tone())
     put(root / "Audios/._MSP-PODCAST_0001_0008.wav", b"\0")
-    put(root / "Audio/MSP-PODCAST_0001_0008.wav", tone())  # read first, as its folder's name is
+    put(root / "Audio/MSP-PODCAST_0001_0008.wav", tone())  # read first, by the name of its folder
     put(root / "Transcripts/MSP-PODCAST_0011_0001.txt", "Nobody.")
     put(root / "Previous_releases_information/files_removed/MSP-PODCAST_0012_0001.wav", tone())
     put(root / "Previous_releases_information/1.10/Labels/labels_consensus.csv", consensus())
@@ -167,7 +167,7 @@ def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
     tasks = summary["tasks"]
     assert tasks["msp_podcast_4"] == {"A": 0, "S": 1, "H": 1, "N": 2, "unmapped": 8}
     assert tasks["msp_podcast_8"] == {"A": 0, "S": 1, "H": 1, "U": 1, "F": 1, "D": 1, "C": 1, "N": 2, "unmapped": 4}
-    assert rows["MSP-PODCAST_0010_0001"]["label"] is None  # no row: kept, and of no split
+    assert rows["MSP-PODCAST_0010_0001"]["label"] is None  # no row: kept, in no split
     assert rows["MSP-PODCAST_0010_0001"]["split"] is None
     kept, _, _ = prepare(msp_podcast, root, tmp_path / "kept", keep_missing_audio=True)
     assert (kept["n_utterances"], kept["n_without_audio"], kept["tasks"]["msp_podcast_4"]["N"]) == (13, 1, 3)
@@ -183,7 +183,7 @@ def test_the_miniature_release_is_accounted_for(release, tmp_path, tone):
         ",N,4,4,4,40,Male,Train",
     ],
 )
-def test_a_bad_row_is_rejected_and_no_other(release, row):
+def test_only_the_bad_row_is_rejected(release, row):
     root = release(consensus() + row)
     (rejection,) = rejections(root)
     assert (rejection.path, rejection.reason) == ("Labels/labels_consensus.csv", "bad_row")
@@ -191,14 +191,14 @@ def test_a_bad_row_is_rejected_and_no_other(release, row):
     assert len(utterances(root)) == 12
 
 
-def test_a_vote_cut_in_half_is_rejected(release):
+def test_a_truncated_vote_is_rejected(release):
     root = release(detailed=CELLS + 'MSP-PODCAST_0001_0009.wav,"WORKER2; Hap')
     (rejection,) = rejections(root)
     assert (rejection.path, rejection.reason) == ("Labels/labels_detailed.csv", "bad_row")
     assert utterances(root)["MSP-PODCAST_0001_0009"].ratings == {"Happy": 1}
 
 
-def test_the_same_row_twice_is_rejected_once(release, tmp_path):
+def test_a_duplicate_row_is_rejected_once(release, tmp_path):
     root = release(consensus() + "MSP-PODCAST_0001_0008.wav,A,1,1,1,30,Male,Train\n")
     summary, _, _ = prepare(msp_podcast, root, tmp_path / "out")
     assert (summary["n_utterances"], summary["rejected"], summary["labels"]["N"]) == (12, {"duplicate_id": 1}, 2)
@@ -210,20 +210,20 @@ def test_encodings_line_ends_and_a_further_column(release, encoding):
     root = release("\r\n".join(labels).encode(encoding))
     put(root / f"Transcripts/{NAMES[0]}.txt", "“Café”…\r\n and more\r\n".encode(encoding))
     put(root / f"Transcripts/{NAMES[1]}.txt", "\r\n".encode(encoding))
-    said = utterances(root)
+    found = utterances(root)
     assert not rejections(root)
-    assert [said[name].transcript for name in NAMES[:2]] == ["“Café”… and more", None]
-    assert said[NAMES[1]].transcript_source is None
-    assert [row.label for row in said.values()] == [*"NHAXSOUNFDC", None]
+    assert [found[name].transcript for name in NAMES[:2]] == ["“Café”… and more", None]
+    assert found[NAMES[1]].transcript_source is None
+    assert [row.label for row in found.values()] == [*"NHAXSOUNFDC", None]
 
 
-def test_an_older_release_says_audio_and_may_lie_deeper(release, tmp_path):
+def test_an_older_release_names_its_folder_audio_and_may_be_nested(release, tmp_path):
     release(
         consensus() + "MSP-PODCAST_0009_0001.wav,N,4,4,4,40,Male,Train\n", folder="Audio", root=tmp_path / "a" / "b"
     )
-    said = utterances(tmp_path / "a")
-    assert len(said) == 13
-    assert {row.audio_path for row in said.values()} == {f"b/Audio/{name}.wav" for name in said}
+    found = utterances(tmp_path / "a")
+    assert len(found) == 13
+    assert {row.audio_path for row in found.values()} == {f"b/Audio/{name}.wav" for name in found}
 
 
 def test_a_folder_without_labels_or_with_two_releases_is_an_error(release, tmp_path):
@@ -239,7 +239,7 @@ def test_a_folder_without_labels_or_with_two_releases_is_an_error(release, tmp_p
 @pytest.mark.parametrize(
     "path", ["Labels/labels_consensus.csv", "Labels/labels_detailed.csv", f"Transcripts/{NAMES[0]}.txt"]
 )
-def test_labels_and_transcripts_that_lead_out_of_the_root_are_refused(release, tmp_path, path):
+def test_labels_and_transcripts_linked_outside_the_root_are_refused(release, tmp_path, path):
     root = release()
     (root / path).rename(tmp_path / "outside")
     (root / path).symlink_to(tmp_path / "outside")
@@ -266,7 +266,7 @@ def test_the_official_splits(release, name, sizes):
     assert folds.describe()[1] == f"train, dev and test are disjoint in: speaker{unknown}; they share: nothing"
 
 
-def test_a_podcast_may_stand_on_two_sides_but_a_speaker_may_not(release):
+def test_splits_may_share_a_podcast_but_not_a_speaker(release):
     protocol = load_protocol(PROTOCOLS / "msp_podcast_test1_8.yaml")
     shared = "MSP-PODCAST_0001_0010.wav,S,2,2,2,{},Male,Test1\n"
     folds = folds_of(release(consensus() + shared.format(39)), protocol)

@@ -40,7 +40,7 @@ def test_the_name_fills_every_column(tmp_path, tone):
         ("Actor_01/take2.wav", "unexpected_name"),
     ],
 )
-def test_what_is_no_clip_of_the_release_is_rejected(tmp_path, tone, path, reason):
+def test_files_that_are_not_clips_of_the_release_are_rejected(tmp_path, tone, path, reason):
     put(tmp_path / path, tone())
     (rejection,) = ravdess.read(tmp_path)
     assert isinstance(rejection, Rejection)
@@ -62,7 +62,7 @@ def test_a_long_clip_is_kept(tmp_path, tone):
     assert summary["duration_s"] == 40.0
 
 
-def test_the_whole_release(shared_data, tmp_path):
+def test_the_complete_release_is_read(shared_data, tmp_path):
     summary = write_corpus(
         ravdess.read(shared_data / "ravdess"),
         corpus="ravdess",
@@ -86,7 +86,7 @@ def log_mel_energy(waveform):
     return np.log(power @ filters.T + 1e-6)
 
 
-def test_originals_sound_like_their_16_khz_twins(shared_data):
+def test_originals_equal_their_16_khz_copies(shared_data):
     rows = list(ravdess.read(shared_data / "ravdess_original"))
     assert len(rows) == 11
     stereo = 0
@@ -96,9 +96,9 @@ def test_originals_sound_like_their_16_khz_twins(shared_data):
         original = decode(content, row.utterance_id)
         assert original.sampling_rate == 48000
         assert original.samples.ndim == 1
-        twin_path = (shared_data / "ravdess" / row.audio_path).with_suffix(".flac")
-        twin = decode(twin_path.read_bytes(), row.utterance_id)
-        energy, expected = log_mel_energy(original), log_mel_energy(twin)
+        copy_path = (shared_data / "ravdess" / row.audio_path).with_suffix(".flac")
+        copy = decode(copy_path.read_bytes(), row.utterance_id)
+        energy, expected = log_mel_energy(original), log_mel_energy(copy)
         n_frames = min(len(energy), len(expected))
         assert abs(len(energy) - len(expected)) <= 1
         difference = np.abs(energy[:n_frames].mean() - expected[:n_frames].mean())

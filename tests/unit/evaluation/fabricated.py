@@ -1,4 +1,4 @@
-"""Fabricated tables and runs: made up to test evaluation, results of nothing."""
+"""Fabricated tables and runs for tests of the evaluation; they are not results."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def fabricated_predictions(
     *, skill: float = 0.6, fold: int = 1, seed: int = 0, labels=LABELS, corpus: str = "fabricated", speakers: int = 4,
     per_speaker: int = 24, unscored: int = 0, condition: str = "none", stream: int = 0,
 ) -> Predictions:  # fmt: skip
-    """A table whose truth follows from the fold alone, and whose scores follow from skill, seed and stream."""
+    """A table whose truth depends only on the fold, and whose scores depend on skill, seed and stream."""
     generator = np.random.default_rng([fold, seed, stream])
     count = speakers * per_speaker
     truth = np.arange(count) % len(labels)
@@ -71,7 +71,7 @@ def write_history(folder: Path, seed: int, skill: float) -> None:
 
 
 def with_unparsed(predictions: Predictions, rows: int) -> Predictions:
-    """The same table with its first rows turned into answers that name no label."""
+    """The same table whose first rows are answers that name no label."""
     frame = predictions.frame.copy()
     frame.loc[: rows - 1, ["status", "prediction", "answer"]] = ["unparsed", UNPARSED, "hm"]
     return Predictions(frame, predictions.labels)

@@ -49,7 +49,7 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     assert {"p_value", "p_holm", "difference"} <= set(content["paired_tests"][0])
 
 
-def test_unparsed_and_unscored_utterances_are_counted_apart(fabricated_comparison):
+def test_unparsed_and_unscored_utterances_are_counted_separately(fabricated_comparison):
     runs = [read_run(folder) for folder in fabricated_comparison]
     changed = [replace(run, predictions=with_unparsed(run.predictions, 4)) if run is runs[0] else run for run in runs]
     before, after = compare(runs), compare(changed)
@@ -60,7 +60,7 @@ def test_unparsed_and_unscored_utterances_are_counted_apart(fabricated_compariso
     assert cells["unparsed"] == "4"
 
 
-def test_pairs_show_what_a_modality_and_what_a_method_adds(fabricated_comparison):
+def test_pairs_show_the_gain_of_a_modality_or_a_method(fabricated_comparison):
     comparison = compared(*fabricated_comparison)
     found = {(pair.a.label, pair.b.label) for pair in comparison.pairs}
     lalm, functionals = "fabricated_lalm", "fabricated_functionals"
@@ -75,13 +75,13 @@ def test_pairs_show_what_a_modality_and_what_a_method_adds(fabricated_comparison
 
 
 def test_tests_on_another_corpus_do_not_change_holms_p(fabricated_comparison, fabricate):
-    alone = compared(*fabricated_comparison)
+    single = compared(*fabricated_comparison)
     more = [
         fabricate(f"elsewhere_{modalities}", corpus="elsewhere", modalities=modalities, stream=number)
         for number, modalities in enumerate(("audio", "audio+transcript"))
     ]
     both = compared(*fabricated_comparison, *more)
-    assert [pair.p_holm for pair in both.pairs[:5]] == [pair.p_holm for pair in alone.pairs]
+    assert [pair.p_holm for pair in both.pairs[:5]] == [pair.p_holm for pair in single.pairs]
     assert len(both.pairs) == 6
     assert len(both.blocks()) == 2
 
@@ -101,13 +101,13 @@ HASHES = {"data": "d" * 64, "folds": "f" * 64, "prompt": "a" * 64, "base_model":
         ({"fold": 2}, r"folds differ \(\[1\] and \[2\]\)"),
     ],
 )
-def test_what_does_not_compare_is_refused_with_both_runs(fabricate, changed, message):
+def test_incomparable_runs_are_refused_with_both_names(fabricate, changed, message):
     first, second = fabricate("first"), fabricate("second", modalities="transcript", **changed)
     with pytest.raises(PredictionError, match=f"first and .*second cannot be compared: {message}"):
         compared(first, second)
 
 
-def test_other_utterances_of_the_same_fold_are_refused_with_both_runs(fabricate):
+def test_other_utterances_of_the_same_fold_are_refused_with_both_names(fabricate):
     first, second = fabricate("first"), fabricate("second", modalities="transcript")
     run = read_run(second)
     shorter = type(run.predictions)(run.predictions.frame.iloc[1:].reset_index(drop=True), run.record.labels)
@@ -131,7 +131,7 @@ def test_one_row_does_not_mix_kinds_of_runs(fabricate, changed, message):
         compared(fabricate("first"), fabricate("second", **changed))
 
 
-def test_no_run_and_a_run_twice_are_errors(fabricate):
+def test_no_run_and_a_duplicate_run_are_errors(fabricate):
     with pytest.raises(PredictionError, match="no run to compare"):
         compare([])
     folder = fabricate("one")
@@ -148,7 +148,7 @@ def test_runs_whose_transcripts_name_the_label_are_included_only_when_allowed(fa
     assert [row.modalities for row in rows] == ["audio+transcript", "audio+transcript (simulated)"]
 
 
-def test_recognised_and_human_transcripts_are_rows_of_their_own_and_tested_within_a_source(fabricate):
+def test_recognised_and_human_transcripts_are_separate_rows_and_tested_within_a_source(fabricate):
     runs = [
         read_run(fabricate(f"{source}_{modalities}", modalities=modalities, transcript_source=source))
         for source, modalities in [
@@ -167,7 +167,7 @@ def test_recognised_and_human_transcripts_are_rows_of_their_own_and_tested_withi
     }
 
 
-def test_a_run_under_a_changed_condition_is_a_row_of_its_own_and_not_tested(fabricate):
+def test_a_run_under_a_changed_condition_is_a_separate_row_and_not_tested(fabricate):
     folders = [
         fabricate("zero_shot", method="zero_shot", skill=0.3), fabricate("plain", skill=0.6),
         fabricate("swapped", condition="audio_swapped", skill=0.9), fabricate("both", modalities="audio+transcript"),
@@ -184,7 +184,7 @@ def test_a_run_under_a_changed_condition_is_a_row_of_its_own_and_not_tested(fabr
     }  # fmt: skip
 
 
-def test_seeds_are_pooled_within_a_condition_alone(fabricate):
+def test_seeds_are_pooled_within_a_condition_only(fabricate):
     folders = [
         fabricate(f"{condition}_{seed}", condition=condition, seed=seed)
         for condition in ("none", "audio_swapped") for seed in (0, 1)

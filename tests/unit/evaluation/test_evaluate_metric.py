@@ -1,4 +1,4 @@
-"""The metric behind evaluate's interface."""
+"""The metric with the interface of evaluate."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def metric(tmp_path_factory):
         yield evaluate.load(str(FOLDER), cache_dir=cache)
 
 
-def test_it_is_the_librarys_own(metric):
+def test_it_equals_the_metric_of_the_library(metric):
     result = metric.compute(
         predictions=["ang", "<unparsed>", "sad"], references=["ang", "ang", "sad"], labels=["ang", "sad"]
     )

@@ -1,4 +1,4 @@
-"""Every metric of the registry, and one added to the registry alone, wherever metrics are computed or shown."""
+"""All metrics of the registry, and one added by a test, wherever metrics are computed or shown."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ primary_metric: {metric}
 
 
 def kappa_of_counts(counts):
-    """Cohen's kappa; what is unparsed or unscored agrees with no class."""
+    """Cohen's kappa; unparsed and unscored rows agree with no class."""
     classes, n = counts.shape[-2], counts.sum(axis=(-2, -1))
     agreement = np.trace(counts, axis1=-2, axis2=-1) / n
     chance = (counts.sum(axis=-1) * counts[..., :classes].sum(axis=-2)).sum(axis=-1) / n**2
@@ -59,7 +59,7 @@ KAPPA = Metric(
 
 @pytest.fixture(params=[*METRICS.values(), KAPPA], ids=lambda metric: metric.name)
 def metric(request, monkeypatch):
-    """A metric that the registry has; the last one is added here, and nowhere else."""
+    """A metric of the registry; the last one is added only here."""
     monkeypatch.setitem(METRICS, request.param.name, request.param)
     return request.param
 
@@ -139,26 +139,26 @@ def test_it_is_in_the_model_card_and_its_metadata(metric):
     assert stated.get(metric.long_title) == expected
 
 
-def test_a_run_from_before_a_metric_was_added_stays_readable(monkeypatch, fabricate):
+def test_a_run_older_than_a_metric_stays_readable(monkeypatch, fabricate):
     metrics, folder = score(fabricated_predictions()), fabricate("old")
     monkeypatch.setitem(METRICS, KAPPA.name, KAPPA)
     assert KAPPA.title not in render_model_card(facts(metrics))
     assert read_run(folder).history[KAPPA.name].isna().all()
 
 
-def test_a_protocol_may_choose_by_it(metric, tmp_path):
+def test_a_protocol_may_select_by_it(metric, tmp_path):
     (tmp_path / "p.yaml").write_text(PROTOCOL.format(metric=metric.name))
     assert load_protocol(tmp_path / "p.yaml").primary_metric == metric.name
 
 
-def test_a_protocol_cannot_choose_by_what_is_no_metric(tmp_path):
+def test_a_protocol_cannot_select_by_an_unknown_metric(tmp_path):
     (tmp_path / "p.yaml").write_text(PROTOCOL.format(metric=KAPPA.name))
     with pytest.raises(ConfigError, match=rf"'primary_metric': 'cohen_kappa'; expected one of {', '.join(METRICS)}"):
         load_protocol(tmp_path / "p.yaml")
 
 
 class Bias(nn.Module):
-    """A recognizer that knows of an utterance only the number in its id."""
+    """A recognizer that uses only the number in the id of an utterance."""
 
     label_set = LabelSet(LABELS)
 
@@ -180,7 +180,7 @@ class Bias(nn.Module):
         return {"losses": losses, "items": torch.ones_like(losses), "log_probs": log_probs}
 
 
-def test_dev_is_measured_and_chosen_by_it(metric, fabricate, tmp_path, capsys):
+def test_it_is_computed_on_dev_and_selects_the_checkpoint(metric, fabricate, tmp_path, capsys):
     generator = np.random.default_rng(0)
     examples = [Example(Input(str(n), None, None), str(generator.choice(LABELS))) for n in range(24)]
     torch.manual_seed(0)

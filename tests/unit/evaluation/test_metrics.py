@@ -39,16 +39,16 @@ def test_order_of_rows_and_names_of_labels_do_not_matter(name):
 
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("failed", [UNPARSED, UNSCORED, "no such label"])
-def test_a_row_without_a_label_counts_like_a_wrong_one(name, failed):
+def test_a_row_without_a_label_counts_as_an_error(name, failed):
     metric = METRICS[name].from_labels
     truth = ["a", "a", "b", "b"]
-    whole = metric(truth, ["a", "a", "b", "b"], LABELS)
-    assert whole == 1.0
+    perfect = metric(truth, ["a", "a", "b", "b"], LABELS)
+    assert perfect == 1.0
     assert metric(truth, ["a", failed, "b", "b"], LABELS) < metric(truth[:1] + truth[2:], ["a", "b", "b"], LABELS)
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_over_no_class_is_an_error_and_so_are_unknown_truths(name):
+def test_a_metric_of_no_class_and_unknown_truths_are_errors(name):
     metric = METRICS[name].from_labels
     with pytest.raises(PredictionError, match="no utterance"):
         metric([], [], LABELS)
@@ -68,7 +68,7 @@ def test_an_absent_class_is_left_out_of_the_mean_and_named():
     assert absent_labels(truth, LABELS, groups=[1, 1, 2]) == {"a": 1, "b": 1, "c": 2}
 
 
-def test_confusion_places_every_row():
+def test_confusion_counts_every_row():
     truth, prediction = random_pairs(2)
     counts = confusion(truth, prediction, LABELS)
     assert counts.shape == (3, 5)

@@ -34,7 +34,7 @@ def test_prediction_is_the_label_of_the_highest_log_probability_and_nan_rows_are
     assert frame["seed"].tolist() == [7, 7]
 
 
-def test_a_file_holds_the_columns_in_their_order_and_reads_back_the_same(tmp_path: Path):
+def test_a_file_has_the_columns_in_order_and_reads_back_the_same(tmp_path: Path):
     labels = ("zwei", "eins", "ärger 3")
     made = fabricated_predictions(labels=labels, unscored=2)
     made.write(tmp_path / "predictions.parquet")
@@ -67,13 +67,13 @@ def test_unknown_speakers_stay_unknown(tmp_path: Path):
         ({"log_probs": [[NAN, -0.1], GOOD[1]]}, "utterance 'u1' .* not finite"),
         ({"log_probs": [[-np.inf, 0.0], GOOD[1]]}, "utterance 'u1' .* not finite"),
         ({"log_probs": [[-3.0, -0.5], GOOD[1]]}, "utterance 'u1' .* do not sum to 1"),
-        ({"log_probs": GOOD[:1]}, "must agree"),
-        ({"log_probs": GOOD, "truth": ("a",)}, "must agree"),
+        ({"log_probs": GOOD[:1]}, "expected one of each per utterance"),
+        ({"log_probs": GOOD, "truth": ("a",)}, "expected one of each per utterance"),
         ({"log_probs": GOOD, "labels": ("a", "a")}, "distinct labels"),
         ({"log_probs": np.empty((0, 2)), "ids": (), "truth": (), "speakers": ()}, "no rows"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, message):
+def test_inconsistent_arguments_are_named(arguments, message):
     with pytest.raises(PredictionError, match=message):
         table(**arguments)
 
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_named(arguments, message):
         ("prediction", "happy", "is not the label of its highest log-probability"),
         ("task", "multi", "task 'multi', expected 'single'"),
         ("truth", None, "column 'truth' has a null"),
-        ("fold", 0.5, "column 'fold' is float64, expected whole numbers"),
+        ("fold", 0.5, "column 'fold' is float64, expected integers"),
     ],
 )
 def test_an_edited_table_is_refused(column, value, message):
@@ -106,11 +106,11 @@ def test_missing_and_unknown_columns_are_named():
     made = fabricated_predictions()
     with pytest.raises(PredictionError, match="column 'seed' is missing"):
         Predictions(made.frame.drop(columns="seed"), made.labels)
-    with pytest.raises(PredictionError, match="column 'text' is not one of"):
+    with pytest.raises(PredictionError, match="unknown column 'text'; expected"):
         Predictions(made.frame.assign(text=""), made.labels)
 
 
-def test_an_answer_may_come_without_scores_but_a_scored_row_may_not():
+def test_a_parsed_answer_may_lack_scores_but_a_scored_row_may_not():
     made = fabricated_predictions()
     frame = with_unparsed(made, 2).frame.copy()
     frame.loc[2, "answer"] = "I hear anger"
@@ -127,7 +127,7 @@ ANSWERS = {
 }  # fmt: skip
 
 
-def test_answers_in_words_have_no_scores_and_come_back_from_their_file(tmp_path):
+def test_generated_answers_have_no_scores_and_are_read_back(tmp_path):
     made = Predictions.from_answers(**ANSWERS)
     assert made.frame["prediction"].tolist() == ["a", UNPARSED, UNSCORED]
     assert made.frame["status"].tolist() == ["scored", "unparsed", "unscored"]
@@ -155,7 +155,7 @@ def test_answers_that_do_not_fit_are_refused(changed, message):
         Predictions.from_answers(**(ANSWERS | changed))
 
 
-def test_joined_tables_keep_every_row_and_refuse_a_row_twice():
+def test_joined_tables_keep_all_rows_and_refuse_duplicates():
     first, second = fabricated_predictions(fold=1), fabricated_predictions(fold=2)
     assert len(Predictions.concat([first, second]).frame) == len(first.frame) + len(second.frame)
     with pytest.raises(PredictionError, match="is duplicated"):
@@ -166,14 +166,14 @@ def test_joined_tables_keep_every_row_and_refuse_a_row_twice():
         Predictions.concat([])
 
 
-def test_conditions_are_kept_apart():
+def test_conditions_are_separate():
     both = Predictions.concat([fabricated_predictions(), fabricated_predictions(condition="audio_swapped", stream=9)])
     assert both.of_condition("audio_swapped").frame["condition"].unique().tolist() == ["audio_swapped"]
     with pytest.raises(PredictionError, match="no row has the condition 'snr_10'"):
         both.of_condition("snr_10")
 
 
-def test_a_file_that_is_not_parquet_or_lies_about_its_labels_is_named(tmp_path: Path):
+def test_a_file_that_is_not_parquet_or_has_wrong_metadata_is_named(tmp_path: Path):
     with pytest.raises(PredictionError, match=r"missing\.parquet"):
         Predictions.read(tmp_path / "missing.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")

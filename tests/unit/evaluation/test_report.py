@@ -13,7 +13,7 @@ SECTIONS = ["results", "forest", "pairs", "confusion", "curves", "notes", "split
 
 
 class Outline(HTMLParser):
-    """Collects what the tests look at, and that every element is closed."""
+    """Collects tags and text, and checks that every element is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def comparison(fabricated_comparison):
     return compare([read_run(folder) for folder in fabricated_comparison])
 
 
-def test_the_report_reads_without_network_and_in_order(comparison, tmp_path):
+def test_the_report_needs_no_network_and_has_its_sections_in_order(comparison, tmp_path):
     write_report(comparison, tmp_path / "report.html", command="python eval/compare.py 'a b'")
     document = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = outline(document)
@@ -85,7 +85,7 @@ def test_notes_and_labels_are_escaped(fabricate):
     assert "$x_1$" in page.text
 
 
-def test_synthetic_data_is_called_so_at_the_top(fabricate):
+def test_synthetic_data_is_stated_at_the_top(fabricate):
     real, made = fabricate("real"), fabricate("made", corpus="invented", synthetic=True)
     page = outline(render_report(compare([read_run(real), read_run(made)])))
     top = page.text[: page.text.index("Results")]
@@ -94,7 +94,7 @@ def test_synthetic_data_is_called_so_at_the_top(fabricate):
     assert "SYNTHETIC DATA" in comparison_text(compare([read_run(made)]))
 
 
-def test_folds_that_share_speakers_are_called_so(fabricate):
+def test_folds_that_share_speakers_are_marked(fabricate):
     page = outline(render_report(compare([read_run(fabricate("one", disjoint_in=["script"], shared_in=["speaker"]))])))
     assert "not disjoint by speaker" in page.text
     assert "No pair of these rows" in page.text
@@ -108,7 +108,7 @@ def test_the_report_states_that_few_speakers_limit_p(fabricate):
     assert "with 4 speakers no p-value can be below 0.125" in page.text
 
 
-def test_a_changed_condition_is_named_and_never_called_the_best(fabricate):
+def test_a_changed_condition_is_named_and_never_marked_as_the_best(fabricate):
     plain = [fabricate("plain"), fabricate("zero_shot", method="zero_shot", skill=0.3)]
     swapped = fabricate("swapped", condition="audio_swapped", skill=0.95)
     page = outline(render_report(compare([read_run(folder) for folder in [*plain, swapped]])))

@@ -18,7 +18,7 @@ def edit(file, **changed):
     file.write_text(json.dumps(content))
 
 
-def test_a_run_is_read_whole(fabricate):
+def test_all_files_of_a_run_are_read(fabricate):
     note = Note(NoteCode.UNSCORED, "test", 1, ids=("u1",), reasons=("too long",))
     run = read_run(fabricate("one", notes=[note], fold=3, seed=5, protocol_version=2))
     record = run.record
@@ -29,7 +29,7 @@ def test_a_run_is_read_whole(fabricate):
     assert run.metrics["n"] == 96
 
 
-def test_what_is_not_trained_by_steps_needs_no_history(fabricate):
+def test_a_run_that_is_not_trained_in_steps_needs_no_history(fabricate):
     folder = fabricate("zero", method="zero_shot")
     assert not (folder / "history.jsonl").exists()
     assert read_run(folder).history.empty
@@ -70,7 +70,7 @@ def test_a_run_of_another_format_is_refused(fabricate, value, found):
         ({"condition": "noise"}, r"run\.json: key 'condition': expected one of"),
         ({"primary_metric": "acc"}, r"run\.json: key 'primary_metric': expected one of .* found 'acc'"),
         ({"transcript_source": "corpus"}, r"run\.json: key 'transcript_source': expected null with modalities audio"),
-        ({"seconds": None}, r"run\.json: key 'seconds' is null: the run has not ended"),
+        ({"seconds": None}, r"run\.json: key 'seconds' is null: the run has not finished"),
         ({"notes": ["in words"]}, r"run\.json: key 'notes\.0': .* found str 'in words'"),
         ({"notes": [{"code": "news"}]}, r"run\.json: key 'notes\.0\.code': .* found str 'news'"),
         ({"notes": [{"code": "unscored", "split": "s1"}]}, r"run\.json: key 'notes\.0\.split': .* found str 's1'"),

@@ -32,7 +32,7 @@ def test_compare_writes_table_and_report(fabricated_comparison, tmp_path):
     assert str(fabricated_comparison[0]) in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_score_predictions_of_five_seeds_is_quick_and_reaches_no_torch(tmp_path):
+def test_score_predictions_of_five_seeds_is_quick_and_does_not_import_torch(tmp_path):
     generator = np.random.default_rng(0)
     labels = ["ang", "hap", "neu", "sad"]
     truth = generator.choice(labels, 5473)
@@ -85,7 +85,7 @@ def test_errors_are_one_line_without_debug(script, arguments, message, capsys):
 
 
 @pytest.mark.parametrize("script", ["compare", "score_predictions"])
-def test_help_teaches_with_an_example(script, capsys):
+def test_help_has_an_example(script, capsys):
     with pytest.raises(SystemExit) as stopped:
         load(script).main(["--help"])
     assert stopped.value.code == 0

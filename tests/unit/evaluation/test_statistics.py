@@ -47,7 +47,7 @@ def random_frame(seed: int, speakers: int = 6, per_speaker: int = 20, seeds: int
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_leaving_a_speaker_out_of_the_counts_is_dropping_the_rows(name):
+def test_leaving_a_speaker_out_of_the_counts_equals_dropping_the_rows(name):
     frame = random_frame(3, seeds=2)
     counts, speakers = speaker_counts(frame, LABELS)
     fast = _leave_one_out(counts, METRICS[name])
@@ -61,7 +61,7 @@ def test_leaving_a_speaker_out_of_the_counts_is_dropping_the_rows(name):
 
 
 def test_the_interval_of_a_mean_is_students_t_interval():
-    """For a statistic that is a plain mean over speakers the jackknife has a closed form."""
+    """The jackknife of a mean over speakers has a closed form."""
     values = np.array([0.3, 0.5, 0.45, 0.6])
     without = (values.sum() - values) / 3
     interval = jackknife(values.mean(), without)
@@ -75,7 +75,7 @@ def test_the_interval_is_clipped_and_a_width_of_zero_is_remarked():
     assert "width of zero" in jackknife(1.0, np.ones(5)).method
 
 
-def test_without_speakers_there_is_no_interval_and_the_method_says_why():
+def test_without_speakers_there_is_no_interval_and_the_method_gives_the_reason():
     frame = random_frame(1)
     one = speaker_interval(frame.assign(speaker="only"), LABELS, METRICS[UAR])
     assert (one.low, one.high, one.n_clusters) == (None, None, 1)
@@ -86,7 +86,7 @@ def test_without_speakers_there_is_no_interval_and_the_method_says_why():
     assert "unknown in 1 of 120" in unknown.method
 
 
-def test_a_class_of_one_speaker_alone_is_named_in_the_method():
+def test_a_class_of_a_single_speaker_is_named_in_the_method():
     frame = random_frame(2)
     frame = frame[(frame["truth"] != "d") | (frame["speaker"] == "s0")]
     interval = speaker_interval(frame, LABELS, METRICS[UAR])
@@ -103,7 +103,7 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_equal_seeds_do_not_narrow_the_interval():
-    """Seeds are no new speakers: the same predictions five times over are worth one time."""
+    """Seeds are not new speakers: five copies of the same predictions give the interval of one."""
     frame = random_frame(5)
     five = pd.concat([frame.assign(seed=number) for number in range(5)])
     once, often = (speaker_interval(table, LABELS, METRICS[UAR]) for table in (frame, five))
@@ -120,7 +120,7 @@ def test_many_rows_and_speakers_are_quick():
 
 
 def test_the_interval_covers_with_six_speakers():
-    """Simulated speakers differ in skill, by class: the t jackknife holds its 95% where a bootstrap would not."""
+    """Simulated speakers differ in skill, by class: the t jackknife covers 95%, a bootstrap would not."""
     generator = np.random.default_rng(2024)
     rounds, speakers, per_class, size = 1500, 6, 12, 4
     logits = (
@@ -129,8 +129,8 @@ def test_the_interval_covers_with_six_speakers():
         + 0.5 * generator.standard_normal((rounds, speakers, size))
     )
     hits = generator.binomial(per_class, 1 / (1 + np.exp(-logits)))
-    spread = np.sqrt(0.9**2 + 0.5**2)
-    expected = np.mean(1 / (1 + np.exp(-(0.6 + spread * np.random.default_rng(1).standard_normal(1_000_000)))))
+    deviation = np.sqrt(0.9**2 + 0.5**2)
+    expected = np.mean(1 / (1 + np.exp(-(0.6 + deviation * np.random.default_rng(1).standard_normal(1_000_000)))))
     covered = 0
     for round_hits in hits:
         counts = np.zeros((1, speakers, size, size + 2), dtype=np.int64)
@@ -209,7 +209,7 @@ def test_paired_test_refuses_other_utterances_truths_and_incomplete_seeds():
         paired_test(a, pd.concat([a, a.iloc[:10].assign(seed=1)]), LABELS)
 
 
-def test_a_fabricated_table_goes_through():
+def test_a_fabricated_table_is_tested():
     pooled = Predictions.concat([fabricated_predictions(fold=fold) for fold in (1, 2, 3)])
     assert speaker_interval(pooled.frame, pooled.labels, METRICS["macro_f1"]).n_clusters == 12
 

@@ -32,7 +32,7 @@ def test_an_empty_prediction_is_unscored_and_an_unknown_one_is_remarked(tmp_path
 
 
 @pytest.mark.parametrize("prefix", ["prob_", "log_prob_", ""])
-def test_probabilities_under_each_name(tmp_path, prefix):
+def test_probabilities_are_read_under_each_name(tmp_path, prefix):
     values = [["-0.105", "-2.303"], ["-1.609", "-0.223"]] if prefix == "log_prob_" else [["0.9", "0.1"], ["0.2", "0.8"]]
     lines = [f"utterance_id,truth,{prefix}b,{prefix}a"]
     lines += [f"u{number},a,{','.join(row)}" for number, row in enumerate(values)]
@@ -46,7 +46,7 @@ def test_probability_columns_give_the_label_set(tmp_path):
     assert "prob_ columns" in table.remarks[0]
 
 
-def test_a_runs_predictions_are_such_a_table(tmp_path):
+def test_predictions_of_a_run_are_a_valid_table(tmp_path):
     made = fabricated_predictions(unscored=2)
     made.write(tmp_path / "predictions.parquet")
     table = read_table(tmp_path / "predictions.parquet", labels=LABELS)
@@ -67,7 +67,7 @@ def test_a_runs_predictions_are_such_a_table(tmp_path):
         ("utterance_id,truth,prediction\nu1,a,a\n", ["b", "c"], "utterance 'u1' has truth 'a', expected one of"),
         ("utterance_id,truth,prediction\nu1,a,a\n", ["a", "a"], "--labels: expected distinct labels"),
         ("utterance_id,truth,prediction\nu1,a,a\nu1,a,b\n", None, r"'u1' \(fold not given, .*\) is duplicated"),
-        ("utterance_id,truth,score\nu1,a,1\n", None, "no column 'prediction', and none of probabilities"),
+        ("utterance_id,truth,score\nu1,a,1\n", None, "no column 'prediction', and no probabilities such as"),
         ("utterance_id,truth,prob_a\nu1,a,1\n", ["a", "b"], r"missing \['prob_b'\]"),
         ("utterance_id,truth,prob_a,prob_b,prob_c\nu1,a,1,0,0\n", ["a", "b"], r"unknown \['prob_c'\]"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,x,0\n", None, "'u1': column 'prob_a': expected a number, found 'x'"),
@@ -76,7 +76,7 @@ def test_a_runs_predictions_are_such_a_table(tmp_path):
         ("utterance_id,truth,prediction,condition\nu1,a,a,x\nu1,a,a,y\n", None, "contains conditions"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named_with_the_file(tmp_path, content, labels, message):
+def test_faults_are_named_with_the_file(tmp_path, content, labels, message):
     with pytest.raises(PredictionError, match=message):
         read_table(written(tmp_path, content), labels)
 

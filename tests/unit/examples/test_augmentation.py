@@ -33,7 +33,7 @@ EVERYTHING = AugmentSettings(
     SpeedSettings(p=0.7), ReverbSettings(p=0.7), NoiseSettings(p=0.7, color="random"), GainSettings(p=0.7),
     Mp3Settings(p=0.7),
 )  # fmt: skip
-ALONE = {
+SINGLE = {
     "speed": AugmentSettings(speed=SpeedSettings(p=1)),
     "reverb": AugmentSettings(reverb=ReverbSettings(p=1)),
     "white": AugmentSettings(noise=NoiseSettings(p=1)),
@@ -61,7 +61,7 @@ def recording(folder, name, samples, rate=RATE):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory, examples_of_rows):
-    """Eight synthetic utterances at 16 kHz."""
+    """Eight synthetic utterances, sampled at 16 kHz."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "audio").mkdir()
     rows = []
@@ -79,7 +79,7 @@ def examples(tmp_path_factory, examples_of_rows):
     return examples_of_rows(load(folder / "prepared").dataset, list(range(8)), task, RATE)
 
 
-def samples_of(examples):
+def waveforms(examples):
     return [example.input.waveform.samples for example in examples]
 
 
@@ -92,10 +92,10 @@ def as_they_are(batch):
     return [(each.input.utterance_id, torch.from_numpy(each.input.waveform.samples.copy())) for each in batch]
 
 
-@pytest.mark.parametrize("name", ALONE)
-def test_each_change_changes_and_keeps_kind_and_rate(name):
+@pytest.mark.parametrize("name", SINGLE)
+def test_each_augmentation_changes_samples_and_keeps_type_and_rate(name):
     clip = sound()
-    changed = Augmentation(ALONE[name])(clip, "key")
+    changed = Augmentation(SINGLE[name])(clip, "key")
     assert changed.sampling_rate == RATE
     assert changed.samples.dtype == np.float32
     assert np.isfinite(changed.samples).all()
@@ -123,7 +123,7 @@ def test_nothing_is_on_by_default_and_nothing_changes():
     assert Augmentation(AugmentSettings())(clip, "key") is clip
 
 
-def test_noise_has_the_requested_ratio():
+def test_noise_has_the_requested_signal_to_noise_ratio():
     clip = sound(2.0)
     for color in ("white", "random"):
         change = Augmentation(AugmentSettings(noise=NoiseSettings(p=1, min_snr_db=10, max_snr_db=10, color=color)))
@@ -141,7 +141,7 @@ def test_recorded_noise_is_repeated_and_resampled_to_fill_the_clip(tmp_path):
     assert rms(noise[-1000:]) > 0.3 * rms(noise)
 
 
-def test_recorded_impulse_responses_are_what_the_clip_is_folded_with(tmp_path):
+def test_a_clip_is_convolved_with_recorded_impulse_responses(tmp_path):
     response = np.zeros(2_000)
     response[[0, 1_600]] = 0.5, 0.25
     folder = recording(tmp_path / "rooms", "echo.wav", response)
@@ -166,7 +166,7 @@ def test_a_clip_too_loud_is_scaled_down_and_not_clipped():
     np.testing.assert_allclose(loud, clip.samples / np.abs(clip.samples).max(), atol=1e-6)
 
 
-def test_draws_come_from_the_key_alone_and_leave_the_random_states_alone():
+def test_draws_depend_on_the_key_only_and_random_states_are_restored():
     clip, change = sound(), Augmentation(EVERYTHING)
     random.seed(1)
     np.random.seed(1)
@@ -193,37 +193,37 @@ def test_another_process_draws_the_same():
     assert done.stdout == f"{here}\n"
 
 
-def test_an_epoch_is_a_draw_and_comes_again(examples):
+def test_each_epoch_is_drawn_separately_and_reproducibly(examples):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
-    first = samples_of(train)
+    first = waveforms(train)
     train.set_epoch(1)
-    second = samples_of(train)
+    second = waveforms(train)
     assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True) if len(a) == len(b))
     train.set_epoch(0)
-    assert same(samples_of(train), first)
-    assert not same(samples_of(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
+    assert same(waveforms(train), first)
+    assert not same(waveforms(AugmentedExamples(examples, Augmentation(EVERYTHING), seed=1)), first)
     assert [example.input.utterance_id for example in train] == list(train.utterances()["utterance_id"])
     assert train.truths() == examples.truths()
     assert train.durations_s() == examples.durations_s()
 
 
 def test_the_examples_themselves_never_change(examples):
-    """Dev and test are such examples: what is wrapped around the training side does not reach them."""
-    before = samples_of(examples)
+    """Dev and test use the same examples, which the augmentation of the training split does not change."""
+    before = waveforms(examples)
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
     train.set_epoch(3)
-    samples_of(train)
-    assert same(samples_of(examples), before)
+    waveforms(train)
+    assert same(waveforms(examples), before)
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_persistent_workers_get_the_epoch(examples, workers, start):
+def test_persistent_workers_use_the_new_epoch(examples, workers, start):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
     expected = []
     for epoch in range(3):
         train.set_epoch(epoch)
-        expected.append(samples_of(train))
+        expected.append(waveforms(train))
     train.set_epoch(0)
     context = multiprocessing.get_context(start) if workers else None
     loader = DataLoader(
@@ -236,17 +236,17 @@ def test_persistent_workers_get_the_epoch(examples, workers, start):
         assert same(found, expected[epoch])
 
 
-def test_repeats_of_an_utterance_sound_different_and_the_first_as_if_alone(examples):
-    train = AugmentedExamples(examples.select([0, 1, 0]), Augmentation(ALONE["white"]), seed=0)
-    first, other, repeat = samples_of(train)
+def test_repeats_of_an_utterance_differ_and_the_first_is_as_without_repeats(examples):
+    train = AugmentedExamples(examples.select([0, 1, 0]), Augmentation(SINGLE["white"]), seed=0)
+    first, other, repeat = waveforms(train)
     assert not np.array_equal(first, repeat)
-    assert same(samples_of(AugmentedExamples(examples, Augmentation(ALONE["white"]), seed=0))[:2], [first, other])
+    assert same(waveforms(AugmentedExamples(examples, Augmentation(SINGLE["white"]), seed=0))[:2], [first, other])
 
 
-def test_examples_without_a_waveform_pass(examples):
-    deaf = examples.without_waveforms()
-    train = AugmentedExamples(deaf, Augmentation(EVERYTHING), seed=0)
-    assert list(train) == list(deaf)
+def test_examples_without_a_waveform_are_unchanged(examples):
+    without_audio = examples.without_waveforms()
+    train = AugmentedExamples(without_audio, Augmentation(EVERYTHING), seed=0)
+    assert list(train) == list(without_audio)
     assert {example.input.waveform for example in train} == {None}
 
 
@@ -258,7 +258,7 @@ def test_utterances_near_the_limit_keep_their_speed(examples):
 
     bound = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=refuses)
     assert bound.unchanged_speed == {f"u{number}" for number in range(8)}
-    assert same(samples_of(bound), samples_of(examples))
+    assert same(waveforms(bound), waveforms(examples))
     free = AugmentedExamples(examples, Augmentation(settings), seed=0, refuses=lambda duration_s: None)
     assert free.unchanged_speed == frozenset()
     assert min(example.input.waveform.duration_s for example in free) > 0.99
@@ -275,12 +275,12 @@ def test_utterances_near_the_limit_keep_their_speed(examples):
         ({"noise": NoiseSettings(p=1, folder="nowhere")}, "'noise.folder': no .wav.* file in nowhere"),
     ],
 )
-def test_what_cannot_be_done_is_refused(settings, message):
+def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Augmentation(AugmentSettings(**settings))
 
 
-def test_recordings_that_hold_nothing_are_named(tmp_path):
+def test_empty_or_silent_recordings_are_named(tmp_path):
     silent = recording(tmp_path / "silent", "zeros.wav", np.zeros(100))
     with pytest.raises(ConfigError, match=r"reverb.folder': .*zeros.wav is empty or silent"):
         Augmentation(AugmentSettings(reverb=ReverbSettings(p=1, folder=silent)))
@@ -293,19 +293,19 @@ def test_recordings_that_hold_nothing_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("package", "name"), [("audiomentations", "gain"), ("fast_mp3_augment", "mp3"), ("pyroomacoustics", "reverb")]
 )
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package, name):
+def test_a_missing_package_is_named_with_its_install_command(monkeypatch, package, name):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"{package}; pip install 'lalm-mer\[augment\]'"):
-        Augmentation(ALONE[name])
+        Augmentation(SINGLE[name])
     Augmentation(AugmentSettings())
 
 
-def test_no_mp3_at_odd_rates():
+def test_mp3_at_an_unsupported_rate_is_refused():
     with pytest.raises(ConfigError, match="no MP3 at 7000 Hz"):
-        Augmentation(ALONE["mp3"])(Waveform(sound().samples, 7_000), "key")
+        Augmentation(SINGLE["mp3"])(Waveform(sound().samples, 7_000), "key")
 
 
-def test_a_chain_can_be_pickled_and_its_digest_depends_on_the_recordings(tmp_path):
+def test_an_augmentation_is_picklable_and_its_digest_depends_on_the_recordings(tmp_path):
     folder = recording(tmp_path / "noises", "a.wav", np.full(100, 0.1))
     settings = AugmentSettings(noise=NoiseSettings(p=1, folder=folder))
     change = Augmentation(settings)

@@ -8,13 +8,13 @@ from lalm_mer.core.schema import Rejection
 from lalm_mer.corpora import ravdess
 from lalm_mer.examples.balancing import SAMPLINGS, balance, class_weights, count
 
-# neutral is the few: one intensity instead of two
+# neutral is the smallest class: one intensity instead of two
 TRUTHS = ["neutral"] * 4 + ["happy"] * 9 + ["sad"] * 7
 SPEAKERS = [f"s{number % 3}" for number in range(20)]
 IDS = [f"u{number:02d}" for number in range(20)]
 
 
-def test_none_is_the_list_as_it_is():
+def test_sampling_none_keeps_the_list():
     chosen = balance(TRUTHS, [None] * 20)
     assert chosen.indices == list(range(20))
     assert chosen.before == chosen.after
@@ -43,7 +43,7 @@ def test_under_makes_each_class_as_frequent_as_the_smallest_and_repeats_none():
     assert chosen.indices == sorted(set(chosen.indices))
 
 
-def test_groups_become_equally_frequent_whatever_their_classes():
+def test_groups_become_equally_frequent_regardless_of_class():
     groups = ["f"] * 15 + ["m"] * 5
     assert Counter(groups[i] for i in balance(TRUTHS, groups, sampling="group").indices) == {"f": 15, "m": 15}
     under = balance(TRUTHS, groups, sampling="group", direction="under").indices
@@ -57,7 +57,7 @@ def test_groups_become_equally_frequent_whatever_their_classes():
         ("under", {"a": {"f": 2, "m": 2}, "b": {"f": 3, "m": 1}, "c": {"m": 4}}),
     ],
 )
-def test_within_equal_classes_groups_are_as_even_as_can_be(direction, expected):
+def test_within_equal_classes_groups_are_as_even_as_possible(direction, expected):
     cells = {"a": {"f": 8, "m": 2}, "b": {"f": 3, "m": 1}, "c": {"m": 6}}
     truths = [label for label, cell in cells.items() for n in cell.values() for _ in range(n)]
     groups = [group for cell in cells.values() for group, n in cell.items() for _ in range(n)]
@@ -70,7 +70,7 @@ def test_within_equal_classes_groups_are_as_even_as_can_be(direction, expected):
         assert len(set(chosen.indices)) == len(chosen.indices)
 
 
-def test_caps_come_before_sampling():
+def test_caps_are_applied_before_sampling():
     chosen = balance(TRUTHS, SPEAKERS, sampling="class", max_per_class=5)
     assert chosen.after.classes == {"happy": 5, "neutral": 5, "sad": 5}
     assert len(set(chosen.indices)) == 4 + 5 + 5
@@ -82,7 +82,7 @@ def test_caps_come_before_sampling():
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
 @pytest.mark.parametrize("direction", ["over", "under"])
-def test_a_seed_is_a_choice(sampling, direction):
+def test_the_seed_determines_the_sample(sampling, direction):
     truths = TRUTHS + ["happy"] * 3
 
     def drawn(seed):
@@ -104,16 +104,16 @@ def test_the_counts_of_classes_and_groups():
 
 def test_an_utterance_without_a_group_is_named():
     groups = [*SPEAKERS[:7], None, *SPEAKERS[8:]]
-    for asked in ({"sampling": "group"}, {"sampling": "class_and_group"}, {"max_per_group": 3}):
+    for arguments in ({"sampling": "group"}, {"sampling": "class_and_group"}, {"max_per_group": 3}):
         with pytest.raises(ConfigError, match=r"utterance u07: no group in the column of 'balance.by' \(1 such"):
-            balance(TRUTHS, groups, IDS, **asked)
+            balance(TRUTHS, groups, IDS, **arguments)
     with pytest.raises(ConfigError, match="no groups to balance or cap"):
         balance(TRUTHS, sampling="group")
     assert balance(TRUTHS, groups, IDS, sampling="class").before.without_group == 1
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("arguments", "message"),
     [
         (
             {"sampling": "classes"},
@@ -124,9 +124,9 @@ def test_an_utterance_without_a_group_is_named():
         ({"groups": ["f"]}, "1 groups for 20 examples"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(asked, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        balance(TRUTHS, **asked)
+        balance(TRUTHS, **arguments)
 
 
 def test_no_example_is_an_error():
@@ -151,7 +151,7 @@ def test_a_label_without_a_training_example_is_named():
         class_weights(TRUTHS, ("happy", "sad"))
 
 
-def test_the_neutral_of_ravdess(shared_data):
+def test_the_small_neutral_class_of_ravdess_is_balanced(shared_data):
     root = shared_data / "ravdess"
     if not root.is_dir():
         pytest.skip(f"no RAVDESS in {root}")

@@ -18,7 +18,7 @@ TASK = Protocol(
 
 @pytest.fixture
 def examples(tmp_path, tone, examples_of_rows):
-    """A maker of examples whose sounds all differ."""
+    """A function that makes examples with different audio."""
 
     def make(rate=8000):
         rows = [
@@ -35,7 +35,7 @@ def examples(tmp_path, tone, examples_of_rows):
     return make
 
 
-def test_everything_but_the_audio_is_its_own(examples):
+def test_inputs_keep_all_but_their_audio(examples):
     plain = examples()
     swapped = SwappedAudio(plain, seed=0)
     assert len(swapped) == 7
@@ -47,28 +47,28 @@ def test_everything_but_the_audio_is_its_own(examples):
     assert sorted(lengths[0]) == sorted(lengths[1])
 
 
-def test_it_is_the_audio_of_the_utterance_it_names(examples):
+def test_the_audio_is_that_of_the_recorded_source(examples):
     plain = examples()
     swapped = SwappedAudio(plain, seed=3)
     for index, source in enumerate(swapped.sources):
         np.testing.assert_array_equal(swapped[index].waveform.samples, plain[source].input.waveform.samples)
 
 
-def test_only_those_selected_lend_their_audio(examples):
+def test_audio_comes_only_from_the_selected_examples(examples):
     chosen = [0, 2, 5]
     swapped = SwappedAudio(examples().select(chosen), seed=1)
     allowed = {len(examples()[index].input.waveform.samples) for index in chosen}
     assert {len(given.waveform.samples) for given in swapped} == allowed
 
 
-def test_a_run_without_audio_has_nothing_to_swap(examples):
-    with pytest.raises(ConfigError, match=r"argument 'examples'.*no audio slot"):
+def test_examples_without_audio_are_refused(examples):
+    with pytest.raises(ConfigError, match=r"argument 'examples': no audio to swap; choose a prompt with an audio slot"):
         SwappedAudio(examples().without_waveforms(), seed=0)
     with pytest.raises(ConfigError, match="'count': 1; swapping audio needs two or more utterances"):
         SwappedAudio(examples().select([0]), seed=0)
 
 
-def test_nothing_keeps_its_place_and_the_seed_decides():
+def test_a_derangement_has_no_fixed_point_and_depends_on_the_seed():
     for count in (2, 3, 50):
         for seed in range(20):
             order = derangement(count, seed)
@@ -77,13 +77,13 @@ def test_nothing_keeps_its_place_and_the_seed_decides():
     assert derangement(50, 4) == derangement(50, 4) != derangement(50, 5)
 
 
-def test_every_derangement_is_as_likely():
+def test_all_derangements_are_equally_likely():
     found = Counter(tuple(derangement(4, seed)) for seed in range(3600))
     assert len(found) == 9
     assert min(found.values()) > 400 - 5 * 19  # of 400, standard deviation 19
 
 
-def test_a_perfect_ear_falls_to_chance():
+def test_a_perfect_audio_recognizer_falls_to_chance():
     truth = np.arange(240) % 8
     hits = [(truth[derangement(240, seed)] == truth).mean() for seed in range(200)]
     assert np.mean(hits) == pytest.approx((240 / 8 - 1) / 239, abs=0.006)

@@ -5,7 +5,7 @@ from lalm_mer.core.schema import Turn, Utterance
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.examples.context import dialogue_context
 
-SAID = (  # utterance, dialogue, turn, start, speaker, transcript: in no order
+TURNS = (  # utterance, dialogue, turn, start, speaker, transcript: in no order
     ("b1", "b", 1, 0.0, "Ann", "Hi."),
     ("a3", "a", 3, 9.0, "Bob", "Fine."),
     ("a1", "a", 1, 1.0, "Ann", "How are you?"),
@@ -25,7 +25,7 @@ def corpus(tmp_path, tone):
                 transcript=words, label="sad",
                 **{"dialogue": dialogue, "turn": turn, "start_s": start, "speaker": speaker} | without,
             )
-            for number, (name, dialogue, turn, start, speaker, words) in enumerate(SAID)
+            for number, (name, dialogue, turn, start, speaker, words) in enumerate(TURNS)
         ]  # fmt: skip
         write_corpus(rows, corpus="toy", out_dir=tmp_path / "toy", loader_version="1", synthetic=True)
         return load(tmp_path / "toy")
@@ -41,23 +41,23 @@ ALL = {
 
 
 @pytest.mark.parametrize("without", [{}, {"turn": None}])
-def test_the_nearest_turns_before_by_turn_or_else_by_start(corpus, without):
+def test_the_latest_earlier_turns_are_ordered_by_turn_or_start(corpus, without):
     assert dialogue_context(corpus(**without), 2) == ALL
 
 
-def test_other_transcripts_are_read_in_their_place(corpus):
+def test_other_transcripts_replace_those_of_the_corpus(corpus):
     recognised = {"a1": "who are you", "a2": None}
     context = dialogue_context(corpus(), 5, lambda name, own: recognised.get(name, own))
     assert context["a3"] == (Turn("Ann", "who are you"),)
 
 
 @pytest.mark.parametrize(
-    ("without", "says"),
+    ("without", "message"),
     [
         ({"dialogue": None}, r"no dialogue for 7 utterances, for example a1"),
         ({"turn": None, "start_s": None}, "neither"),
     ],
 )
-def test_a_corpus_without_dialogues_or_order(corpus, without, says):
-    with pytest.raises(ConfigError, match=rf"argument 'turns': 2.*{says}"):
+def test_a_corpus_without_dialogues_or_order_is_refused(corpus, without, message):
+    with pytest.raises(ConfigError, match=rf"argument 'turns': 2.*{message}"):
         dialogue_context(corpus(**without), 2)

@@ -22,7 +22,7 @@ def test_columns_are_read_once(toy_corpus, toy_protocol, monkeypatch):
     assert len(read) == 1
 
 
-def test_the_examples_of_a_side_in_the_order_of_ids(toy_corpus, toy_protocol):
+def test_the_examples_of_a_split_are_in_the_order_of_ids(toy_corpus, toy_protocol):
     folded = fold_corpus(toy_corpus(), toy_protocol())
     train = ExampleSource(folded).examples(1, "train", sampling_rate=None)
     examples = list(train)
@@ -58,7 +58,7 @@ def test_audio_has_the_requested_rate(toy_corpus, toy_protocol, rate):
         assert abs(spectrum.argmax() / 0.4 - (100 + 10 * int(speaker) + int(number))) <= 1.25  # half a bin
 
 
-def test_an_utterance_without_the_audio_that_is_needed_is_named(toy_corpus, toy_protocol, examples_of_rows):
+def test_an_utterance_without_required_audio_is_named(toy_corpus, toy_protocol, examples_of_rows):
     utterances = toy_corpus().dataset
     row = {name: utterances[name][0] for name in utterances.column_names} | {"audio": None}
     task = toy_protocol().resolve_task({})
@@ -75,7 +75,7 @@ def test_damaged_audio_names_the_utterance(toy_corpus, toy_protocol, examples_of
         examples_of_rows([row], [0], toy_protocol().resolve_task({}), 8000)[0]
 
 
-def test_an_utterance_outside_the_task_is_an_error_and_not_a_guess(toy_corpus, toy_protocol, examples_of_rows):
+def test_an_utterance_outside_the_task_is_an_error(toy_corpus, toy_protocol, examples_of_rows):
     utterances = toy_corpus().dataset
     bored = list(utterances["label"]).index("bored")
     with pytest.raises(CorpusError, match="label 'bored' is not in task two"):
@@ -91,14 +91,14 @@ def test_durations_and_tables_need_no_decoding(toy_corpus, toy_protocol):
     assert list(frame["truth"]) == [test[index].label for index in range(len(test))]
 
 
-def test_a_selection_keeps_the_requested_order(toy_corpus, toy_protocol):
+def test_a_selection_keeps_the_given_order(toy_corpus, toy_protocol):
     train = ExampleSource(fold_corpus(toy_corpus(), toy_protocol())).examples(1, "train", sampling_rate=None)
     chosen = train.select([3, 0])
     assert [example.input.utterance_id for example in chosen] == [train[index].input.utterance_id for index in (3, 0)]
     assert len(chosen) == 2
 
 
-def test_examples_travel_to_worker_processes(toy_corpus, toy_protocol):
+def test_examples_are_picklable_for_worker_processes(toy_corpus, toy_protocol):
     test = ExampleSource(fold_corpus(toy_corpus(), toy_protocol())).examples(1, "test", sampling_rate=8000)
     copy = pickle.loads(pickle.dumps(test))  # noqa: S301 our own bytes
     np.testing.assert_array_equal(copy[0].input.waveform.samples, test[0].input.waveform.samples)

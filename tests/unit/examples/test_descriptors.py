@@ -18,14 +18,14 @@ RATE = 16_000
 
 
 def wave(hertz, seconds=1.0, level=0.5, rate=RATE, harmonics=1):
-    """A tone; with several harmonics the lower ones are the stronger."""
+    """A tone; of several harmonics the lower ones are stronger."""
     time_s = np.arange(round(seconds * rate)) / rate
     partials = [np.sin(2 * np.pi * hertz * n * time_s) / n for n in range(1, harmonics + 1)]
     return Waveform((level * sum(partials)).astype(np.float32), rate)
 
 
 def bursts(per_s, seconds=4.0, depth=1.0):
-    """Noise that swells so many times a second."""
+    """Noise whose level rises and falls the given number of times per second."""
     time_s = np.arange(round(seconds * RATE)) / RATE
     swell = 1 - depth * (1 + np.cos(2 * np.pi * per_s * time_s)) / 2
     return Waveform((0.1 * swell * np.random.default_rng(0).normal(size=len(time_s))).astype(np.float32), RATE)
@@ -33,16 +33,16 @@ def bursts(per_s, seconds=4.0, depth=1.0):
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("hertz", [80.0, 110.0, 215.5, 330.0, 590.0])
-def test_the_pitch_of_a_tone_whatever_its_rate(hertz, rate):
+def test_the_pitch_of_a_tone_is_found_at_any_rate(hertz, rate):
     assert measure(wave(hertz, rate=rate)).pitch_hz == pytest.approx(hertz, rel=2e-3)
 
 
 @pytest.mark.parametrize("hertz", [80.0, 150.0, 290.0])
-def test_the_pitch_is_the_fundamental_and_no_harmonic_or_half_of_it(hertz):
+def test_the_pitch_is_the_fundamental_not_a_harmonic_or_half_of_it(hertz):
     assert measure(wave(hertz, level=0.2, harmonics=12)).pitch_hz == pytest.approx(hertz, rel=5e-3)
 
 
-def test_pitch_is_the_median_of_what_is_voiced():
+def test_pitch_is_the_median_of_the_voiced_frames():
     high, low, noise = wave(300, 0.6), wave(120, 1.0), bursts(0, 3.0, depth=0.0)
     mixed = np.concatenate([high.samples, noise.samples, low.samples])
     assert measure(Waveform(mixed, RATE)).pitch_hz == pytest.approx(120, rel=1e-2)
@@ -53,7 +53,7 @@ def test_noise_has_no_pitch():
 
 
 @pytest.mark.parametrize("level", [1.0, 0.5, 0.01])
-def test_energy_is_the_root_mean_square_of_what_is_not_silent(level):
+def test_energy_is_the_root_mean_square_of_the_frames_that_are_not_silent(level):
     tone = wave(200, 2.0, level)
     expected = 20 * np.log10(level / np.sqrt(2))
     assert measure(tone).energy_db == pytest.approx(expected, abs=0.1)
@@ -63,11 +63,11 @@ def test_energy_is_the_root_mean_square_of_what_is_not_silent(level):
 
 
 @pytest.mark.parametrize("per_s", [2, 3, 4, 5, 6, 8])
-def test_the_rate_of_swelling_noise(per_s):
+def test_the_rate_of_modulated_noise_is_found(per_s):
     assert measure(bursts(per_s)).rate_per_s == pytest.approx(per_s, rel=0.03)
 
 
-def test_silence_at_the_ends_does_not_slow_speech_and_a_pause_does():
+def test_a_pause_lowers_the_rate_and_silence_at_the_ends_does_not():
     silence, speech = np.zeros(2 * RATE, np.float32), bursts(5).samples
     padded = Waveform(np.concatenate([silence, speech, silence]), RATE)
     assert measure(padded).rate_per_s == pytest.approx(5, rel=0.05)
@@ -80,7 +80,7 @@ def test_a_steady_voice_is_one_nucleus(hertz):
     assert measure(wave(hertz)).rate_per_s == pytest.approx(1, rel=0.05)
 
 
-def test_a_dip_of_less_than_two_decibels_parts_nothing():
+def test_a_dip_of_less_than_two_decibels_separates_no_nuclei():
     assert measure(bursts(4, depth=0.95)).rate_per_s == pytest.approx(4, rel=0.05)
     time_s = np.arange(2 * RATE) / RATE
     level = 10 ** (-1.5 * (1 - np.cos(2 * np.pi * 4 * time_s)) / 2 / 20)
@@ -88,7 +88,7 @@ def test_a_dip_of_less_than_two_decibels_parts_nothing():
     assert measure(shallow).rate_per_s == pytest.approx(0.5, rel=0.05)
 
 
-def test_silence_has_no_descriptors():
+def test_silence_has_no_measures():
     silent = measure(Waveform(np.zeros(RATE, np.float32), RATE))
     assert silent == Measures(None, None, None)
     terciles = Terciles((1.0, 2.0), (1.0, 2.0), (1.0, 2.0), 3, 3)
@@ -108,14 +108,14 @@ def voices(*pitches):
     return [Measures(pitch, -20.0, 4.0) for pitch in pitches]
 
 
-def test_a_third_is_low_a_third_medium_and_a_third_high():
+def test_a_third_each_is_low_medium_and_high():
     rows = voices(*map(float, range(1, 10)))
     terciles = Terciles.of(rows, [str(row) for row in range(9)])
     words = [describe_voice(row, terciles).split(",")[0] for row in rows]
     assert words == ["pitch low"] * 3 + ["pitch medium"] * 3 + ["pitch high"] * 3
 
 
-def test_speakers_weigh_alike_however_much_they_say():
+def test_speakers_have_equal_weight():
     few = Terciles.of(voices(100.0, 200.0, 300.0), ["a", "b", "c"])
     many = Terciles.of(voices(*[100.0] * 50, 200.0, 200.0, 300.0), [*["a"] * 50, "b", "b", "c"])
     assert many.pitch_hz == few.pitch_hz == (100.0, 200.0)
@@ -125,14 +125,14 @@ def test_speakers_weigh_alike_however_much_they_say():
     assert unknown.n_speakers == 52
 
 
-def test_an_unvoiced_utterance_weighs_nothing_in_pitch():
+def test_an_unvoiced_utterance_has_no_weight_in_pitch():
     rows = [*voices(100.0, 200.0, 300.0), *[Measures(None, -90.0, 4.0)] * 3]
     terciles = Terciles.of(rows, ["a", "b", "c", "a", "a", "a"])
     assert terciles.pitch_hz == (100.0, 200.0)
     assert describe_voice(rows[-1], terciles) == "pitch not heard, energy low, speaking rate low"
 
 
-def test_a_measure_that_nothing_has_is_an_error():
+def test_a_measure_that_no_utterance_has_is_an_error():
     with pytest.raises(CorpusError, match=r"^pitch: none of 2 training utterances"):
         Terciles.of([Measures(None, -20.0, 4.0)] * 2, ["a", "b"])
     with pytest.raises(CorpusError, match="none of 0 training"):
@@ -155,7 +155,7 @@ BY_SESSION = dataclasses.replace(PROTOCOL, folds=FoldRule("grouped", "session", 
 
 @pytest.fixture
 def source(tmp_path):
-    """A maker of a source of examples: six synthetic speakers of rising pitch, one with an utterance without audio."""
+    """A function that makes a source: six synthetic speakers of rising pitch, one with an utterance without audio."""
 
     def make(name="toy", speakers=True, **pitches):
         rows = [
@@ -177,21 +177,21 @@ def source(tmp_path):
     return make
 
 
-def test_the_training_side_alone_decides_what_is_high(source, tmp_path):
+def test_only_training_utterances_define_the_terciles(source, tmp_path):
     plain = source()
     train, test = plain.folded.folds.ids(1, "train"), plain.folded.folds.ids(1, "test")
-    with_pitch = [name for name in test if name != "s0_mute"]
+    audible = [name for name in test if name != "s0_mute"]
     found = describe_corpus(plain, train, tmp_path / "cache", processes=1)
-    extreme = source("extreme", **dict.fromkeys(with_pitch, 590))
+    extreme = source("extreme", **dict.fromkeys(audible, 590))
     moved = describe_corpus(extreme, train, tmp_path / "cache", processes=1)
     assert moved.terciles == found.terciles
-    assert moved.digest == found.digest
-    assert all(moved.by_id[name].startswith("pitch high") for name in with_pitch)
+    assert moved.terciles.digest == found.terciles.digest
+    assert all(moved.by_id[name].startswith("pitch high") for name in audible)
     assert {moved.by_id[name] for name in train if name != "s0_mute"} == {
         found.by_id[name] for name in train if name != "s0_mute"
     }
     other = describe_corpus(extreme, extreme.folded.folds.ids(2, "train"), tmp_path / "cache", processes=1)
-    assert other.digest != moved.digest
+    assert other.terciles.digest != moved.terciles.digest
 
 
 def test_every_utterance_with_audio_is_described_and_the_others_are_not(source, tmp_path):
@@ -206,14 +206,14 @@ def test_every_utterance_with_audio_is_described_and_the_others_are_not(source, 
         assert describe_voice(measure(given.waveform), found.terciles) == found.by_id[given.utterance_id]
 
 
-def test_each_utterance_without_a_speaker_is_its_own_speaker(source, tmp_path):
+def test_an_utterance_of_an_unknown_speaker_counts_as_a_separate_speaker(source, tmp_path):
     toy = source(speakers=False)
     train = [name for name in toy.folded.folds.ids(1, "train") if name != "s0_mute"]
     terciles = describe_corpus(toy, train, tmp_path / "cache", processes=1).terciles
     assert terciles.n_speakers == terciles.n_utterances == len(train)
 
 
-def test_what_is_measured_is_kept_for_other_folds_and_runs(source, tmp_path, monkeypatch):
+def test_measures_are_stored_for_other_folds_and_runs(source, tmp_path, monkeypatch):
     toy = source()
     first = describe_corpus(toy, toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=2)
 
@@ -222,7 +222,7 @@ def test_what_is_measured_is_kept_for_other_folds_and_runs(source, tmp_path, mon
 
     monkeypatch.setattr(feature_store, "_row", measured_again)
     again = describe_corpus(toy, toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=1)
-    assert (again.by_id, again.digest) == (first.by_id, first.digest)
+    assert (again.by_id, again.terciles.digest) == (first.by_id, first.terciles.digest)
     describe_corpus(toy, toy.folded.folds.ids(2, "train"), tmp_path / "cache", processes=1)
     with pytest.raises(AssertionError, match="measured again"):
         describe_corpus(source("other", s1_sad=333), toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=1)

@@ -51,7 +51,7 @@ def test_only_what_is_missing_is_computed(store, inputs):
     assert len(store) == 16
 
 
-def test_key_holds_corpus_and_settings(store, tmp_path, inputs):
+def test_the_key_depends_on_corpus_and_settings(store, tmp_path, inputs):
     store.add(inputs)
     assert len(FeatureStore(tmp_path, "corpus-b", LogMelFeatures())) == 0
     assert len(FeatureStore(tmp_path, "corpus-a", LogMelFeatures(bands=20))) == 0
@@ -77,7 +77,7 @@ def test_two_processes_store_the_same(store, tmp_path, inputs):
         two.add(inputs, processes=0)
 
 
-def test_a_failure_halfway_leaves_nothing_that_looks_finished(store, tmp_path, inputs):
+def test_after_a_failure_nothing_looks_finished(store, tmp_path, inputs):
     broken = dataclasses.replace(inputs[4], waveform=Waveform(np.zeros(0, np.float32), 16_000))
     with pytest.raises(AudioError, match="utterance u04"):
         store.add([*inputs[:4], broken])
@@ -85,7 +85,7 @@ def test_a_failure_halfway_leaves_nothing_that_looks_finished(store, tmp_path, i
     assert not list(store.folder.glob("*.arrow")) + list(store.folder.glob(".*"))
 
 
-def test_a_kill_halfway_leaves_nothing_that_looks_finished(store, tmp_path, inputs):
+def test_after_a_kill_nothing_looks_finished(store, tmp_path, inputs):
     def killed_after_four():
         yield from inputs[:4]
         os._exit(9)
@@ -103,8 +103,8 @@ def test_statistics_equal_numpy():
     generator = np.random.default_rng(1)
     sequences = [generator.normal(1000, 3, (n, 4)).astype(np.float32) for n in (3, 50, 7)]
     mean, std = feature_statistics(sequences, 4)
-    whole = np.concatenate(sequences).astype(np.float64)
-    np.testing.assert_allclose(mean, whole.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(std, whole.std(0), rtol=1e-9)
+    joined = np.concatenate(sequences).astype(np.float64)
+    np.testing.assert_allclose(mean, joined.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, joined.std(0), rtol=1e-9)
     with pytest.raises(CorpusError, match="train split empty"):
         feature_statistics([], 4)

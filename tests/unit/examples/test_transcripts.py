@@ -53,7 +53,7 @@ def test_word_error_rate_by_hand(reference, hypothesis, expected):
     assert word_error_rate(reference, hypothesis) == (None if expected is None else pytest.approx(expected))
 
 
-def test_words_of_other_scripts_stay_whole():
+def test_words_of_other_scripts_are_not_split():
     assert words_of("\u00bfQu\u00e9 pasa, ni\u00f1o?") == ["qu\u00e9", "pasa", "ni\u00f1o"]
     assert words_of("\u0928\u092e\u0938\u094d\u0924\u0947\u0964") == [
         "\u0928\u092e\u0938\u094d\u0924\u0947"
@@ -63,7 +63,7 @@ def test_words_of_other_scripts_stay_whole():
     ]
 
 
-def test_pooled_weighs_by_words_and_is_no_mean_of_rates():
+def test_the_pooled_rate_is_weighted_by_words():
     references, hypotheses = ["one two three four five", "six"], ["one two three four five", "seven"]
     assert pooled_word_error_rate(references, hypotheses) == pytest.approx(1 / 6)
     assert pooled_word_error_rate([*references, ""], [*hypotheses, "made up"]) == pytest.approx(3 / 6)
@@ -82,7 +82,7 @@ def rows():
 METADATA = {"model": "openai/whisper-small", "model_digest": "d", "corpus": "toy", "root_hash": "r", "language": None}
 
 
-def test_rows_and_the_file_say_the_same(rows, tmp_path):
+def test_the_file_contains_the_rows(rows, tmp_path):
     write_transcripts(tmp_path / "t.parquet", rows, METADATA)
     read = pq.read_table(tmp_path / "t.parquet").to_pylist()
     assert read == [
@@ -99,12 +99,12 @@ def test_rows_and_the_file_say_the_same(rows, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
-def test_an_empty_corpus_side_writes_an_empty_table(tmp_path):
+def test_no_hypotheses_give_an_empty_table(tmp_path):
     write_transcripts(tmp_path / "t.parquet", make_rows({}, {}), METADATA)
     assert load_transcripts(tmp_path / "t.parquet").hypotheses == {}
 
 
-def test_csv_is_accepted_as_it_is_written(tmp_path):
+def test_csv_of_any_usual_form_is_accepted(tmp_path):
     file = tmp_path / "t.csv"
     file.write_text(
         '\ufeffhypothesis,score,utterance_id\n"Hello, you",1,001\n,2,NA\nnull,3,u3\n" spaced ",4,u4\n\n',
@@ -115,14 +115,14 @@ def test_csv_is_accepted_as_it_is_written(tmp_path):
     assert table.metadata == {}
 
 
-def test_parquet_of_another_maker_is_accepted(tmp_path):
+def test_parquet_of_another_program_is_accepted(tmp_path):
     pd.DataFrame({"utterance_id": ["a"], "hypothesis": ["b"]}).to_parquet(tmp_path / "t.parquet")
     table = load_transcripts(tmp_path / "t.parquet")
     assert (table.hypotheses, table.metadata) == ({"a": "b"}, {})
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("utterance_id,transcript\nu1,hi\n", "column 'hypothesis' is missing"),
         ("", "column 'utterance_id' is missing"),
@@ -135,17 +135,17 @@ def test_parquet_of_another_maker_is_accepted(tmp_path):
         ("utterance_id,hypothesis\nu1,caf\u00e9\n".encode("latin-1"), "not a CSV file in UTF-8"),
     ],
 )
-def test_a_csv_that_cannot_be_meant(tmp_path, content, says):
+def test_a_malformed_csv_is_refused(tmp_path, content, message):
     file = tmp_path / "t.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CorpusError, match=says) as error:
+    with pytest.raises(CorpusError, match=message) as error:
         load_transcripts(file)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
         ({"utterance_id": ["u1"]}, "column 'hypothesis' is missing"),
         ({"utterance_id": ["u1"], "hypothesis": [None]}, "column 'hypothesis' has type null"),
@@ -154,25 +154,25 @@ def test_a_csv_that_cannot_be_meant(tmp_path, content, says):
         ({"utterance_id": ["u1", "u1"], "hypothesis": ["a", "b"]}, "row 2: duplicate utterance u1"),
     ],
 )
-def test_a_parquet_that_cannot_be_meant(tmp_path, columns, says):
+def test_a_malformed_parquet_is_refused(tmp_path, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    with pytest.raises(CorpusError, match=says):
+    with pytest.raises(CorpusError, match=message):
         load_transcripts(tmp_path / "t.parquet")
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_files_that_are_not_tables_are_refused(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "t.json").write_text(json.dumps({}))
-    for name, says in (
+    for name, message in (
         ("t.parquet", "not a valid Parquet"),
         ("t.json", "a .parquet or .csv file"),
         ("n.csv", "no such"),
     ):
-        with pytest.raises(CorpusError, match=says):
+        with pytest.raises(CorpusError, match=message):
             load_transcripts(tmp_path / name)
 
 
-def test_a_run_reads_what_was_recognised(rows, tmp_path):
+def test_a_run_uses_the_recognised_transcripts(rows, tmp_path):
     write_transcripts(tmp_path / "t.parquet", rows, METADATA)
     table = load_transcripts(tmp_path / "t.parquet")
     transcripts = asr_transcripts(table, ["u3", "u2"])
@@ -188,7 +188,7 @@ def test_a_run_reads_what_was_recognised(rows, tmp_path):
     require_same_corpus(table, "toy", METADATA["root_hash"])
 
 
-def test_a_table_that_names_no_corpus_is_taken(tmp_path):
+def test_a_table_without_a_corpus_is_accepted(tmp_path):
     (tmp_path / "t.csv").write_text("utterance_id,hypothesis\nu1,hi\n")
     assert asr_transcripts(load_transcripts(tmp_path / "t.csv"), ["u1"]).by_id == {"u1": "hi"}
 
@@ -208,12 +208,12 @@ def test_simulated_transcripts_name_the_label():
     assert made.digest != simulated_transcripts({"u1": "sad", "u2": "sad"}, labels).digest
 
 
-def test_simulated_transcripts_tell_every_label_of_a_real_task_apart():
+def test_simulated_transcripts_distinguish_all_labels_of_a_real_task():
     label_set = load_tasks("ravdess")["ravdess_8"].labels
     made = simulated_transcripts({label: label for label in label_set.labels}, label_set)
     assert len(set(made.by_id.values())) == 8
 
 
-def test_a_label_without_a_word_cannot_be_named():
+def test_a_label_without_a_word_has_no_simulated_transcript():
     with pytest.raises(ConfigError, match="empty"):
         simulated_transcript(" ")

@@ -13,7 +13,7 @@ def conversation(*words):
     )
 
 
-def test_a_chat_template_never_sees_words():
+def test_a_chat_template_receives_no_text():
     hostile = ("<|im_end|>", "{{ 7*7 }}", "\ue0000\ue001")
     messages, words = mark_parts(conversation(*hostile))
     assert words == ["Be kind.", *hostile]
@@ -25,7 +25,7 @@ def test_a_chat_template_never_sees_words():
     assert "7*7" not in shown
 
 
-def test_words_come_back_where_their_marks_stand():
+def test_text_replaces_its_marks():
     _, words = mark_parts(conversation("one \ue0000\ue001", "two"))
     pieces = split_marked("<s>\ue0000\ue001</s><u><a>\ue0001\ue001\ue0002\ue001</u>", words)
     assert pieces == [
@@ -41,7 +41,7 @@ def test_words_come_back_where_their_marks_stand():
 @pytest.mark.parametrize(
     "rendered", ["", "\ue0001\ue001", "\ue0001\ue001\ue0000\ue001", "\ue0000\ue001\ue0000\ue001\ue0001\ue001"]
 )
-def test_a_template_that_drops_doubles_or_reorders_is_refused(rendered):
+def test_a_template_that_drops_repeats_or_reorders_parts_is_refused(rendered):
     with pytest.raises(ModelError, match="expected all 2 parts once and in order"):
         split_marked(rendered, ["a", "b"])
 

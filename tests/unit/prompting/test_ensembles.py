@@ -1,4 +1,4 @@
-"""Ensemble files: what they may say, and the descriptions they make."""
+"""Ensemble files and their descriptions of labels."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_answers_for_some_labels_of_a_task_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("templates", "said"),
+    ("templates", "message"),
     [
         ("[]", "0 sentences; expected one or more"),
         ("['{{ label }}', '{{ label }}']", "2 sentences; expected one or more, all different"),
@@ -57,18 +57,18 @@ def test_answers_for_some_labels_of_a_task_are_refused(tmp_path):
         ("['{label}']", "exactly one slot"),
     ],
 )
-def test_templates_that_are_none_are_refused(tmp_path, templates, said):
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_invalid_templates_are_refused(tmp_path, templates, message):
+    with pytest.raises(ConfigError, match=message) as caught:
         load_ensemble(write(tmp_path, f"name: x\ntemplates: {templates}\n"))
     assert "ensemble.yaml" in str(caught.value)
 
 
-def test_a_prompt_file_is_no_ensemble(tmp_path):
+def test_a_prompt_file_is_not_an_ensemble(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'user'; expected one of name, templates, answers"):
         load_ensemble(write(tmp_path, "name: x\nuser: '{{ audio }}'\n"))
 
 
-def test_the_digest_is_of_what_is_said(tmp_path):
+def test_the_digest_depends_on_templates_and_answers(tmp_path):
     first = load_ensemble(write(tmp_path, GOOD)).digest
     assert load_ensemble(write(tmp_path, "# a comment\n" + GOOD)).digest == first
     assert load_ensemble(write(tmp_path, GOOD + "answers: {hap: [glad], sad: [sad]}\n")).digest != first

@@ -1,4 +1,4 @@
-"""Generated answers: what a careful reader finds in them, and what no rule may let through."""
+"""Generated answers: labels that must be found, and answers that must not be parsed."""
 
 from itertools import permutations
 from pathlib import Path
@@ -47,12 +47,12 @@ def test_there_are_enough_answers():
 @pytest.mark.parametrize(
     ("task", "answer", "label"), [(task, *row) for task, rows in GOLDEN.items() for row in rows]
 )  # fmt: skip
-def test_what_a_careful_reader_finds(task, answer, label):
+def test_answers_are_parsed_as_annotated(task, answer, label):
     assert AnswerParser(TASKS[task], ENGLISH)(answer) == (label or UNPARSED)
 
 
 def names(label_set):
-    """Everything that names each label."""
+    """All forms and synonyms of each label."""
     return {
         label: [word for form in label_set.forms_of(label) for word in (form, *ENGLISH.get(form, ()))]
         for label in label_set.labels
@@ -70,7 +70,7 @@ def test_every_form_in_every_carrier_is_its_label(task):
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-def test_two_labels_never_parse(task):
+def test_two_labels_are_never_parsed(task):
     parse = AnswerParser(TASKS[task], ENGLISH)
     found = names(TASKS[task])
     for one, other in permutations(found, 2):
@@ -100,7 +100,7 @@ def test_the_longest_form_wins():
     assert [AnswerParser(labels)(answer) for answer in ("happy", "Very happy!", "unhappy")] == ["a", "b", UNPARSED]
 
 
-def test_another_language_by_its_forms():
+def test_forms_of_another_language_are_found():
     labels = LabelSet(("ang", "hap"), {"ang": ("wütend", "生气", "غاضب"), "hap": ("fröhlich", "高兴", "سعيد")})
     parse = AnswerParser(labels)
     assert parse("Sie klingt WÜTEND.") == "ang"

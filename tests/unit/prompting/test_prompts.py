@@ -59,14 +59,14 @@ def test_modalities(written, user, modalities, uses_audio, uses_transcript):
 @pytest.mark.parametrize(
     "transcript", ["{{ 7*7 }}", "{% raw %}", "\ue000audio\ue001", "\ue000labels\ue001", "", " \n "]
 )
-def test_a_transcript_passes_no_template(written, transcript):
+def test_a_transcript_is_not_processed_as_a_template(written, transcript):
     prompt = load_prompt(written("name: p\nuser: 'Said {{ transcript }}!'"))
     conversation = prompt.conversation(given(transcript), LABELS)
     assert conversation.messages[0].parts[1] == Part("words", transcript)
     assert conversation.audio_slots == 0
 
 
-def test_a_missing_transcript_is_an_error_where_it_is_read(written):
+def test_a_missing_transcript_is_an_error_if_the_prompt_uses_it(written):
     with pytest.raises(ConfigError, match=r"utterance u1 has no transcript.*prompt p"):
         load_prompt(written("name: p\nuser: '{{ transcript }}'")).conversation(given(None), LABELS)
     assert load_prompt(written("name: p\nuser: '{{ audio }}'")).conversation(given(None), LABELS).audio_slots == 1
@@ -116,7 +116,7 @@ def test_answers_for_some_labels_only_are_refused(written):
     assert plain.label_set(LABELS) is LABELS
 
 
-def test_the_digest_depends_on_the_prompt_and_not_on_comments(written):
+def test_the_digest_depends_on_content_and_not_on_comments(written):
     first = load_prompt(written("name: p\nuser: '{{ audio }}'")).digest
     assert load_prompt(written("# why\nname: p\nuser: '{{ audio }}'")).digest == first
     assert load_prompt(written("name: p\nuser: '{{ audio }}?'")).digest != first

@@ -38,13 +38,13 @@ def run(*arguments):
         ("list.json", '["a", {"utterance_id": "b"}]'),
     ],
 )
-def test_files_of_every_form(tmp_path, name, content):
+def test_files_of_every_form_are_read(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert read_split_file(tmp_path / name) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("ids.txt", "\n", "no utterance ids"),
         ("ids.txt", "a\na\n", "1 duplicate ids, for example a"),
@@ -56,9 +56,9 @@ def test_files_of_every_form(tmp_path, name, content):
         ("ids.json", "[" * 100_000, r"not valid \.json"),
     ],
 )
-def test_a_file_without_ids_is_named(tmp_path, name, content, said):
+def test_a_file_without_ids_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_split_file(tmp_path / name)
     with pytest.raises(ConfigError, match=r"gone\.txt: cannot be read"):
         read_split_file(tmp_path / "gone.txt")
@@ -76,14 +76,14 @@ def test_facts_of_the_ids_are_compared_for_each_pair_of_splits():
     assert [line.partition(" share")[0] for line in audit.failures(["speaker"])] == ["train and test"] * 2
 
 
-def test_other_ways_to_write_an_id():
+def test_other_forms_of_an_id_are_recognised():
     plain, emobox = ravdess_ids(1), [f"ravdess-{name}" for name in ravdess_ids(2)]
     paths = [f"Actor_03/{name}.wav" for name in ravdess_ids(3)]
     audit = audit_split({"train": plain, "dev": emobox, "test": paths})
     assert (audit.corpus, audit.failures(["speaker"])) == ("ravdess", [])
 
 
-def test_one_utterance_written_in_two_ways_is_one_utterance():
+def test_an_utterance_in_two_forms_is_one_utterance():
     (name,) = ravdess_ids(1, emotions=(1,))
     audit = audit_split({"train": [f"Actor_01/{name}.wav"], "test": [f"ravdess-{name}"]})
     assert overlap(audit, "utterance").shared == 1
@@ -91,7 +91,7 @@ def test_one_utterance_written_in_two_ways_is_one_utterance():
         audit_split({"train": [name, f"{name}.wav"], "test": ravdess_ids(2)})
 
 
-def test_what_is_not_known_proves_nothing():
+def test_an_unknown_value_proves_nothing():
     audit = audit_split({"train": ravdess_ids(1), "test": ravdess_ids(2)})
     assert audit.failures(["speaker"]) == []
     assert audit.failures(["session"]) == [
@@ -99,7 +99,7 @@ def test_what_is_not_known_proves_nothing():
     ]
 
 
-def test_ids_of_no_corpus_and_of_another():
+def test_ids_of_no_corpus_or_of_another_are_refused():
     with pytest.raises(ConfigError, match="no corpus has ids such as 'u1'; set --corpus"):
         audit_split({"train": ["u1"], "test": ["u2"]})
     with pytest.raises(ConfigError, match="'u1' is not an utterance id of ravdess; is --corpus right"):
@@ -133,7 +133,7 @@ def test_a_prepared_corpus_has_transcripts_and_audio(prepared):
         audit_split({"train": ["u0"], "test": ["u9"]}, prepared=corpus)
 
 
-def test_the_command_says_it_by_its_status(tmp_path, prepared):
+def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared):
     files = {}
     for name, ids in {
         "train": ravdess_ids(1, 2),

@@ -14,7 +14,7 @@ def test_unmapped_utterances_are_counted_and_in_no_fold(toy_corpus, toy_protocol
     assert not folded.folds.frame["utterance_id"].str.endswith(("_2", "_3")).any()
 
 
-def test_the_same_sound_under_two_names_is_a_leak(toy_protocol, tmp_path, tone):
+def test_the_same_audio_under_two_names_is_a_leak(toy_protocol, tmp_path, tone):
     rows = [
         Utterance(
             utterance_id=f"u{number}", corpus="toy", audio_path=f"{number}.wav",
@@ -37,6 +37,6 @@ def test_a_protocol_for_another_corpus_is_refused(toy_corpus, toy_protocol):
 
 
 def test_a_task_that_maps_nothing_is_refused(toy_corpus, toy_protocol):
-    nothing = InlineTask("two", {"calm": ["calm"], "angry": ["angry"]})
+    task = InlineTask("two", {"calm": ["calm"], "angry": ["angry"]})
     with pytest.raises(CorpusError, match="corpus toy: no utterance has a label of task two"):
-        fold_corpus(toy_corpus(), toy_protocol(inline_task=nothing))
+        fold_corpus(toy_corpus(), toy_protocol(inline_task=task))

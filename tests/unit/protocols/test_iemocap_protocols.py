@@ -23,7 +23,7 @@ def lines():
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Four-class utterances of a synthetic release with the published counts, as its reader gives them."""
+    """Four-class utterances of a synthetic release with the published counts, as its reader yields them."""
     root = tmp_path_factory.mktemp("synthetic_iemocap")
     write(root, published())
     task = load_tasks("iemocap")["iemocap_4"]
@@ -41,7 +41,7 @@ def sizes(folds):
 
 
 def values(table, folds, fold, column):
-    """Side -> its values of a column."""
+    """Split -> its values of a column."""
     rows = table.set_index("utterance_id")[column]
     return {split: set(rows[folds.ids(fold, split)].dropna()) for split in SPLITS}
 
@@ -66,11 +66,11 @@ def test_five_sessions_have_the_published_sizes(table):
     assert folds.describe()[1].startswith("train, dev and test are disjoint in: speaker, session, audio; they share: ")
 
 
-def test_sessions_share_their_scripts_and_say_so(table):
-    asked = protocol("iemocap_5sessions")
-    assert make_folds(table, asked).shared["script"] == 3
+def test_sessions_share_their_scripts_and_state_it(table):
+    chosen = protocol("iemocap_5sessions")
+    assert make_folds(table, chosen).shared["script"] == 3
     with pytest.raises(SplitLeakError, match="fold 1: 3 values of script are in two splits, for example 'script01'"):
-        make_folds(table, replace(asked, disjoint_in=["script"], shared_in=["transcript"]))
+        make_folds(table, replace(chosen, disjoint_in=["script"], shared_in=["transcript"]))
 
 
 def test_a_release_that_lacks_an_utterance_is_not_the_published_one(table):
@@ -96,7 +96,7 @@ def test_ten_speakers_test_each_once_and_train_on_other_sessions(table):
     assert "speaker-dependent" not in " ".join(folds.describe())
 
 
-def test_session_and_script_share_neither_and_say_how_many_are_tested(table, lines):
+def test_session_and_script_folds_share_neither_and_state_their_size(table, lines):
     folds = make_folds(table, protocol("iemocap_session_script"))
     for fold in range(1, 6):
         for column in ("speaker", "session", "script", "audio"):
@@ -118,8 +118,8 @@ def test_session_and_script_share_neither_and_say_how_many_are_tested(table, lin
 
 def test_a_recording_of_the_held_out_session_in_train_would_be_found(table):
     moved = table.copy()
-    asked = protocol("iemocap_session_script")
-    train = make_folds(table, asked).ids(1, "train")
+    chosen = protocol("iemocap_session_script")
+    train = make_folds(table, chosen).ids(1, "train")
     moved.loc[moved["utterance_id"] == train[0], "audio"] = moved.loc[moved["session"] == "Ses01", "audio"].iloc[0]
     with pytest.raises(SplitLeakError, match="fold 1: 1 values of audio"):
-        make_folds(moved, asked)
+        make_folds(moved, chosen)

@@ -4,7 +4,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol, load_protocol
 
-WHOLE = """
+COMPLETE = """
 name: p
 version: 1
 source: here
@@ -19,8 +19,8 @@ def protocol(**changes):
     return Protocol("p", 1, "here", FoldRule("grouped", "speaker"), ["speaker"], **changes)
 
 
-def test_a_whole_file(tmp_path):
-    (tmp_path / "p.yaml").write_text(WHOLE)
+def test_a_complete_file_is_read(tmp_path):
+    (tmp_path / "p.yaml").write_text(COMPLETE)
     loaded = load_protocol(tmp_path / "p.yaml")
     assert (loaded.name, loaded.folds.k, loaded.disjoint_in, loaded.primary_metric) == ("p", 3, ["speaker"], "uar")
 
@@ -41,15 +41,15 @@ def test_a_whole_file(tmp_path):
     ],
 )
 def test_a_wrong_key_is_named(tmp_path, old, new, key):
-    assert old in WHOLE
-    (tmp_path / "p.yaml").write_text(WHOLE.replace(old, new))
+    assert old in COMPLETE
+    (tmp_path / "p.yaml").write_text(COMPLETE.replace(old, new))
     with pytest.raises(ConfigError) as caught:
         load_protocol(tmp_path / "p.yaml")
     assert str(tmp_path / "p.yaml") in str(caught.value)
     assert repr(key) in str(caught.value)
 
 
-def test_a_task_of_the_corpus_by_name():
+def test_a_task_of_the_corpus_is_found_by_name():
     assert protocol(task="two").resolve_task({"two": TWO}) is TWO
     with pytest.raises(ConfigError, match=r"no task 'two'; the corpus has \['four'\]"):
         protocol(task="two").resolve_task({"four": TWO})
@@ -57,7 +57,7 @@ def test_a_task_of_the_corpus_by_name():
         protocol(task="two").resolve_task({})
 
 
-def test_a_task_spelled_out():
+def test_an_inline_task_is_read():
     spelled = InlineTask("mine", {"hap": ["happy", "glad"], "sad": ["sad"]})
     task = protocol(inline_task=spelled).resolve_task({})
     assert (task.name, task.label_set.labels, task.label_set.forms_of("hap")) == (
@@ -70,7 +70,7 @@ def test_a_task_spelled_out():
     assert (merged.label_of("exc"), merged.label_of("hap")) == ("hap", None)
 
 
-def test_one_task_and_not_two():
+def test_exactly_one_task_is_required():
     spelled = InlineTask("mine", {"hap": ["happy"], "sad": ["sad"]})
     for wrong in (protocol(), protocol(task="two", inline_task=spelled)):
         with pytest.raises(ConfigError, match="either 'task' or 'inline_task'"):

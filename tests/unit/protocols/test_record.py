@@ -31,7 +31,7 @@ def corpus(tmp_path, tone):
     return tmp_path / "toy"
 
 
-def test_every_protocol_of_the_corpus_is_recorded_or_says_why_not(corpus, tmp_path):
+def test_every_protocol_of_the_corpus_is_recorded_or_the_reason_is_given(corpus, tmp_path):
     protocols = tmp_path / "protocols"
     protocols.mkdir()
     for name, of, k in (("fits", "toy", 4), ("too_many", "toy", 9), ("another", "other", 4)):
@@ -54,7 +54,7 @@ def test_every_protocol_of_the_corpus_is_recorded_or_says_why_not(corpus, tmp_pa
     assert load(tmp_path / "toy").summary["n_utterances"] == 12  # folds in the folder are ignored
 
 
-def test_a_leak_is_no_misfit(corpus, tmp_path):
+def test_a_leak_is_reported_as_a_leak(corpus, tmp_path):
     protocols = tmp_path / "protocols"
     protocols.mkdir()
     content = PROTOCOL.format(name="leaks", corpus="toy", k=4).replace("shared_in: [audio]", "shared_in: []")

@@ -46,21 +46,21 @@ def test_ravdess_folds_are_those_published(ravdess):
     assert ravdess.folds.digest == "1e35bc61f2c1f50c40712b1c3050c6d0fe7d10ba23c84bf961987dade40070f2"
 
 
-def test_ravdess_actors_of_the_first_fold(ravdess):
+def test_the_first_fold_of_ravdess_has_these_actors(ravdess):
     actors = {split: {name[-2:] for name in ravdess.folds.ids(1, split)} for split in SPLITS}
     assert actors["test"] == {"01", "11", "20", "21"}
     assert actors["dev"] == {"04", "10", "12", "14"}
     assert len(actors["train"]) == 16
 
 
-def test_ravdess_labels_of_a_split(ravdess):
+def test_a_split_of_ravdess_has_these_labels(ravdess):
     truth = ExampleSource(ravdess).examples(3, "test", sampling_rate=None).utterances()["truth"].value_counts()
     assert truth.to_dict() == {"neutral": 16} | {
         label: 32 for label in ravdess.task.label_set.labels if label != "neutral"
     }
 
 
-def test_ravdess_shares_its_two_sentences_and_says_so(prepared_ravdess):
+def test_ravdess_shares_its_two_sentences_and_states_it(prepared_ravdess):
     protocol = load_protocol(PROTOCOLS / "ravdess_6fold.yaml")
     with pytest.raises(SplitLeakError, match=r"fold 1: 2 values of (script|transcript)"):
         fold_corpus(prepared_ravdess, replace(protocol, shared_in=[]))
@@ -87,7 +87,7 @@ def test_circumplex_splits_share_nothing_that_is_claimed(circumplex_table, name,
         make_folds(frame, protocol)
 
 
-def test_a_test_set_is_fully_crossed_so_that_each_word_comes_with_each_voice(circumplex_table):
+def test_a_test_set_is_fully_crossed_so_each_word_occurs_with_each_voice(circumplex_table):
     frame = circumplex_table("masked")
     test = frame[frame["split"] == "test"]
     assert test["label"].value_counts().nunique() == 1

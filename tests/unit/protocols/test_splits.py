@@ -12,7 +12,7 @@ LISTED = FoldRule("listed", "speaker", test={1: ["s1", "s2"], 2: ["s3"], 3: ["s4
 
 
 def table(speakers=("s1", "s2", "s3", "s4", "s5"), each=2, **columns):
-    """Utterances that share nothing but their speaker."""
+    """Utterances that share only their speaker."""
     names = [f"{speaker}_{number}" for speaker in speakers for number in range(each)]
     frame = pd.DataFrame({"utterance_id": names, "speaker": [name.split("_")[0] for name in names]})
     frame["session"] = frame["script"] = None
@@ -40,7 +40,7 @@ def test_listed_groups_are_test_then_dev():
     assert folds.ids(1, "test") == ["s1_0", "s1_1", "s2_0", "s2_1"]
 
 
-def test_no_order_of_rows_changes_a_fold():
+def test_the_order_of_rows_does_not_change_a_fold():
     shuffled = table().sample(frac=1, random_state=3)
     for rule in (LISTED, FoldRule("grouped", "speaker", k=4, seed=1)):
         first, second = make_folds(table(), protocol(rule)), make_folds(shuffled, protocol(rule))
@@ -67,20 +67,20 @@ def test_grouped_tests_every_speaker_once_and_shares_none(seed):
         assert folds.ids(fold, "dev") == folds.ids(fold % 4 + 1, "test")
 
 
-def test_another_seed_deals_otherwise():
+def test_another_seed_makes_other_folds():
     frame = table([f"s{number}" for number in range(12)])
     digests = {make_folds(frame, protocol(FoldRule("grouped", "speaker", k=4, seed=seed))).digest for seed in range(3)}
     assert len(digests) == 3
 
 
-def test_a_column_may_hold_the_split():
+def test_a_column_may_contain_the_split():
     split = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
     folds = make_folds(table(session=split), protocol(FoldRule("column", "session"), ["speaker", "session"]))
     assert [speakers(folds, 1, split) for split in SPLITS] == [["s1", "s2", "s3"], ["s4"], ["s5"]]
 
 
 @pytest.mark.parametrize("split", [["train"] * 8 + ["dev"] * 2, ["train"] * 6 + ["dev"] * 2 + ["tests"] * 2])
-def test_a_column_of_other_words_is_refused(split):
+def test_a_column_of_other_values_is_refused(split):
     with pytest.raises(ConfigError, match="column 'session' must have values"):
         make_folds(table(session=split), protocol(FoldRule("column", "session"), ["speaker"]))
 
@@ -97,7 +97,7 @@ def test_a_column_of_other_words_is_refused(split):
         (FoldRule("grouped", "speaker", k=2), "needs 3 <= k"),
     ],
 )
-def test_a_rule_that_does_not_fit_the_corpus(rule, message):
+def test_a_rule_that_does_not_fit_the_corpus_is_refused(rule, message):
     with pytest.raises(ConfigError, match=message):
         make_folds(table(), protocol(rule))
 
@@ -120,7 +120,7 @@ def test_an_unknown_speaker_proves_nothing():
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_leak_is_found_and_named(column):
     session = ["train"] * 6 + ["dev"] * 2 + ["test"] * 2
-    if column == "session":  # the rule's own column cannot leak, so deal by speaker
+    if column == "session":  # the rule's own column cannot leak, so group by speaker
         frame, rule = table(session=["one session"] * 10), LISTED
     else:
         frame, rule = table(session=session), FoldRule("column", "session")
@@ -146,15 +146,15 @@ def test_missing_transcripts_and_scripts_share_nothing():
     assert make_folds(table(transcript=None), protocol(disjoint_in=["speaker", "transcript", "script"]))
 
 
-def test_three_splits_are_needed():
+def test_three_splits_are_required():
     frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
-    whole = make_folds(frame, protocol(FoldRule("column", "session")))
-    assert len(whole.frame) == 10
+    complete = make_folds(frame, protocol(FoldRule("column", "session")))
+    assert len(complete.frame) == 10
     with pytest.raises(ConfigError, match="must have values"):
         make_folds(frame[frame["session"] != "dev"], protocol(FoldRule("column", "session")))
 
 
-def test_there_is_no_fold_beyond_the_last():
+def test_a_fold_after_the_last_is_refused():
     folds = make_folds(table(), protocol())
     for fold in (0, 4, -1):
         with pytest.raises(ConfigError, match=rf"argument 'fold': no fold {fold} in protocol p; it has \[1, 2, 3\]"):
@@ -162,8 +162,8 @@ def test_there_is_no_fold_beyond_the_last():
 
 
 def test_the_protocol_is_kept_with_its_folds():
-    asked = replace(protocol(), version=7)
-    assert make_folds(table(), asked).protocol.version == 7
+    changed = replace(protocol(), version=7)
+    assert make_folds(table(), changed).protocol.version == 7
 
 
 CROSSED = FoldRule("crossed", test={1: ["A", "p1"], 2: ["B", "p2"], 3: ["C", "p3"], 4: ["D", "p2"]})
@@ -192,7 +192,7 @@ def test_crossed_holds_out_a_session_and_a_script_together():
     assert folds.ids(1, "test") == ["A_impro_0", "A_impro_1", "A_p1_0", "A_p1_1"]
     assert folds.ids(1, "dev") == ["B_impro_0", "B_impro_1", "B_p2_0", "B_p2_1"]
     assert {name.rpartition("_")[0] for name in folds.ids(1, "train")} == {"C_impro", "C_p3", "D_impro", "D_p3"}
-    assert folds.n_tested() == 4 * 4  # of 32: two plays of each session are tested nowhere
+    assert folds.n_tested() == 4 * 4  # of 32: two plays of each session are never tested
     assert "16 utterances tested" in folds.describe()[0]
     plain = FoldRule("listed", "session", test={1: ["A"], 2: ["B"], 3: ["C"], 4: ["D"]})
     with pytest.raises(SplitLeakError, match="3 values of script are in two splits"):
@@ -207,7 +207,7 @@ def test_crossed_holds_out_a_session_and_a_script_together():
         ({1: ["A", "p1"], 2: ["B", "p2"]}, "numbered 1, 2, 3"),
     ],
 )
-def test_a_crossed_rule_that_does_not_fit_the_corpus(test, message):
+def test_a_crossed_rule_that_does_not_fit_the_corpus_is_refused(test, message):
     with pytest.raises(ConfigError, match=message):
         make_folds(sessions_and_scripts(), protocol(FoldRule("crossed", test=test)))
 
@@ -227,7 +227,7 @@ def test_dev_groups_may_be_listed_too():
         make_folds(frame, protocol(replace(rule, dev={**rule.dev, 1: ["aF"]}), shared_in=["session"]))
 
 
-def test_a_file_may_say_the_split(tmp_path):
+def test_a_file_may_list_the_split(tmp_path):
     (tmp_path / "lists.csv").write_text(
         "session,split,fold\na,train,1\nb,dev,1\nc,test,1\na,test,2\nb,train,2\nc,dev,2\n"
     )
@@ -235,7 +235,7 @@ def test_a_file_may_say_the_split(tmp_path):
     folds = make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv")), ["session"]))
     assert [len(folds.ids(1, split)) for split in SPLITS] == [2, 2, 4]
     assert folds.ids(2, "test") == folds.ids(1, "train")
-    assert not any(name.startswith("s5") for name in folds.frame["utterance_id"])  # session z is on no split
+    assert not any(name.startswith("s5") for name in folds.frame["utterance_id"])  # session z is in no split
     (tmp_path / "lists.csv").write_text("session,split\na,train\na,dev\nc,test\n")
     with pytest.raises(ConfigError, match="lists a twice in fold 1"):
         make_folds(frame, protocol(FoldRule("file", "session", file=str(tmp_path / "lists.csv"))))
@@ -250,19 +250,19 @@ def test_a_column_is_mapped_and_other_values_are_in_no_split():
         make_folds(frame, protocol(replace(rule, map={"Train": "train", "Development": "dev", "Test9": "test"})))
 
 
-def test_what_is_unknown_may_be_declared_and_is_counted():
+def test_unknown_values_may_be_declared_and_are_counted():
     frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
     frame.loc[[0, 9], "speaker"] = None
-    asked = replace(protocol(FoldRule("column", "session")), unknown_in=["speaker"])
-    folds = make_folds(frame, asked)
+    changed = replace(protocol(FoldRule("column", "session")), unknown_in=["speaker"])
+    folds = make_folds(frame, changed)
     assert folds.unknown == {"speaker": 2}
     assert "speaker (2 utterances unknown)" in folds.describe()[1]
     frame.loc[[1, 8], "speaker"] = "s9"
     with pytest.raises(SplitLeakError, match="values of speaker"):
-        make_folds(frame, asked)
+        make_folds(frame, changed)
 
 
-def test_a_split_says_what_it_shares_and_when_it_is_speaker_dependent():
+def test_folds_state_shared_columns_and_speaker_dependence():
     frame = table(session=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
     frame.loc[[0, 9], "speaker"] = "s1"
     folds = make_folds(frame, protocol(FoldRule("column", "session"), [], ["speaker"]))
@@ -273,16 +273,16 @@ def test_a_split_says_what_it_shares_and_when_it_is_speaker_dependent():
     ]
 
 
-def test_a_corpus_that_is_not_the_one_the_protocol_knows_is_said():
-    whole = make_folds(table(), protocol())
-    known = {1: {"test": KnownSplit(4, hash_ids(whole.ids(1, "test"))), "train": KnownSplit(4)}}
-    asked = replace(protocol(), known=known, release="release 2")
-    assert make_folds(table(), asked).departures() == []
-    fewer = make_folds(table().drop(index=1), asked)
+def test_a_departure_from_the_known_utterances_is_stated():
+    complete = make_folds(table(), protocol())
+    known = {1: {"test": KnownSplit(4, hash_ids(complete.ids(1, "test"))), "train": KnownSplit(4)}}
+    changed = replace(protocol(), known=known, release="release 2")
+    assert make_folds(table(), changed).departures() == []
+    fewer = make_folds(table().drop(index=1), changed)
     assert fewer.departures() == [Note(NoteCode.FOLD_SIZE, "test", 3, facts={"fold": 1, "expected": 4})]
     assert fewer.describe()[-1] == (
         "not the utterances of release 2, so results are not comparable with published ones: Fold 1, test: "
         "3 utterances here, 4 in the protocol."
     )
     renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
-    assert make_folds(renamed, asked).departures() == [Note(NoteCode.FOLD_UTTERANCES, "test", 4, facts={"fold": 1})]
+    assert make_folds(renamed, changed).departures() == [Note(NoteCode.FOLD_UTTERANCES, "test", 4, facts={"fold": 1})]

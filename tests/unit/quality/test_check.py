@@ -34,7 +34,7 @@ def reason_of(quality, flag, name):
 
 
 def plant(folder, rows):
-    """Five faults, and two more of the kinds that hide: clipped and then scaled, and a copy in another container."""
+    """Seven faults; two are less obvious: clipped and then scaled, and a copy in another container."""
     names = [name for name in rows if rows[name]["speaker"] in ("02", "04")]
     planted = {}
     rows[names[0]]["transcript"] = "Kids are talking by the door, and so it went on for a very long time. " * 8
@@ -70,10 +70,10 @@ def real(shared_data_folder, tmp_path_factory):
         start_s = 0.0
         for source in sorted((shared_data_folder / "ravdess" / f"Actor_{actor}").glob("*.flac")):
             shutil.copy(source, folder)
-            said = "Kids are talking by the door." if source.stem[12:14] == "01" else "Dogs are sitting by the door."
+            spoken = "Kids are talking by the door." if source.stem[12:14] == "01" else "Dogs are sitting by the door."
             end_s = start_s + soundfile.info(source).duration + random.uniform(-0.05, 0.05)
             rows[source.stem] = {
-                "path": source.name, "transcript": said, "speaker": actor, "start_s": start_s, "end_s": end_s,
+                "path": source.name, "transcript": spoken, "speaker": actor, "start_s": start_s, "end_s": end_s,
             }  # fmt: skip
             start_s = end_s + 1
     planted = plant(folder, rows)
@@ -87,7 +87,7 @@ def real(shared_data_folder, tmp_path_factory):
     return load(prepared), planted
 
 
-def test_planted_faults_are_found_and_little_else(real, tmp_path):
+def test_planted_faults_are_found_with_few_other_findings(real, tmp_path):
     corpus, planted = real
     assert len(corpus.dataset) == 302
     quality = check_corpus(corpus, tmp_path, processes=1)
@@ -105,7 +105,7 @@ def test_planted_faults_are_found_and_little_else(real, tmp_path):
 def test_swapped_transcripts_of_real_sentences_are_found(real, tmp_path):
     corpus, planted = real
     transcripts = dict(zip(corpus.dataset["utterance_id"], corpus.dataset["transcript"], strict=True))
-    hypotheses = {name: said for name, said in transcripts.items() if name not in planted}
+    hypotheses = {name: spoken for name, spoken in transcripts.items() if name not in planted}
     swapped = list(hypotheses)[10]
     hypotheses[swapped] = (
         "dogs are sitting by the door" if "Kids" in hypotheses[swapped] else "kids are talking by the door"
@@ -125,7 +125,7 @@ def test_processes_do_not_change_the_result(real, tmp_path):
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["quality.csv", "quality.json"]
 
 
-# ---- one thing at a time, on noise that swells and fades as syllables do
+# ---- single faults, in noise with an envelope like that of syllables
 
 
 def syllables(seconds, seed=0, gain=0.3):
@@ -162,7 +162,7 @@ def check(tmp_path):
     return run
 
 
-def test_nothing_is_found_where_nothing_is_wrong(check):
+def test_nothing_is_found_in_a_corpus_without_faults(check):
     quality, found = check(usual())
     assert not any(found.values())
     assert (quality.summary["n_flagged"], set(quality.summary["flags"].values())) == (0, {0, None})
@@ -183,12 +183,12 @@ def test_nothing_is_found_where_nothing_is_wrong(check):
         ("duration_mismatch", utterance("odd", syllables(2, seed=99), start_s=5.0, end_s=6.6)),
     ],
 )
-def test_an_odd_one_among_usual_ones(check, flag, odd):
+def test_an_outlier_among_usual_utterances_is_found(check, flag, odd):
     _, found = check([*usual(), odd])
     assert {name: flags for name, flags in found.items() if flags} == {"odd": [flag]}
 
 
-def test_missing_stays_missing_and_is_counted(check):
+def test_missing_values_stay_missing_and_are_counted(check):
     quality, found = check([*usual(), utterance("without", syllables(2, seed=99), transcript=None, start_s=1.0)])
     assert found["without"] == []
     summary = quality.summary
@@ -204,7 +204,7 @@ def test_duplicates_name_the_first_and_silence_is_no_duplicate(check):
     assert found["quiet1"] == found["quiet2"] == ["silent"]
 
 
-def test_one_sound_at_another_gain_is_not_taken_for_a_duplicate(check):
+def test_the_same_audio_at_another_gain_is_not_a_duplicate(check):
     sound = syllables(2, seed=99)
     _, found = check([*usual(), utterance("loud", sound), utterance("soft", 0.5 * sound)])
     assert found["soft"] == []
@@ -215,7 +215,7 @@ def test_few_utterances_have_no_outliers(check):
     assert found["long"] == []
 
 
-def test_known_defects_are_listed_with_their_source_even_where_the_utterance_is_gone(check):
+def test_known_defects_of_missing_utterances_are_listed_with_their_source(check):
     defects = {"usual3": "silent at the end (README of the release)", "gone": "corrupt (README of the release)"}
     quality, found = check(usual(), known_defects=defects)
     assert found["usual3"] == ["known_defect"]
@@ -246,7 +246,7 @@ def test_two_swapped_transcripts_name_each_other_in_their_own_dialogue(check):
     assert "matches d2_0" in reason_of(quality, "transcript_swapped", "d2_1")
 
 
-def test_other_words_are_a_mismatch_and_usual_errors_are_none(check):
+def test_other_words_are_a_mismatch_and_usual_errors_are_not(check):
     rows = spoken()
     hypotheses = {row.utterance_id: row.transcript for row in rows}
     hypotheses |= {"d1_0": "buy two tickets for the circus", "d1_1": "i ever said that to m", "d1_2": ""}
@@ -287,9 +287,9 @@ def test_word_times_are_compared_with_audio_and_transcript(check, tmp_path):
     folder.mkdir()
     words = ["how", "are", "you", "all", "today"]
 
-    def write(name, end_s, said):
-        step = end_s / len(said)
-        content = [{"word": word, "start": i * step, "end": (i + 1) * step} for i, word in enumerate(said)]
+    def write(name, end_s, spoken):
+        step = end_s / len(spoken)
+        content = [{"word": word, "start": i * step, "end": (i + 1) * step} for i, word in enumerate(spoken)]
         (folder / f"{name}.json").write_text(json.dumps(content))
 
     write("usual0", 1.5, ["How", "are", "you", "all", "to-day"])
@@ -324,7 +324,7 @@ def test_levels_and_silence_of_a_known_sound():
     assert sound.silence_share == pytest.approx(0.5)
 
 
-def test_clipping_is_seen_at_any_level():
+def test_clipping_is_found_at_any_level():
     loud = np.clip(2 * syllables(1, gain=1.0), -1, 1).astype(np.float32)
     clipped, scaled = (measure_sound(Waveform(gain * loud, RATE)) for gain in (np.float32(1), np.float32(0.5)))
     assert clipped.clipped_share > 0.05
@@ -341,7 +341,7 @@ def test_thresholds_are_set_by_name(check):
 
 
 @pytest.mark.parametrize("setting", ["shortest=1", "shortest_s=soon", "shortest_s", "shortest_s=nan"])
-def test_a_setting_that_is_none_is_refused(setting):
+def test_a_malformed_setting_is_refused(setting):
     with pytest.raises(ConfigError, match="shortest"):
         with_settings(Thresholds(), [setting])
 
@@ -351,7 +351,7 @@ def test_every_flag_is_in_the_summary(check):
     assert list(quality.summary["flags"]) == list(FLAGS)
 
 
-def test_what_was_not_looked_at_is_not_called_zero(check):
+def test_an_unchecked_flag_has_no_count(check):
     unchecked, _ = check(usual())
     assert [flag for flag, n in unchecked.summary["flags"].items() if n is None] == [
         "duration_mismatch", "transcript_swapped", "transcript_mismatch", "word_times_unreadable", "words_mismatch",

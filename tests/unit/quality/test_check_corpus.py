@@ -28,7 +28,7 @@ def command():
 
 @pytest.fixture
 def data(tmp_path):
-    """A prepared corpus of 30, of which one is silent; its transcript would be markup if it were not escaped."""
+    """A prepared corpus of 30, of which one is silent and has markup as its transcript."""
     folder = tmp_path / "mine"
 
     def rows():
@@ -36,14 +36,14 @@ def data(tmp_path):
             sound = np.random.default_rng(i).uniform(-0.3, 0.3, 8000 * 2 + 100 * i)
             file = io.BytesIO()
             soundfile.write(file, 0 * sound if i == 7 else sound, 8000, format="WAV")
-            said = "<script>alert(1)</script> how & why" if i == 7 else "how are you all today"
-            yield Utterance(utterance_id=f"u{i}", corpus="mine", audio_bytes=file.getvalue(), transcript=said)
+            words = "<script>alert(1)</script> how & why" if i == 7 else "how are you all today"
+            yield Utterance(utterance_id=f"u{i}", corpus="mine", audio_bytes=file.getvalue(), transcript=words)
 
     write_corpus(rows(), corpus="mine", out_dir=folder, loader_version="1", processes=1)
     return folder
 
 
-def test_it_writes_three_files_and_a_line_per_flag(command, data, capsys):
+def test_it_writes_three_files_and_one_line_per_flag(command, data, capsys):
     assert command([str(data), "--processes", "1"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^suspicious +1 \(3\.3%\)$", printed, re.MULTILINE)
@@ -55,7 +55,7 @@ def test_it_writes_three_files_and_a_line_per_flag(command, data, capsys):
     assert len((out / "quality.csv").read_text().splitlines()) == 31
 
 
-def test_the_report_is_complete_without_a_network_and_says_what_was_not_checked(command, data, tmp_path):
+def test_the_report_needs_no_network_and_lists_unchecked_flags(command, data, tmp_path):
     assert command([str(data), "--out", str(tmp_path / "out"), "--set", "shortest_s=0.1", "--processes", "1"]) == 0
     page = (tmp_path / "out" / "quality.html").read_text()
     outside = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:|#)([^"')\s>]+)""", page)
@@ -100,7 +100,7 @@ def test_a_folder_that_is_not_a_prepared_corpus_is_refused(command, tmp_path, ca
     assert "no such folder; prepare it with" in capsys.readouterr().err
 
 
-def test_it_runs_as_a_program_and_reaches_no_torch():
+def test_it_runs_as_a_program_and_does_not_import_torch():
     code = "import sys; sys.path.insert(0, 'eval'); import check_corpus; "
     code += "print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
