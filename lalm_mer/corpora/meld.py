@@ -91,7 +91,8 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
         elif item.name in tables:
             tables[item.name].append(item)
         elif item.suffix.lower() in AUDIO_SUFFIXES | VIDEO_SUFFIXES:
-            if (rejection := _take_clip(relative(root, item), splits)) is not None:
+            rejection = _take_clip(relative(root, item), splits)
+            if rejection is not None:
                 yield rejection
     if not any(tables.values()):
         raise CorpusError(f"{root}: none of {', '.join(tables)}; set corpus.root to the folder of MELD.Raw")

@@ -18,7 +18,7 @@ from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.provenance import atomic_path
 
-__all__ = ["Predictions"]
+__all__ = ["EvaluatedSplit", "Predictions"]
 
 _COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
             "prediction", "answer")  # fmt: skip
@@ -28,6 +28,31 @@ _PREFIX = "log_prob_"
 _METADATA_KEY = b"lalm_mer"
 _SUM_TOLERANCE = 1e-3  # of exp(log-probs), wide enough for scores computed in bfloat16 and normalised in float32
 _TIE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class EvaluatedSplit:
+    """The test split of a run.
+
+    Args:
+        utterance_ids: N ids
+        speakers: N speakers, None where unknown
+        truth: N labels, each one of ``labels``
+        labels: the K labels, in the order of the score columns
+        corpus: name of the corpus
+        fold: number of the fold
+        seed: seed of the run
+        condition: one of ``CONDITIONS``: the change of the inputs
+    """
+
+    utterance_ids: Sequence[str]
+    speakers: Sequence[str | None]
+    truth: Sequence[str]
+    labels: Sequence[str]
+    corpus: str
+    fold: int
+    seed: int
+    condition: str = UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -61,104 +86,58 @@ class Predictions:
         _check_log_probs(self)
 
     @classmethod
-    def from_scores(
-        cls,
-        *,
-        utterance_ids: Sequence[str],
-        speakers: Sequence[str | None],
-        corpus: str,
-        fold: int,
-        seed: int,
-        truth: Sequence[str],
-        log_probs: npt.NDArray[np.floating],
-        labels: Sequence[str],
-        condition: str = UNCHANGED,
-    ) -> Predictions:
+    def from_scores(cls, split: EvaluatedSplit, log_probs: npt.NDArray[np.floating]) -> Predictions:
         """The table of a recognizer that scores labels.
 
         Args:
-            utterance_ids: N ids
-            speakers: N speakers, None where unknown
-            corpus: name of the corpus
-            fold: number of the fold, whose test split was scored
-            seed: seed of the run
-            truth: N labels, each one of ``labels``
+            split: N utterances and K labels
             log_probs: shape (N, K), log_softmax over the labels; a row of NaN for an unscored utterance
-            labels: the K labels, in the order of the columns of ``log_probs``
-            condition: one of ``CONDITIONS``: the change of the inputs
 
         Raises:
             PredictionError: if lengths differ or the table is not valid
 
         Example:
-            >>> table = Predictions.from_scores(
-            ...     utterance_ids=["u1", "u2"], speakers=["s1", None], corpus="demo", fold=1, seed=0,
-            ...     truth=["hap", "sad"], log_probs=np.log([[0.9, 0.1], [np.nan, np.nan]]), labels=["hap", "sad"])
-            >>> table.frame["prediction"].tolist()
+            >>> split = EvaluatedSplit(["u1", "u2"], ["s1", None], ["hap", "sad"], ["hap", "sad"], "demo", 1, seed=0)
+            >>> Predictions.from_scores(split, np.log([[0.9, 0.1], [np.nan, np.nan]])).frame["prediction"].tolist()
             ['hap', '<unscored>']
         """
-        scores = np.asarray(log_probs, dtype=np.float64)
-        count = len(utterance_ids)
-        if scores.shape != (count, len(labels)) or len(speakers) != count or len(truth) != count:
+        scores, count = np.asarray(log_probs, dtype=np.float64), len(split.utterance_ids)
+        if scores.shape != (count, len(split.labels)) or len(split.speakers) != count or len(split.truth) != count:
             raise PredictionError(
-                f"predictions: {count} utterances and {len(labels)} labels, but {len(speakers)} speakers, "
-                f"{len(truth)} truths and log-probs of shape {scores.shape}; expected one of each per utterance"
+                f"predictions: {count} utterances and {len(split.labels)} labels, but {len(split.speakers)} speakers, "
+                f"{len(split.truth)} truths and log-probs of shape {scores.shape}; expected one of each per utterance"
             )
         unscored = np.isnan(scores).all(axis=1)
         best = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
-        frame = _frame(
-            utterance_ids, speakers, corpus, fold, seed, truth, condition,
-            np.where(unscored, UNSCORED, np.asarray(labels, dtype=object)[best]), [None] * count,
-        )  # fmt: skip
-        for column, label in enumerate(labels):
-            frame[_PREFIX + label] = scores[:, column]
-        return cls(frame, tuple(labels))
+        prediction = np.where(unscored, UNSCORED, np.asarray(split.labels, dtype=object)[best])
+        return cls(_frame(split, prediction, [None] * count, scores), tuple(split.labels))
 
     @classmethod
-    def from_answers(
-        cls,
-        *,
-        utterance_ids: Sequence[str],
-        speakers: Sequence[str | None],
-        corpus: str,
-        fold: int,
-        seed: int,
-        truth: Sequence[str],
-        answers: Sequence[str | None],
-        parsed: Sequence[str],
-        labels: Sequence[str],
-        condition: str = UNCHANGED,
-    ) -> Predictions:
+    def from_answers(cls, split: EvaluatedSplit, answers: Sequence[str | None], parsed: Sequence[str]) -> Predictions:
         """The table of a recognizer that generates answers; the ``log_prob_`` columns are null.
 
-        The other arguments are those of ``from_scores``.
-
         Args:
+            split: N utterances and K labels
             answers: N generated answers; None for an unscored utterance
-            parsed: N labels, each one of ``labels``, or ``UNPARSED``; ignored for an unscored utterance
+            parsed: N labels, each one of ``split.labels``, or ``UNPARSED``; ignored for an unscored utterance
 
         Raises:
             PredictionError: if lengths differ or the table is not valid
 
         Example:
-            >>> table = Predictions.from_answers(
-            ...     utterance_ids=["u1", "u2", "u3"], speakers=["s1", "s1", None], corpus="demo", fold=1, seed=0,
-            ...     truth=["hap", "sad", "sad"], answers=["Happy.", "Hm", None], parsed=["hap", UNPARSED, UNPARSED],
-            ...     labels=["hap", "sad"])
-            >>> table.frame["status"].tolist()
-            ['scored', 'unparsed', 'unscored']
+            >>> split = EvaluatedSplit(["u1", "u2"], ["s1", None], ["hap", "sad"], ["hap", "sad"], "demo", 1, seed=0)
+            >>> Predictions.from_answers(split, ["Happy.", "Hm"], ["hap", UNPARSED]).frame["status"].tolist()
+            ['scored', 'unparsed']
         """
-        lengths = {len(column) for column in (utterance_ids, speakers, truth, answers, parsed)}
-        if len(lengths) > 1:
+        count = len(split.utterance_ids)
+        if any(len(column) != count for column in (split.speakers, split.truth, answers, parsed)):
             raise PredictionError(
-                f"predictions: {len(utterance_ids)} utterances, but {len(speakers)} speakers, {len(truth)} truths, "
+                f"predictions: {count} utterances, but {len(split.speakers)} speakers, {len(split.truth)} truths, "
                 f"{len(answers)} answers and {len(parsed)} parsed labels; expected one of each per utterance"
             )
         prediction = [UNSCORED if answer is None else label for answer, label in zip(answers, parsed, strict=True)]
-        frame = _frame(utterance_ids, speakers, corpus, fold, seed, truth, condition, prediction, answers)
-        for label in labels:
-            frame[_PREFIX + label] = np.nan
-        return cls(frame, tuple(labels))
+        scores = np.full((count, len(split.labels)), np.nan)
+        return cls(_frame(split, prediction, answers, scores), tuple(split.labels))
 
     @classmethod
     def concat(cls, tables: Sequence[Predictions]) -> Predictions:
@@ -222,33 +201,26 @@ class Predictions:
 
 
 def _frame(
-    utterance_ids: Sequence[str],
-    speakers: Sequence[str | None],
-    corpus: str,
-    fold: int,
-    seed: int,
-    truth: Sequence[str],
-    condition: str,
+    split: EvaluatedSplit,
     prediction: Sequence[str] | npt.NDArray[np.object_],
     answers: Sequence[str | None],
+    scores: npt.NDArray[np.float64],
 ) -> pd.DataFrame:
-    """The columns before the scores."""
     status = {UNPARSED: "unparsed", UNSCORED: "unscored"}
-    return pd.DataFrame(
-        {
-            "utterance_id": list(utterance_ids),
-            "speaker": list(speakers),
-            "corpus": corpus,
-            "fold": fold,
-            "seed": seed,
-            "task": "single",
-            "condition": condition,
-            "status": [status.get(label, "scored") for label in prediction],
-            "truth": list(truth),
-            "prediction": list(prediction),
-            "answer": list(answers),
-        }
-    )
+    columns = {
+        "utterance_id": list(split.utterance_ids),
+        "speaker": list(split.speakers),
+        "corpus": split.corpus,
+        "fold": split.fold,
+        "seed": split.seed,
+        "task": "single",
+        "condition": split.condition,
+        "status": [status.get(label, "scored") for label in prediction],
+        "truth": list(split.truth),
+        "prediction": list(prediction),
+        "answer": list(answers),
+    }
+    return pd.DataFrame(columns | {_PREFIX + label: scores[:, k] for k, label in enumerate(split.labels)})
 
 
 def _check_columns(table: Predictions) -> None:

@@ -13,7 +13,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.provenance import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
-from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
 from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
@@ -55,7 +55,7 @@ class RunFolder:
         """
         if self.writes:
             log_probs = with_unscored(data, scores).values
-            self._end(Predictions.from_scores(**self._columns(data), log_probs=log_probs))
+            self._end(Predictions.from_scores(self._split(data), log_probs))
 
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
         """Write the results of generated answers, as ``finish``.
@@ -66,21 +66,14 @@ class RunFolder:
             parsed: N labels or ``UNPARSED``
         """
         if self.writes:
-            self._end(Predictions.from_answers(**self._columns(data), answers=answers, parsed=parsed))
+            self._end(Predictions.from_answers(self._split(data), answers, parsed))
 
-    def _columns(self, data: RunData) -> dict[str, Any]:
-        """The columns of the predictions that do not depend on the recognizer."""
-        table = data.test.utterances()
-        return {
-            "utterance_ids": list(table["utterance_id"]),
-            "speakers": list(table["speaker"]),
-            "corpus": self.record.corpus,
-            "fold": self.record.fold,
-            "seed": self.record.seed,
-            "truth": list(table["truth"]),
-            "labels": self.record.labels,
-            "condition": self.record.condition,
-        }
+    def _split(self, data: RunData) -> EvaluatedSplit:
+        table, record = data.test.utterances(), self.record
+        ids, speakers, truth = (list(table[name]) for name in ("utterance_id", "speaker", "truth"))
+        return EvaluatedSplit(
+            ids, speakers, truth, record.labels, record.corpus, record.fold, record.seed, record.condition
+        )
 
     def _end(self, predictions: Predictions) -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):

@@ -10,7 +10,7 @@ from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.names import FROM_CORPUS, uses_transcript
 from lalm_mer.core.provenance import Commit
 from lalm_mer.core.run_record import RunRecord
-from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
 
 LABELS = ("angry", "happy", "neutral", "sad")
 
@@ -28,12 +28,11 @@ def fabricated_predictions(
     scores[np.arange(count), truth] += 4 * skill - 1 + by_speaker
     scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
     scores[:unscored] = np.nan
-    return Predictions.from_scores(
-        utterance_ids=[f"f{fold}u{index:03d}" for index in range(count)],
-        speakers=[f"f{fold}s{index // per_speaker}" for index in range(count)],
-        corpus=corpus, fold=fold, seed=seed, truth=[labels[index] for index in truth], log_probs=scores,
-        labels=labels, condition=condition,
-    )  # fmt: skip
+    ids = [f"f{fold}u{index:03d}" for index in range(count)]
+    speakers = [f"f{fold}s{index // per_speaker}" for index in range(count)]
+    true = [labels[index] for index in truth]
+    split = EvaluatedSplit(ids, speakers, true, labels, corpus, fold, seed, condition)
+    return Predictions.from_scores(split, scores)
 
 
 def fabricated_record(**changed: Any) -> RunRecord:

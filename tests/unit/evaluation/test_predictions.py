@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,15 @@ from fabricated import LABELS, fabricated_predictions, with_unparsed
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
 from lalm_mer.evaluation.scores import score
 
 NAN = float("nan")
 
 
 def table(log_probs, truth=("a", "b"), ids=("u1", "u2"), speakers=("s", None), **changed):
-    arguments = {
-        "utterance_ids": ids, "speakers": speakers, "corpus": "fabricated", "fold": 2, "seed": 7, "truth": truth,
-        "log_probs": np.asarray(log_probs), "labels": ("a", "b"),
-    }  # fmt: skip
-    return Predictions.from_scores(**(arguments | changed))
+    split = EvaluatedSplit(ids, speakers, truth, ("a", "b"), "fabricated", fold=2, seed=7)
+    return Predictions.from_scores(replace(split, **changed), np.asarray(log_probs))
 
 
 GOOD = np.log([[0.8, 0.2], [0.4, 0.6]])
@@ -121,14 +119,12 @@ def test_a_parsed_answer_may_lack_scores_but_a_scored_row_may_not():
         Predictions(frame, made.labels)
 
 
-ANSWERS = {
-    "utterance_ids": ("u1", "u2", "u3"), "speakers": ("s", "s", None), "corpus": "fabricated", "fold": 2, "seed": 7,
-    "truth": ("a", "b", "b"), "answers": ("It is a.", "", None), "parsed": ("a", UNPARSED, "a"), "labels": ("a", "b"),
-}  # fmt: skip
+ANSWERED = EvaluatedSplit(("u1", "u2", "u3"), ("s", "s", None), ("a", "b", "b"), ("a", "b"), "fabricated", 2, seed=7)
+ANSWERS = ("It is a.", "", None)
 
 
 def test_generated_answers_have_no_scores_and_are_read_back(tmp_path):
-    made = Predictions.from_answers(**ANSWERS)
+    made = Predictions.from_answers(ANSWERED, ANSWERS, ("a", UNPARSED, "a"))
     assert made.frame["prediction"].tolist() == ["a", UNPARSED, UNSCORED]
     assert made.frame["status"].tolist() == ["scored", "unparsed", "unscored"]
     made.write(tmp_path / "predictions.parquet")
@@ -144,15 +140,15 @@ def test_generated_answers_have_no_scores_and_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("parsed", "message"),
     [
-        ({"parsed": ("a", UNPARSED)}, "3 utterances, but 3 speakers, 3 truths, 3 answers and 2 parsed labels"),
-        ({"parsed": ("A", UNPARSED, "a")}, "utterance 'u1' .* has prediction 'A', expected one of"),
+        (("a", UNPARSED), "3 utterances, but 3 speakers, 3 truths, 3 answers and 2 parsed labels"),
+        (("A", UNPARSED, "a"), "utterance 'u1' .* has prediction 'A', expected one of"),
     ],
 )
-def test_answers_that_do_not_fit_are_refused(changed, message):
+def test_answers_that_do_not_fit_are_refused(parsed, message):
     with pytest.raises(PredictionError, match=message):
-        Predictions.from_answers(**(ANSWERS | changed))
+        Predictions.from_answers(ANSWERED, ANSWERS, parsed)
 
 
 def test_joined_tables_keep_all_rows_and_refuse_duplicates():
