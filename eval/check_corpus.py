@@ -93,7 +93,7 @@ def known_defects(corpus: PreparedCorpus) -> Mapping[str, str]:
 def print_quality(quality: Quality) -> None:
     """Print the number of utterances with each flag."""
     summary = quality.summary
-    print(f"{'corpus':<22} {quality.corpus}{' (synthetic)' if summary['synthetic'] else ''}")
+    print(f"{'corpus':<22} {summary['corpus']}{' (synthetic)' if summary['synthetic'] else ''}")
     print(f"{'utterances':<22} {summary['n_utterances']}")
     print(f"{'suspicious':<22} {summary['n_flagged']} ({summary['n_flagged'] / summary['n_utterances']:.1%})")
     for flag, n in summary["flags"].items():

@@ -105,9 +105,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     the perceived emotions, as ``voice:A``, ``face:A`` and ``both:A``. MP3 files are the same clips in the encoding that
     was played to the raters; they are rejected as ``other_encoding``.
 
-    Args:
-        root: folder of the release, which contains ``AudioWAV``
-
     Raises:
         CorpusError: if there is no such folder, or a table lacks a column or points outside the folder
     """

@@ -57,9 +57,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
     Files of phone and syllable labels and ``erkennung.txt`` (percentages of a listening test, not votes) are ignored.
 
-    Args:
-        root: folder of the release
-
     Raises:
         CorpusError: if there is no such folder
     """

@@ -65,9 +65,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     dialogue by time, from 1. Transcription lines without an utterance id (``M: ...``) and turns that were not evaluated
     (``..._MXX0``) are ignored.
 
-    Args:
-        root: folder of the release
-
     Raises:
         CorpusError: if there is no such folder, or an evaluation or transcription cannot be read
     """

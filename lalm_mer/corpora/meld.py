@@ -77,9 +77,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     be several people ("All", "Joey and Chandler") and stays as written. A row without a clip is an utterance with
     missing audio; a clip without a row is rejected as ``orphan``.
 
-    Args:
-        root: folder of the release, with or without clips
-
     Raises:
         CorpusError: if there is no such folder, it has none of the three tables, or one lacks a column
     """

@@ -73,9 +73,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     is the line whose times have an intersection over union of at least 0.5 with the interval; None if there is none.
     Sentences without a label are ignored; a recording without labels is rejected as ``orphan``.
 
-    Args:
-        root: folder of the release
-
     Raises:
         CorpusError: if there is no such folder, or it has no valid label file
         ConfigError: if the extra ``mosei`` is not installed

@@ -49,9 +49,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     ``O``, other, are labels like any other. ``ratings`` are the primary classes as the raters wrote them; ``session``
     is the podcast.
 
-    Args:
-        root: folder of the release, or one that contains it
-
     Raises:
         CorpusError: if there is no such folder, not exactly one table of consensus labels, or a table lacks a column
     """

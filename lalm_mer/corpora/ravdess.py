@@ -33,9 +33,6 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
 
     Song and video files, which some copies contain too, are rejected as ``not_speech_audio``.
 
-    Args:
-        root: folder of the release
-
     Raises:
         CorpusError: if there is no such folder
     """

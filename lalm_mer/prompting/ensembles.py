@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
@@ -45,21 +46,9 @@ class Ensemble:
     templates: tuple[str, ...]
     answers: Mapping[str, tuple[str, ...]]
     digest: str
-
-    @property
-    def modalities(self) -> str:
-        """Always audio."""
-        return AUDIO
-
-    @property
-    def uses_audio(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def uses_transcript(self) -> bool:
-        """Never."""
-        return False
+    modalities: ClassVar[str] = AUDIO
+    uses_audio: ClassVar[bool] = True
+    uses_transcript: ClassVar[bool] = False
 
     def label_set(self, label_set: LabelSet) -> LabelSet:
         """The label set with the surface forms of this ensemble, as ``with_answers`` returns it."""

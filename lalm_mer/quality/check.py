@@ -62,12 +62,10 @@ class Quality:
     """Results of a check.
 
     Args:
-        corpus: name of the corpus
         summary: content of ``quality.json``; the count of a flag is None if no utterance could be checked for it
         flagged: flag -> its first utterances
     """
 
-    corpus: str
     summary: dict[str, Any]
     flagged: Mapping[str, Sequence[FlaggedUtterance]]
     distributions: Distributions
@@ -151,7 +149,7 @@ def check_corpus(
     elsewhere = {name: defect for name, defect in defects.items() if name not in first_pass.defects}
     summary = _summary(corpus, first_pass, second_pass, limits, typical) | {"known_defects_elsewhere": elsewhere}
     write_json(out_dir / "quality.json", summary)
-    return Quality(corpus.name, summary, second_pass.flagged, first_pass.distributions, limits, typical)
+    return Quality(summary, second_pass.flagged, first_pass.distributions, limits, typical)
 
 
 @dataclass

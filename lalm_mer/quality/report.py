@@ -36,14 +36,14 @@ def render_quality(quality: Quality, command: str | None = None) -> str:
     """Render the report as one HTML document."""
     summary = quality.summary
     return html_template("lalm_mer", "quality", "quality.html.jinja").render(
-        corpus=quality.corpus,
         summary=summary,
         share=percent(summary["n_flagged"] / summary["n_utterances"]),
         flags=[_flag(quality, flag) for flag in FLAGS],
         unchecked=_unchecked(summary),
         figure=_figure(quality),
         figure_alt=_figure_alt(quality),
-        thresholds=_thresholds(quality.thresholds),
+        thresholds=dataclasses.fields(Thresholds),
+        limits=quality.thresholds,
         versions=package_versions(("lalm-mer", "numpy", "soundfile")),
         command=command,
     )
@@ -77,20 +77,6 @@ def _unchecked(summary: dict[str, Any]) -> list[str]:
     if summary["typical"]["duration_s"] is None:
         lines.append("outliers: fewer than 20 utterances are too few to find them")
     return lines
-
-
-def _thresholds(limits: Thresholds) -> list[dict[str, str]]:
-    default = Thresholds()
-    return [
-        {
-            "name": known.name,
-            "value": f"{getattr(limits, known.name):g}",
-            "default": f"{getattr(default, known.name):g}",
-            "unit": known.metadata["unit"],
-            "reason": known.metadata["reason"],
-        }
-        for known in dataclasses.fields(Thresholds)
-    ]
 
 
 def _figure(quality: Quality) -> str | None:

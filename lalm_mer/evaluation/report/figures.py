@@ -84,11 +84,9 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         return data_uri(figure)
 
 
-def curves(row: Row) -> str | None:
-    """Loss and dev UAR by step, one line per run; None if no run of the row was trained in steps."""
+def curves(row: Row) -> str:
+    """Loss and dev UAR by step, one line per run that was trained in steps."""
     trained = [run for run in row.runs if not run.history.empty]
-    if not trained:
-        return None
     chance = 100 / len(row.record.labels)
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55

@@ -91,35 +91,23 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
     """Values of the template for one corpus and protocol."""
     record = rows[0].record
     names = [_name(row) for row in rows]
-    methods = list(dict.fromkeys(row.scores[UAR]["method"] for row in rows))
     values = [with_interval(*(row.scores[UAR][key] for key in ("value", "low", "high"))) for row in rows]
     stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
     return {
         "title": f"{record.corpus}, protocol {record.protocol}",
-        "corpus": record.corpus,
-        "synthetic": record.synthetic,
+        "record": record,
         "summary": _summary(rows),
-        "labels": record.labels,
         "n_labels": len(record.labels),
         "chance": percent(1 / len(record.labels)),
         "several_seeds": any(len(row.uar_by_seed) > 1 for row in rows),
         "table": _table(rows),
-        "interval_methods": methods,
+        "interval_methods": list(dict.fromkeys(row.scores[UAR]["method"] for row in rows)),
         "forest": forest(rows, names),
         "forest_alt": f"Forest plot of UAR in percent with 95% intervals. {stated}.",
         "confusions": [_confusion(row) for row in rows],
-        "curves": [
-            {
-                "name": _name(row),
-                "image": image,
-                "alt": _curves_alt(row),
-                "n": sum(not run.history.empty for run in row.runs),
-            }
-            for row in rows
-            if (image := curves(row)) is not None
-        ],
+        "curves": [_curves(row) for row in rows if any(not run.history.empty for run in row.runs)],
         "untrained": [_name(row) for row in rows if all(run.history.empty for run in row.runs)],
-        "split": _split(rows),
+        "folds": ", ".join(map(str, rows[0].folds)),
         "denominators": [_denominators(row) for row in rows],
     }
 
@@ -177,8 +165,7 @@ def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
         family = (pair.a.record.corpus, pair.a.record.protocol)
         number = sum((other.a.record.corpus, other.a.record.protocol) == family for other in pairs)
         if test.smallest_p is not None and test.smallest_p * number > _SIGNIFICANCE:
-            least = f"{test.smallest_p:.3f}"
-            verdict += f" (with {test.n_speakers} speakers no p-value can be below {least})"
+            verdict += f" (with {test.n_speakers} speakers no p-value can be below {test.smallest_p:.3f})"
     interval = None
     if ends.low is not None and ends.high is not None:
         interval = f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}"
@@ -218,42 +205,22 @@ def _shade(share: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _curves_alt(row: Row) -> str:
+def _curves(row: Row) -> dict[str, Any]:
     parts = []
     for run in row.runs:
         dev = run.history[run.history["split"] == "dev"]
         if len(dev):
             highest = dev[UAR].astype(float).max()
             parts.append(f"fold {run.record.fold} seed {run.record.seed}: highest dev UAR {percent(float(highest))}%")
-    return f"Loss and dev UAR by optimizer step of {_name(row)}. " + "; ".join(parts)
-
-
-def _split(rows: Sequence[Row]) -> dict[str, Any]:
-    record = rows[0].record
-    return {
-        "protocol": record.protocol,
-        "version": record.protocol_version,
-        "folds": ", ".join(map(str, rows[0].folds)),
-        "disjoint_in": ", ".join(record.disjoint_in) or "nothing",
-        "shared_in": ", ".join(record.shared_in) or "nothing declared",
-        "by_speaker": "speaker" in record.disjoint_in,
-        "data": record.hashes["data"],
-        "folds_hash": record.hashes["folds"],
-    }
+    name, n = _name(row), sum(not run.history.empty for run in row.runs)
+    alt = f"Loss and dev UAR by optimizer step of {name}. " + "; ".join(parts)
+    return {"name": name, "image": curves(row), "alt": alt, "n": n}
 
 
 def _denominators(row: Row) -> dict[str, Any]:
     scores = row.scores
     absent = ", ".join(f"{label} (in {_count(count, 'seed')})" for label, count in scores["absent_labels"].items())
-    return {
-        "name": _name(row),
-        "rows": scores["n"],
-        "scored": scores["n_scored"],
-        "unparsed": scores["n_unparsed"],
-        "unscored": scores["n_unscored"],
-        "absent": absent or "none",
-        "by_fold": _absent_by_fold(row) or "none",
-    }
+    return {"name": _name(row), "scores": scores, "absent": absent, "by_fold": _absent_by_fold(row)}
 
 
 def _absent_by_fold(row: Row) -> str:
@@ -292,23 +259,17 @@ def _versions(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 def _config(row: Row) -> dict[str, Any]:
     """The config of the first run, and the keys in which the other runs of the row differ."""
-    first = _flat(row.record.config)
-    missing = object()
+    first, missing = _flat(row.record.config), object()
     different: dict[str, None] = {}
-    for run in row.runs[1:]:
-        other = _flat(run.record.config)
-        for key in {**first, **other}:
-            if first.get(key, missing) != other.get(key, missing):
-                different[key] = None
+    for other in (_flat(run.record.config) for run in row.runs[1:]):
+        different |= dict.fromkeys(key for key in first | other if first.get(key, missing) != other.get(key, missing))
     started = sorted(run.record.started_at for run in row.runs)
     return {
         "name": _name(row),
-        "corpus": row.record.corpus,
-        "runs": [(run.name, run.record.fold, run.record.seed) for run in row.runs],
+        "row": row,
         "started": started[0] if len(started) == 1 else f"{started[0]} to {started[-1]}",
-        "hashes": {key: row.record.hashes[key] or "none" for key in ("prompt", "base_model")},
         "config": json.dumps(row.record.config, indent=2, ensure_ascii=False, default=str),
-        "differs": ", ".join(different) or None,
+        "differs": ", ".join(different),
     }
 
 
