@@ -250,45 +250,23 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric(
-            name=UAR,
-            title="unweighted average recall",
-            short_title="UAR",
-            column="uar",
-            from_labels=unweighted_average_recall,
-            from_counts=_unweighted_average_recall,
-            definition="mean of the recalls of the classes",
-            hub_type="recall",
-            hub_average="macro",
+            name=UAR, title="unweighted average recall", short_title="UAR", column="uar",
+            from_labels=unweighted_average_recall, from_counts=_unweighted_average_recall,
+            definition="mean of the recalls of the classes", hub_type="recall", hub_average="macro",
         ),
         Metric(
-            name="weighted_accuracy",
-            title="weighted accuracy",
-            short_title="WA",
-            column="wa",
-            from_labels=weighted_accuracy,
-            from_counts=_weighted_accuracy,
-            synonym="plain accuracy",
-            definition="fraction of correct predictions",
-            hub_type="accuracy",
+            name="weighted_accuracy", title="weighted accuracy", short_title="WA", column="wa",
+            from_labels=weighted_accuracy, from_counts=_weighted_accuracy,
+            synonym="plain accuracy", definition="fraction of correct predictions", hub_type="accuracy",
         ),
         Metric(
-            name="macro_f1",
-            title="macro F1",
-            short_title="macro F1",
-            column="macro_f1",
-            from_labels=macro_f1,
-            from_counts=_macro_f1,
-            hub_type="f1",
-            hub_average="macro",
+            name="macro_f1", title="macro F1", short_title="macro F1", column="macro_f1",
+            from_labels=macro_f1, from_counts=_macro_f1, hub_type="f1", hub_average="macro",
         ),
         Metric(
-            name="weighted_f1",
-            title="weighted F1",
-            short_title="weighted F1",
-            column="weighted_f1",
-            from_labels=weighted_f1,
-            from_counts=_weighted_f1,
+            name="weighted_f1", title="weighted F1", short_title="weighted F1", column="weighted_f1",
+            from_labels=weighted_f1, from_counts=_weighted_f1,
         ),
     )
-}
+}  # fmt: skip
 """Name -> metric, in the order of files and reports, UAR first. A new entry adds a metric to all of them."""

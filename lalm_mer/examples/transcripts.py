@@ -26,15 +26,10 @@ __all__ = [
     "write_transcripts",
 ]  # fmt: skip
 
-SCHEMA = pa.schema(
-    [
-        ("utterance_id", pa.string()),
-        ("hypothesis", pa.string()),
-        ("reference", pa.string()),
-        ("word_error_rate", pa.float64()),
-        ("n_reference_words", pa.int32()),
-    ]
-)
+SCHEMA = pa.schema({
+    "utterance_id": pa.string(), "hypothesis": pa.string(), "reference": pa.string(), "word_error_rate": pa.float64(),
+    "n_reference_words": pa.int32(),
+})  # fmt: skip
 _NEEDED = ("utterance_id", "hypothesis")
 
 
