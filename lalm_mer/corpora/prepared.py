@@ -47,8 +47,7 @@ class PreparedCorpus:
     def dataset(self) -> datasets.Dataset:
         """One row per utterance; ``audio`` has the encoded bytes, not samples.
 
-        ``datasets`` keeps an Arrow copy in its cache (HF_DATASETS_CACHE) under the hash of the corpus, so a copy of an
-        earlier preparation is never used. The copy is memory-mapped: memory does not grow with the corpus.
+        ``datasets`` memory-maps an Arrow copy in its cache (HF_DATASETS_CACHE), under the hash of the corpus.
 
         Raises:
             CorpusError: if a part is damaged, or the cache cannot be written
@@ -69,11 +68,7 @@ class PreparedCorpus:
         return opened.cast_column("audio", datasets.Audio(decode=False))
 
     def columns(self, names: Sequence[str]) -> pd.DataFrame:
-        """Read columns of all utterances from Parquet.
-
-        Raises:
-            ConfigError: naming a column that does not exist
-        """
+        """Read columns of all utterances; one that does not exist is a ``ConfigError``."""
         absent = sorted(set(names) - set(SCHEMA.names))
         if absent:
             raise ConfigError(f"no column {absent[0]!r} in the utterance table; it has {', '.join(SCHEMA.names)}")
@@ -83,7 +78,7 @@ class PreparedCorpus:
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """The tasks that the package defines for this corpus, and the task of the declared labels of a manifest."""
+        """The tasks that the package defines for the corpus, and that of the declared labels of a manifest."""
         declared = self.summary.get("declared_labels")
         return load_tasks(self.name) | (declared_task(self.name, declared) if declared else {})
 

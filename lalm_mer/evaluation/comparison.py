@@ -108,13 +108,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """A paired test of two rows.
+    """A paired test of the UAR of row ``a`` minus that of row ``b``.
 
-    Args:
-        a: the row whose UAR is the minuend
-        b: the other row
-        test: difference and p-value
-        p_holm: p-value adjusted by Holm's rule over the tests of its corpus and protocol
+    ``p_holm`` is the p-value adjusted by Holm's rule over the tests of the corpus and protocol.
     """
 
     a: Row

@@ -91,12 +91,12 @@ def unweighted_average_recall(truth: Sequence[str], prediction: Sequence[str], l
     in ``truth`` is left out of the mean.
 
     Args:
-        truth: reference label of each utterance, N strings, each one of ``labels``
-        prediction: predicted label of each utterance, N strings, in the order of ``truth``
-        labels: label set of the task, K strings; fixes K even if a class is never predicted
+        truth: label of each utterance, N strings, each one of ``labels``
+        prediction: predicted label of each utterance, N strings
+        labels: label set of the task, K strings
 
     Returns:
-        UAR as a fraction in [0, 1]
+        A fraction in [0, 1]
 
     Raises:
         PredictionError: if lengths differ, or ``truth`` is empty or has a label outside ``labels``
@@ -187,7 +187,7 @@ def absent_labels(
     """Label -> number of groups without an utterance of it, for the labels that a group lacks.
 
     Args:
-        truth: reference label of each utterance, N strings
+        truth: label of each utterance, N strings
         labels: label set of the task, K strings
         groups: seed or fold of each utterance, N values; None for one group
 

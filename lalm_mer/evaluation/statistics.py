@@ -26,11 +26,10 @@ _SEED = 20_090_906
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval, or why there is none.
+    """A 95% interval.
 
     Args:
-        low: lower end; None if there is no interval
-        high: upper end; None if there is no interval
+        low: lower end; None, as ``high``, if there is no interval
         method: how it was computed, or why there is none
         n_clusters: number of speakers; None if they are unknown
     """
@@ -47,7 +46,6 @@ class PairedTest:
 
     Args:
         difference: UAR of ``a`` minus UAR of ``b``, a fraction
-        interval: 95% interval of the difference
         p_value: two-sided; None if speakers are unknown or there is only one
         smallest_p: smallest possible p-value with this number of speakers, 2 / 2^S
         n_speakers: number of speakers; None if they are unknown
@@ -201,7 +199,7 @@ def paired_test(
 
     Args:
         a: table with ``utterance_id``, ``fold``, ``seed``, ``corpus``, ``speaker``, ``truth``, ``prediction``
-        b: table of the same utterances, folds and truths
+        b: the same of the other recognizer
         labels: the K labels
         names: names of the two in errors
 

@@ -28,7 +28,7 @@ class Balanced:
 
     Args:
         indices: positions in the given list, ascending; a repeated example occurs more than once
-        before: counts of that list
+        before: counts of the given list
         after: counts of ``indices``
     """
 
@@ -67,9 +67,6 @@ def balance(
         max_per_class: largest number of distinct examples per class, drawn at random first; None for no cap
         max_per_group: largest number of distinct examples per group over all classes, drawn second; None for no cap
         seed: seed of the draws
-
-    Returns:
-        Positions, with counts before and after; the unchanged list for ``none`` without caps
 
     Raises:
         ConfigError: if a name or number is invalid, there is no example, or an example lacks a required group
@@ -117,14 +114,10 @@ def count(truths: Sequence[str], groups: Sequence[str | None] | None = None) -> 
 
 
 def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, ...]:
-    """Weight of each class, N / (K * its examples), as ``balanced`` in scikit-learn.
+    """Weight of each of K labels, N / (K * its training examples), as ``balanced`` in scikit-learn.
 
     Their mean over the training examples is 1, so weighted and unweighted losses are divided by the same count, and
     gradient accumulation is exact.
-
-    Args:
-        truths: label of each training example, after ``balance``
-        labels: label set of the task, K strings
 
     Raises:
         ConfigError: naming a label without a training example, or one outside ``labels``

@@ -67,11 +67,8 @@ def measure(waveform: Waveform) -> Measures:
     unvoiced, so that whispered speech has a rate. Energy is that of the recording: with moving microphones or automatic
     gain it says little about the voice.
 
-    Args:
-        waveform: not empty
-
     Raises:
-        AudioError: if it has no samples
+        AudioError: if the waveform has no samples
 
     Example:
         >>> time_s = np.arange(16_000) / 16_000
@@ -149,12 +146,8 @@ def _autocorrelation(frames: _Array) -> _Array:
 class Terciles:
     """Terciles of the measures, in which all speakers have equal weight.
 
-    Args:
-        pitch_hz: highest low value, highest medium value
-        energy_db: the same
-        rate_per_s: the same
-        n_utterances: number of measured utterances
-        n_speakers: number of their speakers; an utterance of an unknown speaker counts as a separate speaker
+    Each pair has the highest low value and the highest medium value. An utterance of an unknown speaker counts as a
+    separate speaker.
     """
 
     pitch_hz: tuple[float, float]
@@ -165,7 +158,7 @@ class Terciles:
 
     @classmethod
     def of(cls, measures: Sequence[Measures], speakers: Sequence[str | None]) -> Terciles:
-        """Compute terciles of N training utterances; a speaker is None if unknown.
+        """Compute the terciles of N training utterances.
 
         Raises:
             CorpusError: naming the measure that no utterance has
@@ -255,7 +248,7 @@ class Descriptors:
 
     Args:
         by_id: utterance id -> description, for all utterances in a fold that have audio
-        measures: utterance id -> the measures that are described
+        measures: utterance id -> its measures
         terciles: terciles of the training utterances
     """
 

@@ -61,7 +61,7 @@ class FeatureStore:
     Args:
         cache_dir: folder of all stores
         corpus_hash: ``root_hash`` of the prepared corpus
-        extractor: computes missing features
+        extractor: extractor of missing features
 
     Example:
         >>> store = FeatureStore(Path("outputs/cache/acoustic"), root_hash, extractor)  # doctest: +SKIP

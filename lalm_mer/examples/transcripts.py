@@ -52,12 +52,9 @@ class TranscriptTable:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """Transcripts that a run uses instead of those of the corpus.
+    """Transcripts by utterance id that a run uses instead of those of the corpus.
 
-    Args:
-        source: ``asr`` or ``simulated``
-        by_id: utterance id -> transcript
-        digest: hash of their source
+    ``source`` is ``asr`` or ``simulated``, ``digest`` the hash of the source.
     """
 
     source: str
@@ -99,12 +96,7 @@ def pooled_word_error_rate(references: Sequence[str], hypotheses: Sequence[str])
 
 
 def make_rows(hypotheses: Mapping[str, str], references: Mapping[str, str | None]) -> pd.DataFrame:
-    """Make the rows of a transcript table, in the order of ``hypotheses``; missing values are None.
-
-    Args:
-        hypotheses: utterance id -> output of speech recognition
-        references: utterance id -> human transcript, or None; one for each hypothesis
-    """
+    """Make the rows of a transcript table, in the order of ``hypotheses``, each of which has a reference or None."""
     rows = []
     for name, hypothesis in hypotheses.items():
         reference = references[name]

@@ -33,8 +33,7 @@ class Overlap:
 
     Args:
         column: ``utterance`` or one of ``COLUMNS``
-        splits: names of the two splits
-        shared: number of values that both have
+        shared: number of values that both splits have
         n_values: number of distinct values of the second split
         n_utterances: number of utterances of the second split that have a shared value
         n_unknown: number of utterances of both splits whose value is not known
@@ -55,7 +54,6 @@ class Audit:
     """The comparison of all splits.
 
     Args:
-        corpus: the corpus whose naming rule was applied to the ids
         n: split -> number of utterances
         overlaps: one for each pair of splits and each column that is known for at least one utterance
         unknown: columns that are not known for any utterance

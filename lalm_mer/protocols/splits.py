@@ -26,7 +26,6 @@ class Folds:
 
     Args:
         frame: ``utterance_id``, ``fold``, ``split``; an utterance left out of a fold has no row in it
-        protocol: protocol of the folds
         digest: SHA-256 of fold, split and utterance id of all rows, sorted
         shared: column -> largest number of its values that occur in two splits of a fold
         unknown: column of ``disjoint_in`` -> number of utterances without a value, for which it cannot be verified
@@ -112,9 +111,7 @@ def hash_ids(ids: list[str]) -> str:
 def make_folds(utterances: pd.DataFrame, protocol: Protocol) -> Folds:
     """Assign utterances to folds and verify the claims of the protocol.
 
-    Args:
-        utterances: ``utterance_id`` and ``COLUMNS``; only utterances with a label of the task
-        protocol: the rule and its claims
+    ``utterances`` has ``utterance_id`` and ``COLUMNS`` of the utterances with a label of the task.
 
     Raises:
         ConfigError: if the column of the rule is empty, or the rule names groups that the corpus does not have

@@ -71,8 +71,6 @@ class Measures:
     """Measures of one utterance; None where a value cannot be measured.
 
     Args:
-        audio_path: path in the corpus
-        audio_sha256: SHA-256 of the encoded audio
         label_duration_s: ``end_s - start_s`` of the label
         n_characters: number of characters of the transcript without punctuation, single spaces included
         audio_error: why the audio cannot be decoded

@@ -16,13 +16,9 @@ __all__ = ["Ceilings", "best_additive_uar", "best_uar", "ceilings"]
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Highest UAR of a deterministic recognizer, as fractions.
+    """Highest UAR of a deterministic recognizer that uses the transcript, the audio or both, as fractions.
 
-    Args:
-        transcript: of a recognizer that uses the transcript only
-        audio: of one that uses the audio only
-        both: of one that uses both, combined in any way
-        additive: of one that adds a score from the transcript and a score from the audio, as late fusion does
+    ``additive`` is that of adding a score from the transcript and a score from the audio, as late fusion does.
     """
 
     transcript: float

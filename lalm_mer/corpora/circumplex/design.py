@@ -177,8 +177,8 @@ def cells(split: str, seed: int = 0, noise: float = 0.0) -> list[Cell]:
     Args:
         split: ``train``, ``dev`` or ``test``
         seed: seed of the words and of the noise
-        noise: fraction in [0, 0.5] of the (carrier, speaker) pairs whose voice has the other arousal, drawn separately
-            for calm and aroused, with equal numbers
+        noise: fraction in [0, 0.5] of the (carrier, speaker) pairs whose voice has the other arousal, for calm and
+            aroused voices separately
 
     Example:
         >>> [len(cells(split)) for split in SPLITS]
