@@ -38,14 +38,8 @@ _SENTENCES = {
 }
 # The keys are the initials of Wut, Langeweile, Ekel, Angst, Freude, Trauer, neutral.
 _EMOTIONS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "T": "sadness",
-    "N": "neutral",
-}
+    "W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral",
+}  # fmt: skip
 _NAME = re.compile(
     rf"(?P<speaker>{'|'.join(_SPEAKERS)})(?P<sentence>{'|'.join(_SENTENCES)})(?P<emotion>[{''.join(_EMOTIONS)}])[a-z]"
 )

@@ -86,11 +86,7 @@ class Row:
             if metric.name == UAR:
                 figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
         return {
-            "recognizer": self.record.recognizer,
-            "modalities": self.record.modalities,
-            "method": self.record.method,
-            "corpus": self.record.corpus,
-            "protocol": self.record.protocol,
+            **{key: getattr(self.record, key) for key in ("recognizer", "modalities", "method", "corpus", "protocol")},
             "n": self.utterances(),
             "n_unscored": self.utterances("unscored"),
             **figures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,8 @@ def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
         "absent_labels": absent_labels(truth, labels, frame["seed"].tolist()),
     }
     for metric in METRICS.values():
-        interval = speaker_interval(frame, labels, metric)
-        result[metric.name] = {
-            "value": float(np.mean([metric.from_labels(*pair, labels) for pair in per_seed])),
-            "low": interval.low,
-            "high": interval.high,
-            "method": interval.method,
-            "n_clusters": interval.n_clusters,
-        }
+        mean = float(np.mean([metric.from_labels(*pair, labels) for pair in per_seed]))
+        result[metric.name] = {"value": mean, **asdict(speaker_interval(frame, labels, metric))}
     recalls_by_seed = [recalls(*pair, labels) for pair in per_seed]
     result["recalls"] = {}
     for label in labels:

@@ -228,7 +228,7 @@ def paired_test(
         return PairedTest(difference, interval, None, None, count, len(left), "no test: one speaker")
     result = stats.permutation_test(
         (by_speaker,),
-        lambda values, axis: values.sum(axis=axis),
+        np.sum,
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,

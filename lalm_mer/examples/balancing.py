@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ DIRECTIONS = ("over", "under")
 
 _Rows: TypeAlias = npt.NDArray[np.int64]
 _Names: TypeAlias = npt.NDArray[np.str_]
+_Groups: TypeAlias = Sequence[str | None] | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Balanced:
 
 def balance(
     truths: Sequence[str],
-    groups: Sequence[str | None] | None = None,
+    groups: _Groups = None,
     utterance_ids: Sequence[str] | None = None,
     *,
     sampling: str = "none",
@@ -76,7 +77,8 @@ def balance(
         >>> chosen.indices, chosen.before.classes, chosen.after.classes
         ([0, 1, 2, 3, 3, 3], {'ang': 3, 'sad': 1}, {'ang': 3, 'sad': 3})
     """
-    _check(truths, groups, utterance_ids, sampling, direction, {"class": max_per_class, "group": max_per_group})
+    _check_choices(sampling, direction, {"class": max_per_class, "group": max_per_group})
+    _check_sizes(truths, groups, utterance_ids)
     if "group" in sampling or max_per_group is not None:
         _require_groups(groups, utterance_ids)
     labels = np.asarray(truths, dtype=str)
@@ -96,7 +98,7 @@ def balance(
     return Balanced(indices, count(truths, groups), after)
 
 
-def count(truths: Sequence[str], groups: Sequence[str | None] | None = None) -> Counts:
+def count(truths: Sequence[str], groups: _Groups = None) -> Counts:
     """Count examples by class, and by class and group.
 
     Example:
@@ -142,14 +144,7 @@ def class_weights(truths: Sequence[str], labels: Sequence[str]) -> tuple[float, 
     return tuple(float(weight) for weight in weights)
 
 
-def _check(
-    truths: Sequence[str],
-    groups: Sequence[str | None] | None,
-    utterance_ids: Sequence[str] | None,
-    sampling: str,
-    direction: str,
-    caps: dict[str, int | None],
-) -> None:
+def _check_choices(sampling: str, direction: str, caps: Mapping[str, int | None]) -> None:
     if sampling not in SAMPLINGS:
         raise ConfigError(f"argument 'sampling': {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
     if direction not in DIRECTIONS:
@@ -157,6 +152,9 @@ def _check(
     for name, cap in caps.items():
         if cap is not None and cap < 1:
             raise ConfigError(f"argument 'max_per_{name}': {cap}; expected 1 or more, or null for no cap")
+
+
+def _check_sizes(truths: Sequence[str], groups: _Groups, utterance_ids: Sequence[str] | None) -> None:
     if not truths:
         raise ConfigError("no training examples to balance; is the train split of the fold empty?")
     for what, values in (("groups", groups), ("utterance ids", utterance_ids)):
@@ -164,7 +162,7 @@ def _check(
             raise ConfigError(f"{len(values)} {what} for {len(truths)} examples; expected one per example")
 
 
-def _require_groups(groups: Sequence[str | None] | None, utterance_ids: Sequence[str] | None) -> None:
+def _require_groups(groups: _Groups, utterance_ids: Sequence[str] | None) -> None:
     if groups is None:
         raise ConfigError("no groups to balance or cap; give the group of each example")
     missing = [row for row, group in enumerate(groups) if group is None]

@@ -126,14 +126,9 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
             cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
         table.append(
             {
-                "recognizer": row.record.recognizer,
-                "base_model": row.record.base_model,
-                "modalities": row.modalities,
+                "row": row,
                 "method": _METHODS[row.record.method],
                 "cells": cells,
-                "n": f"{row.utterances():,}",
-                "folds": len(row.folds),
-                "seeds": len(row.uar_by_seed),
                 "time": _duration(sum(run.seconds for run in row.runs)),
             }
         )
