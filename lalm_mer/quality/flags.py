@@ -13,7 +13,10 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.quality.hypotheses import BetterMatch, ErrorRates
 from lalm_mer.quality.measures import Measures, Sound
 
-__all__ = ["FLAGS", "Finding", "RobustScale", "Thresholds", "Typical", "find_flags", "find_mismatch", "with_settings"]
+__all__ = [
+    "FLAGS", "Finding", "RobustScale", "Thresholds", "Typical", "find_flags", "find_mismatch", "quiet_limit",
+    "with_settings",
+]  # fmt: skip
 
 FLAGS = {
     "known_defect": "a published defect",
@@ -206,6 +209,12 @@ def _transcript(row: Measures, typical: Typical, limits: Thresholds) -> Iterator
         yield Finding("transcript_too_short", measure, f"audio longer than {needed_s:.1f} s for them", reason)
 
 
+def quiet_limit(typical: Typical, limits: Thresholds) -> float:
+    """The level in dBFS below which an utterance is very quiet."""
+    usual = typical.loudest_dbfs
+    return limits.quiet_dbfs if usual is None else min(limits.quiet_dbfs, usual - limits.quiet_below_typical_db)
+
+
 def _sound(sound: Sound, typical: Typical, limits: Thresholds) -> Iterator[Finding]:
     if sound.clipped_share > limits.clipped_share:
         reason = "samples at full scale: recorded or amplified too loudly"
@@ -219,8 +228,7 @@ def _sound(sound: Sound, typical: Typical, limits: Thresholds) -> Iterator[Findi
     if sound.loudest_dbfs < limits.silent_dbfs:
         yield Finding("silent", measure, f"below {limits.silent_dbfs:g} dBFS", "nothing is audible")
         return
-    usual = typical.loudest_dbfs
-    quiet = limits.quiet_dbfs if usual is None else min(limits.quiet_dbfs, usual - limits.quiet_below_typical_db)
+    quiet = quiet_limit(typical, limits)
     if sound.loudest_dbfs < quiet:
         reason = "far quieter than the others: a wrong gain, a distant microphone, or no speech"
         yield Finding("very_quiet", measure, f"below {quiet:.0f} dBFS", reason)

@@ -18,7 +18,7 @@ from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
 from lalm_mer.evaluation.report.html import html_template
 from lalm_mer.evaluation.report.text import percent
 from lalm_mer.quality.check import Quality
-from lalm_mer.quality.flags import FLAGS, Thresholds
+from lalm_mer.quality.flags import FLAGS, Thresholds, quiet_limit
 
 __all__ = ["render_quality", "write_quality_report"]
 
@@ -62,18 +62,17 @@ def _flag(quality: Quality, flag: str) -> dict[str, Any]:
 def _unchecked(summary: dict[str, Any]) -> list[str]:
     """The checks that were not possible, with their reasons."""
     n = summary["n_utterances"]
-    lines = []
-    if summary["n_with_hypothesis"] < n:
-        lines.append(
-            f"whether transcript and audio belong together, for {n - summary['n_with_hypothesis']:,} utterances: no "
-            "output of speech recognition (--asr)"
-        )
-    if summary["n_without_label_times"]:
-        lines.append(f"durations against the times of labels, for {summary['n_without_label_times']:,}: no times")
-    if summary["n_with_word_times"] < n:
-        lines.append(f"word times, for {n - summary['n_with_word_times']:,}: none given (--word-times)")
-    if summary["n_without_transcript"]:
-        lines.append(f"speaking rates, for {summary['n_without_transcript']:,}: no transcript")
+    checks = (
+        (
+            "agreement of transcript and audio",
+            n - summary["n_with_hypothesis"],
+            "no output of speech recognition (--asr)",
+        ),
+        ("durations against the times of labels", summary["n_without_label_times"], "no times"),
+        ("word times", n - summary["n_with_word_times"], "none given (--word-times)"),
+        ("speaking rates", summary["n_without_transcript"], "no transcript"),
+    )
+    lines = [f"{check}, for {lacking:,} utterances: {reason}" for check, lacking, reason in checks if lacking]
     if summary["typical"]["duration_s"] is None:
         lines.append("outliers: fewer than 20 utterances are too few to find them")
     return lines
@@ -81,12 +80,10 @@ def _unchecked(summary: dict[str, Any]) -> list[str]:
 
 def _figure(quality: Quality) -> str | None:
     """Histograms of the measures, with the thresholds as dashed lines; None if there is no audio."""
-    measures, limits, typical = quality.distributions, quality.thresholds, quality.typical
+    measures, limits = quality.distributions, quality.thresholds
     if not len(measures.duration_s):
         return None
-    quiet = limits.quiet_dbfs
-    if typical.loudest_dbfs is not None:
-        quiet = min(quiet, typical.loudest_dbfs - limits.quiet_below_typical_db)
+    quiet = quiet_limit(quality.typical, limits)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 5.0), layout="constrained")
         duration, rate, level, silence = figure.subplots(2, 2).flat
