@@ -93,7 +93,7 @@ def test_an_invalid_override(override, says, refused):
     ("overrides", "says"),
     [
         (["scoring.condition=reversed"], "'reversed'; expected none or audio_swapped"),
-        (["scoring.condition=audio_swapped", "prompt.file=prompts/transcript.yaml"], "no audio slot"),
+        (["scoring.condition=audio_swapped", "prompt.file=prompts/transcript.yaml"], "no audio to swap"),
     ],
 )
 def test_an_invalid_condition(overrides, says, refused):

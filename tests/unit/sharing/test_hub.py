@@ -100,7 +100,7 @@ def test_a_copy_of_a_published_model_is_shared_as_its_published_id(finished, tmp
     ("spoil", "message"),
     [
         (lambda run: (run / "metrics.json").unlink(), "not finished"),
-        (lambda run: change(run, seconds=None), "not ended"),
+        (lambda run: change(run, seconds=None), "has not finished"),
         (lambda run: change(run, method="baseline"), "only a run that trained an adapter"),
         (lambda run: change(run, transcript_source="simulated"), "simulated"),
         (lambda run: (run / "adapter" / "adapter_model.safetensors").rename(run / "adapter" / "adapter_model.bin"),
