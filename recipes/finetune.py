@@ -20,7 +20,6 @@ from lalm_mer.launch.config.settings import FinetuneSettings
 def finetune(settings: FinetuneSettings) -> None:
     """Train an adapter and score the test set."""
     # imported here, so that --help and errors in the config do not wait for torch
-
     from lalm_mer.launch.build.adapting import adapt, merged_notes
     from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
     from lalm_mer.launch.run.engine import expected_engine
