@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from lalm_mer.core.command import command_parser, run_command
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.output import write_json
 from lalm_mer.evaluation.report.text import metrics_text
 from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from lalm_mer.core.errors import LalmMerError, one_line
+from lalm_mer.core.output import output_error
 
 __all__ = ["add_debug", "command_parser", "run_command"]
 
@@ -43,6 +44,7 @@ def run_command(
         if isinstance(error, KeyboardInterrupt):
             message, status = "interrupted; rerun the same command to resume", 130  # the status that shells use
         else:
-            message, status = str(error) if isinstance(error, LalmMerError) else one_line(error), error_status
+            known = error if isinstance(error, LalmMerError) else output_error(error)
+            message, status = str(known) if known else one_line(error), error_status
         print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees
         return status

@@ -1,8 +1,8 @@
 """Errors of this library: one line that states what was found, what was expected and how to mend it."""
 
 __all__ = [
-    "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "PredictionError",
-    "SplitLeakError", "one_line",
+    "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "OutputError",
+    "PredictionError", "SplitLeakError", "one_line",
 ]  # fmt: skip
 
 
@@ -44,6 +44,10 @@ class AdapterError(LalmMerError, ValueError):
 
 class PredictionError(LalmMerError, ValueError):
     """A run folder or a table of predictions is malformed, or does not fit its label set."""
+
+
+class OutputError(LalmMerError, OSError):
+    """A file or folder cannot be written."""
 
 
 def one_line(error: BaseException | str) -> str:

@@ -1,4 +1,4 @@
-"""Provenance of results: hashes, versions, the git commit, and atomic writing of files."""
+"""Provenance of results: hashes, versions and the git commit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 __all__ = [
-    "PACKAGES", "Commit", "atomic_path", "git_commit", "hash_bytes", "hash_file", "hash_json", "package_versions",
-    "write_json",
+    "PACKAGES", "Commit", "git_commit", "hash_bytes", "hash_file", "hash_json", "package_versions"
 ]  # fmt: skip
 
 PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "scipy",
@@ -57,24 +55,6 @@ def hash_json(value: object) -> str:
         True
     """
     return hash_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path`` that replaces it only if the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write plain data as indented JSON, atomically; NaN is refused."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str | None]:

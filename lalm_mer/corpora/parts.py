@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import AudioError, CorpusError
 from lalm_mer.core.labels import Task
-from lalm_mer.core.provenance import atomic_path, hash_bytes, hash_json, write_json
+from lalm_mer.core.output import atomic_path, write_json
+from lalm_mer.core.provenance import hash_bytes, hash_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import AudioFile, read_audio
 

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
+from lalm_mer.core.output import write_json
 from lalm_mer.core.processes import in_processes, usable_cores
-from lalm_mer.core.provenance import hash_json, write_json
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.names import ADAPTERS, AUDIO_TRANSCRIPT, BASELINE, FROM_CORPUS, SIMULATED, UNCHANGED, ZERO_SHOT
-from lalm_mer.core.provenance import atomic_path, write_json
+from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.run_record import RunRecord
 from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions

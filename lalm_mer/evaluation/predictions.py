@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import UNCHANGED
-from lalm_mer.core.provenance import atomic_path
+from lalm_mer.core.output import atomic_path
 
 __all__ = ["EvaluatedSplit", "Predictions"]
 

@@ -18,8 +18,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.processes import in_processes
-from lalm_mer.core.provenance import atomic_path, hash_json, write_json
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 
 __all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "samples_hash"]

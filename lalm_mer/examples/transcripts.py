@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import ASR, SIMULATED
-from lalm_mer.core.provenance import atomic_path, hash_file, hash_json
+from lalm_mer.core.output import atomic_path
+from lalm_mer.core.provenance import hash_file, hash_json
 from lalm_mer.core.words import words_of
 
 __all__ = [

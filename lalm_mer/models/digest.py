@@ -11,7 +11,8 @@ from filelock import FileLock
 from transformers import PretrainedConfig
 
 from lalm_mer.core.errors import ModelError, one_line
-from lalm_mer.core.provenance import hash_file, hash_json, write_json
+from lalm_mer.core.output import write_json
+from lalm_mer.core.provenance import hash_file, hash_json
 
 __all__ = ["base_digest", "read_model_config"]
 

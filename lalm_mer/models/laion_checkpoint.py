@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, ClapConfig, ClapModel, ClapProcessor
 
 from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.core.output import writing
 
 __all__ = [
     "DERIVED_BUFFERS",
@@ -167,8 +168,9 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
     model = ClapModel(config)
     state = transformers_weights(weights, config, str(checkpoint))
     model.load_state_dict(state, strict=False)  # checked above; missing buffers follow from the config
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with writing(folder):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def _numbers() -> list[Any]:

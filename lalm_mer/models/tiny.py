@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.output import writing
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.registry import model_class
 
@@ -43,7 +44,8 @@ def build_tiny(
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        built.build_tiny(folder, shape)
+        with writing(folder):
+            built.build_tiny(folder, shape)
     except ValueError as error:  # of transformers, about sizes that do not fit
         raise ConfigError(
             f"a tiny {family} of hidden_size={hidden_size}, layers={layers} cannot be built: {error}; see a YAML of "

@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.names import DTYPES
+from lalm_mer.core.output import write_text, writing
 from lalm_mer.corpora import waveform_of
 from lalm_mer.models.digest import base_digest, read_model_config
 
@@ -235,8 +236,9 @@ def transcribe_utterances(
             rows = left[start : start + batch_size]
             hypotheses = transcriber.transcribe([waveform_of(columns[row], transcriber.sampling_rate) for row in rows])
             batch = {names[row]: hypothesis for row, hypothesis in zip(rows, hypotheses, strict=True)}
-            file.write(json.dumps(batch, ensure_ascii=False) + "\n")
-            file.flush()
+            with writing(journal):
+                file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+                file.flush()
             done |= batch
             bar.update(len(rows))
     return {names[row]: done[names[row]] for row in with_audio}
@@ -249,7 +251,7 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     complete = content[: content.rfind(b"\n") + 1]
     lines = [json.loads(line) for line in complete.decode("utf-8").split("\n")[:-1]]
     if not lines:
-        journal.write_text(json.dumps(dict(identity), ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(journal, json.dumps(dict(identity), ensure_ascii=False) + "\n")
         return {}
     for key in sorted(lines[0].keys() | identity.keys()):
         if lines[0].get(key) != identity.get(key):
@@ -258,5 +260,5 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
                 f"{identity.get(key)!r}; choose another output.file, or remove {journal.name}"
             )
     if len(complete) < len(content):
-        journal.write_bytes(complete)
+        write_text(journal, complete.decode("utf-8"))
     return {name: hypothesis for line in lines[1:] for name, hypothesis in line.items()}

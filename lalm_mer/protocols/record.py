@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
-from lalm_mer.core.provenance import atomic_path
+from lalm_mer.core.output import atomic_path
 from lalm_mer.corpora import load
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol

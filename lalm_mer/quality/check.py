@@ -22,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.output import atomic_path, write_json, writing
 from lalm_mer.core.processes import usable_cores
-from lalm_mer.core.provenance import atomic_path, write_json
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.quality.flags import FLAGS, Finding, RobustScale, Thresholds, Typical, find_flags, find_mismatch
 from lalm_mer.quality.hypotheses import ErrorRates, TranscriptIndex, error_rates
@@ -132,8 +132,9 @@ def check_corpus(
     limits, defects = thresholds or Thresholds(), known_defects or {}
     index = None if hypotheses is None else TranscriptIndex(round(limits.fewest_words))
     first_pass = _FirstPass()
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", dir=out_dir) as spool:
+    with writing(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+    with writing(out_dir), tempfile.TemporaryFile("w+", encoding="utf-8", dir=out_dir) as spool:
         with tqdm(desc=f"measure {corpus.name}", total=len(corpus.dataset), unit=" utterances", disable=None) as bar:
             for chunk in measure_all(corpus.dataset, word_times, processes or usable_cores()):
                 for row in chunk:

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from lalm_mer.core.provenance import atomic_path, package_versions
+from lalm_mer.core.output import write_text
+from lalm_mer.core.provenance import package_versions
 from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
 from lalm_mer.evaluation.report.html import html_template
 from lalm_mer.evaluation.report.text import percent
@@ -28,8 +29,7 @@ _BINS = 40
 
 def write_quality_report(quality: Quality, path: Path, command: str | None = None) -> None:
     """Write the report as an HTML file, atomically; ``command`` is the command line of the check, to be shown."""
-    with atomic_path(path) as partial:
-        partial.write_text(render_quality(quality, command), encoding="utf-8")
+    write_text(path, render_quality(quality, command))
 
 
 def render_quality(quality: Quality, command: str | None = None) -> str:

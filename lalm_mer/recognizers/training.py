@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.output import writing
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
@@ -147,7 +148,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library; only the first process writes."""
-        with full_parameters(self.model):
+        with full_parameters(self.model), writing(folder):
             if self.is_world_process_zero():
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 
@@ -247,7 +248,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401 as in transformers
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(Path(self.args.output_dir)):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.names import uses_transcript
-from lalm_mer.core.provenance import atomic_path
+from lalm_mer.core.output import atomic_path
 from lalm_mer.core.schema import Input
 from lalm_mer.recognizers.scoring import score_inputs
 from lalm_mer.serving.recordings import Recording, Window, cut_windows, find_recordings, load_channels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.errors import AdapterError, SplitLeakError
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.output import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.models.adapter_files import CONFIG, read_json

@@ -20,7 +20,7 @@ from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import ADAPTERS, SIMULATED
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
 from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
@@ -92,9 +92,9 @@ def assemble(
         "revision": files.card.record.config["model"]["revision"],
     }
     require_empty(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_adapter(run_folder / ADAPTER, out, config | public)
-    files.write(out)
+    with atomic_folder(out) as partial:
+        _write_adapter(run_folder / ADAPTER, partial, config | public)
+        files.write(partial)
     return out
 
 
@@ -110,7 +110,8 @@ def complete_adapter(run_folder: Path) -> Path:
     """
     folder = run_folder / ADAPTER
     if not (folder / LABELS).is_file():  # the file that is written last
-        _description(_finished(run_folder), run_folder).write(folder)
+        with writing(folder):
+            _description(_finished(run_folder), run_folder).write(folder)
     return folder
 
 
@@ -129,7 +130,7 @@ class _Description:
         write_prompt(self.prompt, out)
         write_json(out / RUN_FILE, record.to_json())
         write_json(out / "metrics.json", metrics)
-        (out / "README.md").write_text(render_model_card(self.card), encoding="utf-8")
+        write_text(out / "README.md", render_model_card(self.card))
         write_json(out / LABELS, {"task": record.task, "labels": list(record.labels), "forms": self.card.forms})
 
 
@@ -221,7 +222,7 @@ def _write_adapter(folder: Path, out: Path, config: Mapping[str, Any]) -> None:
 def write_prompt(file: Path, out: Path) -> None:
     """Write a prompt, which must have been read before, without the comments of its file."""
     text = yaml.safe_dump(read_yaml(file), sort_keys=False, allow_unicode=True, default_style='"', width=2**31)
-    (out / PROMPT).write_text(text, encoding="utf-8")
+    write_text(out / PROMPT, text)
 
 
 def published_id(model_id: str) -> str | None:

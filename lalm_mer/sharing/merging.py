@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
+from lalm_mer.core.output import atomic_folder
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
@@ -34,6 +35,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         PredictionError: if the record of its training is malformed or of another format
         ConfigError: if ``out`` is not empty
         ModelError: if the base model cannot be loaded
+        OutputError: if ``out`` cannot be written; it is not created then
     """
     require_empty(out)
     folder = load_adapter_from(source, revision, key="RUN")
@@ -54,15 +56,15 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         merged = merged.merge_and_unload(safe_merge=True)
     except ValueError as error:  # not finite
         raise AdapterError(f"{source}: cannot be merged: {one_line(error)}") from error
-    out.mkdir(parents=True, exist_ok=True)
     backend = getattr(family.tokenizer, "backend_tokenizer", None)
     if backend is not None:  # else a fast tokenizer would be saved with the padding and truncation of its last call
         backend.no_padding()
         backend.no_truncation()
-    try:
-        merged.save_pretrained(out)
-        family.processor.save_pretrained(out)
-    except ValueError as error:
-        raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
-    MergedFrom(base, hash_file(folder / WEIGHTS), context_of(trained, source)).write(out)
+    with atomic_folder(out) as partial:
+        try:
+            merged.save_pretrained(partial)
+            family.processor.save_pretrained(partial)
+        except ValueError as error:
+            raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
+        MergedFrom(base, hash_file(folder / WEIGHTS), context_of(trained, source)).write(partial)
     return out

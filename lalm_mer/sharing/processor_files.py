@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.errors import ModelError, one_line
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.output import write_json
 from lalm_mer.models.pretrained import PretrainedModel
 
 __all__ = ["PROCESSOR_KINDS", "public_settings", "write_processor"]

@@ -12,7 +12,7 @@ import jinja2
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import ADAPTERS, BASELINE, ZERO_SHOT
 from lalm_mer.core.notes import sentence
-from lalm_mer.core.provenance import atomic_path
+from lalm_mer.core.output import write_text
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.figures import curves, forest
@@ -27,8 +27,7 @@ _METHODS = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline"}
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
     """Write the report as an HTML file, atomically; ``command`` is the command line of the comparison, to be shown."""
-    with atomic_path(path) as partial:
-        partial.write_text(render_report(comparison, command), encoding="utf-8")
+    write_text(path, render_report(comparison, command))
 
 
 def html_template(package: str, folder: str, name: str) -> jinja2.Template:

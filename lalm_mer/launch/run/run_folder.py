@@ -10,7 +10,7 @@ from typing import Any
 
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.provenance import write_json
+from lalm_mer.core.output import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions

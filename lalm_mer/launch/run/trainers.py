@@ -16,6 +16,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
+from lalm_mer.core.output import write_text, writing
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import RunData
@@ -38,13 +39,13 @@ class _History(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if state.is_world_process_zero:
-            self._path.write_text("".join(_lines(state.log_history)), encoding="utf-8")
+            write_text(self._path, "".join(_lines(state.log_history)))
 
     def on_log(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ANN401
         if not state.is_world_process_zero:
             return
         for line in _lines(state.log_history[-1:]):
-            with self._path.open("a", encoding="utf-8") as file:
+            with writing(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(line)
             row = json.loads(line)
             if row["split"] == "dev" and not sys.stderr.isatty():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import modalities_of
-from lalm_mer.core.provenance import atomic_path, write_json
+from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator

@@ -17,6 +17,9 @@ def options(*arguments):
     return command_parser("What it does.").parse_args(arguments)
 
 
+FULL = "No space left on device; free some space, or write to another folder, and run the same command again"
+
+
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1), (3, 3)])
 def test_the_exit_status_of_the_command_is_returned(returned, status, capsys):
     assert run_command(lambda _: returned, options()) == status
@@ -31,7 +34,7 @@ def test_the_exit_status_of_the_command_is_returned(returned, status, capsys):
         (AudioError("x" * 400), f"error: {'x' * 400}\n"),
         (FileNotFoundError(2, "No such file", "a.csv"), "error: [Errno 2] No such file: 'a.csv'\n"),
         (PermissionError(13, "Permission denied", "a.csv"), "error: [Errno 13] Permission denied: 'a.csv'\n"),
-        (OSError(28, "No space left\non device"), "error: [Errno 28] No space left on device\n"),
+        (OSError(28, "No space left"), f"error: the output: cannot be written: {FULL}\n"),
     ],
 )
 @pytest.mark.parametrize("status", [1, 2])

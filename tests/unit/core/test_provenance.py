@@ -1,19 +1,14 @@
 import hashlib
-import json
 import subprocess
-
-import pytest
 
 from lalm_mer.core import provenance
 from lalm_mer.core.provenance import (
     Commit,
-    atomic_path,
     git_commit,
     hash_bytes,
     hash_file,
     hash_json,
     package_versions,
-    write_json,
 )
 
 
@@ -27,35 +22,6 @@ def test_hash_json_is_canonical():
     assert hash_json({"b": [1, "ä"], "a": None}) == hashlib.sha256('{"a":null,"b":[1,"ä"]}'.encode()).hexdigest()
     assert hash_json([1, 2]) != hash_json([2, 1])
     assert hash_json("1") != hash_json(1)
-
-
-def test_atomic_path_replaces_only_after_success(tmp_path):
-    target = tmp_path / "deep" / "file.txt"
-    with atomic_path(target) as partial:
-        partial.write_text("first")
-        assert not target.exists()
-    assert target.read_text() == "first"
-
-    def fail():
-        with atomic_path(target) as partial:
-            partial.write_text("second")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert target.read_text() == "first"
-    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
-
-
-def test_write_json_round_trips_and_refuses_nan(tmp_path):
-    path = tmp_path / "run.json"
-    write_json(path, {"speaker": "Zoë", "loss": None})
-    assert json.loads(path.read_text("utf-8")) == {"speaker": "Zoë", "loss": None}
-    assert "Zoë" in path.read_text("utf-8")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"loss": float("nan")})
-    assert json.loads(path.read_text("utf-8"))["loss"] is None
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_package_versions():
