@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
-from lalm_mer.core.output import write_json
+from lalm_mer.core.output import output_error, write_json
 from lalm_mer.core.processes import in_processes, usable_cores
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Rejection, Utterance
@@ -157,10 +157,9 @@ def _replaced_atomically(out_dir: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     except (OSError, pa.ArrowException, BrokenProcessPool) as error:
-        reason = one_line(error)
-        raise CorpusError(
-            f"{out_dir}: cannot be written ({reason}); check disk space and memory, or choose another output.dir, and "
-            "rerun the same command to resume"
+        raise output_error(error, out_dir) or CorpusError(
+            f"{out_dir}: cannot be written ({one_line(error)}); check the memory of this machine, or choose another "
+            "output.dir, and rerun the same command to resume"
         ) from error
 
 
