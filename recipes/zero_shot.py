@@ -13,6 +13,8 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio.
 """
 
+from lalm_mer.core.config import recorded
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import ZeroShotSettings
@@ -38,7 +40,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     opened = open_model_run(settings)
     settings = opened.settings
     if is_finished(opened.folder, settings, opened.hashes):
-        print(f"{opened.folder} is finished; nothing to do")
+        print(f"{as_recorded(opened.folder)} is finished; nothing to do")
         return
     loaded = opened.load()
     inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
@@ -55,7 +57,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         settings,
         loaded.data,
         recognizer=recognizer_name(settings),
-        base_model=settings.model.id,
+        base_model=recorded(settings).model.id,
         modalities=loaded.setup.modalities,
         method=opened.method,
         hashes=loaded.hashes,

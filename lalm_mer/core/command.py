@@ -6,11 +6,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from lalm_mer.core.errors import LalmMerError, one_line
+from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
 from lalm_mer.core.output import output_error
+from lalm_mer.core.paths import absolute, path_or_id
 
-__all__ = ["add_debug", "command_parser", "run_command"]
+__all__ = ["add_debug", "command_parser", "path_argument", "run_command", "source_argument"]
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
 
@@ -26,6 +28,22 @@ def command_parser(description: str | None, epilog: str | None = None) -> argpar
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Add the flag ``--debug``, which ``run_command`` reads."""
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def path_argument(text: str) -> Path:
+    """``type`` of an argument that is a path: absolute, with ``~`` expanded."""
+    try:
+        return Path(absolute(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def source_argument(text: str) -> str:
+    """``type`` of an argument that is a path or a Hub id; a path as in ``path_argument``."""
+    try:
+        return path_or_id(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run_command(

@@ -57,7 +57,9 @@ class NoiseSettings:
     color: str = setting(
         "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB per octave, brown to violet"
     )
-    folder: str | None = setting(None, help="noise recordings, parts of which are added instead of computed noise")
+    folder: str | None = setting(
+        None, path="new", help="noise recordings, parts of which are added instead of computed noise"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class ReverbSettings:
     p: float = _probability()
     min_rt60_s: float = setting(0.2, **_RT60_S, help="shortest reverberation time of simulated rooms")
     max_rt60_s: float = setting(0.8, **_RT60_S, help="longest reverberation time of simulated rooms")
-    folder: str | None = setting(None, help="recorded impulse responses, used instead of simulated rooms")
+    folder: str | None = setting(None, path="new", help="recorded impulse responses, used instead of simulated rooms")
 
 
 @dataclass(frozen=True)

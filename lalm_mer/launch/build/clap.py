@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
@@ -45,7 +46,10 @@ class ClapBuilder:
         """
         with naming_keys("model"):
             return Clap.load(
-                settings.id, revision=settings.revision, dtype=settings.dtype, quantization=settings.quantization
+                recorded(settings).id,  # peft writes it into adapter_config.json
+                revision=settings.revision,
+                dtype=settings.dtype,
+                quantization=settings.quantization,
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any, TypeVar
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
@@ -68,7 +69,7 @@ def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method:
         "seed": settings.seed,
     }
     names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") or "_" for name, value in facts.items()}
-    pattern = settings.output.dir
+    pattern = as_recorded(settings.output.dir)  # the working directory may have braces in its name
     try:
         pieces = list(Formatter().parse(pattern))
         folder = "".join(text + ("" if name is None else names[name]) for text, name, _, _ in pieces)
@@ -78,6 +79,6 @@ def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method:
     if not plain:
         expected = ", ".join(f"{{{name}}}" for name in facts)
         raise ConfigError(f"key 'output.dir': {pattern!r}; the placeholders are {expected}")
-    output: Any = replace(settings.output, dir=folder)
+    output: Any = replace(settings.output, dir=absolute(folder))
     changed: RunSettingsT = replace(settings, output=output)
     return changed
