@@ -27,6 +27,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text("ut
 CHANGED = {"accelerate_configs/multi_gpu.yaml": "accelerate_configs/cpu.yaml"}  # one process: there are no two GPUs
 if not torch.cuda.is_available():  # what README says for such a machine
     CHANGED["recipes/finetune.py"] = "recipes/finetune.py train.use_cpu=true"
+    CHANGED["recipes/zero_shot.py"] = "recipes/zero_shot.py scoring.use_cpu=true"
 
 
 @pytest.fixture(scope="module")

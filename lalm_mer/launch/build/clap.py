@@ -30,8 +30,8 @@ class ClapBuilder:
             ConfigError: if other keys of the prompt are set
         """
         ensemble = load_ensemble(Path(settings.prompt.file))
-        plain = PromptSettings(settings.prompt.file, settings.prompt.modalities)
-        if settings.prompt != plain or settings.data.without_audio != "refuse":
+        chosen = recorded(settings.prompt)
+        if chosen != PromptSettings(chosen.file, chosen.modalities) or settings.data.without_audio != "refuse":
             raise ConfigError(
                 "section 'prompt': clap compares audio with descriptions and uses only prompt.file (which may have "
                 "several templates), and data.without_audio=refuse"

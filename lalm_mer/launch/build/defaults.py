@@ -69,16 +69,17 @@ def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method:
         "seed": settings.seed,
     }
     names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") or "_" for name, value in facts.items()}
-    pattern = as_recorded(settings.output.dir)  # the working directory may have braces in its name
+    pattern = settings.output.dir
+    inside = as_recorded(pattern)  # the working directory may have braces in its name
     try:
-        pieces = list(Formatter().parse(pattern))
+        pieces = list(Formatter().parse(inside))
         folder = "".join(text + ("" if name is None else names[name]) for text, name, _, _ in pieces)
         plain = all(not form and conversion is None for _, _, form, conversion in pieces)
     except (KeyError, ValueError):
         plain, folder = False, ""
     if not plain:
         expected = ", ".join(f"{{{name}}}" for name in facts)
-        raise ConfigError(f"key 'output.dir': {pattern!r}; the placeholders are {expected}")
-    output: Any = replace(settings.output, dir=absolute(folder))
+        raise ConfigError(f"key 'output.dir': {inside!r}; the placeholders are {expected}")
+    output: Any = replace(settings.output, dir=folder if inside == pattern else absolute(folder))
     changed: RunSettingsT = replace(settings, output=output)
     return changed
