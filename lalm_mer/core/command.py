@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
 from lalm_mer.core.output import output_error
 from lalm_mer.core.paths import absolute, path_or_id
+from lalm_mer.core.processes import is_first_process
 
 __all__ = ["add_debug", "command_parser", "path_argument", "run_command", "source_argument"]
 
+_OTHERS_END_S = 3  # within it, the launcher ends all processes of a run after the first has failed
+
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(?!lalm_mer\b)")  # for the authors of other packages
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
 
 
@@ -51,9 +58,15 @@ def run_command(
 ) -> int:
     """Run a command; print an error that the user can mend on one line of stderr, or with ``--debug`` its traceback.
 
+    A character that the console cannot show is printed as its escape. Of several processes, the first prints its error
+    at once, the others only if it has none.
+
     Returns:
         the exit status: that of the command (None is 0), ``error_status`` after such an error, 130 if interrupted
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command(options) or 0
     except (LalmMerError, OSError, KeyboardInterrupt) as error:
@@ -64,5 +77,8 @@ def run_command(
         else:
             known = error if isinstance(error, LalmMerError) else output_error(error)
             message, status = str(known) if known else one_line(error), error_status
+            message, status = str(error) if isinstance(error, LalmMerError) else one_line(error), error_status
+        if not is_first_process():
+            time.sleep(_OTHERS_END_S)
         print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees
         return status

@@ -18,6 +18,7 @@ import soundfile
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.extras import install_extra
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.settings import require_declared, setting
 
@@ -188,7 +189,7 @@ def _check(settings: AugmentSettings) -> None:
     }
     missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"augmentation needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
+        raise ConfigError(f"augmentation needs {', '.join(missing)}; {install_extra('augment')}")
 
 
 def _recordings(section: str, folder: str | None) -> list[Path]:

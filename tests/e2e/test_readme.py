@@ -59,8 +59,8 @@ def run(line, environment, monkeypatch, capsys):
         extras = {extra for word in words for group in re.findall(r"\[(.*)\]", word) for extra in group.split(",")}
         known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         assert extras <= set(known)
-    elif program == "accelerate":
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", *words[1:]]
+    elif program == "lalm-mer" and words[0] == "launch":
+        launcher = [sys.executable, "-m", "lalm_mer.cli", *words]
         done = subprocess.run(launcher, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     elif program == "lalm-mer":
