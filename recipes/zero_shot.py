@@ -31,8 +31,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     from lalm_mer.launch.run.identity import run_identity
     from lalm_mer.launch.run.preflight import preflight
     from lalm_mer.launch.run.run_folder import is_finished, open_run
-    from lalm_mer.launch.run.trainers import make_trainer, seed_everything
-    from lalm_mer.recognizers.scoring import score_by_trainer
+    from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
@@ -72,7 +71,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     trainer = make_trainer(
         recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
     )
-    run.finish(loaded.data, score_by_trainer(trainer, inputs))
+    run.finish(loaded.data, score_test(trainer, inputs))
     trainer.close()
 
 
