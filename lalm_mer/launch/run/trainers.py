@@ -65,18 +65,16 @@ class _ScoringProgress(TrainerCallback):  # type: ignore[misc]
         self._batches = 0
         self._printed = time.monotonic()
 
-    def on_prediction_step(
-        self, args: Any, state: TrainerState, control: Any, eval_dataloader: Any = None, **_: Any
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: TrainerState, *_: Any, eval_dataloader: Any, **__: Any) -> None:  # noqa: ANN401
         self._batches += 1
         if state.is_world_process_zero and time.monotonic() - self._printed >= _LINE_S:
             self._printed = time.monotonic()
             print(f"scored {self._batches} of {len(eval_dataloader)} batches", flush=True)  # noqa: T201 for logs
 
-    def on_evaluate(self, *_: Any, **__: Any) -> None:
+    def on_evaluate(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         self._batches = 0
 
-    def on_predict(self, *_: Any, **__: Any) -> None:
+    def on_predict(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         self._batches = 0
 
 
