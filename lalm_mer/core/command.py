@@ -1,4 +1,7 @@
-"""What all commands of this project share: ``--debug``, errors on one line, exit statuses."""
+"""What all commands of this project share: ``--debug``, errors on one line, exit statuses.
+
+Importing it also makes a console show any text, and hides the FutureWarnings of other packages.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
 from lalm_mer.core.output import output_error
@@ -18,10 +22,29 @@ from lalm_mer.core.processes import is_first_process
 
 __all__ = ["add_debug", "command_parser", "path_argument", "run_command", "source_argument"]
 
+_INTERRUPTED = "interrupted"
 _OTHERS_END_S = 3  # within it, the launcher ends all processes of a run after the first has failed
 
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(?!lalm_mer\b)")  # for the authors of other packages
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
+
+
+def _prepare_console() -> None:
+    """Print what the console cannot show as escapes, and an interruption before ``run_command`` as one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt) and "--debug" not in sys.argv:
+            print(f"error: {_INTERRUPTED}", file=sys.stderr)  # noqa: T201 the one line that a user sees
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = show
+
+
+_prepare_console()
 
 
 def command_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -54,30 +77,36 @@ def source_argument(text: str) -> str:
 
 
 def run_command(
-    command: Callable[[argparse.Namespace], int | None], options: argparse.Namespace, *, error_status: int = 1
+    command: Callable[[argparse.Namespace], int | None],
+    options: argparse.Namespace,
+    *,
+    error_status: int = 1,
+    resumes: bool = False,
 ) -> int:
     """Run a command; print an error that the user can mend on one line of stderr, or with ``--debug`` its traceback.
 
-    A character that the console cannot show is printed as its escape. Of several processes, the first prints its error
-    at once, the others only if it has none.
+    Of several processes, the first prints its error at once, the others only if it has none.
+
+    Args:
+        command: called with the options
+        options: parsed command line, with ``debug``
+        error_status: exit status after an error
+        resumes: whether the same command resumes after an interruption
 
     Returns:
         the exit status: that of the command (None is 0), ``error_status`` after such an error, 130 if interrupted
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
         return command(options) or 0
     except (LalmMerError, OSError, KeyboardInterrupt) as error:
         if options.debug:
             raise
         if isinstance(error, KeyboardInterrupt):
-            message, status = "interrupted; rerun the same command to resume", 130  # the status that shells use
+            message = f"{_INTERRUPTED}; rerun the same command to resume" if resumes else _INTERRUPTED
+            status = 130  # the status that shells use
         else:
             known = error if isinstance(error, LalmMerError) else output_error(error)
             message, status = str(known) if known else one_line(error), error_status
-            message, status = str(error) if isinstance(error, LalmMerError) else one_line(error), error_status
         if not is_first_process():
             time.sleep(_OTHERS_END_S)
         print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees

@@ -42,4 +42,4 @@ def run_recipe(
         require_paths(settings)
         options.recipe(settings)
 
-    sys.exit(run_command(run, parser.parse_intermixed_args()))
+    sys.exit(run_command(run, parser.parse_intermixed_args(), resumes=True))
