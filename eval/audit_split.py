@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.corpora import load
 from lalm_mer.protocols.audit import Audit, audit_split, read_split_file
@@ -27,11 +26,11 @@ from lalm_mer.protocols.protocol import COLUMNS
 def main(arguments: list[str]) -> int:
     """Run the command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="ids of the training set")
-    parser.add_argument("--dev", type=Path, metavar="FILE", help="ids of the development set")
-    parser.add_argument("--test", type=Path, required=True, metavar="FILE", help="ids of the test set")
+    parser.add_argument("--train", type=path_argument, required=True, metavar="FILE", help="ids of the training set")
+    parser.add_argument("--dev", type=path_argument, metavar="FILE", help="ids of the development set")
+    parser.add_argument("--test", type=path_argument, required=True, metavar="FILE", help="ids of the test set")
     parser.add_argument("--corpus", metavar="NAME", help="corpus of the ids (default: the one whose rule fits all)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the prepared corpus")
+    parser.add_argument("--data", type=path_argument, metavar="DIR", help="the prepared corpus")
     parser.add_argument(
         "--require",
         default="speaker",

@@ -20,8 +20,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.corpora import PreparedCorpus, load
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.examples.transcripts import load_transcripts, require_same_corpus
@@ -33,10 +34,12 @@ from lalm_mer.quality.report import write_quality_report
 def main(arguments: list[str]) -> int:
     """Run the command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("data", metavar="DATA_DIR", type=Path, help="prepared corpus")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: <DATA_DIR>_quality)")
-    parser.add_argument("--asr", type=Path, metavar="FILE", help="output of speech recognition: Parquet or CSV")
-    parser.add_argument("--word-times", type=Path, metavar="DIR", help="one file of word times per utterance")
+    parser.add_argument("data", metavar="DATA_DIR", type=path_argument, help="prepared corpus")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="output folder (default: <DATA_DIR>_quality)")
+    parser.add_argument(
+        "--asr", type=path_argument, metavar="FILE", help="output of speech recognition: Parquet or CSV"
+    )
+    parser.add_argument("--word-times", type=path_argument, metavar="DIR", help="one file of word times per utterance")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="processes that decode audio (default: one per core)"
     )
@@ -71,7 +74,7 @@ def check(options: argparse.Namespace) -> None:
     report = out / "quality.html"
     write_quality_report(quality, report, command=options.command)
     print_quality(quality)
-    print(f"\nreport: {report}")
+    print(f"\nreport: {as_recorded(report)}")
 
 
 def load_hypotheses(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
@@ -79,7 +82,7 @@ def load_hypotheses(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
     table = load_transcripts(file)
     require_same_corpus(table, corpus.name, corpus.summary["root_hash"])
     ids = set(corpus.columns(["utterance_id"])["utterance_id"])
-    print(f"{file}: {len(ids & set(table.hypotheses))} of {len(ids)} utterances have a hypothesis")
+    print(f"{as_recorded(file)}: {len(ids & set(table.hypotheses))} of {len(ids)} utterances have a hypothesis")
     return table.hypotheses
 
 

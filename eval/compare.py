@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.report.html import write_report
 from lalm_mer.evaluation.report.text import comparison_text
@@ -26,9 +26,9 @@ from lalm_mer.evaluation.runs import read_run
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if the report was written, 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=path_argument, help="run folder")
     parser.add_argument(
-        "--out", required=True, type=Path, help="folder for comparison.csv, comparison.json, report.html"
+        "--out", required=True, type=path_argument, help="folder for comparison.csv, comparison.json, report.html"
     )
     parser.add_argument(
         "--allow-simulated", action="store_true", help="include runs whose transcripts name the label: an upper bound"
@@ -44,7 +44,7 @@ def compare_runs(options: argparse.Namespace) -> None:
     report = options.out / "report.html"
     write_report(comparison, report, command=options.command)
     print(comparison_text(comparison))
-    print(f"\nreport: {report}")
+    print(f"\nreport: {as_recorded(report)}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.output import write_json
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.evaluation.report.text import metrics_text
 from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
@@ -25,9 +25,9 @@ from lalm_mer.evaluation.tables import read_table
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if the table was scored, 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
-    parser.add_argument("file", metavar="FILE", type=Path, help="CSV or Parquet table")
+    parser.add_argument("file", metavar="FILE", type=path_argument, help="CSV or Parquet table")
     parser.add_argument("--labels", help="label set, separated by commas; default: the labels of the table")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file as well")
+    parser.add_argument("--out", type=path_argument, help="write the figures to this JSON file as well")
     return run_command(score_predictions, parser.parse_args(arguments))
 
 
@@ -41,7 +41,7 @@ def score_predictions(options: argparse.Namespace) -> None:
     print("\n".join(table.remarks))
     print(metrics_text(scores))
     if options.out is not None:
-        print(f"\nwritten: {options.out}")
+        print(f"\nwritten: {as_recorded(options.out)}")
 
 
 if __name__ == "__main__":

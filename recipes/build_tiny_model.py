@@ -8,6 +8,7 @@ Example:
 
 from pathlib import Path
 
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import TinySettings
 
@@ -35,7 +36,7 @@ def build(settings: TinySettings) -> None:
         initializer_range=settings.initializer_range,
         seed=settings.seed,
     )
-    print(f"tiny, randomly initialised {settings.family} in {settings.output.dir}")
+    print(f"tiny, randomly initialised {settings.family} in {as_recorded(settings.output.dir)}")
 
 
 if __name__ == "__main__":

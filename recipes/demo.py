@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lalm_mer.core.command import command_parser, run_command
+
 MODALITIES = ("audio_transcript", "audio", "transcript")  # the longest first
 LAUNCH = ["accelerate", "launch", "--quiet", "--config_file", "accelerate_configs/cpu.yaml"]
 SCRIPTS = {"lora": "finetune", "baseline": "train_baseline", "zero_shot": "zero_shot"}
@@ -28,12 +30,16 @@ AT_A_TIME = 2
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def main() -> None:
-    """Run all commands of the demo that have not finished."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("--corpus", choices=("circumplex", "ravdess"), default="circumplex")
     parser.add_argument("--root", default="", help="folder of the release; not for the circumplex corpus")
-    arguments = parser.parse_args()
+    return run_command(demo, parser.parse_args(), resumes=True)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Run all commands of the demo that have not finished."""
     if arguments.corpus == "ravdess" and not arguments.root:
         sys.exit("error: the ravdess demo needs CORPUS_ROOT, the folder with Actor_01 ... Actor_24")
     out = Path("outputs/demo" if arguments.corpus == "circumplex" else f"outputs/demo_{arguments.corpus}")
@@ -86,7 +92,7 @@ def run_together(commands: dict[str, list[str]], logs: Path) -> None:
                 done.result()
                 progress.update()
                 progress.write(f"finished: {waiting[done]}", file=sys.stderr)
-        except SystemExit:
+        except (SystemExit, KeyboardInterrupt):
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -97,12 +103,14 @@ def run(command: list[str], log: Path | None) -> None:
         print(f"\n$ {shlex.join(command)}", flush=True)
         done = subprocess.run(command, check=False)
     else:
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             done = subprocess.run(command, check=False, stdout=file, stderr=file, env=ENVIRONMENT)
     if done.returncode:
-        last = "".join(f"\n  {line}" for line in log.read_text().splitlines()[-5:]) if log else ""
+        last = (
+            "".join(f"\n  {line}" for line in log.read_text("utf-8", errors="replace").splitlines()[-5:]) if log else ""
+        )
         sys.exit(f"error: exit status {done.returncode} of {shlex.join(command)}{last}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

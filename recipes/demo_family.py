@@ -15,17 +15,23 @@ from pathlib import Path
 
 from demo import LAUNCH, run, run_together
 
+from lalm_mer.core.command import command_parser, run_command
+
 DATA = Path("outputs/demo_ravdess/data")  # shared with the other demos
 METHODS = ("zero_shot", "lora", "lora_audio_swapped")
 
 
-def main() -> None:
-    """Run all commands of one family that have not finished."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("--family", required=True, help="a family of lalm_mer/models/families, or clap")
     parser.add_argument("--corpus", choices=("ravdess",), default="ravdess", help="real speech only")
     parser.add_argument("--root", default="", help="folder with Actor_01 ... Actor_24")
-    arguments = parser.parse_args()
+    return run_command(demo_family, parser.parse_args(), resumes=True)
+
+
+def demo_family(arguments: argparse.Namespace) -> None:
+    """Run all commands of one family that have not finished."""
     if not arguments.root:
         sys.exit("error: the ravdess demo needs CORPUS_ROOT, the folder with Actor_01 ... Actor_24")
     out = Path(f"outputs/demo_ravdess_{arguments.family}")
@@ -74,4 +80,4 @@ def runs(family: str, out: Path) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,9 @@ as recipes/push_adapter.py does.
 
 from pathlib import Path
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import FinetuneSettings
@@ -38,7 +40,7 @@ def finetune(settings: FinetuneSettings) -> None:
     opened = open_model_run(settings)
     settings, folder = opened.settings, opened.folder
     if is_finished(folder, settings, opened.hashes):
-        print(f"{folder} is finished; nothing to do")
+        print(f"{as_recorded(folder)} is finished; nothing to do")
         finish(settings, folder)
         return
     loaded = opened.load()
@@ -46,7 +48,7 @@ def finetune(settings: FinetuneSettings) -> None:
         settings,
         loaded.data,
         recognizer=recognizer_name(settings),
-        base_model=settings.model.id,
+        base_model=recorded(settings).model.id,
         modalities=loaded.setup.modalities,
         method=opened.method,
         hashes=loaded.hashes,

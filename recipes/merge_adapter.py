@@ -14,17 +14,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command, source_argument
+from lalm_mer.core.paths import as_recorded
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if it was merged, 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
-    parser.add_argument("run", metavar="RUN", help="run folder of finetune.py, or user/name of an adapter on the Hub")
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--base-model", metavar="ID", help="Hub id or folder of the base, if not that of the run")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=source_argument,
+        help="run folder of finetune.py, or user/name of an adapter on the Hub",
+    )
+    parser.add_argument("--out", type=path_argument, required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--base-model", metavar="ID", type=source_argument, help="Hub id or folder of the base, if not that of the run"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the adapter on the Hub")
     return run_command(merge_adapter, parser.parse_args(arguments))
 
@@ -33,7 +40,7 @@ def merge_adapter(options: argparse.Namespace) -> None:
     """Merge, and print how to use the model."""
     from lalm_mer.sharing.merging import merge  # here, so that --help does not wait for torch
 
-    folder = merge(options.run, options.out, base_model=options.base_model, revision=options.revision)
+    folder = as_recorded(merge(options.run, options.out, base_model=options.base_model, revision=options.revision))
     print(f"merged into {folder}; score it with model.id={folder}")
 
 

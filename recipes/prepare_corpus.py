@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.corpora.settings import PrepareSettings, prepare
 from lalm_mer.launch.arguments import run_recipe
 
@@ -37,15 +38,14 @@ def prepare_corpus(settings: PrepareSettings) -> None:
 
 def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
     """Print what should be checked before training."""
+    folder = as_recorded(out_dir)
     kind = " (synthetic)" if summary["synthetic"] else ""
     labels = ", ".join(f"{label} {n}" for label, n in summary["labels"].items())
     rejected = ", ".join(f"{reason} {n}" for reason, n in summary["rejected"].items())
     print(f"corpus      {summary['corpus']}{kind}")
     print(f"found       {summary['n_found']}")
     print(f"utterances  {summary['n_utterances']}")
-    print(
-        f"rejected    {summary['n_rejected']}" + (f": {rejected}; see {out_dir / 'rejected.jsonl'}" if rejected else "")
-    )
+    print(f"rejected    {summary['n_rejected']}" + (f": {rejected}; see {folder}/rejected.jsonl" if rejected else ""))
     print(f"labels      {labels or 'none'}")
     print(f"speakers    {len(summary['speakers'])}")
     print(f"hours       {summary['duration_s'] / 3600:.2f}")
@@ -56,7 +56,7 @@ def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
         print(f"task        {task}: {n_mapped} mapped, {counts['unmapped']} unmapped")
     for modality, uar in summary.get("ceilings", {}).items():
         print(f"ceiling     {modality}: UAR {uar:.3f}")
-    print(f"written to  {out_dir}")
+    print(f"written to  {folder}")
 
 
 if __name__ == "__main__":

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.command import command_parser, path_argument, run_command
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.config.sections import FinetuneOutputSettings
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="finished run folder of finetune.py")
+    parser.add_argument("run", metavar="RUN", type=path_argument, help="finished run folder of finetune.py")
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if it is missing")
     parser.add_argument("--private", action="store_true", help="make it private")
     parser.add_argument("--licence", metavar="ID", help="of the adapter, such as cc-by-nc-4.0 (default: not stated)")
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         help="longest wait for an answer (default: %(default)g s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="write the folder to --out and push nothing")
-    parser.add_argument("--out", type=Path, help="with --dry-run: a new or empty folder")
+    parser.add_argument("--out", type=path_argument, help="with --dry-run: a new or empty folder")
     options = parser.parse_args(arguments)
     if options.dry_run != (options.out is not None):
         parser.error("--dry-run and --out go together")
@@ -55,7 +55,7 @@ def push_adapter(options: argparse.Namespace) -> None:
     if options.dry_run:
         folder = assemble(options.run, options.out, repo_id=options.repo, **named)
         print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))
-        print(f"written to {folder}; nothing was pushed")
+        print(f"written to {as_recorded(folder)}; nothing was pushed")
     else:
         named |= {"private": options.private, "timeout_s": options.timeout}
         print(f"pushed: {push_run(options.run, options.repo, **named)}")

@@ -8,7 +8,9 @@ The run folder receives run.json, model/, history.jsonl, predictions.parquet and
 resume from the last complete checkpoint.
 """
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.names import BASELINE
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import BaselineSettings
@@ -29,14 +31,14 @@ def train_baseline(settings: BaselineSettings) -> None:
     opened = open_baseline_run(settings)
     settings, fusion = opened.settings, opened.settings.baseline
     if is_finished(opened.folder, settings, opened.hashes):
-        print(f"{opened.folder} is finished; nothing to do")
+        print(f"{as_recorded(opened.folder)} is finished; nothing to do")
         return
     network, data = opened.load()
     identity = run_identity(
         settings,
         data,
         recognizer=recognizer_name(fusion),
-        base_model=fusion.bert,
+        base_model=recorded(fusion).bert,
         modalities=fusion.modalities,
         method=BASELINE,
         hashes=opened.hashes,

@@ -15,8 +15,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, SIMULATED
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.arguments import run_recipe
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
 
 def transcribe(settings: TranscribeSettings) -> None:
     """Transcribe a corpus and compare with its own transcripts."""
-    # imported here, so that --help and errors in the config do not wait for torch
-    import torch
+    import torch  # here, so that --help and errors in the config do not wait for it
 
     from lalm_mer.corpora import load
     from lalm_mer.examples.transcripts import make_rows, write_transcripts
@@ -54,7 +55,7 @@ def transcribe(settings: TranscribeSettings) -> None:
         )
     identity = {
         "format": 1,
-        "model": model.id,
+        "model": recorded(model).id,
         "model_digest": transcriber.digest,
         "dtype": model.dtype,
         "language": model.language,
@@ -65,7 +66,7 @@ def transcribe(settings: TranscribeSettings) -> None:
         "root_hash": corpus.summary["root_hash"],
     }
     if is_finished(out, identity):
-        print(f"{out} is finished; nothing to do")
+        print(f"{as_recorded(out)} is finished; nothing to do")
         return
     journal = out.with_name(f".{out.name}.partial.jsonl")
     hypotheses = transcribe_utterances(
@@ -112,7 +113,7 @@ def print_summary(rows: pd.DataFrame, n_without_audio: int, out: Path) -> None:
     print(f"without audio       {n_without_audio} (left out)")
     print(f"without reference   {len(rows) - len(known)}")
     print(f"word error rate     {shown} over {known['n_reference_words'].sum()} words (without case and punctuation)")
-    print(f"written to          {out}")
+    print(f"written to          {as_recorded(out)}")
 
 
 if __name__ == "__main__":

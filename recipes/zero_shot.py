@@ -13,6 +13,8 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio.
 """
 
+from lalm_mer.core.config import recorded
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import ZeroShotSettings
@@ -29,8 +31,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     from lalm_mer.launch.run.identity import run_identity
     from lalm_mer.launch.run.preflight import preflight
     from lalm_mer.launch.run.run_folder import is_finished, open_run
-    from lalm_mer.launch.run.trainers import make_trainer, seed_everything
-    from lalm_mer.recognizers.scoring import score_by_trainer
+    from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
@@ -38,7 +39,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     opened = open_model_run(settings)
     settings = opened.settings
     if is_finished(opened.folder, settings, opened.hashes):
-        print(f"{opened.folder} is finished; nothing to do")
+        print(f"{as_recorded(opened.folder)} is finished; nothing to do")
         return
     loaded = opened.load()
     inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
@@ -55,7 +56,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         settings,
         loaded.data,
         recognizer=recognizer_name(settings),
-        base_model=settings.model.id,
+        base_model=recorded(settings).model.id,
         modalities=loaded.setup.modalities,
         method=opened.method,
         hashes=loaded.hashes,
@@ -70,7 +71,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     trainer = make_trainer(
         recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
     )
-    run.finish(loaded.data, score_by_trainer(trainer, inputs))
+    run.finish(loaded.data, score_test(trainer, inputs))
     trainer.close()
 
 

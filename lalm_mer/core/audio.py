@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.extras import install_extra
 
 __all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_channels", "decode_video", "encode"]
 
@@ -155,7 +156,7 @@ def decode_video(content: bytes, name: str) -> Waveform:
     try:
         import av
     except ImportError as error:
-        raise ConfigError(f"{name}: decoding a video needs PyAV; pip install 'lalm-mer[video]'") from error
+        raise ConfigError(f"{name}: decoding a video needs PyAV; {install_extra('video')}") from error
     options = {"format_whitelist": _CONTAINERS}
     try:
         with av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace") as container:

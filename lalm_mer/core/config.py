@@ -10,7 +10,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lalm_mer.core.errors import ConfigError, one_line
-from lalm_mer.core.settings import settings_of
+from lalm_mer.core.paths import absolute, as_recorded, path_or_id
+from lalm_mer.core.settings import Setting, settings_of
+from lalm_mer.core.suggestions import did_you_mean, no_such_path
 
-__all__ = ["build_config", "load_config", "read_yaml", "to_dict"]
+__all__ = ["build_config", "load_config", "read_yaml", "recorded", "require_paths", "to_dict"]
 
 ConfigT = TypeVar("ConfigT")
 _MISSING = "???"  # OmegaConf's placeholder for a required value
@@ -67,8 +69,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {no_such_path(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({one_line(error)}); is the path right?") from error
+        raise ConfigError(f"{path}: cannot be read ({one_line(error)}); expected a YAML file in UTF-8") from error
     content = _load(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
@@ -85,7 +89,7 @@ def _load(text: str, source: str) -> Any:  # noqa: ANN401 a YAML value
 
 
 def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a YAML file and overrides from the command line into a frozen dataclass.
+    """Read a YAML file and overrides from the command line into a frozen dataclass; its paths become absolute.
 
     Args:
         schema: dataclass whose declarations define the allowed keys and values
@@ -101,7 +105,7 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
 
 
 def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str) -> ConfigT:
-    """Build a config from plain data, such as that of run.json; errors as in ``load_config``, naming ``source``."""
+    """Build a config from plain data, such as that of run.json; paths and errors as in ``load_config``."""
     return _merged(schema, [(source, dict(content))])
 
 
@@ -112,7 +116,7 @@ def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]])
     path = layers[0][0]
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(content) for _, content in layers))
-        return typing.cast(ConfigT, OmegaConf.to_object(merged))
+        return _with_paths(typing.cast(ConfigT, OmegaConf.to_object(merged)), _absolute)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{path}: key {error.full_key!r} is missing; give it there or as an override") from error
     except OmegaConfBaseException as error:
@@ -123,8 +127,52 @@ def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]])
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 any dataclass
-    """Convert a resolved config to plain data, for run.json."""
-    return dataclasses.asdict(config)
+    """Convert a resolved config to plain data, for run.json, with paths as in ``recorded``."""
+    return dataclasses.asdict(recorded(config))
+
+
+def recorded(config: ConfigT) -> ConfigT:
+    """The config with paths as they are recorded and hashed: relative to the working directory, if they are in it."""
+    return _with_paths(config, lambda path, _, __: as_recorded(path))
+
+
+def require_paths(config: Any) -> None:  # noqa: ANN401 any dataclass of settings
+    """Check that the files and folders exist that the config reads.
+
+    Raises:
+        ConfigError: naming the key, with the nearest name that exists
+    """
+    _with_paths(config, _existing)
+
+
+def _with_paths(config: ConfigT, change: Callable[[str, str, Setting], str], section: str = "") -> ConfigT:
+    """The config with each path replaced by the result for it, its key and its declaration."""
+    changes: dict[str, Any] = {}
+    for name, declared in settings_of(type(config)).items():
+        value, key = getattr(config, name), f"{section}{name}"
+        if dataclasses.is_dataclass(value):
+            changes[name] = _with_paths(value, change, f"{key}.")
+        elif declared.path and isinstance(value, list):
+            changes[name] = [change(path, key, declared) for path in value]
+        elif declared.path and value and value not in (_MISSING, declared.also_allowed):
+            changes[name] = change(value, key, declared)
+    return dataclasses.replace(typing.cast(Any, config), **changes) if changes else config
+
+
+def _absolute(path: str, key: str, declared: Setting) -> str:
+    try:
+        return path_or_id(path) if declared.path == "source" else absolute(path)
+    except ConfigError as error:
+        raise ConfigError(f"key {key!r}: {error}") from error
+
+
+def _existing(path: str, key: str, declared: Setting) -> str:
+    given, kind = Path(path), "file" if declared.path == "file" else "folder"
+    read = declared.path in ("file", "folder") or (declared.path == "source" and given.is_absolute())
+    if read and not given.exists():
+        among = Path(declared.among) if declared.among else None
+        raise ConfigError(f"key {key!r}: {as_recorded(path)}: {no_such_path(given, kind, among=among)}")
+    return path
 
 
 def _parse_override(override: str) -> dict[str, Any]:
@@ -172,7 +220,8 @@ def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  #
     for name, item in value.items():
         full = f"{key}.{name}" if key else str(name)
         if name not in declared:
-            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(declared)}")
+            near = did_you_mean(name, declared)
+            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(declared)}{near}")
         _check(declared[name].type, item, source, full)
         if item != _MISSING:
             declared[name].require(item, f"{source}: key {full!r}")

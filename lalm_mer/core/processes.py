@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 __all__ = ["in_processes", "is_first_process", "usable_cores"]
@@ -51,10 +53,28 @@ def in_processes(
         yield from map(function, chain(first, remaining))
         return
     waiting: deque[Future[ResultT]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
         for item in chain(first, remaining):
-            waiting.append(pool.submit(function, item))
+            with _not_interrupted():  # a submission may start a worker
+                waiting.append(pool.submit(function, item))
             if len(waiting) > ahead * processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Processes started in the block never get Ctrl-C, of which each would print a trace; this one gets it later."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would end the block
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)

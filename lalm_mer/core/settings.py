@@ -14,14 +14,16 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from lalm_mer.core.errors import ConfigError, LalmMerError
+from lalm_mer.core.suggestions import did_you_mean
 
 __all__ = [
     "Setting", "changeable_keys", "describe_settings", "naming_keys", "require_declared", "setting", "settings_of",
 ]  # fmt: skip
 
+PathKind: TypeAlias = Literal["", "file", "folder", "new", "source"]
 Choices: TypeAlias = Sequence[str | int] | Callable[[], Sequence[str | int]]
 
 
@@ -42,6 +44,9 @@ class Setting:
         also_allowed: a value outside that range with a special meaning
         choices: all allowed values, or a callable that returns them, for a registry that is filled later
         may_change: whether a resumed run may have another value; for a section, whether all of its keys may
+        path: ``file`` or ``folder`` that must exist, ``new`` for a path that is written or checked later, ``source``
+            for a folder or Hub id; empty if the value is no path
+        among: folder whose YAML files are the usual values of a path
     """
 
     type: Any
@@ -51,9 +56,11 @@ class Setting:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    also_allowed: float | None = None
+    also_allowed: float | str | None = None
     choices: Choices | None = None
     may_change: bool = False
+    path: PathKind = ""
+    among: str = ""
 
     @property
     def section(self) -> type | None:
@@ -81,6 +88,7 @@ class Setting:
             else:
                 words = [*map(str, self.allowed), *(["null"] if null else [])]
                 expected = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+                expected += did_you_mean(value, words)
             raise ConfigError(f"{where}: {value!r}; expected {expected}")
 
     def _allows(self, value: Any) -> bool:  # noqa: ANN401 of any type
@@ -98,7 +106,8 @@ class Setting:
             return f"{self.at_least} to {self.at_most}"
         bounds = ("{} or more", self.at_least), ("more than {}", self.above), ("at most {}", self.at_most)
         words = [words.format(bound) for words, bound in (*bounds, ("less than {}", self.below)) if bound is not None]
-        return " and ".join(words) + ("" if self.also_allowed is None else f", or {self.also_allowed}")
+        also = [] if self.also_allowed is None else [f"or {self.also_allowed}"]
+        return ", ".join(filter(None, [" and ".join(words), *also]))
 
     @property
     def values(self) -> str:
@@ -130,9 +139,11 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
-    also_allowed: float | None = None,
+    also_allowed: float | str | None = None,
     choices: Choices | None = None,
     may_change: bool = False,
+    path: PathKind = "",
+    among: str = "",
 ) -> Any:  # noqa: ANN401 as of dataclasses.field
     """Declare a key of a config as a dataclass field; the arguments are those of ``Setting``.
 
@@ -149,7 +160,9 @@ def setting(
         train: Sizes of batches.
           train.batch_size  int, 1 or more, default 8: utterances at a time
     """
-    declared = Setting(None, MISSING, help, at_least, above, at_most, below, also_allowed, choices, may_change)
+    declared = Setting(
+        None, MISSING, help, at_least, above, at_most, below, also_allowed, choices, may_change, path, among
+    )
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"setting": declared})
     return dataclasses.field(default=default, metadata={"setting": declared})

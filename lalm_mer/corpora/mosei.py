@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import ConfigError, CorpusError, one_line
+from lalm_mer.core.extras import install_extra
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import (
@@ -130,7 +131,7 @@ def _label_arrays(root: Path, path: Path) -> Iterator[tuple[str, Any, Any]]:
     try:
         import h5py
     except ImportError as error:
-        raise ConfigError(f"{path}: reading an HDF5 file needs h5py; pip install 'lalm-mer[mosei]'") from error
+        raise ConfigError(f"{path}: reading an HDF5 file needs h5py; {install_extra('mosei')}") from error
     require_inside(root, path)
 
     def member(group: Any, name: str) -> Any:  # noqa: ANN401 a group or an array of HDF5

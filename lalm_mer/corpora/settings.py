@@ -29,7 +29,7 @@ class CorpusSettings:
     """The release and how it is read; all keys but name apply only to the readers in parentheses."""
 
     name: str = setting(choices=lambda: tuple(READERS), help="the reader")
-    root: str | None = setting(None, help="folder of the release (all but circumplex)")
+    root: str | None = setting(None, path="folder", help="folder of the release (all but circumplex)")
     missing_audio: str | None = setting(
         None,
         choices=("reject", "keep"),
@@ -63,7 +63,7 @@ class CorpusSettings:
 class OutputSettings:
     """Where the prepared corpus is written."""
 
-    dir: str = setting(help="folder of the prepared corpus")
+    dir: str = setting(path="new", help="folder of the prepared corpus")
     processes: int | None = setting(
         None, at_least=1, help="processes that read audio; null for one per core; the result is the same"
     )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.names import ADAPTERS
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.metrics import METRICS, UAR
@@ -72,7 +73,7 @@ def read_run(folder: Path) -> Run:
     if (folder / "metrics.json").exists():
         metrics = read_object(folder / "metrics.json")
         _check_metrics(metrics, predictions.of_condition(record.condition), folder / "metrics.json")
-    return Run(str(folder), record, predictions, history, metrics)
+    return Run(as_recorded(folder), record, predictions, history, metrics)
 
 
 def _check_agreement(record: RunRecord, predictions: Predictions) -> None:

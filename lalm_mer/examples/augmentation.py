@@ -18,6 +18,7 @@ import soundfile
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.extras import install_extra
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.settings import require_declared, setting
 
@@ -57,7 +58,9 @@ class NoiseSettings:
     color: str = setting(
         "white", choices=("white", "random"), help="random: a slope of -6 to 6 dB per octave, brown to violet"
     )
-    folder: str | None = setting(None, help="noise recordings, parts of which are added instead of computed noise")
+    folder: str | None = setting(
+        None, path="new", help="noise recordings, parts of which are added instead of computed noise"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class ReverbSettings:
     p: float = _probability()
     min_rt60_s: float = setting(0.2, **_RT60_S, help="shortest reverberation time of simulated rooms")
     max_rt60_s: float = setting(0.8, **_RT60_S, help="longest reverberation time of simulated rooms")
-    folder: str | None = setting(None, help="recorded impulse responses, used instead of simulated rooms")
+    folder: str | None = setting(None, path="new", help="recorded impulse responses, used instead of simulated rooms")
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ def _check(settings: AugmentSettings) -> None:
     }
     missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"augmentation needs {', '.join(missing)}; pip install 'lalm-mer[augment]'")
+        raise ConfigError(f"augmentation needs {', '.join(missing)}; {install_extra('augment')}")
 
 
 def _recordings(section: str, folder: str | None) -> list[Path]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
-from lalm_mer.core.command import command_parser, run_command
-from lalm_mer.core.config import load_config
+from lalm_mer.core.command import command_parser, path_argument, run_command
+from lalm_mer.core.config import load_config, require_paths
 from lalm_mer.core.settings import describe_settings
 
 __all__ = ["run_recipe"]
@@ -32,13 +31,15 @@ def run_recipe(
         instead: flag, such as ``--dump-labels`` -> function to run instead of the recipe, and help of the flag
     """
     parser = command_parser(description, f"keys of FILE.yaml:\n{describe_settings(schema)}")
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE.yaml", help="a complete run")
+    parser.add_argument("--config", required=True, type=path_argument, metavar="FILE.yaml", help="a complete run")
     parser.set_defaults(recipe=recipe)
     for flag, (another, help_) in (instead or {}).items():
         parser.add_argument(flag, dest="recipe", action="store_const", const=another, help=help_)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides the file")
 
     def run(options: argparse.Namespace) -> None:
-        options.recipe(load_config(schema, options.config, options.overrides))
+        settings = load_config(schema, options.config, options.overrides)
+        require_paths(settings)
+        options.recipe(settings)
 
-    sys.exit(run_command(run, parser.parse_intermixed_args()))
+    sys.exit(run_command(run, parser.parse_intermixed_args(), resumes=True))

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.core.extras import install_extra
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.schema import Input
@@ -31,24 +32,27 @@ __all__ = ["examine", "family_status"]
 _LABELS = LabelSet(("happy", "sad"))
 
 
-def examine(*, builds: bool) -> Iterator[str]:
+def examine(*, builds: bool, describes: bool = False) -> Iterator[str]:
     """Lines of the report.
 
     Args:
         builds: whether to build a tiny random model of each family and score with it, which takes some seconds each
+        describes: whether to list weights, licence, limits and contamination of each family
     """
     for name, version in package_versions().items():
         yield f"package     {name} {version or 'not installed'}"
     yield from _devices()
     yield from _extras()
     for name in FAMILIES:
-        yield from _family(name, builds=builds)
+        yield from _family(name, builds=builds, describes=describes)
     yield f"other       {Generic.name}: any other model that transformers has a class for; not checked here"
-    for limit in LIMITS:
+    for limit in LIMITS if describes else ():
         yield f"            limit, {limit}"
+    if not describes:
+        yield "            --families lists weights, licences and what is known of their training data"
 
 
-def _family(name: str, *, builds: bool) -> Iterator[str]:
+def _family(name: str, *, builds: bool, describes: bool) -> Iterator[str]:
     try:
         family = family_class(name)
     except ModelError as error:
@@ -56,6 +60,8 @@ def _family(name: str, *, builds: bool) -> Iterator[str]:
         return
     status = family_status(family) if builds else "known; --build scores with a tiny random model of it"
     yield f"family      {name}: {status}"
+    if not describes:
+        return
     yield f"            weights {', '.join(family.published)}; licence {family.licence}"
     if family.single_turn_reason is not None:
         yield f"            single turn only: {family.single_turn_reason}"
@@ -64,8 +70,11 @@ def _family(name: str, *, builds: bool) -> Iterator[str]:
 
 
 def _devices() -> Iterator[str]:
-    if not torch.cuda.is_available():
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
         yield f"device      CPU only, {torch.get_num_threads()} threads; torch {torch.__version__} finds no GPU"
+    elif found.type != "cuda":
+        yield f"device      {found.type}, {torch.accelerator.device_count()} GPU(s); torch {torch.__version__}"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
@@ -84,7 +93,7 @@ def _extras() -> Iterator[str]:
     installed = package_versions({name for names in packages.values() for name in names})
     for extra, names in sorted(packages.items()):
         missing = [name for name in names if installed[name] is None]
-        status = f"lacks {', '.join(missing)}: pip install 'lalm-mer[{extra}]'" if missing else "installed"
+        status = f"lacks {', '.join(missing)}: {install_extra(extra)}" if missing else "installed"
         yield f"extra       {extra}: {status}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lalm_mer.core.command import path_argument, source_argument
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import DTYPES
+from lalm_mer.core.paths import as_recorded
 
 if TYPE_CHECKING:
     from lalm_mer.serving.predict import Prediction
@@ -37,11 +38,16 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="audio or video file, folder of them, or list")
     parser.add_argument(
-        "--run", required=True, help="run folder, or folder or Hub id of an adapter, or of a base model with --prompt"
+        "audio", nargs="+", type=path_argument, metavar="AUDIO", help="audio or video file, folder of them, or list"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table: .csv, .json or .parquet")
+    parser.add_argument(
+        "--run",
+        required=True,
+        type=source_argument,
+        help="run folder, or folder or Hub id of an adapter, or of a base model with --prompt",
+    )
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the table: .csv, .json or .parquet")
     parser.add_argument("--transcript", metavar="TEXT", help="of a single recording")
     parser.add_argument("--window", type=float, metavar="S", help="cut recordings into windows of S seconds")
     parser.add_argument("--hop", type=float, metavar="S", help="from one window to the next (default: S of --window)")
@@ -49,10 +55,12 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="B", help="recordings per batch (default: %(default)s)"
     )
-    parser.add_argument("--prompt", type=Path, metavar="FILE", help="of a base model: a file of prompts/")
+    parser.add_argument("--prompt", type=path_argument, metavar="FILE", help="of a base model: a file of prompts/")
     parser.add_argument("--labels", metavar="A,B,...", help="of a base model, if the prompt has no answers")
     parser.add_argument("--family", metavar="NAME", help="of a base model (default: by its config)")
-    parser.add_argument("--base-model", metavar="ID", help="of an adapter, if not that of its run")
+    parser.add_argument(
+        "--base-model", metavar="ID", type=source_argument, help="of an adapter, if not that of its run"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of --run on the Hub")
     parser.add_argument("--dtype", choices=DTYPES, help="data type (default: that of the run)")
     parser.add_argument("--device", help="cpu, cuda ... (default: a GPU if there is one)")
@@ -79,7 +87,7 @@ def _predict(options: argparse.Namespace) -> int:
     window = None
     if options.window is not None:
         window = Window(options.window, options.window if options.hop is None else options.hop)
-    recordings = list(find_recordings(options.audio, options.transcript))
+    recordings = list(find_recordings(map(as_recorded, options.audio), options.transcript))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     recognizer = open_recognizer(
@@ -102,7 +110,7 @@ def _predict(options: argparse.Namespace) -> int:
     reasons = Counter(row.reason for row in rows if row.reason is not None)
     for reason, count in reasons.most_common(5):
         print(f"not predicted: {count}: {reason}", file=sys.stderr)
-    written = "" if options.out is None else f", written to {options.out}"
+    written = "" if options.out is None else f", written to {as_recorded(options.out)}"
     print(f"{len(rows) - reasons.total()} of {len(rows)} predicted{written}")
     return 1 if options.strict and reasons else 0
 

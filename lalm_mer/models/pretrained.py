@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoProcessor
 
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.extras import install_extra
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
 
 __all__ = ["PretrainedModel"]
@@ -100,7 +101,7 @@ class PretrainedModel(ABC):
             ConfigError: naming the package and the extra
         """
         if cls.required_module is not None and importlib.util.find_spec(cls.required_module) is None:
-            raise ConfigError(f"family {cls.name} needs {cls.required_module}; pip install 'lalm-mer[{cls.name}]'")
+            raise ConfigError(f"family {cls.name} needs {cls.required_module}; {install_extra(cls.name)}")
 
     @classmethod
     def load(

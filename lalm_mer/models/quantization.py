@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.extras import install_extra
 
 __all__ = ["NF4", "nf4_config", "require_quantised"]
 
@@ -32,7 +33,7 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, tower: str) -> Bit
         Dettmers et al. 2023, QLoRA, NeurIPS.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("argument 'quantization': nf4 needs bitsandbytes; pip install 'lalm-mer[quant]'")
+        raise ConfigError(f"argument 'quantization': nf4 needs bitsandbytes; {install_extra('quant')}")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,

@@ -42,14 +42,21 @@ def test_plain_python_starts_a_run_written_for_a_gpu(as_shipped, workplace, tmp_
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
-def test_without_a_gpu_scoring_runs_and_mixed_precision_is_refused(as_shipped, run_script, tmp_path, capsys):
-    assert run_script(*as_shipped(LORA)) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1] == (
-        "error: key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
-        "train.bf16=false"
+@pytest.mark.parametrize(("file", "section"), [(LORA, "train"), (ZERO_SHOT, "scoring")])
+def test_without_a_gpu_a_run_written_for_one_is_refused_first(file, section, as_shipped, run_script, tmp_path, capsys):
+    assert run_script(*as_shipped(file)) == 1
+    printed = capsys.readouterr()
+    assert printed.err.strip().splitlines()[-1] == (
+        "error: engine.accelerate_config=accelerate_configs/single_gpu.yaml is for a GPU, but no GPU is found; set "
+        f"{section}.use_cpu=true to run on the CPU"
     )
+    assert printed.out == ""
     assert not list(tmp_path.rglob("run.json"))
-    assert run_script(*as_shipped(ZERO_SHOT)) == 0
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_scoring_written_for_a_gpu_runs_on_the_cpu_if_the_config_says_so(as_shipped, run_script, tmp_path):
+    assert run_script(*as_shipped(ZERO_SHOT, "scoring.use_cpu=true")) == 0
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
 
 

@@ -59,7 +59,7 @@ def two_processes(request, engine_files) -> tuple[list[str], list[str]]:
     """Overrides and launcher of the engine that a test is parametrized with."""
     if request.param != "ddp":
         if importlib.util.find_spec("deepspeed") is None:
-            pytest.skip("deepspeed is not installed: pip install 'lalm-mer[deepspeed]'")
+            pytest.skip("deepspeed is not installed: pip install -e '.[deepspeed]'")
         if shutil.which("g++") is None:
             pytest.skip("DeepSpeed compiles with g++ at first use; there is none")
     return ["train.use_cpu=true", f"engine.accelerate_config={engine_files[request.param]}"], torchrun()
@@ -225,7 +225,7 @@ def test_one_process_instead_of_two_is_an_error(workplace, engine_files, tmp_pat
 )
 def test_an_engine_that_was_silently_replaced_is_an_error(engine, environment, says, workplace, engine_files, tmp_path):
     if engine == "zero2" and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("deepspeed is not installed: pip install 'lalm-mer[deepspeed]'")
+        pytest.skip("deepspeed is not installed: pip install -e '.[deepspeed]'")
     overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files[engine]}"]
     overrides += ["train.use_cpu=true"] if environment else []
     done = workplace.start("finetune", *overrides, launcher=torchrun(), **environment).result()

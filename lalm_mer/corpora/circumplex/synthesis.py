@@ -83,7 +83,7 @@ def main() -> None:
     try:
         import espeakng_loader
     except ModuleNotFoundError:
-        fail("the package espeakng-loader is not installed; pip install 'lalm-mer[synthesis]'")
+        fail("the package espeakng-loader is not installed")
     requests = json.load(sys.stdin)
     speaker = Speaker(str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path()))
     out = sys.stdout.buffer

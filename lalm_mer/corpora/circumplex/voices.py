@@ -19,6 +19,7 @@ import soundfile
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.extras import install_extra
 from lalm_mer.corpora.circumplex import design
 
 __all__ = ["SAMPLING_RATE", "Voices"]
@@ -109,7 +110,7 @@ def _request(words: str, speaker: design.Speaker, arousal: str) -> dict[str, str
 def _speak(requests: Sequence[Mapping[str, str | int]]) -> list[Samples]:
     """Run the synthesis program once on ``requests``; returns trimmed samples at ``SAMPLING_RATE`` for each."""
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise CorpusError("circumplex: the package espeakng-loader is not installed; pip install 'lalm-mer[synthesis]'")
+        raise CorpusError(f"circumplex: the package espeakng-loader is not installed; {install_extra('synthesis')}")
     command = [sys.executable, "-P", str(_PROGRAM)]  # a separate program: eSpeak NG is GPL-3
     done = subprocess.run(command, input=json.dumps(requests).encode(), capture_output=True, check=False)
     if done.returncode != 0:

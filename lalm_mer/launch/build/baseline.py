@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode
@@ -101,7 +102,7 @@ def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
         modalities=fusion.modalities,
         features=fusion.features,
         trim_db=fusion.trim_db,
-        bert=fusion.bert,
+        bert=recorded(fusion).bert,  # a key of the cache of embeddings
         bert_revision=fusion.bert_revision,
         audio_branch=fusion.audio_branch,
         transcript_branch=fusion.transcript_branch,

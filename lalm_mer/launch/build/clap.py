@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
@@ -29,8 +30,8 @@ class ClapBuilder:
             ConfigError: if other keys of the prompt are set
         """
         ensemble = load_ensemble(Path(settings.prompt.file))
-        plain = PromptSettings(settings.prompt.file, settings.prompt.modalities)
-        if settings.prompt != plain or settings.data.without_audio != "refuse":
+        chosen = recorded(settings.prompt)
+        if chosen != PromptSettings(chosen.file, chosen.modalities) or settings.data.without_audio != "refuse":
             raise ConfigError(
                 "section 'prompt': clap compares audio with descriptions and uses only prompt.file (which may have "
                 "several templates), and data.without_audio=refuse"
@@ -45,7 +46,10 @@ class ClapBuilder:
         """
         with naming_keys("model"):
             return Clap.load(
-                settings.id, revision=settings.revision, dtype=settings.dtype, quantization=settings.quantization
+                recorded(settings).id,  # peft writes it into adapter_config.json
+                revision=settings.revision,
+                dtype=settings.dtype,
+                quantization=settings.quantization,
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:

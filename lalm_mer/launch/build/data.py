@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.core.notes import Split
@@ -175,7 +176,7 @@ def input_hashes(source: ExampleSource, modalities: str, augment: AugmentSetting
     if source.transcripts is not None and uses_transcript(modalities):
         hashes["transcripts"] = source.transcripts.digest
     if augment is not None and augment.active:
-        hashes["augmentation"] = Augmentation(augment).digest()
+        hashes["augmentation"] = Augmentation(recorded(augment)).digest()
     return hashes
 
 

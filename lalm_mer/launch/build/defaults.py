@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any, TypeVar
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
@@ -69,15 +70,16 @@ def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method:
     }
     names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") or "_" for name, value in facts.items()}
     pattern = settings.output.dir
+    inside = as_recorded(pattern)  # the working directory may have braces in its name
     try:
-        pieces = list(Formatter().parse(pattern))
+        pieces = list(Formatter().parse(inside))
         folder = "".join(text + ("" if name is None else names[name]) for text, name, _, _ in pieces)
         plain = all(not form and conversion is None for _, _, form, conversion in pieces)
     except (KeyError, ValueError):
         plain, folder = False, ""
     if not plain:
         expected = ", ".join(f"{{{name}}}" for name in facts)
-        raise ConfigError(f"key 'output.dir': {pattern!r}; the placeholders are {expected}")
-    output: Any = replace(settings.output, dir=folder)
+        raise ConfigError(f"key 'output.dir': {inside!r}; the placeholders are {expected}")
+    output: Any = replace(settings.output, dir=folder if inside == pattern else absolute(folder))
     changed: RunSettingsT = replace(settings, output=output)
     return changed

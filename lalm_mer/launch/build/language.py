@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peft import PeftModel
 
+from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
@@ -45,7 +46,7 @@ class LanguageBuilder:
         """
         with naming_keys("model"):
             return family_class(settings.family).load(
-                settings.id,
+                recorded(settings).id,  # peft writes it into adapter_config.json
                 revision=settings.revision,
                 dtype=settings.dtype,
                 attn_implementation=settings.attn_implementation,

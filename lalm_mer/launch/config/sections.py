@@ -24,7 +24,7 @@ __all__ = [
 class TranscribeDataSettings:
     """The corpus."""
 
-    dir: str = setting(help="folder written by prepare_corpus.py")
+    dir: str = setting(path="folder", help="folder written by prepare_corpus.py")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DataSettings(TranscribeDataSettings):
         help="asr reads the file data.transcripts; simulated makes sentences that name the label, as an upper bound "
         "that compare.py takes only with --allow-simulated",
     )
-    transcripts: str | None = setting(None, help="with asr: a table of transcribe.py, or a CSV")
+    transcripts: str | None = setting(None, path="file", help="with asr: a table of transcribe.py, or a CSV")
     without_audio: str = setting(
         "refuse",
         choices=("refuse", "read"),
@@ -49,7 +49,7 @@ class DataSettings(TranscribeDataSettings):
 class SplitSettings:
     """The utterances of train, dev and test."""
 
-    protocol: str = setting(help="a file of eval/protocols")
+    protocol: str = setting(path="file", among="eval/protocols", help="a file of eval/protocols")
     fold: int = setting(1, at_least=1, help="fold of the protocol")
 
 
@@ -59,6 +59,8 @@ class PromptSettings:
 
     file: str = setting(
         "",
+        path="file",
+        among="prompts",
         help="a file of prompts/, whose slots determine whether audio and transcript are used; default: the family's "
         "prompt for prompt.modalities",
     )
@@ -69,7 +71,9 @@ class PromptSettings:
     context_turns: int = setting(
         0, at_least=0, help="number of preceding turns of the dialogue, for a prompt with that slot"
     )
-    also: list[str] = setting([], help="zero_shot.py: further prompt files, averaged as probabilities")
+    also: list[str] = setting(
+        [], path="file", among="prompts", help="zero_shot.py: further prompt files, averaged as probabilities"
+    )
     label_orders: int = setting(
         1, at_least=1, help="zero_shot.py: number of rotations of the label list, averaged as probabilities"
     )
@@ -78,7 +82,9 @@ class PromptSettings:
         choices=names.LABEL_SCORES,
         help="sum or mean of the answer's token log-probabilities; pmi: sum minus that of a prompt without content",
     )
-    cache_dir: str = setting("outputs/cache", may_change=True, help="cache of voice measures, for {{ descriptors }}")
+    cache_dir: str = setting(
+        "outputs/cache", path="new", may_change=True, help="cache of voice measures, for {{ descriptors }}"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ class ModelSettings:
     """The base model."""
 
     family: str = setting(choices=model_names, help="architecture")
-    id: str = setting("", help="Hub id or local folder; default: the first published model of the family")
+    id: str = setting(
+        "", path="source", help="Hub id or local folder; default: the first published model of the family"
+    )
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     dtype: str = setting("bfloat16", choices=names.DTYPES, help="data type of the weights")
     attn_implementation: str = setting(
@@ -95,7 +103,9 @@ class ModelSettings:
     quantization: str | None = setting(
         None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
     )
-    adapter: str | None = setting(None, help="zero_shot.py: Hub id or folder of an adapter, or a run folder")
+    adapter: str | None = setting(
+        None, path="source", help="zero_shot.py: Hub id or folder of an adapter, or a run folder"
+    )
     adapter_revision: str | None = setting(None, help="branch, tag or commit of the adapter on the Hub")
 
 
@@ -153,6 +163,7 @@ class AnsweringSettings:
     max_new_tokens: int = setting(16, at_least=1, help="with generation: longest answer")
     synonyms: str | None = setting(
         "prompts/synonyms/english.yaml",
+        path="new",
         help="with generation: a file of prompts/synonyms/; null: only surface forms name a label",
     )
 
@@ -205,7 +216,12 @@ class BalanceSettings:
 class EngineSettings:
     """The expected launcher; another engine is an error."""
 
-    accelerate_config: str = setting("accelerate_configs/cpu.yaml", help="the file of accelerate launch --config_file")
+    accelerate_config: str = setting(
+        "accelerate_configs/cpu.yaml",
+        path="file",
+        among="accelerate_configs",
+        help="the file of accelerate launch --config_file",
+    )
     num_processes: int | None = setting(
         None, at_least=1, help="if the command line gives another number than that file"
     )
@@ -215,7 +231,7 @@ class EngineSettings:
 class FolderSettings:
     """Where a model is written."""
 
-    dir: str = setting(help="a folder")
+    dir: str = setting(path="new", help="a folder")
 
 
 @dataclass(frozen=True)
@@ -223,8 +239,9 @@ class OutputSettings:
     """The run folder."""
 
     dir: str = setting(
+        path="new",
         help="a new folder, or that of the same run, to resume it; {corpus}, {recognizer}, {method}, {modalities}, "
-        "{fold} and {seed} are replaced"
+        "{fold} and {seed} are replaced",
     )
 
 
@@ -246,7 +263,12 @@ class FusionSettings:
     trim_db: float | None = setting(
         35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"
     )
-    bert: str = setting("google-bert/bert-base-uncased", help="Hub id or folder of a frozen BERT, or scratch")
+    bert: str = setting(
+        "google-bert/bert-base-uncased",
+        path="source",
+        also_allowed="scratch",
+        help="Hub id or folder of a frozen BERT, or scratch",
+    )
     bert_revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     audio_branch: BranchSettings = field(default_factory=BranchSettings)
     transcript_branch: BranchSettings = field(default_factory=BranchSettings)
@@ -254,7 +276,7 @@ class FusionSettings:
     hidden: int = setting(64, at_least=0, help="units of the dense layer; 0 for none")
     dropout: float = setting(0.3, at_least=0, below=1, help="probability after the dense layer")
     label_smoothing: float = setting(0.0, at_least=0, below=1, help="share of the target divided among all labels")
-    cache_dir: str = setting("outputs/cache", may_change=True, help="cache of acoustic features")
+    cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="cache of acoustic features")
     processes: int = setting(2, at_least=1, may_change=True, help="processes that compute features")
 
 
@@ -262,7 +284,7 @@ class FusionSettings:
 class TranscriberSettings:
     """The model that recognises speech."""
 
-    id: str = setting(help="Hub id or local folder of a Whisper model")
+    id: str = setting(path="source", help="Hub id or local folder of a Whisper model")
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     dtype: str = setting("float32", choices=names.DTYPES, help="data type of the weights")
     language: str | None = setting(None, help="code or name; null detects it for each utterance")
@@ -274,4 +296,4 @@ class TranscriberSettings:
 class TranscriptFileSettings:
     """The table of transcripts."""
 
-    file: str = setting(help="a .parquet file")
+    file: str = setting(path="new", help="a .parquet file")

@@ -118,7 +118,8 @@ class Answering:
             collate_fn=PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots),
         )
         answers: list[str] = []
-        for batch in tqdm(loader, disable=not (shown and sys.stderr.isatty())):
+        interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a bar, or lines of a log
+        for batch in tqdm(loader, desc="generate", mininterval=interval_s, disable=not shown):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             generated = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
             answers += [decode_answer(family, ids) for ids in generated]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
 
 __all__ = ["Engine", "check_accelerator", "expected_engine"]
 
@@ -34,26 +37,20 @@ class Engine:
 
 
 def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
-    """Read the expected engine, and compare it with the launcher's environment and the device.
-
-    A run for one GPU also starts on the CPU of a machine without a GPU, except with mixed precision.
+    """Read the expected engine, and compare it with the devices of the machine and the launcher's environment.
 
     Args:
         settings: the engine
         sizes: section ``scoring`` or ``train``
 
     Raises:
-        ConfigError: if the launcher started another number of processes, or there is no GPU for mixed precision
+        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, or the launcher started
+            another number of processes
     """
-    mixed = getattr(sizes, "bf16", False) and not sizes.use_cpu
-    if mixed and torch.accelerator.current_accelerator(check_available=True) is None:  # transformers checks it too late
-        raise ConfigError(
-            "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
-            "train.bf16=false"
-        )
     content = read_yaml(Path(settings.accelerate_config))
+    _require_devices(content, as_recorded(settings.accelerate_config), sizes)
     engine = Engine(
-        settings.accelerate_config,
+        as_recorded(settings.accelerate_config),
         str(content.get("distributed_type", "NO")),
         settings.num_processes or int(content.get("num_processes", 1)),
         (content.get("deepspeed_config") or {}).get("deepspeed_config_file"),
@@ -66,6 +63,30 @@ def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
             "engine.num_processes) to what you launch with"
         )
     return engine
+
+
+def _require_devices(content: Mapping[str, Any], source: str, sizes: ScoringSettings) -> None:
+    """Check that there are the GPUs of the engine, and of mixed precision, unless the run uses the CPU."""
+    if sizes.use_cpu:
+        return
+    section = "train" if isinstance(sizes, TrainSettings) else "scoring"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None and not (content.get("use_cpu") or content.get("distributed_type") == "MULTI_CPU"):
+        raise ConfigError(
+            f"engine.accelerate_config={source} is for a GPU, but no GPU is found; set {section}.use_cpu=true to run "
+            "on the CPU"
+        )
+    if found is None and getattr(sizes, "bf16", False):  # transformers checks it too late
+        raise ConfigError(
+            "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
+            "train.bf16=false"
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if found is not None and here > (devices := torch.accelerator.device_count()) and not content.get("use_cpu"):
+        raise ConfigError(
+            f"started as {here} processes on this machine, which has {devices} GPU(s); launch with --num_processes "
+            f"{devices}, and set engine.num_processes"
+        )
 
 
 def check_accelerator(engine: Engine, accelerator: Accelerator) -> None:

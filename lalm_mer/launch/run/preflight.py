@@ -239,8 +239,9 @@ def _memory(
 ) -> Iterator[str]:
     trains = isinstance(settings, FinetuneSettings)
     sizes, recognizer = _sizes(settings), cast(Any, model)
+    given = loaded.data.train if trains else loaded.data.scored_test
     key = "train.per_device_train_batch_size" if trains else "scoring.per_device_eval_batch_size"
-    batch_size = getattr(sizes, key.partition(".")[2])
+    batch_size = min(getattr(sizes, key.partition(".")[2]), len(given))  # a batch has no more than there are
     batch = recognizer.training_collator([longest]) if trains else recognizer.scoring_collators[0]([longest.input])
     batch.pop("labels", None)
     memory = estimate_memory(

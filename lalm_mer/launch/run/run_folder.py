@@ -11,6 +11,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.output import write_json
+from lalm_mer.core.paths import absolute
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
@@ -138,13 +139,18 @@ def _has_results(path: Path) -> bool:
     return any(item.is_file() or any(item.iterdir()) for item in found)
 
 
+def _same_path(earlier: object, now: object) -> bool:
+    """Whether both are the same path, written differently."""
+    return isinstance(earlier, str) and isinstance(now, str) and absolute(earlier) == absolute(now)
+
+
 def _require_same(path: Path, key: str, earlier: object, now: object, changeable: frozenset[str] = frozenset()) -> None:
     if key in changeable:
         return
     if isinstance(earlier, dict) and isinstance(now, dict):
         for name in sorted(earlier.keys() | now.keys()):
             _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
-    elif earlier != now:
+    elif earlier != now and not _same_path(earlier, now):
         raise ConfigError(
             f"key 'output.dir': {path} has a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
             "or remove that one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.output import write_text, writing
+from lalm_mer.core.paths import as_recorded
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import RunData
@@ -24,10 +26,13 @@ from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
+from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.scoring import score_by_trainer
-from lalm_mer.recognizers.training import Examples, RecognizerTrainer, last_complete_checkpoint
+from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer, last_complete_checkpoint
 
-__all__ = ["make_trainer", "seed_everything", "train_and_score"]
+__all__ = ["make_trainer", "score_test", "seed_everything", "train_and_score"]
+
+_LINE_S = 30.0  # between two lines on the progress of scoring, if there is no bar
 
 
 class _History(TrainerCallback):  # type: ignore[misc]
@@ -51,6 +56,26 @@ class _History(TrainerCallback):  # type: ignore[misc]
             if row["split"] == "dev" and not sys.stderr.isatty():
                 result = f"dev loss {row['loss']:.3f}, dev {self._metric.short_title} {row[self._metric.name]:.3f}"
                 print(f"step {row['step']}/{state.max_steps}: {result}", flush=True)  # noqa: T201 for logs
+
+
+class _ScoringProgress(TrainerCallback):  # type: ignore[misc]
+    """Prints a line now and then while utterances are scored, where there is no progress bar."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._printed = time.monotonic()
+
+    def on_prediction_step(self, args: Any, state: TrainerState, *_: Any, eval_dataloader: Any, **__: Any) -> None:  # noqa: ANN401
+        self._batches += 1
+        if state.is_world_process_zero and time.monotonic() - self._printed >= _LINE_S:
+            self._printed = time.monotonic()
+            print(f"scored {self._batches} of {len(eval_dataloader)} batches", flush=True)  # noqa: T201 for logs
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        self._batches = 0
+
+    def on_predict(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        self._batches = 0
 
 
 def _lines(log_history: list[dict[str, float]]) -> list[str]:
@@ -107,11 +132,22 @@ def train_and_score(
         class_weights=data.class_weights,
         best_by=data.folded.folds.protocol.primary_metric,
     )
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.checkpoints, removes=run.writes))
-    scores = score_by_trainer(trainer, InputDataset(data.scored_test))
+    checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
+    if checkpoint is not None and run.writes:
+        step = checkpoint.name.rpartition("-")[2]
+        print(f"resuming from step {step}: {as_recorded(checkpoint)}", flush=True)  # noqa: T201 for the user
+    trainer.train(resume_from_checkpoint=checkpoint)
+    scores = score_test(trainer, InputDataset(data.scored_test))
     trainer.save_trained(run.path / saved_as)
     run.finish(data, scores)
     trainer.close()
+
+
+def score_test(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
+    """Scores of the N test inputs by all processes; the first says what happens, since it may take long."""
+    if trainer.is_world_process_zero():
+        print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
+    return score_by_trainer(trainer, inputs)
 
 
 def make_trainer(
@@ -146,7 +182,7 @@ def make_trainer(
             refused by TrainingArguments, or a package of ``report_to`` is not installed
     """
     passed = _arguments(settings, engine, folder, seed, best_by)
-    callbacks: list[TrainerCallback] = []
+    callbacks: list[TrainerCallback] = [] if sys.stderr.isatty() else [_ScoringProgress()]
     if isinstance(settings, TrainSettings):
         callbacks.append(_History(history, METRICS[best_by]))
         if settings.early_stopping_patience is not None:

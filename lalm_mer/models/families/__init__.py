@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from lalm_mer.models.families.base import Family
@@ -49,7 +50,7 @@ def family_class(name: str) -> type[Family]:
     """
     known = FAMILIES | OTHER_FAMILIES
     if name not in known:
-        raise ConfigError(f"family {name!r}: expected one of {', '.join(model_names())}")
+        raise ConfigError(f"family {name!r}: expected one of {', '.join(model_names())}{did_you_mean(name, known)}")
     try:
         module = import_module(f"{__name__}.{name}")
     except ImportError as error:

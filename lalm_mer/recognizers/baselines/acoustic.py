@@ -14,6 +14,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
+from lalm_mer.core.extras import install_extra
 from lalm_mer.core.names import FEATURES
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames, samples_hash
@@ -118,7 +119,7 @@ class OpenSmileFeatures(AcousticFeatures):
         super().__init__(trim_db)
         if util.find_spec("opensmile") is None:
             raise ModelError(
-                "acoustic features 'opensmile' need the opensmile package: pip install 'lalm-mer[acoustic]' (its "
+                f"acoustic features 'opensmile' need the opensmile package: {install_extra('acoustic')} (its "
                 "licence is for research; 'log_mel' needs no further package)"
             )
 

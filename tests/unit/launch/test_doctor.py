@@ -25,7 +25,7 @@ def test_the_command_prints_versions_devices_extras_and_families():
 def test_every_family_runs_or_names_the_missing_package(name):
     required = family_class(name).required_module
     missing = required is not None and importlib.util.find_spec(required) is None
-    reason = f"does not run: ConfigError: family {name} needs {required}; pip install 'lalm-mer[{name}]'"
+    reason = f"does not run: ConfigError: family {name} needs {required}; pip install -e '.[{name}]'"
     assert doctor.family_status(family_class(name)) == (reason if missing else "runs")
 
 
@@ -52,4 +52,4 @@ def test_a_family_missing_in_an_older_transformers_does_not_affect_others(monkey
 def test_a_missing_extra_has_its_installation_command(monkeypatch):
     versions = doctor.package_versions
     monkeypatch.setattr(doctor, "package_versions", lambda *names: versions(*names) | {"h5py": None})
-    assert "extra       mosei: lacks h5py: pip install 'lalm-mer[mosei]'" in list(doctor._extras())
+    assert "extra       mosei: lacks h5py: pip install -e '.[mosei]'" in list(doctor._extras())

@@ -159,7 +159,7 @@ def laion_clap_class(monkeypatch):
     """laion-clap's own CLAP class. Its package imports torchvision, which it only needs for images, and downloads."""
     spec = importlib.util.find_spec("laion_clap")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("laion-clap is not installed; pip install 'lalm-mer[clap]' to compare with LAION's own class")
+        pytest.skip("laion-clap is not installed; pip install -e '.[clap]' to compare with LAION's own class")
     if importlib.util.find_spec("torchvision") is None:
         for name in ("torchvision", "torchvision.ops", "torchvision.ops.misc", "torchvision.transforms"):
             stub = types.ModuleType(name)

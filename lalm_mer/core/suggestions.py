@@ -1,0 +1,49 @@
+"""What exists, and what is nearest to a name that does not, for errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+__all__ = ["did_you_mean", "no_such_path"]
+
+_LISTED = 20
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """The end of an error about an unknown name: the most similar known name, or nothing if none is similar.
+
+    Example:
+        >>> did_you_mean("qwen2_audoi", ["qwen2_audio", "clap"]), did_you_mean("x", ["qwen2_audio"])
+        ('; did you mean qwen2_audio?', '')
+    """
+    near = get_close_matches(str(name), [str(each) for each in known], 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def no_such_path(path: Path, kind: str = "file", *, among: Path | None = None) -> str:
+    """The end of an error about a path that does not exist, with the nearest name and those that exist.
+
+    Args:
+        path: the path
+        kind: file or folder
+        among: folder whose YAML files are what the path chooses from; None for the folder that the path names
+    """
+    if among is not None and among.is_dir():
+        names = [file.relative_to(among).as_posix() for file in sorted(among.rglob("*.yaml"))]
+        nearest = get_close_matches(path.with_suffix(".yaml").name, names, 1)
+        meant = f"; did you mean {among / nearest[0]}?" if nearest else ";"
+        return f"no such {kind}{meant} {among} has {', '.join(name.removesuffix('.yaml') for name in names)}"
+    missing = path
+    while not missing.parent.is_dir() and missing.parent != missing.parent.parent:
+        missing = missing.parent
+    try:
+        names = sorted(item.name for item in missing.parent.iterdir() if not item.name.startswith("."))
+    except OSError:  # no permission to list it, or not a folder
+        names = []
+    where = "" if missing == path else f": there is no {missing}"
+    if near := did_you_mean(missing.name, names):
+        return f"no such {kind}{where}{near}"
+    shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return f"no such {kind}{where}; {missing.parent} has {shown or 'nothing'}"
