@@ -33,7 +33,7 @@ def read_model_config(model_id: str, revision: str | None = None) -> dict[str, A
 
 
 def base_digest(model_id: str, revision: str | None = None) -> str:
-    """Hash of the files of a local folder, or ``id@commit`` of a model on the Hub.
+    """Hash of the files of a local folder and its subfolders, or ``id@commit`` of a model on the Hub.
 
     The hash of a folder is cached for the user under the names, sizes and times of its files, so that several processes
     and later runs do not read gigabytes again.
@@ -52,14 +52,15 @@ def base_digest(model_id: str, revision: str | None = None) -> str:
 
 
 def _folder_digest(folder: Path) -> str:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    stats = [(path.name, status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in files.items() if not name.startswith(".")}  # such as .cache of a download
+    stats = [(name, status.st_size, status.st_mtime_ns) for name, path in files.items() for status in [path.stat()]]
     key = hash_json([str(folder.resolve()), stats])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lalm_mer" / "model_digests.json"
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):  # the processes of a machine wait for the first one
         known: dict[str, str] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
         if key not in known:
-            known[key] = hash_json({path.name: hash_file(path) for path in files})
+            known[key] = hash_json({name: hash_file(path) for name, path in files.items()})
             write_json(cache, known)
     return known[key]

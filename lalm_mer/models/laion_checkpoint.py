@@ -18,6 +18,7 @@ from transformers import AutoConfig, ClapConfig, ClapModel, ClapProcessor
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.output import writing
+from lalm_mer.models.loading import from_pretrained
 
 __all__ = [
     "DERIVED_BUFFERS",
@@ -156,8 +157,8 @@ def convert_laion_checkpoint(checkpoint: Path, folder: Path, *, like: str, revis
     """
     weights = read_laion_checkpoint(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(like, revision=revision)
-        processor = ClapProcessor.from_pretrained(like, revision=revision)
+        config = from_pretrained(AutoConfig, like, revision)
+        processor = from_pretrained(ClapProcessor, like, revision)
     except (OSError, ValueError) as error:
         raise ModelError(f"{like!r}: no config and processor of a CLAP: {one_line(error)}") from error
     if not isinstance(config, ClapConfig):

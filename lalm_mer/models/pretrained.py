@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.extras import install_extra
+from lalm_mer.models.loading import from_pretrained, load_weights
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
 
 __all__ = ["PretrainedModel"]
@@ -61,6 +62,9 @@ class PretrainedModel(ABC):
     derived_buffers: ClassVar[tuple[str, ...]] = ()
     """Last names of buffers that follow from the config and may be missing from the weights"""
 
+    has_published_adapter: ClassVar[bool] = False
+    """Whether the published weights come with an adapter beside them, which ``merge_published_adapter`` merges"""
+
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         self.model = model
         self.processor = processor
@@ -83,7 +87,7 @@ class PretrainedModel(ABC):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> Any:  # noqa: ANN401 each its own class
         """Its processor, with ``tokenizer`` and ``feature_extractor``."""
-        return cls.processor_class.from_pretrained(source, revision=revision)
+        return from_pretrained(cls.processor_class, source, revision)
 
     @classmethod
     def attention_setting(cls, implementation: str) -> Any:  # noqa: ANN401 a name, or one for each part of the model
@@ -136,14 +140,17 @@ class PretrainedModel(ABC):
         failed = f"model {source!r} cannot be loaded as {cls.name}"
         try:
             processor = cls.load_processor(source, revision)
-            model, report = cls.model_class.from_pretrained(
+            model, report = load_weights(
+                cls.model_class,
                 source,
-                revision=revision,
+                revision,
+                with_adapter=cls.has_published_adapter,
                 dtype=getattr(torch, dtype),
-                use_safetensors=True,
                 output_loading_info=True,
                 **extra,
             )
+        except ModelError:
+            raise
         except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, StrictDataclassError) as error:
             raise ModelError(f"{failed}: {one_line(error)}; model.id is {cls.source_help}") from error
         # transformers would only warn in its log and initialise them at random

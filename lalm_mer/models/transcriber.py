@@ -19,6 +19,7 @@ from lalm_mer.core.names import DTYPES
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.corpora import waveform_of
 from lalm_mer.models.digest import base_digest, read_model_config
+from lalm_mer.models.loading import from_pretrained, load_weights
 
 __all__ = ["Transcriber", "transcribe_utterances"]
 
@@ -93,15 +94,11 @@ class Transcriber:
         if model_type != "whisper":
             raise ModelError(f"model {model_id!r} is a {model_type}; transcripts need a Whisper model")
         try:
-            processor = WhisperProcessor.from_pretrained(model_id, revision=revision)
-            model, found = WhisperForConditionalGeneration.from_pretrained(
-                model_id,
-                revision=revision,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            processor = from_pretrained(WhisperProcessor, model_id, revision)
+            options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+            model, found = load_weights(WhisperForConditionalGeneration, model_id, revision, **options)
+        except ModelError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"model {model_id!r} cannot be loaded as Whisper: {one_line(error)}; model.id is a Hub id or a local "

@@ -161,3 +161,17 @@ def test_every_shipped_protocol_loads():
     protocols = {path: load_protocol(path) for path in sorted((ROOT / "eval" / "protocols").glob("*.yaml"))}
     assert len(protocols) >= 4
     assert [path.name for path, protocol in protocols.items() if protocol.name != path.stem] == []
+
+
+def test_every_from_pretrained_goes_through_one_function():
+    """It passes ``trust_remote_code=False``; that of peft, which loads adapters, runs no code."""
+    calls = {
+        (path, ast.unparse(node.func))
+        for path, tree in modules("lalm_mer", "recipes", "eval").items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
+    }
+    assert calls == {
+        ("lalm_mer/models/loading.py", "kind.from_pretrained"),
+        ("lalm_mer/models/adapters.py", "PeftModel.from_pretrained"),
+    }

@@ -31,6 +31,7 @@ from lalm_mer.models.families.base import (
     TowerOutput,
 )
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
+from lalm_mer.models.loading import from_pretrained
 from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
 
 __all__ = ["LIMITS", "Generic"]
@@ -67,12 +68,13 @@ class _OwnClass:
     """The class that a config names; AutoModelForMultimodalLM does not have all of them."""
 
     @staticmethod
-    def from_pretrained(source: str, **settings: Any) -> Any:  # noqa: ANN401 transformers' own
-        named = (AutoConfig.from_pretrained(source, revision=settings["revision"]).architectures or ["no class"])[0]
+    def from_pretrained(source: str, *, revision: str | None, trust_remote_code: bool, **settings: Any) -> Any:  # noqa: ANN401 transformers' own
+        assert not trust_remote_code
+        named = (from_pretrained(AutoConfig, source, revision).architectures or ["no class"])[0]
         own: Any = getattr(transformers, named, None)
         if own is None:
             raise ValueError(f"its class is {named}, which transformers {transformers.__version__} does not have")
-        return own.from_pretrained(source, **settings)
+        return from_pretrained(own, source, revision, **settings)
 
 
 class _ProcessorFrontEnd(FrontEnd):

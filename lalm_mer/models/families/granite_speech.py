@@ -175,6 +175,7 @@ class GraniteSpeech(Family):
 
     name = "granite_speech"
     model_class = GraniteSpeechForConditionalGeneration
+    has_published_adapter = True
     published = ("ibm-granite/granite-speech-3.3-2b", "ibm-granite/granite-speech-3.3-8b")
     licence = "Apache-2.0"
     contamination = {}

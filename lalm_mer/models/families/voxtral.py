@@ -25,6 +25,7 @@ from lalm_mer.models.families.base import AudioEncoder, Family, TowerOutput
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
 from lalm_mer.models.families.parts.log_mel import LogMel, log_mel
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, tower_sizes
+from lalm_mer.models.loading import from_pretrained
 from lalm_mer.prompting.conversation import Conversation
 
 __all__ = ["Voxtral"]
@@ -113,8 +114,8 @@ class Voxtral(Family):
         """Its processor; from a folder without a config, transformers would choose another tokenizer."""
         from transformers.tokenization_mistral_common import MistralCommonBackend  # here: the rest does without
 
-        extractor = WhisperFeatureExtractor.from_pretrained(source, revision=revision)
-        return VoxtralProcessor(extractor, MistralCommonBackend.from_pretrained(source, revision=revision))
+        extractor = from_pretrained(WhisperFeatureExtractor, source, revision)
+        return VoxtralProcessor(extractor, from_pretrained(MistralCommonBackend, source, revision))
 
     def prompt_ids(self, conversation: Conversation, audio_tokens: Sequence[int]) -> list[int]:
         """Token ids of a conversation up to the answer, placeholders expanded.

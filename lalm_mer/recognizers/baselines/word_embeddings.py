@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTo
 from lalm_mer.core.errors import CorpusError, ModelError, one_line
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
+from lalm_mer.models.loading import from_pretrained, load_weights
 from lalm_mer.recognizers.baselines.settings import ScratchSettings
 
 __all__ = ["FrozenBert", "ScratchBert", "TranscriptTokenizer", "train_tokenizer"]
@@ -76,7 +77,7 @@ class TranscriptTokenizer:
             ModelError: if the folder has no tokenizer
         """
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder)), max_tokens)
+            return cls(from_pretrained(AutoTokenizer, folder), max_tokens)
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder}: cannot read a tokenizer ({one_line(error)})") from error
 
@@ -97,9 +98,10 @@ class FrozenBert:
     def __init__(self, name: str, revision: str | None = None) -> None:
         self.name, self.revision = name, revision
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-            options = {"revision": revision, "use_safetensors": True, "trust_remote_code": False}
-            self._model = AutoModel.from_pretrained(name, **options)
+            tokenizer = from_pretrained(AutoTokenizer, name, revision)
+            self._model = load_weights(AutoModel, name, revision)
+        except ModelError:
+            raise
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"bert {name!r} cannot be loaded ({one_line(error)}); give a Hub id or a folder with safetensors "

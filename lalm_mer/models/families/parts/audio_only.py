@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.templates import load_template
+from lalm_mer.models.loading import from_pretrained
 
 __all__ = ["AudioOnlyProcessor", "open_processor_parts"]
 
@@ -35,6 +36,6 @@ def open_processor_parts(
 
     The chat template is the family's if none is published with the tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    extractor = extractor_class.from_pretrained(source, revision=revision)
+    tokenizer = from_pretrained(AutoTokenizer, source, revision)
+    extractor = from_pretrained(extractor_class, source, revision)
     return extractor, tokenizer, getattr(tokenizer, "chat_template", None) or load_template(family.name)
