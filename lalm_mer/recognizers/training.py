@@ -5,7 +5,6 @@ The protocol's primary metric on dev selects the checkpoint; a run resumes only 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,14 @@ from lalm_mer.core.output import writing
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
 from lalm_mer.recognizers.sharding import full_parameters, load_full
 
-__all__ = ["Examples", "Inputs", "RecognizerTrainer", "last_complete_checkpoint"]
+__all__ = ["Examples", "Inputs", "RecognizerTrainer"]
 
 ItemT = TypeVar("ItemT", covariant=True)
 _TRUTH = "truth"
 _POSITION = "position"  # of an input among those that are scored
-_TRAINED = "trained.safetensors"
-_COMPLETE = "WHOLE"  # file that is written last: a checkpoint without it is incomplete
 
 
 class Items(Sized, Protocol[ItemT]):
@@ -108,13 +106,16 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.label_names = [_TRUTH]
         self.model_accepts_loss_kwargs = False  # _mean_loss computes the loss from the output of forward
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 as in transformers
-        """Train, and load the weights that were best on dev.
+    def train(self, resume_from_checkpoint: str | Path | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Train, or resume from a checkpoint, and load the weights that were best on dev.
 
         Raises:
-            ModelError: if the best checkpoint is missing
+            ModelError: if a file of the checkpoint or the best checkpoint is missing or malformed
         """
-        output = super().train(*args, **kwargs)
+        if resume_from_checkpoint is not None:
+            process = self.args.process_index if self.args.world_size > 1 else None
+            check_checkpoint(Path(resume_from_checkpoint), process, deepspeed=self.is_deepspeed_enabled)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.state.best_model_checkpoint is None:  # transformers would keep the last weights
             raise ModelError(
                 f"{self.args.output_dir}: the best checkpoint on dev (step {self.state.best_global_step}) is missing; "
@@ -255,7 +256,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / _COMPLETE).touch()
+            (folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE).touch()
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)  # once the new one is complete
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -269,7 +270,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.model.state_dict() if state_dict is None else state_dict
-        save_file({name: state[name].detach().contiguous().cpu() for name in self._saved_names()}, folder / _TRAINED)
+        save_file({name: state[name].detach().contiguous().cpu() for name in self._saved_names()}, folder / TRAINED)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
@@ -286,16 +287,26 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         if resume_from_checkpoint is None or not self.is_deepspeed_enabled:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
+        with reading(resume_from_checkpoint):
+            deepspeed_load_checkpoint(self.model_wrapped, resume_from_checkpoint, load_module_strict=False)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / _TRAINED)
+        with reading(resume_from_checkpoint):
+            state = load_file(Path(resume_from_checkpoint) / TRAINED)
         different = set(self._saved_names()) ^ set(state)
         if different:
             raise ModelError(f"{resume_from_checkpoint}: weights do not fit this recognizer: {sorted(different)[:3]}")
         load_full(self.model, state)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -307,22 +318,6 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         persistent = self.model.state_dict().keys()
         buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in modules]
         return trained + [name for name in buffers if name in persistent]
-
-
-def last_complete_checkpoint(folder: Path, *, removes: bool = True) -> Path | None:
-    """The newest complete checkpoint; transformers' ``get_last_checkpoint`` also takes an incomplete one.
-
-    Args:
-        folder: the checkpoints of a run
-        removes: whether this process removes incomplete checkpoints; only one process should
-    """
-    complete = []
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if (path / _COMPLETE).is_file():
-            complete.append(path)
-        elif removes:
-            shutil.rmtree(path)
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _mean_loss(

@@ -157,3 +157,62 @@ def test_a_run_without_its_best_checkpoint_is_an_error(workplace, uninterrupted,
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert "the best checkpoint on dev (step" in error
+
+
+def remove(name):
+    return lambda checkpoint: (checkpoint / name).unlink()
+
+
+def write(name, content):
+    return lambda checkpoint: (checkpoint / name).write_bytes(content)
+
+
+def change(**values):
+    def changed(checkpoint):
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state | values))
+
+    return changed
+
+
+DAMAGES = {
+    "no_optimizer": (remove("optimizer.pt"), "no optimizer.pt, without which the training would not be the same"),
+    "no_scheduler": (remove("scheduler.pt"), "no scheduler.pt, without which"),
+    "no_random_state": (remove("rng_state.pth"), "no rng_state.pth, without which"),
+    "no_weights": (remove("trained.safetensors"), "no trained.safetensors, without which"),
+    "cut_optimizer": (write("optimizer.pt", b"PK\x03\x04"), "cannot be read ("),
+    "pickled_code": (write("optimizer.pt", b"cposix\nsystem\n(S'touch ran'\ntR."), "cannot be read ("),
+    "cut_weights": (write("trained.safetensors", b"\x10"), "cannot be read ("),
+    "cut_state": (write("trainer_state.json", b'{"epoch": 1.0,'), "not valid JSON"),
+    "state_null": (write("trainer_state.json", b"null"), "expected a JSON object, found NoneType"),
+    "state_list": (write("trainer_state.json", b"[]"), "expected a JSON object, found list"),
+    "history_text": (change(log_history="x"), "key 'log_history': expected a list of objects with 'step'"),
+    "other_step": (change(global_step=29), "key 'global_step': 29; expected that of the folder"),
+    "step_text": (change(global_step="30"), "key 'global_step': '30'; expected a number"),
+    "unknown_key": (change(surprise=1), "key 'surprise': unknown"),
+    "best_elsewhere": (change(best_model_checkpoint="/etc"), "key 'best_model_checkpoint': '/etc' is not in"),
+    "best_a_list": (change(best_model_checkpoint=["/etc"]), "key 'best_model_checkpoint': ['/etc'] is not in"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_one_line_and_never_another_training(
+    damage, workplace, uninterrupted, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    (run / "metrics.json").unlink()
+    checkpoint = max(run.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    best = run / "checkpoints" / Path(state["best_model_checkpoint"]).name
+    change(best_model_checkpoint=str(best))(checkpoint)
+    spoil, expected = DAMAGES[damage]
+    spoil(checkpoint)
+    capsys.readouterr()
+    assert workplace.again("finetune", f"output.dir={run}") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {checkpoint}")
+    assert expected in lines[0]
+    assert not Path("ran").exists()
+    assert not (run / "metrics.json").exists()

@@ -27,8 +27,9 @@ from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.checkpoints import last_complete_checkpoint
 from lalm_mer.recognizers.scoring import score_by_trainer
-from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer, last_complete_checkpoint
+from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 
 __all__ = ["make_trainer", "score_test", "seed_everything", "train_and_score"]
 
