@@ -3,6 +3,7 @@
 __all__ = [
     "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "OutputError",
     "PredictionError", "SplitLeakError", "one_line",
+    "shown",
 ]  # fmt: skip
 
 
@@ -48,6 +49,17 @@ class PredictionError(LalmMerError, ValueError):
 
 class OutputError(LalmMerError, OSError):
     """A file or folder cannot be written."""
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value in a message, cut to a number of characters.
+
+    Example:
+        >>> shown("x" * 99, limit=9)
+        "'xxxxx..."
+    """
+    text = one_line(repr(value))
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def one_line(error: BaseException | str) -> str:

@@ -6,19 +6,20 @@ Such a folder may come from anyone: peft would read a pickle, import a module th
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lalm_mer.core.errors import AdapterError, one_line
+from lalm_mer.core.errors import AdapterError, one_line, shown
 from lalm_mer.models.adapter_kinds import check_saved_config
 
 __all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+_LARGEST_JSON = 50_000_000  # bytes
 _OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
 _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # keys that name code
 
@@ -66,8 +67,20 @@ def check_adapter_folder(
             f"{where}: {CONFIG}, key 'modules_to_save': {unexpected[0]!r} would replace a part of the base model; "
             f"expected an adapter, or complete towers: {', '.join(sorted(towers or ()))}"
         )
-    _check_weights(where, folder / WEIGHTS, kind.prefix, complete)
+    largest = _check_weights(where, folder / WEIGHTS, kind.prefix, complete)
+    for key, size in _sizes(config):
+        if size > largest + 1:  # peft would create it before it reads the weights
+            raise AdapterError(f"{where}: {CONFIG}, key {key!r}: {size}; the largest tensor has only {largest}")
     return dict(config)
+
+
+def _sizes(config: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The sizes of tensors in a config; r of LoKr is only an upper limit."""
+    if config["peft_type"].lower() == "lokr":
+        return []
+    patterns = (config.get("rank_pattern") or {}).values()
+    sizes = [(key, config.get(key) or 0) for key in ("r", "oft_block_size")]
+    return [*sizes, *(("rank_pattern", size) for size in patterns)]
 
 
 def read_json(file: Path) -> Any:  # noqa: ANN401 any JSON
@@ -77,7 +90,11 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 any JSON
         AdapterError: if it cannot be read, or is no JSON
     """
     try:
+        if file.stat().st_size > _LARGEST_JSON:
+            raise AdapterError(f"{file}: is larger than {_LARGEST_JSON:,} bytes")
         return json.loads(file.read_text(encoding="utf-8"))
+    except AdapterError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
 
@@ -89,15 +106,17 @@ def _is_within(path: Path, root: Path) -> bool:
     return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 
 
-def _check_weights(where: str, file: Path, prefix: str, complete: Collection[str]) -> None:
-    """The adapter's tensors, and those of the modules that the config lists as saved completely."""
+def _check_weights(where: str, file: Path, prefix: str, complete: Collection[str]) -> int:
+    """Accept tensors of the adapter and of modules that the config lists as saved completely; the largest dimension."""
     try:
         with safe_open(file, framework="pt") as opened:
             names = list(opened.keys())
+            largest = max((size for name in names for size in opened.get_slice(name).get_shape()), default=0)
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
     declared = tuple(f"base_model.model.{module}." for module in complete)
     unexpected = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
     if unexpected or not names:
-        found = unexpected[0] if unexpected else "nothing"
+        found = shown(unexpected[0], 200) if unexpected else "nothing"
         raise AdapterError(f"{where}: {WEIGHTS} contains {found}; expected only what its config names")
+    return largest

@@ -20,7 +20,7 @@ from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options
 from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "tower_of"]
+__all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "save_adapter", "tower_of"]
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for all linear layers of a tower"""
@@ -144,6 +144,15 @@ def load_adapter(
             f"such as {min(odd)}"
         )
     return model
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write an adapter as peft does, with the names of its config in order: peft keeps them as sets."""
+    for config in model.peft_config.values():
+        for key in ("target_modules", "feedforward_modules"):
+            if isinstance(getattr(config, key, None), set):
+                setattr(config, key, sorted(getattr(config, key)))
+    model.save_pretrained(folder)
 
 
 def tower_of(base: PretrainedModel, name: str) -> str | None:

@@ -15,6 +15,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.schema import Example, Input
+from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator
@@ -159,7 +160,7 @@ class ClapRecognizer(nn.Module):
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library, which can load it without this one."""
-        self.model.save_pretrained(folder)
+        save_adapter(self.model, folder)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Raise ConfigError: transformers' CLAP has no gradient checkpointing."""

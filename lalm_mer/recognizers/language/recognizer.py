@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.families.base import Family, LanguageInputs
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
@@ -107,7 +108,7 @@ class LanguageRecognizer(nn.Module):
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library, which can load it without this one."""
-        self.model.save_pretrained(folder)
+        save_adapter(self.model, folder)
 
     # The version of the Trainer decides which of the two it calls. Reentrant, they would need inputs with a gradient.
 

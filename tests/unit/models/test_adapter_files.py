@@ -11,7 +11,7 @@ from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.names import ADAPTERS
 from lalm_mer.models.adapter_files import check_adapter_folder
 from lalm_mer.models.adapter_kinds import KINDS
-from lalm_mer.models.adapters import add_adapter, load_adapter
+from lalm_mer.models.adapters import add_adapter, load_adapter, save_adapter
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.sharing.hub import load_adapter_from
@@ -121,7 +121,7 @@ def test_a_complete_tower_is_accepted(folder):
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(tensors | {"base_model.model.audio_model.x": torch.zeros(1)}, folder / "adapter_model.safetensors")
     with pytest.raises(
-        AdapterError, match=r"contains base_model\.model\.audio_model\.x; expected only what its config names"
+        AdapterError, match=r"contains 'base_model\.model\.audio_model\.x'; expected only what its config names"
     ):
         check_adapter_folder(folder)
     configure(folder, modules_to_save=["audio_model"])
@@ -152,3 +152,13 @@ def test_an_adapter_of_another_model_is_refused(folder, tmp_path):
     with pytest.raises(AdapterError, match="does not fit this clap model") as caught:
         load_adapter(Clap.load(tmp_path / "other"), folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_names_of_a_saved_config_are_in_order(model_folder, tmp_path):
+    """peft keeps them as a set, whose order differs from process to process."""
+    for kind, options in (("lora", RANK), ("ia3", {"feedforward_modules": ["intermediate.dense", "output.dense"]})):
+        model, _ = add_adapter(Clap.load(model_folder), {"audio_tower": ["query", "key", "value"]}, options, kind=kind)
+        save_adapter(model, tmp_path / kind)
+        config = json.loads((tmp_path / kind / "adapter_config.json").read_text())
+        assert len(config["target_modules"]) > 5
+        assert config["target_modules"] == sorted(config["target_modules"])
