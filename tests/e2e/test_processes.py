@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from accelerate.utils import DistributedType
+from closeness import assert_close
 from safetensors.numpy import load_file
 
 from lalm_mer.core.errors import ConfigError
@@ -80,7 +81,7 @@ def assert_equal_predictions(run: Path, other: Path) -> None:
     """The same answers to the same utterances in the same order, and nearly the same log-probabilities."""
     table, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
     assert len(table) == 21
-    pd.testing.assert_frame_equal(table, expected, check_exact=False, rtol=1e-4, atol=1e-4)
+    assert_close(table, expected, 1e-4)
 
 
 @pytest.mark.slow
@@ -98,7 +99,7 @@ def test_two_processes_train_and_score_like_one(two_processes, one_process, work
     assert adapters[0].keys() == adapters[1].keys()
     learned = 0.0
     for name, tensor in adapters[1].items():
-        np.testing.assert_allclose(adapters[0][name], tensor, atol=1e-6, err_msg=name)
+        assert_close(adapters[0][name], tensor, 1e-6, name=name)
         learned += np.abs(tensor).max() if "lora_B" in name else 0.0
     assert learned > 0.005  # lora_B is zero at first; a step of Adam changes it by the learning rate
     assert_equal_predictions(tmp_path, one_process)
@@ -152,7 +153,7 @@ def test_a_batch_without_audio_in_one_process_only(two_processes, one_mute_proce
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
     adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, one_mute_process)]
     for name, tensor in adapters[1].items():
-        np.testing.assert_allclose(adapters[0][name], tensor, atol=1e-6, err_msg=name)
+        assert_close(adapters[0][name], tensor, 1e-6, name=name)
     learned = [
         np.abs(tensor).max() for name, tensor in adapters[1].items() if "lora_B" in name and "audio_tower" in name
     ]

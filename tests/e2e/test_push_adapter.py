@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from closeness import assert_close
 from hub_server import TOKEN, refuses, serve, speak_to
 
 from lalm_mer.core.errors import AdapterError
@@ -116,7 +117,7 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
     assert loaded.returncode == 0, loaded.stderr[-3000:]
     before = pd.read_parquet(uninterrupted / "predictions.parquet").filter(like="log_prob_").to_numpy()
     assert np.isfinite(before).sum() == 80
-    np.testing.assert_allclose(np.load(scores), before, atol=1e-6, equal_nan=True)
+    assert_close(np.load(scores), before, 1e-6)
     assert ("HEAD", f"/jane/adapter/resolve/{commits[-1][0]}/adapter_model.safetensors") in server.hub.requests
 
 
@@ -126,7 +127,7 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
 
     workplace.run("zero_shot", tmp_path / "adapted", "model.adapter=jane/adapter")
     before, after = (pd.read_parquet(run / "predictions.parquet") for run in (uninterrupted, tmp_path / "adapted"))
-    pd.testing.assert_frame_equal(after, before, atol=1e-6, rtol=0)
+    assert_close(after, before, 1e-6)
     run = read_run(tmp_path / "adapted").record
     assert run.method == "lora"
     assert run.hashes["adapter"] == hash_file(uninterrupted / "adapter" / "adapter_model.safetensors")
@@ -168,7 +169,7 @@ def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace
         options = [*options, f"output.dir={tmp_path / out}"]
         assert workplace.script("recipes/zero_shot.py", "--config", config, *options) == 0
     run, adapted, bare = (pd.read_parquet(tmp_path / out / "predictions.parquet") for out in ("run", "adapted", "bare"))
-    pd.testing.assert_frame_equal(adapted, run, atol=1e-6, rtol=0)
+    assert_close(adapted, run, 1e-6)
     assert (bare.filter(like="log_prob_") - run.filter(like="log_prob_")).abs().max().max() > 1e-4
 
 

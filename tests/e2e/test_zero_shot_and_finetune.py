@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from closeness import assert_close
 from safetensors.numpy import load_file
 
 from lalm_mer.core.config import load_config
@@ -127,7 +128,7 @@ def test_swapped_audio_replaces_that_of_the_utterance(uninterrupted, workplace, 
     assert len(alike) >= 2  # with the same transcript, the scores are those of the utterance whose audio it is
     of_lenders = own.filter(like="log_prob_").to_numpy()[[at for _, at in alike]]
     scores = other.filter(like="log_prob_").to_numpy()[[place for place, _ in alike]]
-    np.testing.assert_allclose(scores, of_lenders, atol=1e-4)
+    assert_close(scores, of_lenders, 1e-4)
     assert np.abs(own.filter(like="log_prob_") - other.filter(like="log_prob_")).to_numpy().max() > 1e-3
     compared = ["eval/compare.py", str(uninterrupted), str(swapped), "--out", str(tmp_path / "out")]
     assert workplace.script(*compared) == 0

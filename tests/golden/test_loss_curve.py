@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import TrainingArguments, set_seed
 
 from lalm_mer.core.audio import Waveform
@@ -76,7 +77,7 @@ def test_eight_at_once_and_one_by_one_learn_the_same(tiny, examples, tmp_path):
     np.testing.assert_allclose(one_by_one_dev, at_once_dev, rtol=1e-5)
     moved = 0.0
     for name, value in at_once_adapter.items():
-        torch.testing.assert_close(one_by_one_adapter[name], value, rtol=0, atol=2e-5, msg=name)
+        assert_close(one_by_one_adapter[name], value, 2e-5, name=name)
         moved = max(moved, float(value.abs().max()) if "lora_B" in name else 0.0)
     assert moved > 0.002
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from clap_inputs import EXACT, LABELS, RANK, RATE, SETUP, TOWERS, score, shake, training_batch
+from clap_inputs import LABELS, RANK, RATE, SETUP, TOWERS, score, shake, training_batch
+from closeness import assert_close
 from transformers import TrainingArguments
 
 from lalm_mer.core.audio import Waveform
@@ -49,7 +50,7 @@ def test_cross_entropy_does_not_depend_on_the_batch_size(clap, examples):
     assert counted["labels"].tolist() == counted["truth"].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     together, *alone = [training_batch(recognizer, rows) for rows in (examples, *([each] for each in examples))]
     losses = torch.cat([recognizer(**batch)["losses"] for batch in alone])
-    torch.testing.assert_close(recognizer(**together)["losses"], losses, **EXACT)
+    assert_close(recognizer(**together)["losses"], losses)
 
 
 def test_the_contrastive_loss_by_hand(clap, examples):
@@ -66,7 +67,7 @@ def test_the_contrastive_loss_by_hand(clap, examples):
         audio, text = (getattr(clap.model(**words, **own), f"logits_per_{side}") for side in ("audio", "text"))
     eye = torch.arange(3)
     expected = (torch.nn.functional.cross_entropy(audio, eye) + torch.nn.functional.cross_entropy(text, eye)) / 2
-    torch.testing.assert_close(mean, expected, **EXACT)
+    assert_close(mean, expected)
     alike = [examples[i] for i in (0, 3, 6)]  # one label: no negatives
     losses = recognizer(**training_batch(recognizer, alike))["losses"]
     assert losses.mean() >= np.log(3) - 1e-4
@@ -123,7 +124,7 @@ def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
     recognizer.save_trained(tmp_path / "adapter")
     again = Clap.load(clap.model.config.name_or_path)
     loaded = ClapRecognizer(again, SETUP, load_adapter(again, tmp_path / "adapter"))
-    np.testing.assert_allclose(score(loaded, inputs).numpy(), after, atol=1e-5)
+    assert_close(score(loaded, inputs), after)
 
 
 def test_gradient_checkpointing_is_refused(clap):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from closeness import assert_close
 from fabricated import fabricated_run_json
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,6 @@ from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, towe
 from lalm_mer.models.digest import base_digest
 from lalm_mer.sharing.merging import merge
 
-EXACT = {"rtol": 0.0, "atol": 1e-5}
 TOWERS = ("language_model", "projector", "audio_tower")
 RANK = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
 
@@ -159,7 +159,7 @@ def test_checkpointed_activations_change_no_gradient(
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     assert all(gradient is not None and gradient.any() for gradient in gradients[1].values())
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+        assert_close(gradients[1][name], gradient)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def saved(load_family, prompts, inputs, score, recognizer_of, tmp_path_factory):
     before = score(family, prompt, inputs[:2])
     model, _ = add_adapter(family, everywhere(family), RANK)
     untouched = score(family, prompt, inputs[:2], model)
-    torch.testing.assert_close(untouched, before, **EXACT)  # a new adapter changes nothing
+    assert_close(untouched, before)  # a new adapter changes nothing
     perturb(model)
     scores = score(family, prompt, inputs[:2], model)
     assert (scores - before).abs().max() > 1e-2
@@ -196,17 +196,17 @@ def test_plain_peft_loads_it_and_the_models_own_forward_agrees(
     plain = type(family.model).from_pretrained(tiny_folder(family_name), dtype=torch.float32)
     plain = PeftModel.from_pretrained(plain, folder).eval()
     alone = own_scores(family, prompts["audio_transcript"], inputs[:2], plain)
-    torch.testing.assert_close(scores.double(), alone, **EXACT)
+    assert_close(scores.double(), alone)
 
 
 def test_a_saved_adapter_loads_and_merging_changes_no_score(saved, fresh_family, prompts, inputs, score):
     folder, scores = saved
     model = load_adapter(fresh_family, folder)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], inputs[:2], model), scores, **EXACT)
+    assert_close(score(fresh_family, prompts["audio_transcript"], inputs[:2], model), scores)
     merged = model.merge_and_unload()
     assert not any("lora_" in name for name, _ in merged.named_parameters())
-    torch.testing.assert_close(score(fresh_family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
+    assert_close(score(fresh_family, prompts["audio_transcript"], inputs[:2]), scores)
 
 
 def test_a_projector_in_full_changes_scores(load_family, prompts, inputs, score, tmp_path):
@@ -224,7 +224,7 @@ def test_a_projector_in_full_changes_scores(load_family, prompts, inputs, score,
     model.save_pretrained(tmp_path)
     family = load_family()
     again = load_adapter(family, tmp_path)
-    torch.testing.assert_close(score(family, prompt, inputs[:2], again), scores, **EXACT)
+    assert_close(score(family, prompt, inputs[:2], again), scores)
 
 
 def test_a_merged_model_is_loaded_without_the_adapter(saved, load_family, family, tmp_path, prompts, inputs, score):
@@ -248,7 +248,7 @@ def test_a_merged_model_is_loaded_without_the_adapter(saved, load_family, family
     merged.model.eval()
     assert merged.randomly_initialised
     prompt = prompts["audio_transcript"]
-    torch.testing.assert_close(score(merged, prompt, inputs[:2]), scores, **EXACT)
+    assert_close(score(merged, prompt, inputs[:2]), scores)
     record["hashes"]["base_model"] = "0" * 64
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(AdapterError, match="was trained on another base model than"):
@@ -310,4 +310,4 @@ def test_rslora_and_dora_are_saved_as_by_peft(fresh_family, prompts, inputs, sco
     family = load_family()
     again = load_adapter(family, tmp_path / "adapter")
     assert getattr(again.peft_config["default"], variant)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2], again), scores, **EXACT)
+    assert_close(score(family, prompts["audio_transcript"], inputs[:2], again), scores)

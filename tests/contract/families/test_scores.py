@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from closeness import assert_close
 
 from lalm_mer.core.errors import AudioError, ModelError
 from lalm_mer.models.families.base import LanguageInputs
-
-EXACT = {"rtol": 0.0, "atol": 1e-5}
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
@@ -16,7 +15,7 @@ def test_label_scores_equal_those_of_single_sequences(family, prompts, inputs, s
     chosen = inputs[:3]
     packed = score(family, prompts[prompt_name], chosen)
     alone = own_scores(family, prompts[prompt_name], chosen)
-    torch.testing.assert_close(packed.double(), alone, **EXACT)
+    assert_close(packed.double(), alone)
     assert packed.exp().sum(dim=1) == pytest.approx(torch.ones(3), abs=1e-5)
     assert packed.std(dim=0).max() > 1e-2  # utterances do differ, or equality would mean nothing
     assert packed.std(dim=1).min() > 1e-2  # and so do labels
@@ -26,7 +25,7 @@ def test_eager_attention_gives_the_same_scores(load_family, prompts, inputs, sco
     family = load_family("eager")
     chosen = inputs[:2]
     packed = score(family, prompts["audio_transcript"], chosen)
-    torch.testing.assert_close(packed.double(), own_scores(family, prompts["audio_transcript"], chosen), **EXACT)
+    assert_close(packed.double(), own_scores(family, prompts["audio_transcript"], chosen))
 
 
 @pytest.mark.parametrize("prompt_name", ["audio_transcript", "audio", "transcript"])
@@ -34,10 +33,9 @@ def test_a_batch_of_eight_scores_as_eight_batches_of_one(family, prompts, inputs
     prompt = prompts[prompt_name]
     together = score(family, prompt, inputs)
     one_by_one = torch.cat([score(family, prompt, [given]) for given in inputs])
-    tolerance = {"rtol": 0.0, "atol": family.batch_tolerance}
-    torch.testing.assert_close(together, one_by_one, **tolerance)
+    assert_close(together, one_by_one, family.batch_tolerance)
     backwards = score(family, prompt, inputs[::-1]).flip(0)
-    torch.testing.assert_close(together, backwards, **tolerance)
+    assert_close(together, backwards, family.batch_tolerance)
 
 
 def two_steps(family, rows, waveforms):
@@ -75,10 +73,10 @@ def test_two_steps_equal_the_models_own_forward(
                 for row, ids in enumerate(rows)
             ]
     for row, ids in enumerate(rows):  # padding is not compared
-        torch.testing.assert_close(ours[row, : len(ids)], own[row][: len(ids)], **EXACT)
+        assert_close(ours[row, : len(ids)], own[row][: len(ids)])
         if count > 1:
             alone = two_steps(family, [ids], waveforms[row : row + 1])
-            torch.testing.assert_close(ours[row, : len(ids)], alone[0], **EXACT)
+            assert_close(ours[row, : len(ids)], alone[0])
 
 
 def test_scores_depend_on_the_audio(family, prompts, inputs, noise, score):
@@ -87,7 +85,7 @@ def test_scores_depend_on_the_audio(family, prompts, inputs, noise, score):
     other = replace(first, waveform=noise(len(first.waveform.samples), 99))
     scores = score(family, prompts["audio_transcript"], [first, other, first])
     assert (scores[0] - scores[1]).abs().max() > 1e-4
-    torch.testing.assert_close(scores[0], scores[2], **EXACT)
+    assert_close(scores[0], scores[2])
 
 
 def test_swapped_audio_moves_scores_far_more_than_a_batch_does(family, prompts, inputs, score):
@@ -110,7 +108,7 @@ def test_tower_output_can_be_cached(family, noise):
             alone = family.encode_audio(**family.audio_inputs([waveform]))
             frames = int(alone.lengths[0])
             assert int(together.lengths[number]) == frames
-            torch.testing.assert_close(together.states[number, :frames], alone.states[0, :frames], **EXACT)
+            assert_close(together.states[number, :frames], alone.states[0, :frames])
 
 
 def test_placeholders_and_frames_must_agree(family, prompts, label_set, inputs):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from closeness import assert_close
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def test_a_batch_without_audio_scores_as_text_only(family, prompts, mute, score,
     assert len(words) < len(batch)
     with torch.no_grad():
         alone = recognizer(**words)["log_probs"]
-    torch.testing.assert_close(score(family, prompt, mute), alone, atol=1e-6, rtol=0)
+    assert_close(score(family, prompt, mute), alone, 1e-6)
 
 
 def test_with_and_without_audio_in_one_batch(family, prompts, inputs, mute, score):
@@ -29,7 +30,7 @@ def test_with_and_without_audio_in_one_batch(family, prompts, inputs, mute, scor
     mixed = [inputs[0], mute[1], inputs[1], mute[2]]
     together = score(family, prompt, mixed)
     alone = torch.cat([score(family, prompt, [given]) for given in mixed])
-    torch.testing.assert_close(together, alone, atol=max(family.batch_tolerance, 1e-5), rtol=0)
+    assert_close(together, alone, max(family.batch_tolerance, 1e-5))
     assert (together[1] - score(family, prompt, [inputs[1]])[0]).abs().max() > 1e-6
 
 

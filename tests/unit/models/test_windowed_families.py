@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import AutoProcessor
 
 from lalm_mer.core.audio import Waveform
@@ -62,10 +63,10 @@ def test_audio_of_several_windows_is_encoded_as_by_the_model_itself(name, tiny_f
     ours, own, encoded = run(family, rows, waveforms)
     assert encoded.lengths.tolist() == counts
     for number, row in enumerate(rows):
-        torch.testing.assert_close(ours[number, : len(row)], own[number, : len(row)], rtol=0.0, atol=1e-5)
+        assert_close(ours[number, : len(row)], own[number, : len(row)])
         with torch.no_grad():
             alone = family.encode_audio(**family.audio_inputs(waveforms[number : number + 1])).states[0]
-        torch.testing.assert_close(encoded.states[number, : counts[number]], alone, rtol=0.0, atol=1e-5)
+        assert_close(encoded.states[number, : counts[number]], alone)
 
 
 def test_only_music_flamingo_encodes_later_audio_differently(tiny_folder):

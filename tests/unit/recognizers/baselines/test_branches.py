@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import assert_close
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.recognizers.baselines.branches import SequenceBranch, frame_mask
@@ -37,7 +38,7 @@ def test_batch_of_one_equals_batch_of_eight(settings):
     together = branch(batch(), LENGTHS)
     for row, length in enumerate(LENGTHS.tolist()):
         alone = branch(batch()[row : row + 1, :length], LENGTHS[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
+        assert_close(alone[0], together[row])
     assert together.shape == (8, branch.output_size)
 
 

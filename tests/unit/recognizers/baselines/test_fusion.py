@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.core.names import MODALITIES
@@ -44,7 +45,7 @@ def test_batch_of_one_equals_batch_of_eight(modalities, bert, inputs, tmp_path, 
     assert network.modalities == modalities
     together = log_probs(network, collator, inputs[:8])
     alone = torch.cat([log_probs(network, collator, [given]) for given in inputs[:8]])
-    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+    assert_close(alone, together)
     torch.testing.assert_close(together.exp().sum(1), torch.ones(8))
 
 
@@ -108,9 +109,7 @@ def test_stored_features_are_used_for_inputs_without_audio(inputs, tmp_path):
 def test_swapped_audio_changes_the_scores(inputs, tmp_path):
     network, collator = build(inputs, tmp_path, modalities="audio")
     swapped = [dataclasses.replace(e, waveform=o.waveform) for e, o in zip(inputs, inputs[::-1], strict=True)]
-    torch.testing.assert_close(
-        log_probs(network, collator, swapped), log_probs(network, collator, inputs[::-1]), atol=1e-6, rtol=0
-    )
+    assert_close(log_probs(network, collator, swapped), log_probs(network, collator, inputs[::-1]), 1e-6)
 
 
 @pytest.mark.parametrize("bert", ["scratch", "frozen"])
@@ -124,7 +123,7 @@ def test_saved_network_predicts_the_same(bert, inputs, tmp_path, request):
     again = FusionNetwork.load_trained(tmp_path / "saved")
     assert not again.training
     assert again.labels == LABELS
-    torch.testing.assert_close(log_probs(again, FusionCollator(again), inputs), before, atol=1e-6, rtol=0)
+    assert_close(log_probs(again, FusionCollator(again), inputs), before, 1e-6)
 
 
 def test_frozen_bert_is_neither_trained_nor_copied(inputs, tmp_path, bert_folder):

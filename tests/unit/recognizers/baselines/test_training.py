@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from torch.utils.data import Subset
 from transformers import TrainingArguments
 
@@ -37,7 +37,7 @@ def test_the_trainer_trains_it_and_restores_its_best_checkpoint(examples, inputs
     again = FusionNetwork.load_trained(tmp_path / "trained")
     with torch.no_grad():
         restored = again(**FusionCollator(again)(inputs))["log_probs"]
-    np.testing.assert_allclose(restored, scores, atol=1e-5)
+    assert_close(restored, scores)
 
 
 def test_scores_in_another_order_are_refused(inputs, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from closeness import assert_close
 from transformers import BertModel
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
@@ -70,7 +71,7 @@ def test_frozen_bert_returns_its_last_hidden_states(inputs, bert_folder):
         expected = BertModel.from_pretrained(bert_folder).eval()(ids).last_hidden_state[0]
     frames = bert.extract(inputs[0])
     assert frames.shape == (ids.shape[1], bert.size)
-    np.testing.assert_allclose(frames, expected, atol=1e-6)
+    assert_close(frames, expected, 1e-6)
     np.testing.assert_array_equal(bert.extract(inputs[0]), frames)  # no dropout
     assert bert.extract(with_transcript(inputs[0], "")).shape[0] == 2  # the special tokens
 
