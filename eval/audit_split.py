@@ -7,8 +7,9 @@ Examples:
 
 A file has one utterance id per line, or is a CSV, TSV, JSON or JSON Lines file with a column utterance_id, key (as in
 EmoBox), id, name, FileName or file. Speaker, session and script are derived from the ids by the naming rule of the
-corpus; with a prepared corpus (--data) transcripts and audio are compared too. Exit status 0: disjoint in the required
-columns; 1: not disjoint, or not known; 2: an error.
+corpus; if they fit no rule, or several, the corpus is unknown and only the ids are compared. With a prepared corpus
+(--data) all columns are compared, and the files may name audio files instead of ids. Exit status 0: disjoint in the
+required columns; 1: not disjoint, or not known; 2: an error.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--train", type=path_argument, required=True, metavar="FILE", help="ids of the training set")
     parser.add_argument("--dev", type=path_argument, metavar="FILE", help="ids of the development set")
     parser.add_argument("--test", type=path_argument, required=True, metavar="FILE", help="ids of the test set")
-    parser.add_argument("--corpus", metavar="NAME", help="corpus of the ids (default: the one whose rule fits all)")
+    parser.add_argument(
+        "--corpus", metavar="NAME", help="corpus of the ids (default: the only one whose rule fits all)"
+    )
     parser.add_argument("--data", type=path_argument, metavar="DIR", help="the prepared corpus")
     parser.add_argument(
         "--require",

@@ -47,6 +47,10 @@ def print_summary(summary: Mapping[str, Any], out_dir: Path) -> None:
     print(f"utterances  {summary['n_utterances']}")
     print(f"rejected    {summary['n_rejected']}" + (f": {rejected}; see {folder}/rejected.jsonl" if rejected else ""))
     print(f"labels      {labels or 'none'}")
+    for column, joined in summary["joined_spellings"].items():
+        print(f"joined      {column}: {', '.join(f'{n} spellings of {value!r}' for value, n in joined.items())}")
+    for column, groups in summary["similar_spellings"].items():
+        print(f"alike       {column}: {'; '.join(', '.join(map(repr, group)) for group in groups)}")
     print(f"speakers    {len(summary['speakers'])}")
     print(f"hours       {summary['duration_s'] / 3600:.2f}")
     if summary["n_without_audio"]:

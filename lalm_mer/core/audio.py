@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -36,6 +37,12 @@ class Waveform:
     def duration_s(self) -> float:
         """Duration in seconds."""
         return len(self.samples) / self.sampling_rate
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of rate and samples in hexadecimal, the same for every lossless file of the same audio."""
+        samples = np.ascontiguousarray(self.samples, dtype="<f4")
+        return hashlib.sha256(self.sampling_rate.to_bytes(4, "little") + samples.tobytes()).hexdigest()
 
     def resampled(self, sampling_rate: int) -> Waveform:
         """The same audio at ``sampling_rate`` Hz (soxr, high quality); the object itself if that is its rate."""

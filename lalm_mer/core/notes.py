@@ -37,6 +37,8 @@ class NoteCode(StrEnum):
     OPENSMILE_LICENCE = "opensmile_licence"
     FOLD_SIZE = "fold_size"
     FOLD_UTTERANCES = "fold_utterances"
+    MISSING_CLASSES = "missing_classes"
+    FEW_UTTERANCES = "few_utterances"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Note:
     Args:
         code: subject of the note
         split: split of the fold that it refers to
-        n: number of utterances that it refers to
+        n: number of utterances, or of classes, that it refers to
         ids: ids of some of these utterances; they may contain names of people and are never shared
         reasons: the reason for each of ``ids``; empty if the code states it
         facts: other values that the sentence needs
@@ -90,6 +92,8 @@ SENTENCES: Mapping[NoteCode, str] = {
     NoteCode.OPENSMILE_LICENCE: "Acoustic features by openSMILE, whose licence is for research.",
     NoteCode.FOLD_SIZE: "Fold {fold}, {split}: {n} utterances here, {expected} in the protocol.",
     NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but not those of the protocol.",
+    NoteCode.MISSING_CLASSES: "{n} classes have no utterance in {split}: {classes}.",
+    NoteCode.FEW_UTTERANCES: "{n} classes have few utterances in {split}: {classes}.",
 }
 """The sentence of each code, for display only: no code parses it."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["did_you_mean", "no_such_path"]
+__all__ = ["did_you_mean", "nearest", "no_such_path"]
 
 _LISTED = 20
 
@@ -18,8 +18,20 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
         >>> did_you_mean("qwen2_audoi", ["qwen2_audio", "clap"]), did_you_mean("x", ["qwen2_audio"])
         ('; did you mean qwen2_audio?', '')
     """
-    near = get_close_matches(str(name), [str(each) for each in known], 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(str(name), map(str, known))
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most similar to ``name``, case ignored; None if none is similar.
+
+    Example:
+        >>> nearest("ang", ["Angry", "sad"]), nearest("ang", ["sad"])
+        ('Angry', None)
+    """
+    by_form = {other.casefold(): other for other in known}
+    near = get_close_matches(name.casefold(), by_form, 1)
+    return by_form[near[0]] if near else None
 
 
 def no_such_path(path: Path, kind: str = "file", *, among: Path | None = None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError, CorpusError, one_line
+from lalm_mer.core.spelling import normalised
 
 __all__ = ["WORD_TIME_SUFFIXES", "WordTime", "find_word_times", "read_word_times"]
 
@@ -38,7 +40,8 @@ def find_word_times(folder: Path, utterance_id: str) -> Path | None:
     Raises:
         CorpusError: if the id or a link points outside the folder, or two files are named after the utterance
     """
-    named = [folder / f"{utterance_id}{suffix}" for suffix in WORD_TIME_SUFFIXES]
+    forms = dict.fromkeys(unicodedata.normalize(form, utterance_id) for form in ("NFC", "NFD"))  # ids are NFC
+    named = [folder / f"{form}{suffix}" for form in forms for suffix in WORD_TIME_SUFFIXES]
     found = [path for path in named if path.is_file()]
     outside = [path for path in found if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
@@ -117,7 +120,7 @@ def _ctm(path: Path, utterance_id: str) -> Iterator[WordTime]:
                 raise CorpusError(
                     f"{where}: {len(fields)} fields; expected utterance, channel, start, duration, word, [confidence]"
                 )
-            if fields[0] != utterance_id:
+            if normalised(fields[0]) != normalised(utterance_id):
                 other = other or fields[0]
                 continue
             found = True

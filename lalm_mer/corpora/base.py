@@ -23,6 +23,7 @@ from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
 from lalm_mer.core.labels import Interval, LabelSet, Task
 from lalm_mer.core.schema import Rejection
+from lalm_mer.core.spelling import normalised
 
 __all__ = [
     "AUDIO_SUFFIXES", "AudioFile", "accepted", "decoded_text", "list_files", "load_tasks", "number_of", "read_audio",
@@ -45,12 +46,14 @@ class AudioFile:
         content: encoded audio: the file as released; for a video or part of a recording, a lossless file of that part
         sampling_rate: sampling rate of ``content`` in Hz
         duration_s: duration of ``content`` in seconds
+        samples_sha256: hash of its decoded samples, ``Waveform.sha256``
     """
 
     path: str
     content: bytes
     sampling_rate: int
     duration_s: float
+    samples_sha256: str
 
 
 def accepted(items: Iterable[T | Rejection]) -> Generator[Rejection, None, list[T]]:
@@ -121,7 +124,7 @@ def read_audio(
         return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
     if start_s is not None or end_s is not None:
         content = encode(waveform)
-    return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s)
+    return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s, waveform.sha256)
 
 
 @functools.lru_cache(maxsize=1)  # utterances of one video follow each other
@@ -169,7 +172,7 @@ def require_inside(root: Path, path: Path) -> None:
 def read_table(
     root: Path, path: Path, columns: Sequence[str], delimiter: str = ","
 ) -> Iterator[Mapping[str, str] | Rejection]:
-    """Read the rows of a CSV of a release as {column: cell} with stripped cells.
+    """Read the rows of a CSV of a release as {column: cell} with normalised cells.
 
     A row with fewer cells than the header, such as a truncated one, is rejected as ``bad_row``.
 
@@ -177,7 +180,7 @@ def read_table(
         CorpusError: if the table cannot be read or lacks one of ``columns``; it may have others
     """
     records = _records(decoded_text(root, path), path, delimiter)
-    header = [name.strip() for name in next(records, [])]
+    header = [normalised(name) for name in next(records, [])]
     missing = sorted(set(columns) - set(header))
     if missing:
         raise CorpusError(f"{path}: no column {missing[0]!r}, found {', '.join(header) or 'none'}")
@@ -189,7 +192,7 @@ def read_table(
             detail = f"row {number}: {len(record)} cells of {len(header)}: {delimiter.join(record)[:80]!r}"
             yield Rejection(name, "bad_row", " ".join(detail.split()))
         else:
-            yield {column: cell.strip() for column, cell in zip(header, record, strict=False)}
+            yield {column: normalised(cell) for column, cell in zip(header, record, strict=False)}
 
 
 def _records(characters: str, path: Path, delimiter: str) -> Iterator[list[str]]:

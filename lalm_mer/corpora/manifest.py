@@ -6,21 +6,22 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.names import UTTERANCE_TRANSCRIPT_SOURCES
 from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.core.spelling import normalised
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, relative, require_inside
+from lalm_mer.corpora.file_names import FileNames, is_absolute
 
 __all__ = ["LOADER_VERSION", "read"]
 
-LOADER_VERSION = "2"
+LOADER_VERSION = "3"
 
 _STRINGS = ("transcript", "transcript_source", "speaker", "gender", "ethnicity", "language", "session", "dialogue",
             "script", "split", "label", "video_path")  # fmt: skip
@@ -52,11 +53,6 @@ class _Row:
     def path(self) -> str:
         return str(self.cells.get("path") or "")
 
-    @property
-    def utterance_id(self) -> str:
-        given = self.cells.get("utterance_id")
-        return str(given) if given not in (None, "") else Path(self.path).with_suffix("").as_posix()
-
 
 def read(
     root: Path,
@@ -72,8 +68,9 @@ def read(
 ) -> Iterator[Utterance | Rejection]:
     """Read the rows of a manifest in their order, then reject audio files that no row names as ``orphan``.
 
-    Only ``path`` (relative to the root) is required; ``utterance_id`` defaults to the path without its suffix. An
-    empty cell is a missing value, and so is a column that the manifest lacks, unless ``columns`` names it.
+    Only ``path`` is required, relative to the root or absolute below it; ``utterance_id`` defaults to the path of the
+    file below the root, without its suffix. An empty cell is a missing value, and so is a column that the manifest
+    lacks, unless ``columns`` names it.
 
     Args:
         root: folder of the corpus
@@ -90,22 +87,28 @@ def read(
         ConfigError: if ``columns`` or ``ranges`` name an unknown column, or the encoding is unknown
         CorpusError: if the manifest cannot be read, lacks a required column, or has an undeclared label
     """
-    columns, ranges = columns or {}, ranges or {}
+    columns, ranges = {name: normalised(written) for name, written in (columns or {}).items()}, ranges or {}
     _check_options(columns, ranges)
     characters = _decoded(root, manifest, encoding)
     found_columns = _found_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
     for row in _rows(_records(characters, manifest, delimiter), found_columns):  # checks all labels first
-        label = row.cells.get("label")
-        if labels is not None and label not in (None, "") and label not in labels:
+        label = "" if row.cells.get("label") is None else normalised(str(row.cells["label"]))
+        if labels is not None and label and label not in map(normalised, labels):
             raise CorpusError(
-                f"{manifest}: row {row.number}, utterance {row.utterance_id}: label {label!r} is not one of the "
-                f"declared corpus.labels {list(labels)}; correct the row or declare it"
+                f"{manifest}: row {row.number}, file {row.path}: label {label!r} is not one of the declared "
+                f"corpus.labels {list(labels)}; correct the row or declare it"
             )
+    listed = list(list_files(root))
+    files = FileNames(root, [relative(root, item) for item in listed if isinstance(item, Path)])
     named: set[str] = set()
     for row in _rows(_records(characters, manifest, delimiter), found_columns):
-        named.add(os.path.normpath(row.path))
-        yield _read_row(row, corpus, ranges, cut=cut)
-    for item in list_files(root):
+        read_row = _read_row(row, corpus, ranges, files, cut=cut)
+        if isinstance(read_row, Utterance):
+            named.add(str(read_row.audio_path))
+        elif normalised(row.path).isprintable():
+            named.add(files.find(row.path))
+        yield read_row
+    for item in listed:
         if isinstance(item, Rejection):
             yield item
         elif item.suffix.lower() in AUDIO_SUFFIXES and relative(root, item) not in named:
@@ -181,7 +184,7 @@ def _csv(characters: str, manifest: str, delimiter: str | None) -> Iterator[tupl
     found = delimiter or max(_DELIMITERS, key=first_line.count)
     try:
         records = csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True)
-        header = [name.strip() for name in next(records, [])]
+        header = [normalised(name) for name in next(records, [])]
         duplicates = sorted({name for name in header if header.count(name) > 1})
         if duplicates:
             raise CorpusError(f"{manifest}: duplicate column {duplicates[0]!r} in the header; rename one")
@@ -209,26 +212,53 @@ def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values]]:
             raise CorpusError(f"{manifest}: line {number} is not valid JSON ({error})") from error
         if not isinstance(cells, dict):
             raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
-        yield number, cells
+        named = {normalised(name): value for name, value in cells.items()}
+        if len(named) < len(cells):
+            raise CorpusError(f"{manifest}: line {number}: two spellings of one column in {list(cells)}; keep one")
+        yield number, named
 
 
-def _read_row(row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]], *, cut: bool) -> Utterance | Rejection:
-    if not row.path:
+def _read_row(
+    row: _Row, corpus: str, ranges: Mapping[str, Sequence[float]], files: FileNames, *, cut: bool
+) -> Utterance | Rejection:
+    if not normalised(row.path):
         return Rejection(f"row {row.number}", "bad_value", "path is empty")
     try:
         for name in ("path", "utterance_id"):
             _check_identifier(name, row.cells.get(name))
         values = _values(row.cells, ranges)
+        path = files.find(row.path)
+        utterance_id = _utterance_id(row, path, files)
+        if values["video_path"] is not None:
+            values["video_path"] = _relative_path("video_path", files.find(values["video_path"]))
     except _BadValueError as error:
         shown = row.path if row.path.isprintable() else f"row {row.number}"
         return Rejection(shown[:_LONGEST_NAME], "bad_value", f"row {row.number}: {error}")
+    if is_absolute(path):
+        return Rejection(path[:_LONGEST_NAME], "outside_root", f"row {row.number}: not below the corpus folder")
     return Utterance(
-        utterance_id=row.utterance_id,
+        utterance_id=utterance_id,
         corpus=corpus,
-        audio_path=Path(row.path).as_posix(),
+        audio_path=path,
         cut=cut and (values["start_s"] is not None or values["end_s"] is not None),
         **values,
     )
+
+
+def _utterance_id(row: _Row, path: str, files: FileNames) -> str:
+    """The id as given, or from ``path``; never with the folders above the root."""
+    cell = row.cells.get("utterance_id")
+    if given := "" if cell is None else normalised(str(cell)):
+        return _relative_path("utterance_id", files.below_root(given)) if is_absolute(given) else given
+    if PurePosixPath(path).name in ("", ".."):
+        raise _BadValueError(f"path {row.path!r} names no file")
+    return PurePosixPath(path).with_suffix("").as_posix()
+
+
+def _relative_path(name: str, path: str) -> str:
+    if is_absolute(path):
+        raise _BadValueError(f"{name} {path!r} is not below the corpus folder; make it relative to it")
+    return path
 
 
 def _values(cells: Mapping[str, Any], ranges: Mapping[str, Sequence[float]]) -> Values:
@@ -245,14 +275,18 @@ def _values(cells: Mapping[str, Any], ranges: Mapping[str, Sequence[float]]) -> 
     start_s, end_s = values["start_s"] or 0.0, values["end_s"]
     if start_s < 0 or (end_s is not None and end_s <= start_s):
         raise _BadValueError(f"start_s {values['start_s']} and end_s {end_s} do not enclose any audio")
-    source = values["transcript_source"]
+    source = values["transcript_source"] = normalised(values["transcript_source"] or "") or None
     if source is not None and source not in UTTERANCE_TRANSCRIPT_SOURCES:
         raise _BadValueError(f"transcript_source {source!r} is not one of {', '.join(UTTERANCE_TRANSCRIPT_SOURCES)}")
     return values
 
 
+def _is_empty(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and not normalised(cell))
+
+
 def _string(name: str, cell: object) -> str | None:
-    if cell is None or cell == "":
+    if _is_empty(cell):
         return None
     if isinstance(cell, (bool, float, list, dict)):
         raise _BadValueError(f"{name} {cell!r} is not a string")
@@ -263,19 +297,19 @@ def _string(name: str, cell: object) -> str | None:
 
 def _check_identifier(name: str, cell: object) -> None:
     """Check a path or id: printable characters, each part short enough for a file name."""
-    written = _string(name, cell) or ""
+    written = normalised(_string(name, cell) or "")
     if not written.isprintable() or max(map(len, written.split("/"))) > _LONGEST_NAME:
         raise _BadValueError(f"{name} {written[:80]!r}: expected at most {_LONGEST_NAME} printable characters")
 
 
 def _number(name: str, cell: object) -> float | None:
     """Parse a finite number; None for an empty cell. ``3,5``, ``1_000`` and ``nan`` are errors."""
-    if cell is None or cell == "":
+    if _is_empty(cell):
         return None
     is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool) and abs(cell) < 1e300
-    if not is_number and not (isinstance(cell, str) and _NUMBER.fullmatch(cell.strip())):
+    if not is_number and not (isinstance(cell, str) and _NUMBER.fullmatch(normalised(cell))):
         raise _BadValueError(f"{name} {cell!r} is not a number")
-    number = float(cell)  # type: ignore[arg-type]
+    number = float(normalised(cell) if isinstance(cell, str) else cell)  # type: ignore[arg-type]
     if not math.isfinite(number) or (name in _INTEGERS and abs(number) >= 2**31):
         raise _BadValueError(f"{name} {str(cell)[:40]!r} is too large")
     return number

@@ -32,9 +32,10 @@ from lalm_mer.corpora.base import (
     require_inside,
 )
 
-__all__ = ["EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
+__all__ = ["DISTINCTIVE_IDS", "EMOTIONS", "LOADER_VERSION", "RANGES", "facts", "read"]
 
 LOADER_VERSION = "1"
+DISTINCTIVE_IDS = False  # any eleven letters and a number are an id
 RANGES: Mapping[str, Sequence[float]] = {"sentiment": (-3.0, 3.0)}
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 """Emotions in the order of the label file, where their intensities from 0 to 3 follow the sentiment."""

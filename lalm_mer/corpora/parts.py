@@ -24,9 +24,9 @@ from lalm_mer.core.provenance import hash_bytes, hash_json
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora.base import AudioFile, read_audio
 
-__all__ = ["SCHEMA", "Part", "PartCounts", "make_part", "part_name"]
+__all__ = ["SCHEMA", "Part", "PartCounts", "corpus_hashes", "make_part", "part_name", "row_hash"]
 
-_FORMAT = 1
+_FORMAT = 2
 _ROWS_IN_A_GROUP = 32  # rows in memory at a time
 
 _VOTES = pa.list_(pa.struct([("label", pa.string()), ("votes", pa.int32())]))
@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("corpus", pa.string()),
         ("audio", pa.struct([("path", pa.string()), ("bytes", pa.binary())])),
         ("audio_sha256", pa.string()),
+        ("samples_sha256", pa.string()),
         ("sampling_rate", pa.int32()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
@@ -52,7 +53,8 @@ SCHEMA = pa.schema(
         ("video_path", pa.string()),
     ]
 )
-_MEASURED = ("audio", "audio_sha256", "sampling_rate", "duration_s")
+_NUMBERS = [field.name for field in SCHEMA if pa.types.is_floating(field.type) and field.name != "duration_s"]
+_MEASURED = ("audio", "audio_sha256", "samples_sha256", "sampling_rate", "duration_s")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class PartCounts:
     Args:
         key: ``Part.key`` of the part
         rejected: path, reason and detail of each rejection
-        row_hashes: hash of each kept row, in order
+        row_hashes: ``row_hash`` of each kept row, in order
+        samples_hashes: its ``samples_sha256``
         tasks: task -> label -> number of utterances
         without_audio: number of utterances that were kept without audio
         duration_s: total duration
@@ -99,6 +102,7 @@ class PartCounts:
     key: str
     rejected: list[dict[str, str]]
     row_hashes: list[str]
+    samples_hashes: list[str | None]
     labels: dict[str, int]
     speakers: dict[str, int]
     tasks: dict[str, dict[str, int]]
@@ -109,6 +113,26 @@ class PartCounts:
 def part_name(number: int) -> str:
     """File name of a part."""
     return f"part-{number:05d}.parquet"
+
+
+def row_hash(cells: Mapping[str, Any]) -> str:
+    """Hash of a row of the utterance table, whose audio is represented by its path and the hash of its bytes.
+
+    The hash of the samples is not part of it: for lossy audio it depends on the version of the decoder.
+    """
+    path = cells["audio"]["path"] if cells["audio"] else None
+    return hash_json([path, {name: cells[name] for name in SCHEMA.names if name not in ("audio", "samples_sha256")}])
+
+
+def corpus_hashes(row_hashes: Sequence[str], samples_hashes: Sequence[str | None]) -> dict[str, str]:
+    """``root_hash``, which identifies a corpus in runs, and ``content_hash``, which also covers the decoded samples.
+
+    Args:
+        row_hashes: ``row_hash`` of each row, in any order
+        samples_hashes: ``samples_sha256`` of the same rows
+    """
+    rows = sorted([row, samples or ""] for row, samples in zip(row_hashes, samples_hashes, strict=True))
+    return {"root_hash": hash_json([row for row, _ in rows]), "content_hash": hash_json(rows)}
 
 
 def make_part(part: Part, folder: Path) -> PartCounts:
@@ -122,7 +146,7 @@ def make_part(part: Part, folder: Path) -> PartCounts:
     earlier = _earlier_counts(counts_file, key)
     if earlier is not None and (parquet.is_file() or not earlier.row_hashes):
         return earlier
-    counts = PartCounts(key, [], [], {}, {}, {name: {} for name in part.tasks}, 0, 0.0)
+    counts = PartCounts(key, [], [], [], {}, {}, {name: {} for name in part.tasks}, 0, 0.0)
     rows = _kept_rows(part, counts)
     for stale in (counts_file, parquet):  # the counts first: they mark the Parquet file as complete
         stale.unlink(missing_ok=True)
@@ -174,7 +198,7 @@ def _audio_of(row: Utterance, part: Part) -> AudioFile | Rejection | None:
             waveform = decode(row.audio_bytes, name)
         except AudioError as error:
             return Rejection(name, error.reason, str(error).removeprefix(f"{name}: "))
-        return AudioFile(name, row.audio_bytes, waveform.sampling_rate, waveform.duration_s)
+        return AudioFile(name, row.audio_bytes, waveform.sampling_rate, waveform.duration_s, waveform.sha256)
     if row.audio_path is None:
         if part.keep_missing_audio:
             return None
@@ -193,25 +217,27 @@ def _audio_of(row: Utterance, part: Part) -> AudioFile | Rejection | None:
 def _cells(row: Utterance, audio: AudioFile | None) -> dict[str, Any]:
     """One row of the Parquet file."""
     cells = {name: getattr(row, name) for name in SCHEMA.names if name not in _MEASURED}
+    for name in _NUMBERS:  # as Parquet stores them, so that a row has one hash before and after
+        cells[name] = None if cells[name] is None else float(cells[name])
     if row.ratings is not None:
         cells["ratings"] = [{"label": label, "votes": n} for label, n in sorted(row.ratings.items())]
     if row.intensities is not None:
         pairs = sorted(row.intensities.items())
-        cells["intensities"] = [{"label": label, "intensity": value} for label, value in pairs]
+        cells["intensities"] = [{"label": label, "intensity": float(value)} for label, value in pairs]
     if audio is None:
         return cells | dict.fromkeys(_MEASURED)
     return cells | {
         "audio": {"path": audio.path, "bytes": audio.content},
         "audio_sha256": hash_bytes(audio.content),
+        "samples_sha256": audio.samples_sha256,
         "sampling_rate": audio.sampling_rate,
         "duration_s": audio.duration_s,
     }
 
 
 def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Task]) -> None:
-    path = cells["audio"]["path"] if cells["audio"] else None
-    hashed = {name: value for name, value in cells.items() if name != "audio"}
-    counts.row_hashes.append(hash_json([path, hashed]))
+    counts.row_hashes.append(row_hash(cells))
+    counts.samples_hashes.append(cells["samples_sha256"])
     counts.without_audio += cells["audio"] is None
     counts.duration_s += cells["duration_s"] or 0.0
     for column, counter in (("label", counts.labels), ("speaker", counts.speakers)):

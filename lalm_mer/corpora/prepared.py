@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lalm_mer.core.audio import Waveform, decode
-from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, one_line
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, PredictionError, one_line
 from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.provenance import hash_bytes
+from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.corpora.parts import SCHEMA
+from lalm_mer.corpora.parts import SCHEMA, corpus_hashes, row_hash
 from lalm_mer.corpora.writer import is_prepared
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class PreparedCorpus:
     Args:
         name: name of the corpus
         parts: its Parquet files, in order
-        summary: content of ``summary.json``
+        summary: content of ``summary.json``, of which ``load`` has checked the hashes
     """
 
     name: str
@@ -76,6 +78,11 @@ class PreparedCorpus:
         frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
         return frame
 
+    def audio_paths(self) -> list[str | None]:
+        """Path of the audio file of each utterance, relative to the folder of the release; None without audio."""
+        tables = [pq.ParquetFile(path).read(columns=["audio.path"]) for path in self.parts]
+        return [row["path"] if row else None for table in tables for row in table["audio"].to_pylist()]
+
     @property
     def tasks(self) -> dict[str, Task]:
         """The tasks that the package defines for the corpus, and that of the declared labels of a manifest."""
@@ -98,11 +105,15 @@ def waveform_of(row: Mapping[str, Any], sampling_rate: int) -> Waveform:
     """Decode the audio of a row of ``PreparedCorpus.dataset`` at a sampling rate in Hz.
 
     Raises:
-        AudioError: naming the utterance, if it has no audio, or its audio is damaged
+        AudioError: naming the utterance, if it has no audio, or its audio is damaged or was changed
     """
     audio = row["audio"]
     if audio is None:
         raise AudioError(f"utterance {row['utterance_id']} has no audio", "missing_audio")
+    if hash_bytes(audio["bytes"]) != row["audio_sha256"]:
+        raise AudioError(
+            f"utterance {row['utterance_id']}: its audio is not the one that was prepared; prepare the corpus again"
+        )
     return decode(audio["bytes"], f"utterance {row['utterance_id']} ({audio['path']})").resampled(sampling_rate)
 
 
@@ -110,7 +121,7 @@ def load(folder: Path) -> PreparedCorpus:
     """Open a prepared corpus, the ``output.dir`` of its preparation, without network access.
 
     Raises:
-        CorpusError: if the folder is not a prepared corpus, or is damaged
+        CorpusError: if the folder is not a prepared corpus, is damaged, or its Parquet files were changed
 
     Example:
         >>> load(Path("no/such/folder"))
@@ -122,16 +133,59 @@ def load(folder: Path) -> PreparedCorpus:
         raise CorpusError(f"{folder}: no such folder; {_HINT}")
     if not is_prepared(folder):
         raise CorpusError(f"{folder}: not a prepared corpus (utterances/, rejected.jsonl, summary.json); {_HINT}")
+    parts = tuple(sorted((folder / "utterances").glob("*.parquet")))
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        parts = sorted((folder / "utterances").glob("*.parquet"))
-        of_this_version = all(pq.read_schema(path).names == SCHEMA.names for path in parts)
-        found, stated = sum(pq.read_metadata(path).num_rows for path in parts), summary["n_utterances"]
-        opened = PreparedCorpus(summary["corpus"], tuple(parts), summary)
-    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+        if any(pq.read_schema(path).names != SCHEMA.names for path in parts):
+            raise CorpusError(f"{folder}: prepared by another version of this library, with other columns; {_HINT}")
+        summary = read_object(folder / "summary.json")
+        identity = parse(_Identity, summary, str(folder / "summary.json"), ignore_unknown=True)
+        for path in parts:
+            _require_same(path, identity)
+        found = _read_hashes(parts)
+    except CorpusError:
+        raise
+    except PredictionError as error:  # of summary.json, which it names
+        raise CorpusError(f"{error}; {_HINT}") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise CorpusError(f"{folder}: damaged ({one_line(error)}); {_HINT}") from error
-    if not of_this_version:
-        raise CorpusError(f"{folder}: prepared by another version of this library, with other columns; {_HINT}")
-    if found != stated:
-        raise CorpusError(f"{folder}: {found} utterances, but summary.json counts {stated}; {_HINT}")
-    return opened
+    for key, value in found.items():
+        if getattr(identity, key) != value:
+            raise CorpusError(
+                f"{folder}: {key} is {value} by its Parquet files, but {getattr(identity, key)!r:.80} in summary.json: "
+                f"one of them was changed; {_HINT}"
+            )
+    return PreparedCorpus(identity.corpus, parts, summary)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What is read of summary.json after its preparation, all of which is checked against the Parquet files."""
+
+    corpus: str
+    synthetic: bool
+    n_utterances: int
+    root_hash: str
+    content_hash: str
+    declared_labels: tuple[str, ...] | None = None
+
+
+def _require_same(part: Path, identity: _Identity) -> None:
+    """Check the metadata of a part against the summary."""
+    metadata = pq.read_schema(part).metadata or {}
+    for key in ("corpus", "synthetic"):
+        found, stated = json.loads(metadata.get(key.encode(), b"null")), getattr(identity, key)
+        if found != stated:
+            raise ValueError(f"{key} is {found!r} in {part.name}, but {stated!r} in summary.json")
+
+
+def _read_hashes(parts: Sequence[Path]) -> dict[str, Any]:
+    """Hash all columns but the bytes of the audio, which ``waveform_of`` checks."""
+    columns = ["audio.path", *(name for name in SCHEMA.names if name != "audio")]
+    row_hashes: list[str] = []
+    samples_hashes: list[str | None] = []
+    for path in parts:
+        with pq.ParquetFile(path) as file:
+            for cells in file.read(columns=columns).to_pylist():
+                row_hashes.append(row_hash(cells))
+                samples_hashes.append(cells["samples_sha256"])
+    return {"n_utterances": len(row_hashes), **corpus_hashes(row_hashes, samples_hashes)}

@@ -14,6 +14,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.core.settings import naming_keys, setting
+from lalm_mer.core.spelling import normalised
 from lalm_mer.corpora import circumplex, manifest
 from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
@@ -102,6 +103,7 @@ class Reader:
         required: keys that must be set
         facts: returns what an utterance id encodes: speaker, session, script
         known_defects: utterance id -> published defect, with its source
+        distinctive_ids: whether an id shows by its form that it is of this corpus
     """
 
     open: Callable[[CorpusSettings], OpenedReader]
@@ -109,6 +111,7 @@ class Reader:
     required: tuple[str, ...] = ()
     facts: Callable[[str], Facts | None] | None = None
     known_defects: Mapping[str, str] = field(default_factory=dict)
+    distinctive_ids: bool = True
 
 
 def open_reader(settings: CorpusSettings) -> OpenedReader:
@@ -168,12 +171,13 @@ def _of_release(name: str) -> Reader:
             ranges=release.RANGES or None,
         )
 
-    known_defects = getattr(release, "KNOWN_DEFECTS", {})
-    return Reader(open_release, _RELEASE_KEYS, ("root",), release.facts, known_defects)
+    known_defects, distinctive_ids = getattr(release, "KNOWN_DEFECTS", {}), getattr(release, "DISTINCTIVE_IDS", True)
+    return Reader(open_release, _RELEASE_KEYS, ("root",), release.facts, known_defects, distinctive_ids)
 
 
 def _open_manifest(settings: CorpusSettings) -> OpenedReader:
     corpus = settings.alias or "manifest"
+    labels = settings.labels and [normalised(label) for label in settings.labels]
     if not re.fullmatch(r"\w[\w.-]*", corpus):
         raise ConfigError(f"key 'corpus.alias': {corpus!r}; expected letters, digits, '_', '-' and '.'")
     rows = manifest.read(
@@ -181,7 +185,7 @@ def _open_manifest(settings: CorpusSettings) -> OpenedReader:
         settings.manifest or "",
         corpus=corpus,
         columns=settings.columns or {},
-        labels=settings.labels,
+        labels=labels,
         encoding=settings.encoding or "utf-8-sig",
         delimiter=settings.delimiter,
         ranges=settings.ranges or {},
@@ -194,8 +198,8 @@ def _open_manifest(settings: CorpusSettings) -> OpenedReader:
         root=Path(settings.root or ""),
         keep_missing_audio=settings.missing_audio == "keep",
         ranges=settings.ranges,
-        tasks=declared_task(corpus, settings.labels) if settings.labels else {},
-        extra={"declared_labels": settings.labels} if settings.labels else {},
+        tasks=declared_task(corpus, labels) if labels else {},
+        extra={"declared_labels": labels} if labels else {},
     )
 
 

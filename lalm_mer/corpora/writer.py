@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
 from lalm_mer.core.output import output_error, write_json
 from lalm_mer.core.processes import in_processes, usable_cores
-from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.core.spelling import folded, normalised
 from lalm_mer.corpora.base import load_tasks
-from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, make_part, part_name
+from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, corpus_hashes, make_part, part_name
 
 __all__ = ["SCHEMA", "is_prepared", "write_corpus"]
 
+_VALUES = ("speaker", "gender", "ethnicity", "language", "session", "dialogue", "script", "split", "label")
 PARTS = frozenset(("utterances", "rejected.jsonl", "summary.json"))
 _ROWS_IN_A_PART = 128
 
@@ -48,8 +50,9 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Stream ``rows`` to ``out_dir``, which is created or replaced atomically at the end.
 
-    Of utterances with the same id the first is kept and the others are rejected as ``duplicate_id``. After a kill, a
-    call with the same rows resumes.
+    Texts are stored as ``normalised`` returns them; spellings that become one value are counted in the summary. Of
+    utterances with the same id the first is kept and the others are rejected as ``duplicate_id``. After a kill, a call
+    with the same rows resumes.
 
     Args:
         rows: rows of a reader
@@ -77,16 +80,17 @@ def write_corpus(
     known = load_tasks(corpus) if tasks is None else tasks
     scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
     metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
+    spellings: dict[str, dict[str, set[str]]] = {name: {} for name in _VALUES}
     with _replaced_atomically(out_dir) as partial:
         parts = (
             Part(number, chunk, root, keep_missing_audio, metadata, known)
-            for number, chunk in enumerate(_chunks(_without_duplicates(rows)))
+            for number, chunk in enumerate(_chunks(_without_duplicates(_normalised(rows, spellings))))
         )
         counts = _write_parts(parts, partial, corpus, processes or usable_cores())
         if not any(part.row_hashes for part in counts):
             shutil.rmtree(partial)
             raise _nothing_kept(counts, corpus)
-        summary = metadata | _summary(counts, known) | dict(extra or {})
+        summary = metadata | _summary(counts, known) | _spellings(spellings) | dict(extra or {})
         write_json(partial / "summary.json", summary)
         _keep_only_parts(partial / "utterances", len(counts))
     return summary
@@ -99,10 +103,11 @@ def is_prepared(folder: Path) -> bool:
 
 def _summary(parts: Sequence[PartCounts], tasks: Mapping[str, Task]) -> dict[str, Any]:
     """The counts of the corpus, sums of those of its parts."""
-    row_hashes = sorted(row_hash for part in parts for row_hash in part.row_hashes)
+    row_hashes = [row_hash for part in parts for row_hash in part.row_hashes]
+    samples_hashes = [samples for part in parts for samples in part.samples_hashes]
     rejected = Counter(rejection["reason"] for part in parts for rejection in part.rejected)
     return {
-        "root_hash": hash_json(row_hashes),
+        **corpus_hashes(row_hashes, samples_hashes),
         "n_found": len(row_hashes) + rejected.total(),
         "n_utterances": len(row_hashes),
         "n_rejected": rejected.total(),
@@ -174,6 +179,46 @@ def _without_duplicates(rows: Iterable[Utterance | Rejection]) -> Iterator[Utter
                 continue
             first_path[row.utterance_id] = path
         yield row
+
+
+def _normalised(
+    rows: Iterable[Utterance | Rejection], spellings: dict[str, dict[str, set[str]]]
+) -> Iterator[Utterance | Rejection]:
+    """Normalise the texts of the rows, and record the spellings of each value of ``_VALUES``."""
+    for row in rows:
+        if isinstance(row, Rejection):
+            yield row
+            continue
+        texts: dict[str, str | None] = {"utterance_id": normalised(row.utterance_id) or row.utterance_id}
+        if row.transcript is not None:
+            texts["transcript"] = normalised(row.transcript, keep_joiners=True) or None
+            texts["transcript_source"] = row.transcript_source if texts["transcript"] else None
+        for name in _VALUES:
+            written = getattr(row, name)
+            if written is not None:
+                texts[name] = value = normalised(written) or None
+                if value is not None:
+                    spellings[name].setdefault(value, set()).add(written)
+        yield replace(row, **texts)  # type: ignore[arg-type]
+
+
+def _spellings(spellings: Mapping[str, Mapping[str, set[str]]]) -> dict[str, Any]:
+    """What the summary states of spellings.
+
+    ``joined_spellings`` is column -> value -> number of spellings that became it, ``similar_spellings`` is column ->
+    groups of values that differ in case or punctuation only.
+    """
+    joined, similar = {}, {}
+    for name, values in spellings.items():
+        joined[name] = {value: len(written) for value, written in sorted(values.items()) if len(written) > 1}
+        alike: dict[str, list[str]] = {}
+        for value in sorted(values):
+            alike.setdefault(folded(value), []).append(value)
+        similar[name] = [group for group in alike.values() if len(group) > 1]
+    return {
+        "joined_spellings": {name: of_column for name, of_column in joined.items() if of_column},
+        "similar_spellings": {name: of_column for name, of_column in similar.items() if of_column},
+    }
 
 
 def _chunks(rows: Iterator[Utterance | Rejection]) -> Iterator[list[Utterance | Rejection]]:

@@ -66,6 +66,25 @@ class Row:
         return f"{self.record.recognizer} {self.record.method} {self.modalities}"
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that an utterance of the pooled folds has; the means over classes leave the others out."""
+        found = set(self.predictions.frame["truth"])
+        return tuple(label for label in self.record.labels if label in found)
+
+    @property
+    def chance(self) -> float:
+        """UAR of always predicting one of ``classes``."""
+        return 1 / len(self.classes)
+
+    @property
+    def described_classes(self) -> str:
+        """Number of classes, and those without an utterance."""
+        missing = [label for label in self.record.labels if label not in self.classes]
+        if not missing:
+            return f"{len(self.classes)} classes"
+        return f"{len(self.classes)} of {len(self.record.labels)} classes, no utterance of {', '.join(missing)}"
+
+    @property
     def uar_sd(self) -> float | None:
         """Standard deviation of UAR over seeds (ddof 1); None with one seed."""
         values = list(self.uar_by_seed.values())

@@ -19,6 +19,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.output import atomic_path
 from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.core.spelling import normalised
 from lalm_mer.core.words import words_of
 
 __all__ = [
@@ -136,7 +137,8 @@ def load_transcripts(path: Path) -> TranscriptTable:
         raise CorpusError(f"{path}: expected a .parquet or .csv file of transcripts, found {path.suffix!r}")
     rows, metadata = readers[path.suffix](path)
     hypotheses: dict[str, str] = {}
-    for number, (name, hypothesis) in enumerate(rows, start=1):
+    for number, (written, hypothesis) in enumerate(rows, start=1):
+        name = normalised(written or "")
         if not name:
             raise CorpusError(f"{path}: row {number}: no utterance_id; every row needs one")
         if name in hypotheses:
@@ -180,7 +182,7 @@ def _read_csv(path: Path) -> tuple[_Rows, dict[str, Any]]:
             lines = list(csv.reader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"{path}: not a CSV file in UTF-8 ({error})") from error
-    header = lines[0] if lines else []
+    header = [normalised(name) for name in lines[0]] if lines else []
     _require_columns(path, header)
     places = [header.index(name) for name in _NEEDED]
     rows: _Rows = []

@@ -14,15 +14,21 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.schema import Facts
+from lalm_mer.core.spelling import folded, normalised
 from lalm_mer.corpora import PreparedCorpus
+from lalm_mer.corpora.base import AUDIO_SUFFIXES
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.protocols.folded_corpus import compared_columns
 from lalm_mer.protocols.protocol import COLUMNS
+from lalm_mer.protocols.splits import folded_columns
 
-__all__ = ["Audit", "Overlap", "audit_split", "read_split_file"]
+__all__ = ["UNKNOWN", "Audit", "Overlap", "audit_split", "read_split_file"]
 
+UNKNOWN = "unknown"
+"""Name of the corpus of ids that no naming rule explains."""
 _ID_COLUMNS = ("utterance_id", "key", "id", "name", "FileName", "file")
 _SPLIT_SUFFIX = re.compile(r"(?P<rest>.+)-(?P<split>train|dev|val|test)")
 
@@ -98,7 +104,7 @@ def read_split_file(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({one_line(error)})") from error
     try:
-        ids = list(_ids(content, path.suffix.lower()))
+        ids = [name for name in map(normalised, _ids(content, path.suffix.lower())) if name]
     except (ValueError, RecursionError, csv.Error) as error:
         raise ConfigError(f"{path}: not valid {path.suffix} ({one_line(error)})") from error
     except KeyError as error:
@@ -143,18 +149,20 @@ def audit_split(
     """Compare each pair of splits.
 
     Args:
-        splits: ``train``, ``test`` and optionally ``dev`` -> utterance ids in any usual form
-        corpus: the corpus whose naming rule gives speaker, session and script of an id; None to find it by the ids
+        splits: ``train``, ``test`` and optionally ``dev`` -> utterance ids, or names of files, in any usual form
+        corpus: the corpus whose naming rule gives speaker, session and script of an id; None for the only one with a
+            distinctive rule that fits the ids of all splits, or else for ``UNKNOWN``, whose ids say nothing
         prepared: a prepared corpus, which also has the other columns
 
     Raises:
-        ConfigError: if the ids fit no corpus, or more than one
-        CorpusError: if the prepared corpus lacks an utterance
+        ConfigError: if the ids are not those of ``corpus``
+        CorpusError: if the prepared corpus lacks an utterance, or the name of a file fits several
     """
     names = [name for ids in splits.values() for name in ids]
     if prepared is None:
-        corpus, facts = _naming_rule(names, corpus)
-        table = _from_ids(names, corpus, facts)
+        rule = _naming_rule(names, corpus)
+        corpus = UNKNOWN if rule is None else rule[0]
+        table = _table({name: {"utterance": name} for name in names}) if rule is None else _from_ids(names, *rule)
     elif corpus not in (None, prepared.name):
         raise ConfigError(f"--corpus {corpus}, but the prepared corpus of --data is {prepared.name}")
     else:
@@ -170,65 +178,117 @@ def audit_split(
     return Audit(corpus, {split: len(ids) for split, ids in splits.items()}, overlaps, unknown)
 
 
-def _forms(name: str) -> Iterator[str]:
-    """Forms in which a corpus may write an id that has the name of the corpus, dashes or the split added."""
-    stem = name.replace("\\", "/").rpartition("/")[2]
-    stem = stem.rpartition(".")[0] if stem.lower().endswith((".wav", ".flac", ".mp4", ".mp3")) else stem
-    bare = stem.partition("-")[2]
-    for form in (stem, bare):
-        if form:
-            yield form
-            yield form.replace("-", "_")
-            of_split = _SPLIT_SUFFIX.fullmatch(form)
-            if of_split:
-                yield f"{of_split['split'].replace('val', 'dev')}_{of_split['rest']}"
+def _without_suffix(path: str) -> str:
+    stem, _, suffix = path.rpartition(".")
+    return stem if stem and f".{suffix.lower()}" in AUDIO_SUFFIXES | VIDEO_SUFFIXES else path
+
+
+def _forms(stem: str, corpus: str | None) -> Iterator[str]:
+    """Forms in which a corpus may write an id to which its name, dashes or the split were added.
+
+    Args:
+        stem: the id, without folders and suffix
+        corpus: its name, the only prefix that is removed; None to remove any
+    """
+    yield stem
+    yield from _with_split(stem)
+    for place in (place for place, letter in enumerate(stem) if letter == "-"):
+        prefix, rest = stem[:place], stem[place + 1 :]
+        if rest and (corpus is None or _letters(prefix) == _letters(corpus)):
+            for form in (rest, rest.replace("-", "_")):
+                yield form
+                yield from _with_split(form)
+
+
+def _with_split(form: str) -> Iterator[str]:
+    of_split = _SPLIT_SUFFIX.fullmatch(form)
+    if of_split:
+        yield f"{of_split['split'].replace('val', 'dev')}_{of_split['rest']}"
+
+
+def _letters(name: str) -> str:
+    return folded(name).replace(" ", "")
 
 
 _FactsOf: TypeAlias = Callable[[str], Facts | None]
 
 
-def _facts_of(name: str, facts: _FactsOf) -> tuple[str, Facts] | None:
+def _facts_of(name: str, corpus: str, facts: _FactsOf) -> tuple[str, Facts] | None:
     """The id in the form of its corpus, and the facts encoded in it."""
-    return next(((form, found) for form in _forms(name) if (found := facts(form)) is not None), None)
+    stem = _without_suffix(name.replace("\\", "/").rpartition("/")[2])
+    return next(((form, found) for form in _forms(stem, corpus) if (found := facts(form)) is not None), None)
 
 
-def _naming_rule(names: Sequence[str], corpus: str | None) -> tuple[str, _FactsOf]:
-    """The corpus and its function ``facts``; without a name the only corpus whose rule fits all ids."""
+def _naming_rule(names: Sequence[str], corpus: str | None) -> tuple[str, _FactsOf] | None:
+    """The corpus and its function ``facts``; without a name, the only corpus made for such ids, or None."""
     known = {name: reader.facts for name, reader in READERS.items() if reader.facts is not None}
-    allowed = ", ".join(sorted(known))
     if corpus is not None:
         if corpus not in known:
-            raise ConfigError(f"corpus {corpus!r} has no naming rule for ids; expected one of {allowed}")
+            raise ConfigError(f"corpus {corpus!r} has no naming rule for ids; expected one of {', '.join(known)}")
         return corpus, known[corpus]
-    unmatched = {each: [name for name in names if _facts_of(name, facts) is None] for each, facts in known.items()}
-    fitting = [each for each, others in unmatched.items() if not others]
-    if len(fitting) != 1:
-        found = f"{' and '.join(fitting)} have" if fitting else "no corpus has"
-        example = names[0] if fitting else min(unmatched.values(), key=len)[0]
-        raise ConfigError(
-            f"{found} ids such as {example!r}; set --corpus to one of {allowed}, or give a prepared corpus by --data"
-        )
-    return fitting[0], known[fitting[0]]
+    fitting = [
+        (each, facts)
+        for each, facts in known.items()
+        if READERS[each].distinctive_ids and all(_facts_of(name, each, facts) for name in names)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _from_ids(names: Sequence[str], corpus: str, facts: _FactsOf) -> pd.DataFrame:
-    rows = {}
+    rows: dict[str, dict[str, str | None]] = {}
     for name in names:
-        found = _facts_of(name, facts)
+        found = _facts_of(name, corpus, facts)
         if found is None:
             raise ConfigError(f"{name!r} is not an utterance id of {corpus}; is --corpus right?")
         form, encoded = found
         rows[name] = asdict(encoded) | {"utterance": form}
+    return _table(rows)
+
+
+def _table(rows: dict[str, dict[str, str | None]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").reindex(columns=["utterance", *COLUMNS])
 
 
+class _Ids:
+    """The utterance ids of a prepared corpus, found by an id or by the name of a file in any usual form."""
+
+    def __init__(self, prepared: PreparedCorpus, ids: Sequence[str]) -> None:
+        self._prepared = prepared
+        self._ids = set(ids)
+        self._by_path: dict[str, set[str]] = {}  # path of the file without its suffix, or an id
+        self._by_name: dict[str, set[str]] = {}  # its last part
+        for name, path in zip(ids, prepared.audio_paths(), strict=True):
+            for form in {name, _without_suffix(normalised(path or name))}:
+                self._by_path.setdefault(form, set()).add(name)
+                self._by_name.setdefault(form.rpartition("/")[2], set()).add(name)
+
+    def find(self, written: str) -> str | None:
+        """The only utterance that ``written`` names; None if there is none.
+
+        Raises:
+            CorpusError: if it names several
+        """
+        if written in self._ids:
+            return written
+        parts = _without_suffix(written.replace("\\", "/")).split("/")
+        tails = ["/".join(parts[first:]) for first in range(len(parts))]
+        found = [self._by_path[tail] for tail in tails if tail in self._by_path]
+        found += [self._by_name[form] for form in _forms(parts[-1], None) if form in self._by_name]
+        if found and len(found[0]) > 1:
+            first, second = sorted(found[0])[:2]
+            raise CorpusError(
+                f"{written!r} fits {first!r} and {second!r} of the prepared corpus {self._prepared.name}; give ids"
+            )
+        return next(iter(found[0])) if found else None
+
+
 def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFrame:
-    table = compared_columns(prepared).set_index("utterance_id")
-    known = set(table.index)
-    rows = {name: next((form for form in (name, *_forms(name)) if form in known), None) for name in names}
+    table = folded_columns(compared_columns(prepared)).set_index("utterance_id")
+    ids = _Ids(prepared, list(table.index))
+    rows = {name: ids.find(name) for name in names}
     missing = [name for name, row in rows.items() if row is None]
     if missing:
-        where = f"the prepared corpus {prepared.name}"
+        where = f"the prepared corpus {prepared.name}, which has ids such as {table.index[0]}"
         raise CorpusError(f"{len(missing)} ids are not in {where}, for example {missing[0]}")
     known_as = [str(row) for row in rows.values()]
     found = table.loc[known_as].assign(utterance=known_as)

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
 from lalm_mer.core.output import atomic_path
 from lalm_mer.corpora import load
-from lalm_mer.protocols.folded_corpus import fold_corpus
+from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
-from lalm_mer.protocols.splits import SPLITS, Folds, hash_ids
+from lalm_mer.protocols.splits import SPLITS, hash_ids
 
 __all__ = ["record_folds", "write_folds"]
 
@@ -31,20 +31,21 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
     corpus = load(folder)
     for protocol in fitting:
         try:
-            folds = fold_corpus(corpus, protocol).folds
+            folded = fold_corpus(corpus, protocol)
         except SplitLeakError as error:
             lines.append(f"LEAK: {error}")
             continue
         except (ConfigError, CorpusError) as error:  # an incomplete release, or another variant
             lines.append(f"protocol {protocol.name} does not fit: {error}")
             continue
-        write_folds(folds, folder / "folds" / f"{protocol.name}.parquet")
-        lines += folds.describe()
+        write_folds(folded, folder / "folds" / f"{protocol.name}.parquet")
+        lines += folded.describe()
     return lines
 
 
-def write_folds(folds: Folds, path: Path) -> None:
-    """Write ``utterance_id``, ``fold`` and ``split``, with the protocol and the hashes of all splits as metadata."""
+def write_folds(folded: FoldedCorpus, path: Path) -> None:
+    """Write ``utterance_id``, ``fold`` and ``split``; protocol, hashes and classes of all splits are the metadata."""
+    folds = folded.folds
     split_hashes = {
         str(fold): {split: {"n": len(ids := folds.ids(fold, split)), "sha256": hash_ids(ids)} for split in SPLITS}
         for fold in sorted({int(fold) for fold in folds.frame["fold"]})
@@ -54,6 +55,7 @@ def write_folds(folds: Folds, path: Path) -> None:
         "version": str(folds.protocol.version),
         "hash": folds.digest,
         "sides": json.dumps(split_hashes),
+        "classes": json.dumps(folded.classes),
     }
     table = pa.Table.from_pandas(folds.frame, preserve_index=False).replace_schema_metadata(metadata)
     with atomic_path(path) as partial:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
 from lalm_mer.core.notes import Note, NoteCode, Split, sentence
 from lalm_mer.core.provenance import hash_bytes, hash_json
-from lalm_mer.protocols.protocol import COLUMNS, FoldRule, Protocol
+from lalm_mer.core.spelling import folded, normalised
+from lalm_mer.protocols.protocol import COLUMNS, SPLITS, FoldRule, Protocol
 
-__all__ = ["SPLITS", "Folds", "hash_ids", "make_folds"]
+__all__ = ["SPLITS", "Folds", "folded_columns", "hash_ids", "make_folds"]
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_TEST_ALONE = ("test",)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class Folds:
         rows = self.frame[(self.frame["fold"] == fold) & (self.frame["split"] == split)]
         return sorted(rows["utterance_id"])
 
+    @property
+    def has_training(self) -> bool:
+        """Whether the folds have train and dev, and not test alone."""
+        return set(self.frame["split"]) != set(_TEST_ALONE)
+
     def n_tested(self) -> int:
         """Number of utterances that are in the test split of some fold."""
         return int(self.frame.loc[self.frame["split"] == "test", "utterance_id"].nunique())
@@ -81,7 +89,9 @@ class Folds:
             f"protocol {protocol.name}, version {protocol.version}: {n_folds} fold{'s' * (n_folds > 1)}, "
             f"{self.n_tested()} utterances tested",
             f"train, dev and test are disjoint in: {', '.join(claims) or 'nothing'}; "
-            f"they share: {', '.join(shared) or 'nothing'}",
+            f"they share: {', '.join(shared) or 'nothing'}"
+            if self.has_training
+            else "test alone, without train and dev: nothing can be trained or chosen on this corpus",
         ]
         left_out = [f"{n} of fold {fold}" for fold, n in self.left_out.items() if n]
         if left_out:
@@ -111,29 +121,46 @@ def hash_ids(ids: list[str]) -> str:
 def make_folds(utterances: pd.DataFrame, protocol: Protocol) -> Folds:
     """Assign utterances to folds and verify the claims of the protocol.
 
-    ``utterances`` has ``utterance_id`` and ``COLUMNS`` of the utterances with a label of the task.
+    ``utterances`` has ``utterance_id`` and ``COLUMNS`` of the utterances with a label of the task, and, for the rule
+    ``grouped``, ``truth``, that label.
 
     Raises:
         ConfigError: if the column of the rule is empty, or the rule names groups that the corpus does not have
         SplitLeakError: naming fold, column and an example, if two splits share a value that must be disjoint
     """
+    compared = folded_columns(utterances)
     frames = [
         pd.DataFrame({"utterance_id": utterances["utterance_id"], "fold": fold, "split": split}).dropna()
-        for fold, split in _assign(utterances, protocol.folds, protocol.name)
+        for fold, split in _assign(utterances, compared, protocol.folds, protocol.name)
     ]
     frame = pd.concat(frames).sort_values(["fold", "split", "utterance_id"]).reset_index(drop=True)
-    shared, unknown = _verify(frame, utterances, protocol)
+    shared, unknown = _verify(frame, compared, protocol)
     rows = [[int(fold), split, name] for fold, split, name in frame[["fold", "split", "utterance_id"]].to_numpy()]
     left_out = {int(str(fold)): len(utterances) - len(of_fold) for fold, of_fold in frame.groupby("fold")}
     return Folds(frame, protocol, hash_json(rows), shared, unknown, left_out)
 
 
-def _assign(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:
+def folded_columns(utterances: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``COLUMNS`` in the form in which they are compared: ``folded``, and null if nothing remains."""
+    compared = utterances.copy()
+    for column in COLUMNS:
+        if column != "audio":  # a hash
+            forms = {value: folded(str(value)) or None for value in utterances[column].dropna().unique()}
+            compared[column] = utterances[column].astype(object).map(forms)
+    return compared
+
+
+def _assign(
+    utterances: pd.DataFrame, compared: pd.DataFrame, rule: FoldRule, name: str
+) -> Iterator[tuple[int, pd.Series]]:
     """Yield each fold with the split of every utterance (null if it is in none)."""
+    if rule.rule == "test":
+        yield 1, pd.Series("test", index=utterances.index)
+        return
     if rule.rule == "crossed":
         yield from _crossed(utterances, rule, name)
         return
-    groups = utterances[rule.column]
+    groups = (compared if rule.rule == "grouped" else utterances)[rule.column]
     if rule.rule == "file":
         yield from _by_file(groups, rule, name)
         return
@@ -146,7 +173,10 @@ def _assign(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tup
     if rule.rule == "column":
         yield 1, _by_column(groups, rule, name)
         return
-    test_groups = _listed(groups, rule, name) if rule.rule == "listed" else _grouped(groups, rule, name)
+    if rule.rule == "listed":
+        test_groups = _listed(groups, rule, name)
+    else:
+        test_groups = _grouped(groups, utterances["truth"], rule, name)
     count = len(test_groups)
     for fold in range(1, count + 1):
         split = pd.Series("train", index=utterances.index)
@@ -156,20 +186,26 @@ def _assign(utterances: pd.DataFrame, rule: FoldRule, name: str) -> Iterator[tup
 
 
 def _by_column(groups: pd.Series, rule: FoldRule, name: str) -> pd.Series:
-    mapping = rule.map or {split: split for split in SPLITS}
+    expected = _TEST_ALONE if set(groups) == set(_TEST_ALONE) else SPLITS
+    mapping = rule.map or {split: split for split in expected}
     absent = sorted(set(mapping) - set(groups))
-    if absent or set(mapping.values()) != set(SPLITS) or (not rule.map and set(groups) != set(SPLITS)):
+    is_complete = set(mapping.values()) in (set(SPLITS), set(_TEST_ALONE))
+    if absent or not is_complete or (not rule.map and set(groups) != set(expected)):
         raise ConfigError(
-            f"protocol {name}: column {rule.column!r} must have values {sorted(mapping)} for {SPLITS}, found "
-            f"{sorted(set(groups))}"
+            f"protocol {name}: column {rule.column!r} must have values {sorted(mapping)} for {SPLITS}, or for test "
+            f"alone, found {sorted(set(groups))}"
         )
     return groups.map(mapping)
 
 
 def _by_file(groups: pd.Series, rule: FoldRule, name: str) -> Iterator[tuple[int, pd.Series]]:
     listed = pd.read_csv(rule.file, dtype=str, keep_default_na=False)
-    if not {rule.column, "split"} <= set(listed.columns) or set(listed["split"]) != set(SPLITS):
-        raise ConfigError(f"protocol {name}: {rule.file} needs columns {rule.column}, split, and all of {SPLITS}")
+    is_complete = "split" in listed and set(listed["split"]) in (set(SPLITS), set(_TEST_ALONE))
+    if rule.column not in listed or not is_complete:
+        raise ConfigError(
+            f"protocol {name}: {rule.file} needs columns {rule.column}, split, and all of {SPLITS}, or test alone"
+        )
+    listed[rule.column] = listed[rule.column].map(normalised)
     if "fold" not in listed:
         listed["fold"] = "1"
     for fold, of_fold in listed.groupby(listed["fold"].astype(int)):
@@ -227,18 +263,28 @@ def _listed(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str]
     return rule.test
 
 
-def _grouped(groups: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str]]:
+def _grouped(groups: pd.Series, truths: pd.Series, rule: FoldRule, name: str) -> dict[int, list[str]]:
+    """Distribute the groups so that each fold has about the same share of every class."""
     if groups.nunique() < rule.k or rule.k < 3:
         raise ConfigError(
             f"protocol {name}: {groups.nunique()} {rule.column}s for {rule.k} folds; needs 3 <= k <= {rule.column}s"
         )
-    ordered = groups.sort_values()
-    folds = GroupKFold(n_splits=rule.k, shuffle=True, random_state=rule.seed).split(ordered, groups=ordered)
-    return {fold: sorted(set(ordered.iloc[test])) for fold, (_, test) in enumerate(folds, start=1)}
+    # The seed orders the groups here, since the shuffling of StratifiedGroupKFold differs between its versions.
+    order = np.random.RandomState(rule.seed).permutation(sorted(set(groups)))
+    places = groups.map({group: place for place, group in enumerate(order)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer than k utterances: describe_classes has it
+        try:
+            folds = list(StratifiedGroupKFold(n_splits=rule.k).split(groups, truths, places))
+        except ValueError as error:
+            raise ConfigError(
+                f"protocol {name}: every class has fewer utterances than {rule.k} folds; choose fewer folds"
+            ) from error
+    return {fold: sorted(set(groups.iloc[test])) for fold, (_, test) in enumerate(folds, start=1)}
 
 
 def _verify(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -> tuple[dict[str, int], dict[str, int]]:
-    """Compare the splits of all folds in all columns; returns ``Folds.shared`` and ``Folds.unknown``."""
+    """Compare the splits of all folds in all ``folded_columns``; returns ``Folds.shared`` and ``Folds.unknown``."""
     rows = frame.merge(utterances[["utterance_id", *COLUMNS]], on="utterance_id")
     most_shared: Counter[str] = Counter()
     unknown: dict[str, int] = {}
@@ -252,7 +298,7 @@ def _verify(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -
                 "declare it in 'unknown_in', or choose a protocol that does not claim it"
             )
     for fold, of_fold in rows.groupby("fold"):
-        absent = sorted(set(SPLITS) - set(of_fold["split"]))
+        absent = sorted(set(SPLITS) - set(of_fold["split"])) if set(frame["split"]) != set(_TEST_ALONE) else []
         if absent:
             raise SplitLeakError(f"protocol {protocol.name}, fold {fold}: {absent} is empty; expected all of {SPLITS}")
         for column in COLUMNS:
@@ -260,8 +306,10 @@ def _verify(frame: pd.DataFrame, utterances: pd.DataFrame, protocol: Protocol) -
             shared = sorted(str(value) for value in n_splits.index[n_splits > 1])
             most_shared[column] = max(most_shared[column], len(shared))
             if shared and column not in protocol.shared_in:
+                found = of_fold[of_fold[column] == shared[0]].drop_duplicates("split").iloc[:2]
+                where = " and ".join(f"{row.utterance_id} of {row.split}" for row in found.itertuples())
                 raise SplitLeakError(
                     f"protocol {protocol.name}, fold {fold}: {len(shared)} values of {column} are in two splits, for "
-                    f"example {shared[0]!r}; correct the folds, or declare it in 'shared_in'"
+                    f"example {shared[0]!r}, of {where}; correct the folds, or declare it in 'shared_in'"
                 )
     return {column: n for column, n in most_shared.items() if n}, unknown

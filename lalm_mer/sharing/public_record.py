@@ -39,6 +39,7 @@ SHARED_SETTINGS = (
 """Settings that may be shared, as section.key; names and numbers, never a path."""
 _HASHES = ("data", "folds", "prompt", "base_model")
 _FACTS = ("corpus", "protocol", "fold", "expected", "trained", "used", "max_new_tokens")
+_NOT_SHARED = (NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES)
 
 
 def public_record(record: RunRecord, model: ModelRecord, published: str | None, revision: str | None) -> PublicRecord:
@@ -75,7 +76,7 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
             hashes={name: record.hashes[name] for name in _HASHES},
             balance=record.balance and _without_groups(record.balance, record.labels),
             class_weights=record.class_weights and {label: record.class_weights[label] for label in record.labels},
-            notes=tuple(_public_note(note) for note in record.notes if note.code != NoteCode.CONTAMINATION),
+            notes=tuple(_public_note(note) for note in record.notes if note.code not in _NOT_SHARED),
             config=_public_config(record, base, revision),
             versions={name: record.versions.get(name) for name in ("python", *PACKAGES)},
             git=record.git,

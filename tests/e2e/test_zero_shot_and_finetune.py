@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from closeness import assert_close
 from safetensors.numpy import load_file
 
@@ -196,3 +197,24 @@ def test_one_order_of_one_template_is_the_plain_run(prompted, workplace, tmp_pat
     )
     table, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "run", prompted))
     pd.testing.assert_frame_equal(table, plain)
+
+
+def test_a_corpus_of_test_utterances_alone_is_scored_zero_shot(workplace, tmp_path, capsys):
+    protocol = yaml.safe_load((workplace.config("zero_shot").parent / "protocol.yaml").read_text())
+    protocol |= {"name": "all", "folds": {"rule": "test"}}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(protocol))
+    given = ["--config", str(workplace.config("zero_shot")), f"split.protocol={tmp_path / 'all.yaml'}"]
+    assert workplace.script("recipes/zero_shot.py", *given, f"output.dir={tmp_path / 'run'}") == 0
+    assert "test alone, without train and dev" in capsys.readouterr().out
+    record = read_record(tmp_path / "run/run.json")
+    table = pd.read_parquet(tmp_path / "run/predictions.parquet")
+    n = json.loads((workplace.config("zero_shot").parent / "data/summary.json").read_text())["n_utterances"]
+    assert (record.protocol, len(table)) == ("all", n - record.unmapped)
+    assert (table["status"] == "scored").sum() > 30
+    training = ["--config", str(workplace.config("finetune")), given[-1]]
+    for recipe, arguments in (("finetune", training), ("zero_shot", [*given, "prompt.shots=1"])):
+        assert workplace.script(f"recipes/{recipe}.py", *arguments, f"output.dir={tmp_path / 'refused'}") == 1
+        error = capsys.readouterr().err
+        assert "key 'split.protocol'" in error
+        assert "has test alone" in error
+        assert not (tmp_path / "refused").exists()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
+from lalm_mer.core.notes import NoteCode
 from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import UAR
 
@@ -50,7 +51,7 @@ def _wrapped(name: str) -> str:
 
 def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
     """UAR of the named rows of one block with 95% intervals, from top to bottom, and the chance line."""
-    chance = 100 / len(rows[0].record.labels)
+    chance = 100 * rows[0].chance
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
@@ -87,7 +88,8 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 def curves(row: Row) -> str:
     """Loss and dev UAR by step, one line per run that was trained in steps."""
     trained = [run for run in row.runs if not run.history.empty]
-    chance = 100 / len(row.record.labels)
+    missing = [note.n or 0 for note in row.record.notes if (note.code, note.split) == (NoteCode.MISSING_CLASSES, "dev")]
+    chance = 100 / (len(row.record.labels) - sum(missing))
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55
     style: dict[str, Any] = {"linewidth": width, "alpha": opacity, "markersize": 3}

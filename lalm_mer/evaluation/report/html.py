@@ -76,13 +76,13 @@ def _summary(rows: Sequence[Row]) -> str:
     value = f"{percent(uar[best]['value'])}%"
     if uar[best]["low"] is not None:
         value += f" (95% interval {percent(uar[best]['low'])} to {percent(uar[best]['high'])})"
-    n, size = rows[0].utterances(), len(record.labels)
+    n = rows[0].utterances()
     recognizers = _count(len({row.record.recognizer for row in rows}), "recognizer")
     tested = "One recognizer was" if len(rows) == 1 else f"{len(rows)} settings of {recognizers} were"
     found = "its UAR is" if len(rows) == 1 else f"the highest UAR is that of {_name(rows[best])}:"
     return (
-        f"{tested} tested on {n:,} {kind}{who} of the corpus {record.corpus}, {size} classes; {found} {value}, "
-        f"where chance is {percent(1 / size)}%."
+        f"{tested} tested on {n:,} {kind}{who} of the corpus {record.corpus}, {rows[0].described_classes}; {found} "
+        f"{value}, where chance is {percent(rows[0].chance)}%."
     )
 
 
@@ -97,7 +97,9 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
         "record": record,
         "summary": _summary(rows),
         "n_labels": len(record.labels),
-        "chance": percent(1 / len(record.labels)),
+        "n_classes": len(rows[0].classes),
+        "described_classes": rows[0].described_classes,
+        "chance": percent(rows[0].chance),
         "several_seeds": any(len(row.uar_by_seed) > 1 for row in rows),
         "table": _table(rows),
         "interval_methods": list(dict.fromkeys(row.scores[UAR]["method"] for row in rows)),

@@ -99,11 +99,10 @@ def comparison_text(comparison: Comparison) -> str:
     """Table and paired tests of a comparison, with one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
-        labels = rows[0].record.labels
         synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
         cells = [_cells(row) for row in rows]
         table = aligned([list(cells[0]), *(list(line.values()) for line in cells)], left=3)
-        described = f"{synthetic}{len(labels)} classes, chance UAR {percent(1 / len(labels))}; percent"
+        described = f"{synthetic}{rows[0].described_classes}, chance UAR {percent(rows[0].chance)}; percent"
         parts.append(f"{corpus}, {protocol} ({described})\n{table}")
     if comparison.pairs:
         parts.append("Paired tests, sign flips by speaker\n" + "\n".join(pair_text(pair) for pair in comparison.pairs))

@@ -17,6 +17,7 @@ from lalm_mer.launch.build.data import (
     input_hashes,
     open_corpus,
     open_data,
+    require_training,
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
@@ -81,6 +82,7 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     source = open_corpus(settings.data, settings.split)
+    require_training(source, settings.split)
     hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}
     settings = with_folder(
         settings,

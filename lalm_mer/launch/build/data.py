@@ -43,6 +43,7 @@ __all__ = [
     "inputs_under",
     "open_corpus",
     "open_data",
+    "require_training",
     "require_transcripts",
     "with_unscored",
 ]
@@ -101,10 +102,23 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
         )
     folded = fold_corpus(corpus, protocol)
     if is_first_process():
-        print("\n".join(folded.folds.describe()), flush=True)  # noqa: T201 what the splits share is part of the results
+        print("\n".join(folded.describe()), flush=True)  # noqa: T201 what the splits share is part of the results
     with naming_keys("split"):
         folded.folds.ids(split.fold, "test")
     return ExampleSource(folded, transcripts=_transcripts(data, folded), without_audio=data.without_audio == "read")
+
+
+def require_training(source: ExampleSource, split: SplitSettings) -> None:
+    """Check that the folds have train and dev, for a run that uses training examples.
+
+    Raises:
+        ConfigError: if they have test alone
+    """
+    if not source.folded.folds.has_training:
+        raise ConfigError(
+            f"key 'split.protocol': {split.protocol} has test alone, for zero-shot runs without answered examples and "
+            "descriptors; choose a protocol with train and dev"
+        )
 
 
 def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None:
@@ -146,7 +160,7 @@ def open_data(
         found = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
         if found:
             refused[split] = found
-        if not kept[split]:
+        if not kept[split] and (split == "test" or source.folded.folds.has_training):
             without = "; choose a prompt without audio, or data.without_audio=read" if uses_audio else ""
             name, reason = next(iter(found.items()))
             raise ConfigError(

@@ -21,6 +21,7 @@ from lalm_mer.launch.build.data import (
     input_hashes,
     open_corpus,
     open_data,
+    require_training,
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
@@ -158,6 +159,8 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     settings = with_model(settings)
     source = open_corpus(settings.data, settings.split)
     setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
+    if isinstance(settings, FinetuneSettings) or settings.prompt.shots or setup.uses("descriptors"):
+        require_training(source, settings.split)
     settings = with_targets(settings, setup)
     source, measured = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
     digests = {**setup.digests(), **measured, "base_model": base_digest(settings.model.id, settings.model.revision)}

@@ -12,6 +12,7 @@ from lalm_mer.core.run_record import Balance, RunRecord
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
+from lalm_mer.protocols.classes import class_notes
 
 __all__ = ["run_identity"]
 
@@ -61,7 +62,7 @@ def run_identity(
         hashes=hashes,
         balance=None if data.balance is None else Balance(data.balance.before, data.balance.after),
         class_weights=dict(zip(labels, data.class_weights, strict=True)) if data.class_weights else None,
-        notes=_notes(data, source, condition, notes),
+        notes=(*_notes(data, source, condition, notes), *class_notes(folded.classes.get(settings.split.fold, {}))),
         config=to_dict(settings),
         versions=package_versions(),
         git=git_commit(),

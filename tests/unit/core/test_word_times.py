@@ -139,3 +139,11 @@ def test_an_id_or_a_link_to_another_folder_is_refused(tmp_path):
     for name in ("../secret", "u1"):
         with pytest.raises(CorpusError, match="points outside"):
             find_word_times(folder, name)
+
+
+def test_a_file_of_another_unicode_form_is_found(tmp_path):
+    """Ids are stored in NFC; macOS names files in NFD."""
+    (tmp_path / "cafe\u0301.ctm").write_text("cafe\u0301 1 0.0 0.5 yes\n", encoding="utf-8")
+    path = find_word_times(tmp_path, "caf\u00e9")
+    assert path is not None
+    assert [word.word for word in read_word_times(path, "caf\u00e9")] == ["yes"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Rejection
 from lalm_mer.corpora.base import AudioFile, list_files, load_tasks, number_of, read_audio, read_table
@@ -20,7 +21,8 @@ def nan_wav() -> bytes:
 
 def test_rate_and_duration_are_those_of_the_released_file(tmp_path, tone):
     (tmp_path / "a.wav").write_bytes(content := tone(0.5, 44100, channels=2))
-    assert read_audio(tmp_path, tmp_path / "a.wav") == AudioFile("a.wav", content, 44100, 0.5)
+    samples = decode(content, "a.wav").sha256
+    assert read_audio(tmp_path, tmp_path / "a.wav") == AudioFile("a.wav", content, 44100, 0.5, samples)
 
 
 def test_a_part_of_a_file_has_the_duration_of_the_part(tmp_path, tone):

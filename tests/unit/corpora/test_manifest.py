@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import unicodedata
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_an_undeclared_label_is_an_error(folder):
     with pytest.raises(CorpusError) as error:
         read(folder, "path,label\na.wav,glad\nb.flac,mad\n", labels=["glad", "sad"])
     assert str(error.value) == (
-        "manifest.csv: row 3, utterance b: label 'mad' is not one of the declared corpus.labels ['glad', 'sad']; "
+        "manifest.csv: row 3, file b.flac: label 'mad' is not one of the declared corpus.labels ['glad', 'sad']; "
         "correct the row or declare it"
     )
 
@@ -224,3 +225,77 @@ def test_circular_links_reject_only_themselves(folder):
     rows = read(folder, "path\na.wav\nloop.wav\n")
     summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
     assert (summary["n_utterances"], summary["rejected"]) == (1, {"orphan": 2, "unreadable": 1})
+
+
+@pytest.fixture
+def named(tmp_path, tone):
+    """A folder whose file names a table may write in other forms."""
+    root = tmp_path / "of_alice"
+    names = ["a.wav", "deep/b.wav", "deep/c.wav", unicodedata.normalize("NFC", "caf\u00e9.wav"),
+             unicodedata.normalize("NFD", "nai\u0308ve.wav"), "G.WAV"]  # fmt: skip
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(tone(hertz=100 + number))
+    return root
+
+
+def test_rows_are_matched_with_files_and_not_with_their_spelling(named, tmp_path):
+    (tmp_path / "link").symlink_to(named)
+    naive = unicodedata.normalize("NFC", "nai\u0308ve.wav")
+    cafe = unicodedata.normalize("NFD", "caf\u00e9.wav")
+    paths = [
+        f"{named}/a.wav",
+        "./deep/b.wav",
+        "deep\\c.wav",
+        cafe,
+        f"{tmp_path}/link/./deep/../{naive}",
+        " g.wav\u200b",
+    ]
+    rows = read(named, "path\n" + "".join(f"{path}\n" for path in paths))
+    summary = write_corpus(rows, corpus="m", out_dir=tmp_path / "out", root=named, loader_version="1", processes=1)
+    assert (summary["n_found"], summary["n_utterances"], summary["rejected"]) == (6, 6, {})
+    ids = load(tmp_path / "out").dataset["utterance_id"][:]
+    assert ids == ["a", "deep/b", "deep/c", "caf\u00e9", "na\u00efve", "G"]  # no folder above the root
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ("{above}/x.wav,", "outside_root"),
+        ("C:\\alice\\x.wav,", "outside_root"),
+        ("a.wav,{above}/x", "bad_value"),
+        ("a.wav,C:\\alice\\x", "bad_value"),
+        (".,", "bad_value"),
+        (" ,", "bad_value"),
+    ],
+)
+def test_a_path_or_id_outside_the_folder_is_rejected(named, cells, reason):
+    rows = read(named, "path,utterance_id\n" + cells.format(above=named.parent) + "\n")
+    assert isinstance(rows[0], Rejection)
+    assert rows[0].reason == reason
+    assert {row.reason for row in rows[1:]} == {"orphan"}
+
+
+def test_absolute_ids_and_videos_below_the_folder_become_relative(named):
+    rows = read(named, f"path,utterance_id,video_path\na.wav,{named}/a,{named}/deep/b.wav\n./deep/b.wav,b,gone.mp4\n")
+    assert [(row.utterance_id, row.video_path) for row in rows[:2]] == [("a", "deep/b.wav"), ("b", "gone.mp4")]
+    (rejection, *_) = read(named, "path,video_path\na.wav,/videos/of/bob.mp4\n")
+    assert (rejection.reason, "video_path '/videos/of/bob.mp4'" in rejection.detail) == ("bad_value", True)
+
+
+def test_a_file_of_exactly_the_name_comes_before_others(named, tone):
+    (named / "A.wav").write_bytes(tone(hertz=300))
+    (named / "deep\\b.wav").write_bytes(tone(hertz=310))
+    assert [row.audio_path for row in read(named, "path\na.wav\nA.wav\ndeep\\b.wav\n")[:3]] == [
+        "a.wav", "A.wav", "deep\\b.wav",
+    ]  # fmt: skip
+    (row, *_) = read(named, "path\nA.WAV\n")  # fits both: neither is guessed
+    assert row.audio_path == "A.WAV"
+
+
+def test_labels_columns_and_numbers_are_read_in_any_spelling(folder):
+    content = "path,e\u0301motion\u200b,age, turn\na.wav,gla\u0308d ,31\u200b,\nb.flac,\u200b,, 2\n"
+    rows = read(folder, content, columns={"label": "\u00e9motion"}, labels=["gl\u00e4d"])
+    assert [(row.age, row.turn) for row in rows[:2]] == [(31, None), (None, 2)]
+    with pytest.raises(CorpusError, match="two spellings of one column"):
+        read(folder, '{"path": "a.wav", "label": "x", "label ": "y"}\n', "rows.jsonl")

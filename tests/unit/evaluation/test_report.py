@@ -1,10 +1,12 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.evaluation.comparison import compare
+from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.report.html import render_report, write_report
 from lalm_mer.evaluation.report.text import comparison_text, metrics_text
 from lalm_mer.evaluation.runs import read_run
@@ -140,3 +142,25 @@ def test_the_terminal_shows_all_figures_of_a_score(comparison):
         assert f"{100 * scores[name]['value']:.1f}" in text
     assert "186 scored, 0 unparsed, 6 unscored" in text
     assert all(str(count) in text for line in scores["confusion"]["counts"] for count in line)
+
+
+def test_chance_and_tables_follow_the_classes_that_are_there(fabricate):
+    """A test set without one of the four classes: chance is one in three, and the lacking class is named."""
+    runs = []
+    for modalities in ("audio", "transcript"):
+        folder = fabricate(f"run_{modalities}", modalities=modalities, notes=(Note(NoteCode.MISSING_CLASSES, "dev", 2,
+                           facts={"classes": "sad, happy"}),))  # fmt: skip
+        run = read_run(folder)
+        frame = run.predictions.frame
+        kept = Predictions(frame[frame["truth"] != "sad"].reset_index(drop=True), run.predictions.labels)
+        runs.append(replace(run, predictions=kept))
+    (first, *_) = rows = compare(runs).rows
+    assert (first.classes, first.chance) == (("angry", "happy", "neutral"), 1 / 3)
+    text = comparison_text(compare(runs))
+    assert "(3 of 4 classes, no utterance of sad, chance UAR 33.3; percent)" in text
+    document = re.sub(r"<[^>]+>", "", render_report(compare(runs)))
+    assert "3 of 4 classes, no utterance of sad;" in document
+    assert "where chance is 33.3%" in document
+    assert "1 / 3 classes" in document
+    assert "25.0" not in document.partition("Paired tests")[0]
+    assert len(rows) == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lalm_mer.core.errors import AudioError, CorpusError
+from lalm_mer.core.provenance import hash_bytes
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
 from lalm_mer.protocols.folded_corpus import fold_corpus
 
@@ -71,6 +72,7 @@ def test_damaged_audio_names_the_utterance(toy_corpus, toy_protocol, examples_of
     utterances = toy_corpus().dataset
     row = {name: utterances[name][0] for name in utterances.column_names}
     row["audio"] = {"path": "s0_0.wav", "bytes": row["audio"]["bytes"][:500]}
+    row["audio_sha256"] = hash_bytes(row["audio"]["bytes"])
     with pytest.raises(AudioError, match=r"utterance s0_0 \(s0_0.wav\)"):
         examples_of_rows([row], [0], toy_protocol().resolve_task({}), 8000)[0]
 

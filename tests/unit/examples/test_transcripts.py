@@ -217,3 +217,12 @@ def test_simulated_transcripts_distinguish_all_labels_of_a_real_task():
 def test_a_label_without_a_word_has_no_simulated_transcript():
     with pytest.raises(ConfigError, match="empty"):
         simulated_transcript(" ")
+
+
+def test_ids_of_a_table_are_matched_in_any_spelling(tmp_path):
+    (tmp_path / "t.csv").write_text("utterance_id ,hypothesis\n cafe\u0301\u200b,yes\nb,no\n", encoding="utf-8")
+    table = load_transcripts(tmp_path / "t.csv")
+    assert asr_transcripts(table, ["caf\u00e9", "b"]).by_id == {"caf\u00e9": "yes", "b": "no"}
+    (tmp_path / "t.csv").write_text("utterance_id,hypothesis\nb,yes\nb ,no\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="row 2: duplicate utterance b"):
+        load_transcripts(tmp_path / "t.csv")

@@ -8,7 +8,8 @@ import pytest
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
-from lalm_mer.protocols.audit import audit_split, read_split_file
+from lalm_mer.protocols.audit import UNKNOWN, audit_split, read_split_file
+from lalm_mer.protocols.protocol import COLUMNS
 
 REPO_ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,9 +100,27 @@ def test_an_unknown_value_proves_nothing():
     ]
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (["u1"], ["u2"]),
+        (["cafe-12-P-2-5", "cafe-11-P-2-5"], ["cafe-10-P-2-5"]),  # eleven characters and a number, as in MOSEI
+        (["cafe_12_P_2_5"], ["cafe_10_P_2_5"]),
+        (ravdess_ids(1), ["u2"]),  # all ids of both splits have to fit
+        (ravdess_ids(1), ["1001_DFA_ANG_XX"]),
+        ([f"cafe-{name}" for name in ravdess_ids(1)], [f"cafe-{name}" for name in ravdess_ids(2)]),
+    ],
+)
+def test_ids_that_are_not_all_of_one_corpus_are_unknown_and_prove_nothing(train, test):
+    audit = audit_split({"train": train, "test": test})
+    assert (audit.corpus, audit.unknown) == (UNKNOWN, list(COLUMNS))
+    for column in COLUMNS:
+        (line,) = audit.failures([column])
+        assert line == f"{column} of any utterance is not known, so nothing is proven; give --data or --corpus"
+    assert overlap(audit_split({"train": [*train, "same "], "test": [*test, "same "]}), "utterance").shared == 1
+
+
 def test_ids_of_no_corpus_or_of_another_are_refused():
-    with pytest.raises(ConfigError, match="no corpus has ids such as 'u1'; set --corpus"):
-        audit_split({"train": ["u1"], "test": ["u2"]})
     with pytest.raises(ConfigError, match="'u1' is not an utterance id of ravdess; is --corpus right"):
         audit_split({"train": ["u1"], "test": ["u2"]}, "ravdess")
     with pytest.raises(ConfigError, match=r"corpus 'fau_aibo' has no naming rule for ids; expected one of .*ravdess"):
@@ -125,12 +144,60 @@ def prepared(tmp_path, tone):
 def test_a_prepared_corpus_has_transcripts_and_audio(prepared):
     corpus = load(prepared)
     audit = audit_split({"train": ["u0", "u2", "u4"], "test": ["u1", "u3", "u5"]}, prepared=corpus)
-    assert (overlap(audit, "transcript").shared, overlap(audit, "transcript").example) == (1, "yes.")
+    assert (overlap(audit, "transcript").shared, overlap(audit, "transcript").example) == (1, "yes")
     assert (overlap(audit, "audio").shared, overlap(audit, "speaker").shared) == (1, 0)
     assert overlap(audit, "speaker").n_unknown == 1
     assert audit.failures(["speaker"])[0].startswith("speaker of 1 utterances is not known")
-    with pytest.raises(CorpusError, match="1 ids are not in the prepared corpus mine, for example u9"):
+    with pytest.raises(CorpusError, match=r"1 ids are not in the prepared corpus mine, .* for example u9"):
         audit_split({"train": ["u0"], "test": ["u9"]}, prepared=corpus)
+
+
+@pytest.fixture
+def of_files(tmp_path, tone):
+    """A prepared folder of files with ids as a manifest without a column of ids gives them."""
+    names = ["Neutral/1.wav", "Neutral/2.wav", "Angry/1.wav", "Angry/x-3.wav"]
+    rows = [
+        Utterance(
+            utterance_id=name.removesuffix(".wav"), corpus="urdu", audio_path=name, audio_bytes=tone(hertz=100 + place),
+            speaker=f"s{place}", label="a",
+        )
+        for place, name in enumerate(names)
+    ]  # fmt: skip
+    write_corpus(rows, corpus="urdu", out_dir=tmp_path / "urdu", loader_version="1", processes=1)
+    return load(tmp_path / "urdu")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("Neutral/2", "Neutral/2"),
+        ("Neutral/2.wav", "Neutral/2"),
+        ("./Neutral/2.wav", "Neutral/2"),
+        ("Neutral\\1.wav", "Neutral/1"),
+        ("/data/urdu/Angry/1.wav", "Angry/1"),
+        ("2.wav", "Neutral/2"),
+        ("2", "Neutral/2"),
+        ("urdu-2", "Neutral/2"),
+        ("x-3.wav", "Angry/x-3"),
+        ("urdu-x-3", "Angry/x-3"),
+    ],
+)
+def test_split_files_may_name_the_files_of_a_prepared_corpus(of_files, written, found):
+    audit = audit_split({"train": [found], "test": [written]}, prepared=of_files)
+    assert (overlap(audit, "utterance").shared, overlap(audit, "speaker").shared) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("1.wav", "'1.wav' fits 'Angry/1' and 'Neutral/1' of the prepared corpus urdu; give ids"),
+        ("urdu-1", "'urdu-1' fits 'Angry/1' and 'Neutral/1'"),
+        ("9.wav", "1 ids are not in the prepared corpus urdu, which has ids such as Neutral/1, for example 9.wav"),
+    ],
+)
+def test_a_file_name_that_fits_no_or_several_utterances_is_refused(of_files, written, says):
+    with pytest.raises(CorpusError, match=says):
+        audit_split({"train": ["Angry/x-3"], "test": [written]}, prepared=of_files)
 
 
 def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared):
@@ -156,6 +223,12 @@ def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared):
         "error: --require voice: expected some of speaker, session, script, transcript, audio\n",
     )
     assert run("--train", files["train"], "--test", files["clean"], "--require", ",").returncode == 2
+    (tmp_path / "cafe.txt").write_text("cafe-12-P-2-5\n")
+    (tmp_path / "cafe2.txt").write_text("cafe-11-P-2-5\n")
+    unknown = run("--train", tmp_path / "cafe.txt", "--test", tmp_path / "cafe2.txt", "--require", "session")
+    assert unknown.returncode == 1
+    assert "corpus      unknown" in unknown.stdout
+    assert "FAILS       session of any utterance is not known" in unknown.stdout
     known = run("--train", files["train"], "--test", files["clean"], "--data", prepared)
     assert known.returncode == 2
     assert "not in the prepared corpus mine" in known.stderr

@@ -24,7 +24,7 @@ folds: {{rule: grouped, column: speaker, k: {k}}}
 def corpus(tmp_path, tone):
     rows = [
         Utterance(utterance_id=f"u{n}", corpus="toy", audio_path=f"{n}.wav", audio_bytes=tone(),
-                  speaker=f"s{n % 4}", label=("happy", "sad")[n % 2])
+                  speaker=f"s{n % 4}", label=("happy", "sad")[n // 4 % 2])
         for n in range(12)
     ]  # fmt: skip
     write_corpus(rows, corpus="toy", out_dir=tmp_path / "toy", loader_version="1", processes=1)
@@ -39,13 +39,19 @@ def test_every_protocol_of_the_corpus_is_recorded_or_the_reason_is_given(corpus,
     lines = record_folds(corpus, "toy", protocols)
     assert [path.name for path in (tmp_path / "toy/folds").iterdir()] == ["fits.parquet"]
     assert lines[0] == "protocol fits, version 3: 4 folds, 12 utterances tested"
-    assert lines[2] == (
+    assert lines[2].startswith(
+        "WARNING: classes with fewer than 5 utterances: fold 1, dev: happy 2, sad 1; fold 1, test:"
+    )
+    assert lines[3] == (
         "protocol too_many does not fit: protocol too_many: 4 speakers for 9 folds; needs 3 <= k <= speakers"
     )
-    assert len(lines) == 3
+    assert len(lines) == 4
     table = pq.read_table(tmp_path / "toy/folds/fits.parquet")
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert (metadata["protocol"], metadata["version"], table.num_rows) == ("fits", "3", 4 * 12)
+    assert json.loads(metadata["classes"])["2"] == {
+        "train": {"happy": 4, "sad": 2}, "dev": {"happy": 2, "sad": 1}, "test": {"happy": 2, "sad": 1},
+    }  # fmt: skip
     hashes = json.loads(metadata["sides"])
     rows = table.to_pylist()
     for fold, split in (("1", "test"), ("3", "train")):

@@ -1,13 +1,16 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError, SplitLeakError
 from lalm_mer.corpora import load, write_corpus
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.circumplex import design
 from lalm_mer.corpora.ravdess import LOADER_VERSION, read
+from lalm_mer.corpora.settings import PrepareSettings, prepare
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
@@ -99,3 +102,43 @@ def test_speakers_5fold_is_for_any_corpus():
     protocol = load_protocol(PROTOCOLS / "speakers_5fold.yaml")
     assert protocol.corpus is None
     assert protocol.resolve_task({}).label_set.labels == ("angry", "happy", "neutral", "sad")
+
+
+def test_test_only_is_for_any_corpus_with_its_labels():
+    protocol = load_protocol(PROTOCOLS / "test_only.yaml")
+    assert (protocol.corpus, protocol.folds.rule, protocol.disjoint_in) == (None, "test", [])
+    assert len(protocol.resolve_task({}).labels) == 4
+
+
+def test_no_shipped_protocol_allows_a_missing_class():
+    assert [file.name for file in sorted(PROTOCOLS.glob("*.yaml")) if load_protocol(file).may_lack] == []
+
+
+def test_the_protocol_of_the_documentation_fits_the_folder_that_it_describes(tmp_path, tone):
+    page = (PROTOCOLS.parents[1] / "docs/protocols.md").read_text("utf-8")
+    (written,) = re.findall(r"^```yaml\n(# my_protocol.yaml\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (header,) = re.findall(r"^```\n(path,.*)$", page, re.MULTILINE)
+    (tmp_path / "my_protocol.yaml").write_text(written, encoding="utf-8")
+    root = tmp_path / "folder"
+    root.mkdir()
+    lines = [header]
+    for place, speaker in enumerate(("anna", "ben", "cleo")):
+        for number, label in enumerate(("happy", "cheerful", "sad", "neutral", "bored") * 2):
+            (root / f"{speaker}{number}.wav").write_bytes(tone(hertz=100 + 20 * place + number))
+            lines.append(f"{speaker}{number}.wav,{speaker},{label},Good morning.")
+    (root / "manifest.csv").write_text("\n".join(lines))
+    out = tmp_path / "data"
+    overrides = [f"corpus.root={root}", f"output.dir={out}", "output.processes=1"]
+    prepare(load_config(PrepareSettings, PROTOCOLS.parents[1] / "recipes/corpora/manifest.yaml", overrides))
+    folded = fold_corpus(load(out), load_protocol(tmp_path / "my_protocol.yaml"))
+    assert folded.describe() == [
+        "protocol my_speakers_3fold, version 1: 3 folds, 24 utterances tested",
+        "train, dev and test are disjoint in: speaker, audio; they share: transcript (1 values)",
+        "WARNING: classes with fewer than 5 utterances: "
+        + "; ".join(
+            f"fold {fold}, {split}: {'happy 4, ' if split else ''}sad 2, neutral 2"
+            for fold in (1, 2, 3)
+            for split in ("dev", "test", "train")
+        ),
+        "not in task mine_3, left out: 6 utterances: 6 'bored'",
+    ]

@@ -18,6 +18,7 @@ def table(speakers=("s1", "s2", "s3", "s4", "s5"), each=2, **columns):
     frame["session"] = frame["script"] = None
     frame["transcript"] = "said by " + frame["utterance_id"]
     frame["audio"] = "hash of " + frame["utterance_id"]
+    frame["truth"] = [("happy", "sad")[number % 2] for number in range(len(frame))]
     return frame.assign(**columns)
 
 
@@ -286,3 +287,61 @@ def test_a_departure_from_the_known_utterances_is_stated():
     )
     renamed = table().replace({"utterance_id": {"s1_0": "s1_9"}})
     assert make_folds(renamed, changed).departures() == [Note(NoteCode.FOLD_UTTERANCES, "test", 4, facts={"fold": 1})]
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second"),
+    [("speaker", "Bob", "bob"), ("speaker", "spk_1", "spk-1"), ("transcript", "Hello there!", "hello there"),
+     ("session", "S-1", "s 1"), ("script", "Zo\u00e9", "Zoe\u0301")],
+)  # fmt: skip
+def test_values_that_differ_in_case_or_punctuation_only_are_shared(column, first, second):
+    frame = table(split=["train"] * 6 + ["dev"] * 2 + ["test"] * 2)
+    frame.loc[0, column], frame.loc[9, column] = first, second
+    with pytest.raises(SplitLeakError, match=rf"1 values of {column} are in two splits.* of s5_1 of test and s1_0 of"):
+        make_folds(frame, protocol(FoldRule("column", "split"), ["speaker"]))
+
+
+def test_spellings_of_one_speaker_are_in_one_fold():
+    frame = table(["Bob", "bob", "s1", "s2", "s3", "s4"])
+    folds = make_folds(frame, protocol(FoldRule("grouped", "speaker", k=3)))
+    for fold in (1, 2, 3):
+        for split in SPLITS:
+            assert ("Bob" in speakers(folds, fold, split)) == ("bob" in speakers(folds, fold, split))
+
+
+def test_grouped_folds_have_every_class_where_groups_allow():
+    """Sixteen speakers of two emotions, eight of two others; by size alone, folds lack one in most orders."""
+    common = [f"c{number:02d}" for number in range(16)]
+    rare = [f"r{number}" for number in range(8)]
+    frame = pd.concat([table(common, each=16), table(rare, each=12).assign(truth=["angry", "fearful"] * 48)])
+    for seed in range(4):
+        folds = make_folds(frame.reset_index(drop=True), protocol(FoldRule("grouped", "speaker", k=5, seed=seed)))
+        truths = dict(zip(frame["utterance_id"], frame["truth"], strict=True))
+        for fold in range(1, 6):
+            for split in SPLITS:
+                found = [truths[name] for name in folds.ids(fold, split)]
+                assert set(found) == {"happy", "sad", "angry", "fearful"}, (seed, fold, split)
+
+
+def test_classes_rarer_than_folds_are_refused_if_all_are():
+    with pytest.raises(ConfigError, match="every class has fewer utterances than 4 folds; choose fewer folds"):
+        make_folds(table(["s1", "s2", "s3", "s4"], each=1), protocol(FoldRule("grouped", "speaker", k=4)))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [FoldRule("test"), FoldRule("column", "split"), FoldRule("column", "split", map={"test": "test"})],
+)
+def test_a_fold_may_be_test_alone(rule):
+    folds = make_folds(table(split="test"), protocol(rule, []))
+    assert (folds.has_training, len(folds.ids(1, "test")), folds.ids(1, "train")) == (False, 10, [])
+    assert folds.describe()[1] == "test alone, without train and dev: nothing can be trained or chosen on this corpus"
+
+
+def test_a_file_may_list_test_alone(tmp_path):
+    (tmp_path / "lists.csv").write_text("speaker,split\ns1,test\ns2 ,test\n")
+    folds = make_folds(table(), protocol(FoldRule("file", "speaker", file=str(tmp_path / "lists.csv")), []))
+    assert len(folds.ids(1, "test")) == 4
+    (tmp_path / "lists.csv").write_text("speaker,split\ns1,test\ns2,train\n")
+    with pytest.raises(ConfigError, match="or test alone"):
+        make_folds(table(), protocol(FoldRule("file", "speaker", file=str(tmp_path / "lists.csv")), []))
