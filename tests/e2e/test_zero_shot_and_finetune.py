@@ -10,13 +10,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import NoteCode, sentence
 from lalm_mer.core.run_record import read_record
 from lalm_mer.examples.conditions import derangement
+from lalm_mer.launch.build.baseline import open_baseline_run
 from lalm_mer.launch.build.model_run import open_model_run
-from lalm_mer.launch.config.settings import FinetuneSettings
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.models.families import family_class
 
+REPO_ROOT = Path(__file__).resolve().parents[2]
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 
 
@@ -195,3 +198,20 @@ def test_one_order_of_one_template_is_the_plain_run(prompted, workplace, tmp_pat
     )
     table, plain = (pd.read_parquet(folder / "predictions.parquet") for folder in (tmp_path / "run", prompted))
     pd.testing.assert_frame_equal(table, plain)
+
+
+def test_gradient_checkpointing_changes_no_result(workplace, tmp_path):
+    for value in ("false", "true"):
+        workplace.run("finetune", tmp_path / value, "train.max_steps=2", f"train.gradient_checkpointing={value}")
+    adapters = [load_file(tmp_path / value / "adapter" / "adapter_model.safetensors") for value in ("false", "true")]
+    for name, expected in adapters[0].items():
+        np.testing.assert_allclose(adapters[1][name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+    record = read_record(tmp_path / "true" / "run.json")
+    assert record.config["train"]["gradient_checkpointing"]
+
+
+def test_the_baseline_has_no_gradient_checkpointing():
+    override = ["train.gradient_checkpointing=true"]
+    settings = load_config(BaselineSettings, REPO_ROOT / "recipes" / "ravdess" / "baseline.yaml", override)
+    with pytest.raises(ConfigError, match=r"key 'train\.gradient_checkpointing': the baseline has none"):
+        open_baseline_run(settings)
