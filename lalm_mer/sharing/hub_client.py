@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
-from huggingface_hub.utils import httpx  # its HTTP client: httpx2 from huggingface_hub 2 on, httpx before
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP client of its version: httpx or httpx2
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 

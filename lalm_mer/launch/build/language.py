@@ -56,7 +56,7 @@ class LanguageBuilder:
             )
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse batches if the family's scores depend on the other utterances of a batch, and what it cannot train with.
+        """Refuse batches if scores depend on the other utterances of a batch, and checkpointing if there is none.
 
         Raises:
             ConfigError: naming the key

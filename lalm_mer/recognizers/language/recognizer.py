@@ -114,14 +114,20 @@ class LanguageRecognizer(nn.Module):
     # inputs with a gradient.
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        *args: Any,  # noqa: ANN401 as in transformers
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Store few activations and recompute the others in the backward pass; arguments as in transformers."""
         model: Any = self.family.model
         model.gradient_checkpointing_enable(_not_reentrant(gradient_checkpointing_kwargs), *args, **kwargs)
 
     def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        *args: Any,  # noqa: ANN401 as in transformers
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """The same under its newer name."""
         model: Any = self.family.model
