@@ -50,9 +50,12 @@ def bound(method, parameters):
     by_position = [each.name for each in named if each.kind is not inspect.Parameter.KEYWORD_ONLY]
     by_name = {each.name: None for each in named if each.kind is inspect.Parameter.KEYWORD_ONLY}
     signature = inspect.signature(method)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):  # the caller passes more by name
+        own = signature.parameters.values()
+        by_name |= {each.name: None for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY}
     try:
         signature.bind(*by_position, **by_name)
-        signature.bind("self", **{each.name: None for each in named[1:]})
+        signature.bind("self", **by_name | {each.name: None for each in named[1:]})
     except TypeError:
         return False
     return True

@@ -61,10 +61,12 @@ class LanguageBuilder:
         Raises:
             ConfigError: naming the key
         """
-        model: Any = family.model
-        checkpoints = isinstance(settings, FinetuneSettings) and settings.train.gradient_checkpointing
-        if checkpoints and not model.supports_gradient_checkpointing:
-            raise ConfigError(f"key 'train.gradient_checkpointing': {type(model).__name__} has none; set it to false")
+        if isinstance(settings, FinetuneSettings) and settings.train.gradient_checkpointing:
+            model: Any = family.model
+            if not model.supports_gradient_checkpointing:
+                raise ConfigError(
+                    f"key 'train.gradient_checkpointing': {type(model).__name__} has none; set it to false"
+                )
         if family.batch_tolerance <= _EXACT:
             return
         if family.single_pass_reason is not None:
