@@ -7,9 +7,10 @@ CORPUS_ROOT ?=
 FAMILY ?=
 # One worker a core, each with one thread; tests of one file share what that file makes.
 WORKERS := -n auto --dist loadfile
+OLDEST := .venv-oldest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all test-oldest lint docs clean
 
 demo: $(VENV)/demo.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/$(if $(FAMILY),demo_family.py --family "$(FAMILY)",demo.py) \
@@ -20,6 +21,16 @@ test: $(VENV)/test.stamp lint
 
 test-all: $(VENV)/test.stamp lint
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(WORKERS)
+
+# The oldest supported version of every dependency, in an environment of its own. clap is left out, it brings torchvision.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tests/oldest_versions.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt \
+		-e ".[acoustic,augment,deepspeed,mosei,quant,synthesis,video,voxtral]" pytest pytest-xdist
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(OLDEST)/bin:$$PATH" $(OLDEST)/bin/python -m pytest $(WORKERS) \
+		-m "not slow and not gpu and not network" tests/contract tests/golden tests/unit/sharing tests/unit/launch
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -32,7 +43,7 @@ docs: $(VENV)/test.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) outputs site
+	rm -rf $(VENV) $(OLDEST) outputs site
 
 # torch first and pinned: what follows must not choose another build of it.
 $(VENV)/torch.stamp: constraints.txt

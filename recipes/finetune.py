@@ -27,7 +27,7 @@ def finetune(settings: FinetuneSettings) -> None:
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
     from lalm_mer.launch.run.preflight import preflight
-    from lalm_mer.launch.run.run_folder import is_finished, open_run
+    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import seed_everything, train_and_score
     from lalm_mer.sharing.hub_folder import check_repo_id
 
@@ -39,26 +39,27 @@ def finetune(settings: FinetuneSettings) -> None:
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     settings, folder = opened.settings, opened.folder
-    if is_finished(folder, settings, opened.hashes):
-        print(f"{as_recorded(folder)} is finished; nothing to do")
+    with run_lock(folder, writes=is_first_process()):
+        if is_finished(folder, settings, opened.hashes):
+            print(f"{as_recorded(folder)} is finished; nothing to do")
+            finish(settings, folder)
+            return
+        loaded = opened.load()
+        identity = run_identity(
+            settings,
+            loaded.data,
+            recognizer=recognizer_name(settings),
+            base_model=recorded(settings).model.id,
+            modalities=loaded.setup.modalities,
+            method=opened.method,
+            hashes=loaded.hashes,
+            notes=loaded.notes() + merged_notes(loaded),
+        )
+        run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
+        recognizer = adapt(loaded, settings.adapter, shown=run.writes)
+        preflight(loaded, recognizer, settings, engine)
+        train_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
         finish(settings, folder)
-        return
-    loaded = opened.load()
-    identity = run_identity(
-        settings,
-        loaded.data,
-        recognizer=recognizer_name(settings),
-        base_model=recorded(settings).model.id,
-        modalities=loaded.setup.modalities,
-        method=opened.method,
-        hashes=loaded.hashes,
-        notes=loaded.notes() + merged_notes(loaded),
-    )
-    run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
-    recognizer = adapt(loaded, settings.adapter, shown=run.writes)
-    preflight(loaded, recognizer, settings, engine)
-    train_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
-    finish(settings, folder)
 
 
 def finish(settings: FinetuneSettings, folder: Path) -> None:

@@ -23,29 +23,30 @@ def train_baseline(settings: BaselineSettings) -> None:
     from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
-    from lalm_mer.launch.run.run_folder import is_finished, open_run
+    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import seed_everything, train_and_score
 
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
     opened = open_baseline_run(settings)
     settings, fusion = opened.settings, opened.settings.baseline
-    if is_finished(opened.folder, settings, opened.hashes):
-        print(f"{as_recorded(opened.folder)} is finished; nothing to do")
-        return
-    network, data = opened.load()
-    identity = run_identity(
-        settings,
-        data,
-        recognizer=recognizer_name(fusion),
-        base_model=recorded(fusion).bert,
-        modalities=fusion.modalities,
-        method=BASELINE,
-        hashes=opened.hashes,
-        notes=baseline_notes(fusion),
-    )
-    run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
-    train_and_score(network, settings, engine, run, data, saved_as="model")
+    with run_lock(opened.folder, writes=is_first_process()):
+        if is_finished(opened.folder, settings, opened.hashes):
+            print(f"{as_recorded(opened.folder)} is finished; nothing to do")
+            return
+        network, data = opened.load()
+        identity = run_identity(
+            settings,
+            data,
+            recognizer=recognizer_name(fusion),
+            base_model=recorded(fusion).bert,
+            modalities=fusion.modalities,
+            method=BASELINE,
+            hashes=opened.hashes,
+            notes=baseline_notes(fusion),
+        )
+        run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
+        train_and_score(network, settings, engine, run, data, saved_as="model")
 
 
 if __name__ == "__main__":

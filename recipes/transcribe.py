@@ -34,6 +34,7 @@ def transcribe(settings: TranscribeSettings) -> None:
     """Transcribe a corpus and compare with its own transcripts."""
     import torch  # here, so that --help and errors in the config do not wait for it
 
+    from lalm_mer.core.locks import only_writer
     from lalm_mer.corpora import load
     from lalm_mer.examples.transcripts import make_rows, write_transcripts
     from lalm_mer.launch.run.trainers import seed_everything
@@ -46,12 +47,9 @@ def transcribe(settings: TranscribeSettings) -> None:
     corpus = load(Path(settings.data.dir))
     model = settings.model
     with naming_keys("model"):
+        device = "cuda" if torch.cuda.is_available() and not model.use_cpu else "cpu"
         transcriber = Transcriber.load(
-            model.id,
-            revision=model.revision,
-            dtype=model.dtype,
-            language=model.language,
-            device="cuda" if torch.cuda.is_available() and not model.use_cpu else "cpu",
+            model.id, revision=model.revision, dtype=model.dtype, language=model.language, device=device
         )
     identity = {
         "format": 1,
@@ -68,13 +66,14 @@ def transcribe(settings: TranscribeSettings) -> None:
     if is_finished(out, identity):
         print(f"{as_recorded(out)} is finished; nothing to do")
         return
-    journal = out.with_name(f".{out.name}.partial.jsonl")
-    hypotheses = transcribe_utterances(
-        transcriber, corpus.dataset, identity=identity, journal=journal, batch_size=model.batch_size
-    )
-    rows = make_rows(hypotheses, references(corpus))
-    write_transcripts(out, rows, identity | {"revision": model.revision, "versions": package_versions()})
-    journal.unlink()
+    with only_writer(out):
+        journal = out.with_name(f".{out.name}.partial.jsonl")
+        hypotheses = transcribe_utterances(
+            transcriber, corpus.dataset, identity=identity, journal=journal, batch_size=model.batch_size
+        )
+        rows = make_rows(hypotheses, references(corpus))
+        write_transcripts(out, rows, identity | {"revision": model.revision, "versions": package_versions()})
+        journal.unlink()
     print_summary(rows, len(corpus.dataset) - len(rows), out)
 
 

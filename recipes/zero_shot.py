@@ -30,7 +30,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     from lalm_mer.launch.run.engine import expected_engine
     from lalm_mer.launch.run.identity import run_identity
     from lalm_mer.launch.run.preflight import preflight
-    from lalm_mer.launch.run.run_folder import is_finished, open_run
+    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
@@ -38,41 +38,42 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     settings = opened.settings
-    if is_finished(opened.folder, settings, opened.hashes):
-        print(f"{as_recorded(opened.folder)} is finished; nothing to do")
-        return
-    loaded = opened.load()
-    inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
-    notes = loaded.notes() + merged_notes(loaded)
-    if opened.adapter is None:
-        recognizer = loaded.recognizer()
-    else:
-        recognizer, fit = load_adapted(loaded, opened.adapter)
-        notes += fit
-    answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
-    if answering is not None:
-        notes += answering.notes()
-    identity = run_identity(
-        settings,
-        loaded.data,
-        recognizer=recognizer_name(settings),
-        base_model=recorded(settings).model.id,
-        modalities=loaded.setup.modalities,
-        method=opened.method,
-        hashes=loaded.hashes,
-        notes=notes,
-        condition=settings.scoring.condition,
-    )
-    run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
-    preflight(loaded, recognizer, settings, engine)
-    if answering is not None:
-        run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))
-        return
-    trainer = make_trainer(
-        recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
-    )
-    run.finish(loaded.data, score_test(trainer, inputs))
-    trainer.close()
+    with run_lock(opened.folder, writes=is_first_process()):
+        if is_finished(opened.folder, settings, opened.hashes):
+            print(f"{as_recorded(opened.folder)} is finished; nothing to do")
+            return
+        loaded = opened.load()
+        inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
+        notes = loaded.notes() + merged_notes(loaded)
+        if opened.adapter is None:
+            recognizer = loaded.recognizer()
+        else:
+            recognizer, fit = load_adapted(loaded, opened.adapter)
+            notes += fit
+        answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
+        if answering is not None:
+            notes += answering.notes()
+        identity = run_identity(
+            settings,
+            loaded.data,
+            recognizer=recognizer_name(settings),
+            base_model=recorded(settings).model.id,
+            modalities=loaded.setup.modalities,
+            method=opened.method,
+            hashes=loaded.hashes,
+            notes=notes,
+            condition=settings.scoring.condition,
+        )
+        run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
+        preflight(loaded, recognizer, settings, engine)
+        if answering is not None:
+            run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))
+            return
+        trainer = make_trainer(
+            recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
+        )
+        run.finish(loaded.data, score_test(trainer, inputs))
+        trainer.close()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
+from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import output_error, write_json
 from lalm_mer.core.processes import in_processes, usable_cores
 from lalm_mer.core.schema import Rejection, Utterance
@@ -73,7 +73,8 @@ def write_corpus(
 
     Raises:
         CorpusError: if no row was found or all were rejected (nothing is written then), if ``out_dir`` contains
-            something other than a prepared corpus or is being written by another process, or if writing fails
+            something other than a prepared corpus, or if writing fails
+        OutputError: if another process is writing ``out_dir``
     """
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CorpusError(f"{out_dir}: contains something other than a prepared corpus; choose another output.dir")
@@ -81,7 +82,7 @@ def write_corpus(
     scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
     metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
     spellings: dict[str, dict[str, set[str]]] = {name: {} for name in _VALUES}
-    with _replaced_atomically(out_dir) as partial:
+    with only_writer(out_dir), _replaced_atomically(out_dir) as partial:
         parts = (
             Part(number, chunk, root, keep_missing_audio, metadata, known)
             for number, chunk in enumerate(_chunks(_without_duplicates(_normalised(rows, spellings))))
@@ -136,28 +137,20 @@ def _of_task(task: Task, counts: Counter[str]) -> dict[str, int]:
 def _replaced_atomically(out_dir: Path) -> Iterator[Path]:
     """A temporary folder that replaces ``out_dir`` if the block ends without an error, and is kept to resume if not."""
     out_dir = out_dir.resolve()
-    partial, old, locked = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old", "lock"))
+    partial, old = (out_dir.with_name(f".{out_dir.name}.{state}") for state in ("partial", "old"))
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(locked, timeout=0):
-            if old.exists() and not out_dir.exists():  # a run was killed between the two renames below
-                old.replace(out_dir)
-            if old.exists():
-                shutil.rmtree(old)
-            (partial / "utterances").mkdir(parents=True, exist_ok=True)
-            yield partial
-            if out_dir.exists():
-                out_dir.replace(old)
-            partial.replace(out_dir)
-            if old.exists():
-                shutil.rmtree(old)
-            locked.unlink(missing_ok=True)
-    except Timeout as error:
-        raise CorpusError(
-            f"{out_dir}: another process is preparing it; wait for it, or choose another output.dir"
-        ) from error
+        if old.exists() and not out_dir.exists():  # a run was killed between the two renames below
+            old.replace(out_dir)
+        if old.exists():
+            shutil.rmtree(old)
+        (partial / "utterances").mkdir(parents=True, exist_ok=True)
+        yield partial
+        if out_dir.exists():
+            out_dir.replace(old)
+        partial.replace(out_dir)
+        if old.exists():
+            shutil.rmtree(old)
     except LalmMerError:
-        locked.unlink(missing_ok=True)
         if not any(path.is_file() for path in partial.rglob("part-*")):  # nothing to resume from
             shutil.rmtree(partial, ignore_errors=True)
         raise

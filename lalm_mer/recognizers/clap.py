@@ -162,7 +162,7 @@ class ClapRecognizer(nn.Module):
         """Write what was trained in the format of its library, which can load it without this one."""
         save_adapter(self.model, folder)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 as in transformers
         """Raise ConfigError: transformers' CLAP has no gradient checkpointing."""
         raise ConfigError("argument 'gradient_checkpointing': transformers' ClapModel has none; set it to false")
 

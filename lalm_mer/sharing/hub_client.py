@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the HTTP client of its version: httpx or httpx2
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 
@@ -22,7 +22,7 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 # errors of the connection, of the server, and of the client's parsing of malformed answers
 _FAILURES = (
-    httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, RevisionResolutionError, OSError, ValueError, RuntimeError,
+    httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, RevisionResolutionError, OSError, ValueError, RuntimeError,
     KeyError, TypeError, AttributeError, AssertionError,
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
         raise ConfigError(f"{timeout_s:g} s to wait for the Hub: expected more than 0")
     requests: Counter[str] = Counter()
 
-    def limit(request: httpx2.Request) -> None:
+    def limit(request: httpx.Request) -> None:
         requests[f"{request.method} {request.url}"] += 1
         if requests[f"{request.method} {request.url}"] > _TRIES:
             raise ValueError(f"{request.url} was interrupted {_TRIES} times")
@@ -81,7 +81,7 @@ def check_commit(commit: str) -> str:
     return commit
 
 
-def _check_headers(response: httpx2.Response) -> None:
+def _check_headers(response: httpx.Response) -> None:
     """Check the headers that become names of files and folders in the cache."""
     if "/resolve" not in response.request.url.path:
         return
@@ -106,6 +106,6 @@ def _advice(error: BaseException, timeout_s: float) -> str:
     for link in chain:
         if isinstance(link, HfHubHTTPError) and link.response.status_code < 500:
             return "check the id, and that HF_TOKEN allows it"
-        if isinstance(link, httpx2.TimeoutException):
+        if isinstance(link, httpx.TimeoutException):
             return f"no answer within {timeout_s:g} s; repeat it later, or with a longer time-out"
     return "repeat it later, or check the id and HF_TOKEN"

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
 from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
@@ -92,7 +93,7 @@ def assemble(
         "revision": files.card.record.config["model"]["revision"],
     }
     require_empty(out)
-    with atomic_folder(out) as partial:
+    with only_writer(out), atomic_folder(out) as partial:
         _write_adapter(run_folder / ADAPTER, partial, config | public)
         files.write(partial)
     return out

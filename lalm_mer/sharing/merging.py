@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
+from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import atomic_folder
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.adapter_files import WEIGHTS
@@ -60,7 +61,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
     if backend is not None:  # else a fast tokenizer would be saved with the padding and truncation of its last call
         backend.no_padding()
         backend.no_truncation()
-    with atomic_folder(out) as partial:
+    with only_writer(out), atomic_folder(out) as partial:
         try:
             merged.save_pretrained(partial)
             family.processor.save_pretrained(partial)

@@ -12,13 +12,17 @@ from closeness import assert_close
 from safetensors.numpy import load_file
 
 from lalm_mer.core.config import load_config
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.locks import only_writer
 from lalm_mer.core.notes import NoteCode, sentence
 from lalm_mer.core.run_record import read_record
 from lalm_mer.examples.conditions import derangement
+from lalm_mer.launch.build.baseline import open_baseline_run
 from lalm_mer.launch.build.model_run import open_model_run
-from lalm_mer.launch.config.settings import FinetuneSettings
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.models.families import family_class
 
+REPO_ROOT = Path(__file__).resolve().parents[2]
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 
 
@@ -218,3 +222,60 @@ def test_a_corpus_of_test_utterances_alone_is_scored_zero_shot(workplace, tmp_pa
         assert "key 'split.protocol'" in error
         assert "has test alone" in error
         assert not (tmp_path / "refused").exists()
+
+
+def test_gradient_checkpointing_changes_no_result(workplace, tmp_path):
+    for value in ("false", "true"):
+        workplace.run("finetune", tmp_path / value, "train.max_steps=2", f"train.gradient_checkpointing={value}")
+    adapters = [load_file(tmp_path / value / "adapter" / "adapter_model.safetensors") for value in ("false", "true")]
+    for name, expected in adapters[0].items():
+        np.testing.assert_allclose(adapters[1][name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+    record = read_record(tmp_path / "true" / "run.json")
+    assert record.config["train"]["gradient_checkpointing"]
+
+
+def test_the_baseline_has_no_gradient_checkpointing():
+    override = ["train.gradient_checkpointing=true"]
+    settings = load_config(BaselineSettings, REPO_ROOT / "recipes" / "ravdess" / "baseline.yaml", override)
+    with pytest.raises(ConfigError, match=r"key 'train\.gradient_checkpointing': the baseline has none"):
+        open_baseline_run(settings)
+
+
+def test_a_run_ends_with_its_figures(workplace, tmp_path, capsys):
+    workplace.run("finetune", tmp_path / "tuned", "train.max_steps=1")
+    dev, test = capsys.readouterr().out.strip().splitlines()[-2:]
+    rows = [json.loads(line) for line in (tmp_path / "tuned" / "history.jsonl").read_text().splitlines()]
+    assert dev.startswith(f"dev UAR {100 * rows[-1]['uar']:.1f} (")
+    assert dev.endswith("), n = 20")
+    workplace.run("zero_shot", tmp_path / "prompted")
+    for folder, line in (("tuned", test), ("prompted", capsys.readouterr().out.strip().splitlines()[-1])):
+        uar = json.loads((tmp_path / folder / "metrics.json").read_text())["uar"]
+        low, high = uar["low"], uar["high"]
+        ends = uar["method"] if low is None else f"95% interval {100 * low:.1f} to {100 * high:.1f}"
+        assert line == f"test UAR {100 * uar['value']:.1f} ({ends}), n = 21 (1 unscored)"
+
+
+def test_mixed_precision_is_chosen_and_recorded_by_the_run_alone(prompted, workplace, tmp_path, capsys):
+    half = ["scoring.bf16=true", "scoring.use_cpu=true"]
+    workplace.run("zero_shot", tmp_path / "half", *half)
+    assert read_record(tmp_path / "half" / "run.json").config["scoring"]["bf16"]
+    tables = [pd.read_parquet(run / "predictions.parquet") for run in (prompted, tmp_path / "half")]
+    full, half_precision = (table.filter(like="log_prob") for table in tables)
+    assert 1e-4 < (full - half_precision).abs().max().max() < 0.5
+    assert workplace.again("zero_shot", f"output.dir={tmp_path / 'half'}", "scoring.use_cpu=true") == 1
+    assert "has a run with config.scoring.bf16 = True, now it is False" in capsys.readouterr().err
+    config = tmp_path / "bf16.yaml"
+    config.write_text((REPO_ROOT / "accelerate_configs" / "cpu.yaml").read_text() + "mixed_precision: bf16\n")
+    launcher = workplace.accelerate_launch(config)
+    done = workplace.start("zero_shot", f"output.dir={tmp_path / 'launched'}", launcher=launcher).result()
+    assert done.returncode == 1
+    assert "launched with ACCELERATE_MIXED_PRECISION=bf16, but engine.accelerate_config=" in done.stderr
+    assert not (tmp_path / "launched").exists()
+
+
+@pytest.mark.parametrize("recipe", ["zero_shot", "finetune"])
+def test_a_second_run_in_one_folder_is_refused(recipe, workplace, tmp_path, capsys):
+    with only_writer(tmp_path / "run"):
+        assert workplace.again(recipe, f"output.dir={tmp_path / 'run'}") == 1
+    assert "run: another process is writing it; wait" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

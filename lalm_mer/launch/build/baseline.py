@@ -81,6 +81,8 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     fusion = settings.baseline
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
+    if settings.train.gradient_checkpointing:
+        raise ConfigError("key 'train.gradient_checkpointing': the baseline has none; set it to false")
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
     hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import PeftModel
 
 from lalm_mer.core.config import recorded
@@ -54,11 +56,17 @@ class LanguageBuilder:
             )
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse batches if the family's scores depend on the other utterances of a batch.
+        """Refuse batches if scores depend on the other utterances of a batch, and checkpointing if there is none.
 
         Raises:
             ConfigError: naming the key
         """
+        if isinstance(settings, FinetuneSettings) and settings.train.gradient_checkpointing:
+            model: Any = family.model
+            if not model.supports_gradient_checkpointing:
+                raise ConfigError(
+                    f"key 'train.gradient_checkpointing': {type(model).__name__} has none; set it to false"
+                )
         if family.batch_tolerance <= _EXACT:
             return
         if family.single_pass_reason is not None:

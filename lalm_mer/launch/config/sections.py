@@ -137,6 +137,8 @@ class ScoringSettings:
     per_device_eval_batch_size: int = setting(8, at_least=1, may_change=True, help="utterances per batch")
     dataloader_num_workers: int = setting(0, at_least=0, may_change=True, help="processes that decode audio")
     use_cpu: bool = setting(False, may_change=True, help="even if there is a GPU")
+    bf16: bool = setting(False, help="mixed precision; accelerate's config must not say another one")
+    fp16: bool = setting(False, help="mixed precision, on a GPU only")
 
 
 @dataclass(frozen=True)
@@ -187,8 +189,6 @@ class TrainSettings(ScoringSettings):
     eval_steps: int | None = setting(None, at_least=1, help="with steps: steps between two evaluations")
     logging_steps: int = setting(10, at_least=1, help="steps between two rows of the training loss")
     save_total_limit: int = setting(2, help="number of checkpoints kept, including the best")
-    bf16: bool = setting(False, help="mixed precision")
-    fp16: bool = setting(False, help="mixed precision")
     gradient_checkpointing: bool = setting(False, help="less memory, more computation")
     report_to: list[str] = setting(
         [], may_change=True, help="loggers besides history.jsonl: tensorboard, trackio, wandb ..."

@@ -91,13 +91,14 @@ class Answering:
             ConfigError: if accelerate set up another engine than the expected one
             PredictionError: if the processes together return answers to other utterances
         """
-        accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision="no")
+        accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision=engine.mixed_precision)
         check_accelerator(engine, accelerator)
         scored = self.data.scored
         share = range(accelerator.process_index, len(inputs), accelerator.num_processes)
         part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, but not torch's class
         self.recognizer.to(accelerator.device).eval()
-        answers = self._generate(part, scoring, accelerator.device, shown=accelerator.is_main_process)
+        with accelerator.autocast():
+            answers = self._generate(part, scoring, accelerator.device, shown=accelerator.is_main_process)
         gathered = gather_object(list(zip([scored[index] for index in share], answers, strict=True)))
         if sorted(position for position, _ in gathered) != scored:
             raise PredictionError(f"generation returned {len(gathered)} answers to {len(scored)} utterances")

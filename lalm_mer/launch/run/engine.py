@@ -1,4 +1,4 @@
-"""Comparison of the expected engine with the actual one, because a launcher may silently start a single process."""
+"""Comparison of the expected engine and precision with the actual ones, which a launcher may silently change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
@@ -21,39 +22,47 @@ __all__ = ["Engine", "check_accelerator", "expected_engine"]
 
 @dataclass(frozen=True)
 class Engine:
-    """Number and kind of the processes of a run.
+    """Number and kind of the processes of a run, and the precision in which they compute.
 
     Args:
         source: the accelerate config file
         distributed_type: name in accelerate: NO, MULTI_CPU, MULTI_GPU, FSDP, DEEPSPEED
         num_processes: number on all machines together
         deepspeed_config_file: for TrainingArguments; None for other engines
+        mixed_precision: name in accelerate: no, bf16, fp16; only the run's own settings choose it
     """
 
     source: str
     distributed_type: str
     num_processes: int
     deepspeed_config_file: str | None
+    mixed_precision: str = "no"
 
 
 def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
     """Read the expected engine, and compare it with the devices of the machine and the launcher's environment.
+
+    Precision is part of a run, like its learning rate: ``bf16`` and ``fp16`` of its settings choose it, and an
+    accelerate config that says another one is refused.
 
     Args:
         settings: the engine
         sizes: section ``scoring`` or ``train``
 
     Raises:
-        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, or the launcher started
-            another number of processes
+        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, the accelerate config says
+            another precision, or the launcher used another config or started another number of processes
     """
-    content = read_yaml(Path(settings.accelerate_config))
-    _require_devices(content, as_recorded(settings.accelerate_config), sizes)
+    content, source = read_yaml(Path(settings.accelerate_config)), as_recorded(settings.accelerate_config)
+    mixed_precision = _mixed_precision(content, source, sizes)
+    _require_devices(content, source, sizes)
+    _require_launched_with(content, source)
     engine = Engine(
-        as_recorded(settings.accelerate_config),
+        source,
         str(content.get("distributed_type", "NO")),
         settings.num_processes or int(content.get("num_processes", 1)),
         (content.get("deepspeed_config") or {}).get("deepspeed_config_file"),
+        mixed_precision,
     )
     found = int(os.environ.get("WORLD_SIZE", "1"))
     if found != engine.num_processes:
@@ -65,21 +74,69 @@ def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
     return engine
 
 
+def _section(sizes: ScoringSettings) -> str:
+    return "train" if isinstance(sizes, TrainSettings) else "scoring"
+
+
+def _mixed_precision(content: Mapping[str, Any], source: str, sizes: ScoringSettings) -> str:
+    """The precision that the settings of the run choose, which the accelerate config may repeat."""
+    section = _section(sizes)
+    if sizes.bf16 and sizes.fp16:
+        raise ConfigError(f"section '{section}': bf16 and fp16 are both true; set one of them to false")
+    chosen = "bf16" if sizes.bf16 else "fp16" if sizes.fp16 else "no"
+    stated = _stated_precision(content)
+    if stated not in ("no", chosen):
+        own = f"{section}.{stated}=true" if stated in ("bf16", "fp16") else "another precision"
+        raise ConfigError(
+            f"engine.accelerate_config={source} says mixed_precision {stated}, but section '{section}' says {chosen}; "
+            f"remove mixed_precision from that file, or set {own}"
+        )
+    return chosen
+
+
+def _stated_precision(content: Mapping[str, Any]) -> str:
+    return str(content.get("mixed_precision") or "no").lower()
+
+
+def _require_launched_with(content: Mapping[str, Any], source: str) -> None:
+    """Compare the variables by which `accelerate launch` passes its config on with the config that the run names."""
+    deepspeed, dynamo, fsdp = (content.get(f"{name}_config") or {} for name in ("deepspeed", "dynamo", "fsdp"))
+    expected = {
+        "ACCELERATE_MIXED_PRECISION": _stated_precision(content),
+        "ACCELERATE_DYNAMO_BACKEND": dynamo.get("dynamo_backend") or "no",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": deepspeed.get("deepspeed_config_file"),
+        **{name.upper(): value for name, value in fsdp.items()},
+    }
+    for name, value in expected.items():
+        found = os.environ.get(name)
+        if found is not None and found.lower() != str(value).lower():
+            raise ConfigError(
+                f"launched with {name}={found}, but engine.accelerate_config={source} says {value}; launch with "
+                f"'accelerate launch --config_file {source} ...' and without other options, or set "
+                "engine.accelerate_config to what you launch with"
+            )
+
+
 def _require_devices(content: Mapping[str, Any], source: str, sizes: ScoringSettings) -> None:
     """Check that there are the GPUs of the engine, and of mixed precision, unless the run uses the CPU."""
+    section, found = _section(sizes), torch.accelerator.current_accelerator(check_available=True)
+    on_cpu = sizes.use_cpu or found is None or content.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU")
+    if sizes.fp16 and on_cpu:  # accelerate would compute in full precision
+        raise ConfigError(
+            f"key '{section}.fp16': true, but the run uses the CPU, which has no fp16; set {section}.fp16=false, or "
+            f"{section}.bf16=true instead"
+        )
     if sizes.use_cpu:
         return
-    section = "train" if isinstance(sizes, TrainSettings) else "scoring"
-    found = torch.accelerator.current_accelerator(check_available=True)
     if found is None and not (content.get("use_cpu") or content.get("distributed_type") == "MULTI_CPU"):
         raise ConfigError(
             f"engine.accelerate_config={source} is for a GPU, but no GPU is found; set {section}.use_cpu=true to run "
             "on the CPU"
         )
-    if found is None and getattr(sizes, "bf16", False):  # transformers checks it too late
+    if found is None and sizes.bf16:  # transformers checks it too late
         raise ConfigError(
-            "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or "
-            "train.bf16=false"
+            f"key '{section}.bf16': true, but no GPU is found; set {section}.use_cpu=true to run on the CPU, or "
+            f"{section}.bf16=false"
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if found is not None and here > (devices := torch.accelerator.device_count()) and not content.get("use_cpu"):
@@ -93,7 +150,7 @@ def check_accelerator(engine: Engine, accelerator: Accelerator) -> None:
     """Compare the engine that accelerate set up with the expected one.
 
     Raises:
-        ConfigError: if the processes are not connected, or the engine is another
+        ConfigError: if the processes are not connected, or the engine or its precision is another
     """
     found = accelerator.distributed_type.value
     expected = engine.distributed_type
@@ -103,4 +160,9 @@ def check_accelerator(engine: Engine, accelerator: Accelerator) -> None:
             f"accelerate set up {accelerator.num_processes} process(es) by {found}, but "
             f"engine.accelerate_config={engine.source} says {engine.num_processes} by {expected}; launch with "
             f"'accelerate launch --config_file {engine.source} ...'"
+        )
+    if accelerator.mixed_precision != engine.mixed_precision:
+        raise ConfigError(
+            f"accelerate set up mixed precision {accelerator.mixed_precision}, but the settings of the run say "
+            f"{engine.mixed_precision}; check bf16 and fp16 of the run and of {engine.source}"
         )

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
+from lalm_mer.evaluation.metrics import UAR, Floats
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
+from lalm_mer.evaluation.report.text import percent
 from lalm_mer.evaluation.scores import score
+from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
 
-__all__ = ["RunFolder", "is_finished", "open_run"]
+__all__ = ["RunFolder", "is_finished", "open_run", "run_lock"]
 
 
 @dataclass
@@ -47,16 +52,19 @@ class RunFolder:
         """Losses and dev metrics by step."""
         return self.path / "history.jsonl"
 
-    def finish(self, data: RunData, scores: Scores) -> None:
+    def finish(self, data: RunData, scores: Scores, dev: Floats | None = None) -> None:
         """Write predictions, duration and metrics; metrics.json is written last and marks the run as finished.
 
         Args:
             data: the data with the N scored test utterances
             scores: of these utterances
+            dev: label log-probabilities of the dev utterances, only to be printed
         """
         if self.writes:
+            if dev is not None:
+                _print_figure("dev", score(Predictions.from_scores(self._split(data.dev), dev)))
             log_probs = with_unscored(data, scores).values
-            self._end(Predictions.from_scores(self._split(data), log_probs))
+            self._end(Predictions.from_scores(self._split(data.test), log_probs))
 
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
         """Write the results of generated answers, as ``finish``.
@@ -67,10 +75,10 @@ class RunFolder:
             parsed: N labels or ``UNPARSED``
         """
         if self.writes:
-            self._end(Predictions.from_answers(self._split(data), answers, parsed))
+            self._end(Predictions.from_answers(self._split(data.test), answers, parsed))
 
-    def _split(self, data: RunData) -> EvaluatedSplit:
-        table, record = data.test.utterances(), self.record
+    def _split(self, examples: ExampleDataset) -> EvaluatedSplit:
+        table, record = examples.utterances(), self.record
         ids, speakers, truth = (list(table[name]) for name in ("utterance_id", "speaker", "truth"))
         return EvaluatedSplit(
             ids, speakers, truth, record.labels, record.corpus, record.fold, record.seed, record.condition
@@ -82,7 +90,32 @@ class RunFolder:
         predictions.write(self.path / "predictions.parquet")
         self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
         write_json(self.path / RUN_FILE, self.record.to_json())
-        write_json(self.path / "metrics.json", score(predictions))
+        metrics = score(predictions)
+        write_json(self.path / "metrics.json", metrics)
+        _print_figure("test", metrics)
+
+
+def _print_figure(split: str, metrics: Mapping[str, Any]) -> None:
+    """Print the UAR with its 95% interval, or why there is none, and the number of utterances."""
+    uar = metrics[UAR]
+    has_ends = uar["low"] is not None
+    interval = f"95% interval {percent(uar['low'])} to {percent(uar['high'])}" if has_ends else uar["method"]
+    left_out = [f"{count} {name}" for name in ("unparsed", "unscored") if (count := metrics[f"n_{name}"])]
+    errors = f" ({', '.join(left_out)})" if left_out else ""
+    print(f"{split} UAR {percent(uar['value'])} ({interval}), n = {metrics['n']}{errors}", flush=True)  # noqa: T201
+
+
+def run_lock(path: Path, *, writes: bool) -> AbstractContextManager[None]:
+    """Let no other run use the folder during the block.
+
+    Args:
+        path: the run folder
+        writes: whether this process writes; the others of a launched run take no lock, and end if the first one fails
+
+    Raises:
+        OutputError: if another run uses the folder
+    """
+    return only_writer(path) if writes else nullcontext()
 
 
 def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> RunFolder:

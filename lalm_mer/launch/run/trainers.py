@@ -139,8 +139,11 @@ def train_and_score(
         print(f"resuming from step {step}: {as_recorded(checkpoint)}", flush=True)  # noqa: T201 for the user
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = score_test(trainer, InputDataset(data.scored_test))
+    on_dev = trainer.score(
+        InputDataset(data.dev), trainer.recognizer.scoring_collators[0]
+    )  # as the checkpoint was chosen
     trainer.save_trained(run.path / saved_as)
-    run.finish(data, scores)
+    run.finish(data, scores, on_dev)
     trainer.close()
 
 

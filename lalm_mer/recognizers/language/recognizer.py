@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -110,17 +111,33 @@ class LanguageRecognizer(nn.Module):
         """Write what was trained in the format of its library, which can load it without this one."""
         save_adapter(self.model, folder)
 
-    # The version of the Trainer decides which of the two it calls. Reentrant, they would need inputs with a gradient.
+    # The version of the Trainer decides which of the two it calls, and with which options. Reentrant, they would need
+    # inputs with a gradient.
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Store few activations and recompute the others in the backward pass."""
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        *args: Any,  # noqa: ANN401 as in transformers
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Store few activations and recompute the others in the backward pass; arguments as in transformers."""
         model: Any = self.family.model
-        model.gradient_checkpointing_enable({"use_reentrant": False} | (gradient_checkpointing_kwargs or {}))
+        model.gradient_checkpointing_enable(_not_reentrant(gradient_checkpointing_kwargs), *args, **kwargs)
 
-    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        *args: Any,  # noqa: ANN401 as in transformers
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         """The same under its newer name."""
         model: Any = self.family.model
-        model.activation_checkpointing_enable({"use_reentrant": False} | (activation_checkpointing_kwargs or {}))
+        model.activation_checkpointing_enable(_not_reentrant(activation_checkpointing_kwargs), *args, **kwargs)
+
+
+def _not_reentrant(of_torch: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of torch's checkpoint function."""
+    return {"use_reentrant": False, **(of_torch or {})}
 
 
 def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:

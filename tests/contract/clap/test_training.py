@@ -127,9 +127,13 @@ def test_lora_learns_tones(clap, tmp_path, objective, rate, warmup):
     assert_close(score(loaded, inputs), after)
 
 
-def test_gradient_checkpointing_is_refused(clap):
+def test_gradient_checkpointing_is_refused(clap, tmp_path):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), gradient_checkpointing=True, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    trainer = RecognizerTrainer(ClapRecognizer(clap, SETUP), arguments, train_examples=Tones(4, 1))
     with pytest.raises(ConfigError, match=r"argument 'gradient_checkpointing'"):
-        ClapRecognizer(clap, SETUP).gradient_checkpointing_enable()
+        trainer.train()
 
 
 def test_an_unknown_objective_is_refused(clap):

@@ -11,11 +11,13 @@ from fabricated import fabricated_run_json
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerCallback, TrainingArguments
 
 from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
 from lalm_mer.models.digest import base_digest
+from lalm_mer.recognizers.training import RecognizerTrainer
 from lalm_mer.sharing.merging import merge
 
 TOWERS = ("language_model", "projector", "audio_tower")
@@ -142,24 +144,34 @@ def test_gradients_reach_the_adapters_of_every_tower(fresh_family, prompts, exam
     assert all(parameter.grad is None for parameter in frozen)
 
 
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the last step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 @pytest.mark.parametrize("towers", [("language_model",), TOWERS], ids=["language model", "every tower"])
-def test_checkpointed_activations_change_no_gradient(
-    load_family, prompts, examples, recognizer_of, training_batch, towers
-):
-    gradients = []
+def test_checkpointed_activations_change_no_gradient(load_family, prompts, examples, recognizer_of, tmp_path, towers):
+    steps = []
     for checkpointed in (False, True):
         family = load_family()
         model, _ = add_adapter(family, {tower: [ALL_LINEAR] for tower in towers}, RANK)
         perturb(model)
-        recognizer = recognizer_of(family, prompts["audio_transcript"], model).train()
-        if checkpointed:
-            recognizer.gradient_checkpointing_enable()
-            assert any(getattr(module, "gradient_checkpointing", False) for module in family.model.modules())
-        recognizer(**training_batch(recognizer, examples[:2]))["losses"].sum().backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-    assert all(gradient is not None and gradient.any() for gradient in gradients[1].values())
-    for name, gradient in gradients[0].items():
-        assert_close(gradients[1][name], gradient)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, gradient_checkpointing=checkpointed,
+            max_grad_norm=0.0, save_strategy="no", use_cpu=True, report_to="none", remove_unused_columns=False,
+            disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        steps.append(Gradients())
+        recognizer = recognizer_of(family, prompts["audio_transcript"], model)
+        trainer = RecognizerTrainer(recognizer, arguments, train_examples=examples[:2], callbacks=steps[-1:])
+        super(RecognizerTrainer, trainer).train()  # no checkpoint is kept to choose from
+    assert [step.checkpointed for step in steps] == [False, True]
+    assert all(gradient.any() for gradient in steps[1].found.values())
+    for name, gradient in steps[0].found.items():
+        assert_close(steps[1].found[name], gradient, name=name)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from lalm_mer.core.audio import decode
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import CorpusError, OutputError
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.corpora import base, load, parts, write_corpus
 
@@ -319,7 +319,7 @@ def test_datasets_streams_the_parts(rows, tmp_path):
 def test_two_preparations_of_one_folder_exclude_each_other(rows, tmp_path):
     def slow():
         yield rows[0]
-        with pytest.raises(CorpusError, match="out: another process is preparing it"):
+        with pytest.raises(OutputError, match="out: another process is writing it"):
             write(rows, tmp_path / "out")
         yield rows[1]
 

@@ -1,11 +1,16 @@
 """The engine and device that a run expects, checked before anything is loaded."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+import yaml
+from accelerate.utils import DistributedType
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
-from lalm_mer.launch.run.engine import Engine, expected_engine
+from lalm_mer.launch.run.engine import Engine, check_accelerator, expected_engine
 
 ONE_GPU = EngineSettings("accelerate_configs/single_gpu.yaml")
 
@@ -14,7 +19,8 @@ ONE_GPU = EngineSettings("accelerate_configs/single_gpu.yaml")
 def _plain_start(monkeypatch, request):
     """In the repository, without a launcher."""
     monkeypatch.chdir(request.config.rootpath)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -28,7 +34,8 @@ def accelerator(monkeypatch):
 @pytest.mark.parametrize("sizes", [ScoringSettings(use_cpu=True), TrainSettings(bf16=True, use_cpu=True)])
 def test_a_run_for_one_gpu_starts_on_a_machine_without_a_gpu_if_it_uses_the_cpu(accelerator, sizes):
     accelerator(None)
-    assert expected_engine(ONE_GPU, sizes) == Engine(ONE_GPU.accelerate_config, "NO", 1, None)
+    precision = "bf16" if sizes.bf16 else "no"
+    assert expected_engine(ONE_GPU, sizes) == Engine(ONE_GPU.accelerate_config, "NO", 1, None, precision)
 
 
 @pytest.mark.parametrize(("sizes", "section"), [(ScoringSettings(), "scoring"), (TrainSettings(bf16=True), "train")])
@@ -57,7 +64,7 @@ def test_mixed_precision_needs_a_gpu_or_use_cpu(accelerator, monkeypatch):
     with pytest.raises(ConfigError) as refused:
         expected_engine(EngineSettings(), TrainSettings(bf16=True))
     assert str(refused.value) == (
-        "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to train on the CPU, or train.bf16=false"
+        "key 'train.bf16': true, but no GPU is found; set train.use_cpu=true to run on the CPU, or train.bf16=false"
     )
     accelerator(torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
@@ -70,3 +77,77 @@ def test_a_plain_start_of_a_run_for_several_processes_is_refused(accelerator):
         ConfigError, match=r"started as 1 process\(es\), but engine\.accelerate_config=\S+ says 2; launch"
     ):
         expected_engine(EngineSettings("accelerate_configs/multi_gpu.yaml"), ScoringSettings())
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A maker of accelerate configs for one process on the CPU, with other values."""
+
+    def make(**changes):
+        content = yaml.safe_load(Path("accelerate_configs/cpu.yaml").read_text(encoding="utf-8")) | changes
+        (tmp_path / "engine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        return EngineSettings(str(tmp_path / "engine.yaml"))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("stated", "sizes", "says"),
+    [
+        ("bf16", ScoringSettings(), "says mixed_precision bf16, but section 'scoring' says no; remove mixed_precision"),
+        ("bf16", TrainSettings(), "section 'train' says no; remove mixed_precision from that file, or set train.bf16="),
+        ("fp16", TrainSettings(bf16=True, use_cpu=True), "says mixed_precision fp16, but section 'train' says bf16"),
+        ("fp8", TrainSettings(), "says mixed_precision fp8, but section 'train' says no"),
+    ],
+)
+def test_the_precision_of_a_run_is_not_that_of_its_accelerate_config(config, stated, sizes, says):
+    with pytest.raises(ConfigError, match=says):
+        expected_engine(config(mixed_precision=stated), sizes)
+
+
+@pytest.mark.parametrize("stated", ["no", False, None, "bf16"])
+def test_an_accelerate_config_may_repeat_the_precision_of_the_run(config, stated):
+    sizes = TrainSettings(bf16=True, use_cpu=True)
+    assert expected_engine(config(mixed_precision=stated), sizes).mixed_precision == "bf16"
+
+
+def test_two_precisions_are_refused(config):
+    with pytest.raises(ConfigError, match="section 'scoring': bf16 and fp16 are both true"):
+        expected_engine(config(), ScoringSettings(bf16=True, fp16=True, use_cpu=True))
+
+
+@pytest.mark.parametrize("sizes", [ScoringSettings(fp16=True), TrainSettings(fp16=True, use_cpu=True)])
+def test_a_cpu_has_no_fp16(accelerator, config, sizes):
+    accelerator(None if not sizes.use_cpu else torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"key '\w+\.fp16': true, but the run uses the CPU, which has no fp16"):
+        expected_engine(config(), sizes)
+
+
+@pytest.mark.parametrize(
+    ("content", "variable", "value"),
+    [
+        ({}, "ACCELERATE_MIXED_PRECISION", "bf16"),
+        ({}, "ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
+        ({"fsdp_config": {"fsdp_version": 2}}, "FSDP_VERSION", "1"),
+        ({"deepspeed_config": {"deepspeed_config_file": "zero2.json"}}, "ACCELERATE_DEEPSPEED_CONFIG_FILE", "x.json"),
+    ],
+)
+def test_a_launch_with_another_accelerate_config_is_refused(config, monkeypatch, content, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=rf"launched with {variable}={value}, but engine\.accelerate_config=\S+ says"):
+        expected_engine(config(**content), ScoringSettings(use_cpu=True))
+
+
+def test_a_launch_with_the_same_accelerate_config_is_accepted(config, monkeypatch):
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("ACCELERATE_DYNAMO_BACKEND", "NO")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "true")
+    sharded = config(fsdp_config={"fsdp_reshard_after_forward": True})
+    assert expected_engine(sharded, ScoringSettings(use_cpu=True)).mixed_precision == "no"
+
+
+def test_the_precision_that_accelerate_set_up_is_compared():
+    found = SimpleNamespace(distributed_type=DistributedType.NO, num_processes=1, mixed_precision="bf16")
+    check_accelerator(Engine("engine.yaml", "NO", 1, None, "bf16"), found)
+    with pytest.raises(ConfigError, match="accelerate set up mixed precision bf16, but the settings of the run say no"):
+        check_accelerator(Engine("engine.yaml", "NO", 1, None), found)
