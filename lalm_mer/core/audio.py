@@ -1,24 +1,40 @@
-"""Waveforms with their sampling rate, decoded by soundfile and resampled by soxr."""
+"""Waveforms with their sampling rate, decoded by libsndfile or FFmpeg and resampled by soxr."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.declared_size import FORMATS, with_size
+from lalm_mer.core.errors import AudioError, one_line
 from lalm_mer.core.extras import install_extra
+from lalm_mer.core.file_kinds import FIRST_BYTES, needs_ffmpeg, placeholder
 
-__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_channels", "decode_video", "encode"]
+__all__ = ["VIDEO_SUFFIXES", "Waveform", "decode", "decode_channels", "decode_video", "encode", "is_video"]
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".mkv", ".mov", ".avi", ".webm", ".flv"))
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv"  # FFmpeg's names of them
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,aac,asf"  # FFmpeg's names of them
 _TRACK_TOLERANCE_S = 0.25  # encoders pad, and edit lists trim, a few frames
+_LOWEST_RATE, _HIGHEST_RATE = 100, 768_000  # in Hz
+_MOST_SAMPLES = 2**28  # 1 GiB as float32
+_LONGEST_S = _MOST_SAMPLES / 16_000  # so that resampling does not make much more of fewer samples
+_LATEST_S = 2.0**31
+_LOUDEST = 2.0**32  # full scale is 1, or 2**31 in integers written as floats; squares of these are finite
+_LENGTH_UNKNOWN = 2**36 - 1  # frames that libsndfile reports, or more, of a FLAC whose writer did not know them
+_VALUES_IN_A_BLOCK = 2**20
+
+_Samples = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class Waveform:
         sampling_rate: in Hz
     """
 
-    samples: npt.NDArray[np.float32]
+    samples: _Samples
     sampling_rate: int
 
     @property
@@ -64,17 +80,17 @@ class Waveform:
             )
 
 
-def decode(content: bytes, name: str, start_s: float | None = None, end_s: float | None = None) -> Waveform:
+def decode(source: bytes | Path, name: str, start_s: float | None = None, end_s: float | None = None) -> Waveform:
     """Decode an audio file at its own rate, mixed down to mono.
 
     Args:
-        content: the bytes of an audio file in any format that libsndfile reads
+        source: an audio file in one of ``FORMATS``: its bytes, or its path
         name: name of the file in errors
         start_s: start of the part to decode, in seconds; None for the beginning
         end_s: its end, in seconds; None for the end of the file
 
     Raises:
-        AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``non_finite``
+        AudioError: with reason ``unreadable``, ``empty``, ``truncated``, ``too_long`` or ``non_finite``
 
     Example:
         >>> import io, numpy, soundfile
@@ -83,63 +99,159 @@ def decode(content: bytes, name: str, start_s: float | None = None, end_s: float
         >>> decode(file.getvalue(), "stereo.wav").samples.shape
         (800,)
     """
-    samples, rate = _decoded(content, name, start_s, end_s)
-    return Waveform(samples.mean(axis=1, dtype=np.float32), rate)
+    samples, rate = _decoded(source, name, start_s, end_s, mixed=True)
+    return Waveform(samples[:, 0], rate)
 
 
-def decode_channels(content: bytes, name: str) -> list[Waveform]:
+def decode_channels(
+    source: bytes | Path, name: str, start_s: float | None = None, end_s: float | None = None
+) -> list[Waveform]:
     """Decode an audio file at its own rate, each channel separately; arguments and errors are those of ``decode``."""
-    samples, rate = _decoded(content, name, None, None)
+    samples, rate = _decoded(source, name, start_s, end_s, mixed=False)
     return [Waveform(np.ascontiguousarray(channel), rate) for channel in samples.T]
 
 
 def _decoded(
-    content: bytes, name: str, start_s: float | None, end_s: float | None
-) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples, shape (n, channels), and their rate in Hz."""
-    if not content:
-        raise AudioError(f"{name}: the file has no bytes", "empty")
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            rate, frames = int(file.samplerate), int(file.frames)
-            _check_size(content, name)
-            first = 0 if start_s is None else round(start_s * rate)
-            last = frames if end_s is None else round(end_s * rate)
-            if not 0 <= first <= last <= frames:
+    source: bytes | Path, name: str, start_s: float | None, end_s: float | None, *, mixed: bool
+) -> tuple[_Samples, int]:
+    """Samples, shape (frames, channels), with one channel if they are mixed; and their rate in Hz."""
+    with _opened(source, name) as opened:
+        try:
+            file = _Sequential(_ForLibsndfile(with_size(opened, name)))
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{name}: not audio that libsndfile reads ({_reason(error)})") from error
+        with file:
+            _check_header(file, name)
+            rate = int(file.samplerate)
+            most = int(min(_MOST_SAMPLES / (1 if mixed else file.channels), _LONGEST_S * rate))
+            try:
+                blocks = list(_blocks(file, name, (start_s, end_s), most, mixed=mixed))
+            except soundfile.SoundFileError as error:  # a truncated FLAC opens like a complete one and fails here
                 raise AudioError(
-                    f"{name}: {frames / rate:.3f} s long; the utterance from {start_s} to {end_s} s is not in it",
-                    "truncated",
-                )
-            samples = _read(file, first, last, name)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: not audio that libsndfile reads ({error.error_string})", "unreadable") from error
-    if len(samples) < last - first:
-        raise AudioError(f"{name}: {len(samples)} of {last - first} samples could be read", "truncated")
-    if len(samples) == 0:
-        raise AudioError(f"{name}: no samples", "empty")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: samples that are NaN or infinite", "non_finite")
-    return samples, rate
+                    f"{name}: its samples end early ({_reason(error)}); truncated or damaged", "truncated"
+                ) from error
+        n = sum(map(len, blocks))
+        if n * 1000 < rate:  # nothing may be left of it after resampling
+            raise AudioError(f"{name}: {n or 'no'} samples{', less than a millisecond' * (n > 0)}", "empty")
+        return np.concatenate(blocks), rate
 
 
-def _read(file: soundfile.SoundFile, first: int, last: int, name: str) -> npt.NDArray[np.float32]:
-    """The samples, shape (n, channels). A truncated FLAC file opens like a complete one and fails only here."""
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc] # which has no types
+    """A file that is read from front to back.
+
+    soundfile seeks after each block of a seekable file, which fails in a FLAC of unknown length and changes an MP3.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _ForLibsndfile:
+    """A binary file without exceptions, which would be printed from the callbacks of libsndfile.
+
+    libsndfile compares the place and the number of bytes that it gets with those that it needs.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def seek(self, offset: int, whence: int) -> None:
+        with suppress(OSError, ValueError):  # a place before the first byte
+            self._file.seek(offset, whence)
+
+    def read(self, n_bytes: int) -> bytes:
+        try:
+            return self._file.read(n_bytes)
+        except OSError:  # of the disk
+            return b""
+
+
+@contextmanager
+def _opened(source: bytes | Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file that is neither empty, a device nor a placeholder of another."""
     try:
-        file.seek(first)
-        return np.asarray(file.read(last - first, dtype="float32", always_2d=True))
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise AudioError(f"{name}: its samples end early ({reason}); truncated or damaged", "truncated") from error
+        is_file = isinstance(source, bytes) or source.is_file()  # opening a FIFO would wait for its writer
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") if is_file else None
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    if opened is None:
+        raise AudioError(f"{name}: no such file, or not a regular one")
+    with opened:
+        head = opened.read(FIRST_BYTES)
+        if not head:
+            raise AudioError(f"{name}: the file has no bytes", "empty")
+        if (what := placeholder(head)) is not None:
+            raise AudioError(f"{name}: {what}")
+        opened.seek(0)
+        try:
+            yield opened
+        except MemoryError as error:
+            raise AudioError(f"{name}: does not fit in memory; cut it into shorter files", "too_long") from error
 
 
-def _check_size(content: bytes, name: str) -> None:
-    """Compare the declared size of a RIFF file with its bytes: libsndfile shortens a truncated one silently."""
-    if content[:4] != b"RIFF":
-        return
-    declared = int.from_bytes(content[4:8], "little") + 8
-    streamed = declared >= 0xFFFFFFFF  # written to a pipe, where the size is not known in advance
-    if not streamed and len(content) < declared - 1:  # some writers count a pad byte they do not write
-        raise AudioError(f"{name}: {len(content)} bytes of the {declared} its header declares", "truncated")
+def _check_header(file: soundfile.SoundFile, name: str) -> None:
+    if file.format not in FORMATS:
+        raise AudioError(f"{name}: {file.format} is not one of {', '.join(FORMATS)}; convert it to WAV or FLAC")
+    if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
+        raise AudioError(
+            f"{name}: its header declares {file.samplerate} Hz; expected {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+        )
+
+
+def _blocks(
+    file: soundfile.SoundFile, name: str, times: tuple[float | None, float | None], most: int, *, mixed: bool
+) -> Iterator[_Samples]:
+    """The samples between two times, in blocks of shape (frames, channels); ``most`` is the limit of frames."""
+    frames = file.frames if file.frames < _LENGTH_UNKNOWN else None
+    first, last = (None if time is None else _frame(time, file.samplerate) for time in times)
+    start, end = first or 0, frames if last is None else last
+    if not 0 <= start <= (start if end is None else end) or (frames is not None and (end or 0) > frames):
+        raise _not_in_it(file, frames, name, times)
+    position = 0 if frames is None else file.seek(start)
+    most += position
+    while end is None or position < end:
+        if (end or position) > most:
+            raise AudioError(
+                f"{name}: longer than {most - position} samples, the most that is read of a file at {file.samplerate} "
+                "Hz; cut it into shorter files, or name its parts by start_s and end_s in a manifest",
+                "too_long",
+            )
+        n = min(most + 1 if end is None else end - position, _VALUES_IN_A_BLOCK // file.channels)
+        block = file.read(n, dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        yield _checked(block[max(0, start - position) :], name, mixed=mixed)
+        position += len(block)
+    if end is not None and position < end:
+        raise AudioError(f"{name}: {max(0, position - start)} of {end - start} samples could be read", "truncated")
+    if position < start:
+        raise _not_in_it(file, position, name, times)
+
+
+def _frame(time_s: float, rate: int) -> int:
+    """Number of the frame at a time; -1 for a time before the first."""
+    return round(min(time_s, _LATEST_S) * rate) if time_s >= 0 else -1
+
+
+def _not_in_it(
+    file: soundfile.SoundFile, frames: int | None, name: str, times: tuple[float | None, float | None]
+) -> AudioError:
+    length = "" if frames is None else f"{frames / file.samplerate:.3f} s long; "
+    return AudioError(f"{name}: {length}the part from {times[0]} to {times[1]} s is not in it", "truncated")
+
+
+def _checked(block: _Samples, name: str, *, mixed: bool) -> _Samples:
+    """The block, mixed down if asked, with finite samples."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        samples = block.mean(axis=1, dtype=np.float32, keepdims=True) if mixed else block
+    if not np.abs(samples).max(initial=0.0) <= _LOUDEST:  # also if one is NaN
+        raise AudioError(f"{name}: samples that are NaN, infinite or above {_LOUDEST:g} times full scale", "non_finite")
+    return samples
+
+
+def _reason(error: soundfile.SoundFileError) -> str:
+    return one_line(getattr(error, "error_string", str(error))).removeprefix("Error : ").rstrip(".")
 
 
 def encode(waveform: Waveform) -> bytes:
@@ -151,37 +263,70 @@ def encode(waveform: Waveform) -> bytes:
     return file.getvalue()
 
 
-def decode_video(content: bytes, name: str) -> Waveform:
-    """Decode the first audio track of a video, of which ``content`` is the bytes, at its own rate, mixed down to mono.
+def is_video(path: Path) -> bool:
+    """Whether ``decode_video`` reads a file: a video, or audio such as M4A and WMA, by its suffix or first bytes.
 
-    A file that refers to other files, such as a playlist, is refused: only ``content`` is opened.
+    False for a file that cannot be opened, which ``decode`` reports.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return True
+    with suppress(OSError, ValueError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return needs_ffmpeg(file.read(FIRST_BYTES))
+    return False
+
+
+def decode_video(source: bytes | Path, name: str) -> Waveform:
+    """Decode the first audio track of a video, or of audio that FFmpeg reads, at its own rate, mixed down to mono.
+
+    A file that refers to other files, such as a playlist, is refused: no other is opened.
+
+    Args:
+        source: the bytes of the file, or its path
+        name: name of the file in errors
 
     Raises:
-        AudioError: with reason ``unreadable``, ``empty`` or ``truncated``
-        ConfigError: if the extra ``video`` is not installed
+        AudioError: with reason ``unreadable``, ``empty``, ``truncated`` or ``too_long``; ``missing_extra`` if the
+            extra ``video`` is not installed
     """
-    try:
-        import av
-    except ImportError as error:
-        raise ConfigError(f"{name}: decoding a video needs PyAV; {install_extra('video')}") from error
-    options = {"format_whitelist": _CONTAINERS}
-    try:
-        with av.open(io.BytesIO(content), mode="r", options=options, metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name}: a video without an audio track", "empty")
-            track = container.streams.audio[0]
-            declared_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
-            resampler = av.AudioResampler(format="fltp")
-            frames = [part for frame in container.decode(track) for part in resampler.resample(frame)]
-            frames += resampler.resample(None)
-    except (av.FFmpegError, ValueError) as error:  # PyAV: ValueError if rate or channels change midway
-        raise AudioError(f"{name}: not a video that FFmpeg reads ({' '.join(str(error).split())})") from error
-    if not frames:
+    with _opened(source, name) as opened:
+        blocks, rate, declared_s = _track(opened, name)
+    if not blocks:
         raise AudioError(f"{name}: no samples", "empty")
-    samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]).astype(np.float32)
-    waveform = Waveform(samples, int(frames[0].sample_rate))
+    waveform = Waveform(np.concatenate(blocks).astype(np.float32), rate)
     if waveform.duration_s < declared_s - _TRACK_TOLERANCE_S:  # FFmpeg does not report a truncated file
         raise AudioError(
             f"{name}: {waveform.duration_s:.3f} s of the {declared_s:.3f} s of audio its header declares", "truncated"
         )
     return waveform
+
+
+def _track(opened: BinaryIO, name: str) -> tuple[list[_Samples], int, float]:
+    """The first audio track: samples, mixed down, in blocks; their rate in Hz, and the declared duration in seconds."""
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            f"{name}: decoding a video, or audio such as M4A, needs PyAV; {install_extra('video')}",
+            "missing_extra",
+        ) from error
+    options = {"format_whitelist": _CONTAINERS}
+    blocks: list[_Samples] = []
+    n, rate = 0, 0
+    try:
+        with av.open(opened, mode="r", options=options, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name}: a video without an audio track", "empty")
+            track = container.streams.audio[0]
+            declared_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
+            resampler = av.AudioResampler(format="flt")  # PyAV 18 reads wrong memory of 9 planar channels or more
+            for frame in chain(container.decode(track), [None]):
+                for part in resampler.resample(frame):
+                    blocks.append(part.to_ndarray().reshape(part.samples, -1).mean(axis=1))
+                    n, rate = n + part.samples, int(part.sample_rate)
+                    if n > min(_MOST_SAMPLES, _LONGEST_S * rate):
+                        raise AudioError(f"{name}: longer than {n} samples; cut it into shorter files", "too_long")
+    except (av.FFmpegError, ValueError) as error:  # PyAV: ValueError if rate or channels change midway
+        raise AudioError(f"{name}: not a video that FFmpeg reads ({' '.join(str(error).split())})") from error
+    return blocks, rate, declared_s

@@ -9,31 +9,51 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import math
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lalm_mer.core.audio import VIDEO_SUFFIXES, decode, decode_video, encode
+from lalm_mer.core.audio import decode, decode_video, encode, is_video
 from lalm_mer.core.config import read_yaml
-from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
+from lalm_mer.core.csv_records import Record, csv_records
+from lalm_mer.core.declared_size import MOST_BYTES
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, one_line
+from lalm_mer.core.file_kinds import placeholder
 from lalm_mer.core.labels import Interval, LabelSet, Task
 from lalm_mer.core.schema import Rejection
 from lalm_mer.core.spelling import normalised
 
 __all__ = [
-    "AUDIO_SUFFIXES", "AudioFile", "accepted", "decoded_text", "list_files", "load_tasks", "number_of", "read_audio",
-    "read_table", "reject_outside", "relative", "require_inside",
+    "AUDIO_SUFFIXES", "AudioFile", "accepted", "decoded_text", "integer_of", "list_files", "load_tasks", "number_of",
+    "read_audio", "read_table", "reject_outside", "relative", "require_inside",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
 AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".au", ".sph", ".wma")
+    (
+        ".wav",
+        ".w64",
+        ".flac",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".m4a",
+        ".aac",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".sph",
+        ".wma",
+    )
 )
 
 
@@ -68,9 +88,10 @@ def accepted(items: Iterable[T | Rejection]) -> Generator[Rejection, None, list[
 
 
 def list_files(root: Path) -> Iterator[Path | Rejection]:
-    """List the files under ``root``, sorted by relative path; a link to a folder outside is rejected.
+    """List the files under ``root``, sorted by relative path.
 
-    Hidden files and folders, such as ``._*`` of macOS, are not part of a release and are skipped.
+    A link to a folder outside is rejected, and so is a file or folder whose name is not UTF-8. Hidden files and
+    folders, such as ``._*`` of macOS, are not part of a release and are skipped.
 
     Raises:
         CorpusError: if there is no such folder
@@ -87,8 +108,10 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
     for folder, subfolders, files in os.walk(root, onerror=reject_folder):
         for name in files:
             if not name.startswith("."):
-                found_here.append(Path(folder, name) if _is_utf8(name) else _reject_name(root, Path(folder, name)))
+                found_here.append(Path(folder, name) if _is_utf8(name) else _reject_name(root, folder, name, "file"))
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found_here += [_reject_name(root, folder, name, "folder") for name in subfolders if not _is_utf8(name)]
+        subfolders[:] = [name for name in subfolders if _is_utf8(name)]
         for name in subfolders:  # os.walk lists links to folders but does not enter them
             path = Path(folder, name)
             if path.is_symlink() and (rejection := reject_outside(root, path)) is not None:
@@ -102,38 +125,47 @@ def read_audio(
     """Read and check an audio or video file, or its part from ``start_s`` to ``end_s`` in seconds.
 
     Returns:
-        The audio, or a rejection with reason ``outside_root``, ``missing_audio``, ``unreadable``, ``empty``,
-        ``truncated`` or ``non_finite``
+        The audio, or a rejection with reason ``outside_root``, ``missing_audio`` or one of ``decode`` and
+        ``decode_video``
     """
     name = relative(root, path)
+    is_part = start_s is not None or end_s is not None
     try:
         if (outside := reject_outside(root, path)) is not None:
             return outside
         if not path.is_file():
-            return Rejection(name, "missing_audio", "no such file in the corpus folder")
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
-        content = b"" if is_video else path.read_bytes()
+            target = f"; it is a link to {_in_utf8(str(path.readlink()))}" if path.is_symlink() else ""
+            return Rejection(name, "missing_audio", f"no such file in the corpus folder{target}")
+        source = _source(path, name, is_part=is_part)
+        waveform = decode(source, name, start_s, end_s)
+    except AudioError as error:
+        return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, permissions, circular links
         reason = getattr(error, "strerror", None) or error
         return Rejection(name, "unreadable", f"cannot be opened ({reason})")
-    try:
-        if is_video:
-            content = _audio_of_video(path, name, path.stat().st_mtime_ns)
-        waveform = decode(content, name, start_s, end_s)
-    except AudioError as error:
-        return Rejection(name, error.reason, " ".join(str(error).removeprefix(f"{name}: ").split()))
-    if start_s is not None or end_s is not None:
-        content = encode(waveform)
+    content = source if isinstance(source, bytes) and not is_part else encode(waveform)
     return AudioFile(name, content, waveform.sampling_rate, waveform.duration_s, waveform.sha256)
+
+
+def _source(path: Path, name: str, *, is_part: bool) -> bytes | Path:
+    """What ``decode`` takes: a file of which a part is used is not read completely."""
+    if is_video(path):
+        return _audio_of_video(path, name, path.stat().st_mtime_ns)
+    if is_part:
+        return path
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise AudioError(
+            f"{name}: {size} bytes; expected at most {MOST_BYTES}; cut it into utterances, by start_s and end_s in a "
+            "manifest or into files",
+            "too_long",
+        )
+    return path.read_bytes()
 
 
 @functools.lru_cache(maxsize=1)  # utterances of one video follow each other
 def _audio_of_video(path: Path, name: str, modified_ns: int) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be opened ({error.strerror})", "unreadable") from error
-    return encode(decode_video(content, name))
+    return encode(decode_video(path, name))
 
 
 def decoded_text(root: Path, path: Path) -> str:
@@ -147,6 +179,8 @@ def decoded_text(root: Path, path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); is {root} the folder of the release?") from error
+    if (what := placeholder(content)) is not None:
+        raise CorpusError(f"{path}: {what}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -179,27 +213,41 @@ def read_table(
     Raises:
         CorpusError: if the table cannot be read or lacks one of ``columns``; it may have others
     """
-    records = _records(decoded_text(root, path), path, delimiter)
-    header = [normalised(name) for name in next(records, [])]
+    records = csv_records(decoded_text(root, path), delimiter, is_row=_is_row, strict=False)
+    name = relative(root, path)
+    try:
+        header = [normalised(cell) for cell in next(records, Record(1, ())).cells]
+    except csv.Error as error:
+        raise CorpusError(f"{path}: not a valid CSV ({error}); check its quotation marks") from error
     missing = sorted(set(columns) - set(header))
     if missing:
-        raise CorpusError(f"{path}: no column {missing[0]!r}, found {', '.join(header) or 'none'}")
-    name = relative(root, path)
-    for number, record in enumerate(records, start=2):
-        if not record:
-            continue
-        if len(record) < len(header):
-            detail = f"row {number}: {len(record)} cells of {len(header)}: {delimiter.join(record)[:80]!r}"
-            yield Rejection(name, "bad_row", " ".join(detail.split()))
-        else:
-            yield {column: normalised(cell) for column, cell in zip(header, record, strict=False)}
+        raise CorpusError(
+            f"{path}: no column {missing[0]!r}, found {one_line(', '.join(header)) if header else 'none'}"
+        )
+    for record in records:
+        fault = record.fault
+        if fault is None and 0 < len(record.cells) < len(header):
+            fault = f"{len(record.cells)} cells of {len(header)}: {delimiter.join(record.cells)[:80]!r}"
+        if fault is not None:
+            yield Rejection(name, "bad_row", " ".join(f"row {record.number}: {fault}".split()))
+        elif record.cells:
+            yield {column: normalised(cell) for column, cell in zip(header, record.cells, strict=False)}
 
 
-def _records(characters: str, path: Path, delimiter: str) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(io.StringIO(characters, newline=""), delimiter=delimiter)
-    except csv.Error as error:  # a cell of more than 128 KiB: an unclosed quotation mark
-        raise CorpusError(f"{path}: not a valid CSV ({error}); check its quotation marks") from error
+def _is_row(header: Sequence[str], first: Sequence[str], cells: Sequence[str]) -> bool:
+    """Whether a line has the cells of a row, the first of them written like that of another row: say, as a number."""
+    forms = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", row[0].strip())) for row in (first, cells)}
+    return len(cells) == len(header) and len(forms) == 1
+
+
+def integer_of(cell: str) -> int | None:
+    """Parse a number of at most nine decimal digits; None for any other text.
+
+    Example:
+        >>> integer_of("007"), integer_of("1.5"), integer_of("2147483648")
+        (7, None, None)
+    """
+    return int(cell) if cell.isascii() and cell.isdecimal() and len(cell) <= 9 else None
 
 
 def number_of(cell: str) -> float | None:
@@ -252,9 +300,14 @@ def _is_utf8(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _reject_name(root: Path, path: Path) -> Rejection:
-    readable = relative(root, path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return Rejection(readable, "unreadable_name", "its name is not UTF-8; rename the file")
+def _reject_name(root: Path, folder: str, name: str, kind: str) -> Rejection:
+    written = _in_utf8(relative(root, Path(folder, name)))
+    return Rejection(written, "unreadable_name", f"its name is not UTF-8; rename the {kind}")
+
+
+def _in_utf8(name: str) -> str:
+    """A name whose bytes that are not UTF-8 are written as ``\\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_inside(root: Path, path: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_table
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, integer_of, list_files, read_table
 
 __all__ = ["KNOWN_DEFECTS", "LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -223,10 +223,10 @@ def _take_actor(row: Mapping[str, str], tables: _Tables) -> str | None:
         return f"{actor!r} is not an actor of CREMA-D, 1001 to 1091"
     if actor in tables.actors:
         return f"duplicate row of actor {actor}"
-    if row["Sex"] not in ("Female", "Male") or not (age.isdecimal() or age in ("", "NA")):
+    if row["Sex"] not in ("Female", "Male") or not (integer_of(age) is not None or age in ("", "NA")):
         return f"sex {row['Sex']!r} and age {age!r}; expected Female or Male, and years"
     ethnicity = ", ".join(cell for cell in (row["Race"], row["Ethnicity"]) if cell not in ("", "NA"))
-    tables.actors[actor] = _Actor(row["Sex"].lower(), int(age) if age.isdecimal() else None, ethnicity or None)
+    tables.actors[actor] = _Actor(row["Sex"].lower(), integer_of(age), ethnicity or None)
     return None
 
 
@@ -236,11 +236,13 @@ def _take_votes(row: Mapping[str, str], tables: _Tables) -> str | None:
     if _NAME.fullmatch(clip) is None or number is None:
         return f"clip {clip!r}, number {row['']!r}; expected a clip of CREMA-D, and 100001, 200001 or 300001 upwards"
     cells = [row[label] for label in (*_VOTES, "numResponses")]
-    if not all(cell.isdecimal() for cell in cells) or sum(map(int, cells[:-1])) != int(cells[-1]):
+    *votes, n_votes = map(integer_of, cells)
+    numbers = [number for number in votes if number is not None]
+    if len(numbers) < len(_VOTES) or sum(numbers) != n_votes:
         return "votes are not integers with the sum numResponses"
     channel = _CHANNELS[number["channel"]]
     ratings = tables.ratings.setdefault(clip, {})
     if f"{channel}:A" in ratings:
         return f"{clip} already has votes for {channel}; the first are kept"
-    ratings |= {f"{channel}:{label}": int(cell) for label, cell in zip(_VOTES, cells, strict=False)}
+    ratings |= {f"{channel}:{label}": number for label, number in zip(_VOTES, numbers, strict=True)}
     return None

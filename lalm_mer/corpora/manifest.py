@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.audio import VIDEO_SUFFIXES
+from lalm_mer.core.csv_records import csv_records
+from lalm_mer.core.errors import ConfigError, CorpusError, one_line
+from lalm_mer.core.file_kinds import placeholder
 from lalm_mer.core.names import UTTERANCE_TRANSCRIPT_SOURCES
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.core.spelling import normalised
@@ -31,6 +35,8 @@ _TIMES = ("start_s", "end_s")
 _COLUMNS = ("path", "utterance_id", *_STRINGS, *_INTEGERS, *_DIMENSIONS, *_TIMES)
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME = 255
+_MOST_DIGITS = 308
+_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES
 _HEADER = 0  # number of the header among the records of a CSV
 _DELIMITERS = (",", "\t", ";", "|")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
@@ -90,19 +96,22 @@ def read(
     columns, ranges = {name: normalised(written) for name, written in (columns or {}).items()}, ranges or {}
     _check_options(columns, ranges)
     characters = _decoded(root, manifest, encoding)
-    found_columns = _found_columns(_records(characters, manifest, delimiter), manifest, columns, cut=cut)
-    for row in _rows(_records(characters, manifest, delimiter), found_columns):  # checks all labels first
+    records = functools.partial(_records, characters, manifest, delimiter, columns.get("path", "path"))
+    found_columns = _found_columns(records(), manifest, columns, cut=cut)
+    for row in _rows(records(), found_columns):  # checks all labels first
+        if isinstance(row, Rejection):
+            continue
         label = "" if row.cells.get("label") is None else normalised(str(row.cells["label"]))
         if labels is not None and label and label not in map(normalised, labels):
             raise CorpusError(
-                f"{manifest}: row {row.number}, file {row.path}: label {label!r} is not one of the declared "
-                f"corpus.labels {list(labels)}; correct the row or declare it"
+                f"{manifest}: row {row.number}, file {one_line(row.path)}: label {label[:80]!r} is not one of the "
+                f"declared corpus.labels {list(labels)}; correct the row or declare it"
             )
     listed = list(list_files(root))
     files = FileNames(root, [relative(root, item) for item in listed if isinstance(item, Path)])
     named: set[str] = set()
-    for row in _rows(_records(characters, manifest, delimiter), found_columns):
-        read_row = _read_row(row, corpus, ranges, files, cut=cut)
+    for row in _rows(records(), found_columns):
+        read_row = row if isinstance(row, Rejection) else _read_row(row, corpus, ranges, files, cut=cut)
         if isinstance(read_row, Utterance):
             named.add(str(read_row.audio_path))
         elif normalised(row.path).isprintable():
@@ -128,17 +137,23 @@ def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[flo
 
 
 def _found_columns(
-    records: Iterator[tuple[int, Values]], manifest: str, columns: Mapping[str, str], *, cut: bool
+    records: Iterator[tuple[int, Values | Rejection]], manifest: str, columns: Mapping[str, str], *, cut: bool
 ) -> dict[str, str]:
     """Column of the library -> column of the manifest, for those that it has."""
     header: dict[str, None] = {}
+    malformed: Rejection | None = None
     for _, cells in records:
-        header.update(dict.fromkeys(cells))
+        if isinstance(cells, Rejection):
+            malformed = malformed or cells
+        else:
+            header.update(dict.fromkeys(cells))
+    if malformed is not None and not header:
+        raise CorpusError(f"{manifest}: no row can be read, the first one is {malformed.detail}")
     for name in ("path", *columns):
         if columns.get(name, name) not in header:
             raise CorpusError(
-                f"{manifest}: no column {columns.get(name, name)!r} for {name!r}, found {', '.join(header) or 'none'}; "
-                f"set corpus.columns.{name}"
+                f"{manifest}: no column {columns.get(name, name)!r} for {name!r}, found "
+                f"{one_line(', '.join(header)) if header else 'none'}; set corpus.columns.{name}"
             )
     found = {name: columns.get(name, name) for name in _COLUMNS if columns.get(name, name) in header}
     if cut and set(_TIMES) & set(found) and "utterance_id" not in found:
@@ -146,17 +161,23 @@ def _found_columns(
     return found
 
 
-def _rows(records: Iterator[tuple[int, Values]], found_columns: Mapping[str, str]) -> Iterator[_Row]:
+def _rows(
+    records: Iterator[tuple[int, Values | Rejection]], found_columns: Mapping[str, str]
+) -> Iterator[_Row | Rejection]:
     for number, cells in records:
-        if number > _HEADER:
+        if isinstance(cells, Rejection):
+            yield cells
+        elif number > _HEADER:
             yield _Row(number, {name: cells.get(found_columns.get(name, "")) for name in _COLUMNS})
 
 
-def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
-    """The number of each row and its cells by column of the manifest."""
+def _records(
+    characters: str, manifest: str, delimiter: str | None, path_column: str
+) -> Iterator[tuple[int, Values | Rejection]]:
+    """The number of each row and its cells by column of the manifest, or the rejection of a malformed row."""
     if Path(manifest).suffix.lower() in (".jsonl", ".ndjson"):
         return _jsonl(characters, manifest)
-    return _csv(characters, manifest, delimiter)
+    return _csv(characters, manifest, delimiter, path_column)
 
 
 def _decoded(root: Path, manifest: str, encoding: str) -> str:
@@ -165,7 +186,11 @@ def _decoded(root: Path, manifest: str, encoding: str) -> str:
     require_inside(root, root / manifest)
     try:
         content = (root / manifest).read_bytes()
+        if (what := placeholder(content)) is not None:
+            raise CorpusError(f"{root / manifest}: {what}")
         return content.decode(encoding)
+    except CorpusError:
+        raise
     except OSError as error:
         raise CorpusError(f"{root / manifest}: cannot be read ({error.strerror}); set corpus.manifest") from error
     except LookupError as error:
@@ -178,44 +203,62 @@ def _decoded(root: Path, manifest: str, encoding: str) -> str:
         ) from error
 
 
-def _csv(characters: str, manifest: str, delimiter: str | None) -> Iterator[tuple[int, Values]]:
+def _csv(
+    characters: str, manifest: str, delimiter: str | None, path_column: str
+) -> Iterator[tuple[int, Values | Rejection]]:
     """The header, as a row with number ``_HEADER`` so that a manifest without rows has columns, then all rows."""
     first_line = characters.partition("\n")[0]
     found = delimiter or max(_DELIMITERS, key=first_line.count)
+
+    def path_of(header: Sequence[str], cells: Sequence[str]) -> str | None:
+        paths = [cell for name, cell in zip(header, cells, strict=False) if normalised(name) == path_column]
+        return next((path for path in paths if Path(path).suffix.lower() in _SUFFIXES and path.isprintable()), None)
+
+    def is_row(header: Sequence[str], _: Sequence[str], cells: Sequence[str]) -> bool:
+        return len(cells) == len(header) and path_of(header, cells) is not None
+
     try:
-        records = csv.reader(io.StringIO(characters, newline=""), delimiter=found, strict=True)
-        header = [normalised(name) for name in next(records, [])]
-        duplicates = sorted({name for name in header if header.count(name) > 1})
-        if duplicates:
-            raise CorpusError(f"{manifest}: duplicate column {duplicates[0]!r} in the header; rename one")
-        yield _HEADER, dict.fromkeys(header)
-        for number, record in enumerate(records, start=2):
-            if not record:  # an empty line
+        header: list[str] = []
+        for record in csv_records(characters, found, is_row=is_row, strict=True):
+            fault, cells = record.fault, record.cells
+            if record.number == 1:
+                header = [normalised(name) for name in cells]
+                duplicates = sorted({name for name in header if header.count(name) > 1})
+                if duplicates:
+                    raise CorpusError(f"{manifest}: duplicate column {duplicates[0]!r} in the header; rename one")
+                yield _HEADER, dict.fromkeys(header)
                 continue
-            if len(record) != len(header):
-                raise CorpusError(
-                    f"{manifest}: row {number} has {len(record)} fields, the header {len(header)}; quote a field that "
-                    f"contains {found!r}"
-                )
-            yield number, dict(zip(header, record, strict=True))
-    except (csv.Error, TypeError) as error:
+            if fault is None and cells and len(cells) != len(header):
+                fault = f"{len(cells)} fields, the header has {len(header)}; quote a field that contains {found!r}"
+            if fault is not None:
+                where = path_of(header, cells) or manifest
+                yield record.number, Rejection(where, "bad_row", f"{manifest}: row {record.number}: {fault}")
+            elif cells:
+                yield record.number, dict(zip(header, cells, strict=True))
+    except (csv.Error, TypeError, ValueError) as error:
         raise CorpusError(f"{manifest}: not a CSV with delimiter {found!r} ({error}); set corpus.delimiter") from error
 
 
-def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values]]:
+def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values | Rejection]]:
     for number, line in enumerate(io.StringIO(characters, newline="\n"), start=1):
         if not line.strip():
             continue
         try:
-            cells = json.loads(line)
+            cells, fault = json.loads(line, parse_int=_integer), "expected an object of columns and values"
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{manifest}: line {number} is not valid JSON ({error})") from error
+            cells, fault = None, f"not valid JSON ({one_line(error)})"
         if not isinstance(cells, dict):
-            raise CorpusError(f"{manifest}: line {number}: expected an object of columns and values")
+            yield number, Rejection(manifest, "bad_row", f"{manifest}: line {number}: {fault}")
+            continue
         named = {normalised(name): value for name, value in cells.items()}
         if len(named) < len(cells):
             raise CorpusError(f"{manifest}: line {number}: two spellings of one column in {list(cells)}; keep one")
         yield number, named
+
+
+def _integer(digits: str) -> int | str:
+    """The number; its digits, as in a CSV, if they are more than a float can have, of which Python reads 4300."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
 
 
 def _read_row(

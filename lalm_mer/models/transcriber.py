@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import torch
-from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
@@ -17,6 +16,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.names import DTYPES
 from lalm_mer.core.output import write_text, writing
+from lalm_mer.core.progress import progress
 from lalm_mer.corpora import waveform_of
 from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.models.loading import from_pretrained, load_weights
@@ -221,12 +221,8 @@ def transcribe_utterances(
     left = [row for row in order if names[row] not in done]
     with (
         journal.open("a", encoding="utf-8") as file,
-        tqdm(
-            total=len(with_audio),
-            initial=len(with_audio) - len(left),
-            desc="transcribe",
-            unit=" utterances",
-            disable=None,
+        progress(
+            desc="transcribe", unit="utterances", total=len(with_audio), initial=len(with_audio) - len(left)
         ) as bar,
     ):
         for start in range(0, len(left), batch_size):

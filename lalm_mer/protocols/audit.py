@@ -43,7 +43,7 @@ class Overlap:
         n_values: number of distinct values of the second split
         n_utterances: number of utterances of the second split that have a shared value
         n_unknown: number of utterances of both splits whose value is not known
-        example: one shared value; None if there is none
+        example: one shared value, or for audio the first utterances that share it; None if there is none
     """
 
     column: str
@@ -299,6 +299,9 @@ def _from_prepared(names: Sequence[str], prepared: PreparedCorpus) -> pd.DataFra
 def _overlap(column: str, pair: tuple[str, str], rows_of: Mapping[str, pd.DataFrame]) -> Overlap:
     first, second = (rows_of[split][column] for split in pair)
     shared = set(first.dropna()) & set(second.dropna())
+    example = min(map(str, shared), default=None)
+    if column == "audio" and shared:  # whose value is a hash
+        example = " and ".join(str(values.index[values.isin([min(shared)])][0]) for values in (first, second))
     return Overlap(
         column,
         pair,
@@ -306,5 +309,5 @@ def _overlap(column: str, pair: tuple[str, str], rows_of: Mapping[str, pd.DataFr
         int(second.nunique()),
         int(second.isin(shared).sum()),
         int(first.isna().sum() + second.isna().sum()) if column in ("speaker", "session", "utterance") else 0,
-        min(map(str, shared), default=None),
+        example,
     )

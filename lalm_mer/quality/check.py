@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.output import atomic_path, write_json, writing
 from lalm_mer.core.processes import usable_cores
+from lalm_mer.core.progress import progress
 from lalm_mer.corpora import PreparedCorpus
 from lalm_mer.quality.flags import FLAGS, Finding, RobustScale, Thresholds, Typical, find_flags, find_mismatch
 from lalm_mer.quality.hypotheses import ErrorRates, TranscriptIndex, error_rates
@@ -135,7 +135,7 @@ def check_corpus(
     with writing(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
     with writing(out_dir), tempfile.TemporaryFile("w+", encoding="utf-8", dir=out_dir) as spool:
-        with tqdm(desc=f"measure {corpus.name}", total=len(corpus.dataset), unit=" utterances", disable=None) as bar:
+        with progress(desc=f"measure {corpus.name}", total=len(corpus.dataset), unit="utterances") as bar:
             for chunk in measure_all(corpus.dataset, word_times, processes or usable_cores()):
                 for row in chunk:
                     first_pass.add(row, defects, hypotheses)
@@ -168,7 +168,7 @@ def _check_all(rows: Iterator[Measures], checker: _Checker, path: Path, n: int) 
     with (
         atomic_path(path) as partial,
         partial.open("w", encoding="utf-8", newline="") as file,
-        tqdm(desc="check", total=n, unit=" utterances", disable=None) as bar,
+        progress(desc="check", total=n, unit="utterances") as bar,
     ):
         writer = csv.DictWriter(file, [*_COLUMNS, *_SOUND_COLUMNS], lineterminator="\n")
         writer.writeheader()

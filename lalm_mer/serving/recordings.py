@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lalm_mer.core.audio import VIDEO_SUFFIXES, Waveform, decode, decode_channels, decode_video
+from lalm_mer.core.audio import VIDEO_SUFFIXES, Waveform, decode, decode_channels, decode_video, is_video
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.schema import Rejection
 from lalm_mer.corpora import manifest
@@ -137,18 +137,16 @@ def load_channels(recording: Recording, channel: int | str | None) -> list[tuple
     name = str(recording.path)
     if recording.reason is not None:
         raise AudioError(recording.reason)
-    try:
-        content = recording.path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-    is_video = recording.path.suffix.lower() in VIDEO_SUFFIXES
-    if channel is None:
-        return [(None, _part((decode_video if is_video else decode)(content, name), recording))]
-    if is_video:
+    path, times = recording.path, (recording.start_s, recording.end_s)
+    if is_video(path):
+        if channel is None:
+            return [(None, _part(decode_video(path, name), recording))]
         raise AudioError(f"{name}: the channels of a video are mixed down; extract its audio to choose one", "channel")
-    channels = list(enumerate(decode_channels(content, name), start=1))
+    if channel is None:
+        return [(None, decode(path, name, *times))]
+    channels = decode_channels(path, name, *times)
     chosen: list[tuple[int | None, Waveform]] = [
-        (number, _part(wave, recording)) for number, wave in channels if channel in (EACH_CHANNEL, number)
+        (number, wave) for number, wave in enumerate(channels, start=1) if channel in (EACH_CHANNEL, number)
     ]
     if not chosen:
         raise AudioError(f"{name}: no channel {channel}; it has {len(channels)}", "channel")

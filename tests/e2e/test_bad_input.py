@@ -133,8 +133,10 @@ def test_missing_transcripts_with_a_prompt_that_uses_them(workplace, refused, tm
     data = workplace.corpus_without_transcripts(tmp_path)
     line = refused("zero_shot", f"data.dir={data}", out=tmp_path / "run")
     assert str(data) in line
-    assert "60 utterances have no transcript" in line
+    assert "61 of 61 utterances have no transcript" in line
     assert "s1_0" in line
+    line = refused("finetune", f"data.dir={data}", "balance.max_per_class=3", out=tmp_path / "balanced")
+    assert "61 of 61 utterances have no transcript" in line
 
 
 def test_a_folder_with_another_run(refused, prompted, tmp_path):

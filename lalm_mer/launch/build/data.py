@@ -240,14 +240,16 @@ def require_transcripts(data: RunData, folder: str) -> None:
     """Check that every utterance of the run has a transcript.
 
     Raises:
-        ConfigError: naming an utterance without one
+        ConfigError: naming an utterance without one, and how many of all folds have none
     """
     table = pd.concat([examples.utterances() for examples in (data.train, data.dev, data.scored_test)])
     missing = table.loc[table["transcript"].isna(), "utterance_id"]
-    if len(missing):
+    if len(missing):  # the run may use only a part of the folds, for example after balancing
+        in_folds = data.source.examples_of(data.folded.folds.frame["utterance_id"].unique(), None).utterances()
         raise ConfigError(
-            f"{folder}: {len(missing)} utterances have no transcript, for example {min(missing)}, but the run uses "
-            "transcripts; choose modalities without them, or prepare the corpus with its transcript column"
+            f"{folder}: {in_folds['transcript'].isna().sum()} of {len(in_folds)} utterances have no transcript, for "
+            f"example {min(missing)}, but the run uses transcripts; choose modalities without them, or prepare the "
+            "corpus with its transcript column"
         )
 
 

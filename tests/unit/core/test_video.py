@@ -3,9 +3,13 @@ import builtins
 import numpy as np
 import pytest
 
+from lalm_mer.core import audio
 from lalm_mer.core.audio import Waveform, decode, decode_video, encode
-from lalm_mer.core.errors import AudioError, ConfigError
+from lalm_mer.core.errors import AudioError
+from lalm_mer.core.schema import Utterance
+from lalm_mer.corpora import write_corpus
 from lalm_mer.corpora.base import read_audio
+from lalm_mer.serving.recordings import Recording, load_channels
 
 av = pytest.importorskip("av", reason="the extra `video` is not installed")
 
@@ -85,7 +89,7 @@ def test_a_video_without_an_audio_track_is_empty(tmp_path):
     assert error.value.reason == "empty"
 
 
-@pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
+@pytest.mark.parametrize("content", [b"no video at all" * 100, b"\0" * 100])
 def test_a_file_that_is_no_video_is_unreadable(content):
     with pytest.raises(AudioError, match=r"clip\.mp4: not a video") as error:
         decode_video(content, "clip.mp4")
@@ -131,11 +135,11 @@ def test_a_playlist_opens_no_other_file(video, tmp_path, monkeypatch):
 
 def test_a_corpus_stores_the_audio_of_a_video_as_flac(video, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(content := video(1.0, 48000))
-    audio = read_audio(tmp_path, tmp_path / "clip.mp4")
-    assert audio.path == "clip.mp4"
-    assert audio.content[:4] == b"fLaC"
+    read = read_audio(tmp_path, tmp_path / "clip.mp4")
+    assert read.path == "clip.mp4"
+    assert read.content[:4] == b"fLaC"
     original = decode_video(content, "clip.mp4")
-    decoded = decode(audio.content, "clip.mp4")
+    decoded = decode(read.content, "clip.mp4")
     assert np.abs(decoded.samples - original.samples).max() < 2**-22
     part = read_audio(tmp_path, tmp_path / "clip.mp4", 0.25, 0.75)
     assert part.duration_s == 0.5
@@ -144,7 +148,43 @@ def test_a_corpus_stores_the_audio_of_a_video_as_flac(video, tmp_path):
     assert rejection.reason == "truncated"
 
 
-def test_without_pyav_the_extra_is_named(video, monkeypatch):
+@pytest.mark.parametrize(("container", "name"), [("ipod", "clip.m4a"), ("adts", "clip.aac"), ("matroska", "clip.wav")])
+def test_audio_that_only_ffmpeg_reads_is_recognised_by_its_bytes(tmp_path, container, name):
+    samples = (0.4 * np.sin(np.arange(16000) * 0.1)).astype(np.float32)[None]
+    with av.open(str(tmp_path / name), "w", format=container) as file:
+        track = file.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(samples[:, start : start + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    read = read_audio(tmp_path, tmp_path / name)
+    assert (read.content[:4], read.sampling_rate) == (b"fLaC", 16000)
+    assert read.duration_s == pytest.approx(1.0, abs=0.13)
+    ((_, waveform),) = load_channels(Recording(tmp_path / name), None)
+    assert np.abs(waveform.samples - decode(read.content, name).samples).max() < 2**-22
+    assert read_audio(tmp_path, tmp_path / name, 0.25, 0.5).duration_s == 0.25
+
+
+def test_more_than_eight_channels_are_mixed(tmp_path):
+    samples = np.repeat((0.4 * np.sin(np.arange(8000) * 0.1)).astype(np.float32)[None], 16, axis=0)
+    with av.open(str(tmp_path / "wide.mkv"), "w") as file:
+        track = file.add_stream("pcm_f32le", rate=8000, layout="hexadecagonal")
+        frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="flt", layout="hexadecagonal")
+        frame.sample_rate = 8000
+        file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    np.testing.assert_allclose(decode_video(tmp_path / "wide.mkv", "wide").samples, samples[0], atol=1e-6)
+
+
+def test_a_long_track_is_refused(video, monkeypatch):
+    monkeypatch.setattr(audio, "_MOST_SAMPLES", 10_000)
+    with pytest.raises(AudioError, match="cut it into shorter files") as error:
+        decode_video(video(), "clip.mp4")
+    assert error.value.reason == "too_long"
+
+
+def test_without_pyav_the_extra_is_named(video, monkeypatch, tmp_path, tone):
     content, original = video(), builtins.__import__
 
     def without_av(name, *arguments, **options):
@@ -153,6 +193,14 @@ def test_without_pyav_the_extra_is_named(video, monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(ConfigError, match=r"clip\.mp4: decoding a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
-        decode_video(content, "clip.mp4")
+    with pytest.raises(
+        AudioError, match=r"clip\.m4a: decoding a video, or .* M4A, needs PyAV; pip install .*video"
+    ) as error:
+        decode_video(content, "clip.m4a")
+    assert error.value.reason == "missing_extra"
+    (tmp_path / "clip.m4a").write_bytes(content)
+    (tmp_path / "good.wav").write_bytes(tone())
+    rows = [Utterance(utterance_id=name, corpus="m", audio_path=name) for name in ("clip.m4a", "good.wav")]
+    summary = write_corpus(rows, corpus="m", out_dir=tmp_path / "out", root=tmp_path, loader_version="1", processes=1)
+    assert (summary["n_utterances"], summary["rejected"]) == (1, {"missing_extra": 1})
     assert decode(encode(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01

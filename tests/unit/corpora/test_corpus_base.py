@@ -164,7 +164,13 @@ def test_a_folder_that_cannot_be_opened_and_a_name_that_cannot_be_written_are_li
     }
 
 
-def test_an_unclosed_quotation_mark_is_named(tmp_path):
-    (tmp_path / "t.csv").write_text('id,words\n1,"' + "x" * 200_000)
+def test_an_unclosed_quotation_mark_rejects_its_row(tmp_path):
+    (tmp_path / "t.csv").write_text('id,words,label\n1,"' + "x" * 200_000 + "\n2,b,c\n")
+    rows = list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))
+    assert [row.reason if isinstance(row, Rejection) else row["id"] for row in rows] == ["bad_row", "2"]
+    (tmp_path / "t.csv").write_text('id,words,b,c,d\n1,"open,,,\n2,closed",,,\n3,"two\nlines, of one",,,\n')
+    rows = list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))
+    assert [row.reason if isinstance(row, Rejection) else row["id"] for row in rows] == ["bad_row", "bad_row", "3"]
+    (tmp_path / "t.csv").write_text('id,"' + "x" * 200_000)
     with pytest.raises(CorpusError, match=r"t\.csv: not a valid CSV"):
         list(read_table(tmp_path, tmp_path / "t.csv", ["id"]))

@@ -305,3 +305,20 @@ def test_order_does_not_depend_on_the_file_system(release, monkeypatch):
 
 
 # The tables and eleven clips as released
+
+
+@pytest.mark.parametrize("number", ["2147483648", "1" * 4301, "\u0661", "-1", "1.5"])
+def test_a_number_that_is_none_of_the_release_rejects_its_row_alone(release, tmp_path, number):
+    votes = votes_table(CLIPS)
+    votes[1][1] = votes[1][8] = number
+    put(release / "processedResults/tabulatedVotes.csv", table(votes))
+    put(
+        release / "VideoDemographics.csv",
+        table([["ActorID", "Age", "Sex", "Race", "Ethnicity"], [1001, number, "Male", "", ""]]),
+    )
+    summary, rows, rejected = prepare(crema_d, release, tmp_path / "out")
+    assert [(row["path"], row["reason"]) for row in rejected] == [
+        ("VideoDemographics.csv", "bad_row"),
+        ("processedResults/tabulatedVotes.csv", "bad_row"),
+    ]
+    assert summary["n_utterances"] == len(rows) == len(CLIPS)

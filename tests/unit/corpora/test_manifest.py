@@ -163,11 +163,12 @@ def test_windows_characters_need_their_encoding(folder):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ("path,label\na.wav,glad,extra\n", "m.csv", r"m\.csv: row 2 has 3 fields, the header 2"),
         ("path,path\na.wav,b\n", "m.csv", "duplicate column 'path'"),
         ("", "m.csv", "no column 'path' for 'path', found none"),
-        ('{"path": "a.wav"}\n{oops}\n', "m.jsonl", "line 2 is not valid JSON"),
+        ("{oops}\n{oops}\n", "m.jsonl", "no row can be read, the first one is line 1: not valid JSON"),
         ('["a.wav"]\n', "m.jsonl", "line 1: expected an object"),
+        ("[" * 100_000, "m.jsonl", "line 1: not valid JSON"),
+        ("version https://git-lfs.github.com/spec/v1\nsize 9\n", "m.csv", "a pointer of Git LFS, not the file itself"),
     ],
 )
 def test_a_malformed_manifest_is_one_line(folder, content, name, message):
@@ -203,10 +204,74 @@ def test_a_value_that_fits_no_table_rejects_its_row(folder, row):
     write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
 
 
-def test_json_too_deep_to_read_names_its_line(folder):
-    for content in ("[" * 100_000, '{"path": "a.wav", "age": ' + "9" * 5000 + "}"):
-        with pytest.raises(CorpusError, match=r"rows\.jsonl: line 1 is not valid JSON"):
-            read(folder, content + "\n", "rows.jsonl")
+@pytest.mark.parametrize("label", ["age", "turn", "valence", "start_s"])
+@pytest.mark.parametrize("number", ["1" * 4301, "2147483648", "-2147483649", "1e400"])
+def test_one_large_number_rejects_its_row_alone(folder, label, number):
+    for name, content in (
+        ("m.csv", f"path,utterance_id,{label}\na.wav,a,{number}\nb.flac,b,\ndeep/c.wav,c,\n"),
+        (
+            "m.jsonl",
+            f'{{"path": "a.wav", "utterance_id": "a", "{label}": {number}}}\n{{"path": "b.flac"}}\n{{"path": '
+            '"deep/c.wav"}\n',
+        ),
+    ):
+        rows = read(folder, content, name)
+        summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
+        if label == "valence" and len(number) < 20 and "e" not in number:
+            assert summary["n_rejected"] == 0
+        else:
+            assert (summary["n_utterances"], summary["n_rejected"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "faulty"),
+    [
+        ('path,text,label\na.wav,"open,glad\nb.flac,words,sad\ndeep/c.wav,words,sad\n', ["a.wav"]),
+        ('path,text,label\na.wav,"open,glad\nb.flac,closed",sad\ndeep/c.wav,words,sad\n', ["a.wav", "b.flac"]),
+        ('path,label,text\na.wav,glad,"open\nb.flac,sad,words\ndeep/c.wav,sad,closed"\n', ["a.wav", "deep/c.wav"]),
+        ('path,text,label\na.wav,"a "mark" in it",glad\nb.flac,words,sad\ndeep/c.wav,words,sad\n', ["a.wav"]),
+        ("path,text,label\na.wav,a comma, unquoted,glad\nb.flac,words,sad\ndeep/c.wav,words,sad\n", ["a.wav"]),
+        ("path,text,label\na.wav\nb.flac,words,sad\ndeep/c.wav,words,sad\n", ["a.wav"]),
+        (f"path,text,label\na.wav,{'x' * 200_000},glad\nb.flac,words,sad\ndeep/c.wav,words,sad\n", ["a.wav"]),
+    ],
+)
+def test_a_malformed_row_is_rejected_and_the_others_are_read(folder, content, faulty):
+    rows = read(folder, content)
+    rejected = [row.path for row in rows if isinstance(row, Rejection)]
+    assert rejected == faulty
+    assert {row.reason for row in rows if isinstance(row, Rejection)} == {"bad_row"}
+    assert all("\n" not in row.detail for row in rows if isinstance(row, Rejection))
+    kept = [row.audio_path for row in rows if not isinstance(row, Rejection)]
+    assert kept == [name for name in ("a.wav", "b.flac", "deep/c.wav") if name not in faulty]
+
+
+def test_a_quoted_transcript_may_have_several_lines(folder):
+    rows = read(folder, 'path,text,transcript\na.wav,x,"one, two,\nthree, b.wav, four\r\nfive"\nb.flac,,\n')
+    assert rows[0].transcript == "one, two,\nthree, b.wav, four\r\nfive"
+    assert [row.reason for row in rows if isinstance(row, Rejection)] == ["orphan"]
+
+
+def test_a_malformed_json_line_is_rejected_and_the_others_are_read(folder):
+    rows = read(folder, '{"path": "a.wav"\n[1]\n' + "[" * 100_000 + '\n{"path": "b.flac"}\n', "m.jsonl")
+    assert [row.reason for row in rows[:3]] == ["bad_row"] * 3
+    assert rows[3].utterance_id == "b"
+
+
+@pytest.mark.parametrize("path", [".", "./", "./.", "/", "deep/.."])
+def test_a_path_that_names_no_file_rejects_its_row(folder, path):
+    rows = read(folder, f"path,label\n{path},glad\nb.flac,sad\n")
+    summary = write_corpus(rows, corpus="m", out_dir=folder / "out", root=folder, loader_version="1", processes=1)
+    assert (summary["n_utterances"], summary["n_rejected"]) == (1, 3)  # two files of no row
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_one_rejection(folder):
+    (folder / "deep").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))
+    summary = write_corpus(
+        read(folder, "path\na.wav\nb.flac\n"), corpus="m", out_dir=folder / "out", root=folder, loader_version="1",
+        processes=1,
+    )  # fmt: skip
+    assert (summary["n_utterances"], summary["rejected"]) == (2, {"unreadable_name": 1})
+    assert '"caf\\\\xe9"' in (folder / "out" / "rejected.jsonl").read_text()
 
 
 def test_a_manifest_outside_or_not_a_file_is_refused(folder):

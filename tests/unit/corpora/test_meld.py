@@ -222,16 +222,18 @@ def test_rows_that_cannot_be_read_are_rejected_one_by_one(tmp_path):
         row(3, 0, ""),
         row(4, "../../etc", 1),
         row(5, 0, 5, Sentiment="mixed"),
-        row(6, 0, 6),
+        row(6, 0, 6, Season="9" * 4301),
+        row(7, 0, 2**31),
+        row(8, 0, "9" * 4301),
     )
-    put(tmp_path / "train_sent_emo.csv", whole + '7,"Cut in ha')
+    put(tmp_path / "train_sent_emo.csv", whole + '9,"Cut in ha')
     rows = list(meld.read(tmp_path))
     rejections = [item for item in rows if isinstance(item, Rejection)]
     assert [item.utterance_id for item in rows if isinstance(item, Utterance)][:2] == [
         "train_dia0_utt0",
         "train_dia0_utt6",
     ]
-    assert [(item.path, item.reason) for item in rejections] == [("train_sent_emo.csv", "bad_row")] * 5
+    assert [(item.path, item.reason) for item in rejections] == [("train_sent_emo.csv", "bad_row")] * 7
     assert "'zero'" in rejections[0].detail
     assert "sentiment 'mixed'" in rejections[3].detail
     assert all("\n" not in item.detail for item in rejections)

@@ -1,3 +1,6 @@
+import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -228,7 +231,7 @@ def test_an_older_release_names_its_folder_audio_and_may_be_nested(release, tmp_
 
 def test_a_folder_without_labels_or_with_two_releases_is_an_error(release, tmp_path):
     put(tmp_path / "none/Audios/MSP-PODCAST_0001_0008.wav", b"")
-    with pytest.raises(CorpusError, match=r"expected one Labels/labels_consensus\.csv, found none"):
+    with pytest.raises(CorpusError, match=r"expected one Labels/labels_consensus\.csv .*, found none"):
         list(read(tmp_path / "none"))
     release(root=tmp_path / "two/1.11")
     release(root=tmp_path / "two/1.12")
@@ -247,23 +250,133 @@ def test_labels_and_transcripts_linked_outside_the_root_are_refused(release, tmp
         list(read(root))
 
 
+@pytest.fixture
+def older_release(release):
+    """A miniature of releases 1.6 to 1.8: other names of the tables, the votes in JSON, and the split Validation."""
+    root = release(consensus().replace(",Development", ",Validation"), detailed=None, folder="Audio")
+    (root / "Labels/labels_consensus.csv").rename(root / "Labels/labels_concensus.csv")
+    votes = {
+        "MSP-PODCAST_0001_0008.wav": {
+            "WORKER1": {"EmoClass_Major": "Neutral", "EmoClass_Second": "Neutral,Calm", "EmoAct": 2.0},
+            "WORKER2": {"EmoClass_Major": "Neutral", "EmoClass_Second": "Neutral", "EmoAct": 2.0},
+            "WORKER3": {"EmoClass_Major": "Other-Curious", "EmoClass_Second": "Happy", "EmoAct": 3.0},
+        },
+        "MSP-PODCAST_0001_0009.wav": {"WORKER1": {"EmoClass_Major": "Happy"}, "WORKER2": {"EmoClass_Major": ""}},
+    }
+    put(root / "Labels/labels_detailed.json", json.dumps(votes))
+    return root
+
+
+def test_releases_1_6_to_1_8(older_release, release, tmp_path):
+    found, newer = utterances(older_release), utterances(release(root=tmp_path / "newer"))
+    assert not rejections(older_release)
+    assert list(found) == list(newer)
+    for name, row in found.items():
+        split = "Validation" if newer[name].split == "Development" else newer[name].split
+        audio_path = str(newer[name].audio_path).replace("Audios/", "Audio/")
+        assert row == replace(newer[name], split=split, audio_path=audio_path)
+
+
+def test_tables_of_earlier_releases_in_a_subfolder_are_not_read(older_release):
+    earlier = older_release / "Previous_releases_information" / "1.6" / "Labels" / "labels_concensus.csv"
+    put(earlier, consensus(ROWS.replace(",N,", ",A,")))
+    assert utterances(older_release)["MSP-PODCAST_0001_0008"].label == "N"
+
+
+@pytest.mark.parametrize(
+    ("votes", "message"),
+    [("{", "not valid JSON"), ("[]", "expected an object of file names, found a list"), ("[" * 100_000, "not valid")],
+)
+def test_votes_in_malformed_json_are_one_line(older_release, votes, message):
+    (older_release / "Labels/labels_detailed.json").write_text(votes)
+    with pytest.raises(CorpusError, match=rf"labels_detailed\.json: {message}") as caught:
+        list(read(older_release))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vote_in_json_that_cannot_be_read_is_rejected_alone(older_release):
+    votes = {"MSP-PODCAST_0001_0008.wav": {"W1": {"EmoClass_Major": "Sad"}, "W2": None, "W3": {}}, "x/y": {"W": {}}}
+    votes["MSP-PODCAST_0001_0009.wav"] = []
+    (older_release / "Labels/labels_detailed.json").write_text(json.dumps(votes))
+    assert [(row.path, row.reason) for row in rejections(older_release)] == [
+        ("Labels/labels_detailed.json", "bad_row")
+    ] * 4
+    assert utterances(older_release)["MSP-PODCAST_0001_0008"].ratings == {"Sad": 1}
+
+
+ODYSSEY = "FileName,Angry,Sad,Happy,Surprise,Fear,Disgust,Contempt,Neutral,Split_Set"
+
+
+def odyssey_rows():
+    """The rows of the eight classes, as the script of the challenge writes them."""
+    for row in ROWS.splitlines():
+        cells = row.split(",")
+        if cells[1] in "ASHUFDCN":
+            yield ",".join([f"{cells[0]}.wav", *(str(float(cells[1] == each)) for each in "ASHUFDCN"), cells[-1]])
+
+
+@pytest.mark.parametrize("where", ["Labels/processed_labels.csv", "processed_labels.csv"])
+def test_the_table_of_the_odyssey_2024_challenge(release, where):
+    root = release(detailed=None)
+    (root / "Labels/labels_consensus.csv").unlink()
+    put(root / where, "\n".join([ODYSSEY, *odyssey_rows(), ""]))
+    found = utterances(root)
+    assert not rejections(root)
+    assert {name: row.label for name, row in found.items() if row.label} == {
+        row.split(",")[0]: row.split(",")[1] for row in ROWS.splitlines() if row.split(",")[1] in "ASHUFDCN"
+    }
+    row = found["MSP-PODCAST_0003_0001_0002"]
+    assert (row.label, row.split, row.speaker, row.gender, row.arousal) == ("S", "Development", None, None, None)
+    assert found["MSP-PODCAST_test3_0001"].split == "Test3"
+
+
+@pytest.mark.parametrize("classes", ["1,1,0,0,0,0,0,0", "0,0,0,0,0,0,0,0", "0.5,0.5,0,0,0,0,0,0", "1,,0,0,0,0,0,0"])
+def test_an_odyssey_row_without_exactly_one_class_is_rejected_alone(release, classes):
+    root = release(detailed=None)
+    (root / "Labels/labels_consensus.csv").unlink()
+    put(root / "Labels/processed_labels.csv", "\n".join([ODYSSEY, *odyssey_rows(), f"{NAMES[3]}.wav,{classes},Train"]))
+    (rejection,) = rejections(root)
+    assert (rejection.path, rejection.reason) == ("Labels/processed_labels.csv", "bad_row")
+    assert "1 for one class" in rejection.detail
+
+
+def test_the_consensus_labels_are_read_rather_than_the_table_made_from_them(release):
+    root = release()
+    put(root / "processed_labels.csv", "\n".join([ODYSSEY, *odyssey_rows()]))
+    assert utterances(root)["MSP-PODCAST_0001_0008"].speaker == "30"
+
+
 def folds_of(root, protocol):
     task = load_tasks("msp_podcast")[protocol.task]
     columns = ("utterance_id", "speaker", "session", "script", "transcript", "split")
     rows = [row for row in read(root) if isinstance(row, Utterance) and task.label_of(row.label)]
     frame = pd.DataFrame([{column: getattr(row, column) for column in columns} for row in rows], dtype=object)
-    return make_folds(frame.assign(audio=frame["utterance_id"]), protocol)
+    truths = [task.label_of(row.label) for row in rows]
+    return make_folds(frame.assign(audio=frame["utterance_id"], truth=truths), protocol)
 
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [("msp_podcast_test1_4", [3, 1, 1]), ("msp_podcast_test1_8", [3, 1, 2]), ("msp_podcast_test2_8", [3, 1, 3])],
 )
-def test_the_official_splits(release, name, sizes):
-    folds = folds_of(release(), load_protocol(PROTOCOLS / f"{name}.yaml"))
+@pytest.mark.parametrize("is_older", [False, True])
+def test_the_official_splits(release, older_release, tmp_path, name, sizes, is_older):
+    root = older_release if is_older else release(root=tmp_path / "newer")
+    name_of_release = name.replace("podcast_", "podcast_1_8_") if is_older else name
+    folds = folds_of(root, load_protocol(PROTOCOLS / f"{name_of_release}.yaml"))
     assert [len(folds.ids(1, split)) for split in SPLITS] == sizes
     unknown = {"msp_podcast_test2_8": " (3 utterances unknown)"}.get(name, "")
     assert folds.describe()[1] == f"train, dev and test are disjoint in: speaker{unknown}; they share: nothing"
+
+
+def test_folds_of_podcasts_need_no_speakers_and_no_official_test_set(release):
+    root = release(detailed=None)
+    (root / "Labels/labels_consensus.csv").unlink()
+    put(root / "processed_labels.csv", "\n".join([ODYSSEY, *odyssey_rows()]))
+    folds = folds_of(root, load_protocol(PROTOCOLS / "msp_podcast_podcasts_5fold_8.yaml"))
+    tested = [{name[:16] for name in folds.ids(fold, "test")} for fold in range(1, 6)]
+    assert set().union(*tested) == {f"MSP-PODCAST_000{podcast}" for podcast in range(1, 6)}
+    assert not any(first & second for first, second in itertools.combinations(tested, 2))
 
 
 def test_splits_may_share_a_podcast_but_not_a_speaker(release):

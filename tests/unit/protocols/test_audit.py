@@ -146,6 +146,7 @@ def test_a_prepared_corpus_has_transcripts_and_audio(prepared):
     audit = audit_split({"train": ["u0", "u2", "u4"], "test": ["u1", "u3", "u5"]}, prepared=corpus)
     assert (overlap(audit, "transcript").shared, overlap(audit, "transcript").example) == (1, "yes")
     assert (overlap(audit, "audio").shared, overlap(audit, "speaker").shared) == (1, 0)
+    assert overlap(audit, "audio").example == "u4 and u5"  # the utterances, instead of the hash of their audio
     assert overlap(audit, "speaker").n_unknown == 1
     assert audit.failures(["speaker"])[0].startswith("speaker of 1 utterances is not known")
     with pytest.raises(CorpusError, match=r"1 ids are not in the prepared corpus mine, .* for example u9"):

@@ -1,11 +1,13 @@
 """Recordings: what files, folders and lists name, channels, and windows."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
 import soundfile
 
+from lalm_mer.core import audio
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.serving.recordings import Recording, Window, cut_windows, find_recordings, load_channels
@@ -97,3 +99,21 @@ def test_windows_cover_the_recording_to_its_end(length, hop, starts):
 def test_windows_that_omit_audio_are_refused(length, hop):
     with pytest.raises(ConfigError, match="expected 0 < hop <= window"):
         Window(length, hop)
+
+
+def test_only_the_part_of_a_long_recording_is_decoded(tmp_path, monkeypatch):
+    path = write_wav(tmp_path / "long.wav", seconds=4.0)
+    monkeypatch.setattr(audio, "_MOST_SAMPLES", 16_000)
+    with pytest.raises(AudioError, match="name its parts by start_s and end_s"):
+        load_channels(Recording(path), None)
+    ((_, part),) = load_channels(Recording(path, start_s=3.0, end_s=3.5), None)
+    assert part.duration_s == 0.5
+
+
+def test_a_pipe_or_folder_is_no_recording_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    for name in ("pipe.wav", "folder.wav", "none.wav", "x" * 300, "a\0.wav"):
+        with pytest.raises(AudioError, match=r"no such file, or not a regular one|cannot be opened") as error:
+            load_channels(Recording(tmp_path / name), None)
+        assert len(str(error.value).splitlines()) == 1
