@@ -153,6 +153,6 @@ def test_without_pyav_the_extra_is_named(video, monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(ConfigError, match=r"clip\.mp4: decoding a video needs PyAV.*pip install 'lalm-mer\[video\]'"):
+    with pytest.raises(ConfigError, match=r"clip\.mp4: decoding a video needs PyAV.*pip install -e '\.\[video\]'"):
         decode_video(content, "clip.mp4")
     assert decode(encode(Waveform(np.zeros(80, np.float32), 8000)), "a.flac").duration_s == 0.01

@@ -235,7 +235,7 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_h5py)
-    with pytest.raises(ConfigError, match=r"pip install 'lalm-mer\[mosei\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[mosei\]'"):
         list(mosei.read(tmp_path))
 
 
