@@ -16,6 +16,7 @@ from typing import Any
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.names import UTTERANCE_TRANSCRIPT_SOURCES
 from lalm_mer.core.schema import Rejection, Utterance
+from lalm_mer.core.suggestions import no_such_path
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, relative, require_inside
 
 __all__ = ["LOADER_VERSION", "read"]
@@ -158,7 +159,7 @@ def _records(characters: str, manifest: str, delimiter: str | None) -> Iterator[
 
 def _decoded(root: Path, manifest: str, encoding: str) -> str:
     if not root.is_dir():
-        raise CorpusError(f"corpus root {root}: no such folder; set corpus.root")
+        raise CorpusError(f"corpus root {root}: {no_such_path(root, 'folder')}")
     require_inside(root, root / manifest)
     try:
         content = (root / manifest).read_bytes()

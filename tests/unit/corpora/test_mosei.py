@@ -210,7 +210,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path, tone):
 
 
 def test_missing_or_damaged_labels_are_an_error_of_one_line(tmp_path):
-    with pytest.raises(CorpusError, match=f"no {CSD}; set corpus.root"):
+    with pytest.raises(CorpusError, match=f"no {CSD}; expected the folder with it and Raw, found "):
         list(mosei.read(tmp_path))
     labels(tmp_path, {TRAIN: [(1.0, 2.0, 0, *CALM)] * 500})
     content = (tmp_path / CSD).read_bytes()
