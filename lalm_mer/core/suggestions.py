@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["did_you_mean", "nearest", "no_such_path"]
+__all__ = ["contents", "did_you_mean", "nearest", "no_such_path"]
 
 _LISTED = 20
 
@@ -50,12 +50,22 @@ def no_such_path(path: Path, kind: str = "file", *, among: Path | None = None) -
     missing = path
     while not missing.parent.is_dir() and missing.parent != missing.parent.parent:
         missing = missing.parent
-    try:
-        names = sorted(item.name for item in missing.parent.iterdir() if not item.name.startswith("."))
-    except OSError:  # no permission to list it, or not a folder
-        names = []
+    names = _names(missing.parent)
     where = "" if missing == path else f": there is no {missing}"
     if near := did_you_mean(missing.name, names):
         return f"no such {kind}{where}{near}"
-    shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-    return f"no such {kind}{where}; {missing.parent} has {shown or 'nothing'}"
+    return f"no such {kind}{where}; {missing.parent} has {contents(missing.parent)}"
+
+
+def contents(folder: Path) -> str:
+    """Names of the files and folders in a folder, the first of many; ``nothing`` if there are none."""
+    names = _names(folder)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more or "nothing"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
+    except OSError:  # no permission to list it, or not a folder
+        return []

@@ -27,6 +27,7 @@ from lalm_mer.core.file_kinds import placeholder
 from lalm_mer.core.labels import Interval, LabelSet, Task
 from lalm_mer.core.schema import Rejection
 from lalm_mer.core.spelling import normalised
+from lalm_mer.core.suggestions import no_such_path
 
 __all__ = [
     "AUDIO_SUFFIXES", "AudioFile", "accepted", "decoded_text", "integer_of", "list_files", "load_tasks", "number_of",
@@ -97,8 +98,8 @@ def list_files(root: Path) -> Iterator[Path | Rejection]:
         CorpusError: if there is no such folder
     """
     if not root.is_dir():
-        found = "a file" if root.exists() else "nothing"
-        raise CorpusError(f"corpus root {root}: expected a folder, found {found}; set corpus.root")
+        found = "a file" if root.exists() else f"nothing: {no_such_path(root, 'folder')}"
+        raise CorpusError(f"corpus root {root}: expected a folder, found {found}")
     found_here: list[Path | Rejection] = []
 
     def reject_folder(error: OSError) -> None:

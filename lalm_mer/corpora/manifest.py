@@ -20,6 +20,7 @@ from lalm_mer.core.file_kinds import placeholder
 from lalm_mer.core.names import UTTERANCE_TRANSCRIPT_SOURCES
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.core.spelling import normalised
+from lalm_mer.core.suggestions import no_such_path
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, list_files, relative, require_inside
 from lalm_mer.corpora.file_names import FileNames, is_absolute
 
@@ -182,7 +183,7 @@ def _records(
 
 def _decoded(root: Path, manifest: str, encoding: str) -> str:
     if not root.is_dir():
-        raise CorpusError(f"corpus root {root}: no such folder; set corpus.root")
+        raise CorpusError(f"corpus root {root}: {no_such_path(root, 'folder')}")
     require_inside(root, root / manifest)
     try:
         content = (root / manifest).read_bytes()

@@ -16,6 +16,7 @@ from lalm_mer.core.audio import VIDEO_SUFFIXES
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.core.suggestions import contents
 from lalm_mer.corpora.base import AUDIO_SUFFIXES, integer_of, list_files, read_table, relative
 
 __all__ = ["KNOWN_DEFECTS", "LOADER_VERSION", "RANGES", "facts", "read"]
@@ -92,7 +93,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
             if rejection is not None:
                 yield rejection
     if not any(tables.values()):
-        raise CorpusError(f"{root}: none of {', '.join(tables)}; set corpus.root to the folder of MELD.Raw")
+        raise CorpusError(f"{root}: none of {', '.join(tables)}; expected MELD.Raw, found {contents(root)}")
     for name, copies in tables.items():
         split = splits[name.removesuffix("_sent_emo.csv")]
         if not copies:

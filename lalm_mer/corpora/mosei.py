@@ -21,6 +21,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError, one_line
 from lalm_mer.core.extras import install_extra
 from lalm_mer.core.names import HUMAN
 from lalm_mer.core.schema import Facts, Rejection, Utterance
+from lalm_mer.core.suggestions import contents
 from lalm_mer.corpora.base import (
     AUDIO_SUFFIXES,
     accepted,
@@ -86,7 +87,7 @@ def read(root: Path) -> Iterator[Utterance | Rejection]:
         elif (rejection := item if isinstance(item, Rejection) else _take_file(root, item, files)) is not None:
             yield rejection
     if not files.labels:
-        raise CorpusError(f"{root}: no {_LABEL_FILE}; set corpus.root to the folder that contains it and Raw")
+        raise CorpusError(f"{root}: no {_LABEL_FILE}; expected the folder with it and Raw, found {contents(root)}")
     labels, *others = sorted(files.labels, key=lambda path: (len(path.parts), path))
     for other in others:
         yield Rejection(relative(root, other), "duplicate_table", f"labels were read from {relative(root, labels)}")

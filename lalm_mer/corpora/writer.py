@@ -24,6 +24,7 @@ from lalm_mer.core.processes import in_processes, usable_cores
 from lalm_mer.core.progress import progress
 from lalm_mer.core.schema import Rejection, Utterance
 from lalm_mer.core.spelling import folded, normalised
+from lalm_mer.core.suggestions import contents
 from lalm_mer.corpora.base import load_tasks
 from lalm_mer.corpora.parts import SCHEMA, Part, PartCounts, corpus_hashes, make_part, part_name
 
@@ -90,7 +91,7 @@ def write_corpus(
         counts = _write_parts(parts, partial, corpus, processes or usable_cores())
         if not any(part.row_hashes for part in counts):
             shutil.rmtree(partial)
-            raise _nothing_kept(counts, corpus)
+            raise _nothing_kept(counts, corpus, root)
         summary = metadata | _summary(counts, known) | _spellings(spellings) | dict(extra or {})
         write_json(partial / "summary.json", summary)
         _keep_only_parts(partial / "utterances", len(counts))
@@ -154,6 +155,10 @@ def _replaced_atomically(out_dir: Path) -> Iterator[Path]:
         if not any(path.is_file() for path in partial.rglob("part-*")):  # nothing to resume from
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise CorpusError(
+            f"{out_dir}: a value of the corpus does not fit its column ({one_line(error)}); correct it in the release"
+        ) from error
     except (OSError, pa.ArrowException, BrokenProcessPool) as error:
         raise output_error(error, out_dir) or CorpusError(
             f"{out_dir}: cannot be written ({one_line(error)}); check the memory of this machine, or choose another "
@@ -242,10 +247,11 @@ def _keep_only_parts(folder: Path, n_parts: int) -> None:
             path.unlink()
 
 
-def _nothing_kept(parts: Sequence[PartCounts], corpus: str) -> CorpusError:
+def _nothing_kept(parts: Sequence[PartCounts], corpus: str, root: Path | None) -> CorpusError:
     rejected = [rejection for part in parts for rejection in part.rejected]
     if not rejected:
-        return CorpusError(f"{corpus}: found no audio files of the corpus; does corpus.root point to its release?")
+        found = "" if root is None else f" in {root}, which has {contents(root)}"
+        return CorpusError(f"{corpus}: found no audio files of the corpus{found}; docs/corpora.md has the layout")
     first, is_missing = rejected[0], any(rejection["reason"] == "missing_audio" for rejection in rejected)
     hint = "; corpus.missing_audio=keep keeps utterances without audio" if is_missing else ""
     return CorpusError(

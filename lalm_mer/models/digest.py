@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.output import write_json
 from lalm_mer.core.provenance import hash_file, hash_json
+from lalm_mer.models.hub_connection import require_hub
 
 __all__ = ["base_digest", "read_model_config"]
 
@@ -23,6 +24,7 @@ def read_model_config(model_id: str, revision: str | None = None) -> dict[str, A
     Raises:
         ModelError: if there is neither such a folder nor such a model on the Hub
     """
+    require_hub(model_id, "config.json", revision)
     try:
         config: dict[str, Any] = PretrainedConfig.get_config_dict(model_id, revision=revision)[0]
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers.utils import find_adapter_config_file
 
 from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.models.hub_connection import require_hub
 
 __all__ = ["from_pretrained", "load_weights"]
 
@@ -21,7 +22,11 @@ def from_pretrained(kind: Any, source: str | Path, revision: str | None = None, 
         source: Hub id or folder
         revision: branch, tag or commit on the Hub
         options: other arguments of ``from_pretrained``
+
+    Raises:
+        ModelError: if the Hub cannot be reached, and the model is not in its cache
     """
+    require_hub(str(source), "config.json", revision)
     return kind.from_pretrained(str(source), revision=revision, trust_remote_code=False, **options)
 
 
@@ -45,6 +50,7 @@ def load_weights(
     Raises:
         ModelError: if there is an adapter where none is published, or one for other base weights
     """
+    require_hub(str(source), "config.json", revision)
     _check_adapter(str(source), revision, with_adapter)
     return from_pretrained(kind, source, revision, use_safetensors=True, **options)
 

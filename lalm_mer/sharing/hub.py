@@ -7,8 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
-from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder
+from lalm_mer.models.hub_connection import require_hub
 from lalm_mer.sharing.hub_client import TIMEOUT_S, calling_hub, check_commit
 from lalm_mer.sharing.hub_folder import assemble, check_repo_id, written_here
 
@@ -105,6 +106,10 @@ def load_adapter_from(
         check_repo_id(source, f"{key}:")
     except ConfigError as error:
         raise AdapterError(f"{error}; there is no such folder either") from error
+    try:
+        require_hub(source, CONFIG, revision)
+    except ModelError as error:
+        raise AdapterError(f"{key}: {error}") from error
     with calling_hub(f"{key}: {source}: cannot be loaded from the Hub", timeout_s):
         commit = HfApi().resolve_revision(source, revision=revision)
         check_commit(commit.resolved)

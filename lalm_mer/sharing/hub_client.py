@@ -56,7 +56,14 @@ def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
             for kind in ("connect", "read", "write", "pool")
         }
 
-    session = get_session()
+    try:
+        session = get_session()
+    except (
+        ImportError,
+        ValueError,
+        httpx2.InvalidURL,
+    ) as error:  # a SOCKS proxy without its package, or a malformed one
+        raise AdapterError(f"{what}: the proxy of HTTPS_PROXY or ALL_PROXY: {one_line(error)}; correct it") from error
     hooks = session.event_hooks
     session.event_hooks = {
         "request": [*hooks.get("request", []), limit],

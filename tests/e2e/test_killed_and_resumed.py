@@ -95,7 +95,7 @@ MOMENTS = [  # of the kill, complete checkpoints then, further damage, complete 
 
 
 @pytest.mark.parametrize(("moment", "at_first", "damage", "complete"), MOMENTS)
-def test_it_is_resumed(moment, at_first, damage, complete, workplace, killed, uninterrupted, tmp_path):
+def test_it_is_resumed(moment, at_first, damage, complete, workplace, killed, uninterrupted, tmp_path, capsys):
     run = tmp_path / "run"
     at_the_end = checkpoints(uninterrupted)
     killed(run, moment, at_the_end if at_first is None else at_first)
@@ -106,6 +106,10 @@ def test_it_is_resumed(moment, at_first, damage, complete, workplace, killed, un
 
     workplace.run("finetune", run)
 
+    printed = capsys.readouterr().out
+    assert ("resuming from step " in printed) == bool(kept)
+    assert not kept or f"resuming from step {max(kept)}: " in printed
+    assert "scoring 20 test utterances" in printed
     assert_equal_runs(run, uninterrupted)
     assert json.loads((run / "run.json").read_text())["started_at"] == started_at
     for step, written in kept.items():  # after a new start, these would be newer

@@ -49,7 +49,7 @@ def test_the_synthetic_corpus_is_marked(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["corpus.root=/no/such/folder"], "corpus root /no/such/folder: expected a folder, found nothing"),
+        (["corpus.root=/no/such/folder"], "key 'corpus.root': /no/such/folder: no such folder: there is no /no"),
         (["corpus.variant=spoken"], "key 'corpus.variant': applies to circumplex"),
         (["corpus.speed=2"], "unknown key 'corpus.speed'"),
         (["corpus"], "override 'corpus': expected section.key=value"),

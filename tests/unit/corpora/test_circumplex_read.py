@@ -130,7 +130,7 @@ def test_noise_gives_an_utterance_the_other_voice(corpora):
 
 def test_without_the_extra_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(voices.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CorpusError, match=r"espeakng-loader is not installed; pip install 'lalm-mer\[synthesis\]'$"):
+    with pytest.raises(CorpusError, match=r"espeakng-loader is not installed; pip install -e '\.\[synthesis\]'$"):
         next(read())
 
 

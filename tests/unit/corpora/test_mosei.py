@@ -210,7 +210,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path, tone):
 
 
 def test_missing_or_damaged_labels_are_an_error_of_one_line(tmp_path):
-    with pytest.raises(CorpusError, match=f"no {CSD}; set corpus.root"):
+    with pytest.raises(CorpusError, match=f"no {CSD}; expected the folder with it and Raw, found "):
         list(mosei.read(tmp_path))
     labels(tmp_path, {TRAIN: [(1.0, 2.0, 0, *CALM)] * 500})
     content = (tmp_path / CSD).read_bytes()
@@ -235,7 +235,7 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_h5py)
-    with pytest.raises(ConfigError, match=r"pip install 'lalm-mer\[mosei\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[mosei\]'"):
         list(mosei.read(tmp_path))
 
 

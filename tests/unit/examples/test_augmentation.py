@@ -295,7 +295,7 @@ def test_empty_or_silent_recordings_are_named(tmp_path):
 )
 def test_a_missing_package_is_named_with_its_install_command(monkeypatch, package, name):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"{package}; pip install 'lalm-mer\[augment\]'"):
+    with pytest.raises(ConfigError, match=rf"{package}; pip install -e '\.\[augment\]'"):
         Augmentation(SINGLE[name])
     Augmentation(AugmentSettings())
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from lalm_mer.launch import doctor
 from lalm_mer.models.families import FAMILIES, family_class
@@ -10,7 +11,8 @@ from lalm_mer.models.families.generic import LIMITS
 
 
 def test_the_command_prints_versions_devices_extras_and_families():
-    done = subprocess.run([sys.executable, "-m", "lalm_mer.cli", "doctor"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "lalm_mer.cli", "doctor", "--families"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     kinds = {"package", "device", "extra", "family", "weights", "contamination,", "single", "other", "limit,"}
     assert {kind for kind, _ in lines} == kinds
@@ -27,6 +29,24 @@ def test_every_family_runs_or_names_the_missing_package(name):
     missing = required is not None and importlib.util.find_spec(required) is None
     reason = f"does not run: ConfigError: family {name} needs {required}; pip install -e '.[{name}]'"
     assert doctor.family_status(family_class(name)) == (reason if missing else "runs")
+
+
+def test_facts_of_families_are_shown_on_request():
+    lines = list(doctor.examine(builds=False))
+    assert not [line for line in lines if "contamination" in line or "licence A" in line or "limit," in line]
+    assert lines[-1] == "            --families lists weights, licences and what is known of their training data"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("mps", "device      mps, 1 GPU(s); torch "), (None, "device      CPU only, ")]
+)
+def test_every_kind_of_device_is_named(name, line, monkeypatch):
+    found = None if name is None else torch.device(name)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (shown,) = doctor._devices()
+    assert shown.startswith(line)
 
 
 def test_a_family_that_does_not_run_gives_the_reason(monkeypatch):

@@ -71,8 +71,9 @@ def test_mixed_precision_needs_a_gpu_or_use_cpu(accelerator, monkeypatch):
     assert expected_engine(ONE_GPU, TrainSettings(bf16=True)).num_processes == 1
 
 
-def test_a_plain_start_of_a_run_for_several_processes_is_refused(accelerator):
+def test_a_plain_start_of_a_run_for_several_processes_is_refused(accelerator, monkeypatch):
     accelerator(torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     with pytest.raises(
         ConfigError, match=r"started as 1 process\(es\), but engine\.accelerate_config=\S+ says 2; launch"
     ):

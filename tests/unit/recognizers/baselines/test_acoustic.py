@@ -97,7 +97,7 @@ def test_unknown_name():
 
 def test_missing_opensmile_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr(acoustic.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'lalm-mer\[acoustic\]'.*licence is for research.*log_mel"):
+    with pytest.raises(ModelError, match=r"pip install -e '\.\[acoustic\]'.*licence is for research.*log_mel"):
         acoustic_features("opensmile")
 
 
