@@ -61,7 +61,7 @@ def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
     except (
         ImportError,
         ValueError,
-        httpx2.InvalidURL,
+        httpx.InvalidURL,
     ) as error:  # a SOCKS proxy without its package, or a malformed one
         raise AdapterError(f"{what}: the proxy of HTTPS_PROXY or ALL_PROXY: {one_line(error)}; correct it") from error
     hooks = session.event_hooks
