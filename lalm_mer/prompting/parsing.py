@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lalm_mer.core.config import load_config
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED, LabelSet
+from lalm_mer.prompting.prompts import read_prompt_file
 
 __all__ = ["AnswerParser", "load_synonyms"]
 
@@ -82,7 +82,7 @@ def load_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         ConfigError: naming the file, if it has an unknown key, or an entry without words
     """
-    synonyms = {form: tuple(words) for form, words in load_config(_SynonymFile, path).synonyms.items()}
+    synonyms = {form: tuple(words) for form, words in read_prompt_file(_SynonymFile, path).synonyms.items()}
     for form, words in synonyms.items():
         if not words or not all(_words(each) for each in (form, *words)):
             raise ConfigError(f"{path}: key 'synonyms.{form}': {list(words)}; expected a list of words")
