@@ -8,11 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import ModelError, one_line
+import jinja2
+
+from lalm_mer.core.errors import AdapterError, ModelError, one_line
 from lalm_mer.core.output import write_json
+from lalm_mer.models.adapter_files import read_json
 from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["PROCESSOR_KINDS", "public_settings", "write_processor"]
+__all__ = ["PROCESSOR_KINDS", "check_vocabulary", "public_settings", "without_comments", "write_processor"]
 
 PROCESSOR_KINDS = (".json", ".jinja", ".txt", ".model")
 """Suffixes of the files of a processor."""
@@ -24,6 +27,35 @@ _WORDS = {
     "added_tokens_decoder",
 }  # fmt: skip
 """Keys whose values may contain text, besides ``..._token``."""
+_TEMPLATE = "chat_template"
+
+
+def check_vocabulary(model_id: str, *, copy_of: str | None, push_vocabulary: bool) -> None:
+    """Check that the vocabulary of a model may be pushed: it is published, or the user wants to publish it.
+
+    Args:
+        model_id: Hub id or folder of the base model
+        copy_of: Hub id of the published model of which the folder is a copy; None if it is not stated
+        push_vocabulary: whether the vocabulary is pushed in any case
+
+    Raises:
+        AdapterError: if the vocabulary was learnt from a corpus, or its origin is not known
+    """
+    folder = Path(model_id)
+    if push_vocabulary or not folder.is_dir():
+        return
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if isinstance(config, dict) and config.get("randomly_initialised"):
+        reason = "its vocabulary was learnt from transcripts by build_tiny_model.py and contains words of them"
+        choice = ""
+    elif copy_of is None:
+        reason = "its vocabulary may contain words of a corpus, since it is a local folder"
+        choice = "name the published model of which it is a copy (--base-model USER/NAME), or "
+    else:
+        return
+    raise AdapterError(
+        f"model {model_id}: {reason}; {choice}set hub.push_vocabulary=true (--push-vocabulary) to push it anyway"
+    )
 
 
 def write_processor(family: type[PretrainedModel], source: str, revision: str | None, out: Path) -> None:
@@ -47,6 +79,8 @@ def write_processor(family: type[PretrainedModel], source: str, revision: str | 
         for path in sorted(Path(folder).iterdir()):
             if path.suffix == ".json" and path.name not in _VOCABULARIES:
                 write_json(out / path.name, public_settings(json.loads(path.read_text(encoding="utf-8"))))
+            elif path.suffix == ".jinja":
+                (out / path.name).write_text(without_comments(path.read_text(encoding="utf-8")), encoding="utf-8")
             elif path.is_file() and path.suffix in PROCESSOR_KINDS:
                 shutil.copyfile(path, out / path.name)
 
@@ -58,15 +92,34 @@ def public_settings(content: dict[str, Any]) -> dict[str, Any]:
         >>> public_settings({"pad_token": "<pad>", "name_or_path": "/home/jane", "sizes": {"n_mels": 80, "file": "x"}})
         {'pad_token': '<pad>', 'sizes': {'n_mels': 80}}
     """
-    public = {}
+    public: dict[str, Any] = {}
     for key, value in content.items():
-        if key in _WORDS or (key.endswith("_token") and isinstance(value, str)):
+        if not key.isidentifier() or key.startswith("_"):
+            continue
+        if key == _TEMPLATE and isinstance(value, str):
+            public[key] = without_comments(value)
+        elif key in _WORDS or (key.endswith("_token") and isinstance(value, str)):
             public[key] = value
         elif isinstance(value, dict):
             public[key] = public_settings(value)
         elif not _has_text(value):
             public[key] = value
     return public
+
+
+def without_comments(template: str) -> str:
+    """A chat template without its comments, which renders the same.
+
+    Example:
+        >>> without_comments("{# by Jane #}{{ messages[0] }} {%- if x %}{# why #} a{% endif %}")
+        '{{ messages[0] }}{%- if x %} a{% endif %}'
+    """
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        pieces = list(environment.lex(template))
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"the chat template of the base model cannot be read ({one_line(error)})") from error
+    return "".join(piece for _, kind, piece in pieces if not kind.startswith("comment"))
 
 
 def _has_text(value: object) -> bool:
