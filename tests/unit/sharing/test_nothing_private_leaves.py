@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from itertools import count
+from itertools import count, cycle, islice
 
 import pytest
 from fabricated import LABELS
@@ -257,14 +257,14 @@ def shared_or_refused(content):
 def test_a_shared_field_with_other_content_is_refused(finished):
     content = json.loads(json.dumps(everything_filled(read_record(finished / "run.json")).to_json()))
     assert shared_or_refused(content) is not None
-    number, places = count(), 0
+    kinds, number, places = cycle(KINDS), count(), 0
     for path in [path for path in sites(content) if matches(path, CHECKED) and not matches(path, BY_FILES)]:
-        for kind in KINDS:
+        for kind in islice(kinds, 3):
             secret = kind.format(f"{MARK}{next(number):03d}")
             if not matches(path, NAMES) or set("/\\:~") & set(secret):
                 assert MARK not in (shared_or_refused(plant(content, path, secret)) or ""), (path, secret)
                 places += 1
-    assert places > 500
+    assert places > 100
 
 
 @pytest.mark.parametrize("path", [path.removesuffix("*") for path in BY_FILES])
