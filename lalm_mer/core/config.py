@@ -82,7 +82,9 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: a key is a list or a mapping; expected a string")
         key = loader.construct_object(key_node)
         if key in seen:
-            raise ConfigError(f"duplicate key {key!r}, again in line {key_node.start_mark.line + 1}; keep one")
+            raise ConfigError(
+                f"duplicate key {one_line(repr(key))}, again in line {key_node.start_mark.line + 1}; keep one"
+            )
         seen.add(key)
     return dict(loader.construct_mapping(node, deep=True))
 
@@ -250,11 +252,13 @@ def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  #
         full = f"{key}.{name}" if key else str(name)
         if name not in declared:
             near = did_you_mean(name, declared)
-            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(declared)}{near}")
+            raise ConfigError(f"{source}: unknown key {one_line(repr(full))}; expected one of {', '.join(declared)}{near}")
         _check(declared[name].type, item, source, full)
         if item != _MISSING:
             declared[name].require(item, f"{source}: key {full!r}")
 
 
 def _wrong_type(source: str, key: str, expected: str, value: object) -> ConfigError:
-    return ConfigError(f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {value!r}")
+    return ConfigError(
+        f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {one_line(repr(value))}"
+    )

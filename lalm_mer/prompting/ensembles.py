@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import AUDIO
 from lalm_mer.core.provenance import hash_json
@@ -77,7 +77,8 @@ def load_ensemble(path: Path) -> Ensemble:
         raise ConfigError(f"{path}: key 'templates': {n} sentences; expected one or more, all different")
     for template in file.templates:
         if len(_SLOT.findall(template)) != 1 or "{" in _SLOT.sub("", template):
-            raise ConfigError(f"{path}: key 'templates': {template!r} needs exactly one slot, {{{{ label }}}}")
+            found = one_line(repr(template))
+            raise ConfigError(f"{path}: key 'templates': {found} needs exactly one slot, {{{{ label }}}}")
     answers = {label: tuple(forms) for label, forms in file.answers.items()}
     digest = hash_json({"templates": file.templates, "answers": file.answers})
     return Ensemble(file.name, tuple(file.templates), answers, digest, asdict(file))

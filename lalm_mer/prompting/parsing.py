@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.labels import UNPARSED, LabelSet
 from lalm_mer.prompting.prompts import read_prompt_file
 
@@ -128,7 +128,8 @@ def load_synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     synonyms = {form: tuple(words) for form, words in read_prompt_file(_SynonymFile, path).synonyms.items()}
     for form, words in synonyms.items():
         if not words or not all(_words(each) for each in (form, *words)):
-            raise ConfigError(f"{path}: key 'synonyms.{form}': {list(words)}; expected a list of words")
+            found = one_line(repr(list(words)))
+            raise ConfigError(f"{path}: key 'synonyms.{form}': {found}; expected a list of words")
     return synonyms
 
 

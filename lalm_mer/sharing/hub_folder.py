@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
 from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
+from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
 from lalm_mer.evaluation.scores import score
@@ -35,8 +36,8 @@ from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, check_vocabulary, 
 from lalm_mer.sharing.public_record import check_text, is_module_path, is_name, public_record
 
 __all__ = [
-    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "require_empty",
-    "write_prompt", "written_here",
+    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "read_labels",
+    "require_empty",    "write_prompt", "written_here",
 ]  # fmt: skip
 
 ADAPTER = "adapter"
@@ -133,6 +134,29 @@ def complete_adapter(run_folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class _Labels:
+    """The content of labels.json."""
+
+    task: str
+    labels: tuple[str, ...]
+    forms: Mapping[str, Sequence[str]]
+
+
+def read_labels(folder: Path) -> LabelSet:
+    """The labels of a shared adapter with their surface forms.
+
+    Raises:
+        AdapterError: naming the file, if it has no labels
+    """
+    file = folder / LABELS
+    try:
+        content = parse(_Labels, read_object(file), str(file))
+        return LabelSet(content.labels, {label: tuple(forms) for label, forms in content.forms.items()})
+    except ConfigError as error:
+        raise AdapterError(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True)
 class _Description:
     """The files besides an adapter's weights and config."""
 
@@ -148,7 +172,7 @@ class _Description:
         write_json(out / RUN_FILE, record.to_json())
         write_json(out / "metrics.json", metrics)
         write_text(out / "README.md", render_model_card(self.card))
-        write_json(out / LABELS, {"task": record.task, "labels": list(record.labels), "forms": self.card.forms})
+        write_json(out / LABELS, asdict(_Labels(record.task, record.labels, self.card.forms)))
 
 
 def _description(
@@ -159,8 +183,8 @@ def _description(
     published = base_model or published_id(model.id)
     revision = model.revision if published and base_model is None else None
     family = model_class(model.family)
-    protocol = load_protocol(Path(_path(record, source, "split", "protocol")))
-    prompt = family.load_prompt(Path(_path(record, source, "prompt", "file")))
+    protocol = load_protocol(Path(record.setting("split.protocol", str, source)))
+    prompt = family.load_prompt(Path(record.setting("prompt.file", str, source)))
     label_set = _label_set(record, source, prompt, protocol)
     card = CardFacts(
         repo_id=repo_id,
@@ -197,25 +221,18 @@ def _finished(folder: Path) -> Run:
     return run
 
 
-def _path(record: RunRecord, source: str, section: str, key: str) -> str:
-    """A path in the config of a run."""
-    path = record.config.get(section, {}).get(key)
-    if not isinstance(path, str):
-        raise AdapterError(f"{source}: key 'config.{section}.{key}' is missing; run finetune.py again")
-    return path
-
-
 def _label_set(record: RunRecord, source: str, prompt: Any, protocol: Protocol) -> LabelSet:  # noqa: ANN401
     """The labels with their surface forms in training, from the prompt or ensemble and the protocol."""
     if prompt.digest != record.hashes["prompt"]:
-        file = _path(record, source, "prompt", "file")
+        file = record.setting("prompt.file", str, source)
         raise ConfigError(f"{file}: the prompt has changed since the run; restore it, or train again")
     task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
     stated = (protocol.name, protocol.version, task.name, label_set.labels)
     if stated != (record.protocol, record.protocol_version, record.task, record.labels):
+        file = record.setting("split.protocol", str, source)
         raise ConfigError(
-            f"{_path(record, source, 'split', 'protocol')}: is {protocol.name} version {protocol.version} with labels "
+            f"{file}: is {protocol.name} version {protocol.version} with labels "
             f"{list(label_set.labels)} of task {task.name}, but the run has {record.protocol} version "
             f"{record.protocol_version} with {list(record.labels)} of {record.task}; restore the protocol"
         )

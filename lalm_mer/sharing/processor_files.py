@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from lalm_mer.core.errors import AdapterError, ModelError, one_line
-from lalm_mer.core.output import write_json
+from lalm_mer.core.output import write_json, write_text
 from lalm_mer.models.adapter_files import read_json
 from lalm_mer.models.pretrained import PretrainedModel
 
@@ -80,7 +80,7 @@ def write_processor(family: type[PretrainedModel], source: str, revision: str | 
             if path.suffix == ".json" and path.name not in _VOCABULARIES:
                 write_json(out / path.name, public_settings(json.loads(path.read_text(encoding="utf-8"))))
             elif path.suffix == ".jinja":
-                (out / path.name).write_text(without_comments(path.read_text(encoding="utf-8")), encoding="utf-8")
+                write_text(out / path.name, without_comments(path.read_text(encoding="utf-8")))
             elif path.is_file() and path.suffix in PROCESSOR_KINDS:
                 shutil.copyfile(path, out / path.name)
 

@@ -221,8 +221,8 @@ def _public_config(record: RunRecord, base: str, revision: str | None) -> dict[s
         *sections, key = setting.split(".")
         found: Any = record.config
         for section in sections:
-            found = found.get(section, {})
-        if key in found:
+            found = found.get(section) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping) and key in found:
             place = public
             for section in sections:
                 place = place.setdefault(section, {})
