@@ -252,7 +252,9 @@ def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  #
         full = f"{key}.{name}" if key else str(name)
         if name not in declared:
             near = did_you_mean(name, declared)
-            raise ConfigError(f"{source}: unknown key {one_line(repr(full))}; expected one of {', '.join(declared)}{near}")
+            raise ConfigError(
+                f"{source}: unknown key {one_line(repr(full))}; expected one of {', '.join(declared)}{near}"
+            )
         _check(declared[name].type, item, source, full)
         if item != _MISSING:
             declared[name].require(item, f"{source}: key {full!r}")

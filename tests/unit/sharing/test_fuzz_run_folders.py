@@ -29,8 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 READ_BY_ALL = ("run.json",) * 5
 OF_COMPARISON = ("metrics.json", "history.jsonl", "predictions.parquet")
 OF_ADAPTER = (
-    "adapter/adapter_model.safetensors", "adapter/run.json", "adapter/labels.json", "adapter/labels.json",
-    "adapter/prompt.yaml", "adapter/metrics.json", "adapter/tokenizer_config.json",
+    "adapter/adapter_model.safetensors", "adapter/labels.json", "adapter/labels.json", "adapter/prompt.yaml",
 )  # fmt: skip
 OF_PUSH = ("../my_prompt.yaml", "../speaker_folds.yaml")
 FILES = {
@@ -38,7 +37,7 @@ FILES = {
     "resume": READ_BY_ALL,
     "push": (*READ_BY_ALL, *OF_COMPARISON, *OF_PUSH * 2),
     "predict": (*READ_BY_ALL, *OF_ADAPTER),
-    "predict_adapter": OF_ADAPTER,
+    "predict_adapter": ("run.json", *OF_ADAPTER),
     "merge": (*READ_BY_ALL, *OF_ADAPTER),
 }  # fmt: skip
 """Command -> the files that it reads."""

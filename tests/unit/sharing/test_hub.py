@@ -14,7 +14,7 @@ from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.sharing.hub import load_adapter_from, push_run
-from lalm_mer.sharing.hub_folder import assemble, check_repo_id
+from lalm_mer.sharing.hub_folder import assemble, check_repo_id, read_labels
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
@@ -218,6 +218,31 @@ def test_a_link_out_of_the_folder_is_refused(run, tmp_path, name):
         load_adapter_from(str(run))
     with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_link_to_itself_is_refused(run, name):
+    (run / "adapter" / name).unlink()
+    (run / "adapter" / name).symlink_to(name)
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder|no {name}"):
+        load_adapter_from(str(run))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "expected a JSON object, found NoneType"),
+        ({"task": "t", "labels": ["a", "b"], "forms": 1.5}, "key 'forms'"),
+        ({"task": "t", "labels": ["a", 3], "forms": {}}, r"key 'labels\.1'"),
+        ({"task": "t", "labels": ["a", {}], "forms": {}}, r"key 'labels\.1'"),
+        ({"task": "t", "labels": ["a", "b"], "forms": {"a": [None], "b": []}}, r"key 'forms\.a\.0'"),
+        ({"task": "t", "labels": ["a"], "forms": {}}, "two or more distinct labels"),
+    ],
+)
+def test_labels_of_another_shape_are_named(tmp_path, content, message):
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(LalmMerError, match=rf"labels\.json: .*{message}"):
+        read_labels(tmp_path)
 
 
 def test_a_download_of_the_hub_is_links_to_its_blobs(run, tmp_path):
