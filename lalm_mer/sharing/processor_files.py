@@ -27,6 +27,19 @@ _WORDS = {
     "added_tokens_decoder",
 }  # fmt: skip
 """Keys whose values may contain text, besides ``..._token``."""
+_NUMBERS = {
+    "add_bos_token", "add_eos_token", "add_prefix_space", "audio_compression_rate", "audio_downsample_rate",
+    "audio_feat_stride", "audio_processor", "audio_seq_length", "chunk_length", "clean_up_tokenization_spaces",
+    "dither", "do_lower_case", "do_normalize", "feature_extractor", "feature_size", "fft_length",
+    "fft_overdrive", "fft_window_size", "frame_length", "frequency_max", "frequency_min", "hop_length",
+    "input_scale_factor", "legacy", "max_audio_len", "max_frequency", "max_length_s", "mel_floor",
+    "melspec_kwargs", "min_frequency", "min_length", "model_max_length", "model_specific_special_tokens",
+    "n_fft", "n_mels", "n_samples", "n_window", "nb_frequency_bins", "nb_max_frames", "nb_max_samples",
+    "padding_value", "per_bin_mean", "per_bin_stddev", "preemphasis", "preemphasis_htk_flavor",
+    "projector_downsample_rate", "projector_window_size", "return_attention_mask", "sample_rate",
+    "sampling_rate", "split_special_tokens", "timestamp_segment_time", "top_db", "trim_offsets", "win_length",
+}  # fmt: skip
+"""Keys whose values are numbers, or sections of such keys."""
 _TEMPLATE = "chat_template"
 
 
@@ -86,23 +99,21 @@ def write_processor(family: type[PretrainedModel], source: str, revision: str | 
 
 
 def public_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Settings without text, except for that of known keys: any other text could be a path.
+    """Settings of known keys, without text where a number is expected: it could be a path.
 
     Example:
-        >>> public_settings({"pad_token": "<pad>", "name_or_path": "/home/jane", "sizes": {"n_mels": 80, "file": "x"}})
-        {'pad_token': '<pad>', 'sizes': {'n_mels': 80}}
+        >>> public_settings({"pad_token": "<pad>", "name_or_path": "/home/jane", "feature_extractor": {"n_fft": 400}})
+        {'pad_token': '<pad>', 'feature_extractor': {'n_fft': 400}}
     """
     public: dict[str, Any] = {}
     for key, value in content.items():
-        if not key.isidentifier() or key.startswith("_"):
-            continue
         if key == _TEMPLATE and isinstance(value, str):
             public[key] = without_comments(value)
         elif key in _WORDS or (key.endswith("_token") and isinstance(value, str)):
             public[key] = value
-        elif isinstance(value, dict):
+        elif key in _NUMBERS and isinstance(value, dict):
             public[key] = public_settings(value)
-        elif not _has_text(value):
+        elif key in _NUMBERS and not _has_text(value):
             public[key] = value
     return public
 
