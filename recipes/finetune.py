@@ -30,6 +30,7 @@ def finetune(settings: FinetuneSettings) -> None:
     from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import seed_everything, train_and_score
     from lalm_mer.sharing.hub_folder import check_repo_id
+    from lalm_mer.sharing.processor_files import check_vocabulary
 
     if settings.model.adapter is not None:
         raise ConfigError("key 'model.adapter': finetune.py trains a new adapter; zero_shot.py scores with one")
@@ -39,6 +40,8 @@ def finetune(settings: FinetuneSettings) -> None:
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     settings, folder = opened.settings, opened.folder
+    if settings.output.push_to is not None:
+        check_vocabulary(settings.model.id, copy_of=None, push_vocabulary=settings.hub.push_vocabulary)
     with run_lock(folder, writes=is_first_process()):
         if is_finished(folder, settings, opened.hashes):
             print(f"{as_recorded(folder)} is finished; nothing to do")
@@ -72,7 +75,8 @@ def finish(settings: FinetuneSettings, folder: Path) -> None:
     complete_adapter(folder)
     output = settings.output
     if output.push_to is not None:
-        address = push_run(folder, output.push_to, private=output.push_private, timeout_s=output.push_timeout_s)
+        options = {"private": output.push_private, "push_vocabulary": settings.hub.push_vocabulary}
+        address = push_run(folder, output.push_to, timeout_s=output.push_timeout_s, **options)
         print(f"pushed: {address}")
 
 

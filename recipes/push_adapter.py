@@ -5,10 +5,12 @@ Example:
   python recipes/push_adapter.py outputs/my_run --repo user/name --dry-run --out outputs/my_push
 
 The token is read from HF_TOKEN, or from where `hf auth login` put it. The adapter (safetensors), the processor's
-settings, prompt.yaml, labels.json, run.json, metrics.json and README.md are pushed, each written from an explicit list
-of public fields: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript. Check it
-first: --dry-run writes the folder and needs no network. Prompt and protocol are read from the paths in run.json, so
-start it from the same folder as the run. Afterwards, use the adapter with lalm-mer predict --run user/name.
+settings, prompt.yaml, labels.json, run.json, metrics.json and README.md are pushed, each written anew from an explicit
+list of public fields: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript.
+The vocabulary of a base model in a local folder is only pushed if --base-model says what it is a copy of, or with
+--push-vocabulary. Check it first: --dry-run writes the folder and needs no network. Prompt and protocol are read from
+the paths in run.json, so start it from the same folder as the run. Afterwards, use the adapter with lalm-mer predict
+--run user/name.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--private", action="store_true", help="make it private")
     parser.add_argument("--licence", metavar="ID", help="of the adapter, such as cc-by-nc-4.0 (default: not stated)")
     parser.add_argument("--base-model", metavar="USER/NAME", help="id of the base model, if the run used a copy")
+    parser.add_argument(
+        "--push-vocabulary",
+        action="store_true",
+        help="also if it was learnt from a corpus, so that its tokens are words of transcripts",
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -51,7 +58,9 @@ def push_adapter(options: argparse.Namespace) -> None:
     from lalm_mer.sharing.hub import push_run  # here, so that --help does not wait for torch
     from lalm_mer.sharing.hub_folder import assemble
 
-    named = {"licence": options.licence, "base_model": options.base_model}
+    named = {
+        "licence": options.licence, "base_model": options.base_model, "push_vocabulary": options.push_vocabulary
+    }  # fmt: skip
     if options.dry_run:
         folder = assemble(options.run, options.out, repo_id=options.repo, **named)
         print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))

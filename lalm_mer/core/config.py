@@ -29,13 +29,42 @@ ConfigT = TypeVar("ConfigT")
 _MISSING = "???"  # OmegaConf's placeholder for a required value
 
 
+_DEEPEST = 32  # levels of lists and mappings in a YAML file
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without duplicate keys; as in YAML 1.2, ``2e-5`` is a number, ``no`` and ``010`` are strings."""
+    """Safe YAML without duplicate keys; as in YAML 1.2, ``2e-5`` is a number, ``no`` and ``010`` are strings.
+
+    Aliases are refused: a few lines with them can stand for gigabytes.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 as in the base class
         first: [item for item in resolvers if not item[0].endswith((":bool", ":int", ":float", ":timestamp"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        place = f"line {self.peek_event().start_mark.line + 1}"  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError(f"{place}: an alias (*name) is not supported; write the value itself")
+        if self._depth == _DEEPEST:
+            raise ConfigError(f"{place}: more than {_DEEPEST} levels of lists and mappings; expected a few")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401 as in the base class
+        value = super().construct_scalar(node)
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            place = f"line {node.start_mark.line + 1}"
+            raise ConfigError(
+                f"{place}: half of a surrogate pair is no character; write the character itself"
+            ) from None
+        return value
 
 
 for _kind, _pattern, _first in (
@@ -53,7 +82,9 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: a key is a list or a mapping; expected a string")
         key = loader.construct_object(key_node)
         if key in seen:
-            raise ConfigError(f"duplicate key {key!r}, again in line {key_node.start_mark.line + 1}; keep one")
+            raise ConfigError(
+                f"duplicate key {one_line(repr(key))}, again in line {key_node.start_mark.line + 1}; keep one"
+            )
         seen.add(key)
     return dict(loader.construct_mapping(node, deep=True))
 
@@ -82,10 +113,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _load(text: str, source: str) -> Any:  # noqa: ANN401 a YAML value
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML ({one_line(error)})") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: !!int x, a number of 5000 digits
+        raise ConfigError(f"{source}: not valid YAML ({one_line(error)})") from error
 
 
 def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
@@ -221,11 +252,15 @@ def _check_section(expected: Any, value: Any, source: str, key: str) -> None:  #
         full = f"{key}.{name}" if key else str(name)
         if name not in declared:
             near = did_you_mean(name, declared)
-            raise ConfigError(f"{source}: unknown key {full!r}; expected one of {', '.join(declared)}{near}")
+            raise ConfigError(
+                f"{source}: unknown key {one_line(repr(full))}; expected one of {', '.join(declared)}{near}"
+            )
         _check(declared[name].type, item, source, full)
         if item != _MISSING:
             declared[name].require(item, f"{source}: key {full!r}")
 
 
 def _wrong_type(source: str, key: str, expected: str, value: object) -> ConfigError:
-    return ConfigError(f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {value!r}")
+    return ConfigError(
+        f"{source}: key {key!r}: expected {expected}, found {type(value).__name__} {one_line(repr(value))}"
+    )

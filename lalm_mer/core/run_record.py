@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.names import CONDITIONS, METHODS, MODALITIES, TRANSCRIPT_SOURCES, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode, needed_facts
 from lalm_mer.core.provenance import Commit
@@ -15,6 +15,7 @@ from lalm_mer.core.strict_json import parse, read_object
 
 __all__ = ["RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "read_record"]
 
+T = TypeVar("T")
 RUN_FILE = "run.json"
 _FORMAT = 2
 _HASHES = ("data", "folds", "prompt", "base_model")
@@ -144,6 +145,23 @@ class RunRecord:
         """
         return parse(ModelRecord, self.config.get("model", {}), f"{source}: section 'model'", ignore_unknown=True)
 
+    def setting(self, key: str, kind: type[T], source: str) -> T:
+        """A setting of the config by its key, such as ``prompt.file``.
+
+        Raises:
+            PredictionError: naming ``source`` and the key, if it is missing or not of that kind
+        """
+        value: Any = self.config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is None:
+            raise PredictionError(f"{source}: key 'config.{key}' is missing; run it again")
+        if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+            raise PredictionError(
+                f"{source}: key 'config.{key}': expected {kind.__name__}, found {one_line(repr(value))}"
+            )
+        return value
+
     def to_json(self) -> dict[str, Any]:
         """Convert to plain data, as written to run.json."""
         return {"format": _FORMAT} | asdict(self)
@@ -170,7 +188,7 @@ class RunRecord:
         for key, allowed in choices.items():
             if (found := getattr(record, key)) not in allowed:
                 expected = f"null with modalities {record.modalities}" if None in allowed else f"one of {list(allowed)}"
-                raise PredictionError(f"{source}: key {key!r}: expected {expected}, found {found!r}")
+                raise PredictionError(f"{source}: key {key!r}: expected {expected}, found {one_line(repr(found))}")
         for number, note in enumerate(record.notes):
             for name in sorted(needed_facts(note.code) - note.facts.keys()):
                 raise PredictionError(f"{source}: key 'notes.{number}.facts.{name}' is missing; code is {note.code}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -13,18 +14,28 @@ from lalm_mer.core.errors import PredictionError, one_line
 __all__ = ["parse", "read_object"]
 
 T = TypeVar("T")
+_LARGEST = 64 * 2**20
+_DEEPEST = 64
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """Read a JSON file of a run.
 
     Raises:
-        PredictionError: naming the file, if it cannot be read, is not JSON, or is not an object
+        PredictionError: naming the file, if it cannot be read, is not JSON, is not an object, or has more than 64 MiB,
+            64 levels, a number that is not finite, or text that is not Unicode
     """
+    if file.exists() and not file.is_file():
+        raise PredictionError(f"{file}: is no file; expected a JSON file")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        if (size := file.stat().st_size) > _LARGEST:
+            raise PredictionError(f"{file}: {size:,} bytes; expected {_LARGEST:,} at most")
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_number, parse_float=_finite)
+        _check_content(content)
     except OSError as error:
         raise PredictionError(f"{file}: cannot be read ({error.strerror}); has the run finished?") from error
+    except PredictionError:
+        raise
     except (ValueError, RecursionError) as error:
         raise PredictionError(f"{file}: not valid JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
@@ -32,12 +43,36 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def parse(kind: type[T], content: dict[str, Any], source: str, *, ignore_unknown: bool = False) -> T:
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"the number {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_number(text)
+
+
+def _check_content(content: object) -> None:
+    """Check depth and text, level by level: the code that uses the content may be recursive."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        for text in (item for item in level if isinstance(item, str)):
+            text.encode()  # a UnicodeEncodeError, which is a ValueError, for half of a surrogate pair
+        items = [item for value in level if isinstance(value, dict | list) for item in value]
+        level = items + [item for value in level if isinstance(value, dict) for item in value.values()]
+        if not level:
+            return
+    raise ValueError(f"more than {_DEEPEST} levels")
+
+
+def parse(kind: type[T], content: Any, source: str, *, ignore_unknown: bool = False) -> T:  # noqa: ANN401 any JSON
     """Create a dataclass from plain data, without coercion; fields may be dataclasses, tuples and mappings.
 
     Raises:
         PredictionError: naming ``source`` and the key; an unknown key is one, unless ``ignore_unknown``
     """
+    if not isinstance(content, dict):
+        raise PredictionError(f"{source}: expected a JSON object, found {type(content).__name__}")
     # a tuple, since pydantic takes the config of a plain dataclass from its container
     config = ConfigDict(extra="ignore" if ignore_unknown else "forbid")
     adapter: TypeAdapter[tuple[T]] = TypeAdapter(tuple[kind], config=config)  # type: ignore
@@ -49,6 +84,8 @@ def parse(kind: type[T], content: dict[str, Any], source: str, *, ignore_unknown
     if len(place) > 1 and place[-1] in ("str", "int") and first["type"].endswith("_type"):
         place.pop()  # the member of a union that did not match
     key, found = ".".join(place), first["input"]
+    if not isinstance(content, dict):
+        raise PredictionError(f"{source}: expected a JSON object, found {type(content).__name__}")
     if first["type"] == "missing":
         raise PredictionError(f"{source}: key {key!r} is missing; found {sorted(content)}")
     if first["type"] == "unexpected_keyword_argument":

@@ -186,18 +186,22 @@ class Predictions:
         Raises:
             PredictionError: naming the file, if it is missing, not Parquet, or not a valid table of predictions
         """
+        if path.exists() and not path.is_file():
+            raise PredictionError(f"{path}: is no file; expected Parquet")
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            labels = tuple(name.removeprefix(_PREFIX) for name in table.column_names if name.startswith(_PREFIX))
+            stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+            named = labels if stored is None else tuple(json.loads(stored)["labels"])
+            frame = table.to_pandas(ignore_metadata=True)
+        except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, RecursionError) as error:
             raise PredictionError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
-        labels = tuple(name.removeprefix(_PREFIX) for name in table.column_names if name.startswith(_PREFIX))
-        stored = (table.schema.metadata or {}).get(_METADATA_KEY)
-        if stored is not None and tuple(json.loads(stored)["labels"]) != labels:
+        if named != labels:
             raise PredictionError(
-                f"{path}: its metadata names the labels {json.loads(stored)['labels']}, its log_prob_ columns "
+                f"{path}: its metadata names the labels {one_line(repr(list(named)))}, its log_prob_ columns "
                 f"{list(labels)}; was the file edited? write it again"
             )
-        return cls(table.to_pandas(ignore_metadata=True), labels, str(path))
+        return cls(frame, labels, str(path))
 
 
 def _frame(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lalm_mer.core.errors import PredictionError
+from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.names import ADAPTERS
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
@@ -92,10 +92,10 @@ def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path
     rows = predictions.frame
     metric = METRICS[UAR]
     value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
-    try:
-        stated = float(metrics[UAR]["value"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise PredictionError(f"{file}: key '{UAR}.value' is missing or not a number; score the run again") from error
+    entry = metrics.get(UAR)
+    stated = entry.get("value") if isinstance(entry, dict) else None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 <= stated <= 1:
+        raise PredictionError(f"{file}: key '{UAR}.value' is missing or no fraction; score the run again")
     if not math.isclose(stated, value, abs_tol=_AGREEMENT):
         raise PredictionError(
             f"{file}: {metric.short_title} {stated:.6f}, but predictions.parquet gives {value:.6f}; score the run again"
@@ -105,18 +105,22 @@ def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path
 def _read_history(file: Path, required: bool) -> pd.DataFrame:
     if not file.exists() and not required:
         return pd.DataFrame(columns=[*_HISTORY, *METRICS])
+    if file.exists() and not file.is_file():
+        raise PredictionError(f"{file}: is no file; expected lines of JSON")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise PredictionError(f"{file}: cannot be read ({error.strerror}); did the training finish?") from error
+    except UnicodeDecodeError as error:
+        raise PredictionError(f"{file}: not UTF-8 ({one_line(error)}); train again") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise PredictionError(f"{file}: line {number}: not valid JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise PredictionError(f"{file}: line {number}: not valid JSON ({one_line(error)})") from error
         rows.append(_history_row(row, f"{file}: line {number}"))
     return pd.DataFrame(rows, columns=[*_HISTORY, *METRICS])
 

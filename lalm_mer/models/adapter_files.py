@@ -101,7 +101,10 @@ def read_json(file: Path) -> Any:  # noqa: ANN401 any JSON
 
 def _is_within(path: Path, root: Path) -> bool:
     """Whether a file is in a folder after links, or in the blobs of the Hub's cache for a snapshot."""
-    place, home = path.resolve(), root.resolve()
+    try:
+        place, home = path.resolve(), root.resolve()
+    except (OSError, RuntimeError):  # a link to itself; which of the two depends on the version of Python
+        return False
     blobs = home.parent.parent / "blobs"
     return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 

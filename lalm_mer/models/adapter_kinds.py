@@ -21,7 +21,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError, shown
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-__all__ = ["KINDS", "AdapterKind", "check_options", "check_saved_config"]
+__all__ = ["KINDS", "PLAIN_STARTS", "AdapterKind", "check_options", "check_saved_config"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ KINDS: Mapping[str, AdapterKind] = {
 _LARGEST = {"num_cayley_neumann_terms": 100}  # each is a product of matrices in every forward pass
 _SIZES = ("r", "alpha", "lora_alpha")
 _NOT_SUPPORTED = {"adalora": "; adalora would have to update its ranks in every step of the training loop"}
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change base weights, or need data
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
+"""Values of ``init_lora_weights``; the others change base weights, or need data."""
 _IDENTITY = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
              "inference_mode", "target_modules", "exclude_modules", "modules_to_save"}  # fmt: skip
 _MODULE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -107,7 +108,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> AdapterKind:
         if problem := _number_problem(KINDS[name], key, options[key]):
             raise ConfigError(f"argument 'options.{key}': {options[key]!r}; {problem}")
     start = options.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
+    if start not in PLAIN_STARTS:
         raise ConfigError(
             f"argument 'options.init_lora_weights': {start!r}; expected true, false, gaussian or orthogonal"
         )
@@ -206,7 +207,7 @@ def check_saved_config(content: Any, where: Path | str) -> AdapterKind:  # noqa:
         if key in content and (problem := _number_problem(kind, key, content[key])):
             raise AdapterError(f"{file} says {key} {shown(content[key])}; {problem}")
     start = content.get("init_lora_weights", True)
-    if not isinstance(start, bool | str) or start not in _PLAIN_STARTS:
+    if not isinstance(start, bool | str) or start not in PLAIN_STARTS:
         raise AdapterError(
             f"{file} says init_lora_weights {shown(start)}, which changes the base weights; convert it to plain LoRA "
             "by peft's save_pretrained(path_initial_model_for_weight_conversion=...)"

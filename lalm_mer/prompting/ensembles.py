@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lalm_mer.core.config import load_config
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import AUDIO
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.prompting.prompts import with_answers
+from lalm_mer.prompting.prompts import read_prompt_file, with_answers
 
 __all__ = ["Ensemble", "load_ensemble"]
 
@@ -39,13 +38,15 @@ class Ensemble:
         name: name of the ensemble
         templates: sentences with one slot ``{{ label }}``
         answers: label -> surface forms, which replace those of the label set
-        digest: SHA-256 of the content of the file
+        digest: SHA-256 of ``content`` without the name
+        content: values of the file, without its comments; empty for an ensemble that is not from a file
     """
 
     name: str
     templates: tuple[str, ...]
     answers: Mapping[str, tuple[str, ...]]
     digest: str
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
     modalities: ClassVar[str] = AUDIO
     uses_audio: ClassVar[bool] = True
     uses_transcript: ClassVar[bool] = False
@@ -70,13 +71,14 @@ def load_ensemble(path: Path) -> Ensemble:
     Raises:
         ConfigError: naming the file, if it has an unknown key, no template or a duplicate, or not exactly one slot each
     """
-    file = load_config(_EnsembleFile, path)
+    file = read_prompt_file(_EnsembleFile, path)
     if not file.templates or len(set(file.templates)) < len(file.templates):
         n = len(file.templates)
         raise ConfigError(f"{path}: key 'templates': {n} sentences; expected one or more, all different")
     for template in file.templates:
         if len(_SLOT.findall(template)) != 1 or "{" in _SLOT.sub("", template):
-            raise ConfigError(f"{path}: key 'templates': {template!r} needs exactly one slot, {{{{ label }}}}")
+            found = one_line(repr(template))
+            raise ConfigError(f"{path}: key 'templates': {found} needs exactly one slot, {{{{ label }}}}")
     answers = {label: tuple(forms) for label, forms in file.answers.items()}
     digest = hash_json({"templates": file.templates, "answers": file.answers})
-    return Ensemble(file.name, tuple(file.templates), answers, digest)
+    return Ensemble(file.name, tuple(file.templates), answers, digest, asdict(file))

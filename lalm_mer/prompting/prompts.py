@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-import jinja2
-from jinja2.sandbox import SandboxedEnvironment
+from typing import Any, TypeVar
 
 from lalm_mer.core.config import load_config
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import modalities_of
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
-__all__ = ["Prompt", "load_prompt", "with_answers"]
+__all__ = ["Prompt", "load_prompt", "read_prompt_file", "with_answers"]
+
+FileT = TypeVar("FileT")
 
 _SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
-_MARK = re.compile("\ue000(\\w+)\ue001")
+_SLOT = re.compile(r"\s*(\w+)\s*\}\}")  # after its opening braces
+_LARGEST = 65_536  # bytes of a prompt file
+_MOST_SLOTS = 16
+_UNPRINTABLE = ("Cc", "Co")  # control characters, private use
 _UNKNOWN = "somebody"  # for an unknown speaker
 _NO_CONTEXT = "(none)"  # for the turns before the first one of a dialogue
 
@@ -38,14 +42,13 @@ class _PromptFile:
 class Prompt:
     """A prompt with slots for audio, transcript, list of labels, earlier turns, speaker, and description of the voice.
 
-    The template is rendered once, with marks in its slots, so that Jinja never processes the content of an utterance.
-
     Args:
         name: name of the prompt
         system: system message; None for that of the model
         parts: the user message, split at its slots: ("words", text) or (name of a slot, "")
         answers: label -> surface forms, which replace those of the label set
-        digest: SHA-256 of the content of the file
+        digest: SHA-256 of ``content`` without the name
+        content: values of the file, without its comments; empty for a prompt that is not from a file
     """
 
     name: str
@@ -53,6 +56,7 @@ class Prompt:
     parts: tuple[tuple[str, str], ...]
     answers: Mapping[str, tuple[str, ...]]
     digest: str
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def uses_audio(self) -> bool:
@@ -141,34 +145,67 @@ def with_answers(label_set: LabelSet, answers: Mapping[str, tuple[str, ...]], wh
     return replace(label_set, forms=relevant) if relevant else label_set
 
 
-def load_prompt(path: Path) -> Prompt:
-    """Read a prompt file.
+def read_prompt_file(schema: type[FileT], path: Path) -> FileT:
+    """Read a small YAML file: a prompt, an ensemble, or synonyms.
 
     Raises:
-        ConfigError: naming the file, if it has an unknown key or slot, a slot with a filter, or neither an audio nor a
-            transcript slot
+        ConfigError: naming the file, if it is no file, larger than 64 KiB, or not as ``schema`` declares
     """
-    file = load_config(_PromptFile, path)
-    if "{#" in file.user or "{%" in file.user:
-        raise ConfigError(
-            f"{path}: key 'user': contains {{# or {{%, but a template may only have text and slots; write comments in "
-            "YAML, after #"
-        )
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected a YAML file such as those in prompts/")
+    if (size := path.stat().st_size) > _LARGEST:
+        raise ConfigError(f"{path}: {size:,} bytes; expected a prompt, of {_LARGEST:,} bytes at most")
+    return load_config(schema, path)
+
+
+def load_prompt(path: Path) -> Prompt:
+    """Read a prompt file. Its template is text with slots; it is never run as a program.
+
+    Raises:
+        ConfigError: naming the file, if it has an unknown key, anything in double braces but the name of a slot, or
+            neither an audio nor a transcript slot
+    """
+    file = read_prompt_file(_PromptFile, path)
+    if any(opening in (file.system or "") for opening in ("{{", "{%", "{#")):
+        raise ConfigError(f"{path}: key 'system': has {{{{, {{% or {{#, but only key 'user' has slots; move them there")
+    for key, text in (("user", file.user), ("system", file.system or "")):
+        if unprintable := next(
+            (c for c in text if unicodedata.category(c) in _UNPRINTABLE and c not in "\n\r\t"), None
+        ):
+            raise ConfigError(f"{path}: key {key!r}: contains the character {unprintable!a}; remove it")
     try:
-        rendered = environment.from_string(file.user).render({slot: f"\ue000{slot}\ue001" for slot in _SLOTS})
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"{path}: key 'user': {error}; the slots are {', '.join(_SLOTS)}") from error
-    pieces = _MARK.split(rendered)
-    if not set(pieces[1::2]) <= set(_SLOTS) or any(set("\ue000\ue001") & set(words) for words in pieces[::2]):
-        raise ConfigError(f"{path}: key 'user': a slot has a filter or is cut; write it as {{{{ transcript }}}}")
-    parts = tuple((piece, "") if position % 2 else ("words", piece) for position, piece in enumerate(pieces) if piece)
+        parts = _parse(file.user)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: key 'user': {error}") from None
     answers = {label: tuple(forms) for label, forms in file.answers.items()}
     digest = hash_json({"system": file.system, "user": file.user, "answers": file.answers})
-    prompt = Prompt(file.name, file.system, parts, answers, digest)
+    prompt = Prompt(file.name, file.system, parts, answers, digest, asdict(file))
     if not prompt.modalities:
         raise ConfigError(
             f"{path}: key 'user' has no slot of an utterance; expected {{{{ audio }}}}, {{{{ transcript }}}}, "
             "{{ descriptors }} or {{ context }}"
         )
     return prompt
+
+
+def _parse(template: str) -> tuple[tuple[str, str], ...]:
+    """Split a template at its slots: ("words", text) or (name of a slot, "")."""
+    lines = re.split(r"\r\n|\r|\n", template)
+    text = "\n".join(lines if lines[-1] else lines[:-1])  # a last line break is that of the file
+    first, *others = text.split("{{")
+    if len(others) > _MOST_SLOTS:
+        raise ConfigError(f"has {len(others)} slots; expected {_MOST_SLOTS} at most")
+    parts = [("words", first)]
+    for other in others:
+        slot = _SLOT.match(other)
+        if slot is None or slot[1] not in _SLOTS:
+            raise ConfigError(
+                f"{one_line(repr('{{' + other[:40]))} is no slot; expected one of {', '.join(_SLOTS)}, each written as "
+                "{{ transcript }}, without filters, expressions or functions"
+            )
+        parts += [(slot[1], ""), ("words", other[slot.end() :])]
+    if any("{#" in words or "{%" in words for _, words in parts):
+        raise ConfigError(
+            "contains {# or {%, but a template may only have text and slots; write comments in YAML, after #"
+        )
+    return tuple((kind, words) for kind, words in parts if kind != "words" or words)

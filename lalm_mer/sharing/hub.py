@@ -70,11 +70,13 @@ def push_run(
     private: bool = False,
     licence: str | None = None,
     base_model: str | None = None,
+    push_vocabulary: bool = False,
     timeout_s: float = TIMEOUT_S,
 ) -> str:
     """Assemble a finished run in a temporary folder and push it; arguments as for ``assemble`` and ``push``."""
     with tempfile.TemporaryDirectory() as folder:
-        assemble(run_folder, Path(folder), repo_id=repo_id, licence=licence, base_model=base_model)
+        named = {"licence": licence, "base_model": base_model}
+        assemble(run_folder, Path(folder), repo_id=repo_id, push_vocabulary=push_vocabulary, **named)
         return push(Path(folder), repo_id, private=private, timeout_s=timeout_s)
 
 

@@ -1,42 +1,43 @@
 """The folder that is pushed: the adapter of a finished run with the files that its use and its evaluation need.
 
-Except for weights, vocabulary and chat template, every file is written from an explicit list of its content: no
-checkpoint, prediction, transcript, utterance id or local path is shared.
+Every file is written anew from an explicit list of its content: no checkpoint, prediction, transcript, utterance id or
+local path is shared. The vocabulary is that of a published model, or the user has agreed to publish it.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
 from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
+from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
 from lalm_mer.evaluation.scores import score
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder
-from lalm_mer.models.adapter_kinds import KINDS
+from lalm_mer.models.adapter_kinds import KINDS, PLAIN_STARTS
 from lalm_mer.models.registry import model_class
 from lalm_mer.protocols.protocol import Protocol, load_protocol
 from lalm_mer.sharing.model_card import CardFacts, check_licence, dev_rule, render_model_card
-from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, write_processor
-from lalm_mer.sharing.public_record import public_record
+from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, check_vocabulary, write_processor
+from lalm_mer.sharing.public_record import check_text, is_module_path, is_name, public_record
 
 __all__ = [
-    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "require_empty",
-    "write_prompt", "written_here",
+    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "read_labels",
+    "require_empty",    "write_prompt", "written_here",
 ]  # fmt: skip
 
 ADAPTER = "adapter"
@@ -58,7 +59,13 @@ def check_repo_id(repo_id: str, key: str) -> None:
 
 
 def assemble(
-    run_folder: Path, out: Path, *, repo_id: str, licence: str | None = None, base_model: str | None = None
+    run_folder: Path,
+    out: Path,
+    *,
+    repo_id: str,
+    licence: str | None = None,
+    base_model: str | None = None,
+    push_vocabulary: bool = False,
 ) -> Path:
     """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, metrics, card.
 
@@ -69,11 +76,12 @@ def assemble(
         out: a new or empty folder
         repo_id: id of the repository, for the card
         licence: licence of the adapter; None is shown as not stated
-        base_model: Hub id of the base model, if the run used a local copy; otherwise the name of its folder is written
+        base_model: Hub id of the base model, if the run used a local copy; the name of its folder is not shared
+        push_vocabulary: share the vocabulary of a base model that is not known to be published
 
     Raises:
-        AdapterError: if the run is unfinished, trained no adapter, or used simulated transcripts, or its adapter is not
-            in safetensors
+        AdapterError: if the run is unfinished, trained no adapter, or used simulated transcripts, its adapter is not in
+            safetensors, the vocabulary may not be shared, or a field has other content than expected
         ConfigError: if the prompt has changed since, a name is wrong, or ``out`` is not empty
         PredictionError: if the run folder is malformed
     """
@@ -87,14 +95,23 @@ def assemble(
             f"{run_folder}: its transcripts are simulated and name the label; such an adapter is not shared"
         )
     files = _description(run, run_folder, base_model, repo_id=repo_id, licence=licence)
+    check_text(files.card.record)
+    if not is_name(files.prompt["name"]):
+        raise AdapterError(
+            f"{run_folder}: the prompt is named {files.prompt['name']!r}; rename it, since names are pushed"
+        )
     config = check_adapter_folder(run_folder / ADAPTER, root=run_folder, towers=files.family.towers.values())
-    public = {
+    base = {
         "base_model_name_or_path": files.card.base_model,
         "revision": files.card.record.config["model"]["revision"],
     }
+    weights = run_folder / ADAPTER / WEIGHTS
+    public = _public_adapter_config(config, files.family, _tensor_names(weights), run_folder / ADAPTER / CONFIG)
     require_empty(out)
+    check_vocabulary(files.model.id, copy_of=base_model, push_vocabulary=push_vocabulary)
     with only_writer(out), atomic_folder(out) as partial:
-        _write_adapter(run_folder / ADAPTER, partial, config | public)
+        save_file(load_file(weights), partial / WEIGHTS, metadata={"format": "pt"})  # its header may contain more
+        write_json(partial / CONFIG, public | base)
         files.write(partial)
     return out
 
@@ -117,12 +134,35 @@ def complete_adapter(run_folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class _Labels:
+    """The content of labels.json."""
+
+    task: str
+    labels: tuple[str, ...]
+    forms: Mapping[str, Sequence[str]]
+
+
+def read_labels(folder: Path) -> LabelSet:
+    """The labels of a shared adapter with their surface forms.
+
+    Raises:
+        AdapterError: naming the file, if it has no labels
+    """
+    file = folder / LABELS
+    try:
+        content = parse(_Labels, read_object(file), str(file))
+        return LabelSet(content.labels, {label: tuple(forms) for label, forms in content.forms.items()})
+    except ConfigError as error:
+        raise AdapterError(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True)
 class _Description:
     """The files besides an adapter's weights and config."""
 
     family: type[Any]
     model: ModelRecord
-    prompt: Path
+    prompt: Mapping[str, Any]
     card: CardFacts
 
     def write(self, out: Path) -> None:
@@ -132,7 +172,7 @@ class _Description:
         write_json(out / RUN_FILE, record.to_json())
         write_json(out / "metrics.json", metrics)
         write_text(out / "README.md", render_model_card(self.card))
-        write_json(out / LABELS, {"task": record.task, "labels": list(record.labels), "forms": self.card.forms})
+        write_json(out / LABELS, asdict(_Labels(record.task, record.labels, self.card.forms)))
 
 
 def _description(
@@ -143,9 +183,9 @@ def _description(
     published = base_model or published_id(model.id)
     revision = model.revision if published and base_model is None else None
     family = model_class(model.family)
-    protocol = load_protocol(Path(_path(record, source, "split", "protocol")))
-    prompt = Path(_path(record, source, "prompt", "file"))
-    label_set = _label_set(record, family, prompt, protocol)
+    protocol = load_protocol(Path(record.setting("split.protocol", str, source)))
+    prompt = family.load_prompt(Path(record.setting("prompt.file", str, source)))
+    label_set = _label_set(record, source, prompt, protocol)
     card = CardFacts(
         repo_id=repo_id,
         record=public_record(record, model, published, revision),
@@ -158,7 +198,7 @@ def _description(
         base_model=published,
         licence=licence,
     )
-    return _Description(family, model, prompt, card)
+    return _Description(family, model, prompt.content, card)
 
 
 def require_empty(out: Path) -> None:
@@ -181,48 +221,68 @@ def _finished(folder: Path) -> Run:
     return run
 
 
-def _path(record: RunRecord, source: str, section: str, key: str) -> str:
-    """A path in the config of a run."""
-    path = record.config.get(section, {}).get(key)
-    if not isinstance(path, str):
-        raise AdapterError(f"{source}: key 'config.{section}.{key}' is missing; run finetune.py again")
-    return path
-
-
-def _label_set(record: RunRecord, family: type[Any], file: Path, protocol: Protocol) -> LabelSet:
-    """The labels with their surface forms in training, from the prompt and the protocol."""
-    prompt = family.load_prompt(file)
+def _label_set(record: RunRecord, source: str, prompt: Any, protocol: Protocol) -> LabelSet:  # noqa: ANN401
+    """The labels with their surface forms in training, from the prompt or ensemble and the protocol."""
     if prompt.digest != record.hashes["prompt"]:
+        file = record.setting("prompt.file", str, source)
         raise ConfigError(f"{file}: the prompt has changed since the run; restore it, or train again")
     task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
-    if task.name != record.task or label_set.labels != record.labels:
+    stated = (protocol.name, protocol.version, task.name, label_set.labels)
+    if stated != (record.protocol, record.protocol_version, record.task, record.labels):
+        file = record.setting("split.protocol", str, source)
         raise ConfigError(
-            f"{record.config['split']['protocol']}: labels {list(label_set.labels)} of task {task.name}, but the run "
-            f"has {list(record.labels)} of {record.task}; restore the protocol"
+            f"{file}: is {protocol.name} version {protocol.version} with labels "
+            f"{list(label_set.labels)} of task {task.name}, but the run has {record.protocol} version "
+            f"{record.protocol_version} with {list(record.labels)} of {record.task}; restore the protocol"
         )
     return label_set
 
 
-def _write_adapter(folder: Path, out: Path, config: Mapping[str, Any]) -> None:
-    """Write weights and config, of which only the fields of peft's config for its kind."""
-    with safe_open(folder / WEIGHTS, framework="pt") as opened:
-        metadata = opened.metadata() or {}
+def _tensor_names(file: Path) -> list[str]:
+    """Names of the tensors, which are pushed, of weights without other metadata than that of peft."""
+    with safe_open(file, framework="pt") as opened:
+        metadata, found = opened.metadata() or {}, list(opened.keys())
     if metadata.keys() - {"format"}:
-        raise AdapterError(f"{folder / WEIGHTS}: has metadata {sorted(metadata)}; expected that of peft, only format")
-    shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
-    names = {field.name for field in fields(KINDS[config["peft_type"].lower()].config)}
-    public = {key: value for key, value in config.items() if key in names}
-    if public.get("auto_mapping") is not None:
-        public["auto_mapping"] = {
-            key: public["auto_mapping"].get(key) for key in ("base_model_class", "parent_library")
-        }
-    write_json(out / CONFIG, public)
+        raise AdapterError(f"{file}: has metadata {sorted(metadata)}; expected that of peft, only format")
+    for name in found:
+        if not is_module_path(name):
+            raise AdapterError(f"{file}: has a tensor {name!r}; expected the path of a parameter")
+    return found
 
 
-def write_prompt(file: Path, out: Path) -> None:
-    """Write a prompt, which must have been read before, without the comments of its file."""
-    text = yaml.safe_dump(read_yaml(file), sort_keys=False, allow_unicode=True, default_style='"', width=2**31)
+def _public_adapter_config(
+    config: Mapping[str, Any], family: type[Any], tensors: Collection[str], file: Path
+) -> dict[str, Any]:
+    """peft's config for the kind of the adapter, with its numbers and with the modules that have tensors."""
+    kind = KINDS[config["peft_type"].lower()]
+    public: dict[str, Any] = json.loads(json.dumps(asdict(kind.config()), default=list))
+    modules = "\n".join(f".{name}." for name in tensors)
+    for key in ("target_modules", "modules_to_save", *kind.options):
+        value = config.get(key, public[key])
+        for text in _texts(value):
+            if f".{text}." not in modules and not (key == "init_lora_weights" and text in PLAIN_STARTS):
+                raise AdapterError(f"{file}: key {key!r}: {text!r} is not pushed; expected modules of {WEIGHTS}")
+        public[key] = sorted(value) if key == "target_modules" and isinstance(value, list) else value
+    model = family.model_class
+    classes = {"base_model_class": model.__name__, "parent_library": model.__module__}
+    return public | {"auto_mapping": classes, "inference_mode": True}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Each text in plain data, keys included."""
+    if isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def write_prompt(content: Mapping[str, Any], out: Path) -> None:
+    """Write the values of a prompt or ensemble, without the comments of its file."""
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_style='"', width=2**31)
     write_text(out / PROMPT, text)
 
 

@@ -187,8 +187,8 @@ def render_model_card(facts: CardFacts) -> str:
         notes=[sentence(note) for note in record.notes],
         settings=[
             *_flat("model", loading),
-            *_flat("adapter", record.config["adapter"]),
-            *_flat("train", record.config["train"]),
+            *_flat("adapter", record.config.get("adapter", {})),
+            *_flat("train", record.config.get("train", {})),
         ],
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items() if version),
         commit=record.git,

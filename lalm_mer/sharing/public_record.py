@@ -5,16 +5,27 @@ Nothing else is shared, so no path, utterance id, speaker or transcript in any f
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NewType
 
+from transformers import SchedulerType
+
+from lalm_mer.core import names
+from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import PACKAGES
 from lalm_mer.core.run_record import Balance, Counts, ModelRecord, RunRecord
+from lalm_mer.examples.balancing import DIRECTIONS, SAMPLINGS
 from lalm_mer.models.adapter_kinds import KINDS
+from lalm_mer.models.families import model_names
+from lalm_mer.protocols.protocol import COLUMNS
 
-__all__ = ["SHARED_SETTINGS", "PublicRecord", "base_name", "public_record"]
+__all__ = [
+    "SHARED_SETTINGS", "SHARED_WORDS", "PublicRecord", "check_text", "is_module_path", "is_name", "public_record",
+]  # fmt: skip
 
 PublicRecord = NewType("PublicRecord", RunRecord)
 """A record that may be shared, the result of ``public_record``."""
@@ -37,8 +48,23 @@ SHARED_SETTINGS = (
     "train.gradient_checkpointing", "train.early_stopping_patience",
 )  # fmt: skip
 """Settings that may be shared, as section.key; names and numbers, never a path."""
+SHARED_WORDS = frozenset(
+    {
+        *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
+        *names.OBJECTIVES, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
+        "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random",
+    }
+)  # fmt: skip
+"""Values of settings and notes that are text, besides families, modules and the base model."""
+_LOCAL = "local model"
 _HASHES = ("data", "folds", "prompt", "base_model")
-_FACTS = ("corpus", "protocol", "fold", "expected", "trained", "used", "max_new_tokens")
+_NAMES = ("corpus", "protocol")
+_FACTS = (*_NAMES, "fold", "expected", "trained", "used", "max_new_tokens")
+_MODULES = ("adapter.towers", "adapter.full", "adapter.options")  # settings that have names of modules
+_NAME = re.compile(r"[^\W_][\w .,+()-]{0,63}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{4,64}")
+_VERSION = re.compile(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|dev|post)\d*)*")
 _NOT_SHARED = (NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES)
 
 
@@ -48,14 +74,13 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
     Args:
         record: the complete record
         model: its base model
-        published: Hub id of the base model; None for a folder, of which the last name is shared
+        published: Hub id of the base model; None for a folder, whose name is not shared
         revision: branch, tag or commit of ``published``
     """
-    base = published or base_name(model.id)
     return PublicRecord(
         RunRecord(
-            recognizer=f"{model.family} ({base_name(base)})",
-            base_model=base,
+            recognizer=f"{model.family} ({published.rpartition('/')[2] if published else _LOCAL})",
+            base_model=published,
             modalities=record.modalities,
             transcript_source=record.transcript_source,
             method=record.method,
@@ -75,10 +100,10 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
             primary_metric=record.primary_metric,
             hashes={name: record.hashes[name] for name in _HASHES},
             balance=record.balance and _without_groups(record.balance, record.labels),
-            class_weights=record.class_weights and {label: record.class_weights[label] for label in record.labels},
+            class_weights=record.class_weights and _of_labels(record.class_weights, record.labels),
             notes=tuple(_public_note(note) for note in record.notes if note.code not in _NOT_SHARED),
-            config=_public_config(record, base, revision),
-            versions={name: record.versions.get(name) for name in ("python", *PACKAGES)},
+            config=_public_config(record, published or _LOCAL, revision),
+            versions={name: _public_version(record.versions.get(name)) for name in ("python", *PACKAGES)},
             git=record.git,
             started_at=record.started_at,
             seconds=record.seconds,
@@ -86,14 +111,89 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
     )
 
 
-def base_name(model_id: str) -> str:
-    """The last name of a path, or of a Hub id.
+def check_text(record: PublicRecord) -> None:
+    """Check that every text of the record is a name, a word of a setting, a hash, a version or a time.
 
-    Example:
-        >>> base_name("/home/jane/models/my_model/"), base_name(r"C:\\\\jane\\\\my_model")
-        ('my_model', 'my_model')
+    Labels are not checked here, but compared with those of the protocol.
+
+    Raises:
+        AdapterError: naming the key and what was expected
     """
-    return re.split(r"[/\\]", model_id.rstrip("/\\"))[-1]
+    for key, fits, expected in _texts(record):
+        if not fits:
+            raise AdapterError(f"run.json: key {key!r}: not pushed, since it could be private; expected {expected}")
+
+
+def is_name(value: object) -> bool:
+    """Whether a value has the form of a name, which is no path."""
+    return _is(_NAME, value)
+
+
+def is_module_path(value: object) -> bool:
+    """Whether a value has the form of the path of a module, such as ``model.layers.0.q_proj``."""
+    return _is(_MODULE, value)
+
+
+def _texts(record: PublicRecord) -> Iterator[tuple[str, bool, str]]:
+    """Each key with text, whether its value has the expected form, and that form."""
+    for key in ("corpus", "protocol", "task"):
+        yield key, is_name(getattr(record, key)), "a name, without / \\ : and ~"
+    for key in ("disjoint_in", "shared_in"):
+        yield key, set(getattr(record, key)) <= set(COLUMNS), f"some of {', '.join(COLUMNS)}"
+    for key, value in record.hashes.items():
+        plain = str(value).removeprefix(f"{record.base_model}@") if key == "base_model" else value
+        yield f"hashes.{key}", value is None or _is(_HASH, plain), "a hash"
+    yield "git.commit", record.git.commit is None or _is(_HASH, record.git.commit), "a hash"
+    for key, value in record.versions.items():
+        yield f"versions.{key}", value is None or _is(_VERSION, value), "a version such as 2.13.0"
+    yield "started_at", _is_time(record.started_at), "a time in ISO 8601"
+    for number, note in enumerate(record.notes):
+        for key, fact in note.facts.items():
+            fits = is_name(fact) if key in _NAMES else _is_plain(fact)
+            yield f"notes.{number}.facts.{key}", fits, "a name, a number or a method"
+    family = record.config["model"].get("family")
+    allowed = {"model.id": record.base_model or _LOCAL, "model.family": family if family in model_names() else None}
+    for key, value in _leaves(record.config):
+        if key in allowed:
+            yield f"config.{key}", value == allowed[key], "a known model"
+        elif key.startswith(_MODULES):
+            yield f"config.{key}", _is_plain(value) or is_module_path(value), "numbers and names of modules"
+        elif key != "model.revision":  # of a published model
+            yield f"config.{key}", _is_plain(value), "a number, or a choice of the setting"
+
+
+def _leaves(content: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value that is no mapping or list as section.key; of settings with names of modules, also the keys."""
+    for name, value in content.items():
+        key = f"{section}{name}"
+        if section.startswith(_MODULES):
+            yield section, name
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield from ((key, item) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _is(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is null, a finite number, or a word of the settings."""
+    if isinstance(value, str):
+        return value in SHARED_WORDS
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _is_time(value: str) -> bool:
+    try:
+        return datetime.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+def _of_labels(weights: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    return {label: weights[label] for label in labels if label in weights}
 
 
 def _without_groups(balance: Balance, labels: Sequence[str]) -> Balance:
@@ -103,6 +203,11 @@ def _without_groups(balance: Balance, labels: Sequence[str]) -> Balance:
         for counts in (balance.before, balance.after)
     )
     return Balance(before, after)
+
+
+def _public_version(version: str | None) -> str | None:
+    """The version without its local part, which is that of a build."""
+    return version and version.split("+")[0]
 
 
 def _public_note(note: Note) -> Note:
@@ -116,8 +221,8 @@ def _public_config(record: RunRecord, base: str, revision: str | None) -> dict[s
         *sections, key = setting.split(".")
         found: Any = record.config
         for section in sections:
-            found = found.get(section, {})
-        if key in found:
+            found = found.get(section) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping) and key in found:
             place = public
             for section in sections:
                 place = place.setdefault(section, {})

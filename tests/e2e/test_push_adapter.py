@@ -79,7 +79,15 @@ def assembled(tmp_path):
 
 
 def push_by_recipe(workplace, run, environment, *arguments):
-    command = [sys.executable, "recipes/push_adapter.py", str(run), "--repo", "jane/adapter", *arguments]
+    command = [
+        sys.executable,
+        "recipes/push_adapter.py",
+        str(run),
+        "--repo",
+        "jane/adapter",
+        "--push-vocabulary",
+        *arguments,
+    ]
     return subprocess.run(
         command, cwd=ROOT, env=workplace.environment() | environment, capture_output=True, text=True, check=False
     )
@@ -105,7 +113,15 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
         assert secret.encode() not in everything
     assert b"license: cc-by-nc-4.0" in files["README.md"]
 
-    again = [str(uninterrupted), "--repo", "jane/adapter", "--licence", "cc-by-nc-4.0", "--private"]
+    again = [
+        str(uninterrupted),
+        "--repo",
+        "jane/adapter",
+        "--push-vocabulary",
+        "--licence",
+        "cc-by-nc-4.0",
+        "--private",
+    ]
     assert workplace.script("recipes/push_adapter.py", *again) == 0
     assert len(server.hub.repos["jane/adapter"]) == 2  # nothing has changed
 
@@ -122,7 +138,12 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
 
 
 def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, server, here, online, tmp_path, capsys):
-    assert workplace.again("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter") == 0
+    assert (
+        workplace.again(
+            "finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter", "hub.push_vocabulary=true"
+        )
+        == 0
+    )
     assert f"pushed: {server.endpoint}/jane/adapter/commit/" in capsys.readouterr().out
 
     workplace.run("zero_shot", tmp_path / "adapted", "model.adapter=jane/adapter")
@@ -154,7 +175,9 @@ def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace
     (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(config))
     assert workplace.script("recipes/finetune.py", "--config", str(tmp_path / "finetune.yaml")) == 0
 
-    pushed = workplace.script("recipes/push_adapter.py", str(tmp_path / "run"), "--repo", "jane/adapter")
+    pushed = workplace.script(
+        "recipes/push_adapter.py", str(tmp_path / "run"), "--repo", "jane/adapter", "--push-vocabulary"
+    )
     assert pushed == 0
     files = here.head("jane/adapter")[1]
     assert {"adapter_model.safetensors", "prompt.yaml", "labels.json", "tokenizer.json", "README.md"} <= set(files)
@@ -173,10 +196,22 @@ def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace
     assert (bare.filter(like="log_prob_") - run.filter(like="log_prob_")).abs().max().max() > 1e-4
 
 
+def test_a_vocabulary_from_transcripts_is_refused_before_the_training(uninterrupted, workplace, here, tmp_path, capsys):
+    expected = "its vocabulary was learnt from transcripts by build_tiny_model.py"
+    for run in (uninterrupted, tmp_path / "new"):  # a finished run and a new one
+        assert workplace.again("finetune", f"output.dir={run}", "output.push_to=jane/adapter") == 1
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert workplace.script("recipes/push_adapter.py", str(uninterrupted), "--repo", "jane/adapter") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert here.requests == []
+
+
 def test_a_hub_that_fails_after_training_leaves_the_run_and_the_push_can_be_repeated(
     uninterrupted, workplace, here, capsys
 ):
-    command = ("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter")
+    command = ("finetune", f"output.dir={uninterrupted}", "output.push_to=jane/adapter", "hub.push_vocabulary=true")
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     here.faults = [("POST /api/models/jane/adapter/commit", refuses(403))]
     assert workplace.again(*command) == 1
@@ -203,7 +238,15 @@ def test_finetune_takes_no_adapter(uninterrupted, workplace, capsys):
 
 
 def test_a_dry_run_writes_the_folder_and_sends_no_request(uninterrupted, workplace, here, tmp_path, capsys):
-    dry = [str(uninterrupted), "--repo", "jane/adapter", "--dry-run", "--out", str(tmp_path / "out")]
+    dry = [
+        str(uninterrupted),
+        "--repo",
+        "jane/adapter",
+        "--push-vocabulary",
+        "--dry-run",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert workplace.script("recipes/push_adapter.py", *dry) == 0
     assert "nothing was pushed" in capsys.readouterr().out
     assert here.requests == []

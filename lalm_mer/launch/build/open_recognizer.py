@@ -29,7 +29,7 @@ from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from
-from lalm_mer.sharing.hub_folder import LABELS, PROMPT
+from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
 
 __all__ = ["open_recognizer"]
 
@@ -121,16 +121,16 @@ def _open_adapter(source: str, base_model: str | None, revision: str | None, dty
             f"{source}: no {RUN_FILE}, {PROMPT} and {LABELS} with the adapter, so its base model, prompt and labels "
             "are not known; train it with recipes/finetune.py"
         )
-    trained = record.config
-    if trained["prompt"]["shots"]:
+    named = f"{source}: {RUN_FILE}"
+    if record.setting("prompt.shots", int, named):
         raise ConfigError(f"{source}: was trained with answered examples (prompt.shots), which it does not contain")
-    base = base_model or read_json(folder / CONFIG)["base_model_name_or_path"]
-    model = build_config(ModelSettings, {**trained["model"], "id": base}, f"{source}: run.json")
+    base = base_model or read_json(folder / CONFIG).get("base_model_name_or_path")
+    if base is None:
+        raise AdapterError(f"{source}: was trained on a model in a local folder; name that one by --base-model")
+    model = build_config(ModelSettings, record.setting("model", dict, named) | {"id": base}, named)
     model = replace(_changed(model, None, dtype), adapter=str(folder), adapter_revision=None)
-    prompt = PromptSettings(str(folder / PROMPT), label_score=trained["prompt"]["label_score"])
-    labels = read_json(folder / LABELS)
-    label_set = LabelSet(tuple(labels["labels"]), {label: tuple(forms) for label, forms in labels["forms"].items()})
-    return _recognizer(_settings(prompt, model), label_set, source, record)
+    prompt = PromptSettings(str(folder / PROMPT), label_score=record.setting("prompt.label_score", str, named))
+    return _recognizer(_settings(prompt, model), read_labels(folder), source, record)
 
 
 def _recognizer(

@@ -14,9 +14,9 @@ from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSetti
 
 __all__ = [
     "AdapterSettings", "AnsweringSettings", "BalanceSettings", "DataSettings", "EngineSettings",
-    "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "ModelSettings", "OutputSettings", "PromptSettings",
-    "ScoringSettings", "SplitSettings", "TrainSettings", "TranscribeDataSettings", "TranscriberSettings",
-    "TranscriptFileSettings", "ZeroShotScoringSettings",
+    "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "HubSettings", "ModelSettings", "OutputSettings",
+    "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings", "TranscribeDataSettings",
+    "TranscriberSettings", "TranscriptFileSettings", "ZeroShotScoringSettings",
 ]  # fmt: skip
 
 
@@ -252,6 +252,17 @@ class FinetuneOutputSettings(OutputSettings):
     push_to: str | None = setting(None, help="user/name on the Hub, where the adapter of the finished run is pushed")
     push_private: bool = setting(False, help="make that repository private")
     push_timeout_s: float = setting(60.0, above=0, help="longest wait for an answer of the Hub, in seconds")
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """What is pushed to output.push_to."""
+
+    push_vocabulary: bool = setting(
+        False,
+        help="push the vocabulary of a base model in a local folder, too; if it was learnt from a corpus, its tokens "
+        "are words of transcripts",
+    )
 
 
 @dataclass(frozen=True)

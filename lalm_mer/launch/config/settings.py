@@ -53,6 +53,7 @@ class FinetuneSettings:
     balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
+    hub: sections.HubSettings = setting(sections.HubSettings(), may_change=True)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
     objective: str = setting("cross_entropy", choices=OBJECTIVES, help="training loss; contrastive only for clap")
     preflight: bool = _preflight()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.config import to_dict
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute
@@ -185,6 +185,6 @@ def _require_same(path: Path, key: str, earlier: object, now: object, changeable
             _require_same(path, f"{key}.{name}", earlier.get(name), now.get(name), changeable)
     elif earlier != now and not _same_path(earlier, now):
         raise ConfigError(
-            f"key 'output.dir': {path} has a run with {key} = {earlier!r}, now it is {now!r}; choose another folder, "
-            "or remove that one"
+            f"key 'output.dir': {path} has a run with {key} = {one_line(repr(earlier))}, now it is "
+            f"{one_line(repr(now))}; choose another folder, or remove that one"
         )

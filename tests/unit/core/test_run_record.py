@@ -45,6 +45,28 @@ def test_the_model_of_a_run_is_read_from_its_config():
             replace(record, config=config).model("run.json")
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"run\.json: key 'config\.prompt\.shots' is missing"),
+        ({"prompt": None}, r"key 'config\.prompt\.shots' is missing"),
+        ({"prompt": [1]}, r"key 'config\.prompt\.shots' is missing"),
+        ({"prompt": {"shots": "x" * 900}}, r"key 'config\.prompt\.shots': expected int, found 'x{299}$"),
+        ({"prompt": {"shots": True}}, r"key 'config\.prompt\.shots': expected int, found True"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named(config, message):
+    with pytest.raises(PredictionError, match=message):
+        fabricated_record(config=config).setting("prompt.shots", int, "run.json")
+    assert fabricated_record(config={"prompt": {"shots": 2}}).setting("prompt.shots", int, "run.json") == 2
+
+
+@pytest.mark.parametrize("config", [{"model": None}, {"model": []}, {"model": "x"}])
+def test_a_model_that_is_no_section_is_named(config):
+    with pytest.raises(PredictionError, match=r"run\.json: section 'model': expected a JSON object, found"):
+        fabricated_record(config=config).model("run.json")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(PredictionError, match=r"run\.json: cannot be read"):
         read_record(tmp_path / "run.json")

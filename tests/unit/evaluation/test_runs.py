@@ -1,5 +1,6 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from fabricated import fabricated_run_json
 
@@ -127,6 +128,35 @@ def test_a_malformed_history_is_named_with_its_line(fabricate, line, message):
     (folder / "history.jsonl").write_text(line + "\n")
     with pytest.raises(PredictionError, match=r"bad/history\.jsonl: " + message):
         read_run(folder)
+
+
+def test_files_that_are_not_text_are_named(fabricate):
+    folder = fabricate("bad")
+    (folder / "history.jsonl").write_bytes(b'{"step": "\x95"}\n')
+    with pytest.raises(PredictionError, match=r"bad/history\.jsonl: not UTF-8"):
+        read_run(folder)
+    (folder / "history.jsonl").write_bytes(b"[" * 100_000)
+    with pytest.raises(PredictionError, match=r"bad/history\.jsonl: line 1: not valid JSON"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, [], {}, -1, 10**400, {"value": "0.5"}, {"value": 10**400}])
+def test_a_figure_that_is_no_fraction_is_named(fabricate, value):
+    folder = fabricate("bad")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"uar": value}))
+    with pytest.raises(PredictionError, match=r"bad/metrics\.json: key 'uar\.value' is missing or no fraction"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("stored", [b"{", b"[]", b"{}", b'{"labels": 3}', b"\xff"])
+def test_predictions_with_malformed_metadata_are_named(fabricate, stored):
+    file = fabricate("bad") / "predictions.parquet"
+    table = pq.read_table(file)
+    (key,) = table.schema.metadata
+    pq.write_table(table.replace_schema_metadata({key: stored}), file)
+    with pytest.raises(PredictionError, match=r"bad/predictions\.parquet: cannot be read as Parquet"):
+        read_run(file.parent)
 
 
 def test_metrics_that_do_not_follow_from_the_predictions_are_refused(fabricate):

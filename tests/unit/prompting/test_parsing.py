@@ -1,5 +1,6 @@
 """Generated answers: labels that must be found, and answers that must not be parsed."""
 
+import time
 from itertools import permutations
 from pathlib import Path
 
@@ -88,6 +89,13 @@ def test_a_negated_label_is_not_named(task):
         for word in words:
             for negation in NEGATIONS:
                 assert parse(negation.format(word)) != label, (negation, word)
+
+
+@pytest.mark.parametrize("piece", ["happy, ", 'says "', "'a ", '"a" ', "options: happy ", "can't ", "\u201c"])
+def test_a_very_long_answer_is_parsed_at_once(piece):
+    started = time.perf_counter()
+    AnswerParser(TASKS["ravdess_8"], ENGLISH)(piece * 20_000)
+    assert time.perf_counter() - started < 5
 
 
 def test_without_synonyms_only_forms_count():

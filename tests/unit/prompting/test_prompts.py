@@ -1,9 +1,15 @@
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Input
 from lalm_mer.prompting.conversation import Part
+from lalm_mer.prompting.ensembles import load_ensemble
+from lalm_mer.prompting.parsing import load_synonyms
 from lalm_mer.prompting.prompts import load_prompt
 
 LABELS = LabelSet(("hap", "sad"), {"hap": ("happy", "excited"), "sad": ("sad",)})
@@ -78,15 +84,20 @@ def test_a_missing_transcript_is_an_error_if_the_prompt_uses_it(written):
         ("name: p\nuser: What?", "has no slot of an utterance"),
         (
             "name: p\nuser: '{{ audio }} {{ gender }}'",
-            "the slots are audio, transcript, labels, context, speaker, descriptors",
+            "'{{ gender }}' is no slot; expected one of audio, transcript, labels, context, speaker, descriptors, ",
         ),
-        ("name: p\nuser: '{{ audio '", "the slots are"),
-        ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "a slot has a filter or is cut"),
-        ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "a slot has a filter or is cut"),
-        ('name: p\nuser: "{{ audio }} \\uE000"', "a slot has a filter or is cut"),
+        ("name: p\nuser: '{{ audio '", "'{{ audio ' is no slot"),
+        ("name: p\nuser: '{{ audio }} {{ transcript | upper }}'", "'{{ transcript | upper }}' is no slot"),
+        ("name: p\nuser: '{{ audio }} {{ transcript[:3] }}'", "'{{ transcript[:3] }}' is no slot"),
+        ('name: p\nuser: "{{ audio }} \\uE000"', r"key 'user': contains the character '\ue000'"),
         ("name: p\nuser: '{{ audio }}{# why #}'", "a template may only have text and slots"),
         ("name: p\nuser: '{% if audio %}{{ audio }}{% endif %}'", "a template may only have text and slots"),
-        ("name: p\nuser: '{{ audio.__class__.__mro__ }}'", "unsafe"),
+        ("name: p\nuser: '{{ audio.__class__.__mro__ }}'", "is no slot"),
+        ("name: p\nuser: '{{- audio -}}'", "'{{- audio -}}' is no slot"),
+        ("name: p\nuser: '{{{ audio }}}'", "'{{{ audio }}}' is no slot"),
+        ("name: p\nuser: '" + "{{ audio }}" * 17 + "'", "has 17 slots; expected 16 at most"),
+        ("name: p\nuser: '{{ audio }}'\nsystem: '{{ labels }}'", "key 'system': has {{, {% or {#"),
+        ("name: p\nuser: '{{ audio }}'\nsystem: \"\\0\"", r"key 'system': contains the character '\x00'"),
         ("name: p\nuser: '{{ audio }}'\nstyle: x", "unknown key 'style'"),
         ("user: '{{ audio }}'", "key 'name' is missing"),
         ("name: p\nuser: '{{ audio }}'\nanswers: {hap: happy}", "key 'answers.hap': expected a list"),
@@ -98,6 +109,74 @@ def test_a_wrong_prompt_file_is_named(written, content, message):
         load_prompt(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+EXPRESSIONS = (
+    "{{ ('x' * 10**9) * 9 }}", "{{ 'x' * 10**9 }}", "{{ 9**9**9 }}", "{{ 7*7 }}", "{{ 'x' | center(10**9) }}",
+    "{{ range(99999) | join * 99999 }}", "{{ lipsum(n=10**6) }}", "{{ audio if audio else '' }}", "{{ audio ~ audio }}",
+    "{% for a in range(10**5) %}{% for b in range(10**5) %}{% for c in range(10**5) %}x{% endfor %}{% endfor %}"
+    "{% endfor %}",
+    "{% include '/etc/passwd' %}", "{% set x = 1 %}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_template_is_never_run(written, expression):
+    path = written(f'name: p\nuser: "{{{{ audio }}}} {expression}"')
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"is no slot|may only have text and slots") as caught:
+        load_prompt(path)
+    assert "\n" not in str(caught.value)
+    assert time.perf_counter() - started < 1
+
+
+def test_braces_outside_of_slots_are_text(written):
+    prompt = load_prompt(written('name: p\nuser: \'{{audio}} as {"a": {"b": 1}} {  {{ transcript   }}%}\n\n\''))
+    assert prompt.parts == (
+        ("audio", ""), ("words", ' as {"a": {"b": 1}} {  '), ("transcript", ""), ("words", "%}")
+    )  # fmt: skip
+    kept = load_prompt(written('name: p\nuser: "{{ audio }}\\r\\n{{ labels }}\\n\\n"'))
+    assert kept.parts == (("audio", ""), ("words", "\n"), ("labels", ""), ("words", "\n"))
+
+
+def doubled(levels):
+    """YAML whose aliases stand for 9 to the power of ``levels`` items."""
+    lines = ["  l0: &l0 [" + ", ".join("x" * 9) + "]"]
+    lines += [f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "answers:\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (doubled(12), r"line 5: an alias \(\*name\) is not supported"),
+        ("answers:\n  a: &a [b]\n  c: *a", r"line 5: an alias"),
+        ("answers: " + "[" * 20_000, "not valid YAML|more than 32 levels"),
+        ("answers: " + "[" * 20_000 + "]" * 20_000, "line 3: more than 32 levels"),
+        ("answers: " + "{a: " * 9_000 + "}" * 9_000, "line 3: more than 32 levels"),
+        ("answers: {a: [" + "9" * 5000 + "]}", "not valid YAML"),
+        ("system: !!int x", "not valid YAML"),
+        ("system: !!timestamp 2001-99-99", "not valid YAML"),
+        ('system: "\\ud800"', "line 3: half of a surrogate pair"),
+        ("system: " + "x " * 40_000, "bytes; expected a prompt, of 65,536 bytes at most"),
+    ],
+)
+def test_harmful_yaml_is_refused_at_once(written, content, message):
+    path = written(f"name: p\nuser: '{{{{ audio }}}}'\n{content}")
+    started = time.perf_counter()
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_prompt(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("load", [load_prompt, load_ensemble, load_synonyms])
+def test_only_a_small_file_is_read(tmp_path, load):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "none.yaml", tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="no such file"):
+            load(path)
 
 
 def test_answers_replace_the_surface_forms(written):

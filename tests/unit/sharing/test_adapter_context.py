@@ -39,7 +39,13 @@ def test_another_base_model_is_refused_and_another_copy_noted(finished):
 
 @pytest.mark.parametrize("with_record", [True, False], ids=["run.json", "alone"])
 def test_an_adapter_of_another_published_model_is_refused(finished, tmp_path, with_record):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
+    out = assemble(
+        finished,
+        tmp_path / "out",
+        repo_id="jane/adapter",
+        push_vocabulary=True,
+        base_model="Qwen/Qwen2-Audio-7B-Instruct",
+    )
     if not with_record:
         (out / "run.json").unlink()
     digest = "Qwen/Qwen2-Audio-7B@0"
@@ -64,7 +70,11 @@ TRAINED = {"corpus": "fabricated", "protocol": "speaker_folds", "fold": 1}
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_other_differences_are_noted(finished, tmp_path, changed, note, shared):
-    folder = assemble(finished, tmp_path / "out", repo_id="jane/adapter") if shared else finished / "adapter"
+    folder = (
+        assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
+        if shared
+        else finished / "adapter"
+    )
     assert fit(folder, finished, **changed) == [note]
 
 

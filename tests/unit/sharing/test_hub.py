@@ -14,7 +14,7 @@ from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.sharing.hub import load_adapter_from, push_run
-from lalm_mer.sharing.hub_folder import assemble, check_repo_id
+from lalm_mer.sharing.hub_folder import assemble, check_repo_id, read_labels
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
@@ -32,7 +32,7 @@ def config_of(run):
 
 
 def test_the_folder_contains_the_shared_files_and_nothing_else(finished, tmp_path):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     assert {path.name for path in out.iterdir()} == PUSHED
     weights = "adapter_model.safetensors"
     assert (out / weights).read_bytes() == (finished / "adapter" / weights).read_bytes()
@@ -44,7 +44,7 @@ def test_the_folder_contains_the_shared_files_and_nothing_else(finished, tmp_pat
 
 
 def test_no_local_path_and_no_utterance_is_shared(finished, tmp_path, tiny_folder):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     for path in out.iterdir():
         content = path.read_bytes()
         for secret in (
@@ -62,13 +62,13 @@ def test_no_local_path_and_no_utterance_is_shared(finished, tmp_path, tiny_folde
     assert "output" not in shown.config
     assert shown.config["split"] == {"fold": 1}
     assert shown.notes == (Note(NoteCode.UNSCORED, "test", 1),)
-    name = tiny_folder("qwen2_audio").name
-    assert (shown.base_model, shown.recognizer) == (name, f"qwen2_audio ({name})")
+    assert (shown.base_model, shown.recognizer) == (None, "qwen2_audio (local model)")
+    assert tiny_folder("qwen2_audio").name not in (out / "run.json").read_text()
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] is None
 
 
 def test_the_adapter_loads_again_and_is_the_same(finished, tmp_path, tiny_folder):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     family = family_class("qwen2_audio").load(
         tiny_folder("qwen2_audio"), revision=None, dtype="float32", attn_implementation="sdpa"
     )
@@ -80,7 +80,7 @@ def test_the_adapter_loads_again_and_is_the_same(finished, tmp_path, tiny_folder
 
 
 def test_the_family_loads_the_shared_processor(finished, tmp_path, tiny_folder):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter")
+    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     mine = family_class("qwen2_audio").load_processor(str(out), None)
     base = family_class("qwen2_audio").load_processor(str(tiny_folder("qwen2_audio")), None)
     words = "Which emotion? <|im_end|>"
@@ -90,7 +90,13 @@ def test_the_family_loads_the_shared_processor(finished, tmp_path, tiny_folder):
 
 
 def test_a_copy_of_a_published_model_is_shared_as_its_published_id(finished, tmp_path):
-    out = assemble(finished, tmp_path / "out", repo_id="jane/adapter", base_model="Qwen/Qwen2-Audio-7B-Instruct")
+    out = assemble(
+        finished,
+        tmp_path / "out",
+        repo_id="jane/adapter",
+        push_vocabulary=True,
+        base_model="Qwen/Qwen2-Audio-7B-Instruct",
+    )
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"].startswith("Qwen/")
     assert json.loads((out / "run.json").read_text())["config"]["model"]["id"] == "Qwen/Qwen2-Audio-7B-Instruct"
     assert "base_model: Qwen/Qwen2-Audio-7B-Instruct" in (out / "README.md").read_text()
@@ -118,7 +124,7 @@ def test_a_copy_of_a_published_model_is_shared_as_its_published_id(finished, tmp
 def test_a_run_that_may_not_be_shared_is_refused_in_one_line(run, tmp_path, spoil, message):
     spoil(run)
     with pytest.raises(LalmMerError, match=message) as caught:
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -127,7 +133,7 @@ def test_weights_with_metadata_of_their_own_are_refused(run, tmp_path):
     file = run / "adapter" / "adapter_model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "trained_by": "jane"})
     with pytest.raises(AdapterError, match=r"has metadata \['format', 'trained_by'\]; expected that of peft"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 
 def test_weights_beyond_the_adapter_are_refused(run, tmp_path):
@@ -135,7 +141,7 @@ def test_weights_beyond_the_adapter_are_refused(run, tmp_path):
     tensors = load_file(file)
     save_file(tensors | {"base_model.model.lm_head.weight": next(iter(tensors.values())).clone()}, file)
     with pytest.raises(AdapterError, match=r"lm_head\.weight"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 
 def test_metrics_that_do_not_follow_from_the_predictions_are_not_shared(run, tmp_path):
@@ -143,7 +149,7 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_not_shared(run, tmp
     metrics["uar"]["value"] = 0.99
     (run / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(PredictionError, match=r"UAR 0\.99"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 
 @pytest.mark.parametrize("fault", [refuses(500), drops])
@@ -153,12 +159,12 @@ def test_a_failing_hub_does_not_change_the_run(run, tmp_path, monkeypatch, fault
         speak_to(server, tmp_path / "cache", monkeypatch)
         server.hub.faults = [("PUT /lfs/", fault)]
         with pytest.raises(AdapterError, match="jane/adapter: cannot be pushed to the Hub, sending the files failed"):
-            push_run(run, "jane/adapter")
+            push_run(run, "jane/adapter", push_vocabulary=True)
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         server.hub.faults = []
-        push_run(run, "jane/adapter")
+        push_run(run, "jane/adapter", push_vocabulary=True)
         pushed = server.hub.head("jane/adapter")[1]
-    out = assemble(run, tmp_path / "out", repo_id="jane/adapter")
+    out = assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
     assert pushed.keys() - {".gitattributes"} == PUSHED
     assert {path.name: path.read_bytes() for path in out.iterdir()}.items() <= pushed.items()
 
@@ -168,13 +174,13 @@ def test_a_link_to_a_file_outside_of_the_run_is_not_pushed(run, tmp_path):
     weights.rename(tmp_path / "elsewhere")
     weights.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is a link that leads out of the folder"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 
 def test_a_folder_with_files_is_not_written_into(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(ConfigError, match="not an empty folder"):
-        assemble(finished, tmp_path, repo_id="jane/adapter")
+        assemble(finished, tmp_path, repo_id="jane/adapter", push_vocabulary=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -182,7 +188,7 @@ def test_a_missing_base_model_is_an_error(run, tmp_path):
     config = config_of(run)
     change(run, config=config | {"model": config["model"] | {"id": str(tmp_path / "absent")}})
     with pytest.raises(ModelError, match="processor cannot be loaded"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_a_malformed_hub_id_is_refused(repo_id):
 @pytest.mark.parametrize("licence", ["CC BY", "mit\nbase_model: x", ""])
 def test_a_malformed_licence_is_refused(finished, tmp_path, licence):
     with pytest.raises(ConfigError, match="--licence"):
-        assemble(finished, tmp_path / "out", repo_id="jane/adapter", licence=licence)
+        assemble(finished, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True, licence=licence)
 
 
 def test_an_adapter_is_found_in_its_run_folder(finished):
@@ -211,7 +217,32 @@ def test_a_link_out_of_the_folder_is_refused(run, tmp_path, name):
     with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
         load_adapter_from(str(run))
     with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder"):
-        assemble(run, tmp_path / "out", repo_id="jane/adapter")
+        assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_link_to_itself_is_refused(run, name):
+    (run / "adapter" / name).unlink()
+    (run / "adapter" / name).symlink_to(name)
+    with pytest.raises(AdapterError, match=f"{name} is a link that leads out of the folder|no {name}"):
+        load_adapter_from(str(run))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "expected a JSON object, found NoneType"),
+        ({"task": "t", "labels": ["a", "b"], "forms": 1.5}, "key 'forms'"),
+        ({"task": "t", "labels": ["a", 3], "forms": {}}, r"key 'labels\.1'"),
+        ({"task": "t", "labels": ["a", {}], "forms": {}}, r"key 'labels\.1'"),
+        ({"task": "t", "labels": ["a", "b"], "forms": {"a": [None], "b": []}}, r"key 'forms\.a\.0'"),
+        ({"task": "t", "labels": ["a"], "forms": {}}, "two or more distinct labels"),
+    ],
+)
+def test_labels_of_another_shape_are_named(tmp_path, content, message):
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(LalmMerError, match=rf"labels\.json: .*{message}"):
+        read_labels(tmp_path)
 
 
 def test_a_download_of_the_hub_is_links_to_its_blobs(run, tmp_path):
@@ -228,7 +259,7 @@ def test_a_download_of_the_hub_is_links_to_its_blobs(run, tmp_path):
     ("written", "message"),
     [
         ({"peft_type": "POLY"}, r"says peft_type 'POLY'; expected LORA, LOHA"),
-        ({"auto_mapping": {"parent_library": "evil"}}, r"says auto_mapping 'evil'"),
+        ({"auto_mapping": {"parent_library": "evil"}}, r"says auto_mapping \{'parent_library': 'evil'\}"),
         ({"layer_replication": [[0, 1]]}, r"says layer_replication \[\[0, 1\]\]; expected None"),
     ],
 )
@@ -243,7 +274,7 @@ def test_a_tower_that_the_config_names_may_be_shared(run, tmp_path):
     tensors = load_file(run / "adapter" / "adapter_model.safetensors")
     copy = {"base_model.model.projector.weight": next(iter(tensors.values())).clone()}
     save_file(tensors | copy, run / "adapter" / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match=r"contains base_model\.model\.projector\.weight"):
+    with pytest.raises(AdapterError, match=r"contains 'base_model\.model\.projector\.weight'"):
         load_adapter_from(str(run))
     file = run / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"modules_to_save": ["projector"]}))

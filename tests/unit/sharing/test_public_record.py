@@ -74,9 +74,11 @@ def test_a_published_base_model_is_shared_as_its_id(record):
 
 
 @pytest.mark.parametrize("path", ["/home/jane/base/", "C:\\jane\\base", "base", "file:///jane/base", "~jane/base"])
-def test_a_folder_is_shared_as_its_last_name(record, path):
+def test_a_folder_is_shared_without_its_name(record, path):
     model = replace(record.model("run.json"), id=path)
-    assert public_record(record, model, None, None).base_model == "base"
+    public = public_record(record, model, None, None)
+    assert (public.base_model, public.recognizer) == (None, "qwen2_audio (local model)")
+    assert public.config["model"]["id"] == "local model"
 
 
 def test_a_public_record_can_be_read_as_any_other(record):
@@ -89,7 +91,7 @@ def test_contamination_is_stated_once_and_by_the_family(run, record, tmp_path, m
     noted = Note(NoteCode.CONTAMINATION, facts={"model": "qwen2_audio", "known": "what the run says"})
     assert shared(replace(record, notes=(noted,))).notes == ()
     monkeypatch.setattr(family_class("qwen2_audio"), "contamination", {"fabricated": "its authors reported on it."})
-    card = (assemble(run, tmp_path / "out", repo_id="jane/adapter") / "README.md").read_text()
+    card = (assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True) / "README.md").read_text()
     assert card.count("its authors reported on it.") == 1
 
 
@@ -101,7 +103,7 @@ def test_a_prompt_is_rewritten_with_the_same_content(tmp_path, extra):
     file.write_text(
         f"# a comment\nname: mine\n{extra}user: |\n  {{{{ audio }}}} 'Emotion': \"#1\"?\n", encoding="utf-8"
     )
-    write_prompt(file, tmp_path)
+    write_prompt(load_prompt(file).content, tmp_path)
     assert load_prompt(tmp_path / "prompt.yaml") == load_prompt(file)
     assert "comment" not in (tmp_path / "prompt.yaml").read_text()
 
@@ -110,7 +112,7 @@ def test_shipped_prompts_are_rewritten_with_the_same_content(tmp_path):
     for file in sorted((Path(__file__).parents[3] / "prompts").rglob("*.yaml")):
         load = {"ensembles": load_ensemble, "synonyms": None}.get(file.parent.name, load_prompt)
         if load is not None:
-            write_prompt(file, tmp_path)
+            write_prompt(load(file).content, tmp_path)
             assert load(tmp_path / "prompt.yaml") == load(file)
 
 
