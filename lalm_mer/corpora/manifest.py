@@ -249,7 +249,7 @@ def _jsonl(characters: str, manifest: str) -> Iterator[tuple[int, Values | Rejec
         except (ValueError, RecursionError) as error:
             cells, fault = None, f"not valid JSON ({one_line(error)})"
         if not isinstance(cells, dict):
-            yield number, Rejection(manifest, "bad_row", f"{manifest}: line {number}: {fault}")
+            yield number, Rejection(manifest, "bad_row", f"line {number}: {fault}")
             continue
         named = {normalised(name): value for name, value in cells.items()}
         if len(named) < len(cells):

@@ -383,7 +383,7 @@ def test_a_cache_that_cannot_be_written_is_not_a_damaged_corpus(rows, tmp_path, 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"age": 2**31}, {"turn": -(2**31) - 1}, {"ratings": {"glad": 2**31}}, {"age": 10**30}, {"valence": "high"}],
+    [{"age": 2**31}, {"turn": -(2**31) - 1}, {"ratings": {"glad": 2**31}}, {"age": 10**30}],
 )
 def test_a_value_that_no_column_takes_rejects_its_row_alone(rows, tmp_path, changed):
     summary = write([replace(rows[0], **changed), *rows[1:]], tmp_path / "out")

@@ -372,11 +372,18 @@ def test_the_official_splits(release, older_release, tmp_path, name, sizes, is_o
 def test_folds_of_podcasts_need_no_speakers_and_no_official_test_set(release):
     root = release(detailed=None)
     (root / "Labels/labels_consensus.csv").unlink()
-    put(root / "processed_labels.csv", "\n".join([ODYSSEY, *odyssey_rows()]))
+    neutral = [f"MSP-PODCAST_000{podcast}_0099.wav,0,0,0,0,0,0,0,1,Train" for podcast in range(1, 6)]
+    put(root / "processed_labels.csv", "\n".join([ODYSSEY, *odyssey_rows(), *neutral]))
     folds = folds_of(root, load_protocol(PROTOCOLS / "msp_podcast_podcasts_5fold_8.yaml"))
     tested = [{name[:16] for name in folds.ids(fold, "test")} for fold in range(1, 6)]
     assert set().union(*tested) == {f"MSP-PODCAST_000{podcast}" for podcast in range(1, 6)}
     assert not any(first & second for first, second in itertools.combinations(tested, 2))
+
+
+def test_the_development_set_alone_is_scored_zero_shot(release):
+    folds = folds_of(release(), load_protocol(PROTOCOLS / "msp_podcast_development_8.yaml"))
+    assert folds.ids(1, "test") == ["MSP-PODCAST_0003_0001_0002"]
+    assert not folds.has_training
 
 
 def test_splits_may_share_a_podcast_but_not_a_speaker(release):
