@@ -99,15 +99,7 @@ def read(
     characters = _decoded(root, manifest, encoding)
     records = functools.partial(_records, characters, manifest, delimiter, columns.get("path", "path"))
     found_columns = _found_columns(records(), manifest, columns, cut=cut)
-    for row in _rows(records(), found_columns):  # checks all labels first
-        if isinstance(row, Rejection):
-            continue
-        label = "" if row.cells.get("label") is None else normalised(str(row.cells["label"]))
-        if labels is not None and label and label not in map(normalised, labels):
-            raise CorpusError(
-                f"{manifest}: row {row.number}, file {one_line(row.path)}: label {label[:80]!r} is not one of the "
-                f"declared corpus.labels {list(labels)}; correct the row or declare it"
-            )
+    _check_labels(_rows(records(), found_columns), manifest, labels)
     listed = list(list_files(root))
     files = FileNames(root, [relative(root, item) for item in listed if isinstance(item, Path)])
     named: set[str] = set()
@@ -123,6 +115,18 @@ def read(
             yield item
         elif item.suffix.lower() in AUDIO_SUFFIXES and relative(root, item) not in named:
             yield Rejection(relative(root, item), "orphan", f"no row of {manifest} names it")
+
+
+def _check_labels(rows: Iterator[_Row | Rejection], manifest: str, labels: Sequence[str] | None) -> None:
+    declared = None if labels is None else set(map(normalised, labels))
+    for row in rows:
+        cell = None if isinstance(row, Rejection) else row.cells.get("label")
+        label = "" if cell is None else normalised(str(cell))
+        if declared is not None and label and label not in declared and isinstance(row, _Row):
+            raise CorpusError(
+                f"{manifest}: row {row.number}, file {one_line(row.path)}: label {label[:80]!r} is not one of the "
+                f"declared corpus.labels {list(labels or ())}; correct the row or declare it"
+            )
 
 
 def _check_options(columns: Mapping[str, str], ranges: Mapping[str, Sequence[float]]) -> None:

@@ -73,8 +73,7 @@ def write_corpus(
         The content of ``summary.json``, in which ``n_found = n_utterances + n_rejected``
 
     Raises:
-        CorpusError: if no row was found or all were rejected (nothing is written then), if ``out_dir`` contains
-            something other than a prepared corpus, or if writing fails
+        CorpusError: if no row is kept (nothing is written then), ``out_dir`` contains something else, or writing fails
         OutputError: if another process is writing ``out_dir``
     """
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
