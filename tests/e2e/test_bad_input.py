@@ -1,5 +1,7 @@
 """Errors that a user can correct are one line that names their cause, with exit status 1."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -108,6 +110,63 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
     assert "'answering.synonyms'" in line
     assert str(tmp_path / "clash.yaml") in line
     assert "'same' names both" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.dir={folder}/dta", "key 'data.dir': {folder}/dta: no such folder; did you mean data?"),
+        ("model.id={folder}/modl", "key 'model.id': {folder}/modl: no such folder; did you mean model?"),
+        ("model.id=eval/protocls", "key 'model.id': eval/protocls: no such folder; did you mean protocols?"),
+        (
+            "model.adapter=./eval/protocls",
+            "key 'model.adapter': eval/protocls: no such folder; did you mean protocols?",
+        ),
+        (
+            "split.protocol=ravdes_6fold",
+            "key 'split.protocol': ravdes_6fold: no such file; did you mean eval/protocols/ravdess_6fold.yaml? "
+            "eval/protocols has circumplex, circumplex_sarcastic, ",
+        ),
+        (
+            "prompt.file=prompts/audoi.yaml",
+            "key 'prompt.file': prompts/audoi.yaml: no such file; did you mean prompts/audio.yaml? prompts has audio, ",
+        ),
+        ("prompt.also=[prompts/audoi.yaml]", "key 'prompt.also': prompts/audoi.yaml: no such file; did you mean "),
+        ("model.family=qwen2_audoi", "generic, clap; did you mean qwen2_audio?"),
+        (
+            "engine.accelerate_config=cpu",
+            "no such file; did you mean accelerate_configs/cpu.yaml? accelerate_configs has ",
+        ),
+        ("scoring.use_cpus=true", "; did you mean use_cpu?"),
+    ],
+)
+def test_a_wrong_name_lists_what_exists_and_the_nearest(override, says, workplace, refused):
+    assert says.format(folder=workplace.folder) in refused("zero_shot", override.format(folder=workplace.folder))
+
+
+@pytest.mark.parametrize("written", ["~/run", "./{below}/run"])
+def test_paths_are_expanded_once_and_recorded_relative_to_the_working_directory(
+    written, workplace, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/model").symlink_to(workplace.folder / "model")
+    below = Path(os.path.relpath(tmp_path, Path.cwd()))
+    out = (tmp_path / "home/run") if "~" in written else tmp_path / "run"
+    options = [f"output.dir={written.format(below=below)}", "model.id=~/model", "train.max_steps=1"]
+    assert workplace.script("recipes/finetune.py", "--config", str(workplace.config("finetune")), *options) == 0
+    assert {path.name for path in out.iterdir()} >= {"run.json", "adapter", "history.jsonl", "predictions.parquet"}
+    config = json.loads((out / "run.json").read_text("utf-8"))["config"]
+    assert config["prompt"]["file"] == "prompts/audio_transcript.yaml"
+    assert config["engine"]["accelerate_config"] == "accelerate_configs/cpu.yaml"
+    assert config["model"]["id"] == str(tmp_path / "home/model")
+    assert not Path("~").exists()
+    capsys.readouterr()
+    again = [f"output.dir={out}", f"model.id={tmp_path}/home/model", "train.max_steps=1"]
+    again.append(f"prompt.file={Path.cwd()}/prompts/audio_transcript.yaml")
+    assert workplace.script("recipes/finetune.py", "--config", str(workplace.config("finetune")), *again) == 0
+    assert f"{out} is finished; nothing to do" in capsys.readouterr().out
 
 
 def test_a_duplicate_key(workplace, refused, tmp_path):

@@ -91,3 +91,10 @@ def test_labels_are_dumped_without_training(workplace, tmp_path, capsys):
         assert learnt == f"{label}<|im_end|>"
         assert len([row for row in rows if re.fullmatch(r"<audio x \d+>", row[2])]) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_is_estimated_for_a_batch_no_larger_than_the_split(workplace, tmp_path, capsys):
+    status, printed, _ = finetuned(workplace, tmp_path / "run", capsys, "train.per_device_train_batch_size=100000")
+    assert status == 0
+    assert "(batch of 20, all as long as " in printed
+    assert "WARNING" not in printed
