@@ -30,7 +30,8 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/oldest.txt \
 		-e ".[acoustic,augment,deepspeed,mosei,quant,synthesis,video,voxtral]" pytest pytest-xdist
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(OLDEST)/bin:$$PATH" $(OLDEST)/bin/python -m pytest $(WORKERS) \
-		-m "not slow and not gpu and not network" tests/contract tests/golden tests/unit/sharing tests/unit/launch
+		-m "not slow and not gpu and not network" tests/contract tests/golden tests/unit/sharing tests/unit/launch \
+		tests/e2e/test_zero_shot_and_finetune.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

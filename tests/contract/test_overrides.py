@@ -5,6 +5,7 @@ import pkgutil
 from importlib import import_module
 
 import pytest
+from supported_families import is_supported
 from transformers import PreTrainedModel
 
 import lalm_mer
@@ -21,7 +22,7 @@ CALLED_BY_THE_TRAINER = [  # on any model, although only PreTrainedModel declare
 
 def classes():
     for module in pkgutil.walk_packages(lalm_mer.__path__, "lalm_mer."):
-        if not module.name.startswith(("lalm_mer.models.laion", "lalm_mer.cli")):
+        if is_supported(module.name.rpartition(".")[2]):
             found = vars(import_module(module.name)).values()
             yield from (each for each in found if inspect.isclass(each) and each.__module__ == module.name)
 

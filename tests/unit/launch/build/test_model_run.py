@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from supported_families import is_supported
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
@@ -8,7 +9,7 @@ from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.families import FAMILIES, family_class
 
-MODELS = {**{name: family_class(name) for name in FAMILIES}, "clap": Clap}
+MODELS = {**{name: family_class(name) for name in FAMILIES if is_supported(name)}, "clap": Clap}
 
 
 def model(name, *, random=False):
