@@ -19,7 +19,7 @@ from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.report.html import write_report
-from lalm_mer.evaluation.report.text import comparison_text
+from lalm_mer.evaluation.report.text import comparison_text, values_text
 from lalm_mer.evaluation.runs import read_run
 
 
@@ -33,6 +33,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--allow-simulated", action="store_true", help="include runs whose transcripts name the label: an upper bound"
     )
+    parser.add_argument(
+        "--values", action="store_true", help="also write the figures of every fold and seed, and means over folds"
+    )
     parser.set_defaults(command=shlex.join(["python", "eval/compare.py", *arguments]))
     return run_command(compare_runs, parser.parse_args(arguments))
 
@@ -40,10 +43,13 @@ def main(arguments: list[str]) -> int:
 def compare_runs(options: argparse.Namespace) -> None:
     """Compare, write and print."""
     comparison = compare([read_run(folder) for folder in options.runs], allow_simulated=options.allow_simulated)
-    write_comparison(comparison, options.out)
+    write_comparison(comparison, options.out, with_values=options.values)
     report = options.out / "report.html"
     write_report(comparison, report, command=options.command)
     print(comparison_text(comparison))
+    if options.values:
+        print()
+        print(values_text([value for row in comparison.rows for value in row.values()]))
     print(f"\nreport: {as_recorded(report)}")
 
 

@@ -17,7 +17,8 @@ import sys
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.evaluation.report.text import metrics_text
+from lalm_mer.evaluation.conventions import values_by_part, write_values
+from lalm_mer.evaluation.report.text import metrics_text, values_text
 from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
@@ -28,6 +29,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("file", metavar="FILE", type=path_argument, help="CSV or Parquet table")
     parser.add_argument("--labels", help="label set, separated by commas; default: the labels of the table")
     parser.add_argument("--out", type=path_argument, help="write the figures to this JSON file as well")
+    parser.add_argument(
+        "--values",
+        type=path_argument,
+        help="write the figures of every fold and seed to this CSV file, and to --out; print means over folds",
+    )
     return run_command(score_predictions, parser.parse_args(arguments))
 
 
@@ -36,12 +42,18 @@ def score_predictions(options: argparse.Namespace) -> None:
     labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
     table = read_table(options.file, labels)
     scores = score_table(table.frame, table.labels)
+    if options.values is not None:
+        scores["values"] = values_by_part(table.frame, table.labels)
+        write_values(scores["values"], options.values)
     if options.out is not None:
         write_json(options.out, scores)
     print("\n".join(table.remarks))
     print(metrics_text(scores))
-    if options.out is not None:
-        print(f"\nwritten: {as_recorded(options.out)}")
+    if options.values is not None:
+        print(f"\n{values_text(scores['values'])}")
+    written = [as_recorded(path) for path in (options.out, options.values) if path is not None]
+    if written:
+        print(f"\nwritten: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import TracebackType
+from typing import IO, cast
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
 from lalm_mer.core.output import output_error
 from lalm_mer.core.paths import absolute, path_or_id
+from lalm_mer.core.plain_text import PlainOutput, printable
 from lalm_mer.core.processes import is_first_process
 
 __all__ = ["add_debug", "command_parser", "path_argument", "run_command", "source_argument"]
@@ -85,7 +88,8 @@ def run_command(
 ) -> int:
     """Run a command; print an error that the user can mend on one line of stderr, or with ``--debug`` its traceback.
 
-    Of several processes, the first prints its error at once, the others only if it has none.
+    What the command prints is ``printable``, so that no text of a file controls the terminal. Of several processes, the
+    first prints its error at once, the others only if it has none.
 
     Args:
         command: called with the options
@@ -97,7 +101,8 @@ def run_command(
         the exit status: that of the command (None is 0), ``error_status`` after such an error, 130 if interrupted
     """
     try:
-        return command(options) or 0
+        with redirect_stdout(cast(IO[str], PlainOutput(sys.stdout))):
+            return command(options) or 0
     except (LalmMerError, OSError, KeyboardInterrupt) as error:
         if options.debug:
             raise
@@ -109,5 +114,6 @@ def run_command(
             message, status = str(known) if known else one_line(error), error_status
         if not is_first_process():
             time.sleep(_OTHERS_END_S)
+        message = " ".join(printable(message).splitlines())
         print(f"error: {message}", file=sys.stderr)  # noqa: T201 the one line that a user sees
         return status

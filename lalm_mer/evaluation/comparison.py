@@ -15,9 +15,12 @@ import pandas as pd
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.names import ADAPTERS, AUDIO_TRANSCRIPT, BASELINE, FROM_CORPUS, SIMULATED, UNCHANGED, ZERO_SHOT
 from lalm_mer.core.output import atomic_path, write_json
+from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.core.run_record import RunRecord
+from lalm_mer.evaluation.conventions import values_by_part, write_values
 from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
 from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.repetitions import check_repetitions
 from lalm_mer.evaluation.runs import Run
 from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
@@ -118,7 +121,15 @@ class Row:
             "transcript_source": self.record.transcript_source,
             "n_unparsed": self.utterances("unparsed"),
             "condition": self.record.condition,
+            "uar_without_unparsed": self.scores["without_unparsed"][UAR],
         }
+
+    def values(self) -> list[dict[str, Any]]:
+        """``values_by_part`` of the row, with what identifies it."""
+        of = self.record
+        identity = {key: getattr(of, key) for key in ("recognizer", "modalities", "method", "corpus", "protocol")}
+        parts = values_by_part(self.predictions.frame, self.predictions.labels)
+        return [identity | {"condition": of.condition} | part for part in parts]
 
 
 @dataclass(frozen=True)
@@ -205,16 +216,23 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     return Comparison(rows, _paired_tests(rows))
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write comparison.csv and comparison.json into ``folder``; missing values are empty, or null."""
-    frame = comparison.frame()
+def write_comparison(comparison: Comparison, folder: Path, *, with_values: bool = False) -> None:
+    """Write comparison.csv and comparison.json into ``folder``; missing values are empty, or null.
+
+    With ``with_values``, the figures of every fold and seed are in comparison_values.csv, and in comparison.json as
+    ``values``. A text of a CSV that a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    frame = plain_cells(comparison.frame())
     with atomic_path(folder / "comparison.csv") as partial:
         frame.to_csv(partial, index=False, encoding="utf-8")
-    content = {
+    content: dict[str, Any] = {
         "format": 1,
         "rows": [row.as_dict() for row in comparison.rows],
         "paired_tests": [pair.as_dict() for pair in comparison.pairs],
     }
+    if with_values:
+        content["values"] = [value for row in comparison.rows for value in row.values()]
+        write_values(content["values"], folder / "comparison_values.csv")
     write_json(folder / "comparison.json", content)
 
 
@@ -276,6 +294,7 @@ def _make_row(runs: Sequence[Run]) -> Row:
             values = (folds[first_seed], found)
             raise _differs(first, other, f"folds of seeds {first_seed} and {seed}", values, "complete every seed")
     pooled = Predictions.concat([run.predictions.of_condition(run.record.condition) for run in runs])
+    check_repetitions(pooled.frame, pooled.source)
     by_seed = {}
     for seed in folds:
         part = pooled.frame[pooled.frame["seed"] == seed]

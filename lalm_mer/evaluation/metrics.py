@@ -16,9 +16,12 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 
 __all__ = [
-    "METRICS", "UAR", "Counts", "Floats", "Metric", "absent_labels", "confusion", "macro_f1", "recalls",
+    "MAX_LABELS", "METRICS", "UAR", "Counts", "Floats", "Metric", "absent_labels", "confusion", "macro_f1", "recalls",
     "unweighted_average_recall", "weighted_accuracy", "weighted_f1",
 ]  # fmt: skip
+
+MAX_LABELS = 100
+"""Largest label set: memory grows with its square, and more labels are a column of something else."""
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]

@@ -17,6 +17,7 @@ from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.output import atomic_path
+from lalm_mer.evaluation.metrics import MAX_LABELS
 
 __all__ = ["EvaluatedSplit", "Predictions"]
 
@@ -231,6 +232,8 @@ def _check_columns(table: Predictions) -> None:
     source, labels = table.source, table.labels
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise PredictionError(f"{source}: expected two or more distinct labels, found {list(labels)}")
+    if len(labels) > MAX_LABELS:
+        raise PredictionError(f"{source}: {len(labels)} labels, expected at most {MAX_LABELS}")
     expected = [*_COLUMNS, *(_PREFIX + label for label in labels)]
     missing = [name for name in expected if name not in table.frame.columns]
     unknown = [name for name in table.frame.columns if name not in expected]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
+from lalm_mer.evaluation.conventions import without_unparsed
 from lalm_mer.evaluation.metrics import METRICS, absent_labels, confusion, recalls
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.statistics import speaker_interval
@@ -27,7 +28,8 @@ def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         Plain data: numbers of rows in all, scored, unparsed and unscored; labels; absent_labels {label: seeds without
-        it}; each of ``METRICS`` with its 95% interval; recalls; confusion summed over seeds, shape (K, K + 2)
+        it}; each of ``METRICS`` with its 95% interval; without_unparsed {metric: value if the unparsed rows are left
+        out, None if no row is left}; recalls; confusion summed over seeds, shape (K, K + 2)
 
     Raises:
         PredictionError: if there is no row, or a truth is outside ``labels``
@@ -48,13 +50,22 @@ def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
     for metric in METRICS.values():
         mean = float(np.mean([metric.from_labels(*pair, labels) for pair in per_seed]))
         result[metric.name] = {"value": mean, **asdict(speaker_interval(frame, labels, metric))}
+    parsed = [part for _, part in without_unparsed(frame, labels).groupby("seed")]
+    result["without_unparsed"] = {
+        metric.name: _mean(metric.from_labels(list(part["truth"]), list(part["prediction"]), labels) for part in parsed)
+        for metric in METRICS.values()
+    }
     recalls_by_seed = [recalls(*pair, labels) for pair in per_seed]
     result["recalls"] = {}
     for label in labels:
-        known = [value for by_label in recalls_by_seed if (value := by_label[label]) is not None]
-        result["recalls"][label] = float(np.mean(known)) if known else None
+        result["recalls"][label] = _mean(value for part in recalls_by_seed if (value := part[label]) is not None)
     result["confusion"] = {"columns": [*labels, UNPARSED, UNSCORED], "counts": matrix.tolist()}
     return result
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None
 
 
 def score(predictions: Predictions) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Intervals and paired tests that treat speakers, not utterances, as the sample.
 
 Utterances of one speaker are similar, so an interval over utterances is too narrow. All statistics are computed from
-counts per seed and speaker, shape (R, S, K, K + 2), so that a speaker is left out by a subtraction.
+counts, so that a speaker is left out by a subtraction.
 """
 
 from __future__ import annotations
@@ -10,34 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
+from lalm_mer.evaluation.intervals import Interval, difference_interval, score_interval
 from lalm_mer.evaluation.metrics import METRICS, UAR, Counts, Floats, Metric
 
-__all__ = ["Interval", "PairedTest", "holm", "jackknife", "paired_test", "speaker_counts", "speaker_interval"]
+__all__ = ["PairedTest", "SpeakerCounts", "holm", "paired_test", "speaker_counts", "speaker_interval"]
 
-CONFIDENCE = 0.95
 _RESAMPLES = 19_999  # sign flips drawn where there are more than 14 speakers; up to 14 all 2^S are enumerated
 _SEED = 20_090_906
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95% interval.
-
-    Args:
-        low: lower end; None, as ``high``, if there is no interval
-        method: how it was computed, or why there is none
-        n_clusters: number of speakers; None if they are unknown
-    """
-
-    low: float | None
-    high: float | None
-    method: str
-    n_clusters: int | None
+_CELLS = 2_000_000  # of counts at once, which bounds the memory of leaving speakers out
 
 
 @dataclass(frozen=True)
@@ -62,16 +48,53 @@ class PairedTest:
     method: str
 
 
-def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[Counts, list[str] | None]:
-    """Confusion counts per seed and speaker.
+@dataclass(frozen=True)
+class SpeakerCounts:
+    """Confusion counts with and without each speaker.
+
+    Args:
+        total: counts of all speakers, shape (R seeds, K, K + 2)
+        speakers: the S speakers in order; None if any is unknown
+        cells: index of the cell of each row in ``total`` flattened, shape (N,), in the order of ``of_speaker``
+        of_speaker: index of the speaker of each row, ascending, shape (N,)
+    """
+
+    total: Counts
+    speakers: list[str] | None
+    cells: npt.NDArray[np.int64]
+    of_speaker: npt.NDArray[np.int64]
+
+    def estimate(self, metric: Metric) -> float:
+        """Mean over seeds of the metric on all speakers."""
+        return float(metric.from_counts(self.total).mean())
+
+    def leave_one_out(self, metric: Metric) -> Floats:
+        """Mean over seeds of the metric without each speaker in turn, left out of all seeds at once; shape (S,)."""
+        count, size = len(self.speakers or [""]), self.total.size
+        at_once = max(1, _CELLS // size)
+        parts = []
+        for start in range(0, count, at_once):
+            stop = min(count, start + at_once)
+            rows = slice(*np.searchsorted(self.of_speaker, (start, stop)))
+            flat = (self.of_speaker[rows] - start) * size + self.cells[rows]
+            own = np.bincount(flat, minlength=(stop - start) * size).reshape(stop - start, *self.total.shape)
+            parts.append(metric.from_counts(self.total - own).mean(axis=-1))
+        return np.concatenate(parts).astype(np.float64)
+
+    def interval(self, metric: Metric) -> Interval:
+        """The score interval of a metric; the number of utterances is that of equal classes with the same variance."""
+        of_class = self.total.sum(axis=(0, 2)) / len(self.total)
+        found = of_class[of_class > 0]
+        size = len(found) ** 2 / float((1 / found).sum())
+        return score_interval(self.estimate(metric), self.leave_one_out(metric), size, metric.bounds)
+
+
+def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> SpeakerCounts:
+    """Count a table by seed and speaker.
 
     Args:
         frame: columns ``corpus``, ``speaker``, ``seed``, ``truth``, ``prediction``; folds are pooled
         labels: the K labels; a prediction outside them is counted as unparsed
-
-    Returns:
-        Counts, shape (R seeds, S speakers, K, K + 2), and the S speakers in order; if any speaker is unknown, S = 1
-        and None
     """
     columns = {label: index for index, label in enumerate(labels)}
     size = len(columns)
@@ -83,51 +106,11 @@ def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> tuple[Counts, 
     if frame["speaker"].notna().all():
         speaker, names = pd.factorize(frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str), sort=True)
         speakers = list(names)
-    shape = (len(seed_names), len(speakers or [""]), size, size + 2)
-    flat = np.ravel_multi_index((seeds, speaker, truth, prediction), shape)
-    return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64), speakers
-
-
-def jackknife(estimate: float, leave_one_out: Floats, bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-    """Delete-one-cluster jackknife with Student's t, 95%.
-
-    The interval is ``estimate`` plus or minus t(S - 1) standard errors. With few speakers its coverage is better than
-    that of a percentile bootstrap over speakers, which is too narrow.
-
-    Args:
-        estimate: the statistic on all clusters
-        leave_one_out: the statistic without each cluster in turn, shape (S,), S at least 2
-        bounds: range of the statistic; the interval is clipped to it
-
-    Returns:
-        The interval, without ends if there are fewer than two clusters or a value is NaN
-
-    Example:
-        >>> interval = jackknife(0.5, np.array([0.4, 0.5, 0.6]))
-        >>> round(interval.low, 3), round(interval.high, 3)
-        (0.003, 0.997)
-
-    References:
-        Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9 (1981).
-    """
-    count = len(leave_one_out)
-    if count < 2:
-        reason = "no interval: one speaker, and utterances of one speaker are not independent"
-        return Interval(None, None, reason, count)
-    if not np.isfinite(leave_one_out).all():
-        return Interval(None, None, "no interval: without one of the speakers a seed has no utterance", count)
-    standard_error = np.sqrt((count - 1) / count * np.square(leave_one_out - leave_one_out.mean()).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * standard_error)
-    method = f"delete-one-speaker jackknife, Student's t with {count - 1} degrees of freedom, 95%"
-    if half == 0:
-        method += "; leaving any speaker out changes nothing, so a width of zero says nothing about other speakers"
-    return Interval(max(bounds[0], estimate - half), min(bounds[1], estimate + half), method, count)
-
-
-def _leave_one_out(counts: Counts, metric: Metric) -> Floats:
-    """Mean over seeds of the metric without each speaker in turn, left out of all seeds at once; shape (S,)."""
-    without = counts.sum(axis=1, keepdims=True) - counts
-    return np.asarray(metric.from_counts(without).mean(axis=0), dtype=np.float64)
+    shape = (len(seed_names), size, size + 2)
+    cells = np.ravel_multi_index((seeds, truth, prediction), shape)
+    total = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64)
+    order = np.argsort(speaker, kind="stable")
+    return SpeakerCounts(total, speakers, cells[order], np.asarray(speaker, dtype=np.int64)[order])
 
 
 def _unknown_speakers(frame: pd.DataFrame) -> Interval:
@@ -146,17 +129,18 @@ def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric)
         labels: the K labels
         metric: one of ``METRICS``
     """
-    counts, speakers = speaker_counts(frame, labels)
-    if speakers is None:
+    counts = speaker_counts(frame, labels)
+    if counts.speakers is None:
         return _unknown_speakers(frame)
-    estimate = float(metric.from_counts(counts.sum(axis=1)).mean())
-    interval = jackknife(estimate, _leave_one_out(counts, metric), metric.bounds)
-    present = (counts.sum(axis=1, keepdims=True) - counts).sum(axis=(0, 3)) > 0  # (S, K)
-    ever = counts.sum(axis=(0, 1, 3)) > 0
-    short = int((~present[:, ever]).any(axis=1).sum())
+    interval = counts.interval(metric)
+    speaker = frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str)
+    of_class = pd.crosstab(speaker, frame["truth"]).to_numpy()
+    short = int((of_class == of_class.sum(axis=0)).any(axis=1).sum())
     if interval.low is None or short == 0:
         return interval
-    method = f"{interval.method}; a class is absent from {short} of {len(speakers)} resamples and left out of them"
+    method = (
+        f"{interval.method}; a class is absent from {short} of {len(counts.speakers)} resamples and left out of them"
+    )
     return replace(interval, method=method)
 
 
@@ -221,9 +205,12 @@ def paired_test(
     by_speaker = share.groupby((left["corpus"] + "/" + left["speaker"]).to_numpy()).sum().to_numpy()
     count = len(by_speaker)
     uar = METRICS[UAR]
-    counts_a, counts_b = speaker_counts(a, labels)[0], speaker_counts(b, labels)[0]
-    without = _leave_one_out(counts_a, uar) - _leave_one_out(counts_b, uar)
-    interval = jackknife(difference, without, bounds=(-1.0, 1.0))
+    counts_a, counts_b = speaker_counts(a, labels), speaker_counts(b, labels)
+    interval = difference_interval(
+        (counts_a.estimate(uar), counts_b.estimate(uar)),
+        (counts_a.leave_one_out(uar), counts_b.leave_one_out(uar)),
+        (counts_a.interval(uar), counts_b.interval(uar)),
+    )
     if count < 2:
         return PairedTest(difference, interval, None, None, count, len(left), "no test: one speaker")
     result = stats.permutation_test(

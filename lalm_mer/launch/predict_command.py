@@ -12,6 +12,7 @@ from lalm_mer.core.command import path_argument, source_argument
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import DTYPES
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.plain_text import printable
 from lalm_mer.core.progress import progress
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _predict(options: argparse.Namespace) -> int:
         write_predictions(predictions_table(rows, recognizer.label_set.labels), options.out)
     reasons = Counter(row.reason for row in rows if row.reason is not None)
     for reason, count in reasons.most_common(5):
-        print(f"not predicted: {count}: {reason}", file=sys.stderr)
+        print(f"not predicted: {count}: {printable(reason)}", file=sys.stderr)
     written = "" if options.out is None else f", written to {as_recorded(options.out)}"
     print(f"{len(rows) - reasons.total()} of {len(rows)} predicted{written}")
     return 1 if options.strict and reasons else 0

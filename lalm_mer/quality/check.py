@@ -22,6 +22,7 @@ import numpy as np
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.output import atomic_path, write_json, writing
+from lalm_mer.core.plain_text import to_cell
 from lalm_mer.core.processes import usable_cores
 from lalm_mer.core.progress import progress
 from lalm_mer.corpora import PreparedCorpus
@@ -270,7 +271,7 @@ def _cells(row: Measures, rates: ErrorRates | None, findings: Sequence[Finding])
     }
     sound = values["sound"] or dict.fromkeys(_SOUND_COLUMNS)
     cells = {name: values[name] for name in _COLUMNS} | {name: sound[name] for name in _SOUND_COLUMNS}
-    return {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in cells.items()}
+    return {name: f"{value:.6g}" if isinstance(value, float) else to_cell(value) for name, value in cells.items()}
 
 
 def _summary(

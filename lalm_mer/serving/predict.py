@@ -13,6 +13,7 @@ import pandas as pd
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.names import uses_transcript
 from lalm_mer.core.output import atomic_path
+from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.core.schema import Input
 from lalm_mer.recognizers.scoring import score_inputs
 from lalm_mer.serving.recordings import Recording, Window, cut_windows, find_recordings, load_channels
@@ -156,12 +157,14 @@ def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
     """Write a table as ``.csv``, ``.json`` (a list of rows) or ``.parquet``, atomically.
 
+    A text of the CSV that a spreadsheet would take for a formula begins with an apostrophe.
+
     Raises:
         ConfigError: if the name has another suffix
     """
     with atomic_path(path) as partial:
         if path.suffix == ".csv":
-            table.to_csv(partial, index=False)
+            plain_cells(table).to_csv(partial, index=False)
         elif path.suffix == ".json":
             table.to_json(partial, orient="records", indent=2, force_ascii=False, double_precision=15)
         elif path.suffix == ".parquet":

@@ -152,7 +152,7 @@ def render_model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters |= {"percent": _percent, "interval": _interval}
     record, metrics = facts.record, facts.metrics
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
     model = record.config["model"]
@@ -225,6 +225,13 @@ def _intervals(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _percent(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.1f}%"
+
+
+def _interval(result: Mapping[str, Any]) -> str:
+    """The interval of a metric; one of zero width, of an older version, says nothing about other speakers."""
+    if result["low"] is None or result["low"] == result["high"]:
+        return "none" if result["n_clusters"] is None else "uninformative"
+    return f"{_percent(result['low'])} to {_percent(result['high'])}"
 
 
 def _flat(section: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.core.notes import NoteCode
+from lalm_mer.core.plain_text import printable
 from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import UAR
 
@@ -46,7 +47,7 @@ def data_uri(figure: Figure) -> str:
 
 def _wrapped(name: str) -> str:
     """The name of a row on up to two lines."""
-    return "\n".join(textwrap.wrap(name, width=42, max_lines=2, placeholder="…"))
+    return "\n".join(textwrap.wrap(printable(name), width=42, max_lines=2, placeholder="…"))
 
 
 def forest(rows: Sequence[Row], names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from lalm_mer.core.output import write_text
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.figures import curves, forest
-from lalm_mer.evaluation.report.text import p_text, percent, with_interval
+from lalm_mer.evaluation.report.text import difference_text, interval_text, p_text, percent, with_interval
 
 __all__ = ["html_template", "render_report", "write_report"]
 
@@ -73,9 +73,7 @@ def _summary(rows: Sequence[Row]) -> str:
     speakers = uar[best]["n_clusters"]
     who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
     kind = "synthetic utterances" if record.synthetic else "utterances"
-    value = f"{percent(uar[best]['value'])}%"
-    if uar[best]["low"] is not None:
-        value += f" (95% interval {percent(uar[best]['low'])} to {percent(uar[best]['high'])})"
+    value = f"{percent(uar[best]['value'])}% (95% interval {interval_text(uar[best])})"
     n = rows[0].utterances()
     recognizers = _count(len({row.record.recognizer for row in rows}), "recognizer")
     tested = "One recognizer was" if len(rows) == 1 else f"{len(rows)} settings of {recognizers} were"
@@ -90,7 +88,7 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
     """Values of the template for one corpus and protocol."""
     record = rows[0].record
     names = [_name(row) for row in rows]
-    values = [with_interval(*(row.scores[UAR][key] for key in ("value", "low", "high"))) for row in rows]
+    values = [with_interval(row.scores[UAR]) for row in rows]
     stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
     return {
         "title": f"{record.corpus}, protocol {record.protocol}",
@@ -121,9 +119,9 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
         cells = []
         for key in METRICS:
             metric = row.scores[key]
-            interval = None if metric["low"] is None else f"{percent(metric['low'])} to {percent(metric['high'])}"
             is_best = len(plain) > 1 and row.is_plain and metric["value"] >= best[key] - _TIE
             sd = None if row.uar_sd is None or key != UAR else percent(row.uar_sd)
+            interval = interval_text(metric)
             cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
         table.append(
             {
@@ -151,7 +149,7 @@ def _duration(seconds: float) -> str:
 
 
 def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
-    test, ends = pair.test, pair.test.interval
+    test = pair.test
     if pair.p_holm is None:
         verdict = test.method
     elif pair.p_holm < _SIGNIFICANCE:
@@ -162,15 +160,12 @@ def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
         number = sum((other.a.record.corpus, other.a.record.protocol) == family for other in pairs)
         if test.smallest_p is not None and test.smallest_p * number > _SIGNIFICANCE:
             verdict += f" (with {test.n_speakers} speakers no p-value can be below {test.smallest_p:.3f})"
-    interval = None
-    if ends.low is not None and ends.high is not None:
-        interval = f"{100 * ends.low:+.1f} to {100 * ends.high:+.1f}"
     return {
         "corpus": pair.a.record.corpus,
         "a": _name(pair.a),
         "b": _name(pair.b),
         "points": f"{100 * test.difference:+.1f}",
-        "interval": interval,
+        "interval": difference_text(test.interval),
         "p": p_text(test.p_value),
         "holm": p_text(pair.p_holm),
         "verdict": verdict,
@@ -216,7 +211,8 @@ def _curves(row: Row) -> dict[str, Any]:
 def _denominators(row: Row) -> dict[str, Any]:
     scores = row.scores
     absent = ", ".join(f"{label} (in {_count(count, 'seed')})" for label, count in scores["absent_labels"].items())
-    return {"name": _name(row), "scores": scores, "absent": absent, "by_fold": _absent_by_fold(row)}
+    return {"name": _name(row), "scores": scores, "absent": absent, "by_fold": _absent_by_fold(row),
+            "without_unparsed": percent(scores["without_unparsed"][UAR])}  # fmt: skip
 
 
 def _absent_by_fold(row: Row) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
+from lalm_mer.evaluation.intervals import Interval
 from lalm_mer.evaluation.metrics import METRICS, UAR
 
-__all__ = ["aligned", "comparison_text", "metrics_text", "p_text", "pair_text", "percent", "with_interval"]
+__all__ = [
+    "aligned", "comparison_text", "difference_text", "interval_text", "metrics_text", "p_text", "pair_text", "percent",
+    "values_text", "with_interval",
+]  # fmt: skip
 
 
 def percent(value: float | None) -> str:
@@ -21,24 +26,42 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A fraction in percent with its interval, if there is one.
+def with_interval(result: Mapping[str, Any]) -> str:
+    """A metric in percent with its interval, if there is one, from its entry in metrics.json.
 
     Example:
-        >>> with_interval(0.5, 0.4, 0.6)
+        >>> with_interval({"value": 0.5, "low": 0.4, "high": 0.6})
         '50.0 [40.0, 60.0]'
     """
-    return percent(value) if low is None else f"{percent(value)} [{percent(low)}, {percent(high)}]"
+    value = percent(result["value"])
+    return value if result["low"] is None else f"{value} [{percent(result['low'])}, {percent(result['high'])}]"
 
 
-def _interval_text(result: Mapping[str, Any]) -> str:
+def interval_text(result: Mapping[str, Any]) -> str:
     """The interval of a metric in percent, from its entry in metrics.json.
 
     Example:
-        >>> _interval_text({"low": 0.4, "high": 0.6}), _interval_text({"low": None, "high": None})
-        ('40.0 to 60.0', 'none')
+        >>> interval_text({"low": 0.4, "high": 0.6, "n_clusters": 6})
+        '40.0 to 60.0'
+        >>> [interval_text({"low": None, "high": None, "n_clusters": number}) for number in (2, None)]
+        ['uninformative', 'none']
     """
-    return "none" if result["low"] is None else f"{percent(result['low'])} to {percent(result['high'])}"
+    if result["low"] is None:
+        return "none" if result["n_clusters"] is None else "uninformative"
+    return f"{percent(result['low'])} to {percent(result['high'])}"
+
+
+def difference_text(interval: Interval) -> str:
+    """The interval of a difference in percentage points.
+
+    Example:
+        >>> difference_text(Interval(-0.05, 0.1, "", 6)), difference_text(Interval(None, None, "", 2))
+        ('-5.0 to +10.0', 'uninformative')
+    """
+    if interval.ends is None:
+        return "none" if interval.n_clusters is None else "uninformative"
+    low, high = interval.ends
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def p_text(p_value: float | None) -> str:
@@ -80,7 +103,11 @@ def metrics_text(scores: dict[str, Any]) -> str:
         counts += f"; {scores['n_seeds']} seeds, metrics are means over them"
     rows = [["metric", "percent", "95% interval"]]
     for metric in METRICS.values():
-        rows.append([metric.long_title, percent(scores[metric.name]["value"]), _interval_text(scores[metric.name])])
+        rows.append([metric.long_title, percent(scores[metric.name]["value"]), interval_text(scores[metric.name])])
+    if scores["n_unparsed"]:
+        rows[0].append("without unparsed")
+        for line, metric in zip(rows[1:], METRICS.values(), strict=True):
+            line.append(percent(scores["without_unparsed"][metric.name]))
     parts = [counts, aligned(rows), f"interval: {scores[UAR]['method']}"]
     if scores["absent_labels"]:
         absent = ", ".join(
@@ -95,12 +122,31 @@ def metrics_text(scores: dict[str, Any]) -> str:
     return "\n\n".join([*parts, aligned([header, *body])])
 
 
+def values_text(values: Sequence[Mapping[str, Any]]) -> str:
+    """Means and standard deviations over seeds and over folds, from ``values_by_part``."""
+    header = [metric.short_title for metric in METRICS.values()]
+    rows = [["recognizer", "unparsed", "mean ± sd", *header]]
+    for mean, deviation in pairwise(values):
+        if not mean["part"].startswith("mean_over_"):
+            continue
+        cells = [
+            percent(mean[metric.column])
+            + ("" if deviation[metric.column] is None else f" ± {percent(deviation[metric.column])}")
+            for metric in METRICS.values()
+        ]
+        name = " ".join(str(mean[key]) for key in ("recognizer", "method", "modalities", "condition") if key in mean)
+        over = mean["part"].removeprefix("mean_").replace("_", " ")
+        rows.append([name, mean["unparsed"].replace("_", " "), over, *cells])
+    return aligned(rows, left=3) if rows[1][0] else aligned([row[1:] for row in rows], left=2)
+
+
 def comparison_text(comparison: Comparison) -> str:
     """Table and paired tests of a comparison, with one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
         synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
-        cells = [_cells(row) for row in rows]
+        unparsed = any(row.utterances("unparsed") for row in rows)
+        cells = [_cells(row, unparsed=unparsed) for row in rows]
         table = aligned([list(cells[0]), *(list(line.values()) for line in cells)], left=3)
         described = f"{synthetic}{rows[0].described_classes}, chance UAR {percent(rows[0].chance)}; percent"
         parts.append(f"{corpus}, {protocol} ({described})\n{table}")
@@ -109,14 +155,16 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _cells(row: Row) -> dict[str, str]:
-    """Heading -> cell of one row of a comparison."""
+def _cells(row: Row, *, unparsed: bool) -> dict[str, str]:
+    """Heading -> cell of one row of a comparison; ``unparsed``: whether any row has unparsed answers."""
     figures = {}
     for metric in METRICS.values():
         result = row.scores[metric.name]
         figures[metric.short_title] = percent(result["value"])
         if metric.name == UAR:
-            figures["95% interval"] = _interval_text(result)
+            figures["95% interval"] = interval_text(result)
+            if unparsed:
+                figures["without unparsed"] = percent(row.scores["without_unparsed"][metric.name])
     return {
         "recognizer": row.record.recognizer,
         "modalities": row.modalities,
@@ -133,11 +181,9 @@ def _cells(row: Row) -> dict[str, str]:
 def pair_text(pair: Pair) -> str:
     """A paired test as a sentence, in percentage points."""
     test = pair.test
-    ends = test.interval
-    interval = "" if ends.low is None or ends.high is None else f" [{100 * ends.low:+.1f}, {100 * ends.high:+.1f}]"
     adjusted = "" if pair.p_holm is None else f", Holm {p_text(pair.p_holm)}"
     speakers = "speakers unknown" if test.n_speakers is None else f"{test.n_speakers} speakers"
     return (
-        f"{pair.a.record.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points"
-        f"{interval}, {p_text(test.p_value)}{adjusted} ({speakers})"
+        f"{pair.a.record.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points, "
+        f"95% interval {difference_text(test.interval)}, {p_text(test.p_value)}{adjusted} ({speakers})"
     )

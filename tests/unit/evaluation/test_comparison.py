@@ -1,6 +1,8 @@
 import csv
+import importlib.util
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from fabricated import with_unparsed
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.metrics import unweighted_average_recall
+from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.report.text import comparison_text
 from lalm_mer.evaluation.runs import read_run
 
@@ -41,6 +44,7 @@ def test_rows_pool_folds_and_average_seeds(fabricated_comparison, tmp_path):
     with (tmp_path / "out" / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     further = ["folds", "seeds", "uar_sd", "synthetic", "transcript_source", "n_unparsed", "condition"]
+    further.append("uar_without_unparsed")
     assert list(rows[0]) == [*INTERFACE.split(), *further]
     assert rows[0]["run"] == ";".join(map(str, fabricated_comparison[:2]))
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -192,3 +196,33 @@ def test_seeds_are_pooled_within_a_condition_only(fabricate):
     rows = compared(*folders).rows
     assert [(row.record.condition, len(row.uar_by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
     assert [set(row.predictions.frame["condition"]) for row in rows] == [{"none"}, {"audio_swapped"}]
+
+
+def test_texts_of_run_json_are_no_formulas_and_do_not_control_the_terminal(fabricate, tmp_path, capsys):
+    name = '=HYPERLINK("http://example.org")\x1b[2J'
+    runs = [fabricate(f"r{number}", recognizer=name, modalities=modalities, method="zero_shot")
+            for number, modalities in enumerate(["audio", "audio+transcript"])]  # fmt: skip
+    specification = importlib.util.spec_from_file_location("compare", Path(__file__).parents[3] / "eval/compare.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.main([*map(str, runs), "--out", str(tmp_path / "out"), "--values"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\\x1b[2J" in printed
+    for table in ("comparison.csv", "comparison_values.csv"):
+        content = (tmp_path / "out" / table).read_text()
+        assert "\x1b" not in content
+        with (tmp_path / "out" / table).open(newline="") as file:
+            assert {row["recognizer"] for row in csv.DictReader(file)} == {"'" + name.replace("\x1b", "\\x1b")}
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"]
+    assert rows[0]["recognizer"] == name
+
+
+def test_an_utterance_in_two_folds_is_refused(fabricate):
+    first, second = fabricate("first", fold=1), fabricate("second", fold=2)
+    frame = Predictions.read(first / "predictions.parquet")
+    copied = Predictions(frame.frame.assign(fold=2), frame.labels)
+    copied.write(second / "predictions.parquet")
+    (second / "metrics.json").unlink()
+    with pytest.raises(PredictionError, match="is in folds 1 and 2 with seed 0"):
+        compared(first, second)

@@ -1,11 +1,15 @@
+import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fabricated import LABELS, fabricated_predictions
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
+from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.evaluation.scores import score_table
 from lalm_mer.evaluation.tables import read_table
 
@@ -74,6 +78,21 @@ def test_predictions_of_a_run_are_a_valid_table(tmp_path):
         ("utterance_id,truth,prob_a,prob_b\nu1,a,3,0\n", None, "expected numbers of at least 0 that sum to 1"),
         ("utterance_id,truth,prob_a,prob_b\nu1,a,1,\n", None, "expected numbers of at least 0 that sum to 1"),
         ("utterance_id,truth,prediction,condition\nu1,a,a,x\nu1,a,a,y\n", None, "contains conditions"),
+        ("utterance_id,truth,prediction\nu1,<unparsed>,a\n", None, "<unparsed> and <unscored> mark predictions"),
+        ("utterance_id,truth,prediction\nu1,a,a,\nu2,b,b,\n", None, "row 2 has 4 cells, .* 3; remove the comma"),
+        ("utterance_id,truth,prediction,text\nu1,a,a,well, no\n", None, "row 2 has 5 cells, .* 4; quote a cell"),
+        ("utterance_id,truth,prediction\nu1,a\n", None, "row 2 has 2 cells, the header 3; complete the row"),
+        ("utterance_id,truth,prediction,prediction\nu1,a,a,b\n", None, "two columns are called 'prediction'"),
+        ("utterance_id,truth,prediction, prediction \nu1,a,a,b\n", None, "two columns are called 'prediction'"),
+        ('utterance_id,truth,prediction\nu1,a,"a\nu2,b,b\n', None, "row 2: .*unexpected end of data"),
+        ('utterance_id,truth,prediction\nu1,a,"a\nu2,b,b\nu3,b,b"\n', None, "row 2: .* opens a quotation mark"),
+        ("utterance_id,truth,prediction\nu1,a,a\nu1 ,a,a\n", None, r"'u1' \(fold not given, .*\) is duplicated"),
+        ("utterance_id,truth,prediction\nu1,a,a\nu1\u200b,a,a\n", None, r"'u1' \(fold not given, .*\) is duplicated"),
+        ("utterance_id,truth,prediction,fold\nu1,a,a,1\nu1,a,a,2\n", None, "'u1' is in folds 1 and 2"),
+        ("utterance_id,truth,prediction,seed\nu1,a,a,1\nu1,b,b,2\n", None, "'u1' has the truths 'a' and 'b'"),
+        ("utterance_id,truth,prediction,seed,speaker\nu1,a,a,1,x\nu1,a,a,2,y\n", None, "has the speakers 'x' and 'y'"),
+        ("utterance_id,truth,prediction,seed,speaker\nu1,a,a,1,x\nu1,a,a,2,\n", None, "has the speakers 'x' and None"),
+        ("utterance_id,truth,prediction,seed\nu1,a,a,1\nu1,a,a,2\nu2,b,b,2\n", None, "seed 1 has no row of .* 'u2'"),
     ],
 )  # fmt: skip
 def test_faults_are_named_with_the_file(tmp_path, content, labels, message):
@@ -93,3 +112,46 @@ def test_seeds_distinguish_repetitions(tmp_path):
     frame[["utterance_id", "truth", "prediction", "seed", "speaker"]].to_csv(tmp_path / "t.csv", index=False)
     table = read_table(tmp_path / "t.csv")
     assert score_table(table.frame, table.labels)["n_seeds"] == 2
+
+
+def test_labels_by_the_thousand_are_refused_at_once(tmp_path):
+    rows = "".join(f"u{number},label{number},label{number}\n" for number in range(6000))
+    file = written(tmp_path, "utterance_id,truth,prediction\n" + rows)
+    start = time.perf_counter()
+    with pytest.raises(PredictionError, match=r"6000 labels \(label0, .* and 5990 more\), expected at most 100"):
+        read_table(file)
+    assert time.perf_counter() - start < 5
+
+
+def test_spellings_of_a_speaker_are_one_speaker(tmp_path):
+    """Two spellings of each speaker would double the speakers, and so narrow the interval."""
+    names = ["Bob", "bob ", "ZOE\u0301", "Zo\u00e9", "s_1", "s-1"]
+    rows = "".join(f"u{number},{name},a,a\n" for number, name in enumerate(names))
+    table = read_table(written(tmp_path, "utterance_id,speaker,truth,prediction\n" + rows))
+    assert table.frame["speaker"].tolist() == ["Bob", "Bob", "ZO\u00c9", "ZO\u00c9", "s_1", "s_1"]
+    assert any("3 speakers are spelled in several ways" in remark for remark in table.remarks)
+
+
+def test_white_space_in_labels_and_the_index_of_pandas_do_not_matter(tmp_path):
+    file = written(tmp_path, ",utterance_id,truth, prediction\n0,u1,ang ,ang\n1,u2,sad,\u200bsad\n")
+    table = read_table(file, labels=["ang", " sad"])
+    assert table.labels == ("ang", "sad")
+    assert (table.frame["truth"] == table.frame["prediction"]).all()
+
+
+def test_cells_with_an_apostrophe_before_a_formula_are_read_back(tmp_path):
+    frame = plain_cells(
+        pd.DataFrame({"utterance_id": ["-u1", "u2"], "truth": ["-1", "+1"], "prediction": ["-1", "-1"]})
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert "'-u1,'-1,'-1" in (tmp_path / "t.csv").read_text()
+    table = read_table(tmp_path / "t.csv")
+    assert table.labels == ("+1", "-1")
+    assert table.frame["utterance_id"].tolist() == ["-u1", "u2"]
+
+
+def test_a_parquet_file_with_a_doubled_column_is_refused(tmp_path):
+    table = pa.table({"utterance_id": ["u1"], "truth": ["a"], "prediction": ["a"]})
+    pq.write_table(table.append_column("prediction", pa.array(["b"])), tmp_path / "t.parquet")
+    with pytest.raises(PredictionError, match="two columns are called 'prediction'"):
+        read_table(tmp_path / "t.parquet")
