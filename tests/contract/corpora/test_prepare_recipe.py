@@ -50,7 +50,7 @@ def test_the_synthetic_corpus_is_marked(tmp_path):
     ("overrides", "message"),
     [
         (["corpus.root=/no/such/folder"], "key 'corpus.root': /no/such/folder: no such folder: there is no /no"),
-        (["corpus.variant=spoken"], "key 'corpus.variant': applies to circumplex"),
+        (["corpus.root=.", "corpus.variant=spoken"], "key 'corpus.variant': applies to circumplex"),
         (["corpus.speed=2"], "unknown key 'corpus.speed'"),
         (["corpus"], "override 'corpus': expected section.key=value"),
     ],
