@@ -1,15 +1,13 @@
 """Rows of a prepared corpus: values that no column takes, and audio that is long or missing."""
 
-import io
 import json
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from lalm_mer.core.schema import Rejection, Utterance
-from lalm_mer.corpora import load, parts, write_corpus
+from lalm_mer.corpora import parts, write_corpus
 
 
 @pytest.fixture
