@@ -213,7 +213,7 @@ def transcribe_utterances(
     """
     if batch_size < 1:
         raise ConfigError(f"argument 'batch_size': {batch_size}; expected 1 or more")
-    columns = utterances.select_columns(["utterance_id", "audio"])
+    columns = utterances.select_columns(["utterance_id", "audio", "audio_sha256"])
     names, durations = utterances["utterance_id"][:], utterances["duration_s"][:]
     with_audio = [row for row, duration_s in enumerate(durations) if duration_s is not None]
     done = _open_journal(journal, identity)

@@ -160,7 +160,7 @@ def test_a_tower_that_shares_weights_is_not_trained_in_full(fresh_family):
     [
         ({"peft_type": "XLORA"}, "says peft_type 'XLORA'; expected LORA, LOHA"),
         ({"peft_type": None}, "says peft_type None"),
-        ({"auto_mapping": {"parent_library": "evil.modeling"}}, "says auto_mapping 'evil.modeling'"),
+        ({"auto_mapping": {"parent_library": "evil.modeling"}}, "says auto_mapping .*evil.modeling"),
         ({"megatron_core": "evil"}, "says megatron_core 'evil'"),
         ({"trainable_token_indices": [1]}, r"says trainable_token_indices \[1\]"),
         ({"bias": "all"}, "says bias 'all'; expected 'none'"),
@@ -189,5 +189,5 @@ def test_a_saved_module_that_the_config_does_not_name_is_refused(saved, fresh_fa
     odd = {f"base_model.model.{root}.weight": torch.zeros(2, 2)}
     save_file(tensors | odd, folder / "adapter_model.safetensors")
     assert tower_of(fresh_family, f"{root}.weight") == "projector"
-    with pytest.raises(AdapterError, match=rf"{re.escape(root)}.weight; expected only what its config names"):
+    with pytest.raises(AdapterError, match=rf"{re.escape(root)}.weight'; expected only what its config names"):
         load_adapter(fresh_family, folder)

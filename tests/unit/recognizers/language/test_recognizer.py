@@ -1,4 +1,5 @@
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -97,6 +98,8 @@ def test_only_the_true_answer_has_a_gradient(toy):
 
 def test_trained_weights_are_saved_by_their_library(toy, tmp_path):
     class Saves(torch.nn.Module):
+        peft_config: ClassVar = {}
+
         def save_pretrained(self, folder):
             folder.mkdir()
             (folder / "saved").touch()
