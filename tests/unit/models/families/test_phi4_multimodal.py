@@ -61,7 +61,7 @@ def test_trained_weights_without_it_are_refused(published):
     with pytest.raises(ModelError, match=r"speech-lora: no adapter_model.safetensors; expected an adapter"):
         load(folder)
     (folder / "speech-lora" / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match=r"no adapter in its folder 'speech-lora' .* is not trained to use audio"):
+    with pytest.raises(ModelError, match=r"no adapter in its folder 'speech-lora'; .* is not trained to use audio"):
         load(folder)
 
 
