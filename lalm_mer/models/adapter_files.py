@@ -25,7 +25,12 @@ _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")
 
 
 def check_adapter_folder(
-    folder: Path, *, named: str | None = None, root: Path | None = None, towers: Collection[str] | None = None
+    folder: Path,
+    *,
+    named: str | None = None,
+    root: Path | None = None,
+    towers: Collection[str] | None = None,
+    targets_of_tensors: bool = False,
 ) -> dict[str, Any]:
     """Refuse a folder that contains anything but an adapter of a supported kind without code.
 
@@ -38,6 +43,7 @@ def check_adapter_folder(
             check of links: a download only has those of the cache
         towers: module paths of the base model's towers, the only modules that may be saved completely; None to leave
             that check to ``load_adapter``
+        targets_of_tensors: whether a regular expression in ``target_modules`` is replaced by the modules of the tensors
 
     Returns:
         content of ``adapter_config.json``
@@ -53,6 +59,8 @@ def check_adapter_folder(
         if name not in _OTHER_FILES and not path.is_file():
             raise AdapterError(f"{where}: no {name}; expected an adapter saved by peft, in safetensors and not pickled")
     config = read_json(folder / CONFIG)
+    if targets_of_tensors and isinstance(config, dict) and isinstance(config.get("target_modules"), str):
+        config["target_modules"] = _adapted_modules(where, folder / WEIGHTS)
     code = [key for key in _CODE if isinstance(config, dict) and config.get(key) not in (None, False)]
     if code:
         raise AdapterError(
@@ -111,15 +119,27 @@ def _is_within(path: Path, root: Path) -> bool:
 
 def _check_weights(where: str, file: Path, prefix: str, complete: Collection[str]) -> int:
     """Accept tensors of the adapter and of modules that the config lists as saved completely; the largest dimension."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-            largest = max((size for name in names for size in opened.get_slice(name).get_shape()), default=0)
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
+    shapes = _tensor_shapes(where, file)
+    names = list(shapes)
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
     declared = tuple(f"base_model.model.{module}." for module in complete)
     unexpected = [name for name in names if f".{prefix}" not in name and not name.startswith(declared)]
     if unexpected or not names:
         found = shown(unexpected[0], 200) if unexpected else "nothing"
         raise AdapterError(f"{where}: {WEIGHTS} contains {found}; expected only what its config names")
     return largest
+
+
+def _tensor_shapes(where: str, file: Path) -> dict[str, list[int]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            return {name: opened.get_slice(name).get_shape() for name in names}
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{where}: {WEIGHTS} is not safetensors ({one_line(error)})") from error
+
+
+def _adapted_modules(where: str, file: Path) -> list[str]:
+    """The modules that have tensors of LoRA, by their full names."""
+    names = (name.removeprefix("base_model.model.").partition(".lora_")[0] for name in _tensor_shapes(where, file))
+    return sorted(set(names))

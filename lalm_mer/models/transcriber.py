@@ -242,7 +242,12 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     journal.parent.mkdir(parents=True, exist_ok=True)
     content = journal.read_bytes() if journal.is_file() else b""
     complete = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in complete.decode("utf-8").split("\n")[:-1]]
+    try:
+        lines = [json.loads(line) for line in complete.decode("utf-8").split("\n")[:-1]]
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{journal}: is damaged ({one_line(error)}); remove it to transcribe again") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise ConfigError(f"{journal}: is damaged (a line has no object); remove it to transcribe again")
     if not lines:
         write_text(journal, json.dumps(dict(identity), ensure_ascii=False) + "\n")
         return {}

@@ -143,6 +143,18 @@ def test_every_module_lists_its_public_names():
     assert wrong == {}
 
 
+def test_bounds_of_comparisons_are_relative_to_the_scale():
+    """Or a test that passes on one processor fails on another; ``pytest.approx(abs=...)`` is for a known scale."""
+    absolute = [
+        f"{path}:{node.value.lineno}"
+        for path, tree in modules("tests").items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword) and node.arg == "atol"
+        if not (isinstance(node.value, ast.Constant) and node.value.value == 0)
+    ]
+    assert absolute == []
+
+
 def test_every_shipped_prompt_loads():
     folders = {"": "", "dialogue": "dialogue_", "described": "described_"}
     for folder, prefix in folders.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from lalm_mer.core.errors import ModelError
 from lalm_mer.core.names import GENERATION, ZERO_SHOT
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_file, hash_json
@@ -79,6 +80,8 @@ class OpenedRun:
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
         model: Any = builder.load(settings.model)
+        if base_digest(settings.model.id, settings.model.revision) != self.hashes["base_model"]:
+            raise ModelError(f"model {settings.model.id!r}: has changed while it was loaded; start again")
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
         data = open_data(

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line, shown
 from lalm_mer.models.families.base import (
     SPEECH_CORPORA,
     AudioEncoder,
@@ -70,10 +70,12 @@ class _OwnClass:
     @staticmethod
     def from_pretrained(source: str, *, revision: str | None, trust_remote_code: bool, **settings: Any) -> Any:  # noqa: ANN401 transformers' own
         assert not trust_remote_code
-        named = (from_pretrained(AutoConfig, source, revision).architectures or ["no class"])[0]
-        own: Any = getattr(transformers, named, None)
-        if own is None:
-            raise ValueError(f"its class is {named}, which transformers {transformers.__version__} does not have")
+        named = from_pretrained(AutoConfig, source, revision).architectures or ["no class"]
+        first = named[0] if isinstance(named, list) else None
+        own: Any = getattr(transformers, first, None) if isinstance(first, str) else None
+        if not (isinstance(own, type) and issubclass(own, transformers.PreTrainedModel)):
+            known = f"transformers {transformers.__version__}"
+            raise ValueError(f"its class is {shown(first or named)}, a model that {known} does not have")
         return from_pretrained(own, source, revision, **settings)
 
 

@@ -25,7 +25,7 @@ from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, InPlaceDecoder
 from lalm_mer.models.families.parts.log_mel import frame_mask
-from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
+from lalm_mer.models.families.parts.merged_adapters import merge_published
 from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
@@ -237,7 +237,6 @@ class GraniteSpeech(Family):
     @classmethod
     def load_processor(cls, source: str, revision: str | None) -> GraniteSpeechProcessor:
         """The processor, with a template that takes audio slots and writes no date."""
-        refuse_pickled(Path(source))  # before transformers reads an adapter there
         extractor, tokenizer, template = open_processor_parts(cls, _EXTRACTOR, source, revision)
         processor = GraniteSpeechProcessor(
             extractor, tokenizer, chat_template=join_parts_before(template, cls.audio_token, _SYSTEM)
@@ -246,8 +245,8 @@ class GraniteSpeech(Family):
         return processor
 
     def merge_published_adapter(self, source: str, revision: str | None) -> None:
-        """Merge the adapter that transformers has loaded with the weights."""
-        merge_adapters(self.model, self.name)
+        """Merge the adapter beside the weights."""
+        merge_published(self.model, self.name, source, revision, dtype=self.model.dtype)
 
 
 def _tower_frames(family: Family, samples: int) -> int:

@@ -18,11 +18,11 @@ from transformers import (
     ProcessorMixin,
 )
 
-from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import SPEECH_CORPORA, Family
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
-from lalm_mer.models.families.parts.merged_adapters import merge_adapters, refuse_pickled
+from lalm_mer.models.families.parts.merged_adapters import merge_published
 from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
@@ -180,17 +180,11 @@ class Phi4Multimodal(Family):
         model: Any = self.model
         if self.randomly_initialised or getattr(model.config, "speech_adapter_merged", False):
             return
-        refuse_pickled(Path(source) / _SPEECH_ADAPTER)
-        where = {"subfolder": _SPEECH_ADAPTER} | ({"revision": revision} if revision else {})
-        try:
-            # by its default name: transformers would report modules with "speech" in their names as missing
-            model.load_adapter(source, adapter_kwargs=where)
-        except (OSError, ValueError) as error:
+        if not merge_published(model, self.name, source, revision, subfolder=_SPEECH_ADAPTER):
             raise ModelError(
-                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r} could be loaded ({one_line(error)}); "
-                f"without it {self.name} is not trained to use audio"
-            ) from error
-        merge_adapters(model, self.name)
+                f"model {source!r}: no adapter in its folder {_SPEECH_ADAPTER!r}; without it {self.name} is "
+                "not trained to use audio"
+            )
         model.config.speech_adapter_merged = True  # a saved copy contains it
 
     def submodule(self, tower: str) -> nn.Module:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -15,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import modalities_of
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.schema import Input
+from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE, AcousticFeatures, acoustic_features
@@ -182,24 +182,22 @@ class FusionNetwork(nn.Module):
         Raises:
             ModelError: if a file is missing or does not fit, or the frozen BERT's weights are not those of training
         """
+        config = _read_config(folder / _CONFIG)
+        options: dict[str, Any] = dict(config.head)
+        options |= {f"{name}_branch": branch for name, branch in config.branches.items()}
         try:
-            config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
             weights = load_file(folder / _WEIGHTS)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"{folder}: not a saved fusion network ({one_line(error)})") from error
-        options: dict[str, Any] = dict(config["head"])
-        options |= {f"{name}_branch": BranchSettings(**values) for name, values in config["branches"].items()}
-        scratch = None if config["scratch"] is None else ScratchSettings(**config["scratch"])
-        network = cls(
-            config["labels"],
-            acoustic=_load_acoustic(config["acoustic"], folder),
-            transcripts=_load_transcripts(config["transcripts"], scratch, folder),
-            scratch=scratch,
-            **options,
-        )
-        try:
+            network = cls(
+                config.labels,
+                acoustic=_load_acoustic(config.acoustic, folder),
+                transcripts=_load_transcripts(config.transcripts, config.scratch, folder),
+                scratch=config.scratch,
+                **options,
+            )
             network.load_state_dict(weights)
-        except RuntimeError as error:
+        except LalmMerError:
+            raise
+        except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({one_line(error)})") from error
         return network.eval()
 
@@ -253,6 +251,26 @@ class FusionCollator:
 def _padded(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """B sequences, right-padded with zeros, and their lengths (B,)."""
     return nn.utils.rnn.pad_sequence(list(sequences), batch_first=True), torch.tensor([len(one) for one in sequences])
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Content of the file of settings."""
+
+    labels: tuple[str, ...]
+    modalities: str
+    branches: Mapping[str, BranchSettings]
+    head: Mapping[str, Any]
+    acoustic: Mapping[str, Any] | None
+    transcripts: Mapping[str, Any] | None
+    scratch: ScratchSettings | None
+
+
+def _read_config(file: Path) -> _Config:
+    try:
+        return parse(_Config, read_object(file), str(file))
+    except PredictionError as error:
+        raise ModelError(f"{file.parent}: not a saved fusion network ({error})") from error
 
 
 def _load_acoustic(saved: Mapping[str, Any] | None, folder: Path) -> AcousticFeatures | None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from clap_inputs import EXACT, LABELS, RANK, RATE, SETUP, TOWERS, noise, score, shake, training_batch
+from clap_inputs import LABELS, RANK, RATE, SETUP, TOWERS, noise, score, shake, training_batch
+from closeness import assert_close
 from peft import PeftModel
 from tokenizers import normalizers
 from transformers import ClapModel, ClapProcessor
@@ -39,7 +40,7 @@ def test_longer_audio_equals_that_of_the_extractor_when_it_draws_the_middle(clap
     monkeypatch.setattr(np.random, "randint", lambda low, high: (high - 1) // 2 if high > 1 else 0)
     ours = clap.audio_inputs([waveform])
     theirs = clap.extractor([waveform.samples], sampling_rate=RATE, return_tensors="pt")
-    torch.testing.assert_close(ours["input_features"], theirs["input_features"].float(), **EXACT)
+    assert_close(ours["input_features"], theirs["input_features"].float())
     if clap.fuses and seconds > 2.01:  # alone in a batch, the extractor marks a shorter one as longer
         assert ours["is_longer"].tolist() == theirs["is_longer"].tolist() == [[True]]
 
@@ -70,8 +71,8 @@ def test_a_batch_of_one_scores_as_a_batch_of_eight(clap, inputs):
     recognizer = ClapRecognizer(clap, SETUP)
     together = score(recognizer, inputs)
     alone = torch.cat([score(recognizer, [given]) for given in inputs])
-    torch.testing.assert_close(together, alone, **EXACT)
-    torch.testing.assert_close(score(recognizer, inputs[::-1]).flip(0), together, **EXACT)
+    assert_close(together, alone)
+    assert_close(score(recognizer, inputs[::-1]).flip(0), together)
 
 
 def test_scores_are_distributions_that_depend_on_the_audio(clap, inputs):
@@ -99,7 +100,7 @@ def test_one_description_a_label_gives_the_models_own_logits(clap, folder, examp
     with torch.no_grad():
         logits = own(**words, input_features=batch["input_features"], is_longer=batch["is_longer"]).logits_per_audio
         output = recognizer(**batch)
-    torch.testing.assert_close(output["log_probs"], logits.log_softmax(dim=1), **EXACT)
+    assert_close(output["log_probs"], logits.log_softmax(dim=1))
     torch.testing.assert_close(output["losses"], -output["log_probs"].gather(1, batch["truth"][:, None])[:, 0])
     assert output["items"].tolist() == [1] * len(inputs)
     assert torch.equal(score(recognizer, inputs), output["log_probs"])  # whether or not there is a truth
@@ -120,7 +121,7 @@ def test_a_label_embedding_is_the_mean_of_its_descriptions(clap, inputs):
             mean = torch.stack(of_label).mean(dim=0)
             rows.append(mean / mean.norm())
         expected = (clap.model.logit_scale_a.exp() * audio @ torch.stack(rows).T).log_softmax(dim=1)
-    torch.testing.assert_close(score(recognizer, inputs[:2]), expected, **EXACT)
+    assert_close(score(recognizer, inputs[:2]), expected)
 
 
 def test_two_labels_with_the_same_description_are_refused(clap):
@@ -165,17 +166,17 @@ def test_lora_is_added_to_the_chosen_tower_only_and_changes_the_scores(clap, fol
     assert all(name.startswith(Clap.towers[tower] + ".") and ".lora_" in name for name in trained)
     assert {row.tower: bool(row.modules) for row in report} == {name: name == tower for name in TOWERS}
     recognizer = ClapRecognizer(clap, SETUP, model)
-    torch.testing.assert_close(score(recognizer, inputs), before, **EXACT)
+    assert_close(score(recognizer, inputs), before)
     shake(model)
     after = score(recognizer, inputs)
     assert (after - before).abs().max() > 1e-3
     recognizer.save_trained(tmp_path / "adapter")
     again = Clap.load(folder)
     loaded = load_adapter(again, tmp_path / "adapter")
-    torch.testing.assert_close(score(ClapRecognizer(again, SETUP, loaded), inputs), after, **EXACT)
+    assert_close(score(ClapRecognizer(again, SETUP, loaded), inputs), after)
     other = Clap.load(folder)
     PeftModel.from_pretrained(other.model, tmp_path / "adapter")  # without this library
-    torch.testing.assert_close(score(ClapRecognizer(other, SETUP), inputs), after, **EXACT)
+    assert_close(score(ClapRecognizer(other, SETUP), inputs), after)
 
 
 def test_an_unknown_tower_is_refused(clap):

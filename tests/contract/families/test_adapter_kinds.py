@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
@@ -13,7 +14,6 @@ from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
 from lalm_mer.recognizers.training import RecognizerTrainer
 
-EXACT = {"rtol": 0.0, "atol": 1e-5}
 OPTIONS = {
     "lora": {"r": 4, "init_lora_weights": "gaussian"},
     "loha": {"r": 4},
@@ -46,7 +46,7 @@ def saved(load_family, prompts, inputs, score, recognizer_of, tmp_path):
         torch.manual_seed(seed)  # adapters start at random
         model, report = add_adapter(family, asked.pop("towers", TOWERS), asked.pop("options", {"r": 2}), **asked)
         new = score(family, prompts["audio_transcript"], inputs[:2], model)
-        torch.testing.assert_close(new, before, **EXACT)  # a new adapter says nothing yet
+        assert_close(new, before)  # a new adapter says nothing yet
         perturb(model, seed)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         assert sum(row.adapter_parameters + row.full_parameters for row in report) == trained
@@ -68,9 +68,9 @@ def test_a_kind_is_saved_loaded_and_merged_without_loss(saved, load_family, prom
     family = load_family()
     model = load_adapter(family, folder)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores, **EXACT)
+    assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores)
     model.merge_and_unload(safe_merge=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
+    assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores)
 
 
 @pytest.mark.parametrize("tower", ["projector", "audio_tower"])
@@ -84,7 +84,7 @@ def test_a_tower_in_full_is_trained_saved_and_merged(
     assert {row.tower: row.full_parameters for row in report if row.full_parameters} == {tower: size[tower]}
     assert {row.tower: row.base_parameters for row in report} == size
     model = load_adapter(family, folder, trainable=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores, **EXACT)
+    assert_close(score(family, prompts["audio_transcript"], inputs[:2], model), scores)
 
     recognizer = recognizer_of(family, prompts["audio_transcript"], model).train()
     recognizer(**training_batch(recognizer, examples[:2]))["losses"].sum().backward()
@@ -103,7 +103,7 @@ def test_a_tower_in_full_is_trained_saved_and_merged(
 
     family = load_family()
     load_adapter(family, folder).merge_and_unload(safe_merge=True)
-    torch.testing.assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores, **EXACT)
+    assert_close(score(family, prompts["audio_transcript"], inputs[:2]), scores)
 
 
 def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, prompts, inputs, score):
@@ -115,7 +115,7 @@ def test_two_adapters_on_one_model_are_active_one_at_a_time(saved, load_family, 
     for name in ("a", "b", "a"):
         model.set_adapter(name)
         scores = score(family, prompts["audio_transcript"], inputs[:2], model)
-        torch.testing.assert_close(scores, each[name][2], **EXACT)
+        assert_close(scores, each[name][2])
     with pytest.raises(AdapterError, match="has an adapter already"):
         load_adapter(family, each["a"][0])
 

@@ -72,11 +72,12 @@ def test_two_steps_equal_the_models_own_forward(
                 family.model(**own_inputs(family, [ids], waveforms[row : row + 1])).logits[0]
                 for row, ids in enumerate(rows)
             ]
+    bound = trait("ROUNDING") or 1e-5
     for row, ids in enumerate(rows):  # padding is not compared
-        assert_close(ours[row, : len(ids)], own[row][: len(ids)])
+        assert_close(ours[row, : len(ids)], own[row][: len(ids)], bound)
         if count > 1:
             alone = two_steps(family, [ids], waveforms[row : row + 1])
-            assert_close(ours[row, : len(ids)], alone[0])
+            assert_close(ours[row, : len(ids)], alone[0], bound)
 
 
 def test_scores_depend_on_the_audio(family, prompts, inputs, noise, score):

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import soundfile
+from closeness import assert_close
 
 from lalm_mer.core.audio import Waveform, decode
 from lalm_mer.core.errors import AudioError
@@ -25,7 +26,7 @@ def test_channels_are_averaged():
     left, right = np.linspace(0, 0.5, 100), np.linspace(0, -0.1, 100)
     waveform = decode(encoded(np.stack([left, right], axis=1)), "clip")
     assert waveform.samples.dtype == np.float32
-    np.testing.assert_allclose(waveform.samples, (left + right) / 2, atol=1e-7)
+    assert_close(waveform.samples, (left + right) / 2, 1e-7)
     assert waveform.sampling_rate == 8000
     assert waveform.duration_s == 100 / 8000
 
@@ -37,7 +38,7 @@ def test_channels_are_averaged():
 def test_a_part_of_a_file(start_s, end_s, expected):
     samples = np.linspace(-0.5, 0.5, 40)
     part = decode(encoded(samples), "clip", start_s, end_s)
-    np.testing.assert_allclose(part.samples, samples[expected], atol=1e-7)
+    assert_close(part.samples, samples[expected], 1e-7)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_resampling_preserves_signal_and_duration():
     assert resampled.samples.dtype == np.float32
     assert resampled.duration_s == pytest.approx(1.0)
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    np.testing.assert_allclose(resampled.samples[500:-500], expected[500:-500], atol=1e-3)
+    assert_close(resampled.samples[500:-500], expected[500:-500], 1e-3)
     assert original.resampled(48000) is original
 
 

@@ -148,7 +148,8 @@ def test_a_clip_is_convolved_with_recorded_impulse_responses(tmp_path):
     clip = sound()
     changed = Augmentation(AugmentSettings(reverb=ReverbSettings(p=1, folder=folder)))(clip, "key").samples
     echoed = clip.samples + 0.5 * np.concatenate([np.zeros(1_600, np.float32), clip.samples[:-1_600]])
-    np.testing.assert_allclose(changed, echoed * rms(clip.samples) / rms(echoed), atol=1e-4)
+    expected = echoed * rms(clip.samples) / rms(echoed)
+    assert np.abs(changed - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_slow_clips_are_longer_by_the_rate_and_lower():
@@ -163,7 +164,7 @@ def test_a_clip_too_loud_is_scaled_down_and_not_clipped():
     clip = sound(level=0.9)
     loud = Augmentation(AugmentSettings(gain=GainSettings(p=1, min_gain_db=6, max_gain_db=6)))(clip, "key").samples
     assert np.abs(loud).max() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(loud, clip.samples / np.abs(clip.samples).max(), atol=1e-6)
+    assert np.abs(loud - clip.samples / np.abs(clip.samples).max()).max() <= 1e-6  # of a largest value of 1
 
 
 def test_draws_depend_on_the_key_only_and_random_states_are_restored():

@@ -222,6 +222,16 @@ def test_another_run_is_not_resumed(transcriber, utterances, tmp_path):
         run(transcriber, utterances, tmp_path / "journal", identity={"model": "small", "root_hash": "r"})
 
 
+@pytest.mark.parametrize("damage", ["null", "[]", '"x"', "{", "[" * 20_000, "\udcff"])
+def test_a_damaged_journal_is_one_line(damage, transcriber, utterances, tmp_path):
+    run(transcriber, utterances, tmp_path / "journal")
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(damage.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(ConfigError, match=r"journal: is damaged .*remove it to transcribe again") as caught:
+        run(transcriber, utterances, tmp_path / "journal")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_batch_size_of_zero_is_refused(transcriber, utterances, tmp_path):
     with pytest.raises(ConfigError, match=r"argument 'batch_size': 0"):
         run(transcriber, utterances, tmp_path / "journal", batch_size=0)

@@ -78,7 +78,7 @@ def test_only_music_flamingo_encodes_later_audio_differently(tiny_folder):
         with torch.no_grad():
             states = family.encode_audio(**family.audio_inputs([twice])).states[0]
         first, second = states.split(len(states) // 2)
-        assert torch.allclose(first, second, atol=1e-5) is same
+        assert bool((first - second).abs().max() <= 1e-5 * first.abs().max()) is same
 
 
 def test_music_flamingo_marks_where_each_sound_begins_and_ends(tiny_folder):

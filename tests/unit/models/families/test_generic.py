@@ -135,7 +135,7 @@ def test_a_config_without_a_placeholder_is_an_error(generic):
 def test_a_class_that_transformers_does_not_have_is_named(changed):
     folder = changed("config.json", '"Qwen2AudioForConditionalGeneration"', '"Qwen9AudioModel"')
     with pytest.raises(
-        ModelError, match=r"its class is Qwen9AudioModel, which transformers .* does not have"
+        ModelError, match=r"its class is 'Qwen9AudioModel', a model that transformers .* does not have"
     ) as caught:
         opened("generic", folder)
     assert str(folder) in str(caught.value)

@@ -90,7 +90,7 @@ def test_an_empty_adapter_is_an_error(with_adapter):
 def test_a_pickled_adapter_of_the_weights_is_not_read(with_adapter):
     folder, _ = with_adapter(0.2)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(ModelError, match=rf"{folder}: an adapter_config.json without adapter_model.safetensors"):
+    with pytest.raises(ModelError, match=rf"{folder}: no adapter_model.safetensors; expected an adapter saved by peft"):
         load(folder)
 
 

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from closeness import assert_close
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
@@ -78,7 +79,7 @@ def test_opensmile_deltas_are_aligned_with_their_frames():
     frames = extractor.frames(rising)
     loudness, delta = frames[:, 4].astype(float), frames[:, 18 + 4]
     slope = sum(k * (np.roll(loudness, -k) - np.roll(loudness, k)) for k in (1, 2)) / 10
-    np.testing.assert_allclose(delta[3:-3], slope[3:-3], atol=1e-4)
+    assert_close(delta[3:-3], slope[3:-3], 1e-4)
 
 
 def test_log_mel_band_follows_frequency():

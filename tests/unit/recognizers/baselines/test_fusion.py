@@ -8,7 +8,7 @@ import pytest
 import torch
 from closeness import assert_close
 
-from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
+from lalm_mer.core.errors import ConfigError, CorpusError, LalmMerError, ModelError
 from lalm_mer.core.names import MODALITIES
 from lalm_mer.recognizers.baselines.branches import BranchSettings
 from lalm_mer.recognizers.baselines.build import build_fusion
@@ -158,8 +158,30 @@ def test_incomplete_folder_is_one_line(tmp_path, inputs):
     network, _ = build(inputs, tmp_path, modalities="audio")
     network.save_trained(tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ModelError, match="not a saved fusion network"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: does not fit fusion\.json"):
         FusionNetwork.load_trained(tmp_path / "saved")
+
+
+WRONG = (
+    {"labels": None}, {"labels": "hs"}, {"labels": ["happy"]}, {"branches": None}, {"branches": {"audio": None}},
+    {"branches": {"audio": {"channels": "64"}}}, {"branches": {"audio": {"channels": 10**12}}}, {"branches": {"x": {}}},
+    {"head": None}, {"head": {"hidden": None}}, {"head": {"depth": 1}}, {"acoustic": {}}, {"acoustic": {"name": 5}},
+    {"acoustic": [1]}, {"scratch": 1}, {"transcripts": {}}, {"transcripts": {"name": "scratch"}},
+    {"more": 1},
+)  # fmt: skip
+
+
+def test_settings_of_a_wrong_shape_are_one_line(inputs, tmp_path):
+    network, _ = build(inputs, tmp_path, modalities="audio")
+    network.save_trained(tmp_path / "saved")
+    file = tmp_path / "saved" / "fusion.json"
+    good = json.loads(file.read_text())
+    cases = [json.dumps(good | each) for each in WRONG] + ["null", "[]", '"x"', "", "{", "{}", "[" * 20_000]
+    for content in cases:
+        file.write_text(content)
+        with pytest.raises(LalmMerError) as caught:
+            FusionNetwork.load_trained(tmp_path / "saved")
+        assert "\n" not in str(caught.value), content
 
 
 def test_wrong_settings(inputs, tmp_path):
