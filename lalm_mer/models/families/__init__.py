@@ -59,7 +59,7 @@ def family_class(name: str) -> type[Family]:
 
     Raises:
         ConfigError: if there is none
-        ModelError: if it needs a newer transformers
+        ModelError: if the installed transformers does not have it
     """
     known = FAMILIES | OTHER_FAMILIES
     if name not in known:
@@ -69,4 +69,10 @@ def family_class(name: str) -> type[Family]:
             f"family {name} needs transformers {NEEDED_TRANSFORMERS[name]} or newer, found {version('transformers')}; "
             "pip install --upgrade transformers"
         )
-    return cast("type[Family]", getattr(import_module(f"{__name__}.{name}"), known[name]))
+    try:
+        module = import_module(f"{__name__}.{name}")
+    except ImportError as error:
+        raise ModelError(
+            f"family {name}: {error}; a newer transformers has it: pip install --upgrade transformers"
+        ) from error
+    return cast("type[Family]", getattr(module, known[name]))
