@@ -173,12 +173,11 @@ def tiny_folder(made_once: Callable[..., Path]) -> Callable[[str], Path]:
 
     @cache
     def make(family: str) -> Path:
-        from supported_families import SINCE, is_supported
-
+        from lalm_mer.models.families import is_supported
         from lalm_mer.models.registry import model_class
 
         if not is_supported(family):
-            pytest.skip(f"{family} needs transformers {SINCE[family]}")
+            pytest.skip(f"{family} needs a newer transformers")
         if required := getattr(model_class(family), "required_module", None):
             pytest.importorskip(required, reason=f"the extra `{family}` is not installed")
         return made_once(f"tiny_{family}", lambda folder: build(family, folder))

@@ -5,10 +5,10 @@ import pkgutil
 from importlib import import_module
 
 import pytest
-from supported_families import is_supported
 from transformers import PreTrainedModel
 
 import lalm_mer
+from lalm_mer.models.families import is_supported
 from lalm_mer.recognizers.clap import ClapRecognizer
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 

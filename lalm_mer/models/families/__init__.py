@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
+
+from packaging.version import Version
 
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.suggestions import did_you_mean
@@ -11,7 +14,10 @@ from lalm_mer.core.suggestions import did_you_mean
 if TYPE_CHECKING:
     from lalm_mer.models.families.base import Family
 
-__all__ = ["CLAP", "FAMILIES", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "family_class", "model_names"]
+__all__ = [
+    "CLAP", "FAMILIES", "NEEDED_TRANSFORMERS", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "family_class", "is_supported",
+    "model_names",
+]  # fmt: skip
 
 FAMILIES = {
     "qwen2_audio": "Qwen2Audio",
@@ -28,6 +34,8 @@ FAMILIES = {
     "voxtral": "Voxtral",
 }
 """Name of a family and of its file -> class in this file"""
+NEEDED_TRANSFORMERS = dict.fromkeys(("musicflamingo", "gemma4", "gemma3n", "qwen2_5_omni", "qwen3_omni_moe"), "5.21")
+"""Family -> the first transformers in which it works, if that is newer than the oldest one supported"""
 OTHER_MODEL_TYPES = {"qwen2_5_omni_thinker": "qwen2_5_omni", "qwen3_omni_moe_thinker": "qwen3_omni_moe"}
 """``model_type`` of a config -> name of the family, if they differ"""
 OTHER_FAMILIES = {"generic": "Generic"}
@@ -41,6 +49,11 @@ def model_names() -> tuple[str, ...]:
     return (*FAMILIES, *OTHER_FAMILIES, CLAP)
 
 
+def is_supported(name: str) -> bool:
+    """Whether a family works with the installed transformers."""
+    return Version(version("transformers")) >= Version(NEEDED_TRANSFORMERS.get(name, "0"))
+
+
 def family_class(name: str) -> type[Family]:
     """The family of that name.
 
@@ -51,6 +64,11 @@ def family_class(name: str) -> type[Family]:
     known = FAMILIES | OTHER_FAMILIES
     if name not in known:
         raise ConfigError(f"family {name!r}: expected one of {', '.join(model_names())}{did_you_mean(name, known)}")
+    if not is_supported(name):
+        raise ModelError(
+            f"family {name} needs transformers {NEEDED_TRANSFORMERS[name]} or newer, found {version('transformers')}; "
+            "pip install --upgrade transformers"
+        )
     try:
         module = import_module(f"{__name__}.{name}")
     except ImportError as error:

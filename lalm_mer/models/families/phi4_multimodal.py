@@ -49,6 +49,8 @@ class Phi4SpeechProcessor(Phi4MultimodalProcessor):  # type: ignore[misc]
         self.audio_token = _AUDIO_TOKEN
         self.audio_token_id = tokenizer.convert_tokens_to_ids(self.audio_token)
         ProcessorMixin.__init__(self, audio_processor, tokenizer, chat_template=chat_template)
+        # before transformers 5.23, its processor reads both from the tokenizer
+        tokenizer.audio_token, tokenizer.image_token = self.audio_token, "<|image|>"
 
     @property
     def unused_input_names(self) -> list[str]:

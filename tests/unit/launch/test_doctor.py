@@ -4,10 +4,9 @@ import sys
 
 import pytest
 import torch
-from supported_families import is_supported
 
 from lalm_mer.launch import doctor
-from lalm_mer.models.families import FAMILIES, family_class
+from lalm_mer.models.families import FAMILIES, family_class, is_supported
 from lalm_mer.models.families.generic import LIMITS
 
 

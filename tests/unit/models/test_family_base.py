@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.models import families
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.parts.in_place import fill_placeholders
 from lalm_mer.prompting.conversation import Conversation, Message, Part
@@ -18,6 +19,12 @@ def test_a_family_is_found_by_its_name():
         assert family.name == name
     with pytest.raises(ConfigError, match=r"family 'qwen': expected one of .*qwen2_audio"):
         family_class("qwen")
+
+
+def test_a_family_that_needs_a_newer_transformers_says_so(monkeypatch):
+    monkeypatch.setitem(families.NEEDED_TRANSFORMERS, "qwen2_audio", "99.1")
+    with pytest.raises(ModelError, match=r"family qwen2_audio needs transformers 99\.1 or newer, found \d+\.\d"):
+        family_class("qwen2_audio")
 
 
 def test_a_model_without_a_named_tower_is_refused(make_toy):

@@ -1,13 +1,12 @@
 from types import SimpleNamespace
 
 import pytest
-from supported_families import is_supported
 
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import FAMILIES, family_class
+from lalm_mer.models.families import FAMILIES, family_class, is_supported
 
 MODELS = {**{name: family_class(name) for name in FAMILIES if is_supported(name)}, "clap": Clap}
 
