@@ -5,7 +5,8 @@ Example:
 
 Simulated speakers differ in skill as ``SPREADS`` states; the true UAR is the mean over all possible speakers. It writes
 interval_coverage.csv (every setting: the interval of the package and the former one), interval_summary.csv (all
-methods) and interval_differences.csv (differences of two recognizers). ``printed`` is the fraction of draws with an
+methods), interval_held_out.csv (settings that were not used to choose it, and larger spreads) and
+interval_differences.csv (differences of two recognizers). ``printed`` is the fraction of draws with an
 interval, ``coverage`` that of the printed intervals that contain the true value, ``width`` their median width. The seed
 is fixed; 10,000 draws a setting take about 20 minutes on one core.
 """
@@ -30,19 +31,28 @@ from lalm_mer.evaluation.intervals import MIN_SPEAKERS, difference_ends, is_info
 Floats = npt.NDArray[np.float64]
 
 SPEAKERS, UARS, CLASSES, UTTERANCES = (2, 3, 4, 6, 10, 24), (0.5, 0.9, 0.97, 0.99), (2, 4, 8), (8, 20, 40, 60)
-SPREADS = {
+SPREADS: dict[str, tuple[float, float, float] | float] = {
     "none": (0.0, 0.0, 0.0),
     "classes": (0.0, 0.0, 1.2),
     "moderate": (0.5, 0.0, 0.0),
     "large": (1.0, 0.0, 0.0),
     "mixed": (0.6, 0.5, 1.0),
     "uneven": (0.6, 0.5, 1.0),
-    "long_tailed": None,
+    "long_tailed": 0.15,
 }
 """Of the logit of the recall: standard deviation over speakers, and over the classes of a speaker, and half the range
 over classes. ``uneven``: also 50 to 150% of the utterances a speaker, and classes in proportions from 1 to 4.
-``long_tailed``: a beta distribution over speakers with an intraclass correlation of 0.15."""
-LONG_TAILED = 0.15
+``long_tailed``: a beta distribution over speakers with this intraclass correlation."""
+GRID = tuple(product(SPEAKERS, UARS, CLASSES, UTTERANCES, SPREADS.items()))
+OTHER_SPREADS: dict[str, tuple[float, float, float] | float] = {
+    "none": (0.0, 0.0, 0.0),
+    "within_range": (0.7, 0.7, 0.6),
+    "long_tailed_0.10": 0.1,
+    "larger": (1.5, 0.0, 0.0),
+    "long_tailed_0.25": 0.25,
+}
+HELD_OUT = tuple(product((5, 8, 15, 40), (0.3, 0.7, 0.8, 0.95, 0.98), (3, 6), (30, 50, 100), OTHER_SPREADS.items()))
+"""Settings that no constant was chosen on; the last two spreads are larger than any of ``SPREADS``."""
 PAIRS = ((0.99, 0.97), (0.97, 0.97), (0.97, 0.9), (0.97, 0.5), (0.9, 0.9), (0.9, 0.5), (0.6, 0.5))
 CORRELATIONS = (0.0, 0.5, 0.9)  # of the logits of both recognizers over speakers
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
@@ -59,15 +69,18 @@ def sizes(speakers: int, classes: int, utterances: int, spread: str) -> npt.NDAr
 
 
 def recalls(
-    generator: np.random.Generator, shape: tuple[int, int, int], uar: float, spread: str, shared: Floats | None = None
+    generator: np.random.Generator,
+    shape: tuple[int, int, int],
+    uar: float,
+    spread: tuple[float, float, float] | float,
+    shared: Floats | None = None,
 ) -> Floats:
     """True recalls with the mean ``uar``, shape (R, S, K); ``shared``: the standard normals of the speakers."""
     draws, speakers, classes = shape
-    chosen = SPREADS[spread]
-    if chosen is None:
-        total = 1 / LONG_TAILED - 1
+    if isinstance(spread, float):
+        total = 1 / spread - 1
         return np.repeat(generator.beta(uar * total, (1 - uar) * total, (draws, speakers, 1)), classes, axis=2)
-    between, within, half_range = chosen
+    between, within, half_range = spread
     offsets = np.linspace(-half_range, half_range, classes)
     grid = offsets[:, None] + np.hypot(between, within) * _NODES
 
@@ -136,13 +149,12 @@ def row(truth: float, low: Floats, high: Floats, printed: npt.NDArray[np.bool_])
     }
 
 
-def of_one(draws: int, seed: int) -> Iterator[dict[str, Any]]:
+def of_one(draws: int, seed: int, settings: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """Rows of all settings and methods for one recognizer."""
-    everything = product(SPEAKERS, UARS, CLASSES, UTTERANCES, SPREADS)
-    for number, (speakers, truth, classes, utterances, spread) in enumerate(everything):
+    for number, (speakers, truth, classes, utterances, (spread, values)) in enumerate(settings):
         generator = np.random.default_rng([seed, number])
         of = sizes(speakers, classes, utterances, spread)
-        hits = generator.binomial(of, recalls(generator, (draws, speakers, classes), truth, spread))
+        hits = generator.binomial(of, recalls(generator, (draws, speakers, classes), truth, values))
         uar, without = estimates(hits, of)
         error, size = jackknife_error(without), classes**2 / (1 / of.sum(axis=0)).sum()
         setting = {"speakers": speakers, "uar": truth, "classes": classes, "utterances": utterances, "spread": spread}
@@ -169,7 +181,7 @@ def of_differences(draws: int, seed: int) -> Iterator[dict[str, Any]]:
         for truth in pair:
             own = generator.standard_normal((draws, speakers, 1))
             shared = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
-            hits = generator.binomial(of, recalls(generator, shape, truth, spread, shared))
+            hits = generator.binomial(of, recalls(generator, shape, truth, SPREADS[spread], shared))
             found.append(estimates(hits, of))
         (a, without_a), (b, without_b) = found
         error = [jackknife_error(values) for values in (without_a, without_b, without_a - without_b)]
@@ -203,10 +215,16 @@ def main(arguments: list[str]) -> int:
 
 def simulate(options: argparse.Namespace) -> None:
     """Simulate and write the tables."""
-    rows = pd.DataFrame(of_one(options.draws, options.seed))
+    rows = pd.DataFrame(of_one(options.draws, options.seed, GRID))
+    held_out = pd.DataFrame(of_one(options.draws, options.seed + 1, HELD_OUT))
     differences = pd.DataFrame(of_differences(options.draws, options.seed))
-    kept = rows[rows["method"].isin(["score", "jackknife_t"])]
-    tables = {"coverage": kept, "summary": summary(rows), "differences": differences}
+    shown = ["score", "jackknife_t"]
+    tables = {
+        "coverage": rows[rows["method"].isin(shown)],
+        "summary": summary(rows),
+        "held_out": held_out[held_out["method"].isin(shown)],
+        "differences": differences,
+    }
     for name, table in tables.items():
         with atomic_path(options.out / f"interval_{name}.csv") as partial:
             table.round(4).to_csv(partial, index=False)

@@ -65,7 +65,7 @@ def test_coverage_of_the_score_interval(simulation, speakers, spread):
     error = 2 * np.sqrt(0.93 * 0.07 / draws)
     for mean in (0.5, 0.9, 0.97, 0.99):
         generator = np.random.default_rng([speakers, round(100 * mean)])
-        rates = simulation.recalls(generator, (draws, speakers, 4), mean, spread)
+        rates = simulation.recalls(generator, (draws, speakers, 4), mean, simulation.SPREADS[spread])
         uar, without = simulation.estimates(generator.binomial(of, rates), of)
         low, high = score_ends(uar, jackknife_error(without), 16 / (1 / of.sum(axis=0)).sum(), speakers)
         covered = np.mean((low <= mean) & (mean <= high))
