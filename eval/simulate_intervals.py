@@ -8,7 +8,7 @@ interval_coverage.csv (every setting: the interval of the package and the former
 methods), interval_held_out.csv (settings that were not used to choose it, and larger spreads) and
 interval_differences.csv (differences of two recognizers). ``printed`` is the fraction of draws with an
 interval, ``coverage`` that of the printed intervals that contain the true value, ``width`` their median width. The seed
-is fixed; 10,000 draws a setting take about 20 minutes on one core.
+is fixed; 10,000 draws a setting take about ten minutes on one core.
 """
 
 from __future__ import annotations
