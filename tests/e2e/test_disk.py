@@ -64,4 +64,4 @@ def test_a_merge_that_cannot_be_written_leaves_nothing(workplace, tmp_path, caps
 def test_a_folder_that_is_a_file_is_one_line(workplace, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert workplace.again("zero_shot", f"output.dir={tmp_path / 'file/run'}") == 1
-    assert line(capsys).endswith("cannot be written: Not a directory; choose a path below a folder")
+    assert line(capsys).endswith("cannot be written: File exists; choose a path below a folder")

@@ -168,7 +168,7 @@ def test_channels_are_predicted_separately(bad_and_good, runs, tmp_path):
         (["--labels", "happy,sad"], "labels: only with a prompt, for a base model"),
         (["--hop", "3"], "--hop: only with --window"),
         (["--window", "3", "--hop", "0"], "expected 0 < hop <= window"),
-        (["--out", "rows.txt"], "--out rows.txt: expected a name that ends in .csv, .json, .parquet"),
+        (["--out", "rows.txt"], "rows.txt: expected a name that ends in .csv, .json, .parquet"),
         (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
     ],
 )

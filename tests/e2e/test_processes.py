@@ -249,7 +249,7 @@ def test_an_engine_that_was_silently_replaced_is_an_error(engine, environment, s
 )
 def test_the_engine_is_compared_with_the_expected_one(wanted, processes, found, running, fits):
     engine = Engine("some.yaml", wanted, processes, None)
-    accelerator = SimpleNamespace(distributed_type=DistributedType(found), num_processes=running)
+    accelerator = SimpleNamespace(distributed_type=DistributedType(found), num_processes=running, mixed_precision="no")
     if fits:
         check_accelerator(engine, accelerator)
         return

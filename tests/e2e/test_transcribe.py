@@ -112,7 +112,7 @@ def test_a_killed_transcription_is_resumed_to_the_same_file(whisper, data, tmp_p
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("output.file=table.csv", "'output.file': table.csv"),
+        ("output.file=table.csv", "table.csv; expected a name that ends in .parquet"),
         ("model.id=no/such/whisper", "no/such/whisper"),
         ("model.language=tlh", "'model.language'"),
         ("model.batch_size=0", "'model.batch_size': 0"),

@@ -80,7 +80,7 @@ def test_a_table_of_speech_recognition_is_read(command, data, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--asr", "gone.csv"], "gone.csv: no such file"),
-        (["--word-times", "gone"], "--word-times gone: no such folder"),
+        (["--word-times", "gone"], "gone: no such folder"),
         (["--set", "loudness=1"], "--set loudness=1: no threshold 'loudness'; expected one of mismatch_s"),
         (["--processes", "0"], "--processes 0: expected 1 or more"),
         (["--out", "{data}/quality"], "is in the prepared corpus"),

@@ -77,7 +77,7 @@ def test_only_settings_without_effect_on_results_may_change():
     trains = everywhere | {"train.report_to"} | {f"train.{key}" for key in scoring}
     prompted = {"prompt.cache_dir", "prompt.modalities", "preflight"}
     assert changeable_keys(ZeroShotSettings) == everywhere | prompted | {f"scoring.{key}" for key in scoring}
-    assert changeable_keys(FinetuneSettings) == trains | prompted
+    assert changeable_keys(FinetuneSettings) == trains | prompted | {"hub"}
     assert changeable_keys(BaselineSettings) == trains | {"baseline.cache_dir", "baseline.processes"}
 
 
