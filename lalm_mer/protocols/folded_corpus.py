@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -115,20 +115,21 @@ def fold_corpus(corpus: PreparedCorpus, protocol: Protocol) -> FoldedCorpus:
     if mapped.empty:
         raise CorpusError(f"corpus {corpus.name}: no utterance has a label of task {task.name}{_others(unmapped)}")
     labels = task.labels.labels
-    for label in labels:
-        if label not in set(mapped["truth"]) | set(protocol.may_lack.get("test", ())):
-            raise _absent(label, corpus, task, unmapped)
+    _require_labels(set(mapped["truth"]) | set(protocol.may_lack.get("test", ())), corpus, task, unmapped)
     folds = make_folds(mapped, protocol)
     classes = count_classes(folds.frame, dict(zip(mapped["utterance_id"], mapped["truth"], strict=True)), labels)
     require_classes(classes, protocol, labels)
     return FoldedCorpus(corpus, task, folds, len(left_out), unmapped, classes)
 
 
-def _absent(label: str, corpus: PreparedCorpus, task: Task, unmapped: Mapping[str, int]) -> CorpusError:
-    """The error about a label of the task that no utterance has, with the nearest label that is left out."""
+def _require_labels(found: Set[str], corpus: PreparedCorpus, task: Task, unmapped: Mapping[str, int]) -> None:
+    """Refuse a label of the task that no utterance has, with the nearest label that is left out."""
+    label = next((label for label in task.labels.labels if label not in found), None)
+    if label is None:
+        return
     alike = nearest(label, unmapped)
     hint = f"; {unmapped[alike]} utterances have the label {alike!r}" if alike else _others(unmapped)
-    return CorpusError(
+    raise CorpusError(
         f"corpus {corpus.name}: no utterance has the label {label!r} of task {task.name}{hint}; correct the labels or "
         f"their map, or allow it in the protocol: may_lack: {{test: [{label}]}}"
     )

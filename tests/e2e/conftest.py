@@ -242,7 +242,8 @@ def shipped_command(
 
     A miniature is too small for every class to be in every split, which is an error for a real corpus.
     """
-    monkeypatch.setattr(folded_corpus, "require_classes", lambda *_: None)
+    for check in ("require_classes", "_require_labels"):
+        monkeypatch.setattr(folded_corpus, check, lambda *_: None)
 
     def make(file: str, *overrides: str) -> list[str]:
         settings, recipe = shipped.load(file, *overrides), shipped.script(file)

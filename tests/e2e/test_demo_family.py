@@ -44,7 +44,7 @@ def test_the_runs_of_a_family_use_the_same_data_and_adapter(demo, family, tmp_pa
     assert all(run.model.id == tiny.output.dir for run in (zero_shot, lora, swapped))
     assert zero_shot.prompt == lora.prompt == swapped.prompt
     assert zero_shot.data == lora.data == swapped.data == tiny.data
-    assert zero_shot.data.dir == str(demo.DATA)
+    assert zero_shot.data.dir == str(ROOT / demo.DATA)
     assert swapped.model.adapter == lora.output.dir
     assert [run.scoring.condition for run in (zero_shot, swapped)] == ["none", "audio_swapped"]
 

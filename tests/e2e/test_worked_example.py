@@ -15,7 +15,7 @@ def test_a_family_is_a_file_its_template_and_one_line(tmp_path):
     file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (template,) = re.findall(r"```jinja\n(.*?)```", section, re.DOTALL)
     assert len(line.splitlines()) == 1
-    for part in ("lalm_mer", "prompts", "tests/contract/families", "tests/unit/evaluation"):
+    for part in ("lalm_mer", "prompts", "tests/contract/families", "tests/unit/evaluation", "tests/shared"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("tests/conftest.py", "tests/unit/evaluation/fabricated.py", "pyproject.toml"):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
