@@ -155,6 +155,12 @@ def in_process(script: str, *arguments: str) -> int:
     return 0
 
 
+def allow_lacking_classes(patch: pytest.MonkeyPatch) -> None:
+    """A miniature is too small for every class to be in every split, which is an error for a real corpus."""
+    for check in ("require_classes", "_require_labels"):
+        patch.setattr(folded_corpus, check, lambda *_: None)
+
+
 def write_clips(root: Path, *, transcripts: bool = True) -> None:
     """Noise and a tone a label, six speakers, and one clip of 40 s; a manifest names them all."""
     random = np.random.default_rng(0)
@@ -222,7 +228,9 @@ def demo_model(miniature: Callable[..., Path], made_once: Callable[..., Path]) -
     def make(folder: str) -> Path:
         def build(out: Path) -> None:
             options = [f"data.dir={miniature(*shipped.corpus_of(files[folder]))}", f"output.dir={out}"]
-            assert in_process("recipes/build_tiny_model.py", "--config", files[folder], *options) == 0
+            with pytest.MonkeyPatch.context() as patch:
+                allow_lacking_classes(patch)
+                assert in_process("recipes/build_tiny_model.py", "--config", files[folder], *options) == 0
 
         return made_once(f"demo_{Path(folder).name}", build)
 
@@ -238,12 +246,8 @@ def shipped_command(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., list[str]]:
-    """A maker of the command that runs a YAML on its miniature, with a tiny model, below ``tmp_path``.
-
-    A miniature is too small for every class to be in every split, which is an error for a real corpus.
-    """
-    for check in ("require_classes", "_require_labels"):
-        monkeypatch.setattr(folded_corpus, check, lambda *_: None)
+    """A maker of the command that runs a YAML on its miniature, with a tiny model, below ``tmp_path``."""
+    allow_lacking_classes(monkeypatch)
 
     def make(file: str, *overrides: str) -> list[str]:
         settings, recipe = shipped.load(file, *overrides), shipped.script(file)

@@ -30,7 +30,7 @@ def test_plain_python_starts_a_run_written_for_a_gpu(as_shipped, workplace, tmp_
     """Without a launcher; on a CPU, use_cpu is the only other difference."""
     protocol = yaml.safe_load((ROOT / "eval/protocols/ravdess_6fold.yaml").read_text())
     labels = ["angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"]
-    protocol["may_lack"] = dict.fromkeys(("train", "dev", "test"), labels)  # of a miniature
+    protocol["may_lack"] = {side: [*labels] for side in ("train", "dev", "test")}  # of a miniature
     (tmp_path / "ravdess_6fold.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     command = as_shipped(LORA, "train.use_cpu=true", f"split.protocol={tmp_path / 'ravdess_6fold.yaml'}")
     assert not any("accelerate" in word for word in command)
