@@ -116,7 +116,7 @@ def test_a_missing_or_empty_folder_is_an_error_of_one_line(name, tmp_path):
         with pytest.raises(CorpusError) as error:
             run(CorpusSettings(name, root=str(tmp_path / root), **options), tmp_path / "out")
         assert "\n" not in str(error.value)
-        assert any(hint in str(error.value) for hint in ("corpus root", "docs/corpora.md", "expected "))
+        assert any(hint in str(error.value) for hint in ("corpus root", "docs/corpora.md", "expected ", "corpus."))
     assert not (tmp_path / "out").exists()
 
 
