@@ -11,7 +11,6 @@ as recipes/push_adapter.py does.
 
 from pathlib import Path
 
-from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
@@ -23,9 +22,9 @@ def finetune(settings: FinetuneSettings) -> None:
     """Train an adapter and score the test set."""
     # imported here, so that --help and errors in the config do not wait for torch
     from lalm_mer.launch.build.adapting import adapt, merged_notes
-    from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+    from lalm_mer.launch.build.model_run import open_model_run
     from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import run_identity
+    from lalm_mer.launch.run.identity import loaded_identity
     from lalm_mer.launch.run.preflight import preflight
     from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import seed_everything, train_and_score
@@ -48,16 +47,7 @@ def finetune(settings: FinetuneSettings) -> None:
             finish(settings, folder)
             return
         loaded = opened.load()
-        identity = run_identity(
-            settings,
-            loaded.data,
-            recognizer=recognizer_name(settings),
-            base_model=recorded(settings).model.id,
-            modalities=loaded.setup.modalities,
-            method=opened.method,
-            hashes=loaded.hashes,
-            notes=loaded.notes() + merged_notes(loaded),
-        )
+        identity = loaded_identity(loaded, opened.method, merged_notes(loaded))
         run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
         recognizer = adapt(loaded, settings.adapter, shown=run.writes)
         preflight(loaded, recognizer, settings, engine)

@@ -13,7 +13,6 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio.
 """
 
-from lalm_mer.core.config import recorded
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
@@ -25,10 +24,10 @@ def zero_shot(settings: ZeroShotSettings) -> None:
     # imported here, so that --help and errors in the config do not wait for torch
     from lalm_mer.launch.build.adapting import load_adapted, merged_notes
     from lalm_mer.launch.build.data import inputs_under
-    from lalm_mer.launch.build.model_run import open_model_run, recognizer_name
+    from lalm_mer.launch.build.model_run import open_model_run
     from lalm_mer.launch.run.answering import generates_answers, open_answering
     from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import run_identity
+    from lalm_mer.launch.run.identity import loaded_identity
     from lalm_mer.launch.run.preflight import preflight
     from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
     from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
@@ -44,7 +43,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
             return
         loaded = opened.load()
         inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
-        notes = loaded.notes() + merged_notes(loaded)
+        notes = merged_notes(loaded)
         if opened.adapter is None:
             recognizer = loaded.recognizer()
         else:
@@ -53,17 +52,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
         if answering is not None:
             notes += answering.notes()
-        identity = run_identity(
-            settings,
-            loaded.data,
-            recognizer=recognizer_name(settings),
-            base_model=recorded(settings).model.id,
-            modalities=loaded.setup.modalities,
-            method=opened.method,
-            hashes=loaded.hashes,
-            notes=notes,
-            condition=settings.scoring.condition,
-        )
+        identity = loaded_identity(loaded, opened.method, notes, settings.scoring.condition)
         run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
         preflight(loaded, recognizer, settings, engine)
         if answering is not None:

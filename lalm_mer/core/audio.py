@@ -242,7 +242,7 @@ def _not_in_it(
 
 
 def _checked(block: _Samples, name: str, *, mixed: bool) -> _Samples:
-    """The block, mixed down if asked, with finite samples."""
+    """The block, mixed down if required, with finite samples."""
     with np.errstate(over="ignore", invalid="ignore"):
         samples = block.mean(axis=1, dtype=np.float32, keepdims=True) if mixed else block
     if not np.abs(samples).max(initial=0.0) <= _LOUDEST:  # also if one is NaN

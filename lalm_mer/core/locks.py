@@ -19,7 +19,7 @@ def only_writer(path: Path) -> Iterator[None]:
     """Let no other process write a folder or file during the block; the lock of a killed process is free again.
 
     Args:
-        path: locked by a hidden file beside it, which is removed at the end
+        path: locked by a hidden file in the same folder, which is removed at the end
 
     Raises:
         OutputError: if another process holds the lock, or the folder above cannot be written

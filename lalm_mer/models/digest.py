@@ -34,6 +34,8 @@ def read_model_config(model_id: str, revision: str | None = None) -> dict[str, A
 def _config_file(model_id: str, revision: str | None) -> Path | None:
     try:
         return find_file(model_id, "config.json", revision)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {model_id!r} cannot be found: {one_line(error)}; expected a Hub id or a local folder"

@@ -31,7 +31,7 @@ _FAILURES = (
 
 
 def from_pretrained(kind: Any, source: str | Path, revision: str | None = None, **options: Any) -> Any:  # noqa: ANN401
-    """``kind.from_pretrained`` with ``trust_remote_code=False``, so that transformers neither runs code nor asks to.
+    """``kind.from_pretrained`` with ``trust_remote_code=False``, so that no code runs and no question is printed.
 
     Args:
         kind: a class of transformers: config, tokenizer, processor or model
@@ -71,7 +71,7 @@ def load_weights(
         kind: its class
         source: Hub id or folder
         revision: branch, tag or commit on the Hub
-        with_adapter: whether an adapter is published beside these weights; it is not loaded here
+        with_adapter: whether an adapter is published with these weights; it is not loaded here
         options: other arguments of ``from_pretrained``
 
     Raises:

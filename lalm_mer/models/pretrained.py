@@ -63,7 +63,7 @@ class PretrainedModel(ABC):
     """Last names of buffers that follow from the config and may be missing from the weights"""
 
     has_published_adapter: ClassVar[bool] = False
-    """Whether the published weights come with an adapter beside them, which ``merge_published_adapter`` merges"""
+    """Whether the published weights include an adapter, which ``merge_published_adapter`` merges"""
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         self.model = model

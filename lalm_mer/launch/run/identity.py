@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from lalm_mer.core.config import to_dict
+from lalm_mer.core.config import recorded, to_dict
 from lalm_mer.core.names import AUDIO_SWAPPED, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import git_commit, package_versions
 from lalm_mer.core.run_record import Balance, RunRecord
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.model_run import LoadedRun, recognizer_name
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.protocols.classes import class_notes
 
-__all__ = ["run_identity"]
+__all__ = ["loaded_identity", "run_identity"]
+
+
+def loaded_identity(loaded: LoadedRun, method: str, notes: list[Note], condition: str = UNCHANGED) -> RunRecord:
+    """``run_identity`` of a run with a pretrained model; ``notes`` are those on its adapter."""
+    settings = loaded.settings
+    return run_identity(
+        settings,
+        loaded.data,
+        recognizer=recognizer_name(settings),
+        base_model=recorded(settings).model.id,
+        modalities=loaded.setup.modalities,
+        method=method,
+        hashes=loaded.hashes,
+        notes=loaded.notes() + notes,
+        condition=condition,
+    )
 
 
 def run_identity(

@@ -245,7 +245,7 @@ class GraniteSpeech(Family):
         return processor
 
     def merge_published_adapter(self, source: str, revision: str | None) -> None:
-        """Merge the adapter beside the weights."""
+        """Merge the adapter that is published with the weights."""
         merge_published(self.model, self.name, source, revision, dtype=self.model.dtype)
 
 

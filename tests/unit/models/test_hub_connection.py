@@ -50,11 +50,10 @@ def test_an_unreachable_hub_is_one_line_without_retries(monkeypatch, closed_port
         with pytest.raises(ModelError) as refused:
             read_model_config("jane/model")
     assert time.monotonic() - started < 5
-    assert str(refused.value).startswith("model 'jane/model' cannot be found: ")
-    assert (
+    assert str(refused.value) == (
         f"'jane/model' is neither a folder here nor in the cache, and {closed_port} cannot be reached ([Errno 111] "
         "Connection refused); check the network, or name a local folder"
-    ) in str(refused.value)
+    )
     assert not constants.HF_HUB_OFFLINE
 
 

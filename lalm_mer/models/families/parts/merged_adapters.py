@@ -35,7 +35,7 @@ def merge_published(
         name: name of the family, for errors
         source: Hub id or folder of the weights
         revision: branch, tag or commit on the Hub
-        subfolder: folder of the adapter; empty if it is beside the weights
+        subfolder: folder of the adapter; empty if it is in the folder of the weights
         options: further arguments of ``load_adapter`` of transformers
 
     Returns:
