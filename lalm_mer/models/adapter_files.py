@@ -5,21 +5,20 @@ Such a folder may come from anyone: peft would read a pickle, import a module th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lalm_mer.core.errors import AdapterError, one_line, shown
+from lalm_mer.core.errors import AdapterError, PredictionError, one_line, shown
+from lalm_mer.core.strict_json import read_object
 from lalm_mer.models.adapter_kinds import check_saved_config
 
 __all__ = ["CONFIG", "WEIGHTS", "check_adapter_folder", "read_json"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_LARGEST_JSON = 50_000_000  # bytes
 _OTHER_FILES = ("run.json", "labels.json", "prompt.yaml")
 _CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "megatron_config")  # keys that name code
 
@@ -59,9 +58,9 @@ def check_adapter_folder(
         if name not in _OTHER_FILES and not path.is_file():
             raise AdapterError(f"{where}: no {name}; expected an adapter saved by peft, in safetensors and not pickled")
     config = read_json(folder / CONFIG)
-    if targets_of_tensors and isinstance(config, dict) and isinstance(config.get("target_modules"), str):
+    if targets_of_tensors and isinstance(config.get("target_modules"), str):
         config["target_modules"] = _adapted_modules(where, folder / WEIGHTS)
-    code = [key for key in _CODE if isinstance(config, dict) and config.get(key) not in (None, False)]
+    code = [key for key in _CODE if config.get(key) not in (None, False)]
     if code:
         raise AdapterError(
             f"{where}: {CONFIG}, key {code[0]!r}: names code to run; only adapters without code are loaded, "
@@ -79,7 +78,7 @@ def check_adapter_folder(
     for key, size in _sizes(config):
         if size > largest + 1:  # peft would create it before it reads the weights
             raise AdapterError(f"{where}: {CONFIG}, key {key!r}: {size}; the largest tensor has only {largest}")
-    return dict(config)
+    return config
 
 
 def _sizes(config: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -91,20 +90,16 @@ def _sizes(config: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [*sizes, *(("rank_pattern", size) for size in patterns)]
 
 
-def read_json(file: Path) -> Any:  # noqa: ANN401 any JSON
+def read_json(file: Path) -> dict[str, Any]:
     """Content of a JSON file of an adapter.
 
     Raises:
-        AdapterError: if it cannot be read, or is no JSON
+        AdapterError: as ``core.strict_json.read_object``
     """
     try:
-        if file.stat().st_size > _LARGEST_JSON:
-            raise AdapterError(f"{file}: is larger than {_LARGEST_JSON:,} bytes")
-        return json.loads(file.read_text(encoding="utf-8"))
-    except AdapterError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{file}: cannot be read as JSON ({one_line(error)})") from error
+        return read_object(file)
+    except PredictionError as error:
+        raise AdapterError(str(error)) from error
 
 
 def _is_within(path: Path, root: Path) -> bool:

@@ -58,7 +58,7 @@ def check_vocabulary(model_id: str, *, copy_of: str | None, push_vocabulary: boo
     if push_vocabulary or not folder.is_dir():
         return
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if isinstance(config, dict) and config.get("randomly_initialised"):
+    if config.get("randomly_initialised"):
         reason = "its vocabulary was learnt from transcripts by build_tiny_model.py and contains words of them"
         choice = ""
     elif copy_of is None:

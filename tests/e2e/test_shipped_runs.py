@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, ROOT, load, of_recipe
+from shipped import CHANGED, CORPORA, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -67,8 +67,9 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
     assert str(folder) == folder_name(file, record.corpus)
     assert {path.name for path in (tmp_path / folder).iterdir() if path.is_file()} >= RUN
     table = pd.read_parquet(tmp_path / folder / "predictions.parquet")
-    settings = load(file)
-    folded = fold_corpus(load_corpus(Path(record.config["data"]["dir"])), load_protocol(ROOT / settings.split.protocol))
+    data, protocol = (Path(record.config[section][key]) for section, key in (("data", "dir"), ("split", "protocol")))
+    assert protocol.name == Path(load(file).split.protocol).name
+    folded = fold_corpus(load_corpus(data), load_protocol(protocol))
     assert sorted(table["utterance_id"]) == folded.folds.ids(1, "test")
     assert set(table["status"]) == {"scored"}
     assert json.loads((tmp_path / folder / "metrics.json").read_text("utf-8"))["n"] == len(table)
