@@ -192,8 +192,8 @@ def of_differences(draws: int, seed: int) -> Iterator[dict[str, Any]]:
         setting["correlation"] = correlation
         low, high = difference_ends((a, b), (parts[0], parts[1]), (error[0], error[1], error[2]), speakers)
         yield setting | {"method": "score"} | row(pair[0] - pair[1], low, high, known)
-        half = stats.t.ppf(0.975, speakers - 1) * error[2]
-        yield setting | {"method": "jackknife_t"} | row(pair[0] - pair[1], a - b - half, a - b + half, known | True)
+        half, always = stats.t.ppf(0.975, speakers - 1) * error[2], np.ones(draws, dtype=bool)
+        yield setting | {"method": "jackknife_t"} | row(pair[0] - pair[1], a - b - half, a - b + half, always)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -65,8 +65,13 @@ def finish(settings: FinetuneSettings, folder: Path) -> None:
     complete_adapter(folder)
     output = settings.output
     if output.push_to is not None:
-        options = {"private": output.push_private, "push_vocabulary": settings.hub.push_vocabulary}
-        address = push_run(folder, output.push_to, timeout_s=output.push_timeout_s, **options)
+        address = push_run(
+            folder,
+            output.push_to,
+            private=output.push_private,
+            push_vocabulary=settings.hub.push_vocabulary,
+            timeout_s=output.push_timeout_s,
+        )
         print(f"pushed: {address}")
 
 

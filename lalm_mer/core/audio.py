@@ -176,7 +176,7 @@ def _opened(source: bytes | Path, name: str) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         raise AudioError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     if opened is None:
-        raise AudioError(f"{name}: no such file, or not a regular one")
+        raise AudioError(f"{name}: no such file, or not a regular file")
     with opened:
         head = opened.read(FIRST_BYTES)
         if not head:

@@ -27,8 +27,6 @@ __all__ = ["build_config", "load_config", "read_yaml", "recorded", "require_path
 
 ConfigT = TypeVar("ConfigT")
 _MISSING = "???"  # OmegaConf's placeholder for a required value
-
-
 _DEEPEST = 32  # levels of lists and mappings in a YAML file
 
 

@@ -39,7 +39,6 @@ class _Layout:
         total: struct of the size of the file from byte 8 on, which is at byte 4; None if the format has none
         head: struct of the name and size of a chunk
         samples: name of the chunk of samples
-        counted: bytes before the samples that the size of their chunk counts
         skipped: bytes between the head of their chunk and the samples
         multiple: chunks begin at multiples of this number of bytes
         counts_head: whether sizes count the head of the chunk

@@ -2,8 +2,7 @@
 
 __all__ = [
     "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "OutputError",
-    "PredictionError", "SplitLeakError", "one_line",
-    "shown",
+    "PredictionError", "SplitLeakError", "one_line", "shown",
 ]  # fmt: skip
 
 

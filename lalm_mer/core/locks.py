@@ -16,7 +16,7 @@ __all__ = ["only_writer"]
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Let no other process write a folder or file during the block; the lock of a killed process is free again.
+    """Let no other process write a folder or file during the block; the lock of a killed process is released.
 
     Args:
         path: locked by a hidden file in the same folder, which is removed at the end

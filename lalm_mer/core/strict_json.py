@@ -84,8 +84,6 @@ def parse(kind: type[T], content: Any, source: str, *, ignore_unknown: bool = Fa
     if len(place) > 1 and place[-1] in ("str", "int") and first["type"].endswith("_type"):
         place.pop()  # the member of a union that did not match
     key, found = ".".join(place), first["input"]
-    if not isinstance(content, dict):
-        raise PredictionError(f"{source}: expected a JSON object, found {type(content).__name__}")
     if first["type"] == "missing":
         raise PredictionError(f"{source}: key {key!r} is missing; found {sorted(content)}")
     if first["type"] == "unexpected_keyword_argument":

@@ -44,8 +44,8 @@ def no_such_path(path: Path, kind: str = "file", *, among: Path | None = None) -
     """
     if among is not None and among.is_dir():
         names = [file.relative_to(among).as_posix() for file in sorted(among.rglob("*.yaml"))]
-        nearest = get_close_matches(path.with_suffix(".yaml").name, names, 1)
-        meant = f"; did you mean {among / nearest[0]}?" if nearest else ";"
+        near = get_close_matches(path.with_suffix(".yaml").name, names, 1)
+        meant = f"; did you mean {among / near[0]}?" if near else ";"
         return f"no such {kind}{meant} {among} has {', '.join(name.removesuffix('.yaml') for name in names)}"
     missing = path
     while not missing.parent.is_dir() and missing.parent != missing.parent.parent:

@@ -36,26 +36,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-AUDIO_SUFFIXES = frozenset(
-    (
-        ".wav",
-        ".w64",
-        ".flac",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".m4a",
-        ".aac",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".sph",
-        ".wma",
-    )
-)
+AUDIO_SUFFIXES = frozenset((
+    ".wav", ".w64", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".aifc", ".au", ".caf",
+    ".sph", ".wma",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,10 @@ def load(folder: Path) -> PreparedCorpus:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What is read of summary.json after its preparation, all of which is checked against the Parquet files."""
+    """What is read of summary.json after its preparation.
+
+    All but the declared labels is checked against the Parquet files.
+    """
 
     corpus: str
     synthetic: bool

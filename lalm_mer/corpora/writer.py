@@ -250,7 +250,7 @@ def _nothing_kept(parts: Sequence[PartCounts], corpus: str, root: Path | None) -
     rejected = [rejection for part in parts for rejection in part.rejected]
     if not rejected:
         found = "" if root is None else f" in {root}, which has {contents(root)}"
-        return CorpusError(f"{corpus}: found no audio files of the corpus{found}; docs/corpora.md has the layout")
+        return CorpusError(f"{corpus}: found no audio files of the corpus{found}; recipes/corpora/ states its files")
     first, is_missing = rejected[0], any(rejection["reason"] == "missing_audio" for rejection in rejected)
     hint = "; corpus.missing_audio=keep keeps utterances without audio" if is_missing else ""
     return CorpusError(

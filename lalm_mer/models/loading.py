@@ -106,7 +106,7 @@ def find_file(source: str, name: str, revision: str | None = None, *, subfolder:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse files that transformers would end with a traceback of, and weights outside the folder."""
+    """Refuse JSON files without an object, on which transformers would fail, and weights outside the folder."""
     content = {name: _read(folder / name) for name in (*_SETTINGS, _INDEX) if (folder / name).is_file()}
     named: list[object] = []
     if (explicit := content.get("config.json", {}).get("transformers_weights")) is not None:

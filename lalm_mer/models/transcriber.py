@@ -247,7 +247,7 @@ def _open_journal(journal: Path, identity: Mapping[str, Any]) -> dict[str, str]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{journal}: is damaged ({one_line(error)}); remove it to transcribe again") from error
     if not all(isinstance(line, dict) for line in lines):
-        raise ConfigError(f"{journal}: is damaged (a line has no object); remove it to transcribe again")
+        raise ConfigError(f"{journal}: is damaged (a line is not an object); remove it to transcribe again")
     if not lines:
         write_text(journal, json.dumps(dict(identity), ensure_ascii=False) + "\n")
         return {}

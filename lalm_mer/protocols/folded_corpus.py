@@ -47,7 +47,7 @@ class FoldedCorpus:
         if self.unmapped:
             named = sum(self.unmapped_labels.values())
             found = [f"{n} {label!r}{self._alike(label)}" for label, n in _most_frequent(self.unmapped_labels)]
-            column = "label" if self.task.column == "label" else f"value of {self.task.column} that has one"
+            column = "label" if self.task.column == "label" else f"{self.task.column} that the task covers"
             found += [f"{self.unmapped - named} without a {column}"] if self.unmapped > named else []
             lines.append(f"not in task {self.task.name}, left out: {self.unmapped} utterances: {', '.join(found)}")
         return lines

@@ -1,6 +1,6 @@
 """Checkpoints of a run: the newest complete one, and its check before transformers reads it.
 
-transformers silently goes on without a file that is missing, which would be another training.
+transformers silently continues without a file that is missing, and the training would not be the same.
 """
 
 from __future__ import annotations

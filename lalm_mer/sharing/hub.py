@@ -75,8 +75,14 @@ def push_run(
 ) -> str:
     """Assemble a finished run in a temporary folder and push it; arguments as for ``assemble`` and ``push``."""
     with tempfile.TemporaryDirectory() as folder:
-        named = {"licence": licence, "base_model": base_model}
-        assemble(run_folder, Path(folder), repo_id=repo_id, push_vocabulary=push_vocabulary, **named)
+        assemble(
+            run_folder,
+            Path(folder),
+            repo_id=repo_id,
+            licence=licence,
+            base_model=base_model,
+            push_vocabulary=push_vocabulary,
+        )
         return push(Path(folder), repo_id, private=private, timeout_s=timeout_s)
 
 

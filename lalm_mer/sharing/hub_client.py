@@ -57,12 +57,8 @@ def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
         }
 
     try:
-        session = get_session()
-    except (
-        ImportError,
-        ValueError,
-        httpx.InvalidURL,
-    ) as error:  # a SOCKS proxy without its package, or a malformed one
+        session = get_session()  # fails for a malformed proxy, or a SOCKS proxy without its package
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
         raise AdapterError(f"{what}: the proxy of HTTPS_PROXY or ALL_PROXY: {one_line(error)}; correct it") from error
     hooks = session.event_hooks
     session.event_hooks = {

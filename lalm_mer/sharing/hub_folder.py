@@ -37,7 +37,7 @@ from lalm_mer.sharing.public_record import check_text, is_module_path, is_name, 
 
 __all__ = [
     "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "read_labels",
-    "require_empty",    "write_prompt", "written_here",
+    "require_empty", "write_prompt", "written_here",
 ]  # fmt: skip
 
 ADAPTER = "adapter"

@@ -81,7 +81,7 @@ class OpenedRun:
         settings, builder = self.settings, builder_of(self.settings.model.family)
         model: Any = builder.load(settings.model)
         if base_digest(settings.model.id, settings.model.revision) != self.hashes["base_model"]:
-            raise ModelError(f"model {settings.model.id!r}: has changed while it was loaded; start again")
+            raise ModelError(f"model {settings.model.id!r}: its files have changed while it was loaded; start again")
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
         data = open_data(

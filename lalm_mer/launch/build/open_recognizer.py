@@ -126,7 +126,7 @@ def _open_adapter(source: str, base_model: str | None, revision: str | None, dty
         raise ConfigError(f"{source}: was trained with answered examples (prompt.shots), which it does not contain")
     base = base_model or read_json(folder / CONFIG).get("base_model_name_or_path")
     if base is None:
-        raise AdapterError(f"{source}: was trained on a model in a local folder; name that one by --base-model")
+        raise AdapterError(f"{source}: was trained on a model in a local folder; name the folder by --base-model")
     model = build_config(ModelSettings, record.setting("model", dict, named) | {"id": base}, named)
     model = replace(_changed(model, None, dtype), adapter=str(folder), adapter_revision=None)
     prompt = PromptSettings(str(folder / PROMPT), label_score=record.setting("prompt.label_score", str, named))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.names import LIKELIHOOD
 from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.progress import progress
 from lalm_mer.core.schema import Input
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.prompts import read_synonyms
@@ -98,7 +97,7 @@ class Answering:
         part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, but not torch's class
         self.recognizer.to(accelerator.device).eval()
         with accelerator.autocast():
-            answers = self._generate(part, scoring, accelerator.device, shown=accelerator.is_main_process)
+            answers = self._generate(part, scoring, accelerator.device)
         gathered = gather_object(list(zip([scored[index] for index in share], answers, strict=True)))
         if sorted(position for position, _ in gathered) != scored:
             raise PredictionError(f"generation returned {len(gathered)} answers to {len(scored)} utterances")
@@ -108,9 +107,7 @@ class Answering:
         all_answers = [by_position.get(position) for position in range(len(self.data.test))]
         return all_answers, [UNPARSED if answer is None else self.parse(answer) for answer in all_answers]
 
-    def _generate(
-        self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device, *, shown: bool
-    ) -> list[str]:
+    def _generate(self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device) -> list[str]:
         family, setup = self.recognizer.family, self.recognizer.setup
         loader: DataLoader[Any] = DataLoader(
             inputs,
@@ -119,8 +116,7 @@ class Answering:
             collate_fn=PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots),
         )
         answers: list[str] = []
-        interval_s = 0.1 if sys.stderr.isatty() else 30.0  # a bar, or lines of a log
-        for batch in tqdm(loader, desc="generate", mininterval=interval_s, disable=not shown):
+        for batch in progress(loader, desc="generate", unit="batches"):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             generated = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
             answers += [decode_answer(family, ids) for ids in generated]

@@ -19,6 +19,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.progress import LOG_INTERVAL_S
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import RunData
@@ -32,8 +33,6 @@ from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 
 __all__ = ["make_trainer", "score_test", "seed_everything", "train_and_score"]
-
-_LINE_S = 30.0  # between two lines on the progress of scoring, if there is no bar
 
 
 class _History(TrainerCallback):  # type: ignore[misc]
@@ -60,7 +59,7 @@ class _History(TrainerCallback):  # type: ignore[misc]
 
 
 class _ScoringProgress(TrainerCallback):  # type: ignore[misc]
-    """Prints a line now and then while utterances are scored, where there is no progress bar."""
+    """Prints a line from time to time while utterances are scored, where there is no progress bar."""
 
     def __init__(self) -> None:
         self._batches = 0
@@ -68,7 +67,7 @@ class _ScoringProgress(TrainerCallback):  # type: ignore[misc]
 
     def on_prediction_step(self, args: Any, state: TrainerState, *_: Any, eval_dataloader: Any, **__: Any) -> None:  # noqa: ANN401
         self._batches += 1
-        if state.is_world_process_zero and time.monotonic() - self._printed >= _LINE_S:
+        if state.is_world_process_zero and time.monotonic() - self._printed >= LOG_INTERVAL_S:
             self._printed = time.monotonic()
             print(f"scored {self._batches} of {len(eval_dataloader)} batches", flush=True)  # noqa: T201 for logs
 
@@ -139,16 +138,15 @@ def train_and_score(
         print(f"resuming from step {step}: {as_recorded(checkpoint)}", flush=True)  # noqa: T201 for the user
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = score_test(trainer, InputDataset(data.scored_test))
-    on_dev = trainer.score(
-        InputDataset(data.dev), trainer.recognizer.scoring_collators[0]
-    )  # as the checkpoint was chosen
+    # with the collator by which the checkpoint was chosen
+    on_dev = trainer.score(InputDataset(data.dev), trainer.recognizer.scoring_collators[0])
     trainer.save_trained(run.path / saved_as)
     run.finish(data, scores, on_dev)
     trainer.close()
 
 
 def score_test(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
-    """Scores of the N test inputs by all processes; the first says what happens, since it may take long."""
+    """Scores of the N test inputs by all processes; the first process announces it, since it may take long."""
     if trainer.is_world_process_zero():
         print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
     return score_by_trainer(trainer, inputs)

@@ -156,7 +156,7 @@ def test_more_rows_than_fit_into_a_part(rows, tmp_path):
 
 
 def test_nothing_found_and_everything_rejected_are_errors_that_write_nothing(rows, tmp_path):
-    with pytest.raises(CorpusError, match=r"tiny: found no audio files of the corpus; docs/corpora\.md has the layout"):
+    with pytest.raises(CorpusError, match=r"found no audio files of the corpus; recipes/corpora/ states its files"):
         write([], tmp_path / "out")
     with pytest.raises(CorpusError, match=r"all 1 files or rows found were rejected, the first one a/u3\.wav: empty"):
         write(rows[2:], tmp_path / "out")
