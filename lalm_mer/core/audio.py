@@ -238,7 +238,8 @@ def _not_in_it(
     file: soundfile.SoundFile, frames: int | None, name: str, times: tuple[float | None, float | None]
 ) -> AudioError:
     length = "" if frames is None else f"{frames / file.samplerate:.3f} s long; "
-    return AudioError(f"{name}: {length}the part from {times[0]} to {times[1]} s is not in it", "truncated")
+    end = "" if times[1] is None else f" to {times[1]}"
+    return AudioError(f"{name}: {length}the part from {times[0] or 0.0}{end} s is not in it", "truncated")
 
 
 def _checked(block: _Samples, name: str, *, mixed: bool) -> _Samples:
