@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Record", "csv_records"]
+__all__ = ["Record", "csv_records", "is_like_rows"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ def csv_records(
             continue
         yield Record(number, cells)
         place = end
+
+
+def is_like_rows(header: Sequence[str], first: Sequence[str], cells: Sequence[str]) -> bool:
+    """Whether a line has the cells of a row, the first of them of the form of another row's: say, a number."""
+    forms = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", row[0].strip())) for row in (first, cells)}
+    return len(cells) == len(header) and len(forms) == 1
 
 
 def _shown(line: str) -> str:

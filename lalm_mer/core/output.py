@@ -115,8 +115,13 @@ def output_error(error: BaseException, path: Path | None = None) -> OutputError 
     if number not in (_WRITING_ONLY if path is None else _HINTS):
         return None
     named = getattr(error, "filename", None)
-    if isinstance(named, str) and (path is None or path.absolute().parent not in Path(named).absolute().parents):
-        path = Path(named)  # a folder above, or another file
+    if isinstance(named, str):
+        found = Path(named).absolute()
+        place = found if path is None else path.absolute()
+        if number not in _WRITING_ONLY and not (found.is_relative_to(place.parent) or place.is_relative_to(found)):
+            return None  # another file, which was read
+        if path is None or place.parent not in found.parents:
+            path = Path(named)  # a folder above, or another file
     return OutputError(f"{path or 'the output'}: cannot be written: {os.strerror(number)}; {_HINTS[number]}")
 
 

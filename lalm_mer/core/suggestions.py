@@ -52,8 +52,8 @@ def no_such_path(path: Path, kind: str = "file", *, among: Path | None = None) -
         missing = missing.parent
     names = _names(missing.parent)
     where = "" if missing == path else f": there is no {missing}"
-    if near := did_you_mean(missing.name, names):
-        return f"no such {kind}{where}{near}"
+    if meant := did_you_mean(missing.name, names):
+        return f"no such {kind}{where}{meant}"
     return f"no such {kind}{where}; {missing.parent} has {contents(missing.parent)}"
 
 

@@ -11,7 +11,6 @@ import csv
 import functools
 import math
 import os
-import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 from lalm_mer.core.audio import decode, decode_video, encode, is_video
 from lalm_mer.core.config import read_yaml
-from lalm_mer.core.csv_records import Record, csv_records
+from lalm_mer.core.csv_records import Record, csv_records, is_like_rows
 from lalm_mer.core.declared_size import MOST_BYTES
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, one_line
 from lalm_mer.core.file_kinds import placeholder
@@ -198,7 +197,7 @@ def read_table(
     Raises:
         CorpusError: if the table cannot be read or lacks one of ``columns``; it may have others
     """
-    records = csv_records(decoded_text(root, path), delimiter, is_row=_is_row, strict=False)
+    records = csv_records(decoded_text(root, path), delimiter, is_row=is_like_rows, strict=False)
     name = relative(root, path)
     try:
         header = [normalised(cell) for cell in next(records, Record(1, ())).cells]
@@ -217,12 +216,6 @@ def read_table(
             yield Rejection(name, "bad_row", " ".join(f"row {record.number}: {fault}".split()))
         elif record.cells:
             yield {column: normalised(cell) for column, cell in zip(header, record.cells, strict=False)}
-
-
-def _is_row(header: Sequence[str], first: Sequence[str], cells: Sequence[str]) -> bool:
-    """Whether a line has the cells of a row, the first of them written like that of another row: say, as a number."""
-    forms = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", row[0].strip())) for row in (first, cells)}
-    return len(cells) == len(header) and len(forms) == 1
 
 
 def integer_of(cell: str) -> int | None:

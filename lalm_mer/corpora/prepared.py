@@ -159,23 +159,20 @@ def load(folder: Path) -> PreparedCorpus:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What is read of summary.json after its preparation.
-
-    All but the declared labels is checked against the Parquet files.
-    """
+    """What is read of summary.json after its preparation, and checked against the Parquet files."""
 
     corpus: str
     synthetic: bool
     n_utterances: int
     root_hash: str
     content_hash: str
-    declared_labels: tuple[str, ...] | None = None
+    declared_labels: list[str] | None = None
 
 
 def _require_same(part: Path, identity: _Identity) -> None:
     """Check the metadata of a part against the summary."""
     metadata = pq.read_schema(part).metadata or {}
-    for key in ("corpus", "synthetic"):
+    for key in ("corpus", "synthetic", "declared_labels"):
         found, stated = json.loads(metadata.get(key.encode(), b"null")), getattr(identity, key)
         if found != stated:
             raise ValueError(f"{key} is {found!r} in {part.name}, but {stated!r} in summary.json")

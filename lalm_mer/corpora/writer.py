@@ -65,9 +65,9 @@ def write_corpus(
         synthetic: whether the speech is synthetic
         ranges: ``valence``, ``arousal``, ``dominance`` or ``sentiment`` -> lowest and highest value of its scale
         tasks: tasks whose labels are counted; None for those that the package defines for ``corpus``
-        extra: further keys of the summary, plain data
-        processes: number of processes that read audio; None for one per core. The result is the same. They are
-            spawned, so a script needs ``if __name__ == "__main__":`` around the call
+        extra: further keys of the summary and of the metadata of the Parquet files, plain data
+        processes: number of processes that read audio; None for one per core. The result is the same. A script needs
+            ``if __name__ == "__main__":`` around the call
 
     Returns:
         The content of ``summary.json``, in which ``n_found = n_utterances + n_rejected``
@@ -79,8 +79,8 @@ def write_corpus(
     if out_dir.exists() and not is_prepared(out_dir) and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CorpusError(f"{out_dir}: contains something other than a prepared corpus; choose another output.dir")
     known = load_tasks(corpus) if tasks is None else tasks
-    scales = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
-    metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, "ranges": scales}
+    metadata = {"corpus": corpus, "synthetic": synthetic, "loader_version": loader_version, **(extra or {})}
+    metadata["ranges"] = None if ranges is None else {name: list(scale) for name, scale in ranges.items()}
     spellings: dict[str, dict[str, set[str]]] = {name: {} for name in _VALUES}
     with only_writer(out_dir), _replaced_atomically(out_dir) as partial:
         parts = (
@@ -91,7 +91,7 @@ def write_corpus(
         if not any(part.row_hashes for part in counts):
             shutil.rmtree(partial)
             raise _nothing_kept(counts, corpus, root)
-        summary = metadata | _summary(counts, known) | _spellings(spellings) | dict(extra or {})
+        summary = metadata | _summary(counts, known) | _spellings(spellings)
         write_json(partial / "summary.json", summary)
         _keep_only_parts(partial / "utterances", len(counts))
     return summary

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lalm_mer.core.csv_records import csv_records
+from lalm_mer.core.csv_records import csv_records, is_like_rows
 from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.plain_text import from_cell
@@ -147,7 +147,7 @@ def _read(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV file whose rows all have as many cells as its header."""
     text = path.read_bytes().decode("utf-8-sig")
-    records = csv_records(text, ",", is_row=lambda header, _, line: len(line) == len(header), strict=True)
+    records = csv_records(text, ",", is_row=is_like_rows, strict=True)
     header = next((record.cells for record in records), ())
     if not any(map(str.strip, header)):
         raise PredictionError(f"{path}: cannot be read (no header in its first line)")

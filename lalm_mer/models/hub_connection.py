@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,14 @@ __all__ = ["require_hub"]
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TIMEOUT_S = 10.0  # as huggingface_hub for one file
 _OF_PROXY = (httpx.ProxyError, httpx.InvalidURL, ValueError, ImportError)  # malformed, or SOCKS without its package
+_ADDRESS = re.compile(r"https?://[\w.-]+(:\d+)?(/.*)?")
 
 
 def require_hub(source: str, file: str, revision: str | None = None) -> None:
     """Check that the Hub can be reached, with one request for each process and address.
 
-    If it cannot, but ``file`` is in the cache, this process uses only the cache, as with HF_HUB_OFFLINE=1.
+    If it cannot, but ``file`` is in the cache, this process uses only the cache, as with HF_HUB_OFFLINE=1, with a
+    warning.
 
     Args:
         source: Hub id; a path needs no Hub
@@ -38,6 +41,7 @@ def require_hub(source: str, file: str, revision: str | None = None) -> None:
         return
     if not isinstance(try_to_load_from_cache(source, file, revision=revision), str):
         raise ModelError(f"{source!r} is neither a folder here nor in the cache, and {failure}")
+    logging.getLogger(__name__).warning("%s; the copy of %s in the cache is used", failure, source)
     constants.HF_HUB_OFFLINE = True
 
 
@@ -45,6 +49,8 @@ def require_hub(source: str, file: str, revision: str | None = None) -> None:
 def _failure(address: str) -> str | None:
     """Why an address cannot be reached; None if it can."""
     advice = "check the network, or name a local folder"
+    if not _ADDRESS.fullmatch(address):
+        return f"{address!r}, the address in HF_ENDPOINT, is malformed; correct or remove it"
     try:
         get_session().head(address, timeout=_TIMEOUT_S)
     except _OF_PROXY as error:

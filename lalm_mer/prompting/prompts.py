@@ -151,9 +151,9 @@ def read_prompt_file(schema: type[FileT], path: Path) -> FileT:
     Raises:
         ConfigError: naming the file, if it is no file, larger than 64 KiB, or not as ``schema`` declares
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected a YAML file such as those in prompts/")
-    if (size := path.stat().st_size) > _LARGEST:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no file; expected a YAML file such as those in prompts/")
+    if path.exists() and (size := path.stat().st_size) > _LARGEST:
         raise ConfigError(f"{path}: {size:,} bytes; expected a prompt, of {_LARGEST:,} bytes at most")
     return load_config(schema, path)
 

@@ -131,7 +131,7 @@ def _require_labels(found: Set[str], corpus: PreparedCorpus, task: Task, unmappe
     hint = f"; {unmapped[alike]} utterances have the label {alike!r}" if alike else _others(unmapped)
     raise CorpusError(
         f"corpus {corpus.name}: no utterance has the label {label!r} of task {task.name}{hint}; correct the labels or "
-        f"their map, or allow it in the protocol: may_lack: {{test: [{label}]}}"
+        f"their map, or allow it in the protocol: may_lack: {{train: [{label}], dev: [{label}], test: [{label}]}}"
     )
 
 

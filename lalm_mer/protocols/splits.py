@@ -269,17 +269,14 @@ def _grouped(groups: pd.Series, truths: pd.Series, rule: FoldRule, name: str) ->
         raise ConfigError(
             f"protocol {name}: {groups.nunique()} {rule.column}s for {rule.k} folds; needs 3 <= k <= {rule.column}s"
         )
+    if truths.value_counts().max() < rule.k:
+        raise ConfigError(f"protocol {name}: every class has fewer utterances than {rule.k} folds; choose fewer folds")
     # The seed orders the groups here, since the shuffling of StratifiedGroupKFold differs between its versions.
     order = np.random.RandomState(rule.seed).permutation(sorted(set(groups)))
     places = groups.map({group: place for place, group in enumerate(order)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a class with fewer than k utterances: describe_classes has it
-        try:
-            folds = list(StratifiedGroupKFold(n_splits=rule.k).split(groups, truths, places))
-        except ValueError as error:
-            raise ConfigError(
-                f"protocol {name}: every class has fewer utterances than {rule.k} folds; choose fewer folds"
-            ) from error
+        folds = list(StratifiedGroupKFold(n_splits=rule.k).split(groups, truths, places))
     return {fold: sorted(set(groups.iloc[test])) for fold, (_, test) in enumerate(folds, start=1)}
 
 

@@ -116,7 +116,7 @@ def test_a_missing_or_empty_folder_is_an_error_of_one_line(name, tmp_path):
         with pytest.raises(CorpusError) as error:
             run(CorpusSettings(name, root=str(tmp_path / root), **options), tmp_path / "out")
         assert "\n" not in str(error.value)
-        hints = ("corpus root",) if root == "nowhere" else ("docs/corpora.md", "expected ", "corpus.manifest")
+        hints = ("corpus root",) if root == "nowhere" else ("recipes/corpora/", "expected ", "corpus.manifest")
         assert any(hint in str(error.value) for hint in hints)
     assert not (tmp_path / "out").exists()
 

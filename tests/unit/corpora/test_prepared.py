@@ -96,6 +96,10 @@ def test_a_hash_of_the_summary_never_becomes_a_path(prepared, tmp_path, monkeypa
         (lambda summary: summary | {"synthetic": False}, "synthetic is True in part-00000.parquet, but False in"),
         (lambda summary: summary | {"corpus": "../x"}, "corpus is 'mine' in part-00000.parquet, but '../x' in"),
         (lambda summary: summary | {"declared_labels": "ab"}, "key 'declared_labels'"),
+        (
+            lambda summary: summary | {"declared_labels": ["a"]},
+            "declared_labels is None in part-00000",
+        ),
     ],
 )
 def test_a_summary_of_another_shape_or_of_another_corpus_is_refused_in_one_line(prepared, change, says):

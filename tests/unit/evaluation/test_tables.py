@@ -35,6 +35,16 @@ def test_an_empty_prediction_is_unscored_and_an_unknown_one_is_remarked(tmp_path
     assert (scores["n_unparsed"], scores["n_unscored"], scores["uar"]["value"]) == (1, 1, 0.25)
 
 
+def test_a_generated_answer_of_several_lines_is_one_cell(tmp_path):
+    answer = '"It may be:\nhappy, sad, angry"'
+    table = read_table(
+        written(tmp_path, f"utterance_id,truth,answer,prediction\nu1,happy,{answer},sad\nu2,sad,x,sad\n")
+    )
+    assert table.frame["prediction"].tolist() == ["sad", "sad"]
+    three = read_table(written(tmp_path, f"utterance_id,truth,prediction\nu1,happy,{answer}\nu2,sad,sad\n"))
+    assert len(three.frame) == 2
+
+
 @pytest.mark.parametrize("prefix", ["prob_", "log_prob_", ""])
 def test_probabilities_are_read_under_each_name(tmp_path, prefix):
     values = [["-0.105", "-2.303"], ["-1.609", "-0.223"]] if prefix == "log_prob_" else [["0.9", "0.1"], ["0.2", "0.8"]]

@@ -57,11 +57,18 @@ def test_an_unreachable_hub_is_one_line_without_retries(monkeypatch, closed_port
     assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_model_in_the_cache_is_used_without_the_hub(monkeypatch, closed_port, tmp_path):
+def test_a_malformed_endpoint_is_not_taken_for_a_wrong_proxy(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "htp:/hub")
+    with pytest.raises(ModelError, match="and 'htp:/hub', the address in HF_ENDPOINT, is malformed; correct or remove"):
+        read_model_config("jane/model")
+
+
+def test_a_model_in_the_cache_is_used_without_the_hub(monkeypatch, closed_port, tmp_path, caplog):
     monkeypatch.setattr(constants, "ENDPOINT", closed_port)
     monkeypatch.setattr(hub_connection, "try_to_load_from_cache", lambda *_, **__: str(tmp_path / "config.json"))
     hub_connection.require_hub("jane/model", "config.json")
     assert constants.HF_HUB_OFFLINE
+    assert "the copy of jane/model in the cache is used" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_label_of_the_task_that_no_utterance_has_is_refused_with_the_nearest(t
         fold_corpus(toy_corpus(), toy_protocol(inline_task=task))
     assert str(error.value) == (
         "corpus toy: no utterance has the label 'bor' of task three; 5 utterances have the label 'bored'; correct the "
-        "labels or their map, or allow it in the protocol: may_lack: {test: [bor]}"
+        "labels or their map, or allow it in the protocol: may_lack: {train: [bor], dev: [bor], test: [bor]}"
     )
     allowed = {split: ["bor"] for split in ("train", "dev", "test")}
     folded = fold_corpus(toy_corpus(), toy_protocol(inline_task=task, may_lack=allowed))
