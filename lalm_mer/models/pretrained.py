@@ -53,6 +53,8 @@ class PretrainedModel(ABC):
     """Tower -> last names of the linear layers that are adapted by default"""
     fsdp_layers: ClassVar[Sequence[str]]
     """Classes of the layers that FSDP shards one by one"""
+    takes_full_window: ClassVar[bool] = False
+    """Whether ``model.full_window`` can be set: the tower takes audio of any length and of its full window"""
     has_language_model: ClassVar[bool] = True
     """Whether it can generate answers"""
     batch_tolerance: ClassVar[float] = 1e-5

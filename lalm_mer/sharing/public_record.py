@@ -33,7 +33,7 @@ PublicRecord = NewType("PublicRecord", RunRecord)
 SHARED_SETTINGS = (
     "seed", "objective", "data.transcript_source", "data.without_audio", "split.fold",
     "prompt.shots", "prompt.context_turns", "prompt.label_orders", "prompt.label_score",
-    "model.family", "model.dtype", "model.attn_implementation", "model.quantization",
+    "model.family", "model.dtype", "model.attn_implementation", "model.full_window", "model.quantization",
     "adapter.kind", "adapter.towers", "adapter.full", "adapter.r", "adapter.lora_alpha", "adapter.lora_dropout",
     "adapter.use_rslora", "adapter.use_dora",
     "balance.sampling", "balance.direction", "balance.max_per_class", "balance.max_per_group", "balance.class_weights",

@@ -25,10 +25,12 @@ def with_model(settings: SettingsT) -> SettingsT:
     """Settings with the default model and prompt of the family, if they name none.
 
     Raises:
-        ConfigError: if the family has no default
+        ConfigError: if the family has no default, or no full window
     """
     model, prompt = settings.model, settings.prompt
     family = model_class(model.family)
+    if model.full_window and not family.takes_full_window:
+        raise ConfigError(f"key 'model.full_window': true, but {model.family} has no such choice; set it to false")
     if not model.id:
         if not family.published:
             raise ConfigError(f"key 'model.id' is missing; family {model.family} has no published model of its own")

@@ -47,13 +47,15 @@ class LanguageBuilder:
             ModelError: if there is no such model
         """
         with naming_keys("model"):
-            return family_class(settings.family).load(
+            family = family_class(settings.family).load(
                 recorded(settings).id,  # peft writes it into adapter_config.json
                 revision=settings.revision,
                 dtype=settings.dtype,
                 attn_implementation=settings.attn_implementation,
                 quantization=settings.quantization,
             )
+        family.full_window = settings.full_window
+        return family
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Refuse batches if scores depend on the other utterances of a batch, and checkpointing if there is none.

@@ -100,6 +100,11 @@ class ModelSettings:
     attn_implementation: str = setting(
         "sdpa", choices=names.ATTENTION, help="implementation of attention; both support answers that share a prompt"
     )
+    full_window: bool = setting(
+        False,
+        help="pad audio to the full window of the audio tower, as the model's own forward does: the same scores except "
+        "for rounding, several times slower; only qwen2_audio, audioflamingo3 and musicflamingo",
+    )
     quantization: str | None = setting(
         None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
     )

@@ -29,7 +29,8 @@ class AudioFlamingo3(Family):
     audio_token = "<sound>"
     single_turn_reason = "its processor takes one waveform a conversation"
     towers = USUAL_TOWERS
-    front_end = SeveralWindows(halved_and_pooled)
+    takes_full_window = True
+    front_end = SeveralWindows(halved_and_pooled, true_length=True)
     encoder = WindowByWindow(halved_and_pooled)
     decoder = InPlaceDecoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}

@@ -116,6 +116,9 @@ class Family(PretrainedModel):
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 each family's own class
         super().__init__(model, processor)
+        self.full_window = False
+        """Whether audio is padded to the tower's window, as in the model's own forward, and not to the longest of a
+        batch; only if ``takes_full_window``"""
         modules = dict(model.named_modules())
         for tower, path in self.towers.items():
             if path not in modules:

@@ -28,9 +28,11 @@ class _RotatedWindows(WindowByWindow):
         states = super().window_states(family, features, frames, used)
         rotary: Any = family.model.get_submodule("model.pos_emb")
         step_s = 4 * float(rotary.config.audio_frame_step)  # the tower quarters the mel frames
+        tower: Any = family.submodule("audio_tower")
+        size = int(tower.config.max_source_positions) // 2  # of a full window, after pooling
         window = (used.cumsum(dim=1) - 1)[used]
-        within_s = torch.arange(states.shape[1], device=states.device, dtype=torch.float32) * step_s
-        cos, sin = rotary(window[:, None] * states.shape[1] * step_s + within_s, seq_len=states.shape[1])
+        within_s = torch.arange(size, device=states.device, dtype=torch.float32) * step_s
+        cos, sin = (each[:, : states.shape[1]] for each in rotary(window[:, None] * size * step_s + within_s, size))
         rotated: Tensor = apply_rotary_time_emb(states, cos, sin)
         return rotated
 
@@ -56,7 +58,8 @@ class MusicFlamingo(Family):
     audio_marks = (_BEGIN, _END)
     single_turn_reason = "its processor takes one waveform a conversation"
     towers = USUAL_TOWERS
-    front_end = SeveralWindows(halved_and_pooled)
+    takes_full_window = True
+    front_end = SeveralWindows(halved_and_pooled, true_length=True)
     encoder = _RotatedWindows(halved_and_pooled)
     decoder = InPlaceDecoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear_1", "linear_2")}

@@ -13,7 +13,7 @@ from transformers import (
 
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
-from lalm_mer.models.families.parts.log_mel import LogMel, halved_and_pooled
+from lalm_mer.models.families.parts.log_mel import PaddedToLongest, halved_and_pooled
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
 from lalm_mer.models.families.parts.whisper import PooledWhisper
@@ -35,7 +35,8 @@ class Qwen2Audio(Family):
     stop_token = "<|im_end|>"
     audio_token = "<|AUDIO|>"
     towers = USUAL_TOWERS
-    front_end = LogMel(halved_and_pooled)
+    takes_full_window = True
+    front_end = PaddedToLongest(halved_and_pooled)
     encoder = PooledWhisper()
     decoder = InPlaceDecoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("linear",)}

@@ -277,5 +277,7 @@ def test_order_does_not_depend_on_the_file_system(published_release):
 
 def test_an_empty_folder_is_not_a_release(tmp_path):
     (tmp_path / "r").mkdir()
-    with pytest.raises(CorpusError, match=r"found no audio files of the corpus in .*, which has nothing; recipes/corpora"):
+    with pytest.raises(
+        CorpusError, match=r"found no audio files of the corpus in .*, which has nothing; recipes/corpora"
+    ):
         prepare(iemocap, tmp_path / "r", tmp_path / "out")

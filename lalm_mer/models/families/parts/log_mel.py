@@ -41,23 +41,23 @@ class LogMel(FrontEnd):
 
 
 class PaddedToLongest(LogMel):
-    """Spectrograms padded to the longest of a batch, for towers that ignore padding."""
+    """Spectrograms padded to the longest of a batch, for towers whose output does not depend on padding."""
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Spectrograms: ``audio_features`` (A, mel bins, frames) and ``audio_frames`` (A,)."""
-        extractor = family.processor.feature_extractor
-        hop = int(extractor.hop_length)
-        # silence that the last analysis window reaches into, as in the processor's own padding
-        longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
-        features, frames = log_mel(family, waveforms, min(-(-longest // hop) * hop, int(extractor.n_samples)))
+        features, frames = log_mel(family, waveforms, _padded_samples(family, waveforms))
         return {"audio_features": features, "audio_frames": frames}
 
 
+@dataclass(frozen=True)
 class SeveralWindows(LogMel):
-    """Spectrograms in windows, each padded to its full length, so that they do not depend on the batch.
+    """Spectrograms in windows; token counts add up, because a full window gives an integer number of tokens.
 
-    Token counts add up, because a full window gives an integer number of tokens.
+    Args:
+        true_length: whether windows are padded to the longest of a batch, and not to the extractor's window
     """
+
+    true_length: bool = False
 
     def longest_audio_s(self, family: Family) -> float:
         """Duration of the full windows within ``max_audio_len`` of the processor, in seconds."""
@@ -68,20 +68,35 @@ class SeveralWindows(LogMel):
         """Spectrograms in windows.
 
         Returns:
-            ``audio_features`` (A, W, mel bins, window frames) and ``audio_frames`` (A, W): mel frames of each window
-            that are not padding
+            ``audio_features`` (A, W, mel bins, frames) and ``audio_frames`` (A, W): mel frames of each window that are
+            not padding
         """
         size = int(family.processor.feature_extractor.n_samples)
         pieces = [
             [replace(wave, samples=wave.samples[at : at + size]) for at in range(0, max(1, len(wave.samples)), size)]
             for wave in waveforms
         ]
-        features, frames = log_mel(family, [piece for of_one in pieces for piece in of_one])
+        windows = [piece for of_one in pieces for piece in of_one]
+        padded = _padded_samples(family, windows) if self.true_length else None
+        features, frames = log_mel(family, windows, padded)
         counts = [len(of_one) for of_one in pieces]
         return {
             "audio_features": pad_sequence(list(torch.split(features, counts)), batch_first=True),
             "audio_frames": pad_sequence(list(torch.split(frames, counts)), batch_first=True),
         }
+
+
+def _padded_samples(family: Family, waveforms: Sequence[Waveform]) -> int | None:
+    """Length of the longest waveform with the silence that the last analysis window reaches into, in samples.
+
+    None if the audio is padded to the extractor's window.
+    """
+    if family.full_window:
+        return None
+    extractor = family.processor.feature_extractor
+    hop = int(extractor.hop_length)
+    longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
+    return min(-(-longest // hop) * hop, int(extractor.n_samples))
 
 
 def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
@@ -17,23 +17,62 @@ from lalm_mer.models.families.parts.log_mel import frame_mask, halved_and_pooled
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
-__all__ = ["PooledWhisper", "WindowByWindow", "one_window_processor"]
+__all__ = ["PooledWhisper", "WindowByWindow", "one_window_processor", "pooled_states"]
 
 
 class PooledWhisper(AudioEncoder):
     """Qwen2-Audio's tower: convolutions, transformer and pooling; padding is masked as in the model's own forward."""
 
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of A waveforms, from (A, mel bins, window frames) and (A,)."""
+        """Tower output of A waveforms, from (A, mel bins, frames) and (A,)."""
         tower: Any = family.submodule("audio_tower")
-        positions = (audio_features.shape[-1] - 1) // 2 + 1
-        mask = create_bidirectional_mask(
-            config=tower.config,
-            inputs_embeds=audio_features.new_zeros((len(audio_features), positions, 1), dtype=tower.dtype),
-            attention_mask=frame_mask((audio_frames - 1) // 2 + 1, positions).long(),
-        )
-        states = tower(audio_features, attention_mask=mask).last_hidden_state
+        if family.full_window:
+            states = tower(audio_features, attention_mask=_attention_mask(tower, audio_features, audio_frames))
+            states = states.last_hidden_state
+        else:
+            states = pooled_states(tower, audio_features, audio_frames)
         return TowerOutput(states, halved_and_pooled(audio_frames))
+
+
+def pooled_states(tower: Any, features: Tensor, frames: Tensor) -> Tensor:  # noqa: ANN401 each family's own class
+    """Output (N, F, D) of a tower of convolutions, transformer and pooling, over fewer frames than its window.
+
+    The steps are those of the tower's own forward, which requires or assumes the full window::
+
+        frames of audio    | a a a a a a a | s s | . . . . . . . . . . . . . . . . . |
+                           '-- true length --'
+                           '-------------- window of 3000 frames --------------------'
+
+    The last frame of audio depends on two frames of silence (s), the reach of both convolutions. The other frames of
+    the window (.) are masked in the attention, so that leaving them out changes no output of a frame of audio, except
+    for rounding.
+
+    Args:
+        tower: the audio tower
+        features: (N, mel bins, frames), with two frames of padding after the longest audio, or the full window
+        frames: (N,), mel frames of each that are not padding
+    """
+    mask = _attention_mask(tower, features, frames)
+    states = nn.functional.gelu(tower.conv1(features.to(tower.conv1.weight.dtype)))
+    states = nn.functional.gelu(tower.conv2(states)).permute(0, 2, 1)
+    states = states + tower.embed_positions(torch.arange(states.shape[1], device=states.device))
+    states = nn.functional.dropout(states, p=tower.dropout, training=tower.training)
+    for layer in tower.layers:
+        if not (tower.training and tower.layerdrop > 0 and torch.rand([]) < tower.layerdrop):
+            states = layer(states, mask)
+    normed: Tensor = tower.layer_norm(tower.avg_pooler(states.permute(0, 2, 1)).permute(0, 2, 1))
+    return normed
+
+
+def _attention_mask(tower: Any, features: Tensor, frames: Tensor) -> Tensor | None:  # noqa: ANN401
+    """Mask of the transformer: padding is no key."""
+    positions = (features.shape[-1] - 1) // 2 + 1
+    mask: Tensor | None = create_bidirectional_mask(
+        config=tower.config,
+        inputs_embeds=features.new_zeros((len(features), positions, 1), dtype=tower.dtype),
+        attention_mask=frame_mask((frames - 1) // 2 + 1, positions).long(),
+    )
+    return mask
 
 
 @dataclass(frozen=True)
@@ -47,7 +86,7 @@ class WindowByWindow(AudioEncoder):
     tokens_of: Callable[[Tensor], Tensor]
 
     def encode(self, family: Family, audio_features: Tensor, audio_frames: Tensor) -> TowerOutput:
-        """Tower output of A waveforms, from (A, W, mel bins, window frames) and (A, W)."""
+        """Tower output of A waveforms, from (A, W, mel bins, frames) and (A, W)."""
         used = audio_frames > 0
         frames = audio_frames[used]
         lengths = self.tokens_of(frames).clamp(min=0)
@@ -58,15 +97,17 @@ class WindowByWindow(AudioEncoder):
         return TowerOutput(pad_sequence(list(of_utterance), batch_first=True), totals)
 
     def window_states(self, family: Family, features: Tensor, frames: Tensor, used: Tensor) -> Tensor:
-        """Output for N windows, (N, F, D), padding included; by default that of a tower which takes a mask.
+        """Output for N windows, (N, F, D), padding included; by default that of a tower with pooling and a mask.
 
         Args:
             family: the model
-            features: (N, mel bins, window frames), utterance by utterance
+            features: (N, mel bins, frames), utterance by utterance
             frames: (N,), mel frames of each that are not padding
             used: (A, W), true for those N windows
         """
         tower: Any = family.submodule("audio_tower")
+        if not family.full_window:
+            return pooled_states(tower, features, frames)
         mask = frame_mask(frames, features.shape[-1])
         states: Tensor = tower(features.to(tower.dtype), input_features_mask=mask).last_hidden_state
         return states

@@ -28,6 +28,12 @@ FACTS = {
 PLACEHOLDERS = [*FACTS, "fold", "seed"]
 
 
+def test_a_family_without_a_full_window_refuses_it():
+    assert with_model(prompted("qwen2_audio", full_window=True)).model.full_window
+    with pytest.raises(ConfigError, match=r"key 'model\.full_window': true, but glmasr has no such choice"):
+        with_model(prompted("glmasr", full_window=True))
+
+
 def prompted(family, modalities=AUDIO_TRANSCRIPT, **model):
     return ZeroShotSettings(
         *PLACE, ModelSettings(family, **model), OutputSettings("out"), PromptSettings(modalities=modalities)
