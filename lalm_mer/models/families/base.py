@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.prompting.conversation import Conversation, mark_parts, split_marked
@@ -51,7 +52,8 @@ class LanguageInputs:
     Args:
         input_ids: (B, T) token ids
         position_ids: (B, T)
-        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt; with a cache of S
+            earlier tokens, (B, S + T) or (B, 1, T, S + T)
     """
 
     input_ids: Tensor
@@ -87,8 +89,10 @@ class Decoder(ABC):
     """Step two: projector, language model and output layer."""
 
     @abstractmethod
-    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Hidden states (B, T, H); placeholders are filled in order with ``audio``."""
+    def hidden_states(
+        self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
+    ) -> Tensor:
+        """Hidden states (B, T, H); ``audio`` fills placeholders in order, keys and values are added to ``cache``."""
 
     @abstractmethod
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
@@ -112,7 +116,7 @@ class Family(PretrainedModel):
     encoder: ClassVar[AudioEncoder]
     decoder: ClassVar[Decoder]
     single_pass_reason: ClassVar[str | None] = None
-    """Why the model has one step, so that no tower output can be cached; None if it has two"""
+    """Why the model has one step, so that neither tower output nor keys and values can be cached; None if it has two"""
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 each family's own class
         super().__init__(model, processor)
@@ -183,9 +187,37 @@ class Family(PretrainedModel):
         """Step one: the audio tower without the projector."""
         return self.encoder.encode(self, **inputs)
 
-    def hidden_states(self, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
-        """Step two: projector and language model, (B, T, H); placeholders are filled in order with ``audio``."""
-        return self.decoder.hidden_states(self, inputs, audio)
+    def hidden_states(
+        self, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
+    ) -> Tensor:
+        """Step two: projector and language model, (B, T, H).
+
+        Args:
+            inputs: the tokens of this pass
+            audio: tower output, which fills the placeholders in order
+            cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none
+        """
+        hidden = self.decoder.hidden_states(self, inputs, audio, cache)
+        if cache is not None:
+            cache.position_ids = cache.positions_with(inputs.position_ids)
+        return hidden
+
+    def keeps_keys(self, length: int, grown: int) -> bool:
+        """Whether keys and values of a row of ``length`` tokens are still right when it has grown to ``grown`` tokens.
+
+        A model of one step has none. Rotary embeddings of type longrope change for all tokens of a row once it is
+        longer than those of pretraining, those of type dynamic with every token from there on.
+        """
+        if self.single_pass_reason is not None:
+            return False
+        model: Any = self.model
+        config = model.config.get_text_config(decoder=True)
+        rotary = getattr(config, "rope_parameters", None) or {}
+        kind = rotary.get("rope_type")
+        if kind not in ("longrope", "dynamic"):
+            return True
+        original = int(rotary.get("original_max_position_embeddings") or config.max_position_embeddings)
+        return grown <= original or (kind == "longrope" and length > original)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The output layer: (..., H) -> (..., vocabulary)."""

@@ -30,6 +30,7 @@ from lalm_mer.models.families.base import (
     LanguageInputs,
     TowerOutput,
 )
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.loading import from_pretrained
 from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
@@ -47,7 +48,7 @@ _PROBE = Conversation(
 )
 _UNKNOWN = "The training data of a generic model is not known, so that no corpus can be ruled out; see its card."
 LIMITS = (
-    "one forward pass from audio to logits per answer: slower, and no tower output can be cached",
+    "one forward pass from audio to logits per answer: slower, and neither tower output nor keys can be cached",
     "one utterance at a time, in training and in scoring",
     "one waveform per prompt, no longer than its feature extractor's window, or 30 s if that has none",
     "no quantisation, and adapters only in towers that are found by their names",
@@ -109,10 +110,14 @@ class _NoEncoder(AudioEncoder):
 
 
 class _OwnForward(Decoder):
-    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+    def hidden_states(
+        self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
+    ) -> Tensor:
         """Logits, (1, T, vocabulary): the output layer of a model may be more than a matrix."""
         if len(inputs.input_ids) != 1:
             raise ModelError(f"{family.name} takes one utterance at a time, found {len(inputs.input_ids)}")
+        if cache is not None:
+            raise ModelError(f"{family.name} keeps no keys and values: {family.single_pass_reason}")
         features = {
             name: value.to(family.model.dtype) if value.is_floating_point() else value
             for name, value in (audio.features if isinstance(audio, _Features) else {}).items()

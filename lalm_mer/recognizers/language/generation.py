@@ -1,7 +1,12 @@
 """Answers as text, by greedy decoding with the two steps that every family has.
 
-Audio is encoded once; each further token is a full pass over the prompt and the answer so far. A cache of keys and
-values would be faster, but families and adapters would have to support it.
+Audio is encoded once, the prompt is run once, and each further token is a pass over that token alone, which attends to
+the stored keys and values of the others. Rows are padded at the right, and new tokens come after the padding, which
+masks exclude; positions are counted without it. A row whose prompt has 2 tokens in a batch with one of 4:
+
+    tokens     p p - - a a a
+    positions  0 1 . . 2 3 4
+    mask       1 1 0 0 1 1 1
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lalm_mer.models.families.base import Family, LanguageInputs
+from lalm_mer.models.families.parts.keys_values import KeysValues
 
 __all__ = ["decode_answer", "generate", "stop_ids"]
 
@@ -31,7 +37,8 @@ def generate(
     """Token ids of greedy answers to a batch of a ``PromptCollator``, without the stop token.
 
     The most probable token is appended until it is one of ``stop_ids`` or there are ``max_new_tokens``. The audio
-    placeholder is never chosen, since there are no frames for it.
+    placeholder is never chosen, since there are no frames for it. Each token is a full pass if the family keeps no keys
+    and values, or if they would change with the length of the answer.
 
     Args:
         family: the model, possibly with an adapter in it, in evaluation mode
@@ -42,14 +49,17 @@ def generate(
     """
     stops = stop_ids(family)
     tower_output = family.encode_audio(**audio) if audio else None
+    longest = int(prompt_lengths.max())
+    cache = KeysValues() if family.keeps_keys(longest, longest + max_new_tokens) else None
     answers: list[list[int]] = [[] for _ in input_ids]
-    rows, ends = torch.arange(len(input_ids), device=input_ids.device), prompt_lengths.clone()
-    unfinished = torch.ones_like(ends, dtype=torch.bool)
+    unfinished = torch.ones_like(prompt_lengths, dtype=torch.bool)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :]
+    mask = (places < prompt_lengths[:, None]).long()
+    position_ids, ends = places * mask, prompt_lengths[:, None]
+    last = prompt_lengths - 1  # index of the last token of each row among those of the pass
     for _ in range(max_new_tokens):
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :]
-        inside = places < ends[:, None]
-        hidden = family.hidden_states(LanguageInputs(input_ids, places * inside, inside.long()), tower_output)
-        logits = family.logits(hidden[rows, ends - 1]).float()
+        hidden = family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)
+        logits = family.logits(hidden[torch.arange(len(hidden), device=hidden.device), last]).float()
         logits[:, family.audio_token_id] = -torch.inf
         chosen = logits.argmax(dim=1)
         for row, token in enumerate(chosen.tolist()):
@@ -59,9 +69,13 @@ def generate(
                 answers[row].append(token)
         if not unfinished.any():
             break
-        input_ids = torch.nn.functional.pad(input_ids, (0, 1), value=family.pad_token_id)
-        input_ids[rows[unfinished], ends[unfinished]] = chosen[unfinished]
-        ends = ends + unfinished
+        new = chosen.where(unfinished, family.pad_token_id)[:, None]
+        mask = torch.cat([mask, torch.ones_like(new)], dim=1)
+        if cache is None:
+            input_ids, position_ids = torch.cat([input_ids, new], dim=1), torch.cat([position_ids, ends], dim=1)
+        else:
+            input_ids, position_ids, tower_output = new, ends, None
+        ends, last = ends + 1, torch.full_like(last, -1)
     return answers
 
 

@@ -1,10 +1,9 @@
 """A family without a network, for collating and scoring by hand."""
 
-from types import SimpleNamespace
-
 import torch
 from tokenizers import AddedToken
 from torch import nn
+from transformers import PreTrainedConfig
 
 from lalm_mer.models.families.base import Family, TowerOutput
 
@@ -65,7 +64,7 @@ class Toy(Family):
         states = audio_features[:, None, :].expand(-1, int(audio_frames.max()), 4)
         return TowerOutput(states, audio_frames)
 
-    def hidden_states(self, inputs, audio):
+    def hidden_states(self, inputs, audio, cache=None):
         mask = inputs.attention_mask
         if mask.dim() == 2:
             length = mask.shape[1]
@@ -88,7 +87,7 @@ def make_model(seed=0):
     language_model.dtype = torch.float32
     model.lm, model.projector, model.tower = language_model, nn.Linear(4, 8), nn.Linear(4, 4)
     model.head = nn.Linear(8, VOCABULARY)
-    model.config = SimpleNamespace()
+    model.config = PreTrainedConfig()
     return model
 
 

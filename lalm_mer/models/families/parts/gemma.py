@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lalm_mer.models.families.base import SPEECH_CORPORA, Family, LanguageInputs
 from lalm_mer.models.families.parts.in_place import LLAMA_LINEAR, USUAL_TOWERS, InPlaceDecoder
+from lalm_mer.models.families.parts.keys_values import KeysValues
 
 __all__ = ["CONTAMINATION", "TARGETS", "TOWERS", "GemmaDecoder", "sliding_masks"]
 
@@ -28,9 +29,12 @@ class GemmaDecoder(InPlaceDecoder):
         projected: Tensor = family.submodule("projector")(inputs_embeds=states)
         return projected
 
-    def attention_mask(self, family: Family, inputs: LanguageInputs) -> Tensor | dict[str, Tensor]:
+    def attention_mask(
+        self, family: Family, inputs: LanguageInputs, cache: KeysValues | None
+    ) -> Tensor | dict[str, Tensor]:
         """One for each kind of layer."""
-        return sliding_masks(inputs, int(self.language_model(family).config.sliding_window))
+        language_model = self.language_model(family)
+        return sliding_masks(inputs, cache, int(language_model.config.sliding_window), language_model.dtype)
 
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The output layer with soft capping."""
@@ -39,14 +43,17 @@ class GemmaDecoder(InPlaceDecoder):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def sliding_masks(inputs: LanguageInputs, window: int) -> Tensor | dict[str, Tensor]:
-    """The mask of each kind of layer if answers share a prompt; else one mask, from which the model makes both."""
-    mask = inputs.attention_mask
-    if mask.ndim == 2:
+def sliding_masks(
+    inputs: LanguageInputs, cache: KeysValues | None, window: int, dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """The mask of each kind of layer; without earlier tokens a single mask, from which the model makes both."""
+    mask, positions = inputs.attention_mask, inputs.position_ids
+    if mask.ndim == 2 and (cache is None or cache.position_ids is None):
         return mask
-    positions = inputs.position_ids
-    far = positions[:, :, None] - positions[:, None, :] >= window
-    return {
-        "full_attention": mask,
-        "sliding_attention": mask.masked_fill(far[:, None], torch.finfo(mask.dtype).min),
-    }
+    keys = positions if cache is None else cache.positions_with(positions)
+    distance = (positions[:, :, None] - keys[:, None, :])[:, None]
+    smallest = torch.finfo(dtype).min
+    if mask.ndim == 2:  # padding between earlier and later tokens: the model would count it in the window
+        excluded = (distance < 0) | (mask[:, None, None, :] == 0)
+        mask = torch.zeros(excluded.shape, dtype=dtype, device=mask.device).masked_fill(excluded, smallest)
+    return {"full_attention": mask, "sliding_attention": mask.masked_fill(distance >= window, smallest)}

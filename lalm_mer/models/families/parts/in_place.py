@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Decoder, Family, LanguageInputs, TowerOutput
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.log_mel import frame_mask
 
 __all__ = ["LLAMA_LINEAR", "USUAL_TOWERS", "InPlaceDecoder", "fill_placeholders"]
@@ -41,11 +42,15 @@ class InPlaceDecoder(Decoder):
         """
         return self.language_model(family).get_input_embeddings()(ids.masked_fill(is_audio, 0)), {}
 
-    def attention_mask(self, family: Family, inputs: LanguageInputs) -> Tensor | dict[str, Tensor]:
+    def attention_mask(
+        self, family: Family, inputs: LanguageInputs, cache: KeysValues | None
+    ) -> Tensor | dict[str, Tensor]:
         """The mask, or one for each kind of layer."""
         return inputs.attention_mask
 
-    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+    def hidden_states(
+        self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
+    ) -> Tensor:
         """Step two: (B, T, H)."""
         is_audio = inputs.input_ids == family.audio_token_id
         embeddings, more = self.embed(family, inputs.input_ids, is_audio)
@@ -56,8 +61,9 @@ class InPlaceDecoder(Decoder):
             inputs_embeds=embeddings,
             **more,
             position_ids=inputs.position_ids,
-            attention_mask=self.attention_mask(family, inputs),
-            use_cache=False,
+            attention_mask=self.attention_mask(family, inputs, cache),
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
         return hidden
 

@@ -15,6 +15,7 @@ from transformers import WhisperFeatureExtractor
 
 from lalm_mer.models.families.base import AudioEncoder, Family, LanguageInputs, TowerOutput
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.log_mel import frame_mask
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
@@ -53,10 +54,12 @@ class OmniEncoder(AudioEncoder):
 class OmniDecoder(InPlaceDecoder):
     """A language model whose positions have three axes."""
 
-    def hidden_states(self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None) -> Tensor:
+    def hidden_states(
+        self, family: Family, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
+    ) -> Tensor:
         """Step two: (B, T, H); without images, time, height and width are the same position."""
         positions = inputs.position_ids.expand(3, -1, -1)
-        return super().hidden_states(family, replace(inputs, position_ids=positions), audio)
+        return super().hidden_states(family, replace(inputs, position_ids=positions), audio, cache)
 
 
 def save_tiny_thinker(

@@ -15,8 +15,12 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families import FAMILIES, family_class
+from lalm_mer.models.families.base import LanguageInputs
 from lalm_mer.models.families.generic import Generic
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.prompting.prompts import load_prompt
+from lalm_mer.recognizers.language.collator import PromptCollator
+from lalm_mer.recognizers.language.generation import generate
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
@@ -72,6 +76,22 @@ def test_generic_scores_equal_those_of_the_family(both):
                 )
                 for key in ours:
                     assert_close(ours[key], theirs[key])
+
+
+def test_generic_answers_equal_those_of_the_family(both):
+    """Each token by a full pass, for it keeps no keys and values."""
+    prompt, given = load_prompt(PROMPTS / "audio_transcript.yaml"), [example(1.0).input]
+    first, second = (
+        generate(family, **PromptCollator(family, prompt, LABELS)(given), max_new_tokens=6) for family in both
+    )
+    assert first == second
+    assert first[0]
+
+
+def test_generic_refuses_a_cache(generic):
+    inputs = LanguageInputs(*torch.ones((3, 1, 2), dtype=torch.long))
+    with pytest.raises(ModelError, match="generic keeps no keys and values: it computes logits from audio in one call"):
+        generic.hidden_states(inputs, None, KeysValues())
 
 
 def test_generic_scores_depend_on_the_audio(generic):

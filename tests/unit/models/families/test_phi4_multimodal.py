@@ -10,6 +10,7 @@ from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.families.phi4_multimodal import Phi4Multimodal
+from lalm_mer.recognizers.language.generation import generate
 
 SHAPE = TinyShape(("one two three", "three four"), 1, hidden_size=32, initializer_range=0.1)
 
@@ -72,3 +73,30 @@ def test_a_projector_inside_its_tower_is_adapted_separately(tiny):
     modules = {row.tower: row.modules for row in report}
     assert modules["audio_tower"] > 0
     assert modules["projector"] == modules["language_model"] == 0
+
+
+@pytest.fixture
+def long_positions(tiny):
+    """The tiny model with rotary positions that change for all tokens of a row of more than 40, as published (4096)."""
+    config = json.loads((tiny / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [8.0] * 8}
+    config["original_max_position_embeddings"] = 40
+    (tiny / "config.json").write_text(json.dumps(config))
+    family = load(tiny)
+    family.model.eval()
+    return family
+
+
+@pytest.mark.parametrize(("length", "kept"), [(20, True), (24, True), (36, False), (40, False), (41, True), (60, True)])
+def test_answers_are_those_of_full_passes_where_positions_change_with_the_length(
+    long_positions, monkeypatch, length, kept
+):
+    family = long_positions
+    batch = {"input_ids": torch.arange(length)[None] * 7 % 200 + 5, "prompt_lengths": torch.tensor([length])}
+    found = generate(family, **batch, max_new_tokens=16)
+    monkeypatch.setattr(type(family), "keeps_keys", lambda *_: False)
+    full = generate(family, **batch, max_new_tokens=16)
+    monkeypatch.setattr(type(family), "keeps_keys", lambda *_: True)
+    stored = generate(family, **batch, max_new_tokens=16)
+    assert found == full
+    assert (stored == full) is kept
