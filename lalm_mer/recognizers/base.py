@@ -111,7 +111,13 @@ class Recognizer(Protocol):
 
     @property
     def scoring_collators(self) -> Sequence[Collator]:
-        """Make batches to score, one for each prompt; label probabilities are averaged over them."""
+        """Make batches to score, one for each of P prompts; label probabilities are averaged over them."""
+
+    @property
+    def joint_collator(self) -> Collator:
+        """Makes batches to score by all P prompts at once, which contain what prompts share, such as audio, once; the
+        only one of ``scoring_collators`` if P is 1.
+        """
 
     @property
     def content_free(self) -> Input | None:
@@ -121,8 +127,9 @@ class Recognizer(Protocol):
         """The reason why it cannot take audio of this duration, in seconds; None if it can."""
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """``log_probs`` (B, K) of a batch to score; with ``truth`` (B,), index of the true label, also ``losses`` (B,)
-        and ``items`` (B,), the number of terms in each loss. A batch to train on gives only the last two.
+        """``log_probs`` (B, K) of a batch to score, (B, P, K) if of several prompts; with ``truth`` (B,), index of the
+        true label, also ``losses`` (B,) and ``items`` (B,), the number of terms in each loss. A batch to train on gives
+        only the last two.
         """
 
     def save_trained(self, folder: Path) -> None:

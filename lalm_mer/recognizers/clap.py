@@ -108,7 +108,8 @@ class ClapRecognizer(nn.Module):
         self.sampling_rate = clap.sampling_rate
         self.content_free = None
         self.training_collator = LabelledCollator(ClapCollator(clap), setup.label_set)
-        self.scoring_collators: tuple[Collator, ...] = (ClapCollator(clap),)
+        self.joint_collator: Collator = ClapCollator(clap)
+        self.scoring_collators = (self.joint_collator,)
         descriptions = setup.ensemble.descriptions(setup.label_set)
         tokens = clap.tokenizer([sentence for _, sentence in descriptions])["input_ids"]
         self._check(descriptions, tokens)

@@ -22,9 +22,9 @@ __all__ = ["average_prompts", "run_batch", "score_by_trainer", "score_inputs"]
 def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
     """Scores of N inputs by all processes of the trainer, averaged over the recognizer's prompts."""
     recognizer = trainer.recognizer
-    collators, content_free = recognizer.scoring_collators, recognizer.content_free
-    log_probs = [trainer.score(inputs, collator) for collator in collators]
-    empty = None if content_free is None else [trainer.score([content_free], collator) for collator in collators]
+    collator, content_free = recognizer.joint_collator, recognizer.content_free
+    log_probs = _by_prompt(trainer.score(inputs, collator))
+    empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
     return Scores("single", recognizer.label_set.labels, average_prompts(log_probs, empty))
 
 
@@ -36,11 +36,11 @@ def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 
         inputs: read one batch at a time
         batch_size: inputs per batch
     """
-    collators, content_free = recognizer.scoring_collators, recognizer.content_free
-    empty = None if content_free is None else [_log_probs(recognizer, each, [content_free]) for each in collators]
+    collator, content_free = recognizer.joint_collator, recognizer.content_free
+    empty = None if content_free is None else _by_prompt(_log_probs(recognizer, collator, [content_free]))
     remaining = iter(inputs)
     while batch := list(islice(remaining, batch_size)):
-        yield from average_prompts([_log_probs(recognizer, collator, batch) for collator in collators], empty)
+        yield from average_prompts(_by_prompt(_log_probs(recognizer, collator, batch)), empty)
 
 
 def average_prompts(
@@ -64,6 +64,11 @@ def run_batch(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     device = next(module.parameters()).device
     output: dict[str, Tensor] = module(**{name: tensor.to(device) for name, tensor in batch.items()})
     return output
+
+
+def _by_prompt(log_probs: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """P arrays (N, K) of an array (N, K) or (N, P, K)."""
+    return [log_probs] if log_probs.ndim == 2 else list(np.moveaxis(log_probs, 1, 0))
 
 
 def _log_probs(module: nn.Module, collator: Collator, inputs: Sequence[Input]) -> npt.NDArray[np.float64]:

@@ -124,11 +124,14 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return output
 
     def score(self, inputs: Inputs, collator: Collator) -> npt.NDArray[np.float64]:
-        """Label log-probabilities (N, K) of inputs, in their order, over all processes.
+        """Label log-probabilities of inputs, in their order, over all processes.
 
         Args:
             inputs: N inputs
-            collator: one of the recognizer's ``scoring_collators``
+            collator: the recognizer's ``joint_collator``, or one of its ``scoring_collators``
+
+        Returns:
+            (N, K), or (N, P, K) of several prompts
 
         Raises:
             PredictionError: if the processes together return other inputs, or another order

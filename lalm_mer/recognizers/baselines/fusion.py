@@ -108,9 +108,14 @@ class FusionNetwork(nn.Module):
         return LabelledCollator(FusionCollator(self), self.label_set)
 
     @property
-    def scoring_collators(self) -> tuple[Collator, ...]:
+    def joint_collator(self) -> Collator:
         """Makes batches to score."""
-        return (FusionCollator(self),)
+        return FusionCollator(self)
+
+    @property
+    def scoring_collators(self) -> tuple[Collator, ...]:
+        """The same, in a tuple."""
+        return (self.joint_collator,)
 
     def refuses(self, duration_s: float) -> None:
         """None: it takes audio of any duration."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.base import Batch, true_indices
 
-__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator", "answer_forms"]
+__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "Rendered", "TrainingAnswerCollator", "answer_forms"]
 
 IGNORED = -100
 """Value of ``targets`` where there is no token to predict, as in transformers."""
+Rendered: TypeAlias = tuple[list[int], list[Waveform]]
+"""Token ids of a prompt, up to the start of the answer, and the waveforms of its placeholders"""
 
 
 def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
@@ -66,7 +69,7 @@ class PromptCollator:
         audio = self.family.audio_inputs(waveforms) if waveforms else {}
         return {"input_ids": input_ids, "prompt_lengths": lengths, **audio}
 
-    def render(self, given: Input) -> tuple[list[int], list[Waveform]]:
+    def render(self, given: Input) -> Rendered:
         """Token ids of the prompt of one input, up to the start of the answer, and the waveforms of its placeholders.
 
         Raises:
@@ -103,31 +106,43 @@ class AnswerCollator(PromptCollator):
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``label_of_answer`` (B, A): index of the label
             of each answer; and the audio tower's inputs if the prompt uses audio
         """
-        return self._packed(inputs, [self._answers] * len(inputs))
-
-    def _packed(self, inputs: Sequence[Input], answers: Sequence[Sequence[tuple[int, list[int]]]]) -> Batch:
-        """A batch of prompts, each followed by its own A answers, given as index of the label and token ids."""
         prompts = [self.render(given) for given in inputs]
+        return self.packed(prompts) | self.audio(prompts)
+
+    def packed(
+        self, prompts: Sequence[Rendered], answers: Sequence[Sequence[tuple[int, list[int]]]] | None = None
+    ) -> Batch:
+        """The tokens of a batch of B rendered prompts, each followed by its answers.
+
+        Args:
+            prompts: results of ``render``
+            answers: A answers of each prompt, given as index of the label and token ids; None for all answers
+        """
+        answers = [self._answers] * len(prompts) if answers is None else answers
         width = max(
             len(ids) + sum(len(answer) for _, answer in own) for (ids, _), own in zip(prompts, answers, strict=True)
         )
         longest = max(len(answer) for own in answers for _, answer in own)
         batch = {
-            "input_ids": torch.full((len(inputs), width), self.family.pad_token_id),
-            "position_ids": torch.zeros((len(inputs), width), dtype=torch.long),
-            "segment_ids": torch.full((len(inputs), width), -1),
-            "sources": torch.zeros((len(inputs), len(answers[0]), longest), dtype=torch.long),
-            "targets": torch.full((len(inputs), len(answers[0]), longest), IGNORED),
+            "input_ids": torch.full((len(prompts), width), self.family.pad_token_id),
+            "position_ids": torch.zeros((len(prompts), width), dtype=torch.long),
+            "segment_ids": torch.full((len(prompts), width), -1),
+            "sources": torch.zeros((len(prompts), len(answers[0]), longest), dtype=torch.long),
+            "targets": torch.full((len(prompts), len(answers[0]), longest), IGNORED),
             "label_of_answer": torch.tensor([[label for label, _ in own] for own in answers]),
         }
         for row, ((prompt, _), own) in enumerate(zip(prompts, answers, strict=True)):
             _fill_row({name: tensor[row] for name, tensor in batch.items()}, prompt, [answer for _, answer in own])
-        if self.prompt.uses_audio:
-            # without audio the tower runs on a second of silence: processes that share weights must do the same work
-            rate = self.family.sampling_rate
-            waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
-            batch.update(self.family.audio_inputs(waveforms or [Waveform(np.zeros(rate, dtype=np.float32), rate)]))
         return batch
+
+    def audio(self, prompts: Sequence[Rendered]) -> Batch:
+        """The audio tower's inputs of a batch of rendered prompts; empty if the prompt uses no audio."""
+        if not self.prompt.uses_audio:
+            return {}
+        # without audio the tower runs on a second of silence: processes that share weights must do the same work
+        rate = self.family.sampling_rate
+        waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
+        return self.family.audio_inputs(waveforms or [Waveform(np.zeros(rate, dtype=np.float32), rate)])
 
 
 class TrainingAnswerCollator(AnswerCollator):
@@ -143,8 +158,9 @@ class TrainingAnswerCollator(AnswerCollator):
         first = {label: number for number, (label, _) in reversed(list(enumerate(self._answers)))}
         truth = true_indices(examples, self.label_set)
         answers = [[self._answers[first[label]]] for label in truth.tolist()]
-        batch = self._packed([example.input for example in examples], answers)
-        return batch | {"truth": truth, "labels": batch["targets"]}
+        prompts = [self.render(example.input) for example in examples]
+        batch = self.packed(prompts, answers)
+        return batch | self.audio(prompts) | {"truth": truth, "labels": batch["targets"]}
 
 
 def _fill_row(row: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:

@@ -31,7 +31,7 @@ class PromptSetup:
             minus that of an input without content (``pmi``)
 
     Raises:
-        ConfigError: if the label score is unknown
+        ConfigError: if the label score is unknown, or prompts differ in their number of audio slots
     """
 
     prompts: tuple[Prompt, ...]
@@ -44,6 +44,10 @@ class PromptSetup:
         if self.label_score not in LABEL_SCORES:
             expected = ", ".join(LABEL_SCORES)
             raise ConfigError(f"argument 'label_score': {self.label_score!r}; expected one of {expected}")
+        slots = {prompt.name: sum(slot == "audio" for slot, _ in prompt.parts) for prompt in self.prompts}
+        if len(set(slots.values())) > 1:
+            found = ", ".join(f"{name} has {count}" for name, count in slots.items())
+            raise ConfigError(f"argument 'prompts': {found} audio slots; expected the same number in all prompts")
 
     @property
     def modalities(self) -> str:

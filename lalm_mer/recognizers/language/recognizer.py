@@ -13,8 +13,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lalm_mer.models.adapters import save_adapter
-from lalm_mer.models.families.base import Family, LanguageInputs
+from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
+from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 
 __all__ = ["LanguageRecognizer", "label_log_probs"]
@@ -61,6 +62,8 @@ class LanguageRecognizer(nn.Module):
             AnswerCollator(family, prompt, setup.label_set, shots=setup.shots, order=order)
             for prompt, order in product(setup.prompts, setup.orders)
         )
+        several = len(self.scoring_collators) > 1
+        self.joint_collator = JointCollator(self.scoring_collators) if several else self.scoring_collators[0]
         self.label_set, self.modalities = setup.label_set, setup.modalities
         self.sampling_rate = family.sampling_rate if setup.uses("audio") else None
         self.content_free = setup.content_free(family.sampling_rate)
@@ -81,13 +84,40 @@ class LanguageRecognizer(nn.Module):
         truth: Tensor | None = None,
         **audio: Tensor,
     ) -> dict[str, Tensor]:
-        """Run a batch of an ``AnswerCollator``.
+        """Run a batch of an ``AnswerCollator`` or a ``JointCollator``.
 
         Returns:
-            ``log_probs`` (B, K) if all answers are packed; with ``truth``, ``losses`` (B,): negative log-probability of
-            the first answer of each true label, and ``items`` (B,): its number of tokens, with the stop token
+            ``log_probs`` (B, K) if all answers are packed, (B, P, K) for P prompts; with ``truth``, ``losses`` (B,):
+            negative log-probability of the first answer of each true label, and ``items`` (B,): its number of tokens,
+            with the stop token
         """
+        tokens = {
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "segment_ids": segment_ids,
+            "sources": sources,
+            "targets": targets,
+            "label_of_answer": label_of_answer,
+        }
         tower_output = self.family.encode_audio(**audio) if audio else None
+        if input_ids.ndim == 2:
+            return self._run(tower_output, truth, **tokens)
+        prompts = [self._run(tower_output, None, **prompt)["log_probs"] for prompt in split_prompts(tokens)]
+        return {"log_probs": torch.stack(prompts, dim=1)}
+
+    def _run(
+        self,
+        tower_output: TowerOutput | None,
+        truth: Tensor | None,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        segment_ids: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        label_of_answer: Tensor,
+    ) -> dict[str, Tensor]:
+        """Run one prompt of each input."""
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
             # silence of no utterance: its frames are not used, but every weight takes part in the pass
             unused = replace(tower_output, lengths=torch.zeros_like(tower_output.lengths))

@@ -29,6 +29,17 @@ class Collator:
         return {"probabilities": torch.tensor(rows, dtype=torch.float64)}
 
 
+class Joint:
+    """Makes a batch of the probabilities of all prompts, (B, P, K), or (B, K) of one."""
+
+    def __init__(self, collators):
+        self.collators = collators
+
+    def __call__(self, inputs):
+        tables = [collator(inputs)["probabilities"] for collator in self.collators]
+        return {"probabilities": torch.stack(tables, dim=1) if len(tables) > 1 else tables[0]}
+
+
 class Table(nn.Module):
     """A recognizer that answers from the table."""
 
@@ -36,7 +47,7 @@ class Table(nn.Module):
 
     def __init__(self, prompts, content_free=None):
         super().__init__()
-        self.scoring_collators = [Collator(prompt) for prompt in prompts]
+        self.joint_collator = Joint([Collator(prompt) for prompt in prompts])
         self.content_free = content_free
         self.unused = nn.Parameter(torch.zeros(1))
         self.batches = []
@@ -93,6 +104,12 @@ def test_inputs_are_scored_in_batches_of_a_size(batch_size, batches):
     recognizer = Table(["one"])
     assert len(list(score_inputs(recognizer, iter(INPUTS), batch_size=batch_size))) == 2
     assert recognizer.batches == batches
+
+
+def test_all_prompts_are_scored_by_one_batch():
+    recognizer = Table(["one", "other"], NOTHING)
+    assert len(list(score_inputs(recognizer, INPUTS, batch_size=2))) == 2
+    assert recognizer.batches == [1, 2]  # the input without content, and both inputs
 
 
 def test_no_inputs_have_no_scores():

@@ -26,7 +26,7 @@ class Loudness(nn.Module):
         self.modalities, self.longest_s = modalities, longest_s
         self.sampling_rate = 16_000 if "audio" in modalities else None
         self.batches = []
-        self.scoring_collators = (self.collate,)
+        self.joint_collator = self.collate
 
     def collate(self, inputs):
         self.batches.append(len(inputs))

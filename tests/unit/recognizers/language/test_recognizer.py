@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import LanguageInputs
@@ -112,3 +113,9 @@ def test_trained_weights_are_saved_by_their_library(toy, tmp_path):
 def test_the_model_is_the_familys_unless_peft_wrapped_it(toy, given):
     wrapped = torch.nn.Identity() if given else None
     assert LanguageRecognizer(toy, SETUP, wrapped).model is (wrapped or toy.model)
+
+
+def test_prompts_with_different_numbers_of_audio_slots_are_refused():
+    once, twice = (Prompt(name, None, (("audio", ""),) * count, {}, "") for name, count in (("one", 1), ("two", 2)))
+    with pytest.raises(ConfigError, match="one has 1, two has 2 audio slots; expected the same number in all prompts"):
+        PromptSetup((once, twice), LABELS, (LABELS.labels,))

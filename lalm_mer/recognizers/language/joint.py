@@ -1,0 +1,57 @@
+"""Batches of several prompts for the same utterances, whose audio is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lalm_mer.core.schema import Input
+from lalm_mer.recognizers.base import Batch
+from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator
+
+__all__ = ["JointCollator", "split_prompts"]
+
+_FILL = {"segment_ids": -1, "targets": IGNORED}
+
+
+@dataclass(eq=False)
+class JointCollator:
+    """Makes a batch to score by P prompts, in which the audio of B inputs is contained once; picklable.
+
+    Args:
+        collators: one for each prompt, all with the same audio slots, examples and answers
+    """
+
+    collators: Sequence[AnswerCollator]
+
+    def __call__(self, inputs: Sequence[Input]) -> Batch:
+        """Collate B inputs.
+
+        Returns:
+            the tensors of an ``AnswerCollator``, of which those of tokens have a second axis P and are padded to the
+            longest
+        """
+        rendered = [[collator.render(given) for given in inputs] for collator in self.collators]
+        batches = [collator.packed(prompts) for collator, prompts in zip(self.collators, rendered, strict=True)]
+        stacked = {name: _stacked([batch[name] for batch in batches], _FILL.get(name, 0)) for name in batches[0]}
+        return stacked | self.collators[0].audio(rendered[0])
+
+
+def split_prompts(batch: Batch) -> list[Batch]:
+    """The token tensors of a ``JointCollator``, (B, P, ...), as P batches without the padding of longer prompts."""
+    prompts = []
+    for number in range(batch["input_ids"].shape[1]):
+        own = {name: tensor[:, number] for name, tensor in batch.items()}
+        width = int((own["segment_ids"] >= 0).sum(dim=1).max())
+        prompts.append(own | {name: own[name][:, :width] for name in ("input_ids", "position_ids", "segment_ids")})
+    return prompts
+
+
+def _stacked(tensors: Sequence[Tensor], fill: int) -> Tensor:
+    """P tensors (B, ..., T) of different T as one, (B, P, ..., T)."""
+    width = max(tensor.shape[-1] for tensor in tensors)
+    return torch.stack([pad(tensor, (0, width - tensor.shape[-1]), value=fill) for tensor in tensors], dim=1)
