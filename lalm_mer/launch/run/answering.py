@@ -25,6 +25,7 @@ from lalm_mer.models.registry import model_class
 from lalm_mer.prompting.parsing import AnswerParser
 from lalm_mer.recognizers.language.collator import PromptCollator
 from lalm_mer.recognizers.language.generation import decode_answer, generate
+from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.training import Inputs
 
@@ -109,16 +110,19 @@ class Answering:
 
     def _generate(self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device) -> list[str]:
         family, setup = self.recognizer.family, self.recognizer.setup
+        longest = self.settings.max_new_tokens
+        collator = PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots, following=longest)
+        prefixes = PrefixStore(family, [collator.prefix])
         loader: DataLoader[Any] = DataLoader(
             inputs,
             batch_size=scoring.per_device_eval_batch_size,
             num_workers=scoring.dataloader_num_workers,
-            collate_fn=PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots),
+            collate_fn=collator,
         )
         answers: list[str] = []
         for batch in progress(loader, desc="generate", unit="batches"):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            generated = generate(family, **on_device, max_new_tokens=self.settings.max_new_tokens)
+            generated = generate(family, **on_device, max_new_tokens=longest, prefixes=prefixes)
             answers += [decode_answer(family, ids) for ids in generated]
         return answers
 

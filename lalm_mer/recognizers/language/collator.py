@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeAlias
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,15 +18,15 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import Family
+from lalm_mer.prompting.conversation import Conversation
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.base import Batch, true_indices
+from lalm_mer.recognizers.language.prefix import Prefix, Rendered, find_prefix, without_prefix
 
-__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "Rendered", "TrainingAnswerCollator", "answer_forms"]
+__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator", "answer_forms"]
 
 IGNORED = -100
 """Value of ``targets`` where there is no token to predict, as in transformers."""
-Rendered: TypeAlias = tuple[list[int], list[Waveform]]
-"""Token ids of a prompt, up to the start of the answer, and the waveforms of its placeholders"""
 
 
 def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
@@ -44,6 +44,8 @@ class PromptCollator:
         label_set: the K labels, with the prompt's surface forms
         shots: answered examples that precede every input
         order: all labels, in the order in which the prompt lists them; None for that of the label set
+        number: index of its prefix in a ``PrefixStore``
+        following: largest number of tokens that will follow a prompt; ``AnswerCollator`` knows it
     """
 
     family: Family
@@ -52,22 +54,44 @@ class PromptCollator:
     _: KW_ONLY
     shots: Sequence[Example] = ()
     order: Sequence[str] | None = None
+    number: int = 0
+    following: int = 0
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
         """Collate B inputs.
 
         Returns:
             ``input_ids`` (B, T), padded at the right; ``prompt_lengths`` (B,), in tokens; and the audio tower's inputs
-            if the prompt uses audio
+            if the prompt uses audio. With answered examples also ``prefix`` (B, 2): its ``number``, and how many tokens
+            of it precede ``input_ids`` and are not contained
         """
-        prompts = [self.render(given) for given in inputs]
+        rendered = [self.render(given) for given in inputs]
+        length = self.prefix_length(rendered)
+        prompts = without_prefix(rendered, self.prefix, length)
         lengths = torch.tensor([len(ids) for ids, _ in prompts])
         input_ids = torch.full((len(prompts), int(lengths.max())), self.family.pad_token_id)
         for row, (ids, _) in enumerate(prompts):
             input_ids[row, : len(ids)] = torch.tensor(ids)
         waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
         audio = self.family.audio_inputs(waveforms) if waveforms else {}
-        return {"input_ids": input_ids, "prompt_lengths": lengths, **audio}
+        return {"input_ids": input_ids, "prompt_lengths": lengths, **audio, **self.prefix_tensors(length, len(prompts))}
+
+    @cached_property
+    def prefix(self) -> Prefix | None:
+        """The beginning of all prompts; None without answered examples."""
+        if not self.shots:
+            return None
+        conversation = self.prompt.conversation(self.shots[0].input, self.label_set, shots=self.shots)
+        audio = [waveform for waveform in Conversation(conversation.messages[:-1]).waveforms if waveform is not None]
+        return find_prefix(self.family, self.render, audio)
+
+    def prefix_length(self, prompts: Sequence[Rendered]) -> int:
+        """Number of tokens of the prefix that a batch of rendered prompts need not contain."""
+        return 0 if self.prefix is None else self.prefix.shared_length(self.family, prompts, self.following)
+
+    def prefix_tensors(self, length: int, count: int) -> Batch:
+        """``prefix`` (B, 2) of a batch; empty without answered examples."""
+        return {} if self.prefix is None else {"prefix": torch.tensor([[self.number, length]] * count)}
 
     def render(self, given: Input) -> Rendered:
         """Token ids of the prompt of one input, up to the start of the answer, and the waveforms of its placeholders.
@@ -96,6 +120,7 @@ class AnswerCollator(PromptCollator):
         if len({tuple(ids) for _, ids in self._answers}) < len(self._answers):
             labels = list(self.label_set.labels)
             raise ConfigError(f"two surface forms of {labels} have the same tokens; change one of them")
+        self.following = max(len(ids) for _, ids in self._answers)
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
         """Collate B inputs.
@@ -104,18 +129,25 @@ class AnswerCollator(PromptCollator):
             ``input_ids``, ``position_ids``, ``segment_ids`` (B, T), the last 0 in the prompt, a in answer a, -1 in
             padding; ``sources`` (B, A, L): the position whose hidden state predicts each answer token; ``targets``
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``label_of_answer`` (B, A): index of the label
-            of each answer; and the audio tower's inputs if the prompt uses audio
+            of each answer; and the audio tower's inputs if the prompt uses audio; with answered examples also
+            ``prefix``, as of ``PromptCollator``
         """
-        prompts = [self.render(given) for given in inputs]
-        return self.packed(prompts) | self.audio(prompts)
+        rendered = [self.render(given) for given in inputs]
+        length = self.prefix_length(rendered)
+        prompts = without_prefix(rendered, self.prefix, length)
+        return self.packed(prompts, length) | self.audio(prompts) | self.prefix_tensors(length, len(prompts))
 
     def packed(
-        self, prompts: Sequence[Rendered], answers: Sequence[Sequence[tuple[int, list[int]]]] | None = None
+        self,
+        prompts: Sequence[Rendered],
+        start: int = 0,
+        answers: Sequence[Sequence[tuple[int, list[int]]]] | None = None,
     ) -> Batch:
         """The tokens of a batch of B rendered prompts, each followed by its answers.
 
         Args:
-            prompts: results of ``render``
+            prompts: results of ``render``, or the rest of them after the prefix
+            start: position of their first token
             answers: A answers of each prompt, given as index of the label and token ids; None for all answers
         """
         answers = [self._answers] * len(prompts) if answers is None else answers
@@ -133,6 +165,8 @@ class AnswerCollator(PromptCollator):
         }
         for row, ((prompt, _), own) in enumerate(zip(prompts, answers, strict=True)):
             _fill_row({name: tensor[row] for name, tensor in batch.items()}, prompt, [answer for _, answer in own])
+        if start:
+            batch["position_ids"] += start * (batch["segment_ids"] >= 0)
         return batch
 
     def audio(self, prompts: Sequence[Rendered]) -> Batch:
@@ -159,7 +193,7 @@ class TrainingAnswerCollator(AnswerCollator):
         truth = true_indices(examples, self.label_set)
         answers = [[self._answers[first[label]]] for label in truth.tolist()]
         prompts = [self.render(example.input) for example in examples]
-        batch = self.packed(prompts, answers)
+        batch = self.packed(prompts, answers=answers)
         return batch | self.audio(prompts) | {"truth": truth, "labels": batch["targets"]}
 
 

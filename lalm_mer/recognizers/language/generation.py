@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Family, LanguageInputs
 from lalm_mer.models.families.parts.keys_values import KeysValues
+from lalm_mer.recognizers.language.prefix import PrefixStore
 
 __all__ = ["decode_answer", "generate", "stop_ids"]
 
@@ -32,7 +34,14 @@ def stop_ids(family: Family) -> set[int]:
 
 @torch.no_grad()
 def generate(
-    family: Family, input_ids: Tensor, prompt_lengths: Tensor, *, max_new_tokens: int, **audio: Tensor
+    family: Family,
+    input_ids: Tensor,
+    prompt_lengths: Tensor,
+    prefix: Tensor | None = None,
+    *,
+    max_new_tokens: int,
+    prefixes: PrefixStore | None = None,
+    **audio: Tensor,
 ) -> list[list[int]]:
     """Token ids of greedy answers to a batch of a ``PromptCollator``, without the stop token.
 
@@ -44,18 +53,26 @@ def generate(
         family: the model, possibly with an adapter in it, in evaluation mode
         input_ids: (B, T), padded at the right
         prompt_lengths: (B,), in tokens
+        prefix: (B, 2) of prompts with answered examples
         max_new_tokens: largest number of tokens of an answer
+        prefixes: the prefixes, for prompts with answered examples
         audio: keyword arguments of ``encode_audio``
     """
     stops = stop_ids(family)
     tower_output = family.encode_audio(**audio) if audio else None
-    longest = int(prompt_lengths.max())
-    cache = KeysValues() if family.keeps_keys(longest, longest + max_new_tokens) else None
+    number, start = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
+    longest = start + int(prompt_lengths.max())
+    cache = KeysValues() if family.keeps_keys(start or longest, longest + max_new_tokens) else None
+    if start:
+        if prefixes is None or cache is None:
+            raise ModelError(f"{family.name}: prompts without prefix need 'prefixes', and a collator with 'following'")
+        cache = prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), start, grows=True)
     answers: list[list[int]] = [[] for _ in input_ids]
     unfinished = torch.ones_like(prompt_lengths, dtype=torch.bool)
     places = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :]
     mask = (places < prompt_lengths[:, None]).long()
-    position_ids, ends = places * mask, prompt_lengths[:, None]
+    position_ids, ends = (start + places) * mask, (start + prompt_lengths)[:, None]
+    mask = torch.nn.functional.pad(mask, (start, 0), value=1)
     last = prompt_lengths - 1  # index of the last token of each row among those of the pass
     for _ in range(max_new_tokens):
         hidden = family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from lalm_mer.core.schema import Input
 from lalm_mer.recognizers.base import Batch
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator
+from lalm_mer.recognizers.language.prefix import without_prefix
 
 __all__ = ["JointCollator", "split_prompts"]
 
@@ -36,9 +37,15 @@ class JointCollator:
             longest
         """
         rendered = [[collator.render(given) for given in inputs] for collator in self.collators]
-        batches = [collator.packed(prompts) for collator, prompts in zip(self.collators, rendered, strict=True)]
+        lengths = [collator.prefix_length(prompts) for collator, prompts in zip(self.collators, rendered, strict=True)]
+        lengths = lengths if all(lengths) else [0] * len(lengths)  # the audio of examples is in the batch, or it is not
+        batches = []
+        for collator, prompts, length in zip(self.collators, rendered, lengths, strict=True):
+            rest = without_prefix(prompts, collator.prefix, length)
+            batches.append(collator.packed(rest, length) | collator.prefix_tensors(length, len(rest)))
         stacked = {name: _stacked([batch[name] for batch in batches], _FILL.get(name, 0)) for name in batches[0]}
-        return stacked | self.collators[0].audio(rendered[0])
+        first = self.collators[0]
+        return stacked | first.audio(without_prefix(rendered[0], first.prefix, lengths[0]))
 
 
 def split_prompts(batch: Batch) -> list[Batch]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -16,6 +16,7 @@ from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
+from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 
 __all__ = ["LanguageRecognizer", "label_log_probs"]
@@ -59,9 +60,10 @@ class LanguageRecognizer(nn.Module):
             family, setup.prompts[0], setup.label_set, shots=setup.shots, order=setup.orders[0]
         )
         self.scoring_collators = tuple(
-            AnswerCollator(family, prompt, setup.label_set, shots=setup.shots, order=order)
-            for prompt, order in product(setup.prompts, setup.orders)
+            AnswerCollator(family, prompt, setup.label_set, shots=setup.shots, order=order, number=number)
+            for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
         )
+        self._prefixes = PrefixStore(family, [collator.prefix for collator in self.scoring_collators])
         several = len(self.scoring_collators) > 1
         self.joint_collator = JointCollator(self.scoring_collators) if several else self.scoring_collators[0]
         self.label_set, self.modalities = setup.label_set, setup.modalities
@@ -82,6 +84,7 @@ class LanguageRecognizer(nn.Module):
         targets: Tensor,
         label_of_answer: Tensor,
         truth: Tensor | None = None,
+        prefix: Tensor | None = None,
         **audio: Tensor,
     ) -> dict[str, Tensor]:
         """Run a batch of an ``AnswerCollator`` or a ``JointCollator``.
@@ -98,6 +101,7 @@ class LanguageRecognizer(nn.Module):
             "sources": sources,
             "targets": targets,
             "label_of_answer": label_of_answer,
+            **({} if prefix is None else {"prefix": prefix}),
         }
         tower_output = self.family.encode_audio(**audio) if audio else None
         if input_ids.ndim == 2:
@@ -116,6 +120,7 @@ class LanguageRecognizer(nn.Module):
         sources: Tensor,
         targets: Tensor,
         label_of_answer: Tensor,
+        prefix: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run one prompt of each input."""
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
@@ -125,7 +130,12 @@ class LanguageRecognizer(nn.Module):
         several = targets.shape[1] > 1
         language_model: Any = self.family.submodule("language_model")
         mask = _shared_prompt_mask(segment_ids, language_model.dtype) if several else (segment_ids >= 0).long()
-        hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output)
+        cache = None
+        number, length = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
+        if length:
+            cache = self._prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), length, grows=False)
+            mask = nn.functional.pad(mask, (length, 0), value=0 if several else 1)
+        hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)
         answers = _token_log_probs(self.family, hidden, sources, targets).sum(dim=2)  # (B, A)
         tokens = (targets != IGNORED).sum(dim=2)
         output = {}
@@ -136,6 +146,11 @@ class LanguageRecognizer(nn.Module):
             scored = answers / tokens if self.setup.label_score == "mean" else answers
             output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # the same in every row
         return output
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; weights may have changed, so stored keys and values are removed."""
+        self._prefixes.clear()
+        return super().train(mode)
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library, which can load it without this one."""

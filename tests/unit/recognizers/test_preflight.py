@@ -189,9 +189,9 @@ def test_what_must_change_follows_the_dtype():
 def test_padding_that_affects_scores_is_refused(family, model, collators, inputs, monkeypatch):
     hidden_states = family.hidden_states
 
-    def leaking(inputs, audio):
+    def leaking(inputs, *others):
         width = inputs.input_ids.shape[1]  # of the longest in the batch
-        return hidden_states(inputs, audio) * (1 + 1e-4 * width)
+        return hidden_states(inputs, *others) * (1 + 1e-4 * width)
 
     with evaluating(model, CPU):
         require_parity(batch_parity(model, collators[1], inputs, tolerance=1e-5), "qwen2_audio")

@@ -3,6 +3,7 @@ import torch
 from lalm_mer.models.families.base import LanguageInputs
 from lalm_mer.models.families.gemma4 import Gemma4
 from lalm_mer.models.families.parts.gemma import sliding_masks
+from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.prompting.conversation import Conversation, Message, Part
 
@@ -20,7 +21,20 @@ def test_sliding_attention_counts_positions_not_tokens():
     least = torch.finfo(torch.float32).min
     positions = torch.tensor([[0, 1, 2, 3, 3]])  # two answers, a token each
     mask = torch.zeros(1, 1, 5, 5)
-    both = sliding_masks(LanguageInputs(positions, positions, mask), 3)
+    both = sliding_masks(LanguageInputs(positions, positions, mask), None, 3, torch.float32)
     assert both["full_attention"] is mask
     far = both["sliding_attention"][0, 0] == least
     assert far.nonzero().tolist() == [[3, 0], [4, 0]]
+
+
+def test_the_window_of_a_token_after_padding_counts_positions_and_no_padding():
+    cache = KeysValues()
+    cache.position_ids = torch.tensor([[0, 1, 2, 3], [0, 1, 0, 0]])  # the second row has two tokens
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 1]])
+    inputs = LanguageInputs(torch.tensor([[7], [7]]), torch.tensor([[4], [2]]), mask)
+    both = sliding_masks(inputs, cache, 3, torch.float32)
+    assert (both["full_attention"][:, 0, 0] == 0).tolist() == [[True] * 5, [True, True, False, False, True]]
+    assert (both["sliding_attention"][:, 0, 0] == 0).tolist() == [
+        [False, False, True, True, True],
+        [True, True, False, False, True],
+    ]
