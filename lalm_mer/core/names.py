@@ -7,7 +7,7 @@ from __future__ import annotations
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
     "FEATURES", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS", "MODALITIES",
-    "OBJECTIVES", "QUANTIZATIONS", "SIMULATED", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED",
+    "OBJECTIVES", "QUANTIZATIONS", "SIMULATED", "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED",
     "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
@@ -42,6 +42,8 @@ ATTENTION = ("sdpa", "eager")
 """Implementations that accept a custom attention mask, which is needed for answers that share a prompt."""
 QUANTIZATIONS = ("nf4",)
 """QLoRA: the language model, or the text tower of a CLAP model, in 4 bits."""
+TOWER_CACHE = ("auto", "require", "never")
+"""Use of stored outputs of the audio tower: where it gives the same results, or else an error, or not at all."""
 LIKELIHOOD = "likelihood"
 GENERATION = "generation"
 """How a label is predicted."""

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, and a line from time to time in a log."""
+"""Progress of long work, a bar on a terminal and a line from time to time in a log; and sizes as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lalm_mer.core.processes import is_first_process
 
-__all__ = ["LOG_INTERVAL_S", "progress"]
+__all__ = ["LOG_INTERVAL_S", "progress", "size_text"]
 
 LOG_INTERVAL_S = 30.0
 """Time between two lines in a log; work that ends earlier writes none."""
@@ -40,3 +40,13 @@ def progress(
         delay=0.0 if sys.stderr.isatty() else LOG_INTERVAL_S,
         disable=not is_first_process(),
     )
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as text.
+
+    Example:
+        >>> size_text(3 * 2**20), size_text(2.5 * 2**30)
+        ('3.0 MiB', '2.5 GiB')
+    """
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
 
 from lalm_mer.core.audio import Waveform
 
-__all__ = ["Example", "Facts", "Input", "Rejection", "Turn", "Utterance"]
+__all__ = ["Audio", "EncodedAudio", "Example", "Facts", "Input", "Rejection", "Turn", "Utterance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,23 @@ class Turn:
     transcript: str
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedAudio:
+    """Stored output of an audio tower for one waveform.
+
+    Args:
+        states: (F, D), one frame for each placeholder of the prompt; of bfloat16 its bits, as 16-bit integers
+        dtype: float32, float16 or bfloat16
+    """
+
+    states: npt.NDArray[Any]
+    dtype: str
+
+
+Audio: TypeAlias = Waveform | EncodedAudio
+"""What fills an audio slot of a prompt"""
+
+
 @dataclass(frozen=True)
 class Input:
     """What a recognizer is given of one utterance; it does not contain the truth.
@@ -101,11 +121,12 @@ class Input:
     Args:
         utterance_id: unique among the inputs
         transcript: None if there is none or the recognizer does not use it
-        waveform: mono samples; None if the recognizer does not use audio
+        waveform: mono samples; None if the recognizer does not use audio, or uses ``encoded``
         speaker: None if unknown
         without_audio: whether the audio is missing and the recognizer is to work without it
         context: the preceding turns, the most recent last
         descriptors: description of the voice; None if the recognizer does not use it
+        encoded: stored output of the audio tower for its audio; None if there is none
     """
 
     utterance_id: str
@@ -115,6 +136,12 @@ class Input:
     without_audio: bool = False
     context: tuple[Turn, ...] = ()
     descriptors: str | None = None
+    encoded: EncodedAudio | None = None
+
+    @property
+    def audio(self) -> Audio | None:
+        """The stored tower output, or else the waveform."""
+        return self.waveform if self.encoded is None else self.encoded
 
 
 @dataclass(frozen=True)

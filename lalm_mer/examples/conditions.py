@@ -60,7 +60,7 @@ class SwappedAudio:
 
     def __getitem__(self, index: int) -> Input:
         other = self._with_audio[self.sources[index]]
-        audio = {name: getattr(other, name) for name in ("waveform", "without_audio", "descriptors")}
+        audio = {name: getattr(other, name) for name in ("waveform", "encoded", "without_audio", "descriptors")}
         return replace(self._without_audio[index], **audio)
 
     def __iter__(self) -> Iterator[Input]:

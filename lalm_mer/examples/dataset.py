@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import datasets
 import pandas as pd
 
 from lalm_mer.core.errors import ConfigError, CorpusError
-from lalm_mer.core.schema import Example, Input, Turn
+from lalm_mer.core.schema import EncodedAudio, Example, Input, Turn
 from lalm_mer.corpora import waveform_of
 from lalm_mer.examples.transcripts import Transcripts
 from lalm_mer.protocols.folded_corpus import FoldedCorpus
@@ -28,6 +29,8 @@ class ExampleSource:
         descriptors: utterance id -> description of its voice
         without_audio: whether an utterance without audio becomes an example without a waveform; if not, accessing it is
             an error
+        encoded: hash of the audio -> its stored tower output, of which an example gets the output and no waveform; None
+            to decode all audio
     """
 
     folded: FoldedCorpus
@@ -35,6 +38,7 @@ class ExampleSource:
     context: Mapping[str, tuple[Turn, ...]] = field(default_factory=dict)
     descriptors: Mapping[str, str] = field(default_factory=dict)
     without_audio: bool = False
+    encoded: Callable[[str], EncodedAudio] | None = None
 
     @property
     def transcript_source(self) -> str:
@@ -62,6 +66,8 @@ class ExampleDataset:
     def __init__(self, source: ExampleSource, rows: list[int], sampling_rate: int | None) -> None:
         self._source = source
         self._utterances: datasets.Dataset = source.folded.corpus.dataset
+        if source.encoded is not None:
+            self._utterances = self._utterances.remove_columns("audio")  # not even read
         self._task = source.folded.task
         self._rows = rows
         self._sampling_rate = sampling_rate
@@ -78,11 +84,13 @@ class ExampleDataset:
                 f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
             )
         name, source = row["utterance_id"], self._source
-        without_audio = self.uses_audio and row["audio"] is None and source.without_audio
+        without_audio = self.uses_audio and row["audio_sha256"] is None and source.without_audio
+        decodes = self.uses_audio and not without_audio
         given = Input(
             name,
             row["transcript"] if source.transcripts is None else source.transcripts.by_id.get(name),
-            None if self._sampling_rate is None or without_audio else waveform_of(row, self._sampling_rate),
+            waveform_of(row, cast(int, self._sampling_rate)) if decodes and source.encoded is None else None,
+            encoded=source.encoded(row["audio_sha256"]) if decodes and source.encoded is not None else None,
             speaker=row["speaker"],
             without_audio=without_audio,
             context=source.context.get(name, ()),
@@ -102,6 +110,15 @@ class ExampleDataset:
         """Duration of each utterance in seconds, without decoding; None if it has no audio."""
         durations = self._utterances["duration_s"][:]
         return [durations[row] for row in self._rows]
+
+    def audio_hashes(self) -> list[str | None]:
+        """Hash of the audio of each example, without decoding; None if it has no audio."""
+        hashes = self._utterances["audio_sha256"][:]
+        return [hashes[row] for row in self._rows]
+
+    def with_encoded(self, encoded: Callable[[str], EncodedAudio]) -> ExampleDataset:
+        """The same examples with stored tower outputs in place of waveforms."""
+        return ExampleDataset(replace(self._source, encoded=encoded), self._rows, self._sampling_rate)
 
     def truths(self) -> list[str]:
         """Task label of each example, in order."""

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import datasets
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from lalm_mer.core.errors import ConfigError, CorpusError
-from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.processes import in_processes
 from lalm_mer.core.progress import progress
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
+from lalm_mer.examples.feature_shards import FeatureShards, Place
 
 __all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "samples_hash"]
 
 Frames = npt.NDArray[np.float32]
 """Features of one utterance, (F, D): F frames or tokens."""
 
-_SCHEMA = pa.schema([("utterance_id", pa.string()), ("source_hash", pa.string()), ("features", pa.list_(pa.float32()))])
+_FORMAT = 2
+"""Version of the files"""
 
 
 class FeatureExtractor(Protocol):
@@ -55,9 +51,9 @@ class FeatureExtractor(Protocol):
 class FeatureStore:
     """Features on disk, with a key of corpus, extractor, its version and settings.
 
-    Each call of ``add`` writes one Arrow file atomically with the utterances that were missing; the files are
-    memory-mapped. Features are looked up by utterance id and hash of the input, so for a modified input (added noise,
-    swapped audio) they are computed and not taken from the store.
+    Each call of ``add`` writes the utterances that were missing into memory-mapped shards. Features are looked up by
+    utterance id and hash of the input, so for a modified input (added noise, swapped audio) they are computed and not
+    taken from the store.
 
     Args:
         cache_dir: folder of all stores
@@ -74,19 +70,16 @@ class FeatureStore:
 
     def __init__(self, cache_dir: Path, corpus_hash: str, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
-        self._key = {"corpus": corpus_hash, "extractor": extractor.settings()}
-        self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(self._key)[:16]}"
-        self._parts: list[datasets.Dataset] = []
-        self._places: dict[str, dict[str | None, tuple[int, int]]] = {}  # id -> source_hash -> part, row
-        for path in sorted(self.folder.glob("part-*.arrow")):
-            self._open(path)
+        key = {"corpus": corpus_hash, "extractor": extractor.settings(), "format": _FORMAT}
+        self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(key)[:16]}"
+        self._shards = FeatureShards(self.folder, key)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._shards.places)
 
     def missing(self, utterance_ids: Iterable[str]) -> list[str]:
         """Those of ``utterance_ids`` that are not stored."""
-        return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._places]
+        return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._shards.places]
 
     def add(self, inputs: Iterable[Input], processes: int = 1) -> int:
         """Compute and store the features of the inputs that are not stored yet; returns their number.
@@ -95,7 +88,7 @@ class FeatureStore:
 
         Raises:
             ConfigError: if ``processes`` is less than 1
-            LalmMerError: naming the utterance whose features cannot be computed; nothing is stored then
+            LalmMerError: naming the utterance whose features cannot be computed; the complete shards before it are kept
         """
         if processes < 1:
             raise ConfigError(f"processes={processes}: expected 1 or more")
@@ -105,21 +98,7 @@ class FeatureStore:
             return self._add_missing((given for given in read if self._stored(given) is None), processes)
 
     def _add_missing(self, missing: Iterator[Input], processes: int) -> int:
-        first = next(missing, None)
-        if first is None:
-            return 0
-        path = self.folder / f"part-{len(self._parts):05d}-{uuid.uuid4().hex[:8]}.arrow"
-        write_json(self.folder / "key.json", self._key)
-        count = 0
-        with atomic_path(path) as unfinished:
-            with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as writer:
-                for row in in_processes(partial(_row, self.extractor), chain([first], missing), processes):
-                    writer.write_batch(pa.RecordBatch.from_arrays([pa.array([value]) for value in row], schema=_SCHEMA))
-                    count += 1
-            with unfinished.open("rb") as written:
-                os.fsync(written.fileno())
-        self._open(path)
-        return count
+        return self._shards.write(in_processes(partial(_row, self.extractor), missing, processes))
 
     def frames(self, given: Input) -> Frames:
         """Features of one input, (F, D), from the store, or computed if the input differs from the stored one.
@@ -145,34 +124,24 @@ class FeatureStore:
         Raises:
             CorpusError: if there are none
         """
-        places = self._places.get(utterance_id)
+        places = self._shards.places.get(utterance_id)
         if not places:
             raise CorpusError(f"utterance {utterance_id}: its features are not in {self.folder}; add it to the store")
         return self._read(next(reversed(places.values())))
 
-    def _read(self, place: tuple[int, int]) -> Frames:
-        part, row = place
-        stored = self._parts[part].data.column("features")[row].values
-        return cast(Frames, stored.to_numpy()).reshape(-1, self.extractor.size)
+    def _read(self, place: Place) -> Frames:
+        return cast(Frames, self._shards.read(place))
 
-    def _stored(self, given: Input) -> tuple[int, int] | None:
-        places = self._places.get(given.utterance_id, {})
+    def _stored(self, given: Input) -> Place | None:
+        places = self._shards.places.get(given.utterance_id, {})
         found = self.extractor.source_hash(given)
         if found is None:  # by id only: the newest features
             return next(reversed(places.values()), None)
         return places.get(found)
 
-    def _open(self, path: Path) -> None:
-        part = datasets.Dataset.from_file(str(path))
-        number = len(self._parts)
-        self._parts.append(part)
-        for row, (utterance_id, source_hash) in enumerate(zip(part["utterance_id"], part["source_hash"], strict=True)):
-            self._places.setdefault(utterance_id, {})[source_hash] = (number, row)
-
 
 def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, str | None, Frames]:
-    features = extractor.extract(given)
-    return given.utterance_id, extractor.source_hash(given), features.reshape(-1)
+    return given.utterance_id, extractor.source_hash(given), extractor.extract(given)
 
 
 def samples_hash(given: Input) -> str | None:

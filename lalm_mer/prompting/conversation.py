@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.schema import Audio
 
 __all__ = ["Conversation", "Message", "Part", "mark_parts", "split_marked"]
 
@@ -20,14 +20,14 @@ class Part:
     """A part of a message: an audio slot, or text.
 
     Args:
-        kind: ``audio`` for a slot that a waveform fills, ``words`` for text, which is tokenised as plain characters
+        kind: ``audio`` for a slot that audio fills, ``words`` for text, which is tokenised as plain characters
         words: the text; empty for a slot
-        waveform: waveform of the slot; None for text, and if no audio was loaded
+        audio: waveform of the slot, or its tower output; None for text, and if no audio was loaded
     """
 
     kind: Literal["audio", "words"]
     words: str = ""
-    waveform: Waveform | None = field(default=None, compare=False, repr=False)
+    audio: Audio | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Conversation:
     @property
     def audio_slots(self) -> int:
         """Number of audio slots."""
-        return len(self.waveforms)
+        return len(self.audio)
 
     @property
-    def waveforms(self) -> tuple[Waveform | None, ...]:
-        """Waveforms of the slots, in order."""
-        return tuple(part.waveform for message in self.messages for part in message.parts if part.kind == "audio")
+    def audio(self) -> tuple[Audio | None, ...]:
+        """Audio of the slots, in order."""
+        return tuple(part.audio for message in self.messages for part in message.parts if part.kind == "audio")
 
 
 def mark_parts(conversation: Conversation) -> tuple[list[dict[str, object]], list[str]]:

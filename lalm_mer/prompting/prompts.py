@@ -126,7 +126,7 @@ class Prompt:
             if slot != "audio":
                 parts.append(Part("words", values.get(slot, words)))
             elif not given.without_audio:
-                parts.append(Part("audio", waveform=given.waveform))
+                parts.append(Part("audio", audio=given.audio))
         return tuple(parts)
 
 

@@ -14,6 +14,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.core.notes import Split
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.schema import EncodedAudio
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.corpora import load
 from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
@@ -39,6 +40,7 @@ __all__ = [
     "RunData",
     "augmented",
     "balanced",
+    "encoded",
     "input_hashes",
     "inputs_under",
     "open_corpus",
@@ -234,6 +236,19 @@ def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: R
         key = f"augment.{settings.active[0]}.p"
         raise ConfigError(f"key '{key}': the run uses no audio, so nothing can be augmented; set {key}=0")
     return replace(data, train=AugmentedExamples(data.train, augmentation, seed=seed, refuses=refuses))
+
+
+def encoded(data: RunData, stored: Callable[[str], EncodedAudio]) -> RunData:
+    """The data with stored outputs of the audio tower in place of waveforms.
+
+    Args:
+        data: not augmented
+        stored: hash of the audio -> its tower output
+    """
+    if isinstance(data.train, AugmentedExamples):
+        raise TypeError("augmented audio has no stored tower output")
+    train, dev, test = (examples.with_encoded(stored) for examples in (data.train, data.dev, data.test))
+    return replace(data, train=train, dev=dev, test=test)
 
 
 def require_transcripts(data: RunData, folder: str) -> None:

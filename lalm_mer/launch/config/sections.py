@@ -105,6 +105,20 @@ class ModelSettings:
         help="pad audio to the full window of the audio tower, as the model's own forward does: the same scores except "
         "for rounding, several times slower; only qwen2_audio, audioflamingo3 and musicflamingo",
     )
+    tower_cache: str = setting(
+        "auto",
+        choices=names.TOWER_CACHE,
+        may_change=True,
+        help="store the output of the audio tower for each utterance, where the tower is not trained and the audio not "
+        "augmented, for all epochs, folds, seeds and prompts; require: or else stop",
+    )
+    cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="folder of stored tower outputs")
+    cache_max_gib: float = setting(
+        50.0,
+        at_least=0,
+        may_change=True,
+        help="largest size of cache_dir, in GiB; what was not used for longest is removed from it",
+    )
     quantization: str | None = setting(
         None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
     )

@@ -17,7 +17,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
 
-__all__ = ["Engine", "check_accelerator", "expected_engine"]
+__all__ = ["Engine", "check_accelerator", "expected_engine", "run_device"]
 
 
 @dataclass(frozen=True)
@@ -166,3 +166,12 @@ def check_accelerator(engine: Engine, accelerator: Accelerator) -> None:
             f"accelerate set up mixed precision {accelerator.mixed_precision}, but the settings of the run say "
             f"{engine.mixed_precision}; check bf16 and fp16 of the run and of {engine.source}"
         )
+
+
+def run_device(sizes: ScoringSettings) -> torch.device:
+    """The device that the trainer will use in this process."""
+    on_cpu = sizes.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
+    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))

@@ -16,10 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.schema import Audio, EncodedAudio
 from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.pretrained import PretrainedModel
@@ -173,19 +175,39 @@ class Family(PretrainedModel):
         """Number of placeholders for a waveform of ``samples`` samples."""
         return self.front_end.token_count(self, samples)
 
-    def audio_inputs(self, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
-        """Keyword arguments of ``encode_audio`` for A waveforms, first axis A.
+    def placeholder_count(self, audio: Audio) -> int:
+        """Number of placeholders for a waveform or a stored tower output."""
+        return len(audio.states) if isinstance(audio, EncodedAudio) else self.audio_token_count(len(audio.samples))
+
+    def audio_inputs(self, audio: Sequence[Audio]) -> dict[str, Tensor]:
+        """Keyword arguments of ``encode_audio`` for A waveforms or stored tower outputs.
+
+        Returns:
+            what the front end makes of the waveforms, and of the stored outputs ``audio_states`` (S, F, D),
+            ``audio_lengths`` (S,) and ``audio_places`` (S,), their places among all A
 
         Raises:
             AudioError: if a waveform is not at the family's rate
         """
+        waveforms = [each for each in audio if not isinstance(each, EncodedAudio)]
         for waveform in waveforms:
             waveform.require_rate(self.sampling_rate, self.name)
-        return self.front_end.inputs(self, waveforms)
+        inputs = self.front_end.inputs(self, waveforms) if waveforms else {}
+        stored = [(place, each) for place, each in enumerate(audio) if isinstance(each, EncodedAudio)]
+        if stored:
+            states = [torch.tensor(each.states).view(getattr(torch, each.dtype)) for _, each in stored]
+            inputs["audio_states"] = nn.utils.rnn.pad_sequence(states, batch_first=True)
+            inputs["audio_lengths"] = torch.tensor([len(each) for each in states])
+            inputs["audio_places"] = torch.tensor([place for place, _ in stored])
+        return inputs
 
     def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Step one: the audio tower without the projector."""
-        return self.encoder.encode(self, **inputs)
+        """Step one: the audio tower without the projector; stored outputs are returned as they are."""
+        if "audio_states" not in inputs:
+            return self.encoder.encode(self, **inputs)
+        stored = TowerOutput(inputs.pop("audio_states"), inputs.pop("audio_lengths"))
+        places = inputs.pop("audio_places")
+        return _merged(self.encoder.encode(self, **inputs), stored, places) if inputs else stored
 
     def hidden_states(
         self, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None
@@ -296,3 +318,16 @@ class Family(PretrainedModel):
         if index is None or index == self.tokenizer.unk_token_id:
             raise ModelError(f"{self.name}: token {token!r} is not in the vocabulary; is this the right model?")
         return int(index)
+
+
+def _merged(computed: TowerOutput, stored: TowerOutput, places: Tensor) -> TowerOutput:
+    """Both outputs in one, the stored ones at their places and the others in order between them."""
+    count = len(computed.lengths) + len(stored.lengths)
+    is_stored = torch.zeros(count, dtype=torch.bool, device=places.device).index_fill(0, places, value=True)
+    frames = max(computed.states.shape[1], stored.states.shape[1])
+    states = computed.states.new_zeros((count, frames, computed.states.shape[2]))
+    lengths = computed.lengths.new_zeros(count)
+    for output, where in ((computed, ~is_stored), (stored, is_stored)):
+        states[where, : output.states.shape[1]] = output.states.to(states.dtype)
+        lengths[where] = output.lengths
+    return TowerOutput(states, lengths)

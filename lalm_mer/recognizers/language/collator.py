@@ -72,9 +72,9 @@ class PromptCollator:
         input_ids = torch.full((len(prompts), int(lengths.max())), self.family.pad_token_id)
         for row, (ids, _) in enumerate(prompts):
             input_ids[row, : len(ids)] = torch.tensor(ids)
-        waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
-        audio = self.family.audio_inputs(waveforms) if waveforms else {}
-        return {"input_ids": input_ids, "prompt_lengths": lengths, **audio, **self.prefix_tensors(length, len(prompts))}
+        audio = [each for _, of_prompt in prompts for each in of_prompt]
+        batch = {"input_ids": input_ids, "prompt_lengths": lengths, **self.prefix_tensors(length, len(prompts))}
+        return batch | (self.family.audio_inputs(audio) if audio else {})
 
     @cached_property
     def prefix(self) -> Prefix | None:
@@ -82,7 +82,7 @@ class PromptCollator:
         if not self.shots:
             return None
         conversation = self.prompt.conversation(self.shots[0].input, self.label_set, shots=self.shots)
-        audio = [waveform for waveform in Conversation(conversation.messages[:-1]).waveforms if waveform is not None]
+        audio = [each for each in Conversation(conversation.messages[:-1]).audio if each is not None]
         return find_prefix(self.family, self.render, audio)
 
     def prefix_length(self, prompts: Sequence[Rendered]) -> int:
@@ -94,17 +94,16 @@ class PromptCollator:
         return {} if self.prefix is None else {"prefix": torch.tensor([[self.number, length]] * count)}
 
     def render(self, given: Input) -> Rendered:
-        """Token ids of the prompt of one input, up to the start of the answer, and the waveforms of its placeholders.
+        """Token ids of the prompt of one input, up to the start of the answer, and the audio of its placeholders.
 
         Raises:
             ConfigError: if the prompt uses audio and no audio was loaded
         """
         conversation = self.prompt.conversation(given, self.label_set, shots=self.shots, order=self.order)
-        waveforms = [waveform for waveform in conversation.waveforms if waveform is not None]
-        if len(waveforms) < conversation.audio_slots:
+        audio = [each for each in conversation.audio if each is not None]
+        if len(audio) < conversation.audio_slots:
             raise ConfigError(f"utterance {given.utterance_id}: the prompt uses audio, but none was loaded")
-        counts = [self.family.audio_token_count(len(waveform.samples)) for waveform in waveforms]
-        return self.family.prompt_ids(conversation, counts), waveforms
+        return self.family.prompt_ids(conversation, list(map(self.family.placeholder_count, audio))), audio
 
 
 @dataclass(eq=False)
@@ -175,8 +174,8 @@ class AnswerCollator(PromptCollator):
             return {}
         # without audio the tower runs on a second of silence: processes that share weights must do the same work
         rate = self.family.sampling_rate
-        waveforms = [waveform for _, of_prompt in prompts for waveform in of_prompt]
-        return self.family.audio_inputs(waveforms or [Waveform(np.zeros(rate, dtype=np.float32), rate)])
+        audio = [each for _, of_prompt in prompts for each in of_prompt]
+        return self.family.audio_inputs(audio or [Waveform(np.zeros(rate, dtype=np.float32), rate)])
 
 
 class TrainingAnswerCollator(AnswerCollator):

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.schema import Input, Turn
+from lalm_mer.core.schema import Audio, Input, Turn
 from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
 from lalm_mer.models.families.parts.keys_values import KeysValues
 
 __all__ = ["Prefix", "PrefixStore", "Rendered", "find_prefix", "without_prefix"]
 
-Rendered: TypeAlias = tuple[list[int], list[Waveform]]
-"""Token ids of a prompt, up to the start of the answer, and the waveforms of its placeholders"""
+Rendered: TypeAlias = tuple[list[int], list[Audio]]
+"""Token ids of a prompt, up to the start of the answer, and the audio of its placeholders"""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Prefix:
 
     Args:
         ids: token ids, up to the first that depends on the input
-        waveforms: waveforms of its placeholders, those of the answered examples
+        audio: audio of its placeholders, that of the answered examples
         least: number of tokens up to the last of these placeholders
     """
 
     ids: list[int]
-    waveforms: list[Waveform]
+    audio: list[Audio]
     least: int
 
     def shared_length(self, family: Family, prompts: Sequence[Rendered], following: int) -> int:
@@ -55,13 +55,13 @@ class Prefix:
         return length if length >= self.least and family.keeps_keys(length, longest) else 0
 
 
-def find_prefix(family: Family, render: Callable[[Input], Rendered], examples_audio: list[Waveform]) -> Prefix | None:
+def find_prefix(family: Family, render: Callable[[Input], Rendered], examples_audio: list[Audio]) -> Prefix | None:
     """The tokens before all content of an input; None if answered examples are not among them.
 
     Args:
         family: the family
         render: renders the prompt of an input
-        examples_audio: waveforms of the answered examples
+        examples_audio: audio of the answered examples
     """
     silence = Waveform(np.zeros(family.sampling_rate, dtype=np.float32), family.sampling_rate)
     first, second = (
@@ -70,7 +70,7 @@ def find_prefix(family: Family, render: Callable[[Input], Rendered], examples_au
     )
     ids = first[: _common(first, second)]
     places = [place for place, token in enumerate(ids) if token == family.audio_token_id]
-    count = sum(family.audio_token_count(len(waveform.samples)) for waveform in examples_audio)
+    count = sum(map(family.placeholder_count, examples_audio))
     if len(places) < count:
         return None
     ids = ids[: places[count]] if len(places) > count else ids  # the next placeholder is one of the input
@@ -78,10 +78,10 @@ def find_prefix(family: Family, render: Callable[[Input], Rendered], examples_au
 
 
 def without_prefix(prompts: Sequence[Rendered], prefix: Prefix | None, length: int) -> list[Rendered]:
-    """The rest of each prompt after ``length`` tokens of the prefix, with the waveforms of its placeholders."""
+    """The rest of each prompt after ``length`` tokens of the prefix, with the audio of its placeholders."""
     if prefix is None or not length:
         return list(prompts)
-    return [(ids[length:], waveforms[len(prefix.waveforms) :]) for ids, waveforms in prompts]
+    return [(ids[length:], audio[len(prefix.audio) :]) for ids, audio in prompts]
 
 
 class PrefixStore:
@@ -119,8 +119,8 @@ class PrefixStore:
         prefix = self._prefixes[number]
         assert prefix is not None
         audio = self._tower_output
-        if prefix.waveforms and (audio is None or audio.states.device != device):
-            inputs = self._family.audio_inputs(prefix.waveforms)
+        if prefix.audio and (audio is None or audio.states.device != device):
+            inputs = self._family.audio_inputs(prefix.audio)
             audio = self._family.encode_audio(**{name: tensor.to(device) for name, tensor in inputs.items()})
             self._tower_output = None if torch.is_grad_enabled() else audio
         ids = torch.tensor([prefix.ids], device=device)
