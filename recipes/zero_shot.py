@@ -13,6 +13,7 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio.
 """
 
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
@@ -21,16 +22,16 @@ from lalm_mer.launch.config.settings import ZeroShotSettings
 
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set with the model, or with an adapter on it."""
-    # imported here, so that --help and errors in the config do not wait for torch
-    from lalm_mer.launch.build.adapting import load_adapted, merged_notes
-    from lalm_mer.launch.build.data import inputs_under
-    from lalm_mer.launch.build.model_run import open_model_run
-    from lalm_mer.launch.run.answering import generates_answers, open_answering
-    from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import loaded_identity
-    from lalm_mer.launch.run.preflight import preflight
-    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
-    from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
+    with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
+        from lalm_mer.launch.build.adapting import load_adapted, merged_notes
+        from lalm_mer.launch.build.data import inputs_under
+        from lalm_mer.launch.build.model_run import open_model_run
+        from lalm_mer.launch.run.answering import generates_answers, open_answering
+        from lalm_mer.launch.run.engine import expected_engine
+        from lalm_mer.launch.run.identity import loaded_identity
+        from lalm_mer.launch.run.preflight import preflight
+        from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
+        from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
