@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import IO, cast
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
+from lalm_mer.core.imports import postpone
 from lalm_mer.core.output import output_error
 from lalm_mer.core.paths import absolute, path_or_id
 from lalm_mer.core.plain_text import PlainOutput, printable
-from lalm_mer.core.imports import postpone
 from lalm_mer.core.processes import is_first_process
 
 __all__ = ["add_debug", "command_parser", "path_argument", "run_command", "source_argument"]

@@ -27,13 +27,12 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
-    batch_parity,
+    batch_effects,
     evaluating,
-    median_change,
-    no_batches,
     require_change,
     require_parity,
     require_supervised,
+    single_effects,
     swapped_audio,
     swapped_transcripts,
     token_rows,
@@ -202,29 +201,30 @@ def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -
 
 
 def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes: ScoringSettings) -> Iterator[str]:
-    """Effect of a batch, with which the effects of audio and transcript are then compared."""
-    family, recognizer = loaded.model, cast(Any, model)
-    collator = recognizer.scoring_collators[0]
-    batched = max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)) > 1
-    single = math.isinf(family.batch_tolerance)
-    if single:
-        parity = no_batches(model)
+    """Effect of a batch, and with it those of other audio and of another transcript, in three passes."""
+    family, trained = loaded.model, not loaded.model.randomly_initialised
+    collator = cast(Any, model).scoring_collators[0]
+    different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
+    swaps = {"audio": swapped_audio, "transcript": swapped_transcripts}
+    swapped = {what: swap(inputs) for what, swap in swaps.items() if loaded.setup.uses(what) and different[what] >= 2}
+    if math.isinf(family.batch_tolerance):
+        effects = single_effects(model, collator, inputs, swapped, trained=trained)
         yield f"batch parity: not checked, because {family.name} takes one utterance at a time"
     else:
-        parity = batch_parity(model, collator, inputs, tolerance=family.batch_tolerance)
+        effects = batch_effects(model, collator, inputs, swapped, tolerance=family.batch_tolerance)
+        batched = max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)) > 1
         if batched:
-            require_parity(parity, family.name)
-        bound = f"at most {parity.bound:.1e}" if batched else "not required with batches of 1"
-        yield f"batch parity: {parity.difference:.1e} between {len(inputs)} in a batch and one by one ({bound})"
-    different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
-    for what, swapped in (("audio", swapped_audio), ("transcript", swapped_transcripts)):
+            require_parity(effects.parity, family.name)
+        bound = f"at most {effects.parity.bound:.1e}" if batched else "not required with batches of 1"
+        yield f"batch parity: {effects.parity.difference:.1e} between utterances in a batch and alone ({bound})"
+    for what in swaps:
         if not loaded.setup.uses(what):
             continue
-        if different[what] < 2:
+        if what not in swapped:
             yield f"uses the {what}: not checked, because no two utterances differ in {what}"
             continue
-        change = median_change(model, collator, inputs, swapped(inputs), batch_size=1 if single else None)
-        least = require_change(change, what, family.name, parity=parity, trained=not family.randomly_initialised)
+        change = effects.changes[what]
+        least = require_change(change, what, family.name, parity=effects.parity, trained=trained)
         expected = f"more than {least:.1e}" if least else "any change, because its weights are random"
         yield f"uses the {what}: swapping it changes label scores by {change:.1e} (median; expected {expected})"
 
