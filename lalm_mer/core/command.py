@@ -1,7 +1,6 @@
 """What all commands of this project share: ``--debug``, errors on one line, exit statuses.
 
-Importing it also makes a console show any text, hides the FutureWarnings of other packages, and postpones bitsandbytes,
-which peft imports in every run: it takes a second that only 4-bit models and adapters need.
+Importing it also makes a console show any text, and hides the FutureWarnings of other packages.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from types import TracebackType
 from typing import IO, cast
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
-from lalm_mer.core.imports import postpone
 from lalm_mer.core.output import output_error
 from lalm_mer.core.paths import absolute, path_or_id
 from lalm_mer.core.plain_text import PlainOutput, printable
@@ -32,7 +30,6 @@ _OTHERS_END_S = 3  # within it, the launcher ends all processes of a run after t
 
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(?!lalm_mer\b)")  # for the authors of other packages
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns of an optional kernel, in every process
-postpone("bitsandbytes")
 
 
 def _prepare_console() -> None:

@@ -34,7 +34,6 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, tower: str) -> Bit
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"argument 'quantization': nf4 needs bitsandbytes; {install_extra('quant')}")
-    importlib.import_module("bitsandbytes.nn")  # executed here, not amid tensors on the meta device
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
