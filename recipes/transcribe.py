@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.names import ASR, SIMULATED
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import package_versions
@@ -33,14 +32,13 @@ if TYPE_CHECKING:
 
 def transcribe(settings: TranscribeSettings) -> None:
     """Transcribe a corpus and compare with its own transcripts."""
-    with quick_imports():
-        import torch  # here, so that --help and errors in the config do not wait for it
+    import torch  # here, so that --help and errors in the config do not wait for it
 
-        from lalm_mer.core.locks import only_writer
-        from lalm_mer.corpora import load
-        from lalm_mer.examples.transcripts import make_rows, write_transcripts
-        from lalm_mer.launch.run.trainers import seed_everything
-        from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
+    from lalm_mer.core.locks import only_writer
+    from lalm_mer.corpora import load
+    from lalm_mer.examples.transcripts import make_rows, write_transcripts
+    from lalm_mer.launch.run.trainers import seed_everything
+    from lalm_mer.models.transcriber import Transcriber, transcribe_utterances
 
     out = Path(settings.output.file)
     if out.suffix != ".parquet":
