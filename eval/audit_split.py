@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.corpora import load
-from lalm_mer.protocols.audit import Audit, audit_split, read_split_file
 from lalm_mer.protocols.protocol import COLUMNS
+
+if TYPE_CHECKING:
+    from lalm_mer.protocols.audit import Audit
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +47,9 @@ def main(arguments: list[str]) -> int:
 
 def audit_files(options: argparse.Namespace) -> int:
     """Audit and print; returns 1 if a required column is shared or unknown."""
+    from lalm_mer.corpora import load  # here, so that --help does not wait
+    from lalm_mer.protocols.audit import audit_split, read_split_file
+
     required = [column.strip() for column in options.require.split(",") if column.strip()]
     unknown = [column for column in required if column not in COLUMNS]
     if unknown or not required:

@@ -19,16 +19,15 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.corpora import PreparedCorpus, load
-from lalm_mer.corpora.settings import READERS
-from lalm_mer.examples.transcripts import load_transcripts, require_same_corpus
-from lalm_mer.quality.check import Quality, check_corpus
-from lalm_mer.quality.flags import Thresholds, with_settings
-from lalm_mer.quality.report import write_quality_report
+
+if TYPE_CHECKING:
+    from lalm_mer.corpora import PreparedCorpus
+    from lalm_mer.quality.check import Quality
 
 
 def main(arguments: list[str]) -> int:
@@ -52,6 +51,11 @@ def main(arguments: list[str]) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Check the corpus and write the report."""
+    from lalm_mer.corpora import load  # here, so that --help does not wait
+    from lalm_mer.quality.check import check_corpus
+    from lalm_mer.quality.flags import Thresholds, with_settings
+    from lalm_mer.quality.report import write_quality_report
+
     data = options.data.resolve()
     out = options.out or data.with_name(f"{data.name}_quality")
     if options.processes is not None and options.processes < 1:
@@ -79,6 +83,8 @@ def check(options: argparse.Namespace) -> None:
 
 def load_hypotheses(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
     """Load the hypotheses of speech recognition for this corpus."""
+    from lalm_mer.examples.transcripts import load_transcripts, require_same_corpus
+
     table = load_transcripts(file)
     require_same_corpus(table, corpus.name, corpus.summary["root_hash"])
     ids = set(corpus.columns(["utterance_id"])["utterance_id"])
@@ -88,6 +94,8 @@ def load_hypotheses(file: Path, corpus: PreparedCorpus) -> Mapping[str, str]:
 
 def known_defects(corpus: PreparedCorpus) -> Mapping[str, str]:
     """Published defects of the corpus; none for a manifest."""
+    from lalm_mer.corpora.settings import READERS
+
     reader = READERS.get(corpus.name)
     defects: Mapping[str, str] = reader.known_defects if reader else {}
     return defects

@@ -17,10 +17,6 @@ import sys
 
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.evaluation.comparison import compare, write_comparison
-from lalm_mer.evaluation.report.html import write_report
-from lalm_mer.evaluation.report.text import comparison_text, values_text
-from lalm_mer.evaluation.runs import read_run
 
 
 def main(arguments: list[str]) -> int:
@@ -42,6 +38,11 @@ def main(arguments: list[str]) -> int:
 
 def compare_runs(options: argparse.Namespace) -> None:
     """Compare, write and print."""
+    from lalm_mer.evaluation.comparison import compare, write_comparison  # here, so that --help does not wait
+    from lalm_mer.evaluation.report.html import write_report
+    from lalm_mer.evaluation.report.text import comparison_text, values_text
+    from lalm_mer.evaluation.runs import read_run
+
     comparison = compare([read_run(folder) for folder in options.runs], allow_simulated=options.allow_simulated)
     write_comparison(comparison, options.out, with_values=options.values)
     report = options.out / "report.html"

@@ -17,10 +17,6 @@ import sys
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.evaluation.conventions import values_by_part, write_values
-from lalm_mer.evaluation.report.text import metrics_text, values_text
-from lalm_mer.evaluation.scores import score_table
-from lalm_mer.evaluation.tables import read_table
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +35,12 @@ def main(arguments: list[str]) -> int:
 
 def score_predictions(options: argparse.Namespace) -> None:
     """Score a table, print the metrics, and write them if ``--out`` is given."""
+    # imported here, so that --help does not wait
+    from lalm_mer.evaluation.conventions import values_by_part, write_values
+    from lalm_mer.evaluation.report.text import metrics_text, values_text
+    from lalm_mer.evaluation.scores import score_table
+    from lalm_mer.evaluation.tables import read_table
+
     labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
     table = read_table(options.file, labels)
     scores = score_table(table.frame, table.labels)

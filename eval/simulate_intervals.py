@@ -17,16 +17,18 @@ import argparse
 import sys
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from scipy import optimize, special, stats
+import scipy
 
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.output import atomic_path
 from lalm_mer.evaluation.intervals import MIN_SPEAKERS, difference_ends, is_informative, jackknife_error, score_ends
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,11 +87,11 @@ def recalls(
     grid = offsets[:, None] + np.hypot(between, within) * _NODES
 
     def excess(mean: float) -> float:
-        return float((special.expit(mean + grid) @ _WEIGHTS).mean() / _WEIGHTS.sum() - uar)
+        return float((scipy.special.expit(mean + grid) @ _WEIGHTS).mean() / _WEIGHTS.sum() - uar)
 
     normal = generator.standard_normal((draws, speakers, 1)) if shared is None else shared
-    logits = optimize.brentq(excess, -10, 20) + offsets + between * normal
-    return np.asarray(special.expit(logits + within * generator.standard_normal(shape)))
+    logits = scipy.optimize.brentq(excess, -10, 20) + offsets + between * normal
+    return np.asarray(scipy.special.expit(logits + within * generator.standard_normal(shape)))
 
 
 def estimates(hits: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -100,11 +102,15 @@ def estimates(hits: npt.NDArray[np.int64], of: npt.NDArray[np.int64]) -> tuple[F
 
 def transformed(uar: Floats, error: Floats, size: float, speakers: int) -> Iterator[tuple[str, Floats, Floats]]:
     """Intervals that were tried: Student's t on other scales, Wilson's, and that of Korn and Graubard."""
-    quantile = stats.t.ppf(0.975, speakers - 1)
+    quantile = scipy.stats.t.ppf(0.975, speakers - 1)
     yield "jackknife_t", np.maximum(0, uar - quantile * error), np.minimum(1, uar + quantile * error)
     inner = (uar * size + 0.5) / (size + 1)
     half = quantile * error / (inner * (1 - inner))
-    yield "logit_t", special.expit(special.logit(inner) - half), special.expit(special.logit(inner) + half)
+    yield (
+        "logit_t",
+        scipy.special.expit(scipy.special.logit(inner) - half),
+        scipy.special.expit(scipy.special.logit(inner) + half),
+    )
     angle, half = np.arcsin(np.sqrt(inner)), quantile * error / (2 * np.sqrt(inner * (1 - inner)))
     low, high = np.clip(angle - half, 0, np.pi / 2), np.clip(angle + half, 0, np.pi / 2)
     yield "arcsine_t", np.sin(low) ** 2, np.sin(high) ** 2
@@ -114,27 +120,27 @@ def transformed(uar: Floats, error: Floats, size: float, speakers: int) -> Itera
     yield "union_wilson", np.minimum(uar - quantile * error, wilson[0]), np.maximum(uar + quantile * error, wilson[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         independent = np.where(error > 0, np.minimum(size, uar * (1 - uar) / error**2), size)
-    effective = independent * (stats.t.ppf(0.975, size - 1) / quantile) ** 2
+    effective = independent * (scipy.stats.t.ppf(0.975, size - 1) / quantile) ** 2
     right = uar * effective
-    low = np.where(right > 0, stats.beta.ppf(0.025, np.maximum(right, 1e-9), effective - right + 1), 0.0)
-    high = np.where(uar < 1, stats.beta.ppf(0.975, right + 1, np.maximum(effective - right, 1e-9)), 1.0)
+    low = np.where(right > 0, scipy.stats.beta.ppf(0.025, np.maximum(right, 1e-9), effective - right + 1), 0.0)
+    high = np.where(uar < 1, scipy.stats.beta.ppf(0.975, right + 1, np.maximum(effective - right, 1e-9)), 1.0)
     yield "korn_graubard", low, high
 
 
 def profile(hits: npt.NDArray[np.int64], utterances: int, truth: float) -> tuple[Floats, Floats]:
     """The profile likelihood over plausible rates of speakers, a beta-binomial distribution; against t squared."""
     correlation = np.array([0.001, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5])
-    mean = np.sort(np.append(special.expit(np.linspace(-4, 9, 100)), truth))
+    mean = np.sort(np.append(scipy.special.expit(np.linspace(-4, 9, 100)), truth))
     total = 1 / correlation - 1
     outcomes = np.arange(utterances + 1)
-    table = stats.betabinom.logpmf(
+    table = scipy.stats.betabinom.logpmf(
         outcomes[:, None, None], utterances, mean[:, None] * total, (1 - mean[:, None]) * total
     )
     draws, speakers = len(hits), hits.shape[1]
     counts = np.zeros((draws, utterances + 1))
     np.add.at(counts, (np.arange(draws)[:, None], hits.sum(axis=2)), 1)
     likelihood = (counts @ table.reshape(utterances + 1, -1)).reshape(draws, len(mean), -1).max(axis=2)
-    inside = 2 * (likelihood.max(axis=1, keepdims=True) - likelihood) <= stats.t.ppf(0.975, speakers - 1) ** 2
+    inside = 2 * (likelihood.max(axis=1, keepdims=True) - likelihood) <= scipy.stats.t.ppf(0.975, speakers - 1) ** 2
     return mean[inside.argmax(axis=1)], mean[len(mean) - 1 - inside[:, ::-1].argmax(axis=1)]
 
 
@@ -192,7 +198,7 @@ def of_differences(draws: int, seed: int) -> Iterator[dict[str, Any]]:
         setting["correlation"] = correlation
         low, high = difference_ends((a, b), (parts[0], parts[1]), (error[0], error[1], error[2]), speakers)
         yield setting | {"method": "score"} | row(pair[0] - pair[1], low, high, known)
-        half, always = stats.t.ppf(0.975, speakers - 1) * error[2], np.ones(draws, dtype=bool)
+        half, always = scipy.stats.t.ppf(0.975, speakers - 1) * error[2], np.ones(draws, dtype=bool)
         yield setting | {"method": "jackknife_t"} | row(pair[0] - pair[1], a - b - half, a - b + half, always)
 
 
@@ -215,6 +221,8 @@ def main(arguments: list[str]) -> int:
 
 def simulate(options: argparse.Namespace) -> None:
     """Simulate and write the tables."""
+    import pandas as pd  # here, so that --help does not wait for it
+
     rows = pd.DataFrame(of_one(options.draws, options.seed, GRID))
     held_out = pd.DataFrame(of_one(options.draws, options.seed + 1, HELD_OUT))
     differences = pd.DataFrame(of_differences(options.draws, options.seed))

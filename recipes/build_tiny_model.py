@@ -8,6 +8,7 @@ Example:
 
 from pathlib import Path
 
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import TinySettings
@@ -15,9 +16,9 @@ from lalm_mer.launch.config.settings import TinySettings
 
 def build(settings: TinySettings) -> None:
     """Build the model and save it."""
-    # imported here, so that --help and errors in the config do not wait for torch
-    from lalm_mer.launch.build.data import open_corpus
-    from lalm_mer.models.tiny import build_tiny
+    with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
+        from lalm_mer.launch.build.data import open_corpus
+        from lalm_mer.models.tiny import build_tiny
 
     source = open_corpus(settings.data, settings.split)
     folded = source.folded

@@ -12,6 +12,7 @@ as recipes/push_adapter.py does.
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
@@ -20,16 +21,17 @@ from lalm_mer.launch.config.settings import FinetuneSettings
 
 def finetune(settings: FinetuneSettings) -> None:
     """Train an adapter and score the test set."""
-    # imported here, so that --help and errors in the config do not wait for torch
-    from lalm_mer.launch.build.adapting import adapt, merged_notes
-    from lalm_mer.launch.build.model_run import open_model_run
-    from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import loaded_identity
-    from lalm_mer.launch.run.preflight import preflight
-    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
-    from lalm_mer.launch.run.trainers import seed_everything, train_and_score
-    from lalm_mer.sharing.hub_folder import check_repo_id
-    from lalm_mer.sharing.processor_files import check_vocabulary
+    with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
+        from lalm_mer.launch.build.adapting import adapt, merged_notes
+        from lalm_mer.launch.build.model_run import open_model_run
+        from lalm_mer.launch.run.encoded_data import encoded_data
+        from lalm_mer.launch.run.engine import expected_engine
+        from lalm_mer.launch.run.identity import loaded_identity
+        from lalm_mer.launch.run.preflight import preflight
+        from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
+        from lalm_mer.launch.run.trainers import seed_everything, train_and_score
+        from lalm_mer.sharing.hub_folder import check_repo_id
+        from lalm_mer.sharing.processor_files import check_vocabulary
 
     if settings.model.adapter is not None:
         raise ConfigError("key 'model.adapter': finetune.py trains a new adapter; zero_shot.py scores with one")
@@ -51,7 +53,8 @@ def finetune(settings: FinetuneSettings) -> None:
         run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
         recognizer = adapt(loaded, settings.adapter, shown=run.writes)
         preflight(loaded, recognizer, settings, engine)
-        train_and_score(recognizer, settings, engine, run, loaded.data, saved_as="adapter")
+        data = encoded_data(loaded, recognizer, settings, engine)
+        train_and_score(recognizer, settings, engine, run, data, saved_as="adapter")
         finish(settings, folder)
 
 

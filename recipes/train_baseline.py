@@ -9,6 +9,7 @@ resume from the last complete checkpoint.
 """
 
 from lalm_mer.core.config import recorded
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.names import BASELINE
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
@@ -18,13 +19,12 @@ from lalm_mer.launch.config.settings import BaselineSettings
 
 def train_baseline(settings: BaselineSettings) -> None:
     """Train the network and score the test set."""
-    # imported here, so that --help and errors in the config do not wait for torch
-
-    from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
-    from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import run_identity
-    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
-    from lalm_mer.launch.run.trainers import seed_everything, train_and_score
+    with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
+        from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
+        from lalm_mer.launch.run.engine import expected_engine
+        from lalm_mer.launch.run.identity import run_identity
+        from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
+        from lalm_mer.launch.run.trainers import seed_everything, train_and_score
 
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)

@@ -13,6 +13,7 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio.
 """
 
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
@@ -21,16 +22,17 @@ from lalm_mer.launch.config.settings import ZeroShotSettings
 
 def zero_shot(settings: ZeroShotSettings) -> None:
     """Score the test set with the model, or with an adapter on it."""
-    # imported here, so that --help and errors in the config do not wait for torch
-    from lalm_mer.launch.build.adapting import load_adapted, merged_notes
-    from lalm_mer.launch.build.data import inputs_under
-    from lalm_mer.launch.build.model_run import open_model_run
-    from lalm_mer.launch.run.answering import generates_answers, open_answering
-    from lalm_mer.launch.run.engine import expected_engine
-    from lalm_mer.launch.run.identity import loaded_identity
-    from lalm_mer.launch.run.preflight import preflight
-    from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
-    from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
+    with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
+        from lalm_mer.launch.build.adapting import load_adapted, merged_notes
+        from lalm_mer.launch.build.data import inputs_under
+        from lalm_mer.launch.build.model_run import open_model_run
+        from lalm_mer.launch.run.answering import generates_answers, open_answering
+        from lalm_mer.launch.run.encoded_data import encoded_data
+        from lalm_mer.launch.run.engine import expected_engine
+        from lalm_mer.launch.run.identity import loaded_identity
+        from lalm_mer.launch.run.preflight import preflight
+        from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
+        from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
@@ -42,7 +44,6 @@ def zero_shot(settings: ZeroShotSettings) -> None:
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
             return
         loaded = opened.load()
-        inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
         notes = merged_notes(loaded)
         if opened.adapter is None:
             recognizer = loaded.recognizer()
@@ -55,13 +56,15 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         identity = loaded_identity(loaded, opened.method, notes, settings.scoring.condition)
         run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
         preflight(loaded, recognizer, settings, engine)
+        data = encoded_data(loaded, recognizer, settings, engine)
+        inputs = inputs_under(data, settings.scoring.condition, settings.seed)
         if answering is not None:
-            run.finish_answers(loaded.data, *answering.answer(inputs, settings.scoring, engine))
+            run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine))
             return
         trainer = make_trainer(
             recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
         )
-        run.finish(loaded.data, score_test(trainer, inputs))
+        run.finish(data, score_test(trainer, inputs))
         trainer.close()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from lalm_mer.evaluation.metrics import Floats
 
@@ -98,7 +98,7 @@ def score_ends(share: Floats, error: Floats, size: Floats | float, speakers: int
     effective = variance / (np.square(error) + _ROUNDING / np.square(size))
     kurtosis = _TAILS * np.maximum(0, 1 - 6 * variance) / (variance * effective)
     freedom = np.maximum(_LEAST_FREEDOM, 2 / (2 / (speakers - 1) + kurtosis))
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
+    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
     extra = np.square(quantile) / effective
     centre = (share + extra / 2) / (1 + extra)
     half = np.sqrt(extra * (share * (1 - share) + extra / 4)) / (1 + extra)
@@ -180,7 +180,7 @@ def difference_ends(
         Zou and Donner, Construction of confidence limits about effect measures, Statistics in Medicine 27 (2008).
     """
     (a, b), ((low_a, high_a), (low_b, high_b)) = shares, ends
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, speakers - 1) * errors[2]
+    half = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, speakers - 1) * errors[2]
     covariance = (np.square(errors[0]) + np.square(errors[1]) - np.square(errors[2])) / 2
     product = errors[0] * errors[1]
     correlation = np.where(product > _ZERO**2, covariance / np.maximum(product, _ZERO**2), 0.0)

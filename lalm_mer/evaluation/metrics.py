@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNPARSED, UNSCORED
@@ -87,6 +87,12 @@ def _checked(
     return np.asarray(truth, dtype=str), np.asarray(prediction, dtype=str), present
 
 
+def _sklearn() -> Any:  # noqa: ANN401 a module
+    from sklearn import metrics  # here, because it takes half a second and a run needs it only after its first batch
+
+    return metrics
+
+
 def unweighted_average_recall(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
     """Mean of the per-class recalls (UAR), also called unweighted accuracy (UA).
 
@@ -112,7 +118,7 @@ def unweighted_average_recall(truth: Sequence[str], prediction: Sequence[str], l
         Schuller et al., INTERSPEECH 2009 Emotion Challenge.
     """
     true, predicted, present = _checked(truth, prediction, labels)
-    return float(sk.recall_score(true, predicted, labels=present, average="macro", zero_division=0.0))
+    return float(_sklearn().recall_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
 def weighted_accuracy(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
@@ -125,7 +131,7 @@ def weighted_accuracy(truth: Sequence[str], prediction: Sequence[str], labels: S
         0.75
     """
     true, predicted, _ = _checked(truth, prediction, labels)
-    return float(sk.accuracy_score(true, predicted))
+    return float(_sklearn().accuracy_score(true, predicted))
 
 
 def macro_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
@@ -142,7 +148,7 @@ def macro_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[s
         Opitz and Burst, Macro F1 and Macro F1 (2019): this is the mean of F1 scores, not the F1 of means.
     """
     true, predicted, present = _checked(truth, prediction, labels)
-    return float(sk.f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
+    return float(_sklearn().f1_score(true, predicted, labels=present, average="macro", zero_division=0.0))
 
 
 def weighted_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> float:
@@ -153,7 +159,7 @@ def weighted_f1(truth: Sequence[str], prediction: Sequence[str], labels: Sequenc
         0.643
     """
     true, predicted, present = _checked(truth, prediction, labels)
-    return float(sk.f1_score(true, predicted, labels=present, average="weighted", zero_division=0.0))
+    return float(_sklearn().f1_score(true, predicted, labels=present, average="weighted", zero_division=0.0))
 
 
 def recalls(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[str]) -> dict[str, float | None]:
@@ -164,7 +170,7 @@ def recalls(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[st
         {'ang': 0.5, 'sad': None}
     """
     true, predicted, present = _checked(truth, prediction, labels)
-    values = sk.recall_score(true, predicted, labels=present, average=None, zero_division=0.0)
+    values = _sklearn().recall_score(true, predicted, labels=present, average=None, zero_division=0.0)
     known = dict(zip(present, map(float, values), strict=True))
     return {label: known.get(label) for label in labels}
 
@@ -180,7 +186,7 @@ def confusion(truth: Sequence[str], prediction: Sequence[str], labels: Sequence[
     """
     columns = [*labels, UNPARSED, UNSCORED]
     true, predicted, _ = _checked(truth, [value if value in columns else UNPARSED for value in prediction], labels)
-    counts = sk.confusion_matrix(true, predicted, labels=columns)
+    counts = _sklearn().confusion_matrix(true, predicted, labels=columns)
     return np.asarray(counts[: len(labels)], dtype=np.int64)
 
 

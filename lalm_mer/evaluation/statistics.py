@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+import scipy
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.labels import UNSCORED
@@ -213,7 +213,7 @@ def paired_test(
     )
     if count < 2:
         return PairedTest(difference, interval, None, None, count, len(left), "no test: one speaker")
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (by_speaker,),
         np.sum,
         permutation_type="samples",

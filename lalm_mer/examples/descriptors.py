@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import find_peaks, oaconvolve
-from scipy.signal.windows import hann
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, CorpusError
@@ -89,7 +88,9 @@ def measure(waveform: Waveform) -> Measures:
     sounding = level_db > silent_db
     first, last = np.flatnonzero(sounding)[[0, -1]]
     sloping_db = level_db - 1e-9 * np.arange(len(level_db))  # one of equal peaks without a dip is the highest
-    nuclei, _ = find_peaks(np.pad(sloping_db, 1, constant_values=-np.inf), height=silent_db, prominence=_DIP_DB)
+    nuclei, _ = scipy.signal.find_peaks(
+        np.pad(sloping_db, 1, constant_values=-np.inf), height=silent_db, prominence=_DIP_DB
+    )
     pitch_hz = _pitch(samples, sounding)
     return Measures(
         None if pitch_hz is None else _single(pitch_hz),
@@ -105,8 +106,8 @@ def _single(value: float) -> float:
 
 def _envelope(samples: _Array) -> _Array:
     """Smoothed mean square, every 10 ms."""
-    window = hann(_ENVELOPE_WINDOW, sym=False)
-    smooth = oaconvolve(np.square(samples), window / window.sum())
+    window = scipy.signal.windows.hann(_ENVELOPE_WINDOW, sym=False)
+    smooth = scipy.signal.oaconvolve(np.square(samples), window / window.sum())
     start = _ENVELOPE_WINDOW // 2
     return np.asarray(np.maximum(smooth[start : start + len(samples) : _HOP], 0.0))
 
@@ -116,7 +117,7 @@ def _pitch(samples: _Array, sounding: npt.NDArray[np.bool_]) -> float | None:
     padded = np.pad(samples, _PITCH_WINDOW // 2)
     frames = sliding_window_view(padded, _PITCH_WINDOW)[::_HOP][: len(sounding)][sounding]
     frames = frames - frames.mean(axis=1, keepdims=True)
-    window = hann(_PITCH_WINDOW, sym=False)
+    window = scipy.signal.windows.hann(_PITCH_WINDOW, sym=False)
     correlation = _autocorrelation(frames * window) / _autocorrelation(window[None])  # correction of Boersma
     shortest, longest = int(_RATE / _HIGHEST_HZ), round(_RATE / _LOWEST_HZ)
     lags = np.arange(shortest - 1, longest + 2)  # a peak needs a neighbour at both ends

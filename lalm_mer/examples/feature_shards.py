@@ -26,7 +26,7 @@ KEY_FILE = "key.json"
 _ROWS = pa.schema(
     [
         ("name", pa.string()), ("source_hash", pa.string()), ("dtype", pa.string()), ("frames", pa.uint32()),
-        ("checksum", pa.uint32()), ("values", pa.large_binary()),
+        ("size", pa.uint32()), ("checksum", pa.uint32()), ("values", pa.large_binary()),
     ]
 )  # fmt: skip
 _SHARD_BYTES = 256 * 2**20
@@ -74,16 +74,16 @@ class FeatureShards:
         """
         shard, row = place
         table = self._shards[shard].data
-        name, dtype, frames, checksum = (
-            table.column(column)[row].as_py() for column in ("name", "dtype", "frames", "checksum")
+        name, dtype, frames, size, checksum = (
+            table.column(column)[row].as_py() for column in ("name", "dtype", "frames", "size", "checksum")
         )
         values = table.column("values")[row].as_buffer()
-        if _checksum(name, dtype, frames, values) != checksum:
+        if _checksum(name, dtype, frames, size, values) != checksum:
             raise CorpusError(
                 f"{self.folder}: the values of {name} are damaged; remove the folder by "
                 f"`lalm-mer cache --clear {self.folder.name}`, and rerun the same command"
             )
-        return np.frombuffer(values, dtype=dtype).reshape(frames, -1)
+        return np.frombuffer(values, dtype=dtype).reshape(frames, size)
 
     def write(self, rows: Iterable[Row]) -> int:
         """Write rows into new shards of at most about 256 MiB; returns their number.
@@ -105,8 +105,9 @@ class FeatureShards:
             with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_stream(file, _ROWS) as writer:
                 for name, source_hash, frames in rows:
                     values, dtype = np.ascontiguousarray(frames).tobytes(), frames.dtype.name
-                    checksum = _checksum(name, dtype, len(frames), values)
-                    cells = (name, source_hash, dtype, len(frames), checksum, values)
+                    count_of_frames, width = frames.shape
+                    checksum = _checksum(name, dtype, count_of_frames, width, values)
+                    cells = (name, source_hash, dtype, count_of_frames, width, checksum, values)
                     columns = [pa.array([cell], field.type) for cell, field in zip(cells, _ROWS, strict=True)]
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_ROWS))
                     count, size = count + 1, size + len(values)
@@ -121,8 +122,11 @@ class FeatureShards:
         self._opened.add(path)
         try:
             shard = datasets.Dataset.from_file(str(path))
+            if not shard.data.table.schema.equals(_ROWS):
+                raise ValueError("it has other columns")
+            shard.data.table.validate(full=True)
             names, sources = shard["name"][:], shard["source_hash"][:]
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             logging.getLogger(__name__).warning("%s: removed, because it is damaged (%s); recomputing", path, error)
             path.unlink(missing_ok=True)
             return
@@ -132,5 +136,5 @@ class FeatureShards:
             self.places.setdefault(name, {})[source_hash] = (number, row)
 
 
-def _checksum(name: str, dtype: str, frames: int, values: bytes | pa.Buffer) -> int:
-    return zlib.crc32(values, zlib.crc32(f"{name} {dtype} {frames}".encode()))
+def _checksum(name: str, dtype: str, frames: int, size: int, values: bytes | pa.Buffer) -> int:
+    return zlib.crc32(values, zlib.crc32(f"{name} {dtype} {frames} {size}".encode()))

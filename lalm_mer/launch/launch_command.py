@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 
+from lalm_mer.core.imports import quick_imports
+
 __all__ = ["add_launch"]
 
 _END_S = 30  # until interrupted recipes have ended
@@ -20,10 +22,11 @@ def add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _launch(options: argparse.Namespace) -> int:
     """Launch; returns the exit status of the first process that failed."""
-    import psutil
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with quick_imports():
+        import psutil
+        from accelerate.commands.launch import launch_command, launch_command_parser
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     arguments = launch_command_parser().parse_args(["--quiet", *options.arguments])

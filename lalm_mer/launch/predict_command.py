@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lalm_mer.core.command import path_argument, source_argument
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.names import DTYPES
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.plain_text import printable
@@ -75,11 +76,12 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _predict(options: argparse.Namespace) -> int:
     """Predict, print and write; returns the exit status."""
-    from transformers.utils import logging
+    with quick_imports():
+        from transformers.utils import logging
 
-    from lalm_mer.launch.build.open_recognizer import open_recognizer
-    from lalm_mer.serving.predict import TABLE_SUFFIXES, predict, predictions_table, write_predictions
-    from lalm_mer.serving.recordings import Window, find_recordings
+        from lalm_mer.launch.build.open_recognizer import open_recognizer
+        from lalm_mer.serving.predict import TABLE_SUFFIXES, predict, predictions_table, write_predictions
+        from lalm_mer.serving.recordings import Window, find_recordings
 
     if options.out is not None and options.out.suffix not in TABLE_SUFFIXES:
         raise ConfigError(f"--out {options.out}: expected a name that ends in {', '.join(TABLE_SUFFIXES)}")

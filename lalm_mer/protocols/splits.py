@@ -10,7 +10,6 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from lalm_mer.core.errors import ConfigError, SplitLeakError
 from lalm_mer.core.notes import Note, NoteCode, Split, sentence
@@ -271,6 +270,8 @@ def _grouped(groups: pd.Series, truths: pd.Series, rule: FoldRule, name: str) ->
         )
     if truths.value_counts().max() < rule.k:
         raise ConfigError(f"protocol {name}: every class has fewer utterances than {rule.k} folds; choose fewer folds")
+    from sklearn.model_selection import StratifiedGroupKFold  # here, because most protocols list their folds
+
     # The seed orders the groups here, since the shuffling of StratifiedGroupKFold differs between its versions.
     order = np.random.RandomState(rule.seed).permutation(sorted(set(groups)))
     places = groups.map({group: place for place, group in enumerate(order)})

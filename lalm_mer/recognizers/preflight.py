@@ -1,12 +1,15 @@
 """Checks of a recognizer before it is trained or scores a test set: a few seconds that may save hours.
 
+Three passes compare the scores of a few inputs with those of the same inputs with other audio and other transcripts,
+and in a batch with alone; ``recognizers.memory`` needs a fourth.
+
 Swapped audio has the length of the audio that it replaces, so that placeholders, positions and padding stay the same:
 a model that uses only the duration of the audio then gives exactly the same scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,8 +26,8 @@ from lalm_mer.recognizers.language.collator import IGNORED
 from lalm_mer.recognizers.scoring import run_batch
 
 __all__ = [
-    "Parity", "batch_parity", "evaluating", "label_scores", "median_change", "no_batches", "require_change",
-    "require_parity", "require_supervised", "swapped_audio", "swapped_transcripts", "token_rows",
+    "Effects", "Parity", "batch_effects", "evaluating", "label_scores", "require_change", "require_parity",
+    "require_supervised", "single_effects", "swapped_audio", "swapped_transcripts", "token_rows",
 ]  # fmt: skip
 
 _SKIP = "set preflight=false to skip this check"
@@ -56,13 +59,9 @@ def evaluating(model: nn.Module, device: torch.device, *, moves_back: bool = Fal
             model.to(earlier)
 
 
-def label_scores(
-    model: nn.Module, collator: Collator, inputs: Sequence[Input], *, batch_size: int | None = None
-) -> Tensor:
-    """Label log-probabilities, (N, K), float64, of a model in evaluation mode; without ``batch_size`` in one batch."""
-    size = batch_size or len(inputs)
-    batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
-    return torch.cat([run_batch(model, collator(batch))["log_probs"].double().cpu() for batch in batches])
+def label_scores(model: nn.Module, collator: Collator, inputs: Sequence[Input]) -> Tensor:
+    """Label log-probabilities, (N, K), float64, of one batch of a model in evaluation mode."""
+    return run_batch(model, collator(inputs))["log_probs"].double().cpu()
 
 
 @dataclass(frozen=True)
@@ -80,28 +79,105 @@ class Parity:
     epsilon: float
 
 
-def batch_parity(model: nn.Module, collator: Collator, inputs: Sequence[Input], *, tolerance: float) -> Parity:
-    """Compare the scores of all inputs in one batch with those of each alone.
+@dataclass(frozen=True)
+class Effects:
+    """Effects of a batch and of other inputs on the scores.
 
-    The bound is ``tolerance`` times the largest of 1, the largest score, and the ratio of the model's epsilon to that
-    of float32 (bfloat16: 65536, so that 1e-5 becomes 0.66).
+    Args:
+        parity: effect of a batch
+        changes: ``audio`` and ``transcript``, if they were swapped -> median over utterances of the largest absolute
+            difference of a label log-probability; the largest over the labels, because the log-probability of an
+            almost certain label is 0 with any audio
+    """
+
+    parity: Parity
+    changes: dict[str, float]
+
+
+def batch_effects(
+    model: nn.Module,
+    collator: Collator,
+    inputs: Sequence[Input],
+    swapped: Mapping[str, Sequence[Input]],
+    *,
+    tolerance: float,
+) -> Effects:
+    """Compare two batches, and the input with the most padding with itself alone: three passes.
+
+    An input and its swapped variant are in the same row of two batches of the same shape, so that the scores of a model
+    that does not use the difference are equal to the last bit::
+
+        row           0 ... N-1        N ... 2N-1             2N
+        first batch   inputs           transcript swapped     the longest of the rows before
+        second batch  audio swapped    inputs                 the same
+
+    If only one of the two is swapped, there are only the first N rows. The bound of parity is ``tolerance`` times the
+    largest of 1, the largest score, and the ratio of the model's epsilon to that of float32 (bfloat16: 65536, so that
+    1e-5 becomes 0.66).
 
     Args:
         model: the recognizer, in evaluation mode
         collator: makes batches to score
-        inputs: of different lengths, since otherwise nothing is padded
+        inputs: N inputs of different lengths, since otherwise nothing is padded
+        swapped: ``audio`` and ``transcript``, those that are checked -> the same N inputs with another one
         tolerance: bound for scores near 1 in float32
     """
-    together = label_scores(model, collator, inputs)
-    alone = label_scores(model, collator, inputs, batch_size=1)
-    epsilon = _epsilon(model)
-    size = max(1.0, float(together.abs().max()))
-    return Parity(float((together - alone).abs().max()), tolerance * max(size, epsilon / _EPSILON_32), epsilon)
+    count, both = len(inputs), len(swapped) == 2
+    first = [*inputs, *swapped["transcript"]] if both else list(inputs)
+    lengths = [_length(collator, each) for each in first]
+    padded = min(range(count), key=lengths.__getitem__)
+    last = [first[max(range(len(first)), key=lengths.__getitem__)]] if both else []
+    scores = label_scores(model, collator, [*first, *last])
+    differences = [scores[padded] - label_scores(model, collator, [inputs[padded]])[0]]
+    changes: dict[str, float] = {}
+    if swapped:
+        second = [*swapped["audio"], *inputs] if both else list(*swapped.values())
+        other_scores = label_scores(model, collator, [*second, *last])
+        changed = (scores - other_scores).abs().amax(dim=1)
+        starts = {"audio": 0, "transcript": count if both else 0}
+        changes = {what: float(changed[starts[what] : starts[what] + count].median()) for what in swapped}
+        if both:
+            differences.append(scores[:count] - other_scores[count : 2 * count])  # the inputs, in other rows
+    difference = float(torch.stack([each.abs().max() for each in differences]).max())
+    epsilon, size = _epsilon(model), max(1.0, float(scores.abs().max()))
+    return Effects(Parity(difference, tolerance * max(size, epsilon / _EPSILON_32), epsilon), changes)
 
 
-def no_batches(model: nn.Module) -> Parity:
-    """The parity of a recognizer that takes one utterance at a time."""
-    return Parity(0.0, 0.0, _epsilon(model))
+def single_effects(
+    model: nn.Module,
+    collator: Collator,
+    inputs: Sequence[Input],
+    swapped: Mapping[str, Sequence[Input]],
+    *,
+    trained: bool,
+) -> Effects:
+    """As ``batch_effects`` for a recognizer that takes one utterance at a time: at most three passes if it passes.
+
+    The first input decides if it changes enough; otherwise the median over all inputs does.
+
+    Args:
+        model: the recognizer, in evaluation mode
+        collator: makes batches to score
+        inputs: N inputs
+        swapped: ``audio`` and ``transcript``, those that are checked -> the same N inputs with another one
+        trained: whether the weights are trained
+    """
+    parity = Parity(0.0, 0.0, _epsilon(model))
+    least = _least_change(parity, trained=trained)
+    known: dict[int, Tensor] = {}
+
+    def change(row: int, other: Input) -> Tensor:
+        if row not in known:
+            known[row] = label_scores(model, collator, [inputs[row]])
+        return (known[row] - label_scores(model, collator, [other])).abs().amax()
+
+    changes = {}
+    for what, others in swapped.items():
+        found = [change(0, others[0])]
+        if not found[0] > least:
+            found += [change(row, other) for row, other in enumerate(others) if row]
+        changes[what] = float(torch.stack(found).median())
+    return Effects(parity, changes)
 
 
 def require_parity(parity: Parity, name: str) -> None:
@@ -136,29 +212,6 @@ def swapped_transcripts(inputs: Sequence[Input]) -> list[Input]:
     return swapped
 
 
-def median_change(
-    model: nn.Module,
-    collator: Collator,
-    inputs: Sequence[Input],
-    others: Sequence[Input],
-    *,
-    batch_size: int | None = None,
-) -> float:
-    """Median over utterances of the largest absolute difference of a label log-probability.
-
-    The largest over the labels, because the log-probability of an almost certain label is 0 with any audio.
-
-    Args:
-        model: the recognizer, in evaluation mode
-        collator: makes batches to score
-        inputs: N inputs
-        others: the same inputs with another audio or transcript
-        batch_size: inputs per batch; None for a single batch
-    """
-    before, after = (label_scores(model, collator, each, batch_size=batch_size) for each in (inputs, others))
-    return float((before - after).abs().amax(dim=1).median())
-
-
 def require_change(change: float, what: str, name: str, *, parity: Parity, trained: bool) -> float:
     """Check that other audio, or another transcript, changes the scores.
 
@@ -167,7 +220,7 @@ def require_change(change: float, what: str, name: str, *, parity: Parity, train
     any change is enough.
 
     Args:
-        change: result of ``median_change``
+        change: of ``Effects.changes``
         what: ``audio`` or ``transcript``
         name: name of the model
         parity: effect of a batch
@@ -179,11 +232,7 @@ def require_change(change: float, what: str, name: str, *, parity: Parity, train
     Raises:
         ModelError: if the change is not larger
     """
-    if parity.epsilon <= _EPSILON_32:
-        least = _TIMES_NOISE * max(parity.difference, _FLOOR_32)
-    else:
-        least = max(parity.difference, parity.epsilon)
-    least = least if trained else 0.0
+    least = _least_change(parity, trained=trained)
     if not change > least:
         expected = f"more than {least:.1e}" if trained else "any change"
         raise ModelError(
@@ -191,6 +240,20 @@ def require_change(change: float, what: str, name: str, *, parity: Parity, train
             f"{expected}; check that the prompt's {what} slot is filled and all weights are loaded, or {_SKIP}"
         )
     return least
+
+
+def _least_change(parity: Parity, *, trained: bool) -> float:
+    if not trained:
+        return 0.0
+    if parity.epsilon <= _EPSILON_32:
+        return _TIMES_NOISE * max(parity.difference, _FLOOR_32)
+    return max(parity.difference, parity.epsilon)
+
+
+def _length(collator: Collator, given: Input) -> int:
+    """Number of tokens of an input and its answers; 0 without a language model, which pads nothing."""
+    tokens = collator([given]).get("input_ids")
+    return 0 if tokens is None else tokens.shape[1]
 
 
 def _epsilon(model: nn.Module) -> float:

@@ -264,6 +264,8 @@ def shipped_command(
         if recipe != "recipes/transcribe.py":
             protocol = protocol_of_a_miniature(settings.split.protocol, data, tmp_path / "protocol")
             options.append(f"split.protocol={protocol}")
+        if recipe in ("recipes/zero_shot.py", "recipes/finetune.py"):
+            options.append(f"model.cache_dir={tmp_path_factory.getbasetemp() / 'cache'}")
         if recipe == "recipes/train_baseline.py":
             options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
         elif settings.model.id:
@@ -306,7 +308,12 @@ def build_workplace(folder: Path) -> None:
         "data": {"dir": str(folder / "data")},
         "split": {"protocol": str(folder / "protocol.yaml")},
         "prompt": {"file": "prompts/audio_transcript.yaml"},
-        "model": {"family": "qwen2_audio", "id": str(folder / "model"), "dtype": "float32"},
+        "model": {
+            "family": "qwen2_audio",
+            "id": str(folder / "model"),
+            "dtype": "float32",
+            "cache_dir": str(folder / "cache"),
+        },
         "output": {"dir": str(folder / "unused")},
     }
     towers = {"language_model": ["q_proj", "v_proj", "up_proj"], "projector": ["linear"], "audio_tower": ["fc1"]}

@@ -21,7 +21,7 @@ from lalm_mer.launch.config.sections import ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, run_device
 from lalm_mer.models.families.base import Family
-from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower, drops_at_random
+from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower, drops_at_random, trains_tower
 from lalm_mer.recognizers.memory import available_bytes, stored_bytes
 from lalm_mer.recognizers.preflight import evaluating
 
@@ -90,7 +90,7 @@ def _reasons(loaded: LoadedRun, model: nn.Module, sizes: ScoringSettings, *, tra
         return
     if isinstance(loaded.data.train, AugmentedExamples):
         yield "the audio is augmented"
-    if any(parameter.requires_grad for parameter in family.submodule("audio_tower").parameters()):
+    if trains and trains_tower(family):
         yield "the audio tower is trained"
     if trains and drops_at_random(family):
         yield "the audio tower drops out values at random in training"

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import torch
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.progress import size_text
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.augmented_examples import AugmentedExamples, earlier_occurrences
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.model_run import LoadedRun, open_model_run
 from lalm_mer.launch.config.sections import ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
-from lalm_mer.launch.run.engine import Engine
+from lalm_mer.launch.run.engine import Engine, run_device
 from lalm_mer.models.families.base import Family
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
-    batch_parity,
+    batch_effects,
     evaluating,
-    median_change,
-    no_batches,
     require_change,
     require_parity,
     require_supervised,
+    single_effects,
     swapped_audio,
     swapped_transcripts,
     token_rows,
@@ -81,12 +78,13 @@ def preflight(
     if loaded.model.has_language_model:
         _print(_supervised(loaded.model, cast(LanguageRecognizer, model), chosen[0]))
     sizes = _sizes(settings)
-    device = _device(sizes)
+    device = run_device(sizes)
     if stored_bytes(model) > available_bytes(device, model):
         _print(
             [
-                f"the weights need {_size(stored_bytes(model))}, and {device} has "
-                f"{_size(available_bytes(device, model))}: use of audio and transcript, and batches, are not checked"
+                f"the weights need {size_text(stored_bytes(model))}, and {device} has "
+                f"{size_text(available_bytes(device, model))}: use of audio and transcript, and batches, are not "
+                "checked"
             ]
         )
         return
@@ -202,29 +200,30 @@ def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -
 
 
 def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes: ScoringSettings) -> Iterator[str]:
-    """Effect of a batch, with which the effects of audio and transcript are then compared."""
-    family, recognizer = loaded.model, cast(Any, model)
-    collator = recognizer.scoring_collators[0]
-    batched = max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)) > 1
-    single = math.isinf(family.batch_tolerance)
-    if single:
-        parity = no_batches(model)
+    """Effect of a batch, and with it those of other audio and of another transcript, in three passes."""
+    family, trained = loaded.model, not loaded.model.randomly_initialised
+    collator = cast(Any, model).scoring_collators[0]
+    different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
+    swaps = {"audio": swapped_audio, "transcript": swapped_transcripts}
+    swapped = {what: swap(inputs) for what, swap in swaps.items() if loaded.setup.uses(what) and different[what] >= 2}
+    if math.isinf(family.batch_tolerance):
+        effects = single_effects(model, collator, inputs, swapped, trained=trained)
         yield f"batch parity: not checked, because {family.name} takes one utterance at a time"
     else:
-        parity = batch_parity(model, collator, inputs, tolerance=family.batch_tolerance)
+        effects = batch_effects(model, collator, inputs, swapped, tolerance=family.batch_tolerance)
+        batched = max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)) > 1
         if batched:
-            require_parity(parity, family.name)
-        bound = f"at most {parity.bound:.1e}" if batched else "not required with batches of 1"
-        yield f"batch parity: {parity.difference:.1e} between {len(inputs)} in a batch and one by one ({bound})"
-    different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
-    for what, swapped in (("audio", swapped_audio), ("transcript", swapped_transcripts)):
+            require_parity(effects.parity, family.name)
+        bound = f"at most {effects.parity.bound:.1e}" if batched else "not required with batches of 1"
+        yield f"batch parity: {effects.parity.difference:.1e} between utterances in a batch and alone ({bound})"
+    for what in swaps:
         if not loaded.setup.uses(what):
             continue
-        if different[what] < 2:
+        if what not in swapped:
             yield f"uses the {what}: not checked, because no two utterances differ in {what}"
             continue
-        change = median_change(model, collator, inputs, swapped(inputs), batch_size=1 if single else None)
-        least = require_change(change, what, family.name, parity=parity, trained=not family.randomly_initialised)
+        change = effects.changes[what]
+        least = require_change(change, what, family.name, parity=effects.parity, trained=trained)
         expected = f"more than {least:.1e}" if least else "any change, because its weights are random"
         yield f"uses the {what}: swapping it changes label scores by {change:.1e} (median; expected {expected})"
 
@@ -253,10 +252,11 @@ def _memory(
     )
     device = next(model.parameters()).device
     free = available_bytes(device, model)
-    training = f"gradients {_size(memory.gradients)}, AdamW {_size(memory.optimizer)}, " if trains else ""
+    training = f"gradients {size_text(memory.gradients)}, AdamW {size_text(memory.optimizer)}, " if trains else ""
     yield (
-        f"memory: about {_size(memory.total)}{' before sharding' if sharded else ''}, {device} has {_size(free)}: "
-        f"weights {_size(memory.weights)}, {training}activations {_size(memory.activations)} (batch of {batch_size}, "
+        f"memory: about {size_text(memory.total)}{' before sharding' if sharded else ''}, {device} has "
+        f"{size_text(free)}: weights {size_text(memory.weights)}, {training}activations "
+        f"{size_text(memory.activations)} (batch of {batch_size}, "
         f"all as long as {longest.input.utterance_id})"
     )
     if memory.total > free:
@@ -266,24 +266,5 @@ def _memory(
         yield f"WARNING: this may not fit; {', or '.join(ways)}"
 
 
-def _size(count: float) -> str:
-    """A number of bytes as text.
-
-    Example:
-        >>> _size(3 * 2**20), _size(2.5 * 2**30)
-        ('3.0 MiB', '2.5 GiB')
-    """
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
 def _sizes(settings: ZeroShotSettings | FinetuneSettings) -> ScoringSettings:
     return settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
-
-
-def _device(sizes: ScoringSettings) -> torch.device:
-    """The device that the trainer will use."""
-    on_cpu = sizes.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
-    accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))

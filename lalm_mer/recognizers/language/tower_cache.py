@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,12 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import EncodedAudio
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.examples.feature_shards import FeatureShards
+from lalm_mer.models.adapters import tower_of
 from lalm_mer.models.families.base import Family
 
-__all__ = ["TowerCache", "changes_tower", "drops_at_random"]
+__all__ = ["TowerCache", "changes_tower", "drops_at_random", "trains_tower"]
 
+ItemT = TypeVar("ItemT")
 _FORMAT = 1
 _POLL_S = 0.2
 _DROPS = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "dropout_rate")
@@ -33,14 +35,25 @@ _DROPS = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdr
 
 def changes_tower(family: Family) -> bool:
     """Whether the audio tower has an adapter."""
-    return any(isinstance(module, BaseTunerLayer) for module in family.submodule("audio_tower").modules())
+    return any(isinstance(module, BaseTunerLayer) for _, module in _of_tower(family, family.model.named_modules()))
+
+
+def trains_tower(family: Family) -> bool:
+    """Whether a parameter of the audio tower is trained."""
+    return any(weight.requires_grad for _, weight in _of_tower(family, family.model.named_parameters()))
 
 
 def drops_at_random(family: Family) -> bool:
     """Whether the audio tower drops out values in training, so that its output differs from pass to pass."""
     tower: Any = family.submodule("audio_tower")
-    in_modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())
+    modules = (module for _, module in _of_tower(family, family.model.named_modules()))
+    in_modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
     return in_modules or any(getattr(tower.config, name, 0) for name in _DROPS)
+
+
+def _of_tower(family: Family, named: Iterable[tuple[str, ItemT]]) -> Iterator[tuple[str, ItemT]]:
+    """Modules or parameters of the audio tower; a projector within it is none of them."""
+    return ((name, item) for name, item in named if tower_of(family, name) == "audio_tower")
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class TowerCache:
     def __init__(self, cache_dir: Path, family: Family, weights: Sequence[str | None], precision: str = "no") -> None:
         self._family = family
         self._precision = precision
-        extractor = family.processor.feature_extractor.to_dict()
+        extractor = family.processor.feature_extractor.to_json_string()
         key = {
             "name": "audio_tower",
             "family": family.name,

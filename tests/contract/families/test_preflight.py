@@ -9,9 +9,8 @@ from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.recognizers.memory import estimate_memory
 from lalm_mer.recognizers.preflight import (
-    batch_parity,
+    batch_effects,
     evaluating,
-    median_change,
     require_change,
     require_parity,
     require_supervised,
@@ -32,11 +31,11 @@ def checked(family, model, examples, batch, *, strict):
         form = {"happy": "happy", "angry": "angry", "calm": "calm", "sad": "sad"}[example.label]
         require_supervised(training([example]), family.answer_ids(form), decode)
     with evaluating(model, CPU):
-        parity = batch_parity(model, scoring, inputs, tolerance=family.batch_tolerance)
-        require_parity(parity, family.name)
-        for what, swapped in (("audio", swapped_audio), ("transcript", swapped_transcripts)):
-            change = median_change(model, scoring, inputs, swapped(inputs))
-            require_change(change, what, family.name, parity=parity, trained=strict)
+        swapped = {"audio": swapped_audio(inputs), "transcript": swapped_transcripts(inputs)}
+        effects = batch_effects(model, scoring, inputs, swapped, tolerance=family.batch_tolerance)
+        require_parity(effects.parity, family.name)
+        for what, change in effects.changes.items():
+            require_change(change, what, family.name, parity=effects.parity, trained=strict)
         return estimate_memory(model, lambda: run_batch(model, batch), batch_size=1, learns=True, checkpointing=False)
 
 

@@ -2,9 +2,12 @@
 
 import io
 import json
+import multiprocessing
+import os
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lalm_mer.core.errors import LalmMerError, ModelError
+from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.digest import base_digest
 from lalm_mer.models.registry import FAMILIES, model_class
 from lalm_mer.models.transcriber import Transcriber
@@ -268,6 +272,37 @@ def test_a_damaged_cache_of_digests_is_written_again(tiny_folder, tmp_path, monk
         cache.write_text(content)
         assert base_digest(str(tiny_folder("clap"))) == expected
         assert list(json.loads(cache.read_text()).values()) == [expected]
+
+
+def test_several_processes_hash_a_folder_once_and_again_after_a_change(tiny_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_folder("clap"), tmp_path / "model")
+    files = sorted(path.name for path in folder.iterdir())
+    hashed = tmp_path / "hashed"
+
+    def logged(path):
+        with hashed.open("a") as file:
+            file.write(f"{path.name}\n")
+        return hash_file(path)
+
+    def names():
+        found = hashed.read_text().split() if hashed.exists() else []
+        hashed.unlink(missing_ok=True)
+        return sorted(found)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("lalm_mer.models.digest.hash_file", logged)
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        (first,) = set(pool.map(base_digest, [str(folder)] * 3))
+    assert names() == files
+    assert base_digest(str(folder)) == first  # of a later run
+    assert names() == []
+    weights = folder / "model.safetensors"
+    content, status = bytearray(weights.read_bytes()), weights.stat()
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time as before
+    assert base_digest(str(folder)) != first
+    assert names() == files
 
 
 def test_the_digest_covers_subfolders_but_no_cache_of_a_download(tiny_folder, tmp_path):

@@ -25,14 +25,13 @@ from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.preflight import (
     Parity,
-    batch_parity,
+    batch_effects,
     evaluating,
     label_scores,
-    median_change,
-    no_batches,
     require_change,
     require_parity,
     require_supervised,
+    single_effects,
     swapped_audio,
     swapped_transcripts,
     token_rows,
@@ -79,20 +78,43 @@ def examples():
     return made
 
 
-def measured(model, collator, inputs, swapped):
+SWAPS = {"audio": swapped_audio, "transcript": swapped_transcripts}
+
+
+def measured(model, collator, inputs, *swapped):
+    """Effect of a batch, and effects of what is swapped."""
+    others = {what: SWAPS[what](inputs) for what in swapped}
     with evaluating(model, CPU):
-        parity = batch_parity(model, collator, inputs, tolerance=1e-5)
-        return parity, median_change(model, collator, inputs, swapped(inputs))
+        effects = batch_effects(model, collator, inputs, others, tolerance=1e-5)
+    return effects.parity, effects.changes
 
 
 def test_a_correct_model_passes(model, collators, inputs):
-    parity, change = measured(model, collators[1], inputs, swapped_audio)
+    parity, changes = measured(model, collators[1], inputs, "audio", "transcript")
     require_parity(parity, "qwen2_audio")
-    least = require_change(change, "audio", "qwen2_audio", parity=parity, trained=True)
-    assert least == pytest.approx(100 * max(parity.difference, 1e-6))
-    assert change > least
-    _, read = measured(model, collators[1], inputs, swapped_transcripts)
-    require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
+    for what, change in changes.items():
+        least = require_change(change, what, "qwen2_audio", parity=parity, trained=True)
+        assert least == pytest.approx(100 * max(parity.difference, 1e-6))
+        assert change > least
+
+
+@pytest.mark.parametrize("swapped", [(), ("audio",), ("transcript",), ("audio", "transcript")])
+def test_effects_are_those_of_each_input_scored_alone(model, collators, inputs, swapped):
+    def alone(each):
+        return label_scores(model, collators[1], [each])
+
+    with torch.inference_mode():
+        expected = {
+            what: torch.cat(
+                [
+                    (alone(own) - alone(other)).abs().amax(dim=1)
+                    for own, other in zip(inputs, SWAPS[what](inputs), strict=True)
+                ]
+            ).median()
+            for what in swapped
+        }
+    _, changes = measured(model, collators[1], inputs, *swapped)
+    assert changes == pytest.approx({what: float(each) for what, each in expected.items()}, abs=1e-5)
 
 
 def test_swapped_audio_keeps_every_length_and_changes_every_waveform(inputs):
@@ -121,15 +143,16 @@ def test_a_model_that_uses_only_the_duration_of_audio_is_refused(
         return TowerOutput(torch.zeros_like(output.states), output.lengths)
 
     monkeypatch.setattr(family, "encode_audio", zeros)
-    parity, change = measured(model, collators[1], inputs, swapped_audio)
+    parity, changes = measured(model, collators[1], inputs, "audio", "transcript")
     others = [*inputs[1:], inputs[0]]
     rotated = [replace(own, waveform=other.waveform) for own, other in zip(inputs, others, strict=True)]
     with evaluating(model, CPU):
-        assert median_change(model, collators[1], inputs, rotated) > 1e-3  # lengths alone would hide it
+        by_length = batch_effects(model, collators[1], inputs, {"audio": rotated}, tolerance=1e-5).changes["audio"]
+    assert by_length > 1e-3  # lengths alone would hide it
     with pytest.raises(
         ModelError, match=r"qwen2_audio does not use the audio: swapping it changes the label scores by 0\.0e\+00"
     ):
-        require_change(change, "audio", "qwen2_audio", parity=parity, trained=trained)
+        require_change(changes["audio"], "audio", "qwen2_audio", parity=parity, trained=trained)
 
 
 class Fixed(nn.Linear):
@@ -148,33 +171,59 @@ def by_number(inputs):
     return {"row": torch.tensor([int(given.utterance_id) for given in inputs])}
 
 
+def numbered(count):
+    return [Input(str(number), None, None) for number in range(count)]
+
+
 def test_an_almost_certain_label_does_not_hide_that_the_others_change():
-    numbered = [Input(str(number), None, None) for number in range(4)]
+    given = numbered(4)
     certain = Fixed((0.0, -40.0), (0.0, -41.5), (0.0, -30.0), (0.0, -30.5))
-    assert median_change(certain, by_number, numbered[::2], numbered[1::2]) == 0.5  # torch's median is the lower one
-    assert median_change(certain, by_number, numbered, numbered) == 0.0
+    for swapped, expected in ((given[1::2], 0.5), (given[::2], 0.0)):  # torch's median is the lower one
+        effects = batch_effects(certain, by_number, given[::2], {"audio": swapped}, tolerance=1e-5)
+        assert effects.changes == {"audio": expected}
 
 
 def test_a_recognizer_that_takes_one_utterance_at_a_time_is_given_one_at_a_time():
-    numbered = [Input(str(number), None, None) for number in range(4)]
+    given = numbered(4)
     model = Fixed((-1.0, -2.0), (-2.0, -1.0), (-1.0, -3.0), (-3.0, -1.0))
-    change = median_change(model, by_number, numbered[:2], numbered[2:], batch_size=1)
-    assert model.sizes == [1, 1, 1, 1]
-    assert change == median_change(model, by_number, numbered[:2], numbered[2:]) == 1.0
-    parity = no_batches(model)
-    assert (parity.difference, parity.epsilon) == (0.0, 2.0**-23)
-    require_change(change, "audio", "generic", parity=parity, trained=True)
+    swaps = {"audio": given[2:], "transcript": given[1:3]}
+    effects = single_effects(model, by_number, given[:2], swaps, trained=True)
+    assert model.sizes == [1, 1, 1]  # the first input decides
+    assert effects.changes == {"audio": 1.0, "transcript": 1.0}
+    assert (effects.parity.difference, effects.parity.epsilon) == (0.0, 2.0**-23)
+    require_change(effects.changes["audio"], "audio", "generic", parity=effects.parity, trained=True)
+
+
+def test_if_the_first_input_hardly_changes_the_median_over_all_decides():
+    given = numbered(6)
+    rows = ((-1.0, -2.0), (-1.0, -2.0), (-1.0, -2.0), (-1.00001, -2.0), (-1.0, -3.0), (-1.0, -4.0))
+    model = Fixed(*rows)
+    effects = single_effects(model, by_number, given[:3], {"audio": given[3:]}, trained=True)
+    assert model.sizes == [1] * 6
+    assert effects.changes == {"audio": pytest.approx(1.0)}
+    ignored = single_effects(model, by_number, given[:3], {"audio": given[:3]}, trained=True)
     with pytest.raises(ModelError, match="generic does not use the audio"):
-        require_change(0.0, "audio", "generic", parity=parity, trained=True)
+        require_change(ignored.changes["audio"], "audio", "generic", parity=ignored.parity, trained=True)
 
 
-def test_a_model_that_does_not_use_transcripts_is_refused(model, collators, inputs):
+@pytest.mark.parametrize(("swapped", "sizes"), [
+    (("audio", "transcript"), [9, 1, 9]), (("audio",), [4, 1, 4]), (("transcript",), [4, 1, 4]), ((), [4, 1]),
+])  # fmt: skip
+def test_batches_are_compared_in_at_most_three_passes(swapped, sizes):
+    given = numbered(9)
+    model = Fixed(*((-float(row), -1.0) for row in range(9)))
+    batch_effects(model, by_number, given[:4], dict.fromkeys(swapped, given[4:8]), tolerance=1e-5)
+    assert model.sizes == sizes
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_does_not_use_transcripts_is_refused(model, collators, inputs, trained):
     def same_transcript(batch):
         return collators[1]([replace(given, transcript="same") for given in batch])
 
-    parity, read = measured(model, same_transcript, inputs, swapped_transcripts)
+    parity, changes = measured(model, same_transcript, inputs, "audio", "transcript")
     with pytest.raises(ModelError, match="qwen2_audio does not use the transcript: swapping it changes"):
-        require_change(read, "transcript", "qwen2_audio", parity=parity, trained=True)
+        require_change(changes["transcript"], "transcript", "qwen2_audio", parity=parity, trained=trained)
 
 
 def test_what_must_change_follows_the_dtype():
@@ -193,10 +242,9 @@ def test_padding_that_affects_scores_is_refused(family, model, collators, inputs
         width = inputs.input_ids.shape[1]  # of the longest in the batch
         return hidden_states(inputs, *others) * (1 + 1e-4 * width)
 
-    with evaluating(model, CPU):
-        require_parity(batch_parity(model, collators[1], inputs, tolerance=1e-5), "qwen2_audio")
-        monkeypatch.setattr(family, "hidden_states", leaking)
-        parity = batch_parity(model, collators[1], inputs, tolerance=1e-5)
+    require_parity(measured(model, collators[1], inputs, "audio", "transcript")[0], "qwen2_audio")
+    monkeypatch.setattr(family, "hidden_states", leaking)
+    parity, _ = measured(model, collators[1], inputs, "audio", "transcript")
     assert parity.bound < 1e-3
     with pytest.raises(
         ModelError, match=r"qwen2_audio: a batch changes scores by .* padding affects the scores; set per_device"
@@ -204,13 +252,24 @@ def test_padding_that_affects_scores_is_refused(family, model, collators, inputs
         require_parity(parity, "qwen2_audio")
 
 
+def test_a_leak_between_rows_is_refused(family, model, collators, inputs, monkeypatch):
+    hidden_states = family.hidden_states
+
+    def leaking(inputs, audio):
+        hidden = hidden_states(inputs, audio)
+        return hidden + 1e-2 * hidden.roll(1, dims=0)  # nothing for an input alone, nothing of padding
+
+    monkeypatch.setattr(family, "hidden_states", leaking)
+    with pytest.raises(ModelError, match="a batch changes scores by"):
+        require_parity(measured(model, collators[1], inputs, "audio", "transcript")[0], "qwen2_audio")
+
+
 def test_the_bound_of_parity_follows_dtype_and_size(model, collators, inputs):
     with evaluating(model, CPU):
-        parity = batch_parity(model, collators[1], inputs, tolerance=1e-5)
         size = max(1.0, float(label_scores(model, collators[1], inputs).abs().max()))
-        assert parity.bound == pytest.approx(1e-5 * size)
-        model.family.model.to(torch.bfloat16)
-        assert batch_parity(model, collators[1], inputs, tolerance=1e-5).bound == pytest.approx(0.655, abs=1e-3)
+    assert measured(model, collators[1], inputs)[0].bound == pytest.approx(1e-5 * size)
+    model.family.model.to(torch.bfloat16)
+    assert measured(model, collators[1], inputs)[0].bound == pytest.approx(0.655, abs=1e-3)
     with pytest.raises(ModelError, match="padding affects the scores"):
         require_parity(Parity(float("nan"), 1.0, 2.0**-23), "m")
 
@@ -322,13 +381,13 @@ def test_the_use_of_audio_by_clap_is_checked(clap, monkeypatch):
     ]
     model = ClapRecognizer(clap, ClapSetup(ENSEMBLE, LABELS))
     collator = model.scoring_collators[0]
-    parity, change = measured(model, collator, inputs, swapped_audio)
+    parity, changes = measured(model, collator, inputs, "audio")
     require_parity(parity, "clap")
-    require_change(change, "audio", "clap", parity=parity, trained=True)
+    require_change(changes["audio"], "audio", "clap", parity=parity, trained=True)
     assert model._cached_descriptions is None  # may depend on autocast, which is the trainer's
     embed = model._audio_embeddings
     monkeypatch.setattr(model, "_audio_embeddings", lambda features, longer: torch.ones_like(embed(features, longer)))
     with pytest.raises(ModelError, match="clap does not use the audio"):
         require_change(
-            measured(model, collator, inputs, swapped_audio)[1], "audio", "clap", parity=parity, trained=True
+            measured(model, collator, inputs, "audio")[1]["audio"], "audio", "clap", parity=parity, trained=True
         )

@@ -1,0 +1,113 @@
+"""Stored outputs of a frozen audio tower give the losses, gradients and scores of the tower itself."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from closeness import assert_close
+
+from lalm_mer.models.adapters import add_adapter
+from lalm_mer.models.families.base import TowerOutput
+from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower
+
+BOUND = 1e-5  # a batch of another composition differs by rounding
+
+
+class Split:
+    """Examples with a hash and a duration each, as of an ``ExampleDataset``."""
+
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __getitem__(self, index):
+        return self.examples[index]
+
+    def audio_hashes(self):
+        return [f"hash of {example.input.utterance_id}" for example in self.examples]
+
+    def durations_s(self):
+        return [example.input.waveform.duration_s for example in self.examples]
+
+
+@pytest.fixture(scope="module")
+def filled(family, examples, tmp_path_factory):
+    """A cache with the outputs of all examples."""
+    if family.single_pass_reason is not None:
+        pytest.skip(f"{family.name} has one step")
+    cache = TowerCache(tmp_path_factory.mktemp("cache"), family, ["digest"])
+    assert cache.fill([Split(examples), Split(examples[:3])], batch_size=3) == len(examples)
+    assert cache.fill([Split(examples)], batch_size=2) == 0
+    return cache
+
+
+@pytest.fixture
+def stored(filled):
+    """A function that gives an example its stored output in place of the waveform."""
+
+    def change(example):
+        encoded = filled(f"hash of {example.input.utterance_id}")
+        return replace(example, input=replace(example.input, waveform=None, encoded=encoded))
+
+    return change
+
+
+def test_scores_equal_those_without_a_cache(family, filled, prompts, examples, stored, score):
+    prompt = prompts["audio_transcript"]
+    inputs = [example.input for example in examples[:4]]
+    from_store = score(family, prompt, [stored(example).input for example in examples[:4]])
+    assert_close(from_store, score(family, prompt, inputs), max(BOUND, min(family.batch_tolerance, 1e-3)))
+
+
+def test_an_output_is_bit_equal_to_that_of_the_same_batch(family, filled, examples, tmp_path):
+    own = TowerCache(tmp_path, family, ["digest"])
+    own.fill([Split(examples)], batch_size=1)
+    for example in examples:
+        with torch.no_grad():
+            direct = family.encode_audio(**family.audio_inputs([example.input.waveform]))
+        encoded = own(f"hash of {example.input.utterance_id}")
+        again = family.encode_audio(**family.audio_inputs([encoded]))
+        count = int(direct.lengths[0])
+        assert int(again.lengths[0]) == count == family.placeholder_count(encoded)
+        assert torch.equal(again.states[0], direct.states[0, :count])
+
+
+def test_losses_and_gradients_equal_those_without_a_cache(
+    load_family, filled, prompts, examples, stored, recognizer_of, training_batch
+):
+    gradients, losses = [], []
+    batch = examples[:4]
+    for chosen in (batch, [stored(example) for example in batch]):
+        fresh = load_family()
+        towers = {name: targets for name, targets in fresh.adapter_targets.items() if name != "audio_tower"}
+        torch.manual_seed(0)
+        model, _ = add_adapter(fresh, towers, {"r": 2, "init_lora_weights": False})
+        assert not changes_tower(fresh)
+        recognizer = recognizer_of(fresh, prompts["audio_transcript"], model).train()
+        output = recognizer(**training_batch(recognizer, chosen))
+        (output["losses"].sum() / output["items"].sum()).backward()
+        losses.append(output["losses"])
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.requires_grad})
+    assert_close(losses[1], losses[0], BOUND)
+    assert len(gradients[0]) > 4
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 0, name
+        assert_close(gradients[1][name], gradient, BOUND, name)
+
+
+def test_stored_outputs_and_waveforms_mix_in_a_batch(family, filled, examples, stored, score, prompts):
+    prompt = prompts["audio"]
+    mixed = [examples[0].input, stored(examples[1]).input, stored(examples[2]).input, examples[3].input]
+    with_waveforms = score(family, prompt, [example.input for example in examples[:4]])
+    assert_close(score(family, prompt, mixed), with_waveforms, max(BOUND, min(family.batch_tolerance, 1e-3)))
+
+
+def test_outputs_are_returned_in_the_order_of_the_audio(family, filled, examples, stored):
+    audio = [examples[0].input.waveform, *(stored(example).input.encoded for example in examples[1:3])]
+    with torch.no_grad():
+        mixed = family.encode_audio(**family.audio_inputs(audio))
+        alone = [family.encode_audio(**family.audio_inputs([each])) for each in audio]
+    assert isinstance(mixed, TowerOutput)
+    for row, output in enumerate(alone):
+        count = int(output.lengths[0])
+        assert int(mixed.lengths[row]) == count
+        assert_close(mixed.states[row, :count], output.states[0, :count])
