@@ -14,7 +14,7 @@ from lalm_mer.launch.config.sections import PromptSettings
 from lalm_mer.launch.run.answering import generates_answers
 from lalm_mer.launch.run.engine import Engine
 
-GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3"]
+GENERATION = ["answering.mode=generation", "answering.max_new_tokens=3", "prompt.shots=1"]
 # enough for a tiny model to say labels
 TAUGHT = ["train.learning_rate=2e-2", "train.num_train_epochs=8", "adapter.lora_dropout=0.0", "adapter.r=16"]
 

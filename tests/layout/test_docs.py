@@ -13,7 +13,7 @@ import pytest
 
 from lalm_mer.core.config import load_config
 from lalm_mer.launch.predict_command import add_predict
-from lalm_mer.models.families import OTHER_FAMILIES
+from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES
 from lalm_mer.models.registry import model_class, model_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +65,18 @@ def test_every_family_is_in_the_table_of_families():
         revision = f", revision {family.published_revision}" if family.published_revision else ""
         assert published == ", ".join(family.published) + revision
         assert licence == family.licence
+
+
+def test_families_says_what_is_computed_once():
+    section = (ROOT / "docs/families.md").read_text().partition("## What is computed once")[2].partition("\n## ")[0]
+    found = []
+    for names, keys, examples in re.findall(r"^\| (`.+?`) \| (.+?) \| (.+?) \|$", section, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            family = model_class(name)
+            assert (examples == "not taken") == (family.single_turn_reason is not None), name
+            assert keys.startswith("cached") == (family.single_pass_reason is None), name
+            found.append(name)
+    assert sorted(found) == sorted({*FAMILIES, *OTHER_FAMILIES})
 
 
 def test_readme_is_short_and_its_picture_small():

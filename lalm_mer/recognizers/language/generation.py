@@ -60,18 +60,14 @@ def generate(
     """
     stops = stop_ids(family)
     tower_output = family.encode_audio(**audio) if audio else None
-    number, start = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
-    longest = start + int(prompt_lengths.max())
-    cache = KeysValues() if family.keeps_keys(start or longest, longest + max_new_tokens) else None
-    if start:
-        if prefixes is None or cache is None:
-            raise ModelError(f"{family.name}: prompts without prefix need 'prefixes', and a collator with 'following'")
-        cache = prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), start, grows=True)
+    start = 0 if prefix is None else int(prefix[0, 1])  # the same in every row
+    cache = _cache(family, prefix, prefixes, int(prompt_lengths.max()), max_new_tokens)
     answers: list[list[int]] = [[] for _ in input_ids]
     unfinished = torch.ones_like(prompt_lengths, dtype=torch.bool)
-    places = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :]
-    mask = (places < prompt_lengths[:, None]).long()
-    position_ids, ends = (start + places) * mask, (start + prompt_lengths)[:, None]
+    ends = (start + prompt_lengths)[:, None]
+    places = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)[None]
+    mask = (places < ends).long()
+    position_ids = places * mask
     mask = torch.nn.functional.pad(mask, (start, 0), value=1)
     last = prompt_lengths - 1  # index of the last token of each row among those of the pass
     for _ in range(max_new_tokens):
@@ -94,6 +90,20 @@ def generate(
             input_ids, position_ids, tower_output = new, ends, None
         ends, last = ends + 1, torch.full_like(last, -1)
     return answers
+
+
+def _cache(
+    family: Family, prefix: Tensor | None, prefixes: PrefixStore | None, longest: int, new_tokens: int
+) -> KeysValues | None:
+    """Keys and values of the prefix, or none yet; None if no keys and values can be kept."""
+    if prefix is None or not prefix[0, 1]:
+        return KeysValues() if family.keeps_keys(longest, longest + new_tokens) else None
+    number, start = prefix[0].tolist()
+    if prefixes is None or not family.keeps_keys(start, start + longest + new_tokens):
+        raise ModelError(
+            f"{family.name}: prompts without their prefix need 'prefixes', and 'following' of the collator"
+        )
+    return prefixes.keys_values(number, prefix.device).beginning(len(prefix), start, grows=True)
 
 
 def decode_answer(family: Family, ids: Sequence[int]) -> str:

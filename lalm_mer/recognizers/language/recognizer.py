@@ -45,6 +45,9 @@ def label_log_probs(answer_log_probs: Tensor, label_of_answer: Tensor) -> Tensor
 class LanguageRecognizer(nn.Module):
     """A family's model and its prompts as a ``Recognizer``.
 
+    Outside of training, answered examples are run once and not for every utterance (``prefix``). What is stored of them
+    is removed by ``train`` and ``eval``, so weights must not change between these calls and ``forward``.
+
     Args:
         family: the model, possibly with an adapter in it
         setup: its prompts and the score of an answer; the training loss is always the sum over tokens

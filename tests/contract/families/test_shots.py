@@ -168,6 +168,17 @@ def test_a_batch_uses_what_is_common_to_its_prompts_if_all_examples_are(family, 
         assert prefix.shared_length(family, [rendered[0], (other, waveforms)], 5) == used
 
 
+def test_complete_prompts_are_run_if_keys_would_change_with_the_length(family, setup_of, chosen, monkeypatch):
+    recognizer = LanguageRecognizer(family, setup_of()).eval()
+    expected, asked = log_probs(recognizer, chosen), []
+    monkeypatch.setattr(family, "keeps_keys", lambda *lengths: asked.append(lengths))
+    batch = recognizer.joint_collator(chosen)
+    longest = int(batch["position_ids"].max()) + 1
+    assert [grown for _, grown in asked] == [longest]
+    assert batch["prefix"].tolist() == [[0, 0]] * 4
+    assert_close(log_probs(recognizer, chosen), expected, EXACT)
+
+
 def test_the_collator_runs_in_worker_processes(family, setup_of, chosen):
     setup = setup_of()
     collator = AnswerCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots)
