@@ -108,7 +108,7 @@ def batch_effects(
     that does not use the difference are equal to the last bit::
 
         row           0 ... N-1        N ... 2N-1             2N
-        first batch   inputs           transcript swapped     the longest of the rows before
+        first batch   inputs           transcript swapped     the longest of these, unless the inputs have it
         second batch  audio swapped    inputs                 the same
 
     If only one of the two is swapped, there are only the first N rows. The bound of parity is ``tolerance`` times the
@@ -126,7 +126,8 @@ def batch_effects(
     first = [*inputs, *swapped["transcript"]] if both else list(inputs)
     lengths = [_length(collator, each) for each in first]
     padded = min(range(count), key=lengths.__getitem__)
-    last = [first[max(range(len(first)), key=lengths.__getitem__)]] if both else []
+    longest = max(range(len(first)), key=lengths.__getitem__)
+    last = first[longest : longest + 1] if longest >= count else []
     scores = label_scores(model, collator, [*first, *last])
     differences = [scores[padded] - label_scores(model, collator, [inputs[padded]])[0]]
     changes: dict[str, float] = {}
