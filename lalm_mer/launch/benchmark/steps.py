@@ -21,11 +21,10 @@ from lalm_mer.core.output import write_text
 from lalm_mer.launch.benchmark.report import read_report, record, table
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 
-__all__ = ["Step", "run_steps", "steps_of"]
+__all__ = ["Step", "run_step", "run_steps", "steps_of"]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _TESTS = "tests"
-_NO_TESTS = 5  # pytest's exit status if it found no test; with a GPU there are some
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def run_steps(settings: BenchmarkSettings) -> None:
     failed = []
     for step in steps_of(settings, config):
         started = time.monotonic()
-        status = _run(step)
+        status = run_step(step)
         print(f"step {step.name}: {time.monotonic() - started:.0f} s, {status}", flush=True)  # noqa: T201
         if step.name == _TESTS:
             record(file, _TESTS, {"dry_run": resolved["dry_run"], "ended": status})
@@ -86,10 +85,11 @@ def run_steps(settings: BenchmarkSettings) -> None:
             failed.append(f"{step.name} ({status})")
     print("\n".join(table(read_report(file))))  # noqa: T201
     if failed:
-        raise ModelError(f"{len(failed)} steps failed: {', '.join(failed)}; see above")
+        count = "1 step" if len(failed) == 1 else f"{len(failed)} steps"
+        raise ModelError(f"{count} failed: {', '.join(failed)}; see above")
 
 
-def _run(step: Step) -> str:
+def run_step(step: Step) -> str:
     """Run a step with its children; returns ``done``, or how it ended."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(step.command, cwd=_ROOT, env=environment, start_new_session=True)
