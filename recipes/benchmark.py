@@ -21,8 +21,7 @@ def benchmark(settings: BenchmarkSettings) -> None:
     # imported here, so that --help and errors in the config do not wait for torch
     from lalm_mer.launch.benchmark.report import run_comparisons, table
 
-    report = run_comparisons(settings)
-    print("\n".join(table(report)))
+    print("\n".join(table(run_comparisons(settings))))
     print(f"written: {as_recorded(settings.output.file)}")
 
 

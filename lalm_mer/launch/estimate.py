@@ -1,7 +1,7 @@
 """Memory, operations and disk of a run, from the config of its model; no weights are loaded.
 
 Only the positions of the audio tower are counted in a tiny random model of the family. What is left out: logits, masks,
-fragmentation and what the process itself needs; experts of a mixture are counted as if all were active.
+fragmentation and what the process itself needs.
 """
 
 from __future__ import annotations

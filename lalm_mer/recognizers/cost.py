@@ -84,7 +84,7 @@ def tower_costs(family: Family) -> dict[str, TowerCost]:
     for tower in family.towers:
         module = family.submodule(tower)
         inside = [each for each in module.modules() if tower == "language_model" or id(each) not in counted]
-        weights = sum(_weights(each) for each in inside)
+        weights = sum(_weights(each) for each in inside) + round(_active(module) * sum(map(_expert_weights, inside)))
         queries = [each for name, each in module.named_modules() if name.rpartition(".")[2] in _QUERIES]
         costs[tower] = TowerCost(weights, sum(_out_features(each) for each in queries if each in inside))
     model: Any = family.model
@@ -151,6 +151,20 @@ def _weights(module: nn.Module) -> int:
     if isinstance(module, nn.Linear):  # also in 4 bits, whose tensor has another shape
         return module.in_features * module.out_features
     return module.weight.numel() if isinstance(module, nn.Conv1d | nn.Conv2d) else 0
+
+
+def _expert_weights(module: nn.Module) -> int:
+    """Weights of all experts of a mixture, which transformers stores as parameters of three axes."""
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        return 0
+    return sum(each.numel() for each in module.parameters(recurse=False) if each.dim() == 3)
+
+
+def _active(tower: nn.Module) -> float:
+    """Share of the experts that a token uses; 1 if the config does not say."""
+    config = getattr(tower, "config", None)
+    used, total = (getattr(config, name, None) for name in ("num_experts_per_tok", "num_experts"))
+    return used / total if used and total else 1.0
 
 
 def _out_features(module: nn.Module) -> int:

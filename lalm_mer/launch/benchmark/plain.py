@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
@@ -124,9 +124,8 @@ def _batches(inputs: Sequence[Input], batch_size: int, collate: Callable[[Sequen
 
 def plain_trainer(ours: RecognizerTrainer, prompts: PlainPrompts, examples: Sequence[Example]) -> Trainer:
     """transformers' Trainer of the same model with its adapter, with the arguments of our trainer."""
-    return Trainer(
-        model=ours.recognizer.model,
-        args=ours.args,
-        train_dataset=examples,
-        data_collator=prompts.to_train,
+    trainer = Trainer(
+        model=ours.recognizer.model, args=ours.args, train_dataset=examples, data_collator=prompts.to_train
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

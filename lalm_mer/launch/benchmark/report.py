@@ -64,7 +64,7 @@ def run_comparisons(settings: BenchmarkSettings) -> dict[str, Any]:
     """Run the chosen comparisons; the file is complete after each of them.
 
     Returns:
-        content of the file
+        content of the file, with these comparisons alone
 
     Raises:
         ConfigError: if there is no GPU and ``dry_run`` is false
@@ -98,7 +98,8 @@ def run_comparisons(settings: BenchmarkSettings) -> dict[str, Any]:
         print(f"benchmark: {name}: {', '.join(comparison.arms)}", flush=True)  # noqa: T201 it may take minutes
         result = compare(place, comparison, speed)
         record(file, name, setting | result)
-    return read_report(file)
+    report = read_report(file)
+    return report | {"comparisons": {name: report["comparisons"][name] for name in settings.chosen}}
 
 
 def _describe(place: Place) -> dict[str, Any]:

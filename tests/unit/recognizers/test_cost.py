@@ -1,6 +1,7 @@
 """Operations, by hand for a tiny Qwen2-Audio of width 32 with two layers."""
 
 import pytest
+from torch import nn
 
 from lalm_mer.models.families import family_class
 from lalm_mer.recognizers.cost import TowerCost, Work, model_flops, tower_costs, tower_positions
@@ -24,6 +25,17 @@ def test_weights_of_every_tower(family):
         LAYERS * (2 * of_queries + 2 * of_keys + 3 * WIDTH * FFN), LAYERS * WIDTH
     )
     assert costs["output"] == TowerCost(WIDTH * len(family.tokenizer), 0)
+
+
+def test_a_token_uses_a_share_of_the_experts(tiny_folder):
+    moe = family_class("qwen3_omni_moe").load(tiny_folder("qwen3_omni_moe"))
+    tower = moe.submodule("language_model")
+    linear = sum(each.weight.numel() for each in tower.modules() if isinstance(each, nn.Linear))
+    experts = [each for name, each in tower.named_parameters() if ".experts." in name]
+    assert experts
+    share = tower.config.num_experts_per_tok / tower.config.num_experts
+    assert share < 1
+    assert tower_costs(moe)["language_model"].weights == linear + share * sum(each.numel() for each in experts)
 
 
 def test_operations_of_one_pass():
