@@ -20,6 +20,7 @@ from lalm_mer.launch.config.benchmark import BenchmarkSettings
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU = "recipes/benchmarks/cpu.yaml", "recipes/benchmarks/gpu_7b.yaml"
 EXACT = 1e-6
+pytestmark = pytest.mark.usefixtures("frozen_imports")
 
 
 @pytest.fixture
@@ -44,12 +45,15 @@ def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path,
     assert run("only=[scoring, lora]") == 0
     found = results()
     assert list(found) == ["scoring", "lora"]
-    (scores,) = [row for row in found["scoring"]["differences"] if row["arm"] == "cold"]
-    assert scores["reference"] == "full_sequence"
-    assert scores["log_probs"] < EXACT
-    (training,) = found["lora"]["differences"]
-    assert training["first_loss"] < EXACT
-    assert training["gradients"] < EXACT
+    scores = {row["arm"]: row for row in found["scoring"]["differences"]}
+    assert set(scores) == {"cold", "padded"}, "generation gives no scores"
+    for row in scores.values():
+        assert row["reference"] == "full_sequence"
+        assert row["log_probs"] < EXACT
+    for row in found["lora"]["differences"]:
+        assert row["reference"] == "trainer"
+        assert row["first_loss"] < EXACT
+        assert row["gradients"] < EXACT
     ratios = {(row["arm"], row["reference"]) for row in found["scoring"]["ratios"]}
     assert {("cold", "generate"), ("cold", "full_sequence")} <= ratios
     for result in found.values():
@@ -183,4 +187,4 @@ def test_a_difference_of_other_shapes_is_none():
 
 def test_every_variant_of_a_comparison_is_one_entry():
     settings = load_config(BenchmarkSettings, ROOT / CPU, ["comparisons.lora.arms.other={settings: {seed: 1}}"])
-    assert list(settings.comparisons["lora"].arms) == ["trainer", "first_epoch", "other"]
+    assert list(settings.comparisons["lora"].arms) == ["trainer", "first_epoch", "padded", "other"]

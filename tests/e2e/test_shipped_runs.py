@@ -1,6 +1,5 @@
 """Every shipped YAML is run by its recipe, preflight included, on a miniature of its corpus and with a tiny model."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lalm_mer.launch.benchmark.data import Place
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 ADAPTER = {
     "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
@@ -23,15 +23,6 @@ ADAPTER = {
 TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
 """Recipe -> folder of what it trained, and its files."""
 RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _frozen_imports():
-    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def folder_name(file, corpus):

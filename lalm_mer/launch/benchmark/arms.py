@@ -180,8 +180,10 @@ class Bench:
         key = repr(to_dict(settings) | same)
         if key == self._key:
             return settings
-        self._loaded, self._recognizer, self._compiled = None, None, False
-        gc.collect()
+        self._key, self._loaded, self._recognizer, self._compiled, self._initial = "", None, None, False, {}
+        gc.unfreeze()
+        if self._device == "cuda":  # or two models would need its memory
+            gc.collect()
         seed_everything(settings.seed)
         with redirect_stdout(io.StringIO()), random_weights(self._device, settings.seed):
             loaded = open_model_run(settings).load()
@@ -194,6 +196,7 @@ class Bench:
             else:
                 recognizer = loaded.recognizer()
         self._key, self._loaded, self._recognizer = key, loaded, recognizer
+        gc.freeze()  # accelerate collects garbage in every training: up to a second over all that was imported
         return settings
 
     def _prompts(self) -> PlainPrompts:
