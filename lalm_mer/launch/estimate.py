@@ -86,7 +86,7 @@ def estimate(family: Family, setup: PromptSetup, method: Method, *, mean_s: floa
     """Estimate what scoring or training needs.
 
     Args:
-        family: result of ``empty_family``; the adapter is added to it
+        family: result of ``empty_family``, possibly with ``full_window``; the adapter is added to it
         setup: prompts and labels
         method: what is done
         mean_s: mean duration of an utterance, in seconds
@@ -156,7 +156,7 @@ def _work(family: Family, setup: PromptSetup, seconds: float, *, trains: bool) -
         return Work(0, 0, prompt + predicted, predicted)
     tokens, tower = family.audio_token_count(samples), tower_positions(family.name)
     window = family.audio_token_count(round(family.longest_audio_s * rate))
-    positions = tower.per_token * (window if tower.padded else tokens)
+    positions = tower.per_token * (window if tower.padded or family.full_window else tokens)
     return Work(positions, tokens, prompt + predicted, predicted)
 
 

@@ -166,6 +166,7 @@ class Bench:
         """What ``lalm-mer estimate`` says, from the config of the model alone."""
         model = settings.model
         empty = empty_family(model.family, model.id, None, model.dtype)
+        empty.full_window = model.full_window
         adapter = settings.adapter if isinstance(settings, FinetuneSettings) else None
         towers = None if adapter is None else adapter.towers or empty.adapter_targets
         size = min(_batch_size(settings), len(durations_s))

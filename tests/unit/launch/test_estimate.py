@@ -1,6 +1,7 @@
 """Estimates against numbers computed by hand and against a real tiny model."""
 
 import argparse
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -36,7 +37,9 @@ def folder(tiny_folder):
 
 
 def estimated(folder, method):
-    return estimate(empty_family("qwen2_audio", folder, None, "float32"), SETUP, method, mean_s=MEAN_S, longest_s=2.0)
+    return estimate(
+        empty_family("qwen2_audio", folder, None, "float32"), SETUP, method, mean_s=MEAN_S, longest_s=LONGEST_S
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -83,6 +86,10 @@ def test_operations_and_disk_by_hand(folder):
     work = Work(50, 25, found.tokens, answers)  # 100 frames in 1 s, halved by the tower, then pooled in pairs
     trained = {"audio_tower": False, "projector": True, "language_model": True}
     assert found.flops == model_flops(tower_costs(family), work, trained)
+    padded = empty_family("qwen2_audio", folder, None, "float32")
+    padded.full_window = True
+    found = estimate(padded, SETUP, Method(TOWERS, r=4), mean_s=MEAN_S, longest_s=LONGEST_S)
+    assert found.flops == model_flops(tower_costs(family), replace(work, audio_positions=100), trained)
 
 
 # The command
