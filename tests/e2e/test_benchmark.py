@@ -46,7 +46,7 @@ def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path,
     found = results()
     assert list(found) == ["scoring", "lora"]
     scores = {row["arm"]: row for row in found["scoring"]["differences"]}
-    assert set(scores) == {"cold", "padded"}, "generation gives no scores"
+    assert set(scores) == {"cold", "cached", "padded"}, "generation gives no scores"
     for row in scores.values():
         assert row["reference"] == "full_sequence"
         assert row["log_probs"] < EXACT
@@ -164,7 +164,7 @@ def test_a_step_is_a_comparison_in_a_process_of_its_own(run_script, tmp_path):
     assert run_script("recipes/benchmark.py", "--steps", "--config", GPU, "dry_run=true", *options) == 0
     (found,) = json.loads((tmp_path / "b.json").read_text("utf-8"))["comparisons"].values()
     assert found["dry_run"] is True
-    assert set(found["arms"]) == {"generate", "full_sequence", "cold"}
+    assert set(found["arms"]) == {"generate", "full_sequence", "cold", "cached"}
 
 
 @pytest.mark.slow
@@ -187,4 +187,4 @@ def test_a_difference_of_other_shapes_is_none():
 
 def test_every_variant_of_a_comparison_is_one_entry():
     settings = load_config(BenchmarkSettings, ROOT / CPU, ["comparisons.lora.arms.other={settings: {seed: 1}}"])
-    assert list(settings.comparisons["lora"].arms) == ["trainer", "first_epoch", "padded", "other"]
+    assert list(settings.comparisons["lora"].arms) == ["trainer", "first_epoch", "cached", "padded", "other"]

@@ -24,11 +24,13 @@ from lalm_mer.launch.benchmark.data import Place, evenly
 from lalm_mer.launch.benchmark.measuring import Timing, peak_bytes, reset_peak, timed, used_bytes
 from lalm_mer.launch.benchmark.plain import PlainPrompts, generate_answers, plain_trainer, score_full_sequences
 from lalm_mer.launch.build.adapting import adapt
+from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.model_run import LoadedRun, open_model_run
 from lalm_mer.launch.config.benchmark import OURS, TRAIN, ArmSettings, ComparisonSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.estimate import Estimate, Method, empty_family, estimate, flowing_towers
 from lalm_mer.launch.run.answering import open_answering
+from lalm_mer.launch.run.encoded_data import encoded_data
 from lalm_mer.launch.run.engine import Engine, expected_engine
 from lalm_mer.launch.run.trainers import make_trainer, seed_everything
 from lalm_mer.models.families.base import Family
@@ -113,6 +115,7 @@ class Bench:
         self._key = ""
         self._compiled = False
         self._loaded: LoadedRun | None = None
+        self._data: dict[str, RunData] = {}  # model.tower_cache -> data, with stored tower outputs or without
         self._recognizer: Any = None
         self._initial: dict[str, Tensor] = {}
 
@@ -175,13 +178,25 @@ class Bench:
         return estimate(empty, self._recognizer.setup, method, mean_s=mean_s, longest_s=max(durations_s))
 
     def _open(self, arm: ArmSettings) -> ZeroShotSettings | FinetuneSettings:
-        """Settings of a variant; what is loaded is kept if it would be loaded again in the same way."""
+        """Settings of a variant; the model is kept if it would be loaded again in the same way."""
         settings = arm_settings(self._place, self._comparison, arm)
-        same = dict.fromkeys(("train", "scoring", "answering", "output"))
-        key = repr(to_dict(settings) | same)
-        if key == self._key:
-            return settings
+        content = to_dict(settings) | dict.fromkeys(("train", "scoring", "answering", "output"))
+        cached = content["model"].pop("tower_cache")
+        if repr(content) != self._key:
+            self._load(settings)
+            self._key = repr(content)
+        if cached not in self._data:
+            sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+            engine = expected_engine(settings.engine, sizes)
+            assert self._loaded is not None
+            with redirect_stdout(io.StringIO()):
+                self._data[cached] = encoded_data(self._loaded, self._recognizer, settings, engine)
+        return settings
+
+    def _load(self, settings: ZeroShotSettings | FinetuneSettings) -> None:
+        """Load model and utterances, and add the adapter, in place of what was loaded."""
         self._key, self._loaded, self._recognizer, self._compiled, self._initial = "", None, None, False, {}
+        self._data = {}
         gc.unfreeze()
         if self._device == "cuda":  # or two models would need its memory
             gc.collect()
@@ -195,10 +210,9 @@ class Bench:
                 recognizer = adapt(loaded, run.adapter, shown=False)
                 self._initial = {name: each.detach().clone() for name, each in _trainable(recognizer)}
             else:
-                recognizer = loaded.recognizer()
-        self._key, self._loaded, self._recognizer = key, loaded, recognizer
+                recognizer = loaded.recognizer().requires_grad_(False)  # so that its tower counts as frozen
+        self._loaded, self._recognizer = loaded, recognizer
         gc.freeze()  # accelerate collects garbage in every training: up to a second over all that was imported
-        return settings
 
     def _prompts(self) -> PlainPrompts:
         assert self._loaded is not None
@@ -206,8 +220,7 @@ class Bench:
         return PlainPrompts(recognizer.family, recognizer.setup.prompts[0], recognizer.label_set)
 
     def _score(self, arm: ArmSettings, settings: ZeroShotSettings) -> Measured:
-        assert self._loaded is not None
-        data, recognizer = self._loaded.data, self._recognizer
+        data, recognizer = self._data[settings.model.tower_cache], self._recognizer
         inputs: Any = InputDataset(data.scored_test)
         engine, size = expected_engine(settings.engine, settings.scoring), settings.scoring.per_device_eval_batch_size
         work: Callable[[], Any]
@@ -233,8 +246,7 @@ class Bench:
             for name, parameter in _trainable(recognizer):
                 parameter.copy_(self._initial[name])
                 parameter.grad = None
-        assert self._loaded is not None
-        examples: Any = self._loaded.data.train
+        examples: Any = self._data[settings.model.tower_cache].train
         ours = self._trainer(settings, expected_engine(settings.engine, settings.train), examples)
         trainer = ours if arm.path == OURS else plain_trainer(ours, self._prompts(), examples)
         observed = _Observed(dict(_trainable(recognizer)))

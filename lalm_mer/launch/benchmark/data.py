@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Place:
         self.data = Path(clips.dir) if clips.dir else self._noise / "data"
         self.protocol = Path(clips.protocol) if clips.dir else self._noise / "protocol.yaml"
         self.runs = work / "runs"
+        self.cache = work / "cache"
 
     @property
     def run(self) -> dict[str, Any]:
@@ -58,7 +60,13 @@ class Place:
         return {
             "data": {"dir": str(self.data)},
             "split": {"protocol": str(self.protocol), "fold": 1},
-            "model": {"family": model.family, "id": str(self.model), "dtype": model.dtype},
+            "model": {
+                "family": model.family,
+                "id": str(self.model),
+                "dtype": model.dtype,
+                "tower_cache": "never",
+                "cache_dir": str(self.cache),
+            },
             "prompt": {"file": self.settings.prompt},
             "preflight": False,
             "seed": self.settings.seed,
@@ -70,12 +78,15 @@ def _digest(*values: object) -> str:
 
 
 def prepare(place: Place) -> None:
-    """Write the config of the model and, without a corpus, the noise, if they are missing.
+    """Write the config of the model and, without a corpus, the noise, if they are missing; remove an earlier cache.
+
+    Stored tower outputs are known by the files of the model, which do not say its random weights.
 
     Raises:
         ConfigError: if the sizes do not fit the model
     """
     settings = place.settings
+    shutil.rmtree(place.cache, ignore_errors=True)
     if not (place.model / "config.json").is_file():
         _write_model(settings.model, settings, place.model)
     if not settings.data.dir and not (place.data / "summary.json").is_file():
@@ -159,10 +170,11 @@ def _protocol(clips: ClipsSettings) -> dict[str, Any]:
 
 
 def evenly(data: RunData, count: int) -> RunData:
-    """The data with ``count`` utterances of train and of test each, evenly spaced."""
+    """The data with ``count`` utterances of each split, evenly spaced."""
     scored, train = data.scored_test, data.train.select(_spaced(len(data.train), count))  # type: ignore[union-attr]
     test = scored.select(_spaced(len(scored), count))
-    return replace(data, train=train, test=test, scored=list(range(len(test))))
+    dev = data.dev.select(_spaced(len(data.dev), count))
+    return replace(data, train=train, dev=dev, test=test, scored=list(range(len(test))))
 
 
 def _spaced(total: int, count: int) -> list[int]:
