@@ -210,7 +210,7 @@ class Bench:
                 recognizer = adapt(loaded, run.adapter, shown=False)
                 self._initial = {name: each.detach().clone() for name, each in _trainable(recognizer)}
             else:
-                recognizer = loaded.recognizer().requires_grad_(False)  # so that its tower counts as frozen
+                recognizer = loaded.recognizer()
         self._loaded, self._recognizer = loaded, recognizer
         gc.freeze()  # accelerate collects garbage in every training: up to a second over all that was imported
 
