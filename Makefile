@@ -10,7 +10,7 @@ WORKERS := -n auto --dist loadfile
 OLDEST := .venv-oldest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all test-oldest lint docs clean
+.PHONY: demo test test-all test-oldest lint docs clean wheels gpu
 
 demo: $(VENV)/demo.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/$(if $(FAMILY),demo_family.py --family "$(FAMILY)",demo.py) \
@@ -38,6 +38,26 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# On a machine with one GPU and no network: WHEELS=DIR has what `make wheels` downloaded elsewhere. Elsewhere, a dry run.
+WHEELS ?=
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+GPU_SITE := outputs/gpu_site
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target $(GPU_SITE)
+gpu:
+	rm -rf $(GPU_SITE)
+	$(if $(WHEELS),$(GPU_PYTHON) $(INSTALL) $(wildcard $(WHEELS)/*.whl $(WHEELS)/bitsandbytes/*.whl))
+	PYTHONPATH="$(CURDIR)/$(GPU_SITE):$(CURDIR)" HF_HUB_OFFLINE=1 $(GPU_PYTHON) recipes/benchmark.py --steps \
+		--config recipes/benchmarks/gpu_7b.yaml
+
+# bitsandbytes alone is as large as all others together: leave its folder out where there is no room for it.
+DOWNLOAD := -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: -c constraints.txt \
+	--python-version 3.12 --implementation cp $(foreach glibc,2_28 2_27 2_24 2_17,--platform manylinux_$(glibc)_x86_64) \
+	--platform manylinux2014_x86_64
+wheels:
+	$(if $(WHEELS),,$(error WHEELS=DIR: the folder for the wheels is missing))
+	$(PYTHON) $(DOWNLOAD) -d "$(WHEELS)" -r wheels.txt
+	$(PYTHON) $(DOWNLOAD) -d "$(WHEELS)/bitsandbytes" bitsandbytes
 
 docs: $(VENV)/test.stamp
 	$(BIN)/python docs/write_configuration.py

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from lalm_mer.core.command import add_debug, run_command
 from lalm_mer.launch.cache_command import add_cache
+from lalm_mer.launch.estimate_command import add_estimate
 from lalm_mer.launch.launch_command import add_launch
 from lalm_mer.launch.predict_command import add_predict
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_debug(doctor)
     add_debug(add_predict(commands))
     add_debug(add_cache(commands))
+    add_debug(add_estimate(commands))
     add_launch(commands)
     options = parser.parse_args(arguments)
     return run_command(options.command, options)

@@ -133,9 +133,18 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
     return _merged(schema, [(str(path), read_yaml(path)), *given])
 
 
-def build_config(schema: type[ConfigT], content: Mapping[str, Any], source: str) -> ConfigT:
-    """Build a config from plain data, such as that of run.json; paths and errors as in ``load_config``."""
-    return _merged(schema, [(source, dict(content))])
+def build_config(
+    schema: type[ConfigT], content: Mapping[str, Any], source: str, **changes: Mapping[str, Any]
+) -> ConfigT:
+    """Build a config from plain data, such as that of run.json; paths and errors as in ``load_config``.
+
+    Args:
+        schema: dataclass whose declarations define the allowed keys and values
+        content: keys and values
+        source: name of the content in errors
+        changes: name in errors -> further keys and values, which take precedence; of mappings, those that are named
+    """
+    return _merged(schema, [(source, dict(content)), *((name, dict(each)) for name, each in changes.items())])
 
 
 def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]]) -> ConfigT:

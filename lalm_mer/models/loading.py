@@ -6,6 +6,8 @@ cover these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from lalm_mer.core.errors import ModelError, PredictionError, one_line, shown
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.models.hub_connection import require_hub
 
-__all__ = ["find_file", "from_pretrained", "load_weights"]
+__all__ = ["WEIGHTS", "find_file", "from_pretrained", "load_weights"]
 
+WEIGHTS: ContextVar[Callable[..., Any] | None] = ContextVar("WEIGHTS", default=None)
+"""Makes a model instead of its files, from class, source, revision and options; ``models.from_config`` sets it"""
 _SETTINGS = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
              "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 _INDEX = "model.safetensors.index.json"
@@ -82,6 +86,8 @@ def load_weights(
     config = Path(source) / "config.json"
     if config.is_file() and not isinstance(_read(config).get("model_type"), str):  # its defaults are large models
         raise ModelError(f"{config}: has no model_type; expected the config of a model of transformers")
+    if (build := WEIGHTS.get()) is not None:
+        return build(kind, str(source), revision, options)
     if with_adapter:  # transformers would load it, and the base weights that it names
         options["adapter_kwargs"] = {"subfolder": _NO_FOLDER}
     elif find_adapter_config_file(str(source), revision=revision) is not None:

@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.extras import install_extra
-from lalm_mer.models.loading import from_pretrained, load_weights
+from lalm_mer.models.loading import WEIGHTS, from_pretrained, load_weights
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
 
 __all__ = ["PretrainedModel"]
@@ -164,7 +164,8 @@ class PretrainedModel(ABC):
         if quantization is not None:
             require_quantised(model, cls.towers[str(cls.quantised_tower)], cls.name)
         loaded = cls(model, processor)
-        loaded.merge_published_adapter(source, revision)
+        if WEIGHTS.get() is None:  # random weights have none
+            loaded.merge_published_adapter(source, revision)
         return loaded
 
     @classmethod

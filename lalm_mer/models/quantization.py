@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.extras import install_extra
 
-__all__ = ["NF4", "nf4_config", "require_quantised"]
+__all__ = ["NF4", "nf4_config", "quantise_in_memory", "require_quantised"]
 
 NF4 = "nf4"
 
@@ -41,6 +41,41 @@ def nf4_config(towers: Mapping[str, str], dtype: torch.dtype, tower: str) -> Bit
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[*(path for name, path in towers.items() if name != tower), "lm_head"],
     )
+
+
+def quantise_in_memory(model: nn.Module, config: BitsAndBytesConfig) -> None:
+    """Quantise the linear layers of a model that is in memory, as transformers does while it loads weights.
+
+    Args:
+        model: the model on its device
+        config: result of ``nf4_config``, which names the modules that are not quantised
+    """
+    import bitsandbytes
+
+    skipped = [f"{path}." for path in config.llm_int8_skip_modules]
+    chosen = [
+        (path, layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and not f"{path}.".startswith(tuple(skipped))
+    ]
+    for path, layer in chosen:
+        quantised = bitsandbytes.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            layer.bias is not None,
+            config.bnb_4bit_compute_dtype,
+            config.bnb_4bit_use_double_quant,
+            NF4,
+            device="meta",
+        )
+        weight = layer.weight.detach()
+        quantised.weight = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=config.bnb_4bit_use_double_quant, quant_type=NF4
+        )
+        quantised.bias = layer.bias
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, quantised.to(weight.device))  # the move quantises
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
 
 
 def require_quantised(model: nn.Module, path: str, name: str) -> None:

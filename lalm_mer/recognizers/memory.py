@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Memory", "available_bytes", "estimate_memory", "stored_bytes"]
+__all__ = [
+    "Memory", "activation_bytes", "available_bytes", "block_outputs", "blocks_of", "estimate_memory", "stored_bytes",
+]  # fmt: skip
 
 _STORED_IN_A_BLOCK = 17  # values per token and unit of width: 34 bytes in 16 bits, Korthikanti et al. 2022, section 4.1
 
@@ -45,12 +47,7 @@ def stored_bytes(model: nn.Module) -> int:
 def estimate_memory(
     model: nn.Module, forward: Callable[[], object], *, batch_size: int, learns: bool, checkpointing: bool
 ) -> Memory:
-    """Estimate the memory of a step.
-
-    Activations are counted by block, the outermost items of module lists: a block stores 17 times its output (B x T x H
-    values) for the backward pass; with gradient checkpointing each stores its output, and one at a time the rest.
-    Blocks before the first with trained parameters store nothing. Without training, one block at a time is stored.
-    Logits, masks and fragmentation are not counted.
+    """Estimate the memory of a step, whose activations are those of ``activation_bytes``.
 
     Args:
         model: the recognizer
@@ -61,15 +58,32 @@ def estimate_memory(
     """
     learning = [each for each in model.parameters() if each.requires_grad] if learns else []
     gradients = sum(each.numel() * each.element_size() for each in learning)
-    blocks = _block_outputs(model, forward)
-    largest = max((size for _, size in blocks), default=0)
-    if learns:
-        trained = [any(each.requires_grad for each in block.parameters()) for block, _ in blocks]
-        stored = sum(size for _, size in blocks[trained.index(True) if True in trained else 0 :])
-        one = stored + _STORED_IN_A_BLOCK * largest if checkpointing else _STORED_IN_A_BLOCK * stored
-    else:
-        one = _STORED_IN_A_BLOCK * largest
+    blocks = [
+        (any(each.requires_grad for each in block.parameters()), size) for block, size in block_outputs(model, forward)
+    ]
+    one = activation_bytes(blocks, learns=learns, checkpointing=checkpointing)
     return Memory(stored_bytes(model), gradients, 2 * gradients, one * batch_size)
+
+
+def activation_bytes(blocks: Sequence[tuple[bool, int]], *, learns: bool, checkpointing: bool) -> int:
+    """Bytes of activations of one example.
+
+    Activations are counted by block, the outermost items of module lists: a block stores 17 times its output (B x T x H
+    values) for the backward pass; with gradient checkpointing each stores its output, and one at a time the rest.
+    Blocks before the first with trained parameters store nothing. Without training, one block at a time is stored.
+    Logits, masks and fragmentation are not counted.
+
+    Args:
+        blocks: in the order of execution: whether it has trained parameters, and the bytes of its output
+        learns: whether there is a backward pass
+        checkpointing: whether activations are recomputed in it
+    """
+    largest = max((size for _, size in blocks), default=0)
+    if not learns:
+        return _STORED_IN_A_BLOCK * largest
+    trained = [has_trained for has_trained, _ in blocks]
+    stored = sum(size for _, size in blocks[trained.index(True) if True in trained else 0 :])
+    return stored + _STORED_IN_A_BLOCK * largest if checkpointing else _STORED_IN_A_BLOCK * stored
 
 
 def available_bytes(device: torch.device, model: nn.Module) -> int:
@@ -79,8 +93,8 @@ def available_bytes(device: torch.device, model: nn.Module) -> int:
     return int(psutil.virtual_memory().available) + stored_bytes(model)
 
 
-def _block_outputs(model: nn.Module, forward: Callable[[], object]) -> list[tuple[nn.Module, int]]:
-    """Blocks in the order of execution, with the bytes of their output."""
+def block_outputs(model: nn.Module, forward: Callable[[], object]) -> list[tuple[nn.Module, int]]:
+    """Blocks in the order of execution, with the bytes of their output in ``forward``."""
     seen: list[tuple[nn.Module, int]] = []
 
     def record(block: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 a tensor or a tuple
@@ -88,7 +102,7 @@ def _block_outputs(model: nn.Module, forward: Callable[[], object]) -> list[tupl
         if isinstance(hidden, Tensor):
             seen.append((block, hidden.numel() * hidden.element_size()))
 
-    handles = [block.register_forward_hook(record) for block in _blocks(model)]
+    handles = [block.register_forward_hook(record) for block in blocks_of(model)]
     try:
         forward()
     finally:
@@ -97,9 +111,9 @@ def _block_outputs(model: nn.Module, forward: Callable[[], object]) -> list[tupl
     return seen
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The outermost items of module lists."""
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: the outermost items of module lists."""
     found: list[nn.Module] = []
     for child in module.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else _blocks(child)
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
     return found

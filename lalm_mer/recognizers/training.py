@@ -70,7 +70,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         model: the recognizer
         args: of transformers
         train_examples: None without training
-        dev_examples: None without training
+        dev_examples: select the checkpoint; None without training, or if the last weights are wanted
         class_weights: factor of the training loss of each of the K classes, 1 on average over the training examples;
             None for equal weights. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; if an
             item is a token and answers differ in length, this scales the loss slightly. Dev loss is not weighted
@@ -107,7 +107,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self.model_accepts_loss_kwargs = False  # _mean_loss computes the loss from the output of forward
 
     def train(self, resume_from_checkpoint: str | Path | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Train, or resume from a checkpoint, and load the weights that were best on dev.
+        """Train, or resume from a checkpoint, and load the weights that were best on dev, if the arguments say so.
 
         Raises:
             ModelError: if a file of the checkpoint or the best checkpoint is missing or malformed
@@ -116,7 +116,9 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             process = self.args.process_index if self.args.world_size > 1 else None
             check_checkpoint(Path(resume_from_checkpoint), process, deepspeed=self.is_deepspeed_enabled)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self.state.best_model_checkpoint is None:  # transformers would keep the last weights
+        if (
+            self.args.load_best_model_at_end and self.state.best_model_checkpoint is None
+        ):  # transformers would keep the last weights
             raise ModelError(
                 f"{self.args.output_dir}: the best checkpoint on dev (step {self.state.best_global_step}) is missing; "
                 "remove the run folder and start again"

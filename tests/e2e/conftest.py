@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import runpy
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -199,6 +200,15 @@ def prepare(root: Path, out: Path) -> None:
     """Prepare the clips of ``root`` by the recipe."""
     overrides = [f"corpus.root={root}", "corpus.alias=synthetic_beeps", f"output.dir={out}"]
     assert in_process("recipes/prepare_corpus.py", "--config", "recipes/corpora/manifest.yaml", *overrides) == 0
+
+
+@pytest.fixture(scope="module")
+def frozen_imports() -> Iterator[None]:
+    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

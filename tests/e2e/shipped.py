@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lalm_mer.core.config import load_config, recorded
 from lalm_mer.corpora.settings import PrepareSettings
+from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -26,6 +27,7 @@ SCHEMAS = {
     "recipes/finetune.py": FinetuneSettings,
     "recipes/train_baseline.py": BaselineSettings,
     "recipes/transcribe.py": TranscribeSettings,
+    "recipes/benchmark.py": BenchmarkSettings,
 }
 
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"

@@ -1,6 +1,5 @@
 """Every shipped YAML is run by its recipe, preflight included, on a miniature of its corpus and with a tiny model."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -10,9 +9,12 @@ from shipped import CHANGED, CORPORA, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
+from lalm_mer.launch.benchmark.arms import arm_settings
+from lalm_mer.launch.benchmark.data import Place
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 
+pytestmark = pytest.mark.usefixtures("frozen_imports")
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 ADAPTER = {
     "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
@@ -21,15 +23,6 @@ ADAPTER = {
 TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
 """Recipe -> folder of what it trained, and its files."""
 RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _frozen_imports():
-    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def folder_name(file, corpus):
@@ -84,6 +77,19 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
         assert "preflight: batch parity" in printed
         assert ("preflight: uses the audio: swapping it" in printed) == ("audio" in record.modalities.split("+"))
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
+
+
+@pytest.mark.parametrize("file", of_recipe("benchmark"))
+def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_script, tmp_path):
+    settings = load(file)
+    for comparison in settings.comparisons.values():
+        for arm in comparison.arms.values():
+            assert arm_settings(Place(settings), comparison, arm)
+    first, out = next(iter(settings.comparisons)), tmp_path / "benchmark.json"
+    options = [f"only=[{first}]", "dry_run=true", f"output.file={out}", f"output.work={tmp_path / 'work'}"]
+    assert run_script("recipes/benchmark.py", "--config", file, *options) == 0
+    (found,) = json.loads(out.read_text("utf-8"))["comparisons"].values()
+    assert all("wall_s" in arm for arm in found["arms"].values())
 
 
 @pytest.mark.parametrize("file", of_recipe("transcribe"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lalm_mer.core.config import load_config
+from lalm_mer.launch.estimate_command import add_estimate
 from lalm_mer.launch.predict_command import add_predict
 from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES
 from lalm_mer.models.registry import model_class, model_names
@@ -100,9 +101,12 @@ def test_links_exist(page):
 def test_commands_name_existing_files_and_keys(page, configuration, monkeypatch):
     monkeypatch.chdir(ROOT)
     predict = add_predict(argparse.ArgumentParser().add_subparsers())
+    estimate = add_estimate(argparse.ArgumentParser().add_subparsers())
     for words in commands(page):
         if words[:2] == ["lalm-mer", "predict"]:
             predict.parse_args(words[2:])
+        if words[:2] == ["lalm-mer", "estimate"]:
+            estimate.parse_args(words[2:])
         assert words[0] in ("accelerate", "lalm-mer", "make", "pip", "python"), words
         scripts = [word for word in words if word.startswith(("recipes/", "eval/")) and word.endswith(".py")]
         starts = words[0] in ("accelerate", "python") or words[:2] == ["lalm-mer", "launch"]

@@ -175,7 +175,7 @@ def make_trainer(
         history: path of history.jsonl
         seed: seed of weights, order and dropout
         train: training examples
-        dev: examples that select the checkpoint
+        dev: examples that select the checkpoint; None to train without checkpoints
         class_weights: factor of the training loss of each of the K classes; None for equal weights
         best_by: one of ``METRICS``, which selects the checkpoint
 
@@ -183,7 +183,7 @@ def make_trainer(
         ConfigError: if accelerate set up another engine than the expected one, a value or a combination of values is
             refused by TrainingArguments, or a package of ``report_to`` is not installed
     """
-    passed = _arguments(settings, engine, folder, seed, best_by)
+    passed = _arguments(settings, engine, folder, seed, best_by if dev is not None else None)
     callbacks: list[TrainerCallback] = [] if sys.stderr.isatty() else [_ScoringProgress()]
     if isinstance(settings, TrainSettings):
         callbacks.append(_History(history, METRICS[best_by]))
@@ -207,13 +207,17 @@ def make_trainer(
     return trainer
 
 
-def _arguments(settings: ScoringSettings, engine: Engine, folder: Path, seed: int, best_by: str) -> dict[str, Any]:
+def _arguments(
+    settings: ScoringSettings, engine: Engine, folder: Path, seed: int, best_by: str | None
+) -> dict[str, Any]:
     """Arguments of TrainingArguments: all settings of the same name, and those that follow from others."""
     known = {field.name for field in fields(TrainingArguments)}
     passed = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in known}
     if not passed.get("gradient_checkpointing"):  # transformers warns if it is passed at all
         passed.pop("gradient_checkpointing", None)
-    if isinstance(settings, TrainSettings):
+    if isinstance(settings, TrainSettings) and best_by is None:
+        passed |= {"eval_strategy": "no", "save_strategy": "no"}
+    elif isinstance(settings, TrainSettings):
         passed |= {
             "save_strategy": settings.eval_strategy,  # a checkpoint for each evaluation
             "save_steps": settings.eval_steps or 500,

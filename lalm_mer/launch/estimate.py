@@ -1,0 +1,178 @@
+"""Memory, operations and disk of a run, from the config of its model; no weights are loaded.
+
+Only the positions of the audio tower are counted in a tiny random model of the family. What is left out: logits, masks,
+fragmentation and what the process itself needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.names import uses_audio, uses_transcript
+from lalm_mer.core.schema import Input
+from lalm_mer.models.adapters import add_adapter, tower_of
+from lalm_mer.models.families import family_class
+from lalm_mer.models.families.base import Family
+from lalm_mer.models.from_config import random_weights
+from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_positions
+from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup
+from lalm_mer.recognizers.memory import Memory, activation_bytes, blocks_of, stored_bytes
+
+__all__ = ["Estimate", "Method", "empty_family", "estimate", "flowing_towers", "nf4_bytes"]
+
+_WORDS_PER_S = 2.5  # of a transcript that is not known
+_WEIGHTS_IN_A_SCALE, _SCALES_IN_A_SCALE = 64, 256  # of NF4 with double quantisation
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done with the model.
+
+    Args:
+        towers: tower -> last names of the adapted layers; None for scoring alone
+        r: rank of the adapter
+        quantization: ``nf4`` or None
+        batch_size: utterances on the device at once
+        checkpointing: whether activations are recomputed in the backward pass
+    """
+
+    towers: Mapping[str, Sequence[str]] | None = None
+    r: int = 16
+    quantization: str | None = None
+    batch_size: int = 8
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs.
+
+    Args:
+        memory: bytes on the device, if every utterance of a batch is the longest
+        flops: operations for one utterance of mean duration, in one epoch
+        tokens: positions of the language model for it
+        adapter_bytes: trained weights on disk
+        checkpoint_bytes: those with AdamW's moments
+        tower_bytes: output of the audio tower for it, in the model's dtype: what a cache of a frozen tower stores
+    """
+
+    memory: Memory
+    flops: float
+    tokens: int
+    adapter_bytes: int
+    checkpoint_bytes: int
+    tower_bytes: int
+
+
+def empty_family(name: str, source: str, revision: str | None, dtype: str) -> Family:
+    """A family's model without values, with the real processor; config and processor are read, no weights.
+
+    Raises:
+        ModelError: if there is no such model
+        ConfigError: if there is no such family, or a package that it needs is not installed
+    """
+    with random_weights("meta"):
+        return family_class(name).load(source, revision=revision, dtype=dtype)
+
+
+def estimate(family: Family, setup: PromptSetup, method: Method, *, mean_s: float, longest_s: float) -> Estimate:
+    """Estimate what scoring or training needs.
+
+    Args:
+        family: result of ``empty_family``, possibly with ``full_window``; the adapter is added to it
+        setup: prompts and labels
+        method: what is done
+        mean_s: mean duration of an utterance, in seconds
+        longest_s: longest duration
+    """
+    costs = tower_costs(family)
+    weights = stored_bytes(family.model)
+    if method.quantization is not None:
+        weights += sum(_saved_by_nf4(family))
+    trains = method.towers is not None
+    if trains:
+        add_adapter(family, {key: value for key, value in (method.towers or {}).items() if value}, {"r": method.r})
+    adapter = sum(each.numel() * each.element_size() for each in family.model.parameters() if each.requires_grad)
+    adapter = adapter if trains else 0
+    mean, longest = (_work(family, setup, seconds, trains=trains) for seconds in (mean_s, longest_s))
+    activations = activation_bytes(list(_blocks(family, longest)), learns=trains, checkpointing=method.checkpointing)
+    element = next(family.model.parameters()).element_size()
+    return Estimate(
+        memory=Memory(weights + adapter, adapter, 2 * adapter, activations * method.batch_size),
+        flops=model_flops(costs, mean, flowing_towers(family) if trains else None),
+        tokens=round(mean.tokens),
+        adapter_bytes=adapter,
+        checkpoint_bytes=3 * adapter,
+        tower_bytes=round(mean.audio_tokens) * _output_width(family) * element,
+    )
+
+
+def flowing_towers(family: Family) -> dict[str, bool]:
+    """Tower -> whether a gradient flows through it: from the first tower with trained weights on."""
+    own = {tower_of(family, name) for name, each in family.model.named_parameters() if each.requires_grad}
+    flows, found = False, {}
+    for tower in ("audio_tower", "projector", "language_model"):
+        flows = flows or tower in own
+        found[tower] = flows
+    return found
+
+
+def nf4_bytes(count: int) -> int:
+    """Bytes of weights in NF4 with double quantisation: 4 bits each, a byte for 64, 4 bytes for 256 of those.
+
+    Example:
+        >>> nf4_bytes(256 * 256)
+        33808
+    """
+    scales = -(-count // _WEIGHTS_IN_A_SCALE)
+    return -(-count // 2) + scales + 4 * -(-scales // _SCALES_IN_A_SCALE)
+
+
+def _saved_by_nf4(family: Family) -> Iterator[int]:
+    """Change of the bytes of each linear layer that is quantised."""
+    for module in family.submodule(str(family.quantised_tower)).modules():
+        if isinstance(module, nn.Linear):
+            yield nf4_bytes(module.weight.numel()) - module.weight.numel() * module.weight.element_size()
+
+
+def _work(family: Family, setup: PromptSetup, seconds: float, *, trains: bool) -> Work:
+    """What must be computed for an utterance of this duration."""
+    rate = family.sampling_rate
+    samples = round(min(seconds, family.longest_audio_s) * rate)
+    waveform = Waveform(np.zeros(samples, dtype=np.float32), rate) if uses_audio(setup.modalities) else None
+    words = " ".join(["word"] * max(1, round(_WORDS_PER_S * seconds))) if uses_transcript(setup.modalities) else None
+    collator = AnswerCollator(family, setup.prompts[0], setup.label_set)
+    prompt = len(collator.render(Input("estimate", words, waveform))[0])
+    answers = [len(family.answer_ids(form)) for _, form in answer_forms(setup.label_set)]
+    predicted = max(answers) if trains else sum(answers)
+    if waveform is None:
+        return Work(0, 0, prompt + predicted, predicted)
+    tokens, tower = family.audio_token_count(samples), tower_positions(family.name)
+    window = family.audio_token_count(round(family.longest_audio_s * rate))
+    positions = tower.per_token * (window if tower.padded or family.full_window else tokens)
+    return Work(positions, tokens, prompt + predicted, predicted)
+
+
+def _blocks(family: Family, work: Work) -> Iterator[tuple[bool, int]]:
+    """For ``activation_bytes``: the blocks of the audio tower and of the language model, in this order."""
+    positions = {"audio_tower": work.audio_positions, "language_model": work.tokens}
+    for tower, count in positions.items():
+        for block in blocks_of(family.submodule(tower)) if count else ():
+            linear: Any = [each for each in block.modules() if isinstance(each, nn.Linear)]
+            if linear:
+                trained = any(each.requires_grad for each in block.parameters())
+                yield trained, round(count) * linear[-1].out_features * linear[-1].weight.element_size()
+
+
+def _output_width(family: Family) -> int:
+    """Width of the audio tower's output: that of its last block."""
+    blocks = blocks_of(family.submodule("audio_tower"))
+    linear: Any = [each for block in blocks for each in block.modules() if isinstance(each, nn.Linear)]
+    return int(linear[-1].out_features)
