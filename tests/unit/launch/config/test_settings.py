@@ -76,7 +76,9 @@ def test_only_settings_without_effect_on_results_may_change():
     everywhere = {"engine", "output"}
     trains = everywhere | {"train.report_to"} | {f"train.{key}" for key in scoring}
     prompted = {"prompt.cache_dir", "prompt.modalities", "preflight"}
-    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | {f"scoring.{key}" for key in scoring}
+    served = ("api_key_env", "concurrency", "timeout_s", "max_retries", "currency")
+    remote = {f"remote.{key}" for key in (*served, "prompt_token_price", "completion_token_price")}
+    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | remote | {f"scoring.{key}" for key in scoring}
     assert changeable_keys(FinetuneSettings) == trains | prompted | {"hub"}
     assert changeable_keys(BaselineSettings) == trains | {"baseline.cache_dir", "baseline.processes"}
 
