@@ -10,7 +10,7 @@ Example:
 The run folder receives run.json, predictions.parquet and metrics.json. model.adapter=user/name (or a folder) adds an
 adapter trained by finetune.py; the method of the run is then the adapter's kind, such as lora. With
 scoring.condition=audio_swapped, each test utterance gets the audio of another: accuracy that remains does not come from
-the audio.
+the audio. With model.family=remote, the model is on a server; a line says what is sent before anything is.
 """
 
 from lalm_mer.core.imports import quick_imports
@@ -18,6 +18,7 @@ from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import ZeroShotSettings
+from lalm_mer.models.families import REMOTE
 
 
 def zero_shot(settings: ZeroShotSettings) -> None:
@@ -31,6 +32,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         from lalm_mer.launch.run.engine import expected_engine
         from lalm_mer.launch.run.identity import loaded_identity
         from lalm_mer.launch.run.preflight import preflight
+        from lalm_mer.launch.run.remote import score_remotely
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
         from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
 
@@ -44,6 +46,10 @@ def zero_shot(settings: ZeroShotSettings) -> None:
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
             return
         loaded = opened.load()
+        if settings.model.family == REMOTE:
+            inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
+            score_remotely(loaded, opened.folder, opened.method, inputs, engine)
+            return
         notes = merged_notes(loaded)
         if opened.adapter is None:
             recognizer = loaded.recognizer()

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
-    "FEATURES", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS", "MODALITIES",
-    "OBJECTIVES", "QUANTIZATIONS", "SIMULATED", "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED",
-    "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio", "uses_transcript",
+    "FEATURES", "FIRST_TOKEN", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS",
+    "MODALITIES", "OBJECTIVES", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TOWER_CACHE",
+    "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of",
+    "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -49,6 +50,10 @@ GENERATION = "generation"
 """How a label is predicted."""
 OBJECTIVES = ("cross_entropy", "contrastive")
 """Losses for training a CLAP model; audio-language models use the first."""
+PROMPT_LOGPROBS = "prompt_logprobs"
+FIRST_TOKEN = "first_token"
+SERVED_SCORES = (PROMPT_LOGPROBS, FIRST_TOKEN)
+"""How labels are scored by a server: every token of each answer, or the first token among the most probable ones."""
 LABEL_SCORES = ("sum", "mean", "pmi")
 """How the token log-probabilities of an answer become the score of its label."""
 FEATURES = ("opensmile", "log_mel")

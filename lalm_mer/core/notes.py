@@ -39,6 +39,10 @@ class NoteCode(StrEnum):
     FOLD_UTTERANCES = "fold_utterances"
     MISSING_CLASSES = "missing_classes"
     FEW_UTTERANCES = "few_utterances"
+    SERVED_MODEL = "served_model"
+    FIRST_TOKEN = "first_token"
+    PARITY = "parity"
+    SERVER_TOKENS = "server_tokens"
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,16 @@ SENTENCES: Mapping[NoteCode, str] = {
     NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but not those of the protocol.",
     NoteCode.MISSING_CLASSES: "{n} classes have no utterance in {split}: {classes}.",
     NoteCode.FEW_UTTERANCES: "{n} classes have few utterances in {split}: {classes}.",
+    NoteCode.SERVED_MODEL: "The model ran on a server, {url}, as {model}; the server reports {reported}. Its weights "
+    "cannot be hashed, so nothing proves which they were.",
+    NoteCode.FIRST_TOKEN: "Labels were scored by the first token of their answers alone, among the {listed} tokens "
+    "that the server lists; a label that is not listed has the log-probability of the last token of the list.",
+    NoteCode.PARITY: "Compared with the exact scores of {model} on this machine for the same text: {same} of {n} "
+    "{split} utterances have the same prediction, and label log-probabilities differ by {difference} at most; in runs "
+    "on this machine, which tokenise the slots of a prompt separately, {same_here} are the same, and the difference is "
+    "{difference_here}.",
+    NoteCode.SERVER_TOKENS: "The server counted {prompt_tokens} tokens of prompts and {completion_tokens} of answers "
+    "in {requests} requests; cost: {cost}.",
 }
 """The sentence of each code, for display only: no code parses it."""
 

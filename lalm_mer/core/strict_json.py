@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lalm_mer.core.errors import PredictionError, one_line
 
-__all__ = ["parse", "read_object"]
+__all__ = ["parse", "parse_object", "read_object"]
 
 T = TypeVar("T")
 _LARGEST = 64 * 2**20
@@ -30,16 +31,25 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         if (size := file.stat().st_size) > _LARGEST:
             raise PredictionError(f"{file}: {size:,} bytes; expected {_LARGEST:,} at most")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_number, parse_float=_finite)
-        _check_content(content)
+        content = file.read_bytes()
     except OSError as error:
         raise PredictionError(f"{file}: cannot be read ({error.strerror}); has the run finished?") from error
-    except PredictionError:
-        raise
+    return parse_object(content, str(file))
+
+
+def parse_object(text: bytes, source: str) -> dict[str, Any]:
+    """Parse a JSON object in UTF-8, such as a line of a file or the answer of a server.
+
+    Raises:
+        PredictionError: naming ``source``, as ``read_object`` without the limit of its size
+    """
+    try:
+        content = json.loads(text.decode(), parse_constant=_refuse_number, parse_float=_finite)
+        _check_content(content)
     except (ValueError, RecursionError) as error:
-        raise PredictionError(f"{file}: not valid JSON ({one_line(error)})") from error
+        raise PredictionError(f"{source}: not valid JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
-        raise PredictionError(f"{file}: expected a JSON object, found {type(content).__name__}")
+        raise PredictionError(f"{source}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
@@ -65,6 +75,13 @@ def _check_content(content: object) -> None:
     raise ValueError(f"more than {_DEEPEST} levels")
 
 
+@cache  # it takes several milliseconds to build
+def _adapter(kind: type, ignore_unknown: bool) -> TypeAdapter[Any]:
+    """A parser of a list of one such object: pydantic takes the config of a plain dataclass from its container."""
+    config = ConfigDict(extra="ignore" if ignore_unknown else "forbid")
+    return TypeAdapter(tuple[kind], config=config)  # type: ignore
+
+
 def parse(kind: type[T], content: Any, source: str, *, ignore_unknown: bool = False) -> T:  # noqa: ANN401 any JSON
     """Create a dataclass from plain data, without coercion; fields may be dataclasses, tuples and mappings.
 
@@ -73,11 +90,9 @@ def parse(kind: type[T], content: Any, source: str, *, ignore_unknown: bool = Fa
     """
     if not isinstance(content, dict):
         raise PredictionError(f"{source}: expected a JSON object, found {type(content).__name__}")
-    # a tuple, since pydantic takes the config of a plain dataclass from its container
-    config = ConfigDict(extra="ignore" if ignore_unknown else "forbid")
-    adapter: TypeAdapter[tuple[T]] = TypeAdapter(tuple[kind], config=config)  # type: ignore
     try:
-        return adapter.validate_json(json.dumps([content]), strict=True)[0]
+        parsed: T = _adapter(cast(Any, kind), ignore_unknown).validate_json(json.dumps([content]), strict=True)[0]
+        return parsed
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     place = list(map(str, first["loc"][1:]))

@@ -1,4 +1,4 @@
-"""Pretrained models by name: the families of audio-language models, and CLAP."""
+"""Pretrained models by name: the families of audio-language models, CLAP, and models behind a server."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.digest import read_model_config
-from lalm_mer.models.families import CLAP, FAMILIES, OTHER_MODEL_TYPES, family_class, model_names
+from lalm_mer.models.families import CLAP, FAMILIES, OTHER_MODEL_TYPES, REMOTE, family_class, model_names
+from lalm_mer.models.remote import Remote
 
 __all__ = ["family_of", "model_class"]
 
 
 def model_class(name: str) -> type[Any]:
-    """The class of that name: a ``Family``, or ``Clap``.
+    """The class of that name: a ``Family``, ``Clap`` or ``Remote``.
 
     Raises:
         ConfigError: if there is none
         ModelError: if the installed transformers does not have it
     """
-    return Clap if name == CLAP else family_class(name)
+    others: dict[str, type[Any]] = {CLAP: Clap, REMOTE: Remote}
+    return others[name] if name in others else family_class(name)
 
 
 def family_of(model_id: str, revision: str | None = None) -> str:

@@ -23,6 +23,7 @@ import pytest
 import shipped
 import soundfile
 import yaml
+from chat_server import Words, serve
 
 from lalm_mer.core.provenance import hash_bytes
 from lalm_mer.corpora import load
@@ -258,17 +259,27 @@ def demo_model(miniature: Callable[..., Path], made_once: Callable[..., Path]) -
 
 
 @pytest.fixture
+def served_url() -> Iterator[str]:
+    """Address of a server that serves any model."""
+    pytest.importorskip("openai", reason="the extra `remote` is not installed")
+    with serve(Words(), LABELS, gives=("prompt_logprobs", "top_logprobs")) as server:
+        yield server.url
+
+
+@pytest.fixture
 def shipped_command(
     miniature: Callable[..., Path],
     demo_model: Callable[[str], Path],
     tiny_folder: Callable[[str], Path],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Callable[..., list[str]]:
     """A maker of the command that runs a YAML on its miniature, with a tiny model, below ``tmp_path``."""
 
     def make(file: str, *overrides: str) -> list[str]:
         settings, recipe = shipped.load(file, *overrides), shipped.script(file)
+        changed = list(shipped.CHANGED[recipe])
         data = miniature(*shipped.corpus_of(file))
         options = [f"data.dir={data}", f"output.dir={tmp_path / settings.output.dir}"]
         if recipe != "recipes/transcribe.py":
@@ -278,12 +289,15 @@ def shipped_command(
             options.append(f"model.cache_dir={tmp_path_factory.getbasetemp() / 'cache'}")
         if recipe == "recipes/train_baseline.py":
             options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
+        elif file == shipped.SERVED:
+            options.append(f"model.url={request.getfixturevalue('served_url')}")
+            changed.remove("model.dtype=float32")  # the server has one
         elif settings.model.id:
             options.append(f"model.id={demo_model(settings.model.id)}")
         else:
             family = settings.model.family
             options.append(f"model.id={tiny_folder('qwen2_audio' if family == 'generic' else family)}")
-        return [recipe, "--config", file, *shipped.CHANGED[recipe], *options, *overrides]
+        return [recipe, "--config", file, *changed, *options, *overrides]
 
     return make
 

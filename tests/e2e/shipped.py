@@ -19,6 +19,7 @@ from lalm_mer.launch.config.settings import (
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml"))
 CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
+SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "lora", "qlora", "zero_shot")
 SCHEMAS = {
     "recipes/prepare_corpus.py": PrepareSettings,

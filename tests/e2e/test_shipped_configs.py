@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from shipped import CORPORA, METHODS, ROOT, SHIPPED, header, load, opening, script
+from shipped import CORPORA, METHODS, ROOT, SERVED, SHIPPED, header, load, opening, script
 
 from lalm_mer.launch.build.defaults import with_model
 from lalm_mer.models.registry import model_class
@@ -27,7 +27,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    assert (NOT_MEASURED in header(file)) == (file in RUNS and file not in MEASURED)
+    assert (NOT_MEASURED in header(file)) == (file in [*RUNS, SERVED] and file not in MEASURED)
 
 
 @pytest.mark.parametrize("file", SHIPPED)
@@ -56,7 +56,7 @@ def test_it_expects_the_engine_of_its_launch_line(file):
     assert (ROOT / config_file).is_file()
 
 
-@pytest.mark.parametrize("file", [file for file in SHIPPED if Path(file).name.startswith(("lora", "qlora", "zero"))])
+@pytest.mark.parametrize("file", [file for file in RUNS if not file.endswith("baseline.yaml")])
 def test_a_run_names_neither_model_nor_prompt_nor_targets(file):
     """They follow from model.family and prompt.modalities."""
     settings = load(file)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, load, of_recipe
+from shipped import CHANGED, CORPORA, SERVED, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -72,8 +72,9 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
         assert {path.name for path in (tmp_path / folder / name).iterdir()} >= expected
         rows = [json.loads(line) for line in (tmp_path / folder / "history.jsonl").read_text("utf-8").splitlines()]
         assert [(row["split"], row["step"]) for row in rows if row["split"] == "dev"] == [("dev", 1)]
-    if recipe != "train_baseline":
-        printed = capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert ("remote: to 127.0.0.1" in printed) == (file == SERVED)
+    if recipe != "train_baseline" and file != SERVED:
         assert "preflight: batch parity" in printed
         assert ("preflight: uses the audio: swapping it" in printed) == ("audio" in record.modalities.split("+"))
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)

@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import absolute, as_recorded
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
+from lalm_mer.models.chat_client import ServerAddress
+from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
 
@@ -31,6 +34,14 @@ def with_model(settings: SettingsT) -> SettingsT:
     family = model_class(model.family)
     if model.full_window and not family.takes_full_window:
         raise ConfigError(f"key 'model.full_window': true, but {model.family} has no such choice; set it to false")
+    if (model.family == REMOTE) != (model.url is not None):
+        found = "is missing" if model.url is None else "is set"
+        raise ConfigError(
+            f"key 'model.url' {found}, and the family is {model.family}; family remote, and no other, has it"
+        )
+    if model.url is not None:
+        with naming_keys("model"):
+            model = replace(model, url=ServerAddress.parse(model.url).url)
     if not model.id:
         if not family.published:
             raise ConfigError(f"key 'model.id' is missing; family {model.family} has no published model of its own")

@@ -28,10 +28,12 @@ from lalm_mer.launch.build.data import (
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
+from lalm_mer.launch.build.remote import SERVED_ADAPTERS, RemoteBuilder
+from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.models.digest import base_digest
-from lalm_mer.models.families import CLAP
+from lalm_mer.models.families import CLAP, REMOTE
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 from lalm_mer.sharing.hub import load_adapter_from
@@ -41,9 +43,16 @@ __all__ = ["LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer
 _EXAMPLES = 5  # ids in a note
 
 
-def builder_of(family: str) -> ClapBuilder | LanguageBuilder:
-    """The builder for a family; the only place that distinguishes CLAP from audio-language models."""
+def builder_of(family: str) -> ClapBuilder | LanguageBuilder | RemoteBuilder:
+    """The builder for a family; the only place that distinguishes CLAP and served models from families."""
+    if family == REMOTE:
+        return RemoteBuilder()
     return ClapBuilder() if family == CLAP else LanguageBuilder()
+
+
+def _base_digest(model: ModelSettings) -> str | None:
+    """Hash of the base model; None if its weights are on a server."""
+    return None if model.family == REMOTE else base_digest(model.id, model.revision)
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,10 @@ class OpenedRun:
             ModelError: if there is no such model
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
-        model: Any = builder.load(settings.model)
-        if base_digest(settings.model.id, settings.model.revision) != self.hashes["base_model"]:
+        model: Any = (
+            builder.load_remote(settings) if isinstance(builder, RemoteBuilder) else builder.load(settings.model)
+        )
+        if _base_digest(settings.model) != self.hashes["base_model"]:
             raise ModelError(f"model {settings.model.id!r}: its files have changed while it was loaded; start again")
         builder.check(model, settings)
         uses_audio = self.setup.uses("audio")
@@ -166,14 +177,16 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         require_training(source, settings.split)
     settings = with_targets(settings, setup)
     source, measured = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
-    digests = {**setup.digests(), **measured, "base_model": base_digest(settings.model.id, settings.model.revision)}
+    digests = {**setup.digests(), **measured, "base_model": _base_digest(settings.model)}
     adapter = None
     if isinstance(settings, FinetuneSettings):
         method, augment = settings.adapter.kind, settings.augment
     else:
         method, augment = ZERO_SHOT, None
         model = settings.model
-        if model.adapter is not None:
+        if model.adapter is not None and model.family == REMOTE:
+            method = SERVED_ADAPTERS
+        elif model.adapter is not None:
             with naming_keys("model", revision="adapter_revision"):
                 adapter = load_adapter_from(model.adapter, model.adapter_revision, key="key 'model.adapter'")
             method = str(read_json(adapter / CONFIG)["peft_type"]).lower()

@@ -24,6 +24,7 @@ from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, read_json
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.digest import base_digest
+from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.fusion import FusionNetwork
@@ -104,6 +105,8 @@ def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dty
     settings = build_config(ZeroShotSettings, record.config, str(folder / RUN_FILE))
     if settings.answering.mode != "likelihood":
         raise ConfigError(f"{folder}: its answers were generated and have no probabilities; run it by likelihood")
+    if settings.model.family == REMOTE:
+        raise ConfigError(f"{folder}: its model is on a server, and only recipes/zero_shot.py sends recordings there")
     settings = replace(settings, model=_changed(settings.model, base_model, dtype))
     if settings.prompt.shots:  # the corpus has the examples
         loaded = open_model_run(settings).load()

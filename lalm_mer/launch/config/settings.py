@@ -35,6 +35,8 @@ class ZeroShotSettings:
     prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
     answering: sections.AnsweringSettings = field(default_factory=sections.AnsweringSettings)
     scoring: sections.ZeroShotScoringSettings = field(default_factory=sections.ZeroShotScoringSettings)
+    remote: sections.RemoteSettings = field(default_factory=sections.RemoteSettings)
+    parity: sections.ParitySettings = field(default_factory=sections.ParitySettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
     preflight: bool = _preflight()
     seed: int = _seed()

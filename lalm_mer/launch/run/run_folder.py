@@ -12,6 +12,7 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.locks import only_writer
+from lalm_mer.core.notes import Note
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
@@ -51,6 +52,12 @@ class RunFolder:
     def history(self) -> Path:
         """Losses and dev metrics by step."""
         return self.path / "history.jsonl"
+
+    def add_notes(self, *notes: Note) -> None:
+        """Add notes to run.json of a run that is not finished."""
+        self.record = replace(self.record, notes=(*self.record.notes, *notes))
+        if self.writes:
+            write_json(self.path / RUN_FILE, self.record.to_json())
 
     def finish(self, data: RunData, scores: Scores, dev: Floats | None = None) -> None:
         """Write predictions, duration and metrics; metrics.json is written last and marks the run as finished.

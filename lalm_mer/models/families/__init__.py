@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from lalm_mer.models.families.base import Family
 
 __all__ = [
-    "CLAP", "FAMILIES", "NEEDED_TRANSFORMERS", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "family_class", "is_supported",
-    "model_names",
+    "CLAP", "FAMILIES", "NEEDED_TRANSFORMERS", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "REMOTE", "family_class",
+    "is_supported", "model_names",
 ]  # fmt: skip
 
 FAMILIES = {
@@ -42,11 +42,13 @@ OTHER_FAMILIES = {"generic": "Generic"}
 """The family of all models without a file of their own"""
 CLAP = "clap"
 """Name of ``lalm_mer.models.clap``, which is no audio-language model"""
+REMOTE = "remote"
+"""Name of ``lalm_mer.models.remote``: any model behind a server, whose weights are not here"""
 
 
 def model_names() -> tuple[str, ...]:
     """Names of all classes in ``lalm_mer.models.registry``."""
-    return (*FAMILIES, *OTHER_FAMILIES, CLAP)
+    return (*FAMILIES, *OTHER_FAMILIES, CLAP, REMOTE)
 
 
 def is_supported(name: str) -> bool:

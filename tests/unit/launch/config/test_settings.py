@@ -75,8 +75,11 @@ def test_only_settings_without_effect_on_results_may_change():
     scoring = {"use_cpu", "dataloader_num_workers", "per_device_eval_batch_size"}
     everywhere = {"engine", "output"}
     trains = everywhere | {"train.report_to"} | {f"train.{key}" for key in scoring}
-    prompted = {"prompt.cache_dir", "prompt.modalities", "preflight"}
-    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | {f"scoring.{key}" for key in scoring}
+    stored = {"model.tower_cache", "model.cache_dir", "model.cache_max_gib"}
+    prompted = stored | {"prompt.cache_dir", "prompt.modalities", "preflight"}
+    served = ("api_key_env", "concurrency", "timeout_s", "max_retries", "currency")
+    remote = {f"remote.{key}" for key in (*served, "prompt_token_price", "completion_token_price")}
+    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | remote | {f"scoring.{key}" for key in scoring}
     assert changeable_keys(FinetuneSettings) == trains | prompted | {"hub"}
     assert changeable_keys(BaselineSettings) == trains | {"baseline.cache_dir", "baseline.processes"}
 
