@@ -65,7 +65,8 @@ _NAME = re.compile(r"[^\W_][\w .,+()-]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|dev|post)\d*)*")
-_NOT_SHARED = (NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES)
+_OF_SERVERS = (NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS)  # none trains
+_NOT_SHARED = (NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES, *_OF_SERVERS)
 
 
 def public_record(record: RunRecord, model: ModelRecord, published: str | None, revision: str | None) -> PublicRecord:

@@ -36,17 +36,29 @@ FULL = "File too large; free some space, or write to another folder, and run the
     [
         ("zero_shot", 5_200, "predictions.parquet"),
         ("finetune", 600, "run.json"),
-        ("finetune", 6_000, "checkpoints"),
+        ("finetune", 8_000, "checkpoints"),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(workplace, tmp_path, capsys, recipe, size, file):
     out = tmp_path / "run"
-    command = [recipe, f"output.dir={out}", *(["train.max_steps=2"] if recipe == "finetune" else [])]
+    command = [recipe, f"output.dir={out}", "model.tower_cache=never"]
+    command += ["train.max_steps=2"] if recipe == "finetune" else []
     with files_of_at_most(size):
         assert workplace.again(*command) == 1
     assert line(capsys) == f"error: {out / file}: cannot be written: {FULL}"
     assert workplace.again(*command) == 0
     assert (out / "metrics.json").is_file()
+
+
+def test_a_tower_cache_that_cannot_be_written_is_one_line(workplace, tmp_path, capsys):
+    command = ["zero_shot", f"output.dir={tmp_path / 'run'}", f"model.cache_dir={tmp_path / 'cache'}"]
+    with files_of_at_most(5_200):
+        assert workplace.again(*command) == 1
+    last = line(capsys)
+    assert last.startswith(f"error: {tmp_path / 'cache'}/audio_tower-")
+    assert last.endswith(f".arrow: cannot be written: {FULL}")
+    assert workplace.again(*command) == 0
+    assert (tmp_path / "run/metrics.json").is_file()
 
 
 def test_a_merge_that_cannot_be_written_leaves_nothing(workplace, tmp_path, capsys):

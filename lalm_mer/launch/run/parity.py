@@ -47,7 +47,7 @@ def compared(count: int, limit: int) -> list[int]:
 
     Example:
         >>> compared(3, 200), compared(10, 4)
-        ([0, 1, 2], [0, 2, 5, 8])
+        ([0, 1, 2], [0, 2, 5, 7])
     """
     return list(range(count)) if count <= limit else [count * number // limit for number in range(limit)]
 

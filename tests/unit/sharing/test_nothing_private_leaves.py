@@ -341,5 +341,6 @@ def test_what_was_pushed_can_be_used(full_of_secrets, tmp_path):
     assert there.balance.after == Counts(2, dict.fromkeys(LABELS, 1))
     assert there.recognizer == "qwen2_audio (local model)"
     kept = {NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES}
+    kept |= {NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS}
     assert [note.code for note in there.notes] == [code for code in NoteCode if code not in kept]
     assert {(note.split, note.n, note.ids, note.reasons) for note in there.notes} == {("test", 2, (), ())}

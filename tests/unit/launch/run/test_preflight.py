@@ -8,7 +8,8 @@ import torch
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.launch.config.sections import ScoringSettings
-from lalm_mer.launch.run.preflight import _choose, _device, _longest
+from lalm_mer.launch.run.engine import run_device
+from lalm_mer.launch.run.preflight import _choose, _longest
 
 
 class Rows:
@@ -96,5 +97,5 @@ def test_the_device_is_that_of_the_trainer(monkeypatch, variable, device):
     monkeypatch.setenv("ACCELERATE_USE_CPU", variable)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
-    assert _device(ScoringSettings(use_cpu=True)) == torch.device("cpu")
-    assert _device(ScoringSettings()) == torch.device(device)
+    assert run_device(ScoringSettings(use_cpu=True)) == torch.device("cpu")
+    assert run_device(ScoringSettings()) == torch.device(device)
