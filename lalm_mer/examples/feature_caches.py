@@ -75,7 +75,7 @@ def make_room(cache_dir: Path, needed: int, budget: int, *, kept: Collection[Pat
     found = stored_features(cache_dir)
     in_use = sum(each.bytes for each in found if each.folder in kept)
     if in_use + needed > budget:
-        raise ConfigError(f"needs {size_text(in_use + needed)}, and the cache may have {size_text(budget)}")
+        raise ConfigError(f"the cache needs {size_text(in_use + needed)} and may have {size_text(budget)}")
     excess = sum(each.bytes for each in found) + needed - budget
     removed: list[StoredFeatures] = []
     for each in reversed(found):
@@ -86,7 +86,7 @@ def make_room(cache_dir: Path, needed: int, budget: int, *, kept: Collection[Pat
     place = next(folder for folder in (cache_dir, *cache_dir.parents) if folder.exists())
     free = shutil.disk_usage(place).free + sum(each.bytes for each in removed)
     if needed > free:
-        raise ConfigError(f"needs {size_text(needed)}, and the disk of {cache_dir} has {size_text(free)}")
+        raise ConfigError(f"the cache needs {size_text(needed)}, and the disk of {cache_dir} has {size_text(free)}")
     for each in removed:
         remove(each.folder)
     return removed

@@ -68,6 +68,18 @@ def test_every_family_is_in_the_table_of_families():
         assert licence == family.licence
 
 
+def test_families_says_how_audio_is_encoded():
+    section = (ROOT / "docs/families.md").read_text().partition("## How audio is encoded")[2].partition("\n## ")[0]
+    found = []
+    for names, length, stored in re.findall(r"^\| (`.+?`) \| (.+?) \| (yes|no) \|$", section, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            family = model_class(name)
+            assert ("model.full_window" in length) == family.takes_full_window, name
+            assert (stored == "yes") == (family.single_pass_reason is None), name
+            found.append(name)
+    assert sorted(found) == sorted({*FAMILIES, *OTHER_FAMILIES} - {"clap"})
+
+
 def test_families_says_what_is_computed_once():
     section = (ROOT / "docs/families.md").read_text().partition("## What is computed once")[2].partition("\n## ")[0]
     found = []

@@ -61,7 +61,7 @@ def encoded_data(
             reason = str(error)
             if engine.num_processes > 1:  # the others wait for the share of this one
                 raise ConfigError(
-                    f"key 'model.tower_cache': {choice.tower_cache}, but the cache {reason}; set it to never"
+                    f"key 'model.tower_cache': {choice.tower_cache}, but {reason}; set it to never"
                 ) from error
         else:
             if is_first_process():

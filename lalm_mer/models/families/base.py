@@ -202,12 +202,19 @@ class Family(PretrainedModel):
         return inputs
 
     def encode_audio(self, **inputs: Tensor) -> TowerOutput:
-        """Step one: the audio tower without the projector; stored outputs are returned as they are."""
-        if "audio_states" not in inputs:
-            return self.encoder.encode(self, **inputs)
-        stored = TowerOutput(inputs.pop("audio_states"), inputs.pop("audio_lengths"))
-        places = inputs.pop("audio_places")
-        return _merged(self.encoder.encode(self, **inputs), stored, places) if inputs else stored
+        """Step one: the audio tower without the projector; stored outputs are returned as they are.
+
+        Padding ends with the longest, so that the projector does the same work, dropout included, with stored outputs,
+        at true length and with the full window.
+        """
+        stored, places = None, inputs.pop("audio_places", None)
+        if places is not None:
+            stored = TowerOutput(inputs.pop("audio_states"), inputs.pop("audio_lengths"))
+            if not inputs:
+                return stored
+        output = self.encoder.encode(self, **inputs)
+        computed = TowerOutput(output.states[:, : int(output.lengths.max())], output.lengths)
+        return computed if stored is None or places is None else _merged(computed, stored, places)
 
     def hidden_states(
         self, inputs: LanguageInputs, audio: TowerOutput | None, cache: KeysValues | None = None

@@ -134,7 +134,7 @@ def test_room_is_made_by_removing_what_was_not_used_for_longest(tmp_path):
     assert make_room(tmp_path, 1000, 200_000) == []
     assert [each.folder for each in make_room(tmp_path, 30_000, 130_000, kept=[used])] == [older]
     assert [each.folder for each in stored_features(tmp_path)] == [old, used]
-    with pytest.raises(ConfigError, match=r"needs 0\.\d MiB, and the cache may have 0\.1 MiB"):
+    with pytest.raises(ConfigError, match=r"the cache needs 0\.\d MiB and may have 0\.1 MiB"):
         make_room(tmp_path, 100_000, 130_000, kept=[used])
     with pytest.raises(ConfigError, match=r"needs 1048576\.0 GiB, and the disk of .* has"):
         make_room(tmp_path, 2**50, 2**60)
