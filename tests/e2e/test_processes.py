@@ -189,9 +189,11 @@ def test_two_killed_processes_resume_to_identical_results(two_processes, workpla
 @pytest.mark.slow
 def test_two_processes_prompt_like_one(workplace, engine_files, prompted, tmp_path):
     overrides = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
-    done = workplace.launch("zero_shot", tmp_path, *overrides, launcher=torchrun())
-    assert_equal_predictions(tmp_path, prompted)
+    overrides.append(f"model.cache_dir={tmp_path / 'cache'}")
+    done = workplace.launch("zero_shot", tmp_path / "run", *overrides, launcher=torchrun())
+    assert_equal_predictions(tmp_path / "run", prompted)
     assert "error" not in done.stderr
+    assert "tower cache: 10 utterances encoded by this process, 20 stored in" in done.stdout  # each its half
 
 
 @pytest.mark.slow
