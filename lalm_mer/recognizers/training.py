@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -27,6 +28,7 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
+from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer"]
@@ -47,16 +49,17 @@ Inputs: TypeAlias = Items[Input]
 
 
 class _Numbered:
-    """Inputs with their positions, which show whether the scores are in order."""
+    """Inputs at positions, in this order, with these positions."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, positions: Sequence[int]) -> None:
         self._inputs = inputs
+        self._positions = positions
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> tuple[int, Input]:
-        return index, self._inputs[index]
+        return self._positions[index], self._inputs[self._positions[index]]
 
 
 def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) -> Batch:
@@ -125,12 +128,13 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             )
         return output
 
-    def score(self, inputs: Inputs, collator: Collator) -> npt.NDArray[np.float64]:
+    def score(self, inputs: Inputs, collator: Collator, journal: ScoreJournal | None = None) -> npt.NDArray[np.float64]:
         """Label log-probabilities of inputs, in their order, over all processes.
 
         Args:
             inputs: N inputs
             collator: the recognizer's ``joint_collator``, or one of its ``scoring_collators``
+            journal: keeps the scores on disk; those that it has are not computed again
 
         Returns:
             (N, K), or (N, P, K) of several prompts
@@ -138,19 +142,22 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         Raises:
             PredictionError: if the processes together return other inputs, or another order
         """
-        self._test_collator = partial(_collate_numbered, collator=collator)
-        metrics: Any = self.compute_metrics  # type: ignore[has-type]
-        self.compute_metrics = None  # inputs have no truth
-        try:
-            output = self.predict(_Numbered(inputs))
-        finally:
-            self.compute_metrics = metrics
-        positions = np.asarray(output.label_ids)
-        if positions.tolist() != list(range(len(inputs))):
-            raise PredictionError(
-                f"scoring {len(inputs)} utterances returned {len(positions)}, or returned them in another order"
-            )
-        return np.asarray(output.predictions, dtype=np.float64)
+        journal = journal or ScoreJournal(count=len(inputs))
+        journal.share()
+        if left := journal.left():
+            several = self.args.world_size > 1  # every batch is full then
+            missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
+            order = left + list(islice(cycle(range(len(inputs))), missing))
+            self._test_collator = partial(_collate_numbered, collator=collator)
+            self._arriving = ArrivingScores(journal)
+            self.predict(_Numbered(inputs, order))
+            self._arriving.move()
+            if self._arriving.positions != order:
+                raise PredictionError(
+                    f"scoring {len(order)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    "another order"
+                )
+        return np.stack([journal.results[position] for position in range(len(inputs))])
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library; only the first process writes."""
@@ -176,8 +183,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, Tensor, Tensor]:
-        """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact."""
+    ) -> tuple[None, Tensor | None, Tensor | None]:
+        """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact.
+
+        Scores of inputs, which have no truth, are gathered here and not kept by the Trainer.
+        """
         inputs = self._prepare_inputs(inputs)
         position = inputs.pop(_POSITION, None)
         inputs.pop("labels", None)
@@ -185,7 +195,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             output = model(**inputs)
         log_probs = output["log_probs"].float()
         if position is not None:
-            return None, log_probs, position
+            self._arriving.add(*self.accelerator.gather_for_metrics((position, log_probs)))
+            return None, None, None
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
         return None, torch.cat([log_probs, extra], dim=1), inputs[_TRUTH]
 

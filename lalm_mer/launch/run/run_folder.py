@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +13,10 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.notes import Note
+from lalm_mer.core.notes import Note, Split
 from lalm_mer.core.output import write_json
-from lalm_mer.core.paths import absolute
+from lalm_mer.core.paths import absolute, as_recorded
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import UAR, Floats
@@ -24,6 +26,7 @@ from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.score_journal import ScoreJournal
 
 __all__ = ["RunFolder", "is_finished", "open_run", "run_lock"]
 
@@ -52,6 +55,33 @@ class RunFolder:
     def history(self) -> Path:
         """Losses and dev metrics by step."""
         return self.path / "history.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the scores while they are computed; it is removed when the run is finished."""
+        return self.path / "scores"
+
+    def journal(self, split: Split, examples: ExampleDataset, weights: str | None = None) -> ScoreJournal:
+        """The scores of a split so far, from an earlier process that was killed; those of another run are not used.
+
+        Args:
+            split: what is scored
+            examples: the N scored examples
+            weights: hash of what was trained; None if nothing was trained
+        """
+        if not self.writes:
+            return ScoreJournal(count=len(examples))
+        path, record, ids = self.scores / f"{split}.jsonl", self.record, list(examples.utterances()["utterance_id"])
+        named = (record.started_at, record.recognizer, record.condition, record.fold, record.seed, record.labels)
+        journal = ScoreJournal(path, hash_json([split, named, record.hashes, weights, ids]), len(examples))
+        if journal.of_another_run:
+            print(f"{as_recorded(path)}: has scores of another run, which are not used", flush=True)  # noqa: T201
+        if journal.damaged:
+            lines = ", ".join(map(str, journal.damaged[:5]))
+            print(f"{as_recorded(path)}: damaged in line {lines}; these utterances are scored again", flush=True)  # noqa: T201
+        if journal.results:
+            print(f"resuming: {len(journal.results)} of {len(examples)} {split} utterances are scored", flush=True)  # noqa: T201
+        return journal
 
     def add_notes(self, *notes: Note) -> None:
         """Add notes to run.json of a run that is not finished."""
@@ -99,6 +129,7 @@ class RunFolder:
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)
         write_json(self.path / "metrics.json", metrics)
+        shutil.rmtree(self.scores, ignore_errors=True)
         _print_figure("test", metrics)
 
 
