@@ -116,8 +116,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             ModelError: if a file of the checkpoint or the best checkpoint is missing or malformed
         """
         if resume_from_checkpoint is not None:
-            process = self.args.process_index if self.args.world_size > 1 else None
-            check_checkpoint(Path(resume_from_checkpoint), process, deepspeed=self.is_deepspeed_enabled)
+            process, processes = self.args.process_index, self.args.world_size
+            check_checkpoint(Path(resume_from_checkpoint), process, processes, deepspeed=self.is_deepspeed_enabled)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if (
             self.args.load_best_model_at_end and self.state.best_model_checkpoint is None

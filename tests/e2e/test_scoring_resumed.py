@@ -182,7 +182,9 @@ def test_a_full_disk_is_one_line_and_what_was_scored_is_kept(workplace, calm, tm
         patch.setattr(trainers, "score_by_trainer", on_a_full_disk)
         assert workplace.again(ZERO_SHOT[0], f"output.dir={run}", *ZERO_SHOT[1:]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
-    assert line.startswith(f"error: {run / 'scores' / 'test.jsonl'}: cannot be written: File too large; free some space")
+    assert line.startswith(
+        f"error: {run / 'scores' / 'test.jsonl'}: cannot be written: File too large; free some space"
+    )
     assert Path(run / "scores" / "test.jsonl").stat().st_size == 1_000
     assert kept(run) > 0
     assert_resumes(workplace, capsys, ZERO_SHOT, run, calm["likelihood"])

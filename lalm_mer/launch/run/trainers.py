@@ -29,7 +29,7 @@ from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.recognizers.base import Scores
-from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint
+from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
@@ -137,7 +137,10 @@ def train_and_score(
     checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
     if checkpoint is not None and run.writes:
         step = checkpoint.name.rpartition("-")[2]
-        print(f"resuming from step {step}: {as_recorded(checkpoint)}", flush=True)  # noqa: T201 for the user
+        saved = saved_processes(checkpoint)
+        differ = saved not in (None, engine.num_processes)
+        other = f" (of {saved} process(es); random draws, such as dropout, will be others)" if differ else ""
+        print(f"resuming from step {step}: {as_recorded(checkpoint)}{other}", flush=True)  # noqa: T201 for the user
     trainer.train(resume_from_checkpoint=checkpoint)
     weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
     journal = run.journal("test", data.scored_test, weights)

@@ -72,7 +72,9 @@ def test_a_damaged_byte_is_never_a_wrong_number(file):
         journal = read(file)
         lost = {0: [0, 1], 1: [2, 3], 2: [4]}
         line = whole[:place].count(b"\n")
-        kept = [row for number, rows in lost.items() for row in rows if number not in (line, line + (whole[place] == 10))]
+        kept = [
+            row for number, rows in lost.items() for row in rows if number not in (line, line + (whole[place] == 10))
+        ]
         assert_results(journal, sorted(kept))
         assert journal.damaged or damaged[-1:] != b"\n"
 
