@@ -142,7 +142,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         Raises:
             PredictionError: if the processes together return other inputs, or another order
         """
-        journal = journal or ScoreJournal(count=len(inputs))
+        journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
         if left := journal.left():
             several = self.args.world_size > 1  # every batch is full then

@@ -78,7 +78,7 @@ class Answering:
         return [Note(NoteCode.GENERATED_ANSWERS, facts={"max_new_tokens": self.settings.max_new_tokens})]
 
     def answer(
-        self, inputs: Inputs, scoring: ScoringSettings, engine: Engine, journal: ScoreJournal
+        self, inputs: Inputs, scoring: ScoringSettings, engine: Engine, journal: ScoreJournal | None = None
     ) -> tuple[list[str | None], list[str]]:
         """Generate an answer to every test input in all processes.
 
@@ -97,6 +97,7 @@ class Answering:
         """
         accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision=engine.mixed_precision)
         check_accelerator(engine, accelerator)
+        journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
         left, size, count = journal.left(), scoring.per_device_eval_batch_size, accelerator.num_processes
         batches = [left[start : start + size] for start in range(0, len(left), size)]
