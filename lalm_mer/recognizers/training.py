@@ -144,17 +144,18 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """
         journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
-        if left := journal.left():
+        order = range(len(inputs))
+        if left := [position for position in order if position not in journal.results]:
             several = self.args.world_size > 1  # every batch is full then
             missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
-            order = left + list(islice(cycle(range(len(inputs))), missing))
+            left += islice(cycle(order), missing)
             self._test_collator = partial(_collate_numbered, collator=collator)
             self._arriving = ArrivingScores(journal)
-            self.predict(_Numbered(inputs, order))
+            self.predict(_Numbered(inputs, left))
             self._arriving.move()
-            if self._arriving.positions != order:
+            if self._arriving.positions != left:
                 raise PredictionError(
-                    f"scoring {len(order)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    f"scoring {len(left)} utterances returned {len(self._arriving.positions)}, or returned them in "
                     "another order"
                 )
         return np.stack([journal.results[position] for position in range(len(inputs))])
