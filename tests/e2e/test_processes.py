@@ -248,7 +248,7 @@ def test_scoring_is_resumed_by_another_number_of_processes(
     wait_for(launched, lambda: len(kept()) >= 3)
     launched.kill()
     already = kept()
-    assert already == list(range(len(already)))
+    assert len(set(already)) == len(already)
     assert len(already) in range(3, 20)
     done = workplace.launch("zero_shot", run, *options, *overrides[3 - began], launcher=launchers[3 - began])
     assert f"resuming: {len(already)} of 20 test utterances are scored\n" in done.stdout
