@@ -64,13 +64,14 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
         inputs = inputs_under(data, settings.scoring.condition, settings.seed)
+        journal = run.journal("test", data.scored_test)
         if answering is not None:
-            run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine))
+            run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine, journal))
             return
         trainer = make_trainer(
             recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
         )
-        run.finish(data, score_test(trainer, inputs))
+        run.finish(data, score_test(trainer, inputs, journal))
         trainer.close()
 
 

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
-__all__ = ["in_processes", "is_first_process", "usable_cores"]
+__all__ = ["in_processes", "is_first_process", "process_count", "usable_cores"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -26,6 +26,11 @@ def usable_cores() -> int:
 def is_first_process() -> bool:
     """Whether this is the first process of a launched run, the one that writes and prints."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """Number of processes of a launched run, on all machines together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def in_processes(

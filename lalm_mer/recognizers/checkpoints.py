@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from lalm_mer.core.errors import ModelError, PredictionError, one_line
 from lalm_mer.core.strict_json import read_object
 
-__all__ = ["COMPLETE", "TRAINED", "check_checkpoint", "last_complete_checkpoint", "reading"]
+__all__ = ["COMPLETE", "TRAINED", "check_checkpoint", "last_complete_checkpoint", "reading", "saved_processes"]
 
 TRAINED = "trained.safetensors"
 COMPLETE = "WHOLE"  # file that is written last: a checkpoint without it is incomplete
@@ -45,19 +45,40 @@ def last_complete_checkpoint(folder: Path, *, removes: bool = True) -> Path | No
     return max(complete, key=_step_of, default=None)
 
 
-def check_checkpoint(checkpoint: Path, process: int | None, *, deepspeed: bool = False) -> None:
+def saved_processes(checkpoint: Path) -> int | None:
+    """Number of processes that saved a checkpoint, each with its random state; None if states are missing."""
+    if (checkpoint / "rng_state.pth").is_file():
+        return 1
+    names = {path.name for path in checkpoint.glob("rng_state_*.pth")}
+    complete = names == {f"rng_state_{number}.pth" for number in range(len(names))}
+    return len(names) if complete and len(names) > 1 else None
+
+
+def check_checkpoint(checkpoint: Path, process: int, processes: int, *, deepspeed: bool = False) -> None:
     """Check that a checkpoint has every file of a resumed training, and that its state is one of this run.
+
+    A checkpoint of another number of processes is resumed without their random states.
 
     Args:
         checkpoint: a folder of ``last_complete_checkpoint``
-        process: number of this process, if there are several; None for a single one
+        process: number of this process
+        processes: number of processes now
         deepspeed: whether DeepSpeed saved the optimizer, which checks it itself
 
     Raises:
-        ModelError: naming the file, and the key if there is one
+        ModelError: naming the file, and the key if there is one, or if DeepSpeed saved it with another number of
+            processes
     """
-    numbered = "rng_state.pth" if process is None else f"rng_state_{process}.pth"
-    for name in (TRAINED, _STATE, "scheduler.pt", numbered):
+    names = [TRAINED, _STATE, "scheduler.pt"]
+    saved = saved_processes(checkpoint)
+    if saved in (None, processes):
+        names.append("rng_state.pth" if processes == 1 else f"rng_state_{process}.pth")
+    elif deepspeed:
+        raise ModelError(
+            f"{checkpoint}: DeepSpeed split the optimizer between {saved} processes, now there are {processes}; resume "
+            f"with {saved}"
+        )
+    for name in names:
         if not (checkpoint / name).is_file():
             raise ModelError(f"{checkpoint}: no {name}, without which the training would not be the same; {_CHOOSE}")
     if not deepspeed and not any(checkpoint.glob("optimizer*")):

@@ -14,16 +14,23 @@ from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
 from lalm_mer.recognizers.base import Batch, Collator, Scores
+from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
 __all__ = ["average_prompts", "run_batch", "score_by_trainer", "score_inputs"]
 
 
-def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
-    """Scores of N inputs by all processes of the trainer, averaged over the recognizer's prompts."""
+def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal | None = None) -> Scores:
+    """Scores of N inputs by all processes of the trainer, averaged over the recognizer's prompts.
+
+    Args:
+        trainer: of the recognizer
+        inputs: N inputs
+        journal: keeps the scores on disk; those that it has are not computed again
+    """
     recognizer = trainer.recognizer
     collator, content_free = recognizer.joint_collator, recognizer.content_free
-    log_probs = _by_prompt(trainer.score(inputs, collator))
+    log_probs = _by_prompt(trainer.score(inputs, collator, journal))
     empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
     return Scores("single", recognizer.label_set.labels, average_prompts(log_probs, empty))
 

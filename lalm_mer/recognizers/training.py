@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -27,6 +28,7 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
+from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer"]
@@ -47,16 +49,17 @@ Inputs: TypeAlias = Items[Input]
 
 
 class _Numbered:
-    """Inputs with their positions, which show whether the scores are in order."""
+    """Inputs at positions, in this order, with these positions."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, positions: Sequence[int]) -> None:
         self._inputs = inputs
+        self._positions = positions
 
     def __len__(self) -> int:
-        return len(self._inputs)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> tuple[int, Input]:
-        return index, self._inputs[index]
+        return self._positions[index], self._inputs[self._positions[index]]
 
 
 def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) -> Batch:
@@ -113,8 +116,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             ModelError: if a file of the checkpoint or the best checkpoint is missing or malformed
         """
         if resume_from_checkpoint is not None:
-            process = self.args.process_index if self.args.world_size > 1 else None
-            check_checkpoint(Path(resume_from_checkpoint), process, deepspeed=self.is_deepspeed_enabled)
+            process, processes = self.args.process_index, self.args.world_size
+            check_checkpoint(Path(resume_from_checkpoint), process, processes, deepspeed=self.is_deepspeed_enabled)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if (
             self.args.load_best_model_at_end and self.state.best_model_checkpoint is None
@@ -125,12 +128,13 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             )
         return output
 
-    def score(self, inputs: Inputs, collator: Collator) -> npt.NDArray[np.float64]:
+    def score(self, inputs: Inputs, collator: Collator, journal: ScoreJournal | None = None) -> npt.NDArray[np.float64]:
         """Label log-probabilities of inputs, in their order, over all processes.
 
         Args:
             inputs: N inputs
             collator: the recognizer's ``joint_collator``, or one of its ``scoring_collators``
+            journal: keeps the scores on disk; those that it has are not computed again
 
         Returns:
             (N, K), or (N, P, K) of several prompts
@@ -138,19 +142,23 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         Raises:
             PredictionError: if the processes together return other inputs, or another order
         """
-        self._test_collator = partial(_collate_numbered, collator=collator)
-        metrics: Any = self.compute_metrics  # type: ignore[has-type]
-        self.compute_metrics = None  # inputs have no truth
-        try:
-            output = self.predict(_Numbered(inputs))
-        finally:
-            self.compute_metrics = metrics
-        positions = np.asarray(output.label_ids)
-        if positions.tolist() != list(range(len(inputs))):
-            raise PredictionError(
-                f"scoring {len(inputs)} utterances returned {len(positions)}, or returned them in another order"
-            )
-        return np.asarray(output.predictions, dtype=np.float64)
+        journal = ScoreJournal(count=len(inputs)) if journal is None else journal
+        journal.share()
+        order = range(len(inputs))
+        if left := [position for position in order if position not in journal.results]:
+            several = self.args.world_size > 1  # every batch is full then
+            missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
+            left += islice(cycle(order), missing)
+            self._test_collator = partial(_collate_numbered, collator=collator)
+            self._arriving = ArrivingScores(journal)
+            self.predict(_Numbered(inputs, left))
+            self._arriving.move()
+            if self._arriving.positions != left:
+                raise PredictionError(
+                    f"scoring {len(left)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    "another order"
+                )
+        return np.stack([journal.results[position] for position in range(len(inputs))])
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library; only the first process writes."""
@@ -176,8 +184,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, Tensor, Tensor]:
-        """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact."""
+    ) -> tuple[None, Tensor | None, Tensor | None]:
+        """Score a batch; dev losses are returned with the log-probabilities, so that their mean is exact.
+
+        Scores of inputs, which have no truth, are gathered here and not kept by the Trainer.
+        """
         inputs = self._prepare_inputs(inputs)
         position = inputs.pop(_POSITION, None)
         inputs.pop("labels", None)
@@ -185,7 +196,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             output = model(**inputs)
         log_probs = output["log_probs"].float()
         if position is not None:
-            return None, log_probs, position
+            self._arriving.add(*self.accelerator.gather_for_metrics((position, log_probs)))
+            return None, None, None
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
         return None, torch.cat([log_probs, extra], dim=1), inputs[_TRUTH]
 

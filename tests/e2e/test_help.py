@@ -39,8 +39,8 @@ from lalm_mer.core.imports import quick_imports
 with quick_imports():
     from lalm_mer.launch.run import trainers
 
-def score_and_stop(trainer, inputs, score=trainers.score_test):
-    assert len(score(trainer, inputs).values)
+def score_and_stop(*arguments, score=trainers.score_test):
+    assert len(score(*arguments).values)
     sys.exit(0)
 
 trainers.score_test = score_and_stop

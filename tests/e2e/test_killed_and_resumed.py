@@ -220,3 +220,45 @@ def test_a_damaged_checkpoint_is_one_line_and_never_another_training(
     assert expected in lines[0]
     assert not Path("ran").exists()
     assert not (run / "metrics.json").exists()
+
+
+def of_two_processes(run):
+    """Change an uninterrupted run into one that two processes began, and that was killed after its second epoch."""
+    (run / "metrics.json").unlink()
+    for checkpoint in run.glob("checkpoints/checkpoint-*"):
+        if checkpoint.name == "checkpoint-30":
+            shutil.rmtree(checkpoint)
+            continue
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        best = run / "checkpoints" / Path(state["best_model_checkpoint"]).name
+        change(best_model_checkpoint=str(best))(checkpoint)
+        shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["engine"]["num_processes"] = 2
+    record["config"]["train"]["per_device_train_batch_size"] = 1
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def test_a_checkpoint_of_two_processes_is_resumed_by_one_with_steps_of_as_many_examples(
+    workplace, uninterrupted, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    of_two_processes(run)
+    steps = checkpoints(run)
+    assert workplace.again("finetune", f"output.dir={run}", "train.per_device_train_batch_size=1") == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"error: key 'train.gradient_accumulation_steps': {run} has a run with 2 examples per step (1 per device x 1 "
+        "accumulated x 2 processes), now there are 1 (1 per device x 1 accumulated x 1 process); change this key or "
+        "train.per_device_train_batch_size to resume it"
+    )
+    assert workplace.again("finetune", f"output.dir={run}") == 0  # of two examples
+    printed = capsys.readouterr().out
+    assert f"resuming from step {max(steps)}: " in printed
+    assert "(of 2 process(es); random draws, such as dropout, will be others)\n" in printed
+    history, expected = ((folder / "history.jsonl").read_text().splitlines() for folder in (run, uninterrupted))
+    until = next(number for number, line in enumerate(expected) if json.loads(line)["step"] > max(steps))
+    assert history[:until] == expected[:until]
+    assert json.loads(history[-1])["step"] == 30
+    assert (run / "predictions.parquet").is_file()

@@ -27,6 +27,15 @@ ENGINES = ["ddp", "zero2", "zero3"]
 STEPS = ["train.max_steps=2", "train.learning_rate=1e-3", "adapter.lora_dropout=0.0"]
 MUTE = ["train.num_train_epochs=1", *STEPS[1:], "data.without_audio=read"]
 
+# every batch is a part of its own; a run of twenty utterances would otherwise be over before its first part
+EVERY_BATCH = """
+import runpy, sys
+from lalm_mer.recognizers import score_journal
+score_journal.PART_S = 0.0
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 def torchrun() -> list[str]:
     """Two processes on this machine, started as accelerate starts them on GPUs."""
@@ -184,6 +193,69 @@ def test_two_killed_processes_resume_to_identical_results(two_processes, workpla
     # a checkpoint has the adapter, never the base model
     base = (workplace.folder / "model" / "model.safetensors").stat().st_size
     assert all(path.stat().st_size < base / 2 for path in (run / "checkpoints").rglob("*") if path.is_file())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [["train.per_device_train_batch_size=4"], ["train.gradient_accumulation_steps=2"]])
+def test_a_training_of_two_processes_is_resumed_by_one(batch, engine_files, workplace, wait_for, tmp_path):
+    overrides = ["train.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
+    steps = ["train.eval_strategy=steps", "train.eval_steps=4", "train.save_total_limit=5", "adapter.lora_dropout=0.0"]
+    workplace.run("finetune", tmp_path / "uninterrupted", *steps, *batch)
+    run = tmp_path / "run"
+    launched = workplace.start("finetune", f"output.dir={run}", *steps, *overrides, launcher=torchrun())
+    kept = run / "checkpoints" / "checkpoint-8" / "WHOLE"  # in the middle of the second epoch
+    wait_for(launched, kept.exists)
+    launched.kill()
+    assert not (run / "checkpoints" / "checkpoint-12" / "WHOLE").exists()
+    written = kept.stat().st_mtime_ns
+    done = workplace.launch("finetune", run, *steps, *batch)
+    assert kept.stat().st_mtime_ns == written
+    assert f"resuming from step 8: {kept.parent} (of 2 process(es); " in done.stdout
+    found, expected = history(run), history(tmp_path / "uninterrupted")
+    assert list(found["step"]) == list(expected["step"])
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
+    adapter, weights = (
+        load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, tmp_path / "uninterrupted")
+    )
+    for name, tensor in weights.items():
+        assert_close(adapter[name], tensor, 1e-3, name=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("began", "options"),
+    [(2, ["scoring.per_device_eval_batch_size=2"]), (1, ["scoring.per_device_eval_batch_size=3"]),
+     (2, ["scoring.per_device_eval_batch_size=2", "answering.mode=generation"])],
+)  # fmt: skip
+def test_scoring_is_resumed_by_another_number_of_processes(
+    began, options, workplace, engine_files, wait_for, tmp_path, capsys
+):
+    every_batch = workplace.folder / "every_batch.py"
+    every_batch.write_text(EVERY_BATCH)
+    launchers = {1: workplace.accelerate_launch(), 2: torchrun()}
+    overrides = {1: [], 2: ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]}
+    options = [*options, "preflight=false"]
+    workplace.run("zero_shot", tmp_path / "uninterrupted", *options)
+    run = tmp_path / "run"
+
+    def kept():
+        file = run / "scores" / "test.jsonl"
+        lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+        return [position for line in lines for position in json.loads(line)["positions"]]
+
+    launcher = [*launchers[began], str(every_batch)]
+    launched = workplace.start("zero_shot", f"output.dir={run}", *options, *overrides[began], launcher=launcher)
+    wait_for(launched, lambda: len(kept()) >= 3)
+    launched.kill()
+    already = kept()
+    assert len(set(already)) == len(already)
+    assert len(already) in range(3, 20)
+    done = workplace.launch("zero_shot", run, *options, *overrides[3 - began], launcher=launchers[3 - began])
+    assert f"resuming: {len(already)} of 20 test utterances are scored\n" in done.stdout
+    table, expected = (folder / "predictions.parquet" for folder in (run, tmp_path / "uninterrupted"))
+    if began == 2:
+        assert table.read_bytes() == expected.read_bytes()  # the batches are the same
+    assert_equal_predictions(run, tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow

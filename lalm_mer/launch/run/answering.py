@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader
 
 from lalm_mer.core.errors import ConfigError, PredictionError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.names import LIKELIHOOD
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.progress import progress
-from lalm_mer.core.schema import Input
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.prompts import read_synonyms
 from lalm_mer.launch.config.sections import AnsweringSettings, ScoringSettings
@@ -27,6 +27,7 @@ from lalm_mer.recognizers.language.collator import PromptCollator
 from lalm_mer.recognizers.language.generation import decode_answer, generate
 from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
+from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs
 
 __all__ = ["Answering", "generates_answers", "open_answering"]
@@ -76,13 +77,16 @@ class Answering:
         """Notes on the results."""
         return [Note(NoteCode.GENERATED_ANSWERS, facts={"max_new_tokens": self.settings.max_new_tokens})]
 
-    def answer(self, inputs: Inputs, scoring: ScoringSettings, engine: Engine) -> tuple[list[str | None], list[str]]:
+    def answer(
+        self, inputs: Inputs, scoring: ScoringSettings, engine: Engine, journal: ScoreJournal | None = None
+    ) -> tuple[list[str | None], list[str]]:
         """Generate an answer to every test input in all processes.
 
         Args:
             inputs: the test inputs that the model can use
             scoring: batch size, workers and device
             engine: the expected engine
+            journal: keeps the answers on disk; those that it has are not generated again
 
         Returns:
             N answers, None for unscored utterances, and the N labels parsed from them
@@ -93,38 +97,40 @@ class Answering:
         """
         accelerator = Accelerator(cpu=scoring.use_cpu, mixed_precision=engine.mixed_precision)
         check_accelerator(engine, accelerator)
-        scored = self.data.scored
-        share = range(accelerator.process_index, len(inputs), accelerator.num_processes)
-        part: Dataset[Input] = Subset(inputs, share)  # type: ignore[arg-type]  # map-style, but not torch's class
+        journal = ScoreJournal(count=len(inputs)) if journal is None else journal
+        journal.share()
+        left, size, count = journal.left(), scoring.per_device_eval_batch_size, accelerator.num_processes
+        batches = [left[start : start + size] for start in range(0, len(left), size)]
+        own = batches[accelerator.process_index :: count]  # as one process would compose them
         self.recognizer.to(accelerator.device).eval()
         with accelerator.autocast():
-            answers = self._generate(part, scoring, accelerator.device)
-        gathered = gather_object(list(zip([scored[index] for index in share], answers, strict=True)))
-        if sorted(position for position, _ in gathered) != scored:
-            raise PredictionError(f"generation returned {len(gathered)} answers to {len(scored)} utterances")
+            answers = self._generate(inputs, own, scoring.dataloader_num_workers, accelerator.device)
+            for _ in range(0, len(batches), count):  # a process may have no batch in the last round
+                arrived = gather_object(next(answers, []))
+                journal.add(*map(list, zip(*arrived, strict=True)))
+        if sorted(journal.results) != list(range(len(inputs))):
+            raise PredictionError(f"generation returned {len(journal.results)} answers to {len(inputs)} utterances")
         accelerator.wait_for_everyone()
         accelerator.end_training()
-        by_position = dict(gathered)
-        all_answers = [by_position.get(position) for position in range(len(self.data.test))]
+        all_answers: list[str | None] = [None] * len(self.data.test)
+        for index, position in enumerate(self.data.scored):
+            all_answers[position] = journal.results[index]
         return all_answers, [UNPARSED if answer is None else self.parse(answer) for answer in all_answers]
 
-    def _generate(self, inputs: Dataset[Input], scoring: ScoringSettings, device: torch.device) -> list[str]:
+    def _generate(
+        self, inputs: Inputs, batches: Sequence[list[int]], workers: int, device: torch.device
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Positions and answers of each batch."""
         family, setup = self.recognizer.family, self.recognizer.setup
         longest = self.settings.max_new_tokens
         collator = PromptCollator(family, setup.prompts[0], setup.label_set, shots=setup.shots, following=longest)
         prefixes = PrefixStore(family, [collator.prefix])
-        loader: DataLoader[Any] = DataLoader(
-            inputs,
-            batch_size=scoring.per_device_eval_batch_size,
-            num_workers=scoring.dataloader_num_workers,
-            collate_fn=collator,
-        )
-        answers: list[str] = []
-        for batch in progress(loader, desc="generate", unit="batches"):
+        dataset: Any = inputs  # map-style, but not torch's class
+        loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collator)
+        for positions, batch in zip(batches, progress(loader, desc="generate", unit="batches"), strict=True):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             generated = generate(family, **on_device, max_new_tokens=longest, prefixes=prefixes)
-            answers += [decode_answer(family, ids) for ids in generated]
-        return answers
+            yield [(position, decode_answer(family, ids)) for position, ids in zip(positions, generated, strict=True)]
 
 
 def open_answering(recognizer: LanguageRecognizer, data: RunData, settings: AnsweringSettings) -> Answering:

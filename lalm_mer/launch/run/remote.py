@@ -65,7 +65,7 @@ def score_remotely(loaded: LoadedRun, folder: Path, method: str, inputs: Inputs,
     )
     names = list(loaded.data.scored_test.utterances()["utterance_id"])
     journal = Journal(folder / JOURNAL, prompts=len(recognizer.prompts), labels=len(recognizer.label_set))
-    with closing(recognizer.client), journal:
+    with closing(recognizer.client):
         print(what_leaves(loaded, names, journal), flush=True)  # noqa: T201 before anything is sent
         _require_served(recognizer.client, settings)
         reported = recognizer.prepare(journal.model)

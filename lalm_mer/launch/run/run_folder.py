@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +14,11 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.notes import Note
+from lalm_mer.core.notes import Note, Split
 from lalm_mer.core.output import write_json
-from lalm_mer.core.paths import absolute
+from lalm_mer.core.paths import absolute, as_recorded
+from lalm_mer.core.processes import process_count
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import UAR, Floats
@@ -24,8 +28,11 @@ from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
 from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.score_journal import ScoreJournal
 
 __all__ = ["RunFolder", "is_finished", "open_run", "run_lock"]
+
+_BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 @dataclass
@@ -52,6 +59,33 @@ class RunFolder:
     def history(self) -> Path:
         """Losses and dev metrics by step."""
         return self.path / "history.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the scores while they are computed; it is removed when the run is finished."""
+        return self.path / "scores"
+
+    def journal(self, split: Split, examples: ExampleDataset, weights: str | None = None) -> ScoreJournal:
+        """The scores of a split so far, from an earlier process that was killed; those of another run are not used.
+
+        Args:
+            split: what is scored
+            examples: the N scored examples
+            weights: hash of what was trained; None if nothing was trained
+        """
+        if not self.writes:
+            return ScoreJournal(count=len(examples))
+        path, record, ids = self.scores / f"{split}.jsonl", self.record, list(examples.utterances()["utterance_id"])
+        named = (record.started_at, record.recognizer, record.condition, record.fold, record.seed, record.labels)
+        journal = ScoreJournal(path, hash_json([split, named, record.hashes, weights, ids]), len(examples))
+        if journal.of_another_run:
+            print(f"{as_recorded(path)}: has scores of another run, which are not used", flush=True)  # noqa: T201
+        if journal.damaged:
+            lines = ", ".join(map(str, journal.damaged[:5]))
+            print(f"{as_recorded(path)}: damaged in line {lines}; these utterances are scored again", flush=True)  # noqa: T201
+        if journal.results:
+            print(f"resuming: {len(journal.results)} of {len(examples)} {split} utterances are scored", flush=True)  # noqa: T201
+        return journal
 
     def add_notes(self, *notes: Note) -> None:
         """Add notes to run.json of a run that is not finished."""
@@ -99,6 +133,7 @@ class RunFolder:
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)
         write_json(self.path / "metrics.json", metrics)
+        shutil.rmtree(self.scores, ignore_errors=True)
         _print_figure("test", metrics)
 
 
@@ -138,12 +173,13 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
         ConfigError: naming the first key that differs, if the folder has another run
         PredictionError: if its run.json is malformed or of another format
     """
-    file, record = path / RUN_FILE, identity
+    file = path / RUN_FILE
     if path.exists() and not path.is_dir():
         raise ConfigError(f"key 'output.dir': {path} is a file; choose a folder")
+    record = identity = replace(identity, config=_with_processes(identity.config))
     if file.is_file() and _has_results(path):
         earlier = read_record(file)
-        _require_same(path, "config", earlier.config, identity.config, changeable_keys(schema, "config."))
+        _require_same_config(path, earlier.config, identity.config, schema)
         _require_same(path, "hashes", earlier.hashes, identity.hashes)
         record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
     elif writes and path.is_dir() and _has_results(path):  # other processes may see it while it is created
@@ -168,7 +204,7 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
     if not (path / "metrics.json").is_file() or not (path / RUN_FILE).is_file():
         return False
     earlier = read_record(path / RUN_FILE)
-    _require_same(path, "config", earlier.config, to_dict(settings), changeable_keys(type(settings), "config."))
+    _require_same_config(path, earlier.config, _with_processes(to_dict(settings)), type(settings))
     _require_same(path, "hashes", {key: earlier.hashes.get(key) for key in hashes}, hashes)
     return True
 
@@ -182,6 +218,38 @@ def _has_results(path: Path) -> bool:
 def _same_path(earlier: object, now: object) -> bool:
     """Whether both are the same path, written differently."""
     return isinstance(earlier, str) and isinstance(now, str) and absolute(earlier) == absolute(now)
+
+
+def _with_processes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the number of processes, which the file of the engine states if the config does not."""
+    engine = config.get("engine", {})
+    return {**config, "engine": {**engine, "num_processes": engine.get("num_processes") or process_count()}}
+
+
+def _require_same_config(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], schema: type) -> None:
+    """With another number of processes, the two keys of a batch may differ, but not the examples of a step."""
+    changeable = changeable_keys(schema, "config.")
+    before, after = _step(earlier), _step(now)
+    if before and after and before[-1] != after[-1]:
+        if math.prod(before) != math.prod(after):
+            raise ConfigError(
+                f"key 'train.gradient_accumulation_steps': {path} has a run with {math.prod(before)} examples per step "
+                f"({_product(before)}), now there are {math.prod(after)} ({_product(after)}); change this key or "
+                "train.per_device_train_batch_size to resume it"
+            )
+        changeable |= {f"config.train.{key}" for key in _BATCH_KEYS}
+    _require_same(path, "config", dict(earlier), dict(now), changeable)
+
+
+def _step(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Factors of the number of examples per optimiser step; None without training, or if they are not known."""
+    train = config.get("train") or {}
+    factors = *(train.get(key) for key in _BATCH_KEYS), config.get("engine", {}).get("num_processes")
+    return factors if all(isinstance(factor, int) for factor in factors) else None
+
+
+def _product(step: tuple[int, ...]) -> str:
+    return f"{step[0]} per device x {step[1]} accumulated x {step[2]} process{'es' if step[2] > 1 else ''}"
 
 
 def _require_same(path: Path, key: str, earlier: object, now: object, changeable: frozenset[str] = frozenset()) -> None:

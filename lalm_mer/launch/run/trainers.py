@@ -20,6 +20,7 @@ from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import LOG_INTERVAL_S
+from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import RunData
@@ -28,7 +29,8 @@ from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.recognizers.base import Scores
-from lalm_mer.recognizers.checkpoints import last_complete_checkpoint
+from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
+from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 
@@ -135,21 +137,34 @@ def train_and_score(
     checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
     if checkpoint is not None and run.writes:
         step = checkpoint.name.rpartition("-")[2]
-        print(f"resuming from step {step}: {as_recorded(checkpoint)}", flush=True)  # noqa: T201 for the user
+        saved = saved_processes(checkpoint)
+        differ = saved not in (None, engine.num_processes)
+        other = f" (of {saved} process(es); random draws, such as dropout, will be others)" if differ else ""
+        print(f"resuming from step {step}: {as_recorded(checkpoint)}{other}", flush=True)  # noqa: T201 for the user
     trainer.train(resume_from_checkpoint=checkpoint)
-    scores = score_test(trainer, InputDataset(data.scored_test))
+    weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
+    journal = run.journal("test", data.scored_test, weights)
+    scores = score_test(trainer, InputDataset(data.scored_test), journal)
     # with the collator by which the checkpoint was chosen
-    on_dev = trainer.score(InputDataset(data.dev), trainer.recognizer.scoring_collators[0])
+    on_dev = trainer.score(
+        InputDataset(data.dev), trainer.recognizer.scoring_collators[0], run.journal("dev", data.dev, weights)
+    )
     trainer.save_trained(run.path / saved_as)
     run.finish(data, scores, on_dev)
     trainer.close()
 
 
-def score_test(trainer: RecognizerTrainer, inputs: Inputs) -> Scores:
-    """Scores of the N test inputs by all processes; the first process announces it, since it may take long."""
+def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal) -> Scores:
+    """Scores of the N test inputs by all processes; the first process announces it, since it may take long.
+
+    Args:
+        trainer: of the recognizer
+        inputs: N inputs
+        journal: keeps the scores on disk while they are computed
+    """
     if trainer.is_world_process_zero():
         print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
-    return score_by_trainer(trainer, inputs)
+    return score_by_trainer(trainer, inputs, journal)
 
 
 def make_trainer(

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import BinaryIO, Self
 
+from lalm_mer.core.appended_lines import AppendedLines
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.core.output import writing
 from lalm_mer.core.strict_json import parse, parse_object
 from lalm_mer.recognizers.remote.replies import Usage
 
@@ -42,7 +41,7 @@ class Answer:
 
 
 class Journal:
-    """The answers of a run so far; the file is opened for the first answer that is added.
+    """The answers of a run so far.
 
     Args:
         path: the file, which may not exist yet
@@ -58,10 +57,8 @@ class Journal:
         self.path = path
         self.answers: dict[str, Answer] = {}
         self.model: str | None = None  # that has answered
-        self._file: BinaryIO | None = None
-        content = path.read_bytes() if path.exists() else b""
-        complete = content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b""
-        for number, line in enumerate(complete.splitlines(), start=1):
+        self._lines = AppendedLines(path)
+        for number, line in enumerate(self._lines.lines, start=1):
             source = f"{path}: line {number}"
             answer = parse(Answer, parse_object(line, source), source)
             rows = answer.log_probs
@@ -74,26 +71,12 @@ class Journal:
             if self.model not in (None, answer.model):
                 raise PredictionError(f"{source}: model {answer.model!r}, before {self.model!r}; remove the file")
             self.answers[answer.utterance_id], self.model = answer, answer.model
-        self._complete = len(complete)
 
     def add(self, answer: Answer) -> None:
         """Append an answer; it is on disk when this returns."""
-        line = dumps(asdict(answer), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with writing(self.path):
-            if self._file is None:
-                self._file = self.path.open("ab")
-                self._file.truncate(self._complete)
-            self._file.write(line)
-            self._file.flush()
+        self._lines.append(dumps(asdict(answer), ensure_ascii=False, allow_nan=False).encode())
         self.answers[answer.utterance_id] = answer
 
     def usage(self) -> Usage:
         """Counts of all answers."""
         return sum((answer.usage for answer in self.answers.values()), Usage())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()

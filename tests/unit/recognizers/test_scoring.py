@@ -58,7 +58,7 @@ class Table(nn.Module):
 
 
 def by_trainer(recognizer):
-    def score(inputs, collator):
+    def score(inputs, collator, journal=None):
         assert inputs in (INPUTS, [NOTHING])
         return collator(inputs)["probabilities"].log().numpy()
 

@@ -86,6 +86,27 @@ def test_settings_without_effect_on_results_may_change(tmp_path, section, key, v
     assert open_run(tmp_path, changed, Settings, writes=True).record.config == changed.config
 
 
+def test_a_batch_may_change_with_the_number_of_processes_alone(tmp_path, monkeypatch):
+    config = to_dict(Settings())
+    config["train"] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    config["engine"]["num_processes"] = None  # as the file of the engine says
+
+    def resumed(processes, batch, accumulated):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        now = deepcopy(replace(IDENTITY, config=config))
+        now.config["train"] |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        return open_run(tmp_path, now, Settings, writes=True).record.config
+
+    assert resumed(2, 4, 1)["engine"]["num_processes"] == 2
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    for processes, batch, accumulated in ((1, 4, 2), (2, 2, 2), (1, 8, 1), (4, 2, 1)):
+        assert resumed(processes, batch, accumulated)["train"]["per_device_train_batch_size"] == batch
+    with pytest.raises(ConfigError, match=r"8 examples per step \(2 per device x 1 accumulated x 4 processes\), .* 4"):
+        resumed(1, 4, 1)
+    with pytest.raises(ConfigError, match=r"config\.train\.gradient_accumulation_steps = 1, now it is 2"):
+        resumed(4, 1, 2)  # batches of other sizes in as many processes
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [(("config", "seed"), "config.seed"), (("config", "train", "learning_rate"), "config.train.learning_rate"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from closeness import assert_close
@@ -9,9 +10,11 @@ from torch.utils.data import Subset
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.recognizers import score_journal
 from lalm_mer.recognizers.baselines.build import build_fusion
 from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
 from lalm_mer.recognizers.baselines.settings import BranchSettings
+from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 LABELS = ("happy", "sad")
@@ -40,17 +43,22 @@ def test_the_trainer_trains_it_and_restores_its_best_checkpoint(examples, inputs
     assert_close(restored, scores)
 
 
-def test_scores_in_another_order_are_refused(inputs, tmp_path, monkeypatch):
+@pytest.fixture
+def trainer(inputs, tmp_path):
+    """Of an untrained network, which scores batches of three inputs."""
     network = build_fusion(
         inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
         audio_branch=BranchSettings(),
     )  # fmt: skip
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=False, per_device_eval_batch_size=3,
     )  # fmt: skip
-    trainer = RecognizerTrainer(network, arguments)
-    (collator,) = network.scoring_collators
+    return RecognizerTrainer(network, arguments)
+
+
+def test_scores_in_another_order_are_refused(inputs, trainer, monkeypatch):
+    (collator,) = trainer.recognizer.scoring_collators
     assert trainer.score(inputs, collator).shape == (16, 2)
     loader_of = trainer.get_test_dataloader
     for order in ([0, 2, 1, *range(3, 16)], [*range(15)], [*range(16), 15]):  # swapped, lost, twice
@@ -59,3 +67,41 @@ def test_scores_in_another_order_are_refused(inputs, tmp_path, monkeypatch):
         )
         with pytest.raises(PredictionError, match=rf"^scoring 16 utterances returned {len(order)}, or"):
             trainer.score(inputs, collator)
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 5])
+def test_scoring_that_is_resumed_runs_the_other_batches_alone(killed_after, inputs, trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_journal, "PART_S", 0.0)
+    (collator,) = trainer.recognizer.scoring_collators
+    expected, batches = trainer.score(inputs, collator), []
+
+    def collate(items):
+        batches.append([inputs.index(given) for given in items])
+        if stops and len(batches) > killed_after:
+            raise KeyboardInterrupt
+        return collator(items)
+
+    def journal(run="run"):
+        return ScoreJournal(tmp_path / "scores.jsonl", run, len(inputs))
+
+    stops = True
+    with pytest.raises(KeyboardInterrupt):
+        trainer.score(inputs, collate, journal())
+    begun, stops = batches[:killed_after], False
+    batches.clear()
+    np.testing.assert_array_equal(trainer.score(inputs, collate, journal()), expected)
+    left = max(killed_after - 1, 0)  # the loader reads one batch ahead
+    assert begun[:left] + batches == [list(range(16))[start : start + 3] for start in range(0, 16, 3)]
+    batches.clear()
+    np.testing.assert_array_equal(trainer.score(inputs, collate, journal()), expected)
+    assert not batches  # all are on disk
+    np.testing.assert_array_equal(trainer.score(inputs, collate, journal("another run")), expected)
+    assert [position for batch in batches for position in batch] == list(range(16))
+
+
+def test_the_trainer_keeps_no_scores(inputs, trainer, monkeypatch):
+    outputs, predict = [], trainer.predict
+    monkeypatch.setattr(trainer, "predict", lambda dataset: outputs.append(predict(dataset)))
+    assert trainer.score(inputs, trainer.recognizer.scoring_collators[0]).shape == (16, 2)
+    (output,) = outputs
+    assert (output.predictions, output.label_ids) == (None, None)

@@ -17,9 +17,9 @@ def answer(name, **changes):
 @pytest.fixture
 def file(tmp_path):
     """A journal with two answers."""
-    with Journal(tmp_path / "answers.jsonl", prompts=1, labels=2) as journal:
-        journal.add(answer("u1"))
-        journal.add(answer("ü2\r", log_probs=None, text="line\nbreak \u2028"))
+    journal = read(tmp_path / "answers.jsonl")
+    journal.add(answer("u1"))
+    journal.add(answer("ü2\r", log_probs=None, text="line\nbreak \u2028"))
     return tmp_path / "answers.jsonl"
 
 
@@ -40,9 +40,9 @@ def test_a_line_that_was_cut_anywhere_is_removed(file):
     first = whole.index(b"\n") + 1
     for length in range(first, len(whole), 9):
         file.write_bytes(whole[:length])
-        with read(file) as journal:
-            assert list(journal.answers) == ["u1"]
-            journal.add(answer("u3"))
+        journal = read(file)
+        assert list(journal.answers) == ["u1"]
+        journal.add(answer("u3"))
         assert [json.loads(line)["utterance_id"] for line in file.read_text().splitlines()] == ["u1", "u3"]
 
 
