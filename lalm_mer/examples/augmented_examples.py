@@ -81,6 +81,10 @@ class AugmentedExamples:
         """Duration of each utterance before augmentation, in seconds; None if it has no audio."""
         return self._examples.durations_s()
 
+    def lengths(self) -> list[float]:
+        """Lengths of ``ExampleDataset.lengths``, before augmentation."""
+        return self._examples.lengths()
+
     def truths(self) -> list[str]:
         """Task label of each example, in order."""
         return self._examples.truths()

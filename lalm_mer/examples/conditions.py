@@ -54,6 +54,7 @@ class SwappedAudio:
         self._with_audio = InputDataset(examples)
         self._without_audio = InputDataset(examples.without_waveforms())
         self.sources = derangement(len(examples), seed)
+        self._examples = examples
 
     def __len__(self) -> int:
         return len(self._with_audio)
@@ -65,6 +66,11 @@ class SwappedAudio:
 
     def __iter__(self) -> Iterator[Input]:
         return (self[index] for index in range(len(self)))
+
+    def lengths(self) -> list[float]:
+        """About the number of tokens of each input, as ``ExampleDataset.lengths``."""
+        audio, text = self._examples.audio_lengths(), self._examples.text_lengths()
+        return [audio[source] + own for source, own in zip(self.sources, text, strict=True)]
 
 
 CHANGED_INPUTS = {AUDIO_SWAPPED: SwappedAudio}

@@ -17,6 +17,8 @@ from lalm_mer.protocols.folded_corpus import FoldedCorpus
 
 __all__ = ["ExampleDataset", "ExampleSource", "InputDataset"]
 
+_TOKENS_PER_S, _TOKENS_PER_CHARACTER = 25.0, 0.25  # of audio, as most families have; of a transcript
+
 
 @dataclass(frozen=True)
 class ExampleSource:
@@ -111,6 +113,23 @@ class ExampleDataset:
         durations = self._utterances["duration_s"][:]
         return [durations[row] for row in self._rows]
 
+    def audio_lengths(self) -> list[float]:
+        """About the number of tokens of the audio of each example; 0 if the examples have no waveforms."""
+        durations = self.durations_s() if self.uses_audio else [None] * len(self)
+        return [_TOKENS_PER_S * (duration_s or 0.0) for duration_s in durations]
+
+    def text_lengths(self) -> list[float]:
+        """About the number of tokens of the transcript of each example and of the turns before it."""
+        table, context = self.utterances(), self._source.context
+        return [
+            _TOKENS_PER_CHARACTER * (len(words or "") + sum(len(turn.transcript) for turn in context.get(name, ())))
+            for name, words in zip(table["utterance_id"], table["transcript"], strict=True)
+        ]
+
+    def lengths(self) -> list[float]:
+        """About the number of tokens of each example in which examples differ, without decoding, to batch by length."""
+        return [audio + text for audio, text in zip(self.audio_lengths(), self.text_lengths(), strict=True)]
+
     def audio_hashes(self) -> list[str | None]:
         """Hash of the audio of each example, without decoding; None if it has no audio."""
         hashes = self._utterances["audio_sha256"][:]
@@ -177,3 +196,7 @@ class InputDataset:
 
     def __iter__(self) -> Iterator[Input]:
         return (self[index] for index in range(len(self)))
+
+    def lengths(self) -> list[float]:
+        """Lengths of ``ExampleDataset.lengths``; 0 for examples of another kind, which are not known before access."""
+        return self._examples.lengths() if isinstance(self._examples, ExampleDataset) else [0.0] * len(self)

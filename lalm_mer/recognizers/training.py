@@ -16,18 +16,19 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from lalm_mer.core.errors import ModelError, PredictionError
+from lalm_mer.core.errors import ConfigError, ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.output import writing
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
+from lalm_mer.recognizers.order import GroupedByLength, lengths_of, longest_first
 from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
 
@@ -95,6 +96,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self._training_collator: TrainingCollator = recognizer.training_collator
         self._label_set: LabelSet = recognizer.label_set
         self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], self._label_set)
+        self._train_sampler: GroupedByLength | None = None
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,
@@ -129,7 +131,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return output
 
     def score(self, inputs: Inputs, collator: Collator, journal: ScoreJournal | None = None) -> npt.NDArray[np.float64]:
-        """Label log-probabilities of inputs, in their order, over all processes.
+        """Label log-probabilities of inputs, in their order, over all processes; in batches of similar length.
 
         Args:
             inputs: N inputs
@@ -144,11 +146,11 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """
         journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
-        order = range(len(inputs))
+        order = longest_first(inputs)
         if left := [position for position in order if position not in journal.results]:
             several = self.args.world_size > 1  # every batch is full then
             missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
-            left += islice(cycle(order), missing)
+            left += islice(cycle(order[::-1]), missing)
             self._test_collator = partial(_collate_numbered, collator=collator)
             self._arriving = ArrivingScores(journal)
             self.predict(_Numbered(inputs, left))
@@ -212,8 +214,10 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     # The Trainer has one collator for train, dev and test
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of dev examples."""
-        return self._collated_by(self._dev_collator, super().get_eval_dataloader, eval_dataset)
+        """Loader of dev examples, in batches of similar length."""
+        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        by_length = Subset(examples, longest_first(examples))
+        return self._collated_by(self._dev_collator, super().get_eval_dataloader, by_length)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
         """Loader of inputs to score."""
@@ -231,6 +235,24 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         finally:
             self.data_collator = self._training_collator
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:  # noqa: ANN401 as in transformers
+        """Order of the training examples; transformers' own for any other strategy."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        lengths = lengths_of(examples)
+        if lengths is None:
+            raise ConfigError(
+                "argument 'train_sampling_strategy': group_by_length, but the examples have no lengths(); use random"
+            )
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._train_sampler = GroupedByLength(lengths, self.args.train_batch_size * self.args.world_size, seed)
+        return self._train_sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:  # noqa: ANN401
+        """None: in the order of the dataset, whatever the strategy of training is."""
+
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
         """Loaders have their own generator, so that their number of starts does not change the dropout masks."""
         loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
@@ -243,9 +265,10 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         if self._has_ended():  # it was killed after its last step; transformers would run one more
             self.control.should_training_stop = True
         else:
-            set_epoch = getattr(self.train_dataset, "set_epoch", None)
-            if set_epoch is not None:  # accelerate omits it with several processes, and in a resumed epoch
-                set_epoch(kwargs["epoch"])
+            for each in (self.train_dataset, self._train_sampler):
+                set_epoch = getattr(each, "set_epoch", None)
+                if set_epoch is not None:  # accelerate omits it with several processes, and in a resumed epoch
+                    set_epoch(kwargs["epoch"])
             super()._run_epoch(*args, **kwargs)
 
     def _has_ended(self) -> bool:

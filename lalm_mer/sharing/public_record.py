@@ -45,14 +45,14 @@ SHARED_SETTINGS = (
     "train.num_train_epochs", "train.max_steps", "train.learning_rate", "train.per_device_train_batch_size",
     "train.gradient_accumulation_steps", "train.lr_scheduler_type", "train.warmup_steps", "train.weight_decay",
     "train.max_grad_norm", "train.eval_strategy", "train.eval_steps", "train.bf16", "train.fp16",
-    "train.gradient_checkpointing", "train.early_stopping_patience",
+    "train.gradient_checkpointing", "train.early_stopping_patience", "train.train_sampling_strategy",
 )  # fmt: skip
 """Settings that may be shared, as section.key; names and numbers, never a path."""
 SHARED_WORDS = frozenset(
     {
         *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
         *names.OBJECTIVES, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
-        "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random",
+        "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random", "group_by_length",
     }
 )  # fmt: skip
 """Values of settings and notes that are text, besides families, modules and the base model."""

@@ -250,6 +250,12 @@ class TrainSettings(ScoringSettings):
     learning_rate: float = setting(1e-4, at_least=0, help="its maximum")
     per_device_train_batch_size: int = setting(8, at_least=1, help="utterances per batch")
     gradient_accumulation_steps: int = setting(1, at_least=1, help="batches per optimiser step")
+    train_sampling_strategy: str = setting(
+        "random",
+        choices=("random", "group_by_length"),
+        help="order of the training examples; group_by_length: shuffled, then sorted by length within windows of up to "
+        "50 batches, so that less is padded",
+    )
     lr_scheduler_type: str = setting("cosine", help="see transformers.SchedulerType")
     warmup_steps: float = setting(0.05, at_least=0, help="number of steps, or their share if below 1")
     weight_decay: float = setting(0.0, at_least=0, help="of AdamW")

@@ -45,6 +45,9 @@ def test_inputs_keep_all_but_their_audio(examples):
         assert len(changed.waveform.samples) != len(own.waveform.samples)
     lengths = [[len(given.waveform.samples) for given in inputs] for inputs in (InputDataset(plain), swapped)]
     assert sorted(lengths[0]) == sorted(lengths[1])
+    assert swapped.lengths() == pytest.approx(
+        [25 * samples / 8000 + len(given.transcript) / 4 for samples, given in zip(lengths[1], swapped, strict=True)]
+    )
 
 
 def test_the_audio_is_that_of_the_recorded_source(examples):

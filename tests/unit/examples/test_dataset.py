@@ -5,6 +5,7 @@ import pytest
 
 from lalm_mer.core.errors import AudioError, CorpusError
 from lalm_mer.core.provenance import hash_bytes
+from lalm_mer.core.schema import Turn
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
 from lalm_mer.protocols.folded_corpus import fold_corpus
 
@@ -45,6 +46,18 @@ def test_inputs_are_those_of_the_examples_without_their_truths(toy_corpus, toy_p
     assert len(inputs) == len(train)
     assert list(inputs) == [example.input for example in train]
     assert not hasattr(inputs[0], "label")
+
+
+def test_lengths_are_those_of_audio_and_words_without_decoding(toy_corpus, toy_protocol, monkeypatch):
+    source = ExampleSource(fold_corpus(toy_corpus(), toy_protocol()))
+    with_audio, without = (source.examples(1, "train", sampling_rate=rate) for rate in (16000, None))
+    monkeypatch.setattr("lalm_mer.examples.dataset.waveform_of", None)
+    words = [0.25 * len(transcript) for transcript in with_audio.utterances()["transcript"]]
+    assert without.lengths() == words
+    assert with_audio.lengths() == InputDataset(with_audio).lengths() == pytest.approx([10 + each for each in words])
+    name = with_audio.utterances()["utterance_id"][0]
+    in_dialogue = ExampleSource(source.folded, context={name: (Turn(None, "twelve signs"),)})
+    assert in_dialogue.examples(1, "train", None).lengths() == [words[0] + 3, *words[1:]]
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.augmentation import (
@@ -34,6 +35,9 @@ class Examples(list):
     def durations_s(self):
         return [example.input.waveform.duration_s for example in self]
 
+    def lengths(self):
+        return [len(example.input.waveform.samples) for example in self]
+
     def utterances(self):
         return {"utterance_id": [example.input.utterance_id for example in self]}
 
@@ -56,10 +60,12 @@ class Loudness(nn.Module):
     def scoring_collators(self):
         return (levels,)
 
-    def forward(self, level, truth, labels=None):
+    def forward(self, level, truth=None, labels=None):
         if self.training:
             self.levels_seen += level.flatten().tolist()
         log_probs = self.linear(level).log_softmax(dim=1)
+        if truth is None:
+            return {"log_probs": log_probs}
         losses = -log_probs.gather(1, truth[:, None])[:, 0]
         return {"losses": losses, "items": torch.ones_like(losses), "log_probs": log_probs}
 
@@ -100,7 +106,7 @@ def examples():
     )
 
 
-def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, callbacks=(), **settings):
+def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, order="random", callbacks=(), **settings):
     set_seed(0)
     arguments = TrainingArguments(
         output_dir=str(folder), num_train_epochs=3, per_device_train_batch_size=batch, learning_rate=0.05,
@@ -108,6 +114,7 @@ def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, callbacks=
         save_steps=2, load_best_model_at_end=True, metric_for_best_model="uar", use_cpu=True, report_to="none",
         remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0, seed=0, data_seed=0, logging_steps=1,
+        train_sampling_strategy=order,
     )  # fmt: skip
     return RecognizerTrainer(
         Loudness(), arguments, train_examples=train, dev_examples=dev, callbacks=callbacks, **settings
@@ -138,6 +145,62 @@ def test_every_epoch_augments_anew_and_a_resumed_run_augments_the_same(examples,
     again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-8"))
     assert again.model.levels_seen == levels_seen[16:]
     torch.testing.assert_close(again.model.linear.weight, complete.model.linear.weight, rtol=0, atol=0)
+
+
+@pytest.fixture
+def uneven():
+    """Twelve examples of 100 to 1200 samples, in an order of no length."""
+    lengths = 100 + 100 * np.random.default_rng(1).permutation(12)
+    return Examples(
+        Example(
+            Input(f"u{n:02}", None, Waveform(np.full(length, 0.01, np.float32), 16_000), "s"), LABELS.labels[n % 4 == 0]
+        )
+        for n, length in enumerate(lengths)
+    )
+
+
+def test_a_run_in_order_of_length_resumes_in_the_middle_of_an_epoch(uneven, tmp_path):
+    complete = trainer(tmp_path / "complete", uneven, uneven, order="group_by_length")
+    complete.train()
+    seen = np.reshape(complete.model.levels_seen, (3, 12))
+    assert np.array_equal(np.sort(seen), np.broadcast_to(np.sort(seen[0]), (3, 12)))  # each once an epoch
+    assert len({tuple(epoch) for epoch in seen}) == 3  # in another order
+    killed = trainer(tmp_path / "cut", uneven, uneven, order="group_by_length", callbacks=[KillAt(8)])
+    with pytest.raises(Killed):
+        killed.train()
+    again = trainer(tmp_path / "cut", uneven, uneven, order="group_by_length")
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-8"))
+    assert again.model.levels_seen == complete.model.levels_seen[16:]
+    torch.testing.assert_close(again.model.linear.weight, complete.model.linear.weight, rtol=0, atol=0)
+
+
+def test_scores_are_in_the_order_of_the_inputs_and_batches_by_length(uneven, tmp_path, monkeypatch):
+    inputs = Examples(example.input for example in uneven)
+    monkeypatch.setattr(Examples, "lengths", lambda self: [len(given.waveform.samples) for given in self])
+    run = trainer(tmp_path, uneven, uneven)
+    batches = []
+
+    def collator(batch):
+        batches.append([len(given.waveform.samples) for given in batch])
+        return levels(batch)
+
+    scores = run.score(inputs, collator)
+    assert batches == [list(range(1200, 400, -100)), list(range(400, 0, -100))]  # of 8
+    with torch.no_grad():
+        expected = [run.model(**levels([given]), truth=torch.tensor([0]))["log_probs"][0].tolist() for given in inputs]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_dev_is_run_in_batches_of_similar_length(uneven, tmp_path):
+    run = trainer(tmp_path, uneven, uneven, order="group_by_length")
+    lengths = torch.cat([batch["level"] for batch in run.get_eval_dataloader()]).flatten().tolist()
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_examples_without_lengths_are_refused(uneven, tmp_path):
+    run = trainer(tmp_path, list(uneven), uneven, order="group_by_length")
+    with pytest.raises(ConfigError, match=r"group_by_length, but the examples have no lengths\(\); use random"):
+        run.train()
 
 
 def test_dev_is_not_augmented(examples, tmp_path):
