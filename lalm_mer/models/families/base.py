@@ -167,6 +167,12 @@ class Family(PretrainedModel):
         return load_prompt(path)
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the language model."""
+        model: Any = self.model
+        return int(model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
     def longest_audio_s(self) -> float:
         """Longest audio it takes, in seconds."""
         return self.front_end.longest_audio_s(self)

@@ -1,7 +1,8 @@
 """Batches: a prompt and its answers packed into one row, so that all answers share one pass over the prompt.
 
 A row is ``prompt, answer 1, answer 2, ...``; every answer starts at the position after the prompt and attends to the
-prompt and to itself only. With a single answer (training) this is the ordinary causal sequence.
+prompt and to itself only. With a single answer (training) this is the ordinary causal sequence. With ``packing`` a row
+contains several utterances one after another (``packing``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.conversation import Conversation
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.base import Batch, true_indices
+from lalm_mer.recognizers.language.packing import rows_of
 from lalm_mer.recognizers.language.prefix import Prefix, Rendered, find_prefix, without_prefix
 
 __all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator", "answer_forms"]
@@ -108,11 +110,16 @@ class PromptCollator:
 
 @dataclass(eq=False)
 class AnswerCollator(PromptCollator):
-    """Makes a batch to score: the prompts of B inputs, each with all answers; arguments as for ``PromptCollator``.
+    """Makes a batch to score: the prompts of B inputs, each with all answers.
+
+    Args:
+        packing: whether rows contain several utterances; other arguments as for ``PromptCollator``
 
     Raises:
         ConfigError: if two surface forms have the same tokens
     """
+
+    packing: bool = False
 
     def __post_init__(self) -> None:
         self._answers = [(label, self.family.answer_ids(form)) for label, form in answer_forms(self.label_set)]
@@ -125,20 +132,35 @@ class AnswerCollator(PromptCollator):
         """Collate B inputs.
 
         Returns:
-            ``input_ids``, ``position_ids``, ``segment_ids`` (B, T), the last 0 in the prompt, a in answer a, -1 in
+            ``input_ids``, ``position_ids``, ``segment_ids`` (R, T), the last 0 in the prompt, a in answer a, -1 in
             padding; ``sources`` (B, A, L): the position whose hidden state predicts each answer token; ``targets``
             (B, A, L): those tokens, ``IGNORED`` after the stop token; ``label_of_answer`` (B, A): index of the label
             of each answer; and the audio tower's inputs if the prompt uses audio; with answered examples also
-            ``prefix``, as of ``PromptCollator``
+            ``prefix``, as of ``PromptCollator``. Without packing, R is B; with it also ``rows`` (B,): the row of each
+            utterance, and ``utterances`` (R, T): index of the utterance of each token, -1 in padding
         """
         rendered = [self.render(given) for given in inputs]
         length = self.prefix_length(rendered)
         prompts = without_prefix(rendered, self.prefix, length)
-        return self.packed(prompts, length) | self.audio(prompts) | self.prefix_tensors(length, len(prompts))
+        rows = self.rows(self.lengths(prompts))
+        batch = self.packed(prompts, rows, length) | self.audio(prompts, rows)
+        return batch | self.prefix_tensors(length, len(prompts))
+
+    def lengths(self, prompts: Sequence[Rendered]) -> list[int]:
+        """Number of tokens of each rendered prompt with all answers."""
+        of_answers = sum(len(answer) for _, answer in self._answers)
+        return [len(ids) + of_answers for ids, _ in prompts]
+
+    def rows(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of the utterances of each row, from their numbers of tokens."""
+        if not self.packing:
+            return [[index] for index in range(len(lengths))]
+        return rows_of(lengths, self.family.hidden_size)
 
     def packed(
         self,
         prompts: Sequence[Rendered],
+        rows: Sequence[Sequence[int]],
         start: int = 0,
         answers: Sequence[Sequence[tuple[int, list[int]]]] | None = None,
     ) -> Batch:
@@ -146,35 +168,51 @@ class AnswerCollator(PromptCollator):
 
         Args:
             prompts: results of ``render``, or the rest of them after the prefix
+            rows: R rows, the indices of the prompts of each
             start: position of their first token
             answers: A answers of each prompt, given as index of the label and token ids; None for all answers
         """
         answers = [self._answers] * len(prompts) if answers is None else answers
-        width = max(
+        lengths = [
             len(ids) + sum(len(answer) for _, answer in own) for (ids, _), own in zip(prompts, answers, strict=True)
-        )
+        ]
+        width = max(sum(lengths[index] for index in row) for row in rows)
         longest = max(len(answer) for own in answers for _, answer in own)
-        batch = {
-            "input_ids": torch.full((len(prompts), width), self.family.pad_token_id),
-            "position_ids": torch.zeros((len(prompts), width), dtype=torch.long),
-            "segment_ids": torch.full((len(prompts), width), -1),
+        tokens = {
+            "input_ids": torch.full((len(rows), width), self.family.pad_token_id),
+            "position_ids": torch.zeros((len(rows), width), dtype=torch.long),
+            "segment_ids": torch.full((len(rows), width), -1),
+        }
+        of_answers = {
             "sources": torch.zeros((len(prompts), len(answers[0]), longest), dtype=torch.long),
             "targets": torch.full((len(prompts), len(answers[0]), longest), IGNORED),
-            "label_of_answer": torch.tensor([[label for label, _ in own] for own in answers]),
         }
-        for row, ((prompt, _), own) in enumerate(zip(prompts, answers, strict=True)):
-            _fill_row({name: tensor[row] for name, tensor in batch.items()}, prompt, [answer for _, answer in own])
+        packing = {
+            "rows": torch.zeros(len(prompts), dtype=torch.long),
+            "utterances": torch.full((len(rows), width), -1),
+        }
+        for row, indices in enumerate(rows):
+            begin = 0
+            for index in indices:
+                place = slice(begin, begin + lengths[index])
+                own = {name: tensor[row, place] for name, tensor in tokens.items()}
+                own |= {name: tensor[index] for name, tensor in of_answers.items()}
+                _fill(own, prompts[index][0], [answer for _, answer in answers[index]])
+                own["sources"] += begin
+                packing["rows"][index], packing["utterances"][row, place] = row, index
+                begin = place.stop
         if start:
-            batch["position_ids"] += start * (batch["segment_ids"] >= 0)
-        return batch
+            tokens["position_ids"] += start * (tokens["segment_ids"] >= 0)
+        labels = {"label_of_answer": torch.tensor([[label for label, _ in own] for own in answers])}
+        return tokens | of_answers | labels | (packing if self.packing else {})
 
-    def audio(self, prompts: Sequence[Rendered]) -> Batch:
-        """The audio tower's inputs of a batch of rendered prompts; empty if the prompt uses no audio."""
+    def audio(self, prompts: Sequence[Rendered], rows: Sequence[Sequence[int]]) -> Batch:
+        """The audio tower's inputs of rendered prompts, in the order of rows; empty if the prompt uses no audio."""
         if not self.prompt.uses_audio:
             return {}
         # without audio the tower runs on a second of silence: processes that share weights must do the same work
         rate = self.family.sampling_rate
-        audio = [each for _, of_prompt in prompts for each in of_prompt]
+        audio = [each for row in rows for index in row for each in prompts[index][1]]
         return self.family.audio_inputs(audio or [Waveform(np.zeros(rate, dtype=np.float32), rate)])
 
 
@@ -192,22 +230,23 @@ class TrainingAnswerCollator(AnswerCollator):
         truth = true_indices(examples, self.label_set)
         answers = [[self._answers[first[label]]] for label in truth.tolist()]
         prompts = [self.render(example.input) for example in examples]
-        batch = self.packed(prompts, answers=answers)
-        return batch | self.audio(prompts) | {"truth": truth, "labels": batch["targets"]}
+        rows = self.rows([len(ids) + len(own[0][1]) for (ids, _), own in zip(prompts, answers, strict=True)])
+        batch = self.packed(prompts, rows, answers=answers)
+        return batch | self.audio(prompts, rows) | {"truth": truth, "labels": batch["targets"]}
 
 
-def _fill_row(row: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
-    """Write a prompt and its answers into a row of an empty batch."""
+def _fill(own: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+    """Write a prompt and its answers into their part of an empty batch; ``sources`` count from its beginning."""
     length = len(prompt)
-    row["input_ids"][:length] = torch.tensor(prompt)
-    row["position_ids"][:length] = torch.arange(length)
-    row["segment_ids"][:length] = 0
+    own["input_ids"][:length] = torch.tensor(prompt)
+    own["position_ids"][:length] = torch.arange(length)
+    own["segment_ids"][:length] = 0
     start = length
     for number, answer in enumerate(answers):
         end = start + len(answer)
-        row["input_ids"][start:end] = torch.tensor(answer)
-        row["position_ids"][start:end] = torch.arange(length, length + len(answer))
-        row["segment_ids"][start:end] = number + 1
-        row["sources"][number, : len(answer)] = torch.tensor([length - 1, *range(start, end - 1)])
-        row["targets"][number, : len(answer)] = torch.tensor(answer)
+        own["input_ids"][start:end] = torch.tensor(answer)
+        own["position_ids"][start:end] = torch.arange(length, length + len(answer))
+        own["segment_ids"][start:end] = number + 1
+        own["sources"][number, : len(answer)] = torch.tensor([length - 1, *range(start, end - 1)])
+        own["targets"][number, : len(answer)] = torch.tensor(answer)
         start = end

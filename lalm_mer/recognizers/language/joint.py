@@ -16,7 +16,8 @@ from lalm_mer.recognizers.language.prefix import without_prefix
 
 __all__ = ["JointCollator", "split_prompts"]
 
-_FILL = {"segment_ids": -1, "targets": IGNORED}
+_FILL = {"segment_ids": -1, "utterances": -1, "targets": IGNORED}
+_OF_TOKENS = ("input_ids", "position_ids", "segment_ids", "utterances")
 
 
 @dataclass(eq=False)
@@ -39,13 +40,21 @@ class JointCollator:
         rendered = [[collator.render(given) for given in inputs] for collator in self.collators]
         lengths = [collator.prefix_length(prompts) for collator, prompts in zip(self.collators, rendered, strict=True)]
         lengths = lengths if all(lengths) else [0] * len(lengths)  # the audio of examples is in the batch, or it is not
-        batches = []
-        for collator, prompts, length in zip(self.collators, rendered, lengths, strict=True):
-            rest = without_prefix(prompts, collator.prefix, length)
-            batches.append(collator.packed(rest, length) | collator.prefix_tensors(length, len(rest)))
-        stacked = {name: _stacked([batch[name] for batch in batches], _FILL.get(name, 0)) for name in batches[0]}
+        rests = [
+            without_prefix(prompts, collator.prefix, length)
+            for collator, prompts, length in zip(self.collators, rendered, lengths, strict=True)
+        ]
         first = self.collators[0]
-        return stacked | first.audio(without_prefix(rendered[0], first.prefix, lengths[0]))
+        each = [collator.lengths(rest) for collator, rest in zip(self.collators, rests, strict=True)]
+        rows = first.rows(
+            [max(of_input) for of_input in zip(*each, strict=True)]
+        )  # the same for all: audio is in order
+        batches = [
+            collator.packed(rest, rows, length) | collator.prefix_tensors(length, len(rest))
+            for collator, rest, length in zip(self.collators, rests, lengths, strict=True)
+        ]
+        stacked = {name: _stacked([batch[name] for batch in batches], _FILL.get(name, 0)) for name in batches[0]}
+        return stacked | first.audio(rests[0], rows)
 
 
 def split_prompts(batch: Batch) -> list[Batch]:
@@ -54,7 +63,7 @@ def split_prompts(batch: Batch) -> list[Batch]:
     for number in range(batch["input_ids"].shape[1]):
         own = {name: tensor[:, number] for name, tensor in batch.items()}
         width = int((own["segment_ids"] >= 0).sum(dim=1).max())
-        prompts.append(own | {name: own[name][:, :width] for name in ("input_ids", "position_ids", "segment_ids")})
+        prompts.append(own | {name: own[name][:, :width] for name in _OF_TOKENS if name in own})
     return prompts
 
 

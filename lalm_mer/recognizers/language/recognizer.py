@@ -16,6 +16,7 @@ from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
+from lalm_mer.recognizers.language.packing import attention_mask
 from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 
@@ -52,18 +53,23 @@ class LanguageRecognizer(nn.Module):
         family: the model, possibly with an adapter in it
         setup: its prompts and the score of an answer; the training loss is always the sum over tokens
         model: the family's model as peft wraps it; None for the base model alone
+        packing: whether rows of a batch contain several utterances
     """
 
-    def __init__(self, family: Family, setup: PromptSetup, model: PeftModel | None = None) -> None:
+    def __init__(
+        self, family: Family, setup: PromptSetup, model: PeftModel | None = None, *, packing: bool = False
+    ) -> None:
         super().__init__()
         self.model: Any = family.model if model is None else model
         self.family = family
         self.setup = setup
         self.training_collator = TrainingAnswerCollator(
-            family, setup.prompts[0], setup.label_set, shots=setup.shots, order=setup.orders[0]
+            family, setup.prompts[0], setup.label_set, shots=setup.shots, order=setup.orders[0], packing=packing
         )
         self.scoring_collators = tuple(
-            AnswerCollator(family, prompt, setup.label_set, shots=setup.shots, order=order, number=number)
+            AnswerCollator(
+                family, prompt, setup.label_set, shots=setup.shots, order=order, number=number, packing=packing
+            )
             for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
         )
         self._prefixes = PrefixStore(family, [collator.prefix for collator in self.scoring_collators])
@@ -88,6 +94,8 @@ class LanguageRecognizer(nn.Module):
         label_of_answer: Tensor,
         truth: Tensor | None = None,
         prefix: Tensor | None = None,
+        rows: Tensor | None = None,
+        utterances: Tensor | None = None,
         **audio: Tensor,
     ) -> dict[str, Tensor]:
         """Run a batch of an ``AnswerCollator`` or a ``JointCollator``.
@@ -104,8 +112,9 @@ class LanguageRecognizer(nn.Module):
             "sources": sources,
             "targets": targets,
             "label_of_answer": label_of_answer,
-            **({} if prefix is None else {"prefix": prefix}),
         }
+        optional = {"prefix": prefix, "rows": rows, "utterances": utterances}
+        tokens |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         tower_output = self.family.encode_audio(**audio) if audio else None
         if input_ids.ndim == 2:
             return self._run(tower_output, truth, **tokens)
@@ -124,6 +133,8 @@ class LanguageRecognizer(nn.Module):
         targets: Tensor,
         label_of_answer: Tensor,
         prefix: Tensor | None = None,
+        rows: Tensor | None = None,
+        utterances: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run one prompt of each input."""
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
@@ -132,14 +143,15 @@ class LanguageRecognizer(nn.Module):
             tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
         language_model: Any = self.family.submodule("language_model")
-        mask = _shared_prompt_mask(segment_ids, language_model.dtype) if several else (segment_ids >= 0).long()
+        dense = several or utterances is not None
+        mask = attention_mask(segment_ids, utterances, language_model.dtype) if dense else (segment_ids >= 0).long()
         cache = None
         number, length = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
         if length:
             cache = self._prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), length, grows=False)
-            mask = nn.functional.pad(mask, (length, 0), value=0 if several else 1)
+            mask = nn.functional.pad(mask, (length, 0), value=0 if dense else 1)
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)
-        answers = _token_log_probs(self.family, hidden, sources, targets).sum(dim=2)  # (B, A)
+        answers = _token_log_probs(self.family, hidden, rows, sources, targets).sum(dim=2)  # (B, A)
         tokens = (targets != IGNORED).sum(dim=2)
         output = {}
         if truth is not None:
@@ -188,21 +200,10 @@ def _not_reentrant(of_torch: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"use_reentrant": False, **(of_torch or {})}
 
 
-def _shared_prompt_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, T, T): a token attends to the prompt and its own answer, up to itself."""
-    length = segment_ids.shape[1]
-    causal = torch.ones((length, length), dtype=torch.bool, device=segment_ids.device).tril()
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    prompt = segment_ids[:, None, :] == 0
-    allowed = causal & (same | prompt)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
-    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
-
-
-def _token_log_probs(family: Family, hidden: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+def _token_log_probs(family: Family, hidden: Tensor, rows: Tensor | None, sources: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of every answer token, (B, A, L), zero where there is none; logits only at these positions."""
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None, None]
-    logits = family.logits(hidden[rows, sources]).float()  # (B, A, L, V)
+    rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
+    logits = family.logits(hidden[rows[:, None, None], sources]).float()  # (B, A, L, V)
     wanted = targets.clamp(min=0)
     log_probs = logits.gather(-1, wanted[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
     return log_probs.masked_fill(targets == IGNORED, 0.0)
