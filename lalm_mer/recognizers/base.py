@@ -25,7 +25,8 @@ __all__ = [
 ]  # fmt: skip
 
 Batch = dict[str, Tensor]
-"""Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances."""
+"""Keyword arguments of a recognizer's ``forward``; the first axis of every tensor is B, the utterances, except for
+tokens of rows that contain several"""
 Collator = Callable[[Sequence[Input]], Batch]
 """Makes a batch to score from B inputs; picklable, so that it can run in worker processes."""
 TrainingCollator = Callable[[Sequence[Example]], Batch]

@@ -46,6 +46,7 @@ SHARED_SETTINGS = (
     "train.gradient_accumulation_steps", "train.lr_scheduler_type", "train.warmup_steps", "train.weight_decay",
     "train.max_grad_norm", "train.eval_strategy", "train.eval_steps", "train.bf16", "train.fp16",
     "train.gradient_checkpointing", "train.early_stopping_patience", "train.train_sampling_strategy",
+    "train.packing",
 )  # fmt: skip
 """Settings that may be shared, as section.key; names and numbers, never a path."""
 SHARED_WORDS = frozenset(

@@ -114,6 +114,20 @@ def test_two_processes_train_and_score_like_one(two_processes, one_process, work
     assert_equal_predictions(tmp_path, one_process)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ["ddp"], indirect=True)
+def test_two_processes_with_packing_train_and_score_like_one_without(two_processes, one_process, workplace, tmp_path):
+    overrides, launcher = two_processes
+    packed = ["train.per_device_train_batch_size=4", "train.packing=true"]
+    workplace.launch("finetune", tmp_path, *STEPS, *packed, *overrides, launcher=launcher)
+    found, expected = history(tmp_path), history(one_process)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, one_process)]
+    for name, tensor in adapters[1].items():
+        assert_close(adapters[0][name], tensor, 1e-6, name=name)
+    assert_equal_predictions(tmp_path, one_process)
+
+
 @pytest.fixture(scope="module")
 def mostly_mute(workplace) -> Path:
     """The same corpus, but only two training utterances have audio, one per speaker."""

@@ -74,6 +74,16 @@ def test_a_model_without_a_family_is_refused_batches(file, key, refused, tmp_pat
     assert not list(tmp_path.rglob("run.json"))
 
 
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [("generic", "generic takes one utterance at a time"), ("clap", "clap has no rows of tokens")],
+)
+def test_models_without_rows_are_refused_packing(family, why, refused):
+    override = ("prompt.file=prompts/ensembles/emotion.yaml",) if family == "clap" else ()
+    found = refused(ZERO_SHOT, f"model.family={family}", "scoring.packing=true", *override)
+    assert found == f"error: key 'scoring.packing': true, but {why}; set it to false"
+
+
 def test_a_model_without_a_family_is_scored_one_by_one(recorded, capsys):
     folder, record = recorded(ZERO_SHOT, "model.family=generic", "scoring.per_device_eval_batch_size=1")
     assert folder.name == "generic-tiny_qwen2_audio_zero_shot_audio_fold1_seed0"

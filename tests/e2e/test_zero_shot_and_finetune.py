@@ -234,6 +234,45 @@ def test_gradient_checkpointing_changes_no_result(workplace, tmp_path):
     assert record.config["train"]["gradient_checkpointing"]
 
 
+def test_packing_changes_no_result(workplace, prompted, tmp_path):
+    steps = ("train.max_steps=4", "train.gradient_accumulation_steps=2", "adapter.lora_dropout=0.0")
+    steps = (
+        *steps,
+        "train.per_device_train_batch_size=6",
+        "balance.class_weights=balanced",
+        "train.learning_rate=1e-3",
+    )
+    runs = [tmp_path / value for value in ("false", "true")]
+    for run in runs:
+        workplace.run("finetune", run, *steps, f"train.packing={run.name}")
+    losses = [
+        [row["loss"] for row in map(json.loads, (run / "history.jsonl").read_text().splitlines())] for run in runs
+    ]
+    assert_close(losses[1], losses[0], 1e-5)
+    adapters = [load_file(run / "adapter" / "adapter_model.safetensors") for run in runs]
+    for name, expected in adapters[0].items():
+        assert_close(adapters[1][name], expected, 1e-4, name=name)
+    workplace.run("zero_shot", tmp_path / "scored", "scoring.packing=true")
+    tables = [pd.read_parquet(run / "predictions.parquet") for run in (tmp_path / "scored", prompted)]
+    assert_close(*tables, 1e-5)
+
+
+def test_the_baseline_has_no_packing():
+    settings = load_config(
+        BaselineSettings, REPO_ROOT / "recipes" / "ravdess" / "baseline.yaml", ["train.packing=true"]
+    )
+    with pytest.raises(
+        ConfigError, match=r"key 'train\.packing': true, but the baseline has no rows of tokens; set it"
+    ):
+        open_baseline_run(settings)
+
+
+def test_generated_answers_have_no_packing(workplace, tmp_path, capsys):
+    arguments = ("answering.mode=generation", "scoring.packing=true", f"output.dir={tmp_path / 'refused'}")
+    assert workplace.script("recipes/zero_shot.py", "--config", str(workplace.config("zero_shot")), *arguments) == 1
+    assert "key 'scoring.packing': true, but answers are generated in rows of their own" in capsys.readouterr().err
+
+
 def test_the_baseline_has_no_gradient_checkpointing():
     override = ["train.gradient_checkpointing=true"]
     settings = load_config(BaselineSettings, REPO_ROOT / "recipes" / "ravdess" / "baseline.yaml", override)

@@ -21,6 +21,7 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
+from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.sections import FusionSettings
 from lalm_mer.launch.config.settings import BaselineSettings
 from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
@@ -83,6 +84,7 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     if settings.train.gradient_checkpointing:
         raise ConfigError("key 'train.gradient_checkpointing': the baseline has none; set it to false")
+    refuse_packing(settings, "the baseline has no rows of tokens")
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
     hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}

@@ -11,6 +11,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.sections import ModelSettings, PromptSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.clap import Clap
@@ -53,11 +54,12 @@ class ClapBuilder:
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse a contrastive loss with one utterance per batch, and gradient checkpointing.
+        """Refuse a contrastive loss with one utterance per batch, gradient checkpointing, and packing.
 
         Raises:
             ConfigError: naming the key
         """
+        refuse_packing(settings, "clap has no rows of tokens")
         if not isinstance(settings, FinetuneSettings):
             return
         if settings.train.gradient_checkpointing:

@@ -9,10 +9,12 @@ from peft import PeftModel
 from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import GENERATION
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
-from lalm_mer.launch.config.sections import ModelSettings
+from lalm_mer.launch.config.sections import ModelSettings, ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
@@ -58,7 +60,9 @@ class LanguageBuilder:
         return family
 
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse batches if scores depend on the other utterances of a batch, and checkpointing if there is none.
+        """Refuse what the model does not support.
+
+        These are batches and packing if scores depend on the other utterances of a batch, and checkpointing.
 
         Raises:
             ConfigError: naming the key
@@ -69,12 +73,15 @@ class LanguageBuilder:
                 raise ConfigError(
                     f"key 'train.gradient_checkpointing': {type(model).__name__} has none; set it to false"
                 )
+        if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
+            refuse_packing(settings, "answers are generated in rows of their own")
         if family.batch_tolerance <= _EXACT:
             return
         if family.single_pass_reason is not None:
             why = f"{family.name} takes one utterance at a time"
         else:
             why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with the rest of the batch"
+        refuse_packing(settings, why)
         section, sizes = (
             ("train", settings.train) if isinstance(settings, FinetuneSettings) else ("scoring", settings.scoring)
         )
@@ -106,4 +113,5 @@ class LanguageBuilder:
         adapted: PeftModel | None = None,
     ) -> LanguageRecognizer:
         """The recognizer of the model, or of the model with an adapter."""
-        return LanguageRecognizer(family, setup, adapted)
+        sizes: ScoringSettings = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+        return LanguageRecognizer(family, setup, adapted, packing=sizes.packing)

@@ -14,6 +14,7 @@ from lalm_mer.core.names import FIRST_TOKEN, GENERATION
 from lalm_mer.core.schema import Example
 from lalm_mer.core.settings import naming_keys, settings_of
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
 from lalm_mer.launch.config.sections import ModelSettings, ParitySettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
@@ -44,6 +45,7 @@ class RemoteBuilder:
                 "key 'model.family': remote; a model on a server is not trained; choose the family itself"
             )
         setup = open_prompts(settings, label_set)
+        refuse_packing(settings, "a server makes the batches")
         _check_model(settings.model)
         _check_parity(settings)
         if setup.uses("speaker"):

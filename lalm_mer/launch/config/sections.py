@@ -160,6 +160,11 @@ class ScoringSettings:
     """Scoring of the test set; names as in transformers.TrainingArguments."""
 
     per_device_eval_batch_size: int = setting(8, at_least=1, may_change=True, help="utterances per batch")
+    packing: bool = setting(
+        False,
+        help="rows of several utterances, which attend to themselves alone, so that hardly anything is padded: the "
+        "same losses and scores except for rounding",
+    )
     dataloader_num_workers: int = setting(0, at_least=0, may_change=True, help="processes that decode audio")
     use_cpu: bool = setting(False, may_change=True, help="even if there is a GPU")
     bf16: bool = setting(False, help="mixed precision; accelerate's config must not say another one")

@@ -19,10 +19,11 @@ each, a ``#`` where the token of the line attends to that of the column::
                                         # #    # #
     answer 2                            # #         #
                                         # #         # #
-    padding                                               #
+    padding       # # #   # #  # #      # #    # #  # #   #
 
-Losses and scores of an utterance are therefore those of a row of its own, except for rounding. All utterances of a
-batch are in its rows, so batches, the order of examples and the accumulated number of items are as without packing.
+Losses and scores of an utterance are therefore those of a row of its own, except for rounding. Padding attends to all
+that precedes it: its own embedding may be zero, and norms of zero have no gradient. All utterances of a batch are in
+its rows, so that batches, the order of examples and the number of items are the same as without packing.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def attention_mask(segment_ids: Tensor, utterances: Tensor | None, dtype: torch.
     prompt = segment_ids[:, None, :] == 0
     allowed = causal & (same | prompt)
     if utterances is not None:
-        allowed &= utterances[:, :, None] == utterances[:, None, :]
+        own = utterances[:, :, None] == utterances[:, None, :]
+        allowed = (allowed & own) | (causal & (utterances < 0)[:, :, None])
     mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]

@@ -18,11 +18,12 @@ ROWS = ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 4, 6], [0, 3], [2, 5, 7]])
 BEFORE = Prompt("before", "Listen.", (("words", "One of "), ("labels", ""), ("audio", ""), ("transcript", "")), {}, "")
 
 
-@pytest.fixture(params=ROWS, ids=["one_row", "three_rows"])
+@pytest.fixture
 def rows(request, monkeypatch):
-    """The rows of every batch of eight."""
-    monkeypatch.setattr(collators, "rows_of", lambda lengths, _: request.param)
-    return request.param
+    """The rows of every batch of eight, three if a test does not say others."""
+    found = getattr(request, "param", ROWS[1])
+    monkeypatch.setattr(collators, "rows_of", lambda lengths, _: found)
+    return found
 
 
 @pytest.fixture
@@ -41,9 +42,9 @@ def log_probs(recognizer, inputs):
         return recognizer(**recognizer.joint_collator(inputs))["log_probs"]
 
 
-@pytest.mark.parametrize("prompt", ["audio_transcript", "transcript"])
-def test_scores_are_those_of_rows_of_one(family, prompts, label_set, mixed, rows, prompt):
-    setup = PromptSetup((prompts[prompt],), label_set, (label_set.labels,))
+@pytest.mark.parametrize("rows", ROWS, indirect=True, ids=["one_row", "three_rows"])
+def test_scores_are_those_of_rows_of_one(family, prompts, label_set, mixed, rows):
+    setup = PromptSetup((prompts["audio_transcript"],), label_set, (label_set.labels,))
     alone, packed = (log_probs(recognizer, mixed) for recognizer in both(family, setup))
     assert_close(packed, alone, EXACT)
 
@@ -60,15 +61,20 @@ def test_scores_by_several_prompts_after_answered_examples(family, prompts, labe
     assert_close(packed, alone, EXACT)
 
 
-def test_losses_and_gradients_are_those_of_rows_of_one(fresh_family, prompts, label_set, examples, rows):
+@pytest.mark.parametrize("prompt", ["audio_transcript", "transcript"])
+def test_losses_and_gradients_are_those_of_rows_of_one(fresh_family, prompts, label_set, examples, rows, prompt, trait):
+    """In double precision, where the model has it: in single precision some gradients round by more than 1e-6."""
     torch.manual_seed(0)
+    bound = 1e-5 if trait("SINGLE_PRECISION") else EXACT
+    if bound == EXACT:
+        fresh_family.model.double()
     model, _ = add_adapter(fresh_family, fresh_family.adapter_targets, {"r": 4, "lora_dropout": 0.0})
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     mute = replace(examples[4], input=replace(examples[4].input, waveform=None, without_audio=True))
     chosen = [*examples[:4], mute, *examples[5:]]
-    setup = PromptSetup((prompts["audio_transcript"],), label_set, (label_set.labels,))
+    setup = PromptSetup((prompts[prompt],), label_set, (label_set.labels,))
     weights = torch.linspace(0.5, 1.5, len(chosen))
     outputs, gradients, labels = [], [], []
     for recognizer in both(fresh_family, setup, model):
@@ -79,18 +85,16 @@ def test_losses_and_gradients_are_those_of_rows_of_one(fresh_family, prompts, la
         model.zero_grad()
         (output["losses"] * weights).sum().backward()
         outputs.append(output)
-        gradients.append(
-            {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
-        )
+        gradients.append({name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None})
     alone, packed = outputs
     assert torch.equal(*labels)  # the Trainer counts them
     assert torch.equal(packed["items"], alone["items"])
     assert_close(packed["losses"], alone["losses"], EXACT)
     largest = max(float(each.abs().max()) for each in gradients[0].values())
-    assert largest > 0
+    assert 0 < largest < float("inf")
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        assert_close(gradients[1][name] / largest, gradient / largest, EXACT, name)
+        assert_close(gradients[1][name] / largest, gradient / largest, bound, name)
 
 
 def test_rows_are_filled(family, prompts, label_set, examples):

@@ -26,3 +26,6 @@ def own_audio(family, waveforms):
         [torch.nn.functional.pad(chunk, (0, 100 - chunk.shape[1])) for chunk in chunks]
     )
     return inputs
+
+
+SINGLE_PRECISION = True  # torch multiplies by experts in float32 or less
