@@ -16,6 +16,7 @@ from lalm_mer.launch.benchmark import steps
 from lalm_mer.launch.benchmark.compare import difference
 from lalm_mer.launch.benchmark.steps import Step, run_step, steps_of
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
+from lalm_mer.recognizers.language import collator
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU = "recipes/benchmarks/cpu.yaml", "recipes/benchmarks/gpu_7b.yaml"
@@ -74,6 +75,15 @@ def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path,
     printed = capsys.readouterr().out
     assert "| scoring (dry run: no measurement) | cold |" in printed
     assert "| lora | first_epoch | trainer | first_loss " in printed
+
+
+def test_a_variant_with_packing_has_its_own_rows(run, results, monkeypatch):
+    packed = []
+    monkeypatch.setattr(collator, "rows_of", lambda lengths, _: packed.append(lengths) or [list(range(len(lengths)))])
+    assert run("only=[lora]", "comparisons.lora.arms.packed={settings: {train: {packing: true}}}") == 0
+    (row,) = [row for row in results()["lora"]["differences"] if row["arm"] == "packed"]
+    assert row["first_loss"] < EXACT
+    assert packed
 
 
 def test_comparisons_that_are_not_run_again_and_variants_that_can_run_are_kept(run, results, tmp_path):

@@ -180,13 +180,14 @@ class Bench:
     def _open(self, arm: ArmSettings) -> ZeroShotSettings | FinetuneSettings:
         """Settings of a variant; the model is kept if it would be loaded again in the same way."""
         settings = arm_settings(self._place, self._comparison, arm)
+        sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
         content = to_dict(settings) | dict.fromkeys(("train", "scoring", "answering", "output"))
+        content["packing"] = sizes.packing  # of the recognizer's collators
         cached = content["model"].pop("tower_cache")
         if repr(content) != self._key:
             self._load(settings)
             self._key = repr(content)
         if cached not in self._data:
-            sizes = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
             engine = expected_engine(settings.engine, sizes)
             assert self._loaded is not None
             with redirect_stdout(io.StringIO()):
