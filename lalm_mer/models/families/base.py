@@ -219,6 +219,8 @@ class Family(PretrainedModel):
             if not inputs:
                 return stored
         output = self.encoder.encode(self, **inputs)
+        if self.single_pass_reason is not None:  # no tower output
+            return output
         computed = TowerOutput(output.states[:, : int(output.lengths.max())], output.lengths)
         return computed if stored is None or places is None else _merged(computed, stored, places)
 
