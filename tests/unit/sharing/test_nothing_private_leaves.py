@@ -50,6 +50,7 @@ CHECKED = (
     "config.adapter.kind", "config.adapter.towers*", "config.adapter.full*",
     "config.balance.sampling", "config.balance.direction", "config.balance.class_weights",
     "config.augment.noise.color", "config.train.lr_scheduler_type", "config.train.eval_strategy",
+    "config.train.train_sampling_strategy",
     "config.balance.max_per_*", "config.train.eval_steps", "config.train.early_stopping_patience", "config.objective",
 )  # fmt: skip
 """Fields that are shared: the push is refused if they contain anything but a name, a choice, a hash or a number."""
