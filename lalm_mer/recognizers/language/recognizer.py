@@ -84,37 +84,21 @@ class LanguageRecognizer(nn.Module):
         """The reason why it cannot take audio of this duration, in seconds; None if it can."""
         return self.family.refuses(duration_s) if self.setup.uses("audio") else None
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        segment_ids: Tensor,
-        sources: Tensor,
-        targets: Tensor,
-        label_of_answer: Tensor,
-        truth: Tensor | None = None,
-        prefix: Tensor | None = None,
-        rows: Tensor | None = None,
-        utterances: Tensor | None = None,
-        **audio: Tensor,
-    ) -> dict[str, Tensor]:
+    def forward(self, input_ids: Tensor, truth: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Run a batch of an ``AnswerCollator`` or a ``JointCollator``.
+
+        Args:
+            input_ids: (B, T), or (B, P, T) for P prompts
+            truth: (B,), index of the true label
+            batch: the other tensors of the collator; those of the audio tower begin with ``audio_``
 
         Returns:
             ``log_probs`` (B, K) if all answers are packed, (B, P, K) for P prompts; with ``truth``, ``losses`` (B,):
             negative log-probability of the first answer of each true label, and ``items`` (B,): its number of tokens,
             with the stop token
         """
-        tokens = {
-            "input_ids": input_ids,
-            "position_ids": position_ids,
-            "segment_ids": segment_ids,
-            "sources": sources,
-            "targets": targets,
-            "label_of_answer": label_of_answer,
-        }
-        optional = {"prefix": prefix, "rows": rows, "utterances": utterances}
-        tokens |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        audio = {name: batch.pop(name) for name in tuple(batch) if name.startswith("audio_")}
+        tokens = {"input_ids": input_ids, **batch}
         tower_output = self.family.encode_audio(**audio) if audio else None
         if input_ids.ndim == 2:
             return self._run(tower_output, truth, **tokens)
