@@ -21,7 +21,8 @@ from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.from_config import random_weights
 from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_positions
-from lalm_mer.recognizers.language.collator import AnswerCollator, answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms, answer_tree
+from lalm_mer.recognizers.language.collator import AnswerCollator
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.memory import Memory, activation_bytes, blocks_of, stored_bytes
 
@@ -150,14 +151,15 @@ def _work(family: Family, setup: PromptSetup, seconds: float, *, trains: bool) -
     words = " ".join(["word"] * max(1, round(_WORDS_PER_S * seconds))) if uses_transcript(setup.modalities) else None
     collator = AnswerCollator(family, setup.prompts[0], setup.label_set)
     prompt = len(collator.render(Input("estimate", words, waveform))[0])
-    answers = [len(family.answer_ids(form)) for _, form in answer_forms(setup.label_set)]
-    predicted = max(answers) if trains else sum(answers)
+    answers = [family.answer_ids(form) for _, form in answer_forms(setup.label_set)]
+    tree = answer_tree([max(answers, key=len)] if trains else answers)
+    length = prompt + len(tree.tokens)
     if waveform is None:
-        return Work(0, 0, prompt + predicted, predicted)
+        return Work(0, 0, length, tree.source_count)
     tokens, tower = family.audio_token_count(samples), tower_positions(family.name)
     window = family.audio_token_count(round(family.longest_audio_s * rate))
     positions = tower.per_token * (window if tower.padded or family.full_window else tokens)
-    return Work(positions, tokens, prompt + predicted, predicted)
+    return Work(positions, tokens, length, tree.source_count)
 
 
 def _blocks(family: Family, work: Work) -> Iterator[tuple[bool, int]]:

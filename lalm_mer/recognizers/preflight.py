@@ -283,7 +283,7 @@ def require_supervised(batch: dict[str, Tensor], answer: Sequence[int], decode: 
     """
     counted = batch["targets"] != IGNORED
     found = batch["targets"][counted].tolist()
-    in_place = batch["input_ids"][0, batch["sources"][counted] + 1].tolist()
+    in_place = batch["input_ids"][0, _predicting(batch) + 1].tolist()
     for where, ids in (("the loss counts", found), ("the tokens at the positions of the loss are", in_place)):
         if ids != list(answer):
             raise ModelError(
@@ -297,9 +297,14 @@ def token_rows(batch: dict[str, Tensor], audio_token: int) -> Iterator[tuple[int
     """Tokens of a batch of one, in order: id, whether the loss counts it, and the number of consecutive audio
     placeholders, joined to one row (0 for other tokens).
     """
-    counted = set((batch["sources"][batch["targets"] != IGNORED] + 1).tolist())
+    counted = set((_predicting(batch) + 1).tolist())
     tokens = enumerate(batch["input_ids"][0].tolist())
     for is_audio, group in groupby(tokens, key=lambda numbered: numbered[1] == audio_token):
         run = list(group)
         for place, token in run[:1] if is_audio else run:
             yield token, place in counted, len(run) if is_audio else 0
+
+
+def _predicting(batch: dict[str, Tensor]) -> Tensor:
+    """Positions that predict the tokens that the loss of a batch of one counts."""
+    return batch["sources"][0, batch["source_of"][batch["targets"] != IGNORED]]

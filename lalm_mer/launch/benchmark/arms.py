@@ -37,7 +37,7 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.models.from_config import random_weights
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_positions
-from lalm_mer.recognizers.language.collator import answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms, answer_tree
 from lalm_mer.recognizers.memory import blocks_of
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import RecognizerTrainer
@@ -274,14 +274,14 @@ class Bench:
         )
 
     def _work(self, example: Example, per_token: float, *, trains: bool) -> Work:
-        """What one utterance needs: with scoring, every answer after one pass over the prompt."""
+        """What one utterance needs: one pass over the prompt and the tree of its answers."""
         recognizer: Any = self._recognizer
         ids, _ = recognizer.scoring_collators[0].render(example.input)
         family, labels = recognizer.family, recognizer.label_set
         forms = [labels.forms_of(example.label)[0]] if trains else [form for _, form in answer_forms(labels)]
-        answers = sum(len(family.answer_ids(form)) for form in forms)
+        tree = answer_tree(list(map(family.answer_ids, forms)))
         audio = sum(token == family.audio_token_id for token in ids)
-        return Work(audio * per_token, audio, len(ids) + answers, answers)
+        return Work(audio * per_token, audio, len(ids) + len(tree.tokens), tree.source_count)
 
 
 class _Observed(TrainerCallback):  # type: ignore[misc]

@@ -194,9 +194,9 @@ def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -
     require_supervised(batch, answer, decode)
     text, stop = decode(answer[:-1]), decode(answer[-1:])
     yield f"supervised: {text!r} {stop} ({len(answer)} tokens, utterance {example.input.utterance_id})"
-    prompt = batch["segment_ids"][0] == 0
-    audio = int((batch["input_ids"][0][prompt] == family.audio_token_id).sum())
-    yield f"prompt: {int(prompt.sum())} tokens, {audio} of them audio placeholders"
+    prompt = batch["input_ids"][0, : batch["sources"][0, 0] + 1]
+    audio = int((prompt == family.audio_token_id).sum())
+    yield f"prompt: {len(prompt)} tokens, {audio} of them audio placeholders"
 
 
 def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes: ScoringSettings) -> Iterator[str]:

@@ -8,6 +8,7 @@ steps, so they work for all families.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ __all__ = ["SPEECH_CORPORA", "AudioEncoder", "Decoder", "Family", "FrontEnd", "L
 
 SPEECH_CORPORA = ("ravdess", "crema_d", "iemocap", "msp_podcast", "meld", "mosei", "emodb")
 """Corpora of human speech that this library reads, for families whose training data is not known"""
+
+_KEPT_WORDS = 1000  # the words of prompts recur in every input, those of most transcripts do not
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class Family(PretrainedModel):
         self.full_window = False
         """Whether audio is padded to the tower's window, as in the model's own forward, and not to the longest of a
         batch; only if ``takes_full_window``"""
+        self._known_templates: dict[str, list[list[int] | int]] = {}
+        self._known_words: dict[str, list[int]] = {}
         modules = dict(model.named_modules())
         for tower, path in self.towers.items():
             if path not in modules:
@@ -282,19 +287,17 @@ class Family(PretrainedModel):
             ModelError: if slots, placeholders and ``audio_tokens`` do not agree
         """
         messages, words = mark_parts(conversation)
-        rendered: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         counts = iter(audio_tokens)
         ids: list[int] = []
         slots = 0
-        for kind, piece in split_marked(rendered, words):
-            if kind == "words":
-                ids.extend(self.word_ids(piece))
+        for piece in self._template_ids(messages, len(words)):
+            if isinstance(piece, int):
+                ids += self.word_ids(words[piece])
                 continue
-            marked = piece.replace(self.audio_token, self.audio_token.join(self.audio_marks))
-            for token in self.tokenizer(marked, add_special_tokens=False)["input_ids"]:
+            for token in piece:
                 if token == self.audio_token_id:
                     slots += 1
-                    ids.extend([token] * next(counts, 0))
+                    ids += [token] * next(counts, 0)
                 else:
                     ids.append(token)
         if not slots == conversation.audio_slots == len(audio_tokens):
@@ -303,6 +306,24 @@ class Family(PretrainedModel):
                 f"and {len(audio_tokens)} waveforms; all three must agree"
             )
         return ids
+
+    def _template_ids(self, messages: list[dict[str, object]], count: int) -> list[list[int] | int]:
+        """The rendered template of marked messages: token ids, and between them the numbers of ``count`` marks.
+
+        It is the same for all inputs of a prompt, so it is rendered and tokenised once.
+        """
+        key = json.dumps(messages)
+        if key not in self._known_templates:
+            rendered: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            pieces: list[list[int] | int] = []
+            for kind, piece in split_marked(rendered, map(str, range(count))):
+                if kind == "words":
+                    pieces.append(int(piece))
+                else:
+                    marked = piece.replace(self.audio_token, self.audio_token.join(self.audio_marks))
+                    pieces.append(self.tokenizer(marked, add_special_tokens=False)["input_ids"])
+            self._known_templates[key] = pieces
+        return self._known_templates[key]
 
     def answer_ids(self, form: str) -> list[int]:
         """Token ids of an answer: the surface form and the stop token."""
@@ -318,6 +339,14 @@ class Family(PretrainedModel):
         Raises:
             ModelError: if an added token remains
         """
+        known = self._known_words.get(words)
+        if known is None:
+            if len(self._known_words) >= _KEPT_WORDS:
+                self._known_words.clear()
+            known = self._known_words[words] = self._tokenised(words)
+        return list(known)
+
+    def _tokenised(self, words: str) -> list[int]:
         added = self.tokenizer.added_tokens_decoder
         spelled = [re.escape(token.content) for token in added.values() if not token.special and len(token.content) > 1]
         cuts = [match.start() + 1 for match in re.finditer(f"(?={'|'.join(spelled)})", words)] if spelled else []

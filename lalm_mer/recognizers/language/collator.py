@@ -1,8 +1,8 @@
 """Batches: a prompt and its answers packed into one row, so that all answers share one pass over the prompt.
 
-A row is ``prompt, answer 1, answer 2, ...``; every answer starts at the position after the prompt and attends to the
-prompt and to itself only. With a single answer (training) this is the ordinary causal sequence. With ``packing`` a row
-contains several utterances one after another (``packing``).
+A row is the prompt and the tree of its answers (``answers``): every answer starts at the position after the prompt, and
+a token attends to the prompt and to the tokens before it in its own answers. With a single answer (training) this is
+the ordinary causal sequence. With ``packing`` a row contains several utterances one after another (``packing``).
 """
 
 from __future__ import annotations
@@ -22,18 +22,14 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.conversation import Conversation
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.base import Batch, true_indices
+from lalm_mer.recognizers.language.answers import AnswerTree, answer_forms, answer_tree
 from lalm_mer.recognizers.language.packing import rows_of
 from lalm_mer.recognizers.language.prefix import Prefix, Rendered, find_prefix, without_prefix
 
-__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator", "answer_forms"]
+__all__ = ["IGNORED", "AnswerCollator", "PromptCollator", "TrainingAnswerCollator"]
 
 IGNORED = -100
 """Value of ``targets`` where there is no token to predict, as in transformers."""
-
-
-def answer_forms(label_set: LabelSet) -> list[tuple[int, str]]:
-    """All surface forms with the index of their label; the first form of a label precedes its others."""
-    return [(index, form) for index, label in enumerate(label_set.labels) for form in label_set.forms_of(label)]
 
 
 @dataclass(eq=False)
@@ -122,34 +118,36 @@ class AnswerCollator(PromptCollator):
     packing: bool = False
 
     def __post_init__(self) -> None:
-        self._answers = [(label, self.family.answer_ids(form)) for label, form in answer_forms(self.label_set)]
-        if len({tuple(ids) for _, ids in self._answers}) < len(self._answers):
+        forms = answer_forms(self.label_set)
+        self._labels = [label for label, _ in forms]
+        self._tree = answer_tree([self.family.answer_ids(form) for _, form in forms])
+        answers = self._tree.answers
+        if len(set(map(tuple, answers))) < len(answers):
             labels = list(self.label_set.labels)
             raise ConfigError(f"two surface forms of {labels} have the same tokens; change one of them")
-        self.following = max(len(ids) for _, ids in self._answers)
+        self.following = max(map(len, answers)) - 1
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
         """Collate B inputs.
 
         Returns:
-            ``input_ids``, ``position_ids``, ``segment_ids`` (R, T), the last 0 in the prompt, a in answer a, -1 in
-            padding; ``sources`` (B, A, L): the position whose hidden state predicts each answer token; ``targets``
-            (B, A, L): those tokens, ``IGNORED`` after the stop token; ``label_of_answer`` (B, A): index of the label
-            of each answer; and the audio tower's inputs if the prompt uses audio; with answered examples also
-            ``prefix``, as of ``PromptCollator``. Without packing, R is B; with it also ``rows`` (B,): the row of each
-            utterance, and ``utterances`` (R, T): index of the utterance of each token, -1 in padding
+            ``input_ids``, ``position_ids`` (R, T); ``visible_until`` (R, T): index in the row of the first later token
+            that does not attend to this one, 0 for padding; ``sources`` (B, S): the positions whose hidden states
+            predict answer tokens; ``targets`` (B, A, L): the tokens of each answer, ``IGNORED`` after the stop token;
+            ``source_of`` (B, A, L): which of the S predicts each; ``label_of_answer`` (B, A): index of the label of
+            each answer; and the audio tower's inputs if the prompt uses audio; with answered examples also ``prefix``,
+            as of ``PromptCollator``. Without packing, R is B; with it also ``rows`` (B,): the row of each utterance
         """
         rendered = [self.render(given) for given in inputs]
         length = self.prefix_length(rendered)
         prompts = without_prefix(rendered, self.prefix, length)
         rows = self.rows(self.lengths(prompts))
-        batch = self.packed(prompts, rows, length) | self.audio(prompts, rows)
+        batch = self.packed(prompts, rows, start=length) | self.audio(prompts, rows)
         return batch | self.prefix_tensors(length, len(prompts))
 
     def lengths(self, prompts: Sequence[Rendered]) -> list[int]:
         """Number of tokens of each rendered prompt with all answers."""
-        of_answers = sum(len(answer) for _, answer in self._answers)
-        return [len(ids) + of_answers for ids, _ in prompts]
+        return [len(ids) + len(self._tree.tokens) for ids, _ in prompts]
 
     def rows(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of the utterances of each row, from their numbers of tokens."""
@@ -157,54 +155,50 @@ class AnswerCollator(PromptCollator):
             return [[index] for index in range(len(lengths))]
         return rows_of(lengths, self.family.hidden_size)
 
-    def packed(
-        self,
-        prompts: Sequence[Rendered],
-        rows: Sequence[Sequence[int]],
-        start: int = 0,
-        answers: Sequence[Sequence[tuple[int, list[int]]]] | None = None,
-    ) -> Batch:
-        """The tokens of a batch of B rendered prompts, each followed by its answers.
+    def packed(self, prompts: Sequence[Rendered], rows: Sequence[Sequence[int]], start: int = 0) -> Batch:
+        """The tokens of a batch of B rendered prompts, each followed by all answers.
 
         Args:
             prompts: results of ``render``, or the rest of them after the prefix
             rows: R rows, the indices of the prompts of each
             start: position of their first token
-            answers: A answers of each prompt, given as index of the label and token ids; None for all answers
         """
-        answers = [self._answers] * len(prompts) if answers is None else answers
-        lengths = [
-            len(ids) + sum(len(answer) for _, answer in own) for (ids, _), own in zip(prompts, answers, strict=True)
-        ]
+        return self._packed(prompts, rows, [self._tree] * len(prompts), [self._labels] * len(prompts), start)
+
+    def _packed(
+        self,
+        prompts: Sequence[Rendered],
+        rows: Sequence[Sequence[int]],
+        trees: Sequence[AnswerTree],
+        labels: Sequence[Sequence[int]],
+        start: int = 0,
+    ) -> Batch:
+        """The tokens of B prompts, each followed by its own A answers, whose labels are given by index."""
+        lengths = [len(ids) + len(tree.tokens) for (ids, _), tree in zip(prompts, trees, strict=True)]
         width = max(sum(lengths[index] for index in row) for row in rows)
-        longest = max(len(answer) for own in answers for _, answer in own)
+        count, longest = len(labels[0]), max(len(answer) for tree in trees for answer in tree.answers)
         tokens = {
             "input_ids": torch.full((len(rows), width), self.family.pad_token_id),
             "position_ids": torch.zeros((len(rows), width), dtype=torch.long),
-            "segment_ids": torch.full((len(rows), width), -1),
+            "visible_until": torch.zeros((len(rows), width), dtype=torch.long),
         }
         of_answers = {
-            "sources": torch.zeros((len(prompts), len(answers[0]), longest), dtype=torch.long),
-            "targets": torch.full((len(prompts), len(answers[0]), longest), IGNORED),
+            "sources": torch.zeros((len(prompts), max(tree.source_count for tree in trees)), dtype=torch.long),
+            "source_of": torch.zeros((len(prompts), count, longest), dtype=torch.long),
+            "targets": torch.full((len(prompts), count, longest), IGNORED),
         }
-        packing = {
-            "rows": torch.zeros(len(prompts), dtype=torch.long),
-            "utterances": torch.full((len(rows), width), -1),
-        }
+        row_of = torch.zeros(len(prompts), dtype=torch.long)
         for row, indices in enumerate(rows):
             begin = 0
             for index in indices:
                 place = slice(begin, begin + lengths[index])
                 own = {name: tensor[row, place] for name, tensor in tokens.items()}
                 own |= {name: tensor[index] for name, tensor in of_answers.items()}
-                _fill(own, prompts[index][0], [answer for _, answer in answers[index]])
-                own["sources"] += begin
-                packing["rows"][index], packing["utterances"][row, place] = row, index
+                _fill(own, prompts[index][0], trees[index], begin, start)
+                row_of[index] = row
                 begin = place.stop
-        if start:
-            tokens["position_ids"] += start * (tokens["segment_ids"] >= 0)
-        labels = {"label_of_answer": torch.tensor([[label for label, _ in own] for own in answers])}
-        return tokens | of_answers | labels | (packing if self.packing else {})
+        batch = tokens | of_answers | {"label_of_answer": torch.tensor(labels)}
+        return batch | ({"rows": row_of} if self.packing else {})
 
     def audio(self, prompts: Sequence[Rendered], rows: Sequence[Sequence[int]]) -> Batch:
         """The audio tower's inputs of rendered prompts, in the order of rows; empty if the prompt uses no audio."""
@@ -226,27 +220,32 @@ class TrainingAnswerCollator(AnswerCollator):
             as ``AnswerCollator``, with A = 1; ``truth`` (B,): index of the true label; ``labels``: the targets, which
             the Trainer counts and removes
         """
-        first = {label: number for number, (label, _) in reversed(list(enumerate(self._answers)))}
+        answers = self._tree.answers
+        first = {label: answers[number] for number, label in reversed(list(enumerate(self._labels)))}
         truth = true_indices(examples, self.label_set)
-        answers = [[self._answers[first[label]]] for label in truth.tolist()]
+        trees = [answer_tree([first[label]], complete=True) for label in truth.tolist()]
         prompts = [self.render(example.input) for example in examples]
-        rows = self.rows([len(ids) + len(own[0][1]) for (ids, _), own in zip(prompts, answers, strict=True)])
-        batch = self.packed(prompts, rows, answers=answers)
+        rows = self.rows([len(ids) + len(tree.tokens) for (ids, _), tree in zip(prompts, trees, strict=True)])
+        batch = self._packed(prompts, rows, trees, truth[:, None].tolist())
         return batch | self.audio(prompts, rows) | {"truth": truth, "labels": batch["targets"]}
 
 
-def _fill(own: Batch, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
-    """Write a prompt and its answers into their part of an empty batch; ``sources`` count from its beginning."""
+def _fill(own: Batch, prompt: Sequence[int], tree: AnswerTree, begin: int, start: int) -> None:
+    """Write a prompt and its answers into their part of an empty batch.
+
+    Args:
+        own: views of this part
+        prompt: token ids
+        tree: its answers
+        begin: index of the first token in its row
+        start: position of the first token
+    """
     length = len(prompt)
-    own["input_ids"][:length] = torch.tensor(prompt)
-    own["position_ids"][:length] = torch.arange(length)
-    own["segment_ids"][:length] = 0
-    start = length
-    for number, answer in enumerate(answers):
-        end = start + len(answer)
-        own["input_ids"][start:end] = torch.tensor(answer)
-        own["position_ids"][start:end] = torch.arange(length, length + len(answer))
-        own["segment_ids"][start:end] = number + 1
-        own["sources"][number, : len(answer)] = torch.tensor([length - 1, *range(start, end - 1)])
+    end = length + len(tree.tokens)
+    own["input_ids"][:] = torch.tensor([*prompt, *tree.tokens])
+    own["position_ids"][:] = start + torch.tensor([*range(length), *(length + depth for depth in tree.depths)])
+    own["visible_until"][:] = begin + torch.tensor([end] * length + [length + last for last in tree.ends])
+    own["sources"][: tree.source_count] = begin + torch.arange(length - 1, length - 1 + tree.source_count)
+    for number, (answer, sources) in enumerate(zip(tree.answers, tree.sources, strict=True)):
         own["targets"][number, : len(answer)] = torch.tensor(answer)
-        start = end
+        own["source_of"][number, : len(answer)] = torch.tensor(sources)

@@ -16,8 +16,8 @@ from lalm_mer.recognizers.language.prefix import without_prefix
 
 __all__ = ["JointCollator", "split_prompts"]
 
-_FILL = {"segment_ids": -1, "utterances": -1, "targets": IGNORED}
-_OF_TOKENS = ("input_ids", "position_ids", "segment_ids", "utterances")
+_FILL = {"targets": IGNORED}
+_OF_TOKENS = ("input_ids", "position_ids", "visible_until")
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class JointCollator:
             [max(of_input) for of_input in zip(*each, strict=True)]
         )  # the same for all: audio is in order
         batches = [
-            collator.packed(rest, rows, length) | collator.prefix_tensors(length, len(rest))
+            collator.packed(rest, rows, start=length) | collator.prefix_tensors(length, len(rest))
             for collator, rest, length in zip(self.collators, rests, lengths, strict=True)
         ]
         stacked = {name: _stacked([batch[name] for batch in batches], _FILL.get(name, 0)) for name in batches[0]}
@@ -62,8 +62,8 @@ def split_prompts(batch: Batch) -> list[Batch]:
     prompts = []
     for number in range(batch["input_ids"].shape[1]):
         own = {name: tensor[:, number] for name, tensor in batch.items()}
-        width = int((own["segment_ids"] >= 0).sum(dim=1).max())
-        prompts.append(own | {name: own[name][:, :width] for name in _OF_TOKENS if name in own})
+        width = int((own["visible_until"] > 0).sum(dim=1).max())
+        prompts.append(own | {name: own[name][:, :width] for name in _OF_TOKENS})
     return prompts
 
 

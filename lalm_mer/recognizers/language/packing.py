@@ -1,25 +1,26 @@
 """Rows of several utterances, so that hardly anything is padded, and the attention mask of such rows.
 
 A row is ``prompt, answers, prompt, answers, ...``. The positions of each utterance begin at 0 (or after the prefix). A
-token attends to the prompt of its own utterance and to its own answer, up to itself. Two utterances with two answers
-each, a ``#`` where the token of the line attends to that of the column::
+token attends to the prompt of its own utterance and to the tokens before it in its own answers. Two utterances with the
+answers ``sad``, ``unhappy`` and ``unsure`` (``answers``), a ``#`` where the token of the line attends to that of the
+column::
 
-                  utterance 0           utterance 1
-                  prompt  a1   a2       prompt a1   a2    padding
+                  utterance 0                 utterance 1
+                  prompt  sad un happy sure   prompt  sad un happy sure   padding
     prompt 0      #
                   # #
                   # # #
-    answer 1      # # #   #
-                  # # #   # #
-    answer 2      # # #        #
-                  # # #        # #
-    prompt 1                            #
-                                        # #
-    answer 1                            # #    #
-                                        # #    # #
-    answer 2                            # #         #
-                                        # #         # #
-    padding       # # #   # #  # #      # #    # #  # #   #
+    sad           # # #   #
+    un            # # #       #
+    happy         # # #       #  #
+    sure          # # #       #        #
+    prompt 1                                  #
+                                              # #
+    sad                                       # #     #
+    un                                        # #         #
+    happy                                     # #         #  #
+    sure                                      # #         #        #
+    padding       # # #   #   #  #     #      # #     #   #  #     #      #
 
 Losses and scores of an utterance are therefore those of a row of its own, except for rounding. Padding attends to all
 that precedes it: its own embedding may be zero, and norms of zero have no gradient. All utterances of a batch are in
@@ -77,21 +78,16 @@ def _balanced(lengths: Sequence[int], count: int) -> tuple[list[list[int]], int]
     return rows, max(width for width, _ in shortest)
 
 
-def attention_mask(segment_ids: Tensor, utterances: Tensor | None, dtype: torch.dtype) -> Tensor:
+def attention_mask(visible_until: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive mask of rows of several answers or utterances, (R, 1, T, T).
 
     Args:
-        segment_ids: (R, T), 0 in a prompt, a in answer a, -1 in padding
-        utterances: (R, T), index of the utterance, -1 in padding; None for one in each row
+        visible_until: (R, T), index of the first later token that does not attend to each; 0 for padding
         dtype: of the language model
     """
-    length = segment_ids.shape[1]
-    causal = torch.ones((length, length), dtype=torch.bool, device=segment_ids.device).tril()
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    prompt = segment_ids[:, None, :] == 0
-    allowed = causal & (same | prompt)
-    if utterances is not None:
-        own = utterances[:, :, None] == utterances[:, None, :]
-        allowed = (allowed & own) | (causal & (utterances < 0)[:, :, None])
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
+    places = torch.arange(visible_until.shape[1], device=visible_until.device)
+    padding = visible_until == 0
+    visible = (places[:, None] < visible_until[:, None, :]) | padding[:, :, None]
+    allowed = visible & (places[:, None] >= places)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=visible_until.device)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]

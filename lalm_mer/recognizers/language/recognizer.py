@@ -112,13 +112,13 @@ class LanguageRecognizer(nn.Module):
         *,
         input_ids: Tensor,
         position_ids: Tensor,
-        segment_ids: Tensor,
+        visible_until: Tensor,
         sources: Tensor,
+        source_of: Tensor,
         targets: Tensor,
         label_of_answer: Tensor,
         prefix: Tensor | None = None,
         rows: Tensor | None = None,
-        utterances: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run one prompt of each input."""
         if tower_output is not None and not (input_ids == self.family.audio_token_id).any():
@@ -127,15 +127,17 @@ class LanguageRecognizer(nn.Module):
             tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
         language_model: Any = self.family.submodule("language_model")
-        dense = several or utterances is not None
-        mask = attention_mask(segment_ids, utterances, language_model.dtype) if dense else (segment_ids >= 0).long()
+        dense = several or rows is not None
+        mask = attention_mask(visible_until, language_model.dtype) if dense else (visible_until > 0).long()
         cache = None
         number, length = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
         if length:
             cache = self._prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), length, grows=False)
             mask = nn.functional.pad(mask, (length, 0), value=0 if dense else 1)
         hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)
-        answers = _token_log_probs(self.family, hidden, rows, sources, targets).sum(dim=2)  # (B, A)
+        rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
+        predicting = hidden[rows[:, None], sources]  # logits only of these
+        answers = _token_log_probs(self.family.logits(predicting), source_of, targets).sum(dim=2)  # (B, A)
         tokens = (targets != IGNORED).sum(dim=2)
         output = {}
         if truth is not None:
@@ -184,10 +186,9 @@ def _not_reentrant(of_torch: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"use_reentrant": False, **(of_torch or {})}
 
 
-def _token_log_probs(family: Family, hidden: Tensor, rows: Tensor | None, sources: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of every answer token, (B, A, L), zero where there is none; logits only at these positions."""
-    rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
-    logits = family.logits(hidden[rows[:, None, None], sources]).float()  # (B, A, L, V)
-    wanted = targets.clamp(min=0)
-    log_probs = logits.gather(-1, wanted[..., None]).squeeze(-1) - logits.logsumexp(dim=-1)
+def _token_log_probs(logits: Tensor, source_of: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of every answer token, (B, A, L), zero where there is none, from logits (B, S, V)."""
+    logits = logits.float()
+    every = torch.arange(len(logits), device=logits.device)[:, None, None]
+    log_probs = logits[every, source_of, targets.clamp(min=0)] - logits.logsumexp(dim=-1)[every, source_of]
     return log_probs.masked_fill(targets == IGNORED, 0.0)

@@ -30,7 +30,7 @@ import torch
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.models.chat_client import ChatClient
-from lalm_mer.recognizers.language.collator import answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms
 from lalm_mer.recognizers.language.recognizer import label_log_probs
 from lalm_mer.recognizers.remote.replies import Reply, TokenLogProb, Usage, parse_reply, prompt_tokens
 

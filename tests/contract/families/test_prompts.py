@@ -11,7 +11,9 @@ from closeness import assert_close
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Turn
 from lalm_mer.prompting.conversation import Conversation, Message, Part
-from lalm_mer.recognizers.language.collator import IGNORED, answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms
+from lalm_mer.recognizers.language.collator import IGNORED
+from lalm_mer.recognizers.language.packing import attention_mask
 
 PROMPTS = Path(__file__).resolve().parents[3] / "prompts"
 PROMPT_FILES = {
@@ -153,18 +155,18 @@ def test_training_only_supervises_the_answer_and_the_stop_token(
     assert training["labels"] is training["targets"]
     for row, example in enumerate(examples):
         answer = family.answer_ids(label_set.forms_of(example.label)[0])
-        targets, sources = training["targets"][row, 0], training["sources"][row, 0]
+        targets = training["targets"][row, 0]
         supervised = targets != IGNORED
         assert targets[supervised].tolist() == answer
-        before = sources[supervised].tolist()
+        before = training["sources"][row, training["source_of"][row, 0, supervised]].tolist()
         length = before[0] + 1  # of the prompt
         assert before == list(range(length - 1, length + len(answer) - 1))
         assert training["input_ids"][row, length : length + len(answer)].tolist() == answer
-        assert (training["segment_ids"][row] == 0).sum() == length
-        assert (training["segment_ids"][row, length + len(answer) :] == -1).all()
+        assert (training["visible_until"][row, : length + len(answer)] == length + len(answer)).all()
+        assert (training["visible_until"][row, length + len(answer) :] == 0).all()
         assert training["position_ids"][row, : length + len(answer)].tolist() == list(range(length + len(answer)))
         # one prompt, whatever is done with it
-        assert (scoring["segment_ids"][row] == 0).sum() == length
+        assert scoring["sources"][row, 0] == length - 1
         assert torch.equal(scoring["input_ids"][row, :length], training["input_ids"][row, :length])
         assert torch.equal(scoring["position_ids"][row, :length], training["position_ids"][row, :length])
         assert label_set.labels[training["truth"][row]] == example.label
@@ -177,22 +179,21 @@ def test_training_only_supervises_the_answer_and_the_stop_token(
         assert torch.equal(training[name], scoring[name])
 
 
-def test_every_packed_answer_starts_right_after_the_prompt(family, prompts, label_set, inputs, recognizer_of):
+def test_every_answer_follows_the_prompt(family, prompts, label_set, inputs, recognizer_of):
     batch = recognizer_of(family, prompts["audio_transcript"]).scoring_collators[0](inputs)
     forms = [form for _, form in answer_forms(label_set)]
     for row in range(len(inputs)):
         assert batch["label_of_answer"][row].tolist() == [label for label, _ in answer_forms(label_set)]
-        length = int((batch["segment_ids"][row] == 0).sum())
+        length = int(batch["sources"][row, 0]) + 1
         for number, form in enumerate(forms):
             answer = family.answer_ids(form)
-            inside = batch["segment_ids"][row] == number + 1
-            assert batch["input_ids"][row, inside].tolist() == answer
-            assert batch["position_ids"][row, inside].tolist() == list(range(length, length + len(answer)))
             targets = batch["targets"][row, number]
             assert targets[targets != IGNORED].tolist() == answer
-            sources = batch["sources"][row, number, : len(answer)].tolist()
-            starts = int(inside.nonzero()[0])
-            assert sources == [length - 1, *range(starts, starts + len(answer) - 1)]
+            places = batch["sources"][row, batch["source_of"][row, number, : len(answer)]]
+            assert batch["input_ids"][row, places[1:]].tolist() == answer[:-1]
+            assert batch["position_ids"][row, places].tolist() == list(range(length - 1, length - 1 + len(answer)))
+            (mask,) = attention_mask(batch["visible_until"][row : row + 1], torch.float32)[:, 0]
+            assert (mask[places[-1]] == 0).nonzero()[:, 0].tolist() == [*range(length), *places[1:].tolist()]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
@@ -249,3 +250,12 @@ def test_a_surface_form_that_names_the_stop_token_does_not_stop(family):
     ids = family.answer_ids(family.stop_token)
     assert ids.count(family.stop_token_id) == 1
     assert family.tokenizer.decode(ids[:-1]) == family.stop_token
+
+
+def test_the_template_of_a_prompt_is_rendered_once(family, prompts, label_set, inputs, recognizer_of, monkeypatch):
+    """Its text is the same for all inputs but for their slots."""
+    collator = recognizer_of(family, prompts["audio_transcript"]).scoring_collators[0]
+    first = [collator.render(given)[0] for given in inputs]
+    monkeypatch.setattr(type(family.processor), "apply_chat_template", None)
+    assert [collator.render(given)[0] for given in inputs] == first
+    assert len({tuple(ids) for ids in first}) > 1

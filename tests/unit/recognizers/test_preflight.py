@@ -295,7 +295,8 @@ def test_a_prompt_that_is_supervised_is_shown(family, collators, examples):
     def leaking(batch):
         made = collators[0](batch)
         ids = made["input_ids"]
-        made["sources"] = torch.arange(ids.shape[1] - 1)[None, None]
+        made["sources"] = torch.arange(ids.shape[1] - 1)[None]
+        made["source_of"] = made["sources"][None]
         made["targets"] = ids[:, None, 1:].clone()
         return made
 
@@ -315,7 +316,7 @@ def test_an_answer_that_is_predicted_one_token_too_early_is_shown(family, collat
 def test_an_answer_without_its_stop_token_is_shown(family, collators, examples):
     def cut(batch):
         made = collators[0](batch)
-        return {name: each[..., :-1] if name in ("targets", "sources") else each for name, each in made.items()}
+        return {name: each[..., :-1] if name in ("targets", "source_of") else each for name, each in made.items()}
 
     with pytest.raises(ModelError, match="the loss counts"):
         supervised(family, cut, examples[0])

@@ -9,7 +9,8 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator, answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms
+from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 
 LABELS = LabelSet(("hap", "sad"), {"hap": ("joy", "ok"), "sad": ("sad",)})
 READS = Prompt("reads", None, (("transcript", ""),), {}, "")
@@ -35,30 +36,33 @@ def test_a_training_row_by_hand(toy):
     joy, sad = [*map(ord, "joy"), STOP], [*map(ord, "sad"), STOP]
     assert batch["input_ids"].tolist() == [prompt + joy, [START, *map(ord, "u:h"), STOP, START, *sad, 0]]
     assert batch["position_ids"].tolist() == [list(range(11)), [*range(10), 0]]
-    assert batch["segment_ids"].tolist() == [[0] * 7 + [1] * 4, [0] * 6 + [1] * 4 + [-1]]
-    assert batch["sources"].tolist() == [[[6, 7, 8, 9]], [[5, 6, 7, 8]]]
+    assert batch["visible_until"].tolist() == [[11] * 11, [10] * 10 + [0]]
+    assert batch["sources"].tolist() == [[6, 7, 8, 9], [5, 6, 7, 8]]
+    assert batch["source_of"].tolist() == [[[0, 1, 2, 3]]] * 2
     assert batch["targets"].tolist() == [[joy], [sad]]
     assert batch["labels"].tolist() == batch["targets"].tolist()
     assert batch["truth"].tolist() == [0, 1]
     assert batch["label_of_answer"].tolist() == [[0], [1]]
     assert set(batch) == {
-        "input_ids", "position_ids", "segment_ids", "sources", "targets", "label_of_answer", "truth", "labels",
+        "input_ids", "position_ids", "visible_until", "sources", "source_of", "targets", "label_of_answer", "truth",
+        "labels",
     }  # fmt: skip
 
 
-def test_a_scoring_row_packs_every_form(toy):
+def test_a_scoring_row_contains_every_form(toy):
     batch = AnswerCollator(toy, READS, LABELS)([given("h"), given("h")])
-    ids = [START, *map(ord, "u:h"), STOP, START]
-    for form in ("joy", "ok", "sad"):
-        ids += [*map(ord, form), STOP]
+    ids = [START, *map(ord, "u:h"), STOP, START, *map(ord, "joyoksad")]
     assert batch["input_ids"].tolist() == [ids] * 2
-    assert batch["position_ids"].tolist() == [[*range(6), *range(6, 10), *range(6, 9), *range(6, 10)]] * 2
-    assert batch["segment_ids"].tolist() == [[0] * 6 + [1] * 4 + [2] * 3 + [3] * 4] * 2
-    assert batch["sources"].tolist() == [[[5, 6, 7, 8], [5, 10, 11, 0], [5, 13, 14, 15]]] * 2
+    assert batch["position_ids"].tolist() == [[*range(6), 6, 7, 8, 6, 7, 6, 7, 8]] * 2
+    assert batch["visible_until"].tolist() == [[14] * 6 + [9] * 3 + [11] * 2 + [14] * 3] * 2
+    assert batch["sources"].tolist() == [list(range(5, 14))] * 2
+    assert batch["source_of"].tolist() == [[[0, 1, 2, 3], [0, 4, 5, 0], [0, 6, 7, 8]]] * 2
     assert batch["targets"][0, 1].tolist() == [*map(ord, "ok"), STOP, IGNORED]
     assert batch["label_of_answer"].tolist() == [[0, 0, 1]] * 2
     # no truth, for an input has none; no labels, for the Trainer would count them
-    assert set(batch) == {"input_ids", "position_ids", "segment_ids", "sources", "targets", "label_of_answer"}
+    assert set(batch) == {
+        "input_ids", "position_ids", "visible_until", "sources", "source_of", "targets", "label_of_answer",
+    }  # fmt: skip
 
 
 def test_the_batch_of_a_prompt_with_audio_has_audio(toy):

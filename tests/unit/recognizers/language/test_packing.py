@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lalm_mer.recognizers.language.answers import answer_tree
 from lalm_mer.recognizers.language.packing import attention_mask, rows_of
 
 
@@ -32,11 +33,14 @@ def test_rows_are_wide_where_masked_scores_cost_little():
 
 
 def test_the_mask_is_that_of_the_drawing():
-    segments = torch.tensor([[0, 0, 1, 2, 2, 0, 1, 2, -1]])
-    utterances = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, -1]])
-    mask = attention_mask(segments, utterances, torch.float32)
-    assert mask.shape == (1, 1, 9, 9)
-    drawn = ["#", "##", "###", "##.#", "##.##", ".....#", ".....##", ".....#.#", "#########"]
-    expected = torch.tensor([[mark == "#" for mark in line.ljust(9, ".")] for line in drawn])
+    """Utterances of three and two prompt tokens, each with the answers "sad", "unhappy" and "unsure"."""
+    tree = answer_tree([[1, 0], [2, 3, 0], [2, 4, 0]])
+    until = [7] * 3 + [3 + end for end in tree.ends] + [13] * 2 + [9 + end for end in tree.ends] + [0]
+    mask = attention_mask(torch.tensor([until]), torch.float32)
+    assert mask.shape == (1, 1, 14, 14)
+    first = ["#", "##", "###", "####", "###.#", "###.##", "###.#.#"]
+    second = ["#", "##", "###", "##.#", "##.##", "##.#.#"]
+    drawn = [*first, *("." * 7 + line for line in second), "#" * 14]
+    expected = torch.tensor([[mark == "#" for mark in line.ljust(14, ".")] for line in drawn])
     assert torch.equal(mask[0, 0] == 0, expected)
     assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.float32).min}

@@ -11,7 +11,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.families.base import LanguageInputs
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.language.collator import answer_forms
+from lalm_mer.recognizers.language.answers import answer_forms
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer, label_log_probs
 
