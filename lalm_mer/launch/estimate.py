@@ -152,7 +152,7 @@ def _work(family: Family, setup: PromptSetup, seconds: float, *, trains: bool) -
     collator = AnswerCollator(family, setup.prompts[0], setup.label_set)
     prompt = len(collator.render(Input("estimate", words, waveform))[0])
     answers = [family.answer_ids(form) for _, form in answer_forms(setup.label_set)]
-    tree = answer_tree([max(answers, key=len)] if trains else answers)
+    tree = answer_tree([max(answers, key=len)], complete=True) if trains else answer_tree(answers)
     length = prompt + len(tree.tokens)
     if waveform is None:
         return Work(0, 0, length, tree.source_count)

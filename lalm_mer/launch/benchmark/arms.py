@@ -279,7 +279,7 @@ class Bench:
         ids, _ = recognizer.scoring_collators[0].render(example.input)
         family, labels = recognizer.family, recognizer.label_set
         forms = [labels.forms_of(example.label)[0]] if trains else [form for _, form in answer_forms(labels)]
-        tree = answer_tree(list(map(family.answer_ids, forms)))
+        tree = answer_tree(list(map(family.answer_ids, forms)), complete=trains)
         audio = sum(token == family.audio_token_id for token in ids)
         return Work(audio * per_token, audio, len(ids) + len(tree.tokens), tree.source_count)
 

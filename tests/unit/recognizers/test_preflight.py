@@ -294,11 +294,8 @@ def test_supervised_tokens_are_the_answer_and_the_stop_token(family, collators, 
 def test_a_prompt_that_is_supervised_is_shown(family, collators, examples):
     def leaking(batch):
         made = collators[0](batch)
-        ids = made["input_ids"]
-        made["sources"] = torch.arange(ids.shape[1] - 1)[None]
-        made["source_of"] = made["sources"][None]
-        made["targets"] = ids[:, None, 1:].clone()
-        return made
+        every = torch.arange(made["input_ids"].shape[1] - 1)[None]
+        return made | {"sources": every, "source_of": every[None], "targets": made["input_ids"][:, None, 1:].clone()}
 
     with pytest.raises(ModelError, match=r"the loss counts \[.*\] \(\d\d+ tokens\), expected the answer and the stop"):
         supervised(family, leaking, examples[0])
