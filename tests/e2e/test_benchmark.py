@@ -19,7 +19,7 @@ from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.recognizers.language import collator
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU, GPU = "recipes/benchmarks/cpu.yaml", "recipes/benchmarks/gpu_7b.yaml"
+CPU, GPU, SCALING = (f"recipes/benchmarks/{name}.yaml" for name in ("cpu", "gpu_7b", "scaling"))
 EXACT = 1e-6
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 
@@ -40,6 +40,11 @@ def run(run_script, tmp_path):
 def results(tmp_path):
     """A reader of the comparisons in the file."""
     return lambda: json.loads((tmp_path / "b.json").read_text("utf-8"))["comparisons"]
+
+
+def test_the_same_work_over_more_utterances(run, results):
+    assert run("only=[scoring_4x, epoch_4x]", config=SCALING) == 0
+    assert set(results()) == {"scoring_4x", "epoch_4x"}
 
 
 def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path, capsys):
@@ -186,7 +191,7 @@ def test_each_variant_has_a_process_of_its_own_on_the_cpu(run, results):
     assert found["dry_run"] is False
     assert found["repeats"] == 2
     assert found["differences"][0]["gradients"] < EXACT
-    assert len({arm["peak_bytes"] for arm in found["arms"].values()}) == 2
+    assert len({arm["peak_bytes"] for arm in found["arms"].values()}) == len(found["arms"]) == 4
     assert found["arms"]["trainer"]["loaded_bytes"] < found["arms"]["trainer"]["peak_bytes"]
 
 

@@ -146,11 +146,14 @@ class Bench:
         assert self._loaded is not None
         family, data = cast(Family, self._loaded.model), self._loaded.data
         trains = isinstance(settings, FinetuneSettings)
-        examples = list(data.train if trains else data.test)
+        examples = data.train if trains else data.test
         costs, positions = tower_costs(family), tower_positions(family.name)
-        works = [self._work(example, positions.per_token, trains=trains) for example in examples]
         trained = flowing_towers(family) if trains else None
-        durations_s = [each.input.waveform.duration_s for each in examples if each.input.waveform is not None]
+        works: list[Work] = []
+        durations_s: list[float] = []
+        for example in examples:  # one after the other, so that memory does not grow with their number
+            works.append(self._work(example, positions.per_token, trains=trains))
+            durations_s += [] if example.input.waveform is None else [example.input.waveform.duration_s]
         predicted = self._estimate(settings, durations_s) if arm.path == OURS else None
         return Facts(
             utterances=len(examples),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lalm_mer.core.errors import LalmMerError, ModelError, one_line
+from lalm_mer.core.progress import progress
 from lalm_mer.launch.benchmark.arms import Bench, Facts, Measured
 from lalm_mer.launch.benchmark.data import Place
 from lalm_mer.launch.benchmark.measuring import pin
@@ -73,14 +74,16 @@ def compare(place: Place, comparison: ComparisonSettings, peak_flops_per_s: floa
                 continue
             with _recording(name, arm):
                 arm.facts = arm.bench.facts(arm.settings)
-        for number in range(repeats + 1):
-            for name, arm in _rotated(arms, number):
-                with _recording(name, arm):
-                    found = arm.bench.measure(arm.settings, keeps_results=number == 0)
-                    if number == 0:
-                        arm.first = found
-                    else:
-                        arm.measured.append(found)
+        rounds = [(number, *each) for number in range(repeats + 1) for each in _rotated(arms, number)]
+        for number, name, arm in progress(rounds, desc="measure", unit="measurements"):
+            if arm.failed is not None:
+                continue
+            with _recording(name, arm):
+                found = arm.bench.measure(arm.settings, keeps_results=number == 0)
+                if number == 0:
+                    arm.first = found
+                else:
+                    arm.measured.append(found)
     done = {name: arm for name, arm in arms.items() if arm.failed is None}
     return {
         "kind": comparison.kind,
@@ -153,10 +156,10 @@ def _recording(name: str, arm: _Arm) -> Iterator[None]:
 
 
 def _rotated(arms: Mapping[str, _Arm], number: int) -> list[tuple[str, _Arm]]:
-    """The variants that have not failed, each time beginning with another one."""
+    """The variants, each time beginning with another one."""
     items = list(arms.items())
     start = number % len(items)
-    return [(name, arm) for name, arm in items[start:] + items[:start] if arm.failed is None]
+    return items[start:] + items[:start]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
