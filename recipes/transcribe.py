@@ -63,10 +63,10 @@ def transcribe(settings: TranscribeSettings) -> None:
         "corpus": corpus.name,
         "root_hash": corpus.summary["root_hash"],
     }
-    if is_finished(out, identity):
-        print(f"{as_recorded(out)} is finished; nothing to do")
-        return
     with only_writer(out):
+        if is_finished(out, identity):
+            print(f"{as_recorded(out)} is finished; nothing to do")
+            return
         journal = out.with_name(f".{out.name}.partial.jsonl")
         hypotheses = transcribe_utterances(
             transcriber, corpus.dataset, identity=identity, journal=journal, batch_size=model.batch_size
