@@ -58,6 +58,7 @@ class Estimate:
     Args:
         memory: bytes on the device, if every utterance of a batch is the longest
         flops: operations for one utterance of mean duration, in one epoch
+        tower_flops: part of it for an audio tower that is not trained, whose output a cache stores for later epochs
         tokens: positions of the language model for it
         adapter_bytes: trained weights on disk
         checkpoint_bytes: those with AdamW's moments
@@ -66,6 +67,7 @@ class Estimate:
 
     memory: Memory
     flops: float
+    tower_flops: float
     tokens: int
     adapter_bytes: int
     checkpoint_bytes: int
@@ -105,9 +107,12 @@ def estimate(family: Family, setup: PromptSetup, method: Method, *, mean_s: floa
     mean, longest = (_work(family, setup, seconds, trains=trains) for seconds in (mean_s, longest_s))
     activations = activation_bytes(list(_blocks(family, longest)), learns=trains, checkpointing=method.checkpointing)
     element = next(family.model.parameters()).element_size()
+    flowing = flowing_towers(family) if trains else {}
+    stored = 0.0 if flowing.get("audio_tower") else costs["audio_tower"].flops(mean.audio_positions)
     return Estimate(
         memory=Memory(weights + adapter, adapter, 2 * adapter, activations * method.batch_size),
-        flops=model_flops(costs, mean, flowing_towers(family) if trains else None),
+        flops=model_flops(costs, mean, flowing or None),
+        tower_flops=stored,
         tokens=round(mean.tokens),
         adapter_bytes=adapter,
         checkpoint_bytes=3 * adapter,

@@ -101,7 +101,7 @@ def estimate_lines(options: argparse.Namespace) -> Iterator[str]:
     yield f"model     {options.family}, {parameters / 1e9:.2f} billion parameters, {options.dtype}"
     yield f"corpus    {count} utterances of {mean_s:.2f} s (longest {longest_s:.2f} s), {found.tokens} tokens each"
     yield from _memory(found, method)
-    yield from _time(options, found, count if not trains else count * options.epochs, method)
+    yield from _time(options, found, count, method)
     yield from _disk(found, count, audio_bytes, trains=trains)
 
 
@@ -134,8 +134,9 @@ def _memory(found: Estimate, method: Method) -> Iterator[str]:
     )
 
 
-def _time(options: argparse.Namespace, found: Estimate, count: float, method: Method) -> Iterator[str]:
-    flops = found.flops * count
+def _time(options: argparse.Namespace, found: Estimate, count: int, method: Method) -> Iterator[str]:
+    epochs = 1 if method.towers is None else options.epochs
+    flops = count * (found.tower_flops + epochs * (found.flops - found.tower_flops))  # the tower once, if it is frozen
     if options.benchmark is not None:
         from lalm_mer.launch.benchmark.report import read_report
 

@@ -149,20 +149,23 @@ class Bench:
         examples = data.train if trains else data.test
         costs, positions = tower_costs(family), tower_positions(family.name)
         trained = flowing_towers(family) if trains else None
+        cached = settings.model.tower_cache == "require"
         works: list[Work] = []
         durations_s: list[float] = []
         for example in examples:  # one after the other, so that memory does not grow with their number
-            works.append(self._work(example, positions.per_token, trains=trains))
+            works.append(self._work(example, 0 if cached else positions.per_token, trains=trains))
             durations_s += [] if example.input.waveform is None else [example.input.waveform.duration_s]
         predicted = self._estimate(settings, durations_s) if arm.path == OURS else None
         return Facts(
-            utterances=len(examples),
+            utterances=len(works),
             audio_s=sum(durations_s),
             tokens=sum(work.tokens for work in works),
             flops=sum(model_flops(costs, work, trained) for work in works),
             predicted_bytes=None if predicted is None else predicted.memory.total,
             predicted_weights=None if predicted is None else predicted.memory.weights,
-            predicted_flops=None if predicted is None else predicted.flops * len(examples),
+            predicted_flops=None
+            if predicted is None
+            else (predicted.flops - cached * predicted.tower_flops) * len(works),
             loaded_bytes=loaded_bytes,
             quantization=settings.model.quantization,
             batch_size=_batch_size(settings),

@@ -86,6 +86,8 @@ def test_operations_and_disk_by_hand(folder):
     work = Work(50, 25, found.tokens, answers)  # 100 frames in 1 s, halved by the tower, then pooled in pairs
     trained = {"audio_tower": False, "projector": True, "language_model": True}
     assert found.flops == model_flops(tower_costs(family), work, trained)
+    assert found.tower_flops == tower_costs(family)["audio_tower"].flops(50)
+    assert estimated(folder, Method({"audio_tower": ["q_proj"]}, r=4)).tower_flops == 0
     padded = empty_family("qwen2_audio", folder, None, "float32")
     padded.full_window = True
     found = estimate(padded, SETUP, Method(TOWERS, r=4), mean_s=MEAN_S, longest_s=LONGEST_S)
