@@ -24,7 +24,7 @@ from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_posi
 from lalm_mer.recognizers.language.answers import answer_forms, answer_tree
 from lalm_mer.recognizers.language.collator import AnswerCollator
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
-from lalm_mer.recognizers.memory import Memory, activation_bytes, blocks_of, stored_bytes
+from lalm_mer.recognizers.memory import BlockMemory, Memory, activation_bytes, block_memory, blocks_of, stored_bytes
 
 __all__ = ["Estimate", "Method", "empty_family", "estimate", "flowing_towers", "nf4_bytes"]
 
@@ -167,15 +167,14 @@ def _work(family: Family, setup: PromptSetup, seconds: float, *, trains: bool) -
     return Work(positions, tokens, length, tree.source_count)
 
 
-def _blocks(family: Family, work: Work) -> Iterator[tuple[bool, int]]:
+def _blocks(family: Family, work: Work) -> Iterator[BlockMemory]:
     """For ``activation_bytes``: the blocks of the audio tower and of the language model, in this order."""
     positions = {"audio_tower": work.audio_positions, "language_model": work.tokens}
     for tower, count in positions.items():
         for block in blocks_of(family.submodule(tower)) if count else ():
             linear: Any = [each for each in block.modules() if isinstance(each, nn.Linear)]
             if linear:
-                trained = any(each.requires_grad for each in block.parameters())
-                yield trained, round(count) * linear[-1].out_features * linear[-1].weight.element_size()
+                yield block_memory(block, round(count) * linear[-1].out_features * linear[-1].weight.element_size())
 
 
 def _output_width(family: Family) -> int:

@@ -8,13 +8,31 @@ from typing import Any
 
 import psutil
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 __all__ = [
-    "Memory", "activation_bytes", "available_bytes", "block_outputs", "blocks_of", "estimate_memory", "stored_bytes",
+    "BlockMemory", "Memory", "activation_bytes", "available_bytes", "block_memory", "block_outputs", "blocks_of",
+    "estimate_memory", "stored_bytes",
 ]  # fmt: skip
 
 _STORED_IN_A_BLOCK = 17  # values per token and unit of width: 34 bytes in 16 bits, Korthikanti et al. 2022, section 4.1
+_BESIDES_LINEAR = 4  # inputs of two norms and their results, per token and unit of width
+
+
+@dataclass(frozen=True)
+class BlockMemory:
+    """Activations of a block for one example.
+
+    Args:
+        trained: whether it has trained parameters
+        output: bytes of its output
+        stored: bytes that it stores for the backward pass
+    """
+
+    trained: bool
+    output: int
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -58,32 +76,54 @@ def estimate_memory(
     """
     learning = [each for each in model.parameters() if each.requires_grad] if learns else []
     gradients = sum(each.numel() * each.element_size() for each in learning)
-    blocks = [
-        (any(each.requires_grad for each in block.parameters()), size) for block, size in block_outputs(model, forward)
-    ]
+    blocks = [block_memory(block, size) for block, size in block_outputs(model, forward)]
     one = activation_bytes(blocks, learns=learns, checkpointing=checkpointing)
     return Memory(stored_bytes(model), gradients, 2 * gradients, one * batch_size)
 
 
-def activation_bytes(blocks: Sequence[tuple[bool, int]], *, learns: bool, checkpointing: bool) -> int:
+def block_memory(block: nn.Module, output: int) -> BlockMemory:
+    """Activations of a block whose output has ``output`` bytes.
+
+    A block stores 17 times its output; one with wide or gated layers stores more: the outputs of its linear layers, the
+    gated product, and inputs and results of two norms.
+    """
+    widths = [each.out_features for each in _linear_layers(block)]
+    values = float(_STORED_IN_A_BLOCK)
+    if widths:
+        gated = max(widths) if widths.count(max(widths)) == 2 else 0
+        values = max(values, (sum(widths) + gated) / widths[-1] + _BESIDES_LINEAR)
+    trained = any(each.requires_grad for each in block.parameters())
+    return BlockMemory(trained, output, round(values * output))
+
+
+def _linear_layers(module: nn.Module) -> list[nn.Linear]:
+    """Linear layers in their order, without those of an adapter, which are narrow."""
+    found: list[nn.Linear] = []
+    for child in module.children():
+        layer = child.get_base_layer() if isinstance(child, BaseTunerLayer) else child
+        found += [layer] if isinstance(layer, nn.Linear) else _linear_layers(layer)
+    return found
+
+
+def activation_bytes(blocks: Sequence[BlockMemory], *, learns: bool, checkpointing: bool) -> int:
     """Bytes of activations of one example.
 
-    Activations are counted by block, the outermost items of module lists: a block stores 17 times its output (B x T x H
-    values) for the backward pass; with gradient checkpointing each stores its output, and one at a time the rest.
-    Blocks before the first with trained parameters store nothing. Without training, one block at a time is stored.
-    Logits, masks and fragmentation are not counted.
+    Activations are counted by block, the outermost items of module lists, in the order of execution: each stores what
+    ``block_memory`` says for the backward pass; with gradient checkpointing each stores its output, and one at a time
+    the rest. Blocks before the first with trained parameters store nothing. Without training, one block at a time is
+    stored. Logits, masks and fragmentation are not counted.
 
     Args:
-        blocks: in the order of execution: whether it has trained parameters, and the bytes of its output
+        blocks: in the order of execution
         learns: whether there is a backward pass
         checkpointing: whether activations are recomputed in it
     """
-    largest = max((size for _, size in blocks), default=0)
+    largest = max((block.stored for block in blocks), default=0)
     if not learns:
-        return _STORED_IN_A_BLOCK * largest
-    trained = [has_trained for has_trained, _ in blocks]
-    stored = sum(size for _, size in blocks[trained.index(True) if True in trained else 0 :])
-    return stored + _STORED_IN_A_BLOCK * largest if checkpointing else _STORED_IN_A_BLOCK * stored
+        return largest
+    trained = [block.trained for block in blocks]
+    kept = blocks[trained.index(True) if True in trained else 0 :]
+    return sum(block.output for block in kept) + largest if checkpointing else sum(block.stored for block in kept)
 
 
 def available_bytes(device: torch.device, model: nn.Module) -> int:

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import Qwen2Config, Qwen2Model
 
-from lalm_mer.recognizers.memory import Memory, available_bytes, estimate_memory, stored_bytes
+from lalm_mer.recognizers.memory import (
+    BlockMemory,
+    Memory,
+    available_bytes,
+    block_memory,
+    estimate_memory,
+    stored_bytes,
+)
 
 
 class Small(nn.Module):
@@ -53,6 +63,50 @@ def test_blocks_before_the_first_trained_one_store_nothing():
 
 def test_scoring_stores_one_block_and_no_gradients():
     assert estimate(Small(), learns=False) == Memory(WEIGHTS, 0, 0, 3 * 17 * BLOCK)
+
+
+class Gated(nn.Module):
+    """Attention and a gated layer of a language model, without what has no weights."""
+
+    def __init__(self, width, inner):
+        super().__init__()
+        self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in "qkvo"})
+        self.gate, self.up, self.down = nn.Linear(width, inner), nn.Linear(width, inner), nn.Linear(inner, width)
+
+
+def test_a_gated_block_stores_its_wide_layers():
+    assert block_memory(Gated(8, 32), 1000) == BlockMemory(True, 1000, (4 + 4 + 4 + 1 + 4 + 4) * 1000)
+    assert block_memory(Gated(8, 8), 1000).stored == 17 * 1000
+    adapted = get_peft_model(Gated(8, 32), LoraConfig(r=2, target_modules=["gate", "q"]))
+    assert block_memory(adapted, 1000) == block_memory(Gated(8, 32), 1000)
+
+
+def test_the_estimate_is_near_what_a_language_model_stores():
+    """Tensors that autograd keeps, without the weights, of Qwen2 with adapted layers."""
+    config = Qwen2Config(
+        hidden_size=64,
+        intermediate_size=344,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=16,
+    )
+    model = get_peft_model(Qwen2Model(config), LoraConfig(r=4, target_modules="all-linear"))
+    ids = torch.zeros((1, 100), dtype=torch.long)
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    stored = {}
+
+    def keep(tensor):
+        stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes(), tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=ids)
+    measured = sum(size for place, (size, _) in stored.items() if place not in weights)
+    expected = estimate_memory(
+        model, lambda: model(input_ids=ids), batch_size=1, learns=True, checkpointing=False
+    ).activations
+    assert 0.75 < expected / measured < 1.1
 
 
 def test_hooks_are_removed_afterwards():
