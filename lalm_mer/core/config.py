@@ -130,7 +130,30 @@ def load_config(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()
             wrong type or is outside its range or choices
     """
     given = [(f"override {override!r}", _parse_override(override)) for override in overrides]
-    return _merged(schema, [(str(path), read_yaml(path)), *given])
+    layers = [(str(path), read_yaml(path)), *given]
+    _drop_replaced(schema, layers)
+    return _merged(schema, layers)
+
+
+def _drop_replaced(schema: type, layers: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Refuse keys that another given key replaces; where the last layer that has them says null, remove them."""
+    for section, outer in settings_of(schema).items():
+        contents = [(source, content.get(section)) for source, content in layers]
+        given = [(source, content) for source, content in contents if isinstance(content, dict)]
+        for name, declared in settings_of(outer.section).items() if outer.section is not None else ():
+            last = [content[name] for _, content in given if name in content]
+            if not declared.replaces or not last or last[-1] is None:
+                continue
+            for key in declared.replaces:
+                holders = [(source, content) for source, content in given if key in content]
+                if holders and holders[-1][1][key] is not None:
+                    source, content = holders[-1]
+                    raise ConfigError(
+                        f"{source}: key '{section}.{key}': {content[key]}, but {section}.{name}={last[-1]} is given, "
+                        f"which replaces it; remove it, or give {section}.{key}=null"
+                    )
+                for _, content in holders:
+                    del content[key]
 
 
 def build_config(

@@ -7,9 +7,9 @@ from __future__ import annotations
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
     "FEATURES", "FIRST_TOKEN", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS",
-    "MODALITIES", "OBJECTIVES", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TOWER_CACHE",
-    "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of",
-    "uses_audio", "uses_transcript",
+    "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED",
+    "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
+    "modalities_of", "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -50,6 +50,10 @@ GENERATION = "generation"
 """How a label is predicted."""
 OBJECTIVES = ("cross_entropy", "contrastive")
 """Losses for training a CLAP model; audio-language models use the first."""
+OPTIMIZERS = (
+    "adamw_torch_fused", "adamw_torch", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
+)  # fmt: skip
+"""Names in transformers; the first is its default."""
 PROMPT_LOGPROBS = "prompt_logprobs"
 FIRST_TOKEN = "first_token"
 SERVED_SCORES = (PROMPT_LOGPROBS, FIRST_TOKEN)

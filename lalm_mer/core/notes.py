@@ -43,6 +43,7 @@ class NoteCode(StrEnum):
     FIRST_TOKEN = "first_token"
     PARITY = "parity"
     SERVER_TOKENS = "server_tokens"
+    FOUND_BATCH_SIZE = "found_batch_size"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ SENTENCES: Mapping[NoteCode, str] = {
     "{difference_here}.",
     NoteCode.SERVER_TOKENS: "The server counted {prompt_tokens} tokens of prompts and {completion_tokens} of answers "
     "in {requests} requests; cost: {cost}.",
+    NoteCode.FOUND_BATCH_SIZE: "Batches of {found} utterances fit into memory, of at most {largest}; {accumulated} are "
+    "accumulated per optimiser step, so that it has as many utterances as before.",
 }
 """The sentence of each code, for display only: no code parses it."""
 

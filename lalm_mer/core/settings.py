@@ -47,6 +47,7 @@ class Setting:
         path: ``file`` or ``folder`` that must exist, ``new`` for a path that is written or checked later, ``source``
             for a folder or Hub id; empty if the value is no path
         among: folder whose YAML files are the usual values of a path
+        replaces: keys of the same section that must not be given together with this one, except as null
     """
 
     type: Any
@@ -61,6 +62,7 @@ class Setting:
     may_change: bool = False
     path: PathKind = ""
     among: str = ""
+    replaces: tuple[str, ...] = ()
 
     @property
     def section(self) -> type | None:
@@ -144,6 +146,7 @@ def setting(
     may_change: bool = False,
     path: PathKind = "",
     among: str = "",
+    replaces: tuple[str, ...] = (),
 ) -> Any:  # noqa: ANN401 as of dataclasses.field
     """Declare a key of a config as a dataclass field; the arguments are those of ``Setting``.
 
@@ -161,7 +164,7 @@ def setting(
           train.batch_size  int, 1 or more, default 8: utterances at a time
     """
     declared = Setting(
-        None, MISSING, help, at_least, above, at_most, below, also_allowed, choices, may_change, path, among
+        None, MISSING, help, at_least, above, at_most, below, also_allowed, choices, may_change, path, among, replaces
     )
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"setting": declared})

@@ -21,7 +21,10 @@ from torch import Tensor
 from lalm_mer.core.appended_lines import AppendedLines
 from lalm_mer.core.provenance import hash_json
 
-__all__ = ["PART_S", "ArrivingScores", "ScoreJournal"]
+__all__ = ["NO_POSITION", "PART_S", "ArrivingScores", "ScoreJournal"]
+
+NO_POSITION = -1
+"""Position of a row that pads the batch of a process to the size of another's."""
 
 PART_S = 5.0
 """Time between two moves of log-probabilities from the device to the disk, each of which waits for the device."""
@@ -104,7 +107,7 @@ class ArrivingScores:
         self._moved = time.monotonic()
 
     def add(self, positions: Tensor, log_probs: Tensor) -> None:
-        """Add a batch of all processes, (B,) and (B, K) or (B, P, K)."""
+        """Add a batch of all processes, (B,) and (B, K) or (B, P, K); rows at ``NO_POSITION`` are left out."""
         self._batches.append((positions, log_probs))
         if time.monotonic() - self._moved >= PART_S:
             self.move()
@@ -115,10 +118,11 @@ class ArrivingScores:
             positions = torch.cat([batch for batch, _ in self._batches]).tolist()
             log_probs = np.asarray(torch.cat([batch for _, batch in self._batches]).cpu(), dtype=np.float64)
             first = {position: row for row, position in reversed([*enumerate(positions)])}
-            new = {position: row for position, row in first.items() if position not in self._journal.results}
+            had = self._journal.results
+            new = {position: row for position, row in first.items() if position not in had and position != NO_POSITION}
             rows = sorted(new.values())
             self._journal.add([positions[row] for row in rows], log_probs[rows])
-            self.positions += positions
+            self.positions += [position for position in positions if position != NO_POSITION]
         self._batches, self._moved = [], time.monotonic()
 
 

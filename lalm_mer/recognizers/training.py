@@ -5,69 +5,40 @@ The protocol's primary metric on dev selects the checkpoint; a run resumes only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, Subset
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from lalm_mer.core.errors import ConfigError, ModelError, PredictionError
+from lalm_mer.core.errors import ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.output import writing
-from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
-from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.base import Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.batch_size import largest_divisor, leaving_no_trace
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
-from lalm_mer.recognizers.order import GroupedByLength, lengths_of, longest_first
-from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
+from lalm_mer.recognizers.loaders import POSITION, Examples, Inputs, LoadingTrainer
+from lalm_mer.recognizers.order import longest_first
+from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
+from lalm_mer.recognizers.waiting import Waiting, measured_waiting
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer"]
 
-ItemT = TypeVar("ItemT", covariant=True)
 _TRUTH = "truth"
-_POSITION = "position"  # of an input among those that are scored
 
 
-class Items(Sized, Protocol[ItemT]):
-    """A map-style dataset."""
-
-    def __getitem__(self, index: int) -> ItemT: ...
-
-
-Examples: TypeAlias = Items[Example]
-Inputs: TypeAlias = Items[Input]
-
-
-class _Numbered:
-    """Inputs at positions, in this order, with these positions."""
-
-    def __init__(self, inputs: Inputs, positions: Sequence[int]) -> None:
-        self._inputs = inputs
-        self._positions = positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, index: int) -> tuple[int, Input]:
-        return self._positions[index], self._inputs[self._positions[index]]
-
-
-def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) -> Batch:
-    return collator([given for _, given in items]) | {_POSITION: torch.tensor([index for index, _ in items])}
-
-
-class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
+class RecognizerTrainer(LoadingTrainer):
     """Trainer of any ``Recognizer``: saves only trained weights, divides losses by items, selects on dev.
 
     Args:
@@ -78,6 +49,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         class_weights: factor of the training loss of each of the K classes, 1 on average over the training examples;
             None for equal weights. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; if an
             item is a token and answers differ in length, this scales the loss slightly. Dev loss is not weighted
+        tokens_per_batch: about the largest number of tokens of a batch to train on, dev and scored ones included, in
+            place of the batch sizes of ``args``; needs batches with ``input_ids``, and examples with ``lengths``
         callbacks: of transformers
     """
 
@@ -89,6 +62,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         train_examples: Examples | None = None,
         dev_examples: Examples | None = None,
         class_weights: Sequence[float] | None = None,
+        tokens_per_batch: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         recognizer: Any = model
@@ -96,7 +70,9 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         self._training_collator: TrainingCollator = recognizer.training_collator
         self._label_set: LabelSet = recognizer.label_set
         self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], self._label_set)
-        self._train_sampler: GroupedByLength | None = None
+        self.tokens_per_batch = tokens_per_batch
+        self.waiting: dict[str, Waiting] = {}  # of the last training and scoring
+        self._waiting = Waiting()  # of the training that runs
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
             model=model,
@@ -120,7 +96,9 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         if resume_from_checkpoint is not None:
             process, processes = self.args.process_index, self.args.world_size
             check_checkpoint(Path(resume_from_checkpoint), process, processes, deepspeed=self.is_deepspeed_enabled)
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        with measured_waiting() as self._waiting:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.waiting["training"] = self._waiting
         if (
             self.args.load_best_model_at_end and self.state.best_model_checkpoint is None
         ):  # transformers would keep the last weights
@@ -148,19 +126,67 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         journal.share()
         order = longest_first(inputs)
         if left := [position for position in order if position not in journal.results]:
-            several = self.args.world_size > 1  # every batch is full then
-            missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
-            left += islice(cycle(order[::-1]), missing)
-            self._test_collator = partial(_collate_numbered, collator=collator)
+            numbered = self.numbered(inputs, left, collator)
+            self._test_collator = collator
             self._arriving = ArrivingScores(journal)
-            self.predict(_Numbered(inputs, left))
+            with measured_waiting() as waiting:
+                self.predict(numbered)
+            self.waiting["scoring"] = waiting
+            self.state.log_history.append(
+                {"step": self.state.global_step, "scoring": len(left), **waiting.since_last()}
+            )
             self._arriving.move()
-            if self._arriving.positions != left:
+            if self._arriving.positions != numbered.positions:
                 raise PredictionError(
-                    f"scoring {len(left)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    f"scoring {len(numbered)} utterances returned {len(self._arriving.positions)}, or returned them in "
                     "another order"
                 )
         return np.stack([journal.results[position] for position in range(len(inputs))])
+
+    def find_batch_size(self, checkpoint: Path | None = None) -> int:
+        """Use the largest batch that fits into memory, and accumulate as many as keep the examples of a step.
+
+        Forward and backward pass of the longest examples are tried, in every process, with memory for AdamW's moments.
+        A resumed run uses the size that its checkpoint was trained with.
+
+        Args:
+            checkpoint: of the run to resume, if there is one
+
+        Returns:
+            examples per device, a divisor of ``per_device_train_batch_size``
+
+        Raises:
+            ModelError: if not even one example fits, or the checkpoint cannot be read
+        """
+        args, saved = self.args, 0
+        if checkpoint is not None:
+            with reading(checkpoint):
+                saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).train_batch_size
+        size, largest = int(saved or 0), int(args.per_device_train_batch_size)
+        if not size or largest % size:
+            with leaving_no_trace(self.model):
+                found = largest_divisor(min(largest, len(self.train_dataset)), self._try_batch)
+            size = int(self.accelerator.gather(torch.tensor([found], device=args.device)).min())
+        args.gradient_accumulation_steps *= largest // size
+        args.per_device_train_batch_size = size
+        self._train_batch_size = args.train_batch_size
+        return size
+
+    def _try_batch(self, size: int) -> None:
+        """Forward and backward pass of the longest training examples."""
+        self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        examples = [self.train_dataset[index] for index in longest_first(self.train_dataset)[:size]]
+        inputs = self._prepare_inputs(self._training_collator(examples))
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, inputs)
+        loss.backward()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 as in transformers
+        """Log, with the time spent waiting for data since the last row of the training loss."""
+        super().log({**logs, **self._waiting.since_last()} if "loss" in logs else logs, *args, **kwargs)
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library; only the first process writes."""
@@ -192,72 +218,36 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         Scores of inputs, which have no truth, are gathered here and not kept by the Trainer.
         """
         inputs = self._prepare_inputs(inputs)
-        position = inputs.pop(_POSITION, None)
+        position = inputs.pop(POSITION)
         inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
         log_probs = output["log_probs"].float()
-        if position is not None:
-            self._arriving.add(*self.accelerator.gather_for_metrics((position, log_probs)))
+        if _TRUTH not in inputs:
+            self._arriving.add(*self.accelerator.gather_for_metrics(self._of_one_size(position, log_probs)))
             return None, None, None
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
-        return None, torch.cat([log_probs, extra], dim=1), inputs[_TRUTH]
+        truth = torch.stack([inputs[_TRUTH], position], dim=1)
+        scored, known = self._of_one_size(torch.cat([log_probs, extra], dim=1), truth)
+        return None, scored, known
+
+    def _of_one_size(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The rows of a batch, and rows of ``NO_POSITION`` if another process has more, so that all are gathered."""
+        if self.tokens_per_batch is None:
+            return tensors
+        padded = [self.accelerator.pad_across_processes(each, pad_index=NO_POSITION) for each in tensors]
+        return tuple(padded)
 
     def _dev_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        log_probs, (losses, items) = prediction.predictions[:, :-2], prediction.predictions[:, -2:].T
+        known = prediction.label_ids[:, 1]
+        rows = [row for row in np.sort(np.unique(known, return_index=True)[1]) if known[row] != NO_POSITION]
+        found = prediction.predictions[rows]  # each utterance once
+        log_probs, (losses, items) = found[:, :-2], found[:, -2:].T
         labels = self._label_set.labels
-        truth = [labels[index] for index in prediction.label_ids]
+        truth = [labels[index] for index in prediction.label_ids[rows, 0]]
         predicted = [labels[index] for index in log_probs.argmax(axis=1)]
         scores = {name: metric.from_labels(truth, predicted, labels) for name, metric in METRICS.items()}
         return {"loss": float(losses.sum() / items.sum()), **scores}
-
-    # The Trainer has one collator for train, dev and test
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of dev examples, in batches of similar length."""
-        examples = self.eval_dataset if eval_dataset is None else eval_dataset
-        by_length = Subset(examples, longest_first(examples))
-        return self._collated_by(self._dev_collator, super().get_eval_dataloader, by_length)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of inputs to score."""
-        return self._collated_by(self._test_collator, super().get_test_dataloader, test_dataset)
-
-    def _collated_by(
-        self,
-        collator: Callable[..., Batch],
-        make: Callable[[Any], DataLoader[Any]],
-        dataset: Any,  # noqa: ANN401
-    ) -> DataLoader[Any]:
-        self.data_collator = collator
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = self._training_collator
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:  # noqa: ANN401 as in transformers
-        """Order of the training examples; transformers' own for any other strategy."""
-        if self.args.train_sampling_strategy != "group_by_length":
-            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
-            return sampler
-        examples = self.train_dataset if train_dataset is None else train_dataset
-        lengths = lengths_of(examples)
-        if lengths is None:
-            raise ConfigError(
-                "argument 'train_sampling_strategy': group_by_length, but the examples have no lengths(); use random"
-            )
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._train_sampler = GroupedByLength(lengths, self.args.train_batch_size * self.args.world_size, seed)
-        return self._train_sampler
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> None:  # noqa: ANN401
-        """None: in the order of the dataset, whatever the strategy of training is."""
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
-        """Loaders have their own generator, so that their number of starts does not change the dropout masks."""
-        loader: DataLoader[Any] = super()._get_dataloader(*args, **kwargs)
-        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)  # type: ignore[attr-defined]
-        return loader
 
     # A resumed run ends with the same results as an uninterrupted one
 

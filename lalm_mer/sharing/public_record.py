@@ -46,13 +46,13 @@ SHARED_SETTINGS = (
     "train.gradient_accumulation_steps", "train.lr_scheduler_type", "train.warmup_steps", "train.weight_decay",
     "train.max_grad_norm", "train.eval_strategy", "train.eval_steps", "train.bf16", "train.fp16",
     "train.gradient_checkpointing", "train.early_stopping_patience", "train.train_sampling_strategy",
-    "train.packing",
+    "train.packing", "train.tokens_per_batch", "train.auto_find_batch_size", "train.optim",
 )  # fmt: skip
 """Settings that may be shared, as section.key; names and numbers, never a path."""
 SHARED_WORDS = frozenset(
     {
         *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
-        *names.OBJECTIVES, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
+        *names.OBJECTIVES, *names.OPTIMIZERS, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
         "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random", "group_by_length",
     }
 )  # fmt: skip
@@ -67,7 +67,9 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|dev|post)\d*)*")
 _OF_SERVERS = (NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS)  # none trains
-_NOT_SHARED = (NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES, *_OF_SERVERS)
+_NOT_SHARED = (
+    NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES, NoteCode.FOUND_BATCH_SIZE, *_OF_SERVERS,
+)  # fmt: skip
 
 
 def public_record(record: RunRecord, model: ModelRecord, published: str | None, revision: str | None) -> PublicRecord:

@@ -7,18 +7,17 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lalm_mer.core.processes import usable_cores
 from lalm_mer.core.provenance import git_commit, package_versions
+from lalm_mer.recognizers.waiting import measured_waiting
 
 __all__ = ["Timing", "machine", "matmul_flops_per_s", "peak_bytes", "pin", "reset_peak", "timed", "used_bytes"]
 
@@ -45,36 +44,17 @@ class Timing:
 def timed(work: Callable[[], Any], device: str) -> tuple[Timing, Any]:
     """Measure a call; returns the timing and its result."""
     _synchronise(device)
-    with _waiting() as waited:
+    with measured_waiting() as waiting:
         wall, cpu = time.perf_counter(), time.process_time()
         result = work()
         _synchronise(device)
         timing = time.perf_counter() - wall, time.process_time() - cpu
-    return Timing(*timing, waited[0]), result
+    return Timing(*timing, waiting.waited_s), result
 
 
 def _synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _waiting() -> Iterator[list[float]]:
-    """Sum the time that any DataLoader of torch takes to return a batch; every path has one."""
-    waited, original = [0.0], _BaseDataLoaderIter.__next__
-
-    def measured(self: Any) -> Any:  # noqa: ANN401 a batch
-        started = time.perf_counter()
-        try:
-            return original(self)
-        finally:
-            waited[0] += time.perf_counter() - started
-
-    _BaseDataLoaderIter.__next__ = measured  # type: ignore[method-assign]
-    try:
-        yield waited
-    finally:
-        _BaseDataLoaderIter.__next__ = original  # type: ignore[method-assign]
 
 
 def reset_peak(device: str) -> None:

@@ -54,7 +54,7 @@ class ClapBuilder:
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse a contrastive loss with one utterance per batch, gradient checkpointing, and packing.
+        """Refuse a contrastive loss with one or an unknown number of utterances, gradient checkpointing, and packing.
 
         Raises:
             ConfigError: naming the key
@@ -66,6 +66,11 @@ class ClapBuilder:
             raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
         if settings.objective == "contrastive" and settings.train.per_device_train_batch_size < 2:
             raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several per batch")
+        if settings.objective == "contrastive" and settings.train.auto_find_batch_size:
+            raise ConfigError(
+                "key 'train.auto_find_batch_size': true; a contrastive loss compares the utterances of a batch, so a "
+                "smaller one is another loss; set it to false"
+            )
 
     def with_shots(
         self, setup: ClapSetup, data: RunData, clap: Clap, settings: ZeroShotSettings | FinetuneSettings

@@ -16,7 +16,8 @@ from lalm_mer.core.settings import naming_keys, settings_of
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
-from lalm_mer.launch.config.sections import ModelSettings, ParitySettings
+from lalm_mer.launch.config.sections import ModelSettings
+from lalm_mer.launch.config.server import ParitySettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ChatClient, ServerAddress, read_key
 from lalm_mer.models.families import CLAP, REMOTE

@@ -15,7 +15,7 @@ from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSetti
 __all__ = [
     "AdapterSettings", "AnsweringSettings", "BalanceSettings", "DataSettings", "EngineSettings",
     "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "HubSettings", "ModelSettings", "OutputSettings",
-    "ParitySettings", "PromptSettings", "RemoteSettings", "ScoringSettings", "SplitSettings", "TrainSettings",
+    "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings",
     "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings", "ZeroShotScoringSettings",
 ]  # fmt: skip
 
@@ -155,17 +155,31 @@ class AdapterSettings:
     use_dora: bool = setting(False, help="DoRA: separate direction and magnitude")
 
 
+def _tokens_per_batch(*, may_change: bool = False) -> Any:  # noqa: ANN401 a declaration
+    return setting(
+        None,
+        at_least=1,
+        may_change=may_change,
+        replaces=("per_device_eval_batch_size", "per_device_train_batch_size"),
+        help="about the largest number of tokens of a batch, prompts, answers and padding included, in place of a "
+        "number of utterances; a longer utterance is a batch of its own",
+    )
+
+
 @dataclass(frozen=True)
 class ScoringSettings:
     """Scoring of the test set; names as in transformers.TrainingArguments."""
 
     per_device_eval_batch_size: int = setting(8, at_least=1, may_change=True, help="utterances per batch")
+    tokens_per_batch: int | None = _tokens_per_batch()
     packing: bool = setting(
         False,
         help="rows of several utterances, which attend to themselves alone, so that hardly anything is padded: the "
         "same losses and scores except for rounding",
     )
-    dataloader_num_workers: int = setting(0, at_least=0, may_change=True, help="processes that decode audio")
+    dataloader_num_workers: int = setting(
+        0, at_least=0, may_change=True, help="processes that decode audio and tokenise ahead"
+    )
     use_cpu: bool = setting(False, may_change=True, help="even if there is a GPU")
     bf16: bool = setting(False, help="mixed precision; accelerate's config must not say another one")
     fp16: bool = setting(False, help="mixed precision, on a GPU only")
@@ -175,6 +189,7 @@ class ScoringSettings:
 class ZeroShotScoringSettings(ScoringSettings):
     """Scoring of the test set; names as in transformers.TrainingArguments."""
 
+    tokens_per_batch: int | None = _tokens_per_batch(may_change=True)
     condition: str = setting(
         names.UNCHANGED,
         choices=names.CONDITIONS,
@@ -201,52 +216,6 @@ class AnsweringSettings:
 
 
 @dataclass(frozen=True)
-class RemoteSettings:
-    """The server of family remote: what is sent, and how often."""
-
-    label_scores: str = setting(
-        names.PROMPT_LOGPROBS,
-        choices=names.SERVED_SCORES,
-        help="prompt_logprobs: exact, all tokens of every answer, one request each (vLLM); first_token: one request, "
-        "if the labels differ in their first token; servers with neither need answering.mode=generation",
-    )
-    api_key_env: str | None = setting(
-        None, may_change=True, help="name of the environment variable that has the key; null sends none"
-    )
-    audio_part: str = setting(
-        "input_audio", choices=("input_audio", "audio_url"), help="kind of message part for audio; SGLang: audio_url"
-    )
-    sampling_rate: int = setting(16_000, at_least=8_000, at_most=48_000, help="of the audio that is sent, in Hz")
-    longest_audio_s: float = setting(30.0, above=0, help="longer utterances are not sent and count as errors")
-    concurrency: int = setting(8, at_least=1, at_most=1024, may_change=True, help="utterances that are sent at once")
-    timeout_s: float = setting(120.0, above=0, may_change=True, help="longest time of one try of a request, in seconds")
-    max_retries: int = setting(
-        8, at_least=0, may_change=True, help="further tries of a request, after 0.5, 1, 2, 4, 8, 8 ... s or Retry-After"
-    )
-    prompt_token_price: float | None = setting(
-        None, at_least=0, may_change=True, help="price of a million tokens of prompts, for the cost in run.json"
-    )
-    completion_token_price: float | None = setting(
-        None, at_least=0, may_change=True, help="price of a million tokens of answers"
-    )
-    currency: str = setting("USD", may_change=True, help="of both prices")
-
-
-@dataclass(frozen=True)
-class ParitySettings:
-    """Comparison of family remote with the exact scores of the same model on this machine, before most is sent."""
-
-    family: str | None = setting(None, choices=model_names, help="architecture; null compares nothing")
-    id: str = setting("", path="source", help="Hub id or local folder")
-    revision: str | None = setting(None, help="branch, tag or commit on the Hub")
-    dtype: str = setting("float32", choices=names.DTYPES, help="data type of the weights")
-    adapter: str | None = setting(None, path="source", help="Hub id or folder of the adapter that model.adapter serves")
-    utterances: int = setting(200, at_least=1, help="largest number of test utterances that are compared")
-    max_difference: float = setting(0.1, above=0, help="largest difference of a label log-probability")
-    min_agreement: float = setting(1.0, at_least=0, at_most=1, help="smallest share of utterances of equal prediction")
-
-
-@dataclass(frozen=True)
 class TrainSettings(ScoringSettings):
     """Training; names as in transformers.TrainingArguments. Dev selects the checkpoint."""
 
@@ -255,6 +224,11 @@ class TrainSettings(ScoringSettings):
     learning_rate: float = setting(1e-4, at_least=0, help="its maximum")
     per_device_train_batch_size: int = setting(8, at_least=1, help="utterances per batch")
     gradient_accumulation_steps: int = setting(1, at_least=1, help="batches per optimiser step")
+    auto_find_batch_size: bool = setting(
+        False,
+        help="before training, try batches of the longest utterances, and use the largest divisor of "
+        "per_device_train_batch_size that fits into memory, with as many utterances per optimiser step as before",
+    )
     train_sampling_strategy: str = setting(
         "random",
         choices=("random", "group_by_length"),
@@ -263,6 +237,12 @@ class TrainSettings(ScoringSettings):
     )
     lr_scheduler_type: str = setting("cosine", help="see transformers.SchedulerType")
     warmup_steps: float = setting(0.05, at_least=0, help="number of steps, or their share if below 1")
+    optim: str = setting(
+        names.OPTIMIZERS[0],
+        choices=names.OPTIMIZERS,
+        help="optimiser; those of bitsandbytes (extra quant) keep their state in 8 bits (adamw_bnb_8bit, "
+        "paged_adamw_8bit), or move it to the memory of the CPU while the GPU's is full (paged)",
+    )
     weight_decay: float = setting(0.0, at_least=0, help="of AdamW")
     max_grad_norm: float = setting(1.0, at_least=0, help="gradients are clipped to this norm")
     eval_strategy: str = setting(

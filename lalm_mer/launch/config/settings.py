@@ -8,7 +8,7 @@ from typing import Any
 from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.augmentation import AugmentSettings
-from lalm_mer.launch.config import sections
+from lalm_mer.launch.config import sections, server
 from lalm_mer.models.families import model_names
 
 __all__ = ["BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings"]
@@ -35,8 +35,8 @@ class ZeroShotSettings:
     prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
     answering: sections.AnsweringSettings = field(default_factory=sections.AnsweringSettings)
     scoring: sections.ZeroShotScoringSettings = field(default_factory=sections.ZeroShotScoringSettings)
-    remote: sections.RemoteSettings = field(default_factory=sections.RemoteSettings)
-    parity: sections.ParitySettings = field(default_factory=sections.ParitySettings)
+    remote: server.RemoteSettings = field(default_factory=server.RemoteSettings)
+    parity: server.ParitySettings = field(default_factory=server.ParitySettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
     preflight: bool = _preflight()
     seed: int = _seed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from accelerate.utils import parse_flag_from_env
 
 from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.extras import install_extra
+from lalm_mer.core.names import OPTIMIZERS
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
 
@@ -50,12 +53,15 @@ def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
         sizes: section ``scoring`` or ``train``
 
     Raises:
-        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, the accelerate config says
-            another precision, or the launcher used another config or started another number of processes
+        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, the optimiser or the search
+            for a batch size is not possible with them, the accelerate config says another precision, or the launcher
+            used another config or started another number of processes
     """
     content, source = read_yaml(Path(settings.accelerate_config)), as_recorded(settings.accelerate_config)
     mixed_precision = _mixed_precision(content, source, sizes)
     _require_devices(content, source, sizes)
+    if isinstance(sizes, TrainSettings):
+        _require_supported(content, source, sizes)
     _require_launched_with(content, source)
     engine = Engine(
         source,
@@ -117,11 +123,37 @@ def _require_launched_with(content: Mapping[str, Any], source: str) -> None:
             )
 
 
+def _on_cpu(content: Mapping[str, Any], sizes: ScoringSettings) -> bool:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return bool(sizes.use_cpu or found is None or content.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _require_supported(content: Mapping[str, Any], source: str, train: TrainSettings) -> None:
+    """Check that optimiser and search for a batch size are possible with this engine and device."""
+    kind, name = str(content.get("distributed_type", "NO")), train.optim
+    paged, shards = name.startswith("paged"), kind in ("FSDP", "DEEPSPEED")
+    if paged or "bnb" in name:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(f"key 'train.optim': {name} needs bitsandbytes; {install_extra('quant')}")
+        if shards:
+            raise ConfigError(
+                f"key 'train.optim': {name}; {source} shards the state of the optimiser by {kind}, which bitsandbytes "
+                f"does not support; set {OPTIMIZERS[0]}"
+            )
+        if paged and _on_cpu(content, train):
+            raise ConfigError(
+                f"key 'train.optim': {name}; the run uses the CPU, from whose memory nothing is moved; set "
+                f"adamw_bnb_8bit, or {OPTIMIZERS[0]}"
+            )
+    if train.auto_find_batch_size and (shards or train.tokens_per_batch is not None):
+        why = f"{source} shards the model by {kind}" if shards else "train.tokens_per_batch makes the batches"
+        raise ConfigError(f"key 'train.auto_find_batch_size': true, but {why}; set it to false")
+
+
 def _require_devices(content: Mapping[str, Any], source: str, sizes: ScoringSettings) -> None:
     """Check that there are the GPUs of the engine, and of mixed precision, unless the run uses the CPU."""
     section, found = _section(sizes), torch.accelerator.current_accelerator(check_available=True)
-    on_cpu = sizes.use_cpu or found is None or content.get("use_cpu") or parse_flag_from_env("ACCELERATE_USE_CPU")
-    if sizes.fp16 and on_cpu:  # accelerate would compute in full precision
+    if sizes.fp16 and _on_cpu(content, sizes):  # accelerate would compute in full precision
         raise ConfigError(
             f"key '{section}.fp16': true, but the run uses the CPU, which has no fp16; set {section}.fp16=false, or "
             f"{section}.bf16=true instead"

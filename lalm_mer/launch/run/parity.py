@@ -21,7 +21,7 @@ from lalm_mer.core.schema import Input
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.sections import ParitySettings
+from lalm_mer.launch.config.server import ParitySettings
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.families import family_class

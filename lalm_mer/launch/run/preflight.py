@@ -211,7 +211,8 @@ def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes:
         yield f"batch parity: not checked, because {family.name} takes one utterance at a time"
     else:
         effects = batch_effects(model, collator, inputs, swapped, tolerance=family.batch_tolerance)
-        batched = max(sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)) > 1
+        numbers = sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)
+        batched = sizes.tokens_per_batch is not None or max(numbers) > 1
         if batched:
             require_parity(effects.parity, family.name)
         bound = f"at most {effects.parity.bound:.1e}" if batched else "not required with batches of 1"
@@ -240,8 +241,12 @@ def _memory(
     sizes, recognizer = _sizes(settings), cast(Any, model)
     given = loaded.data.train if trains else loaded.data.scored_test
     key = "train.per_device_train_batch_size" if trains else "scoring.per_device_eval_batch_size"
-    batch_size = min(getattr(sizes, key.partition(".")[2]), len(given))  # a batch has no more than there are
     batch = recognizer.training_collator([longest]) if trains else recognizer.scoring_collators[0]([longest.input])
+    if sizes.tokens_per_batch is None:
+        most = int(getattr(sizes, key.partition(".")[2]))
+    else:
+        key, most = f"{key.partition('.')[0]}.tokens_per_batch", sizes.tokens_per_batch // batch["input_ids"].numel()
+    batch_size = max(1, min(most, len(given)))  # a batch has no more than there are
     batch.pop("labels", None)
     memory = estimate_memory(
         model,

@@ -13,7 +13,7 @@ from lalm_mer.core.names import FIRST_TOKEN, GENERATION
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.progress import progress
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.sections import RemoteSettings
+from lalm_mer.launch.config.server import RemoteSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.launch.run.answering import Answering, open_answering
 from lalm_mer.launch.run.engine import Engine

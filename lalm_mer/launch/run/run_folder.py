@@ -32,7 +32,8 @@ from lalm_mer.recognizers.score_journal import ScoreJournal
 
 __all__ = ["RunFolder", "is_finished", "open_run", "run_lock"]
 
-_BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+
+_STEP_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 @dataclass
@@ -227,24 +228,31 @@ def _with_processes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_same_config(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], schema: type) -> None:
-    """With another number of processes, the two keys of a batch may differ, but not the examples of a step."""
+    """With another number of processes, the keys of a batch may differ, but not the examples of a step."""
     changeable = changeable_keys(schema, "config.")
     before, after = _step(earlier), _step(now)
     if before and after and before[-1] != after[-1]:
+        by_tokens = bool((now.get("train") or {}).get("tokens_per_batch"))
+        unit, keys = ("tokens", _STEP_KEYS[1:]) if by_tokens else ("examples", _STEP_KEYS)
         if math.prod(before) != math.prod(after):
             raise ConfigError(
-                f"key 'train.gradient_accumulation_steps': {path} has a run with {math.prod(before)} examples per step "
-                f"({_product(before)}), now there are {math.prod(after)} ({_product(after)}); change this key or "
-                "train.per_device_train_batch_size to resume it"
+                f"key 'train.gradient_accumulation_steps': {path} has a run with {math.prod(before)} {unit} per step "
+                f"({_product(before)}), now there are {math.prod(after)} ({_product(after)}); change this key"
+                f"{'' if by_tokens else ' or train.per_device_train_batch_size'} to resume it"
             )
-        changeable |= {f"config.train.{key}" for key in _BATCH_KEYS}
+        changeable |= {f"config.train.{key}" for key in keys}
     _require_same(path, "config", dict(earlier), dict(now), changeable)
 
 
 def _step(config: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Factors of the number of examples per optimiser step; None without training, or if they are not known."""
+    """Factors of the examples, or tokens, per optimiser step; None without training, or if they are not known."""
     train = config.get("train") or {}
-    factors = *(train.get(key) for key in _BATCH_KEYS), config.get("engine", {}).get("num_processes")
+    size, accumulated = (train.get(key) for key in _STEP_KEYS)
+    factors: tuple[Any, ...] = (
+        train.get("tokens_per_batch") or size,
+        accumulated,
+        config.get("engine", {}).get("num_processes"),
+    )
     return factors if all(isinstance(factor, int) for factor in factors) else None
 
 

@@ -17,6 +17,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
+from lalm_mer.core.names import OPTIMIZERS
+from lalm_mer.core.notes import Note, NoteCode, sentence
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import LOG_INTERVAL_S
@@ -30,9 +32,11 @@ from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
+from lalm_mer.recognizers.optimizers import OptimizerReport
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
+from lalm_mer.recognizers.waiting import advice_on
 
 __all__ = ["make_trainer", "score_test", "seed_everything", "train_and_score"]
 
@@ -141,7 +145,10 @@ def train_and_score(
         differ = saved not in (None, engine.num_processes)
         other = f" (of {saved} process(es); random draws, such as dropout, will be others)" if differ else ""
         print(f"resuming from step {step}: {as_recorded(checkpoint)}{other}", flush=True)  # noqa: T201 for the user
+    if settings.train.auto_find_batch_size:
+        _find_batch_size(trainer, run, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
+    _print_waiting(trainer, "training")
     weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
     journal = run.journal("test", data.scored_test, weights)
     scores = score_test(trainer, InputDataset(data.scored_test), journal)
@@ -154,6 +161,23 @@ def train_and_score(
     trainer.close()
 
 
+def _find_batch_size(trainer: RecognizerTrainer, run: RunFolder, checkpoint: Path | None) -> None:
+    """Use the largest batch that fits, print it, and note it in run.json."""
+    largest = trainer.args.per_device_train_batch_size
+    size = trainer.find_batch_size(checkpoint)
+    facts = {"found": size, "largest": largest, "accumulated": trainer.args.gradient_accumulation_steps}
+    note = Note(NoteCode.FOUND_BATCH_SIZE, facts=facts)
+    run.add_notes(note)
+    if run.writes:
+        print(sentence(note), flush=True)  # noqa: T201 for the user
+
+
+def _print_waiting(trainer: RecognizerTrainer, doing: str) -> None:
+    line = advice_on(trainer.waiting[doing], doing, trainer.args.dataloader_num_workers)
+    if line is not None and trainer.is_world_process_zero():
+        print(line, flush=True)  # noqa: T201 for the user
+
+
 def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal) -> Scores:
     """Scores of the N test inputs by all processes; the first process announces it, since it may take long.
 
@@ -164,7 +188,10 @@ def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal
     """
     if trainer.is_world_process_zero():
         print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
-    return score_by_trainer(trainer, inputs, journal)
+    scores = score_by_trainer(trainer, inputs, journal)
+    if "scoring" in trainer.waiting:  # not if the journal has all scores
+        _print_waiting(trainer, "scoring")
+    return scores
 
 
 def make_trainer(
@@ -202,6 +229,8 @@ def make_trainer(
     callbacks: list[TrainerCallback] = [] if sys.stderr.isatty() else [_ScoringProgress()]
     if isinstance(settings, TrainSettings):
         callbacks.append(_History(history, METRICS[best_by]))
+        if settings.optim != OPTIMIZERS[0]:
+            callbacks.append(OptimizerReport())
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     try:
@@ -215,6 +244,7 @@ def make_trainer(
         train_examples=train,
         dev_examples=dev,
         class_weights=class_weights,
+        tokens_per_batch=settings.tokens_per_batch,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
@@ -226,7 +256,7 @@ def _arguments(
     settings: ScoringSettings, engine: Engine, folder: Path, seed: int, best_by: str | None
 ) -> dict[str, Any]:
     """Arguments of TrainingArguments: all settings of the same name, and those that follow from others."""
-    known = {field.name for field in fields(TrainingArguments)}
+    known = {field.name for field in fields(TrainingArguments)} - {"auto_find_batch_size"}  # changes the step, as it is
     passed = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name in known}
     if not passed.get("gradient_checkpointing"):  # transformers warns if it is passed at all
         passed.pop("gradient_checkpointing", None)

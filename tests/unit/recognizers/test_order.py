@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from lalm_mer.recognizers.order import GroupedByLength, longest_first
+from lalm_mer.recognizers.order import (
+    GroupedByLength,
+    TokenBatches,
+    divided,
+    for_processes,
+    longest_first,
+    token_lengths,
+    within,
+)
 
 
 class Lengths:
@@ -67,3 +76,73 @@ def test_two_processes_share_the_epoch(lengths):
     assert all(padded(lengths, batches) < 1.6 for batches in of_rank)
     longest = [[max(lengths[index] for index in batch) for batch in batches] for batches in of_rank]
     assert np.mean(np.abs(np.subtract(*longest)) / np.mean(longest, axis=0)) < 0.05  # no process waits for the other
+
+
+def test_batches_of_tokens_are_full_and_shuffled_and_have_every_example_once(lengths):
+    sampler = TokenBatches(lengths, 4096, 0, step=8, epochs=3)
+    epochs = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        epochs.append(batches)
+        assert sorted(index for batch in batches for index in batch) == list(range(8000))
+        assert len(batches) == len(sampler)
+        assert len(batches) % 8 == 0  # complete steps
+        assert all(len(batch) * max(lengths[index] for index in batch) <= 4096 for batch in batches)
+        assert padded(lengths, batches) < 1.05
+    assert len({str(batches) for batches in epochs}) == 3
+    assert len(sampler) < 1.1 * sum(lengths) / 4096 + 8
+    again = TokenBatches(lengths, 4096, 0, step=8, epochs=3)
+    again.set_epoch(2)
+    assert list(again) == epochs[2]
+    first = [max(lengths[index] for index in batch) for batch in epochs[0]]
+    assert first != sorted(first, reverse=True)  # a step has utterances of all lengths
+
+
+def test_the_number_of_steps_is_that_of_the_epoch_with_most_batches(lengths):
+    counts = [len(TokenBatches(lengths[:400], 600, 0, epochs=epochs)) for epochs in (1, 20)]
+    assert counts[0] < counts[1]
+    for epoch in range(20):
+        sampler = TokenBatches(lengths[:400], 600, 0, epochs=20)
+        sampler.set_epoch(epoch)
+        assert len(list(sampler)) == counts[1]
+    steps = 20 * counts[1]
+    assert len(TokenBatches(lengths[:400], 600, 0, max_steps=steps)) == counts[1]
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_processes_share_batches_of_tokens_step_by_step(lengths, step):
+    one = list(TokenBatches(lengths, 4096, 0, step=4))
+    sampler = TokenBatches(lengths, 4096, 0, step=4)
+    processes = 4 // step  # with as many accumulated batches as keep the batches of a step
+    shards = [list(BatchSamplerShard(sampler, processes, rank)) for rank in range(processes)]
+    for start in range(0, len(one), 4):
+        part = [shard[start // processes : (start + 4) // processes] for shard in shards]
+        assert sorted(batch for of_rank in part for batch in of_rank) == sorted(one[start : start + 4])
+
+
+def test_a_long_example_is_a_batch_of_its_own_and_few_examples_are_not_divided_further():
+    assert within(10, [0, 1, 2, 3], [12, 4, 4, 3]) == [[0], [1, 2], [3]]
+    assert divided([[0], [1, 2, 3], [4, 5]], 4) == [[0], [1, 2], [3], [4, 5]]
+    assert divided([[0], [1]], 5) == [[0], [1]]
+    assert for_processes([[0, 1, 2], [3]], 3) == [[0, 1], [2], [3]]
+    assert for_processes([[0], [1], [2]], 2) == [[0], [1], [2], [2]]
+    sampler = TokenBatches([9.0, 9.0, 9.0], 10, 0, step=2)
+    assert sorted(sampler) == [[0], [1], [2]]
+    assert [len(list(BatchSamplerShard(sampler, 2, rank))) for rank in range(2)] == [2, 2]
+
+
+def test_lengths_are_scaled_to_the_tokens_of_batches_of_which_only_two_are_made():
+    items = Lengths([100, 300, 200, 250])
+    made = []
+
+    def collate(batch):
+        made.append(batch)
+        return {"input_ids": torch.zeros(1, 40 + batch[0] // 2)}
+
+    items.__class__.__getitem__ = lambda self, index: self._lengths[index]
+    try:
+        assert token_lengths(items, collate) == [90, 190, 140, 165]
+    finally:
+        del items.__class__.__getitem__
+    assert made == [[100], [300]]

@@ -1,0 +1,195 @@
+"""Loaders of training, dev and scored items for transformers' Trainer; batches of a number of items, or of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence, Sized
+from functools import partial
+from itertools import accumulate, cycle, islice, pairwise
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+from transformers.trainer_utils import seed_worker
+
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.schema import Example, Input
+from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.order import (
+    GroupedByLength,
+    TokenBatches,
+    for_processes,
+    lengths_of,
+    longest_first,
+    token_lengths,
+    within,
+)
+
+__all__ = ["POSITION", "Examples", "Inputs", "LoadingTrainer", "Numbered"]
+
+ItemT = TypeVar("ItemT", covariant=True)
+POSITION = "position"
+"""Key of a batch: the position of each item among those that are scored."""
+
+
+class Items(Sized, Protocol[ItemT]):
+    """A map-style dataset."""
+
+    def __getitem__(self, index: int) -> ItemT: ...
+
+
+Examples: TypeAlias = Items[Example]
+Inputs: TypeAlias = Items[Input]
+
+
+class Numbered:
+    """Items at positions, in this order, with these positions.
+
+    Args:
+        items: a map-style dataset
+        positions: positions of all items
+        batches: indices of the items of each batch, where their number differs; None for batches of one size
+    """
+
+    def __init__(self, items: Items[Any], positions: Sequence[int], batches: Sequence[list[int]] | None = None) -> None:
+        self._items = items
+        self.positions = positions
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return self.positions[index], self._items[self.positions[index]]
+
+
+def collate_numbered(items: Sequence[tuple[int, Any]], collator: Callable[[Sequence[Any]], Batch]) -> Batch:
+    """A batch of items of ``Numbered``, with their positions."""
+    return collator([item for _, item in items]) | {POSITION: torch.tensor([position for position, _ in items])}
+
+
+class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not followed
+    """Trainer with a collator each for training, dev and scoring, whose loaders draw from no global generator.
+
+    Attributes:
+        tokens_per_batch: about the largest number of tokens of a batch; None for batches of a number of items
+    """
+
+    tokens_per_batch: int | None
+    _training_collator: TrainingCollator
+    _dev_collator: LabelledCollator
+    _test_collator: Collator
+    _train_sampler: GroupedByLength | TokenBatches | None = None
+
+    def numbered(
+        self, items: Items[Any], positions: Sequence[int], collator: Callable[[Sequence[Any]], Batch]
+    ) -> Numbered:
+        """Items in this order, in batches that all processes share equally.
+
+        Args:
+            items: map-style dataset
+            positions: of the items that are used, the longest first
+            collator: makes the batches
+        """
+        processes = self.args.world_size
+        if self.tokens_per_batch is None:
+            several = processes > 1  # every batch is full then
+            missing = -len(positions) % (self.args.eval_batch_size * processes) if several else 0
+            return Numbered(items, [*positions, *islice(cycle(positions[::-1]), missing)])
+        batches = within(self.tokens_per_batch, positions, token_lengths(items, collator))
+        shared = for_processes(batches, processes)
+        ends = [0, *accumulate(map(len, shared))]
+        flat = [position for batch in shared for position in batch]
+        return Numbered(items, flat, [list(range(*each)) for each in pairwise(ends)])
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Loader of training examples."""
+        args = self.args
+        if self.tokens_per_batch is None:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+            return loader
+        self._train_sampler = TokenBatches(
+            token_lengths(self.train_dataset, self._training_collator),
+            self.tokens_per_batch,
+            self._order_seed(),
+            step=args.gradient_accumulation_steps * args.world_size,
+            epochs=math.ceil(args.num_train_epochs),
+            max_steps=args.max_steps if args.max_steps > 0 else None,
+        )
+        return self._loader_of(self.train_dataset, self._train_sampler, self._training_collator)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
+        """Loader of dev examples, in batches of similar length."""
+        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        by_length = self.numbered(examples, longest_first(examples), self._dev_collator)
+        return self._scoring_loader(by_length, self._dev_collator, super().get_eval_dataloader)
+
+    def get_test_dataloader(self, test_dataset: Numbered) -> DataLoader[Any]:
+        """Loader of inputs to score."""
+        return self._scoring_loader(test_dataset, self._test_collator, super().get_test_dataloader)
+
+    def _scoring_loader(
+        self,
+        dataset: Numbered,
+        collator: Callable[..., Batch],
+        make: Callable[[Any], DataLoader[Any]],
+    ) -> DataLoader[Any]:
+        collate = partial(collate_numbered, collator=collator)
+        if dataset.batches is not None:
+            return self._loader_of(dataset, dataset.batches, collate)
+        self.data_collator: Any = collate  # the Trainer has one for train, dev and test
+        try:
+            return make(dataset)
+        finally:
+            self.data_collator = self._training_collator
+
+    def _loader_of(
+        self,
+        dataset: Any,  # noqa: ANN401 map-style
+        batches: Sampler[list[int]] | Sequence[list[int]],
+        collator: Callable[..., Batch],
+    ) -> DataLoader[Any]:
+        """As transformers' ``_get_dataloader``, whose batches have one size; accelerate gives each process its part."""
+        args = self.args
+        loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+        return self._with_generator(self.accelerator.prepare(loader))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:  # noqa: ANN401 as in transformers
+        """Order of the training examples; transformers' own for any other strategy."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
+            return sampler
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        lengths = lengths_of(examples)
+        if lengths is None:
+            raise ConfigError(
+                "argument 'train_sampling_strategy': group_by_length, but the examples have no lengths(); use random"
+            )
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        self._train_sampler = GroupedByLength(lengths, size, self._order_seed())
+        return self._train_sampler
+
+    def _order_seed(self) -> int:
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:  # noqa: ANN401
+        """None: in the order of the dataset, whatever the strategy of training is."""
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:  # noqa: ANN401
+        return self._with_generator(super()._get_dataloader(*args, **kwargs))
+
+    def _with_generator(self, loader: Any) -> DataLoader[Any]:  # noqa: ANN401 accelerate's
+        """Loaders have their own generator, so that their number of starts does not change the dropout masks."""
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        made: DataLoader[Any] = loader
+        return made
