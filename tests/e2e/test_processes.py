@@ -25,6 +25,9 @@ from lalm_mer.launch.run.engine import Engine, check_accelerator
 ENGINES = ["ddp", "zero2", "zero3"]
 # the same eight examples a step; dropout draws differ between processes
 STEPS = ["train.max_steps=2", "train.learning_rate=1e-3", "adapter.lora_dropout=0.0"]
+TOKENS = [
+    "train.tokens_per_batch=700", "train.per_device_train_batch_size=null", "train.per_device_eval_batch_size=null",
+]  # fmt: skip
 MUTE = ["train.num_train_epochs=1", *STEPS[1:], "data.without_audio=read"]
 
 # every batch is a part of its own; a run of twenty utterances would otherwise be over before its first part
@@ -126,6 +129,28 @@ def test_two_processes_with_packing_train_and_score_like_one_without(two_process
     for name, tensor in adapters[1].items():
         assert_close(adapters[0][name], tensor, 1e-6, name=name)
     assert_equal_predictions(tmp_path, one_process)
+
+
+@pytest.fixture(scope="module")
+def by_tokens(workplace) -> Path:
+    """Two steps of two batches of tokens each in one process."""
+    folder = workplace.folder / "by_tokens"
+    workplace.launch("finetune", folder, *STEPS, *TOKENS, "train.gradient_accumulation_steps=2")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ENGINES, indirect=True)
+def test_two_processes_share_batches_of_tokens(two_processes, by_tokens, workplace, tmp_path):
+    overrides, launcher = two_processes
+    workplace.launch("finetune", tmp_path, *STEPS, *TOKENS, *overrides, launcher=launcher)
+    found, expected = history(tmp_path), history(by_tokens)
+    assert list(found["step"]) == list(expected["step"]) == [1, 2, 2]
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)  # of train, and of dev in the last row
+    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, by_tokens)]
+    for name, tensor in adapters[1].items():
+        assert_close(adapters[0][name], tensor, 1e-6, name=name)
+    assert_equal_predictions(tmp_path, by_tokens)
 
 
 @pytest.fixture(scope="module")

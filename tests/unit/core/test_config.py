@@ -6,6 +6,7 @@ import pytest
 
 from lalm_mer.core.config import load_config, read_yaml, to_dict
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.settings import setting
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Train:
     learning_rate: float = 1e-4
     steps: int = 10
     bf16: bool = False
+    stops_at: int | None = setting(None, replaces=("steps",))
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,21 @@ def test_a_byte_order_mark_is_ignored(written):
 def test_overrides_take_precedence_and_the_last_one_most(written):
     run = load_config(Run, written(COMPLETE), ["train.steps=3", "train.steps=4", "model.id=n=1", "seed=7", "seed="])
     assert (run.train.steps, run.model.id, run.seed) == (4, "n=1", None)
+
+
+def test_a_key_that_replaces_another_is_given_alone(written):
+    by_steps = written(COMPLETE + "train: {steps: 3}\n")
+    message = refusal(by_steps, "train.stops_at=7")
+    assert "run.yaml: key 'train.steps': 3, but train.stops_at=7 is given, which replaces it; remove it" in message
+    assert "or give train.steps=null" in message
+    assert "override 'train.steps=4': key 'train.steps': 4" in refusal(
+        written(COMPLETE), "train={stops_at: 7}", "train.steps=4"
+    )
+    by_steps = written(COMPLETE + "train: {steps: 3}\n")
+    train = load_config(Run, by_steps, ["train.stops_at=7", "train.steps=null"]).train
+    assert (train.stops_at, train.steps) == (7, 10)
+    assert load_config(Run, by_steps, ["train.stops_at=null"]).train.steps == 3
+    assert "expected int, found NoneType" in refusal(by_steps, "train.steps=null")
 
 
 def test_an_override_can_give_a_mandatory_key(written):

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_close
-from torch import nn
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from loudness import LABELS, Examples, KillAt, Killed, collate, levels, trainer, uneven_examples
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.examples.augmentation import (
     Augmentation,
@@ -21,80 +19,6 @@ from lalm_mer.examples.augmentation import (
 )
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import class_weights
-from lalm_mer.recognizers.training import RecognizerTrainer
-
-LABELS = LabelSet(("happy", "sad"))
-
-
-class Examples(list):
-    """What the datasets of a fold offer, in memory."""
-
-    def truths(self):
-        return [example.label for example in self]
-
-    def durations_s(self):
-        return [example.input.waveform.duration_s for example in self]
-
-    def lengths(self):
-        return [len(example.input.waveform.samples) for example in self]
-
-    def utterances(self):
-        return {"utterance_id": [example.input.utterance_id for example in self]}
-
-
-class Loudness(nn.Module):
-    """A recognizer by level; keeps the numbers that it was given in training."""
-
-    label_set = LABELS
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(1, 2)
-        self.levels_seen = []
-
-    @property
-    def training_collator(self):
-        return collate
-
-    @property
-    def scoring_collators(self):
-        return (levels,)
-
-    def forward(self, level, truth=None, labels=None):
-        if self.training:
-            self.levels_seen += level.flatten().tolist()
-        log_probs = self.linear(level).log_softmax(dim=1)
-        if truth is None:
-            return {"log_probs": log_probs}
-        losses = -log_probs.gather(1, truth[:, None])[:, 0]
-        return {"losses": losses, "items": torch.ones_like(losses), "log_probs": log_probs}
-
-    def save_trained(self, folder):
-        pass
-
-
-def levels(inputs):
-    return {"level": torch.tensor([[float(np.abs(given.waveform.samples).sum())] for given in inputs]) / 100}
-
-
-def collate(examples):
-    truth = torch.tensor([LABELS.index(example.label) for example in examples])
-    return levels([example.input for example in examples]) | {"truth": truth, "labels": truth}
-
-
-class Killed(Exception):
-    """A run that ends in the middle."""
-
-
-class KillAt(TrainerCallback):
-    """Ends a run after a step, once its checkpoint is complete."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Killed
 
 
 @pytest.fixture
@@ -103,21 +27,6 @@ def examples():
     waves = [Waveform(0.1 * random.standard_normal(800).astype(np.float32), 16_000) for _ in range(12)]
     return Examples(
         Example(Input(f"u{n:02}", None, wave, "s"), LABELS.labels[n % 4 == 0]) for n, wave in enumerate(waves)
-    )
-
-
-def trainer(folder, train, dev, *, workers=0, batch=2, accumulated=1, order="random", callbacks=(), **settings):
-    set_seed(0)
-    arguments = TrainingArguments(
-        output_dir=str(folder), num_train_epochs=3, per_device_train_batch_size=batch, learning_rate=0.05,
-        gradient_accumulation_steps=accumulated, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2, load_best_model_at_end=True, metric_for_best_model="uar", use_cpu=True, report_to="none",
-        remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False, dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0, seed=0, data_seed=0, logging_steps=1,
-        train_sampling_strategy=order,
-    )  # fmt: skip
-    return RecognizerTrainer(
-        Loudness(), arguments, train_examples=train, dev_examples=dev, callbacks=callbacks, **settings
     )
 
 
@@ -150,13 +59,7 @@ def test_every_epoch_augments_anew_and_a_resumed_run_augments_the_same(examples,
 @pytest.fixture
 def uneven():
     """Twelve examples of 100 to 1200 samples, in an order of no length."""
-    lengths = 100 + 100 * np.random.default_rng(1).permutation(12)
-    return Examples(
-        Example(
-            Input(f"u{n:02}", None, Waveform(np.full(length, 0.01, np.float32), 16_000), "s"), LABELS.labels[n % 4 == 0]
-        )
-        for n, length in enumerate(lengths)
-    )
+    return uneven_examples()
 
 
 def test_a_run_in_order_of_length_resumes_in_the_middle_of_an_epoch(uneven, tmp_path):

@@ -152,3 +152,45 @@ def test_the_precision_that_accelerate_set_up_is_compared():
     check_accelerator(Engine("engine.yaml", "NO", 1, None, "bf16"), found)
     with pytest.raises(ConfigError, match="accelerate set up mixed precision bf16, but the settings of the run say no"):
         check_accelerator(Engine("engine.yaml", "NO", 1, None), found)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "says"),
+    [
+        ("cpu", {"optim": "paged_adamw_8bit"}, "key 'train.optim': paged_adamw_8bit; the run uses the CPU, from whose"),
+        (
+            "deepspeed_zero2",
+            {"optim": "adamw_bnb_8bit"},
+            "adamw_bnb_8bit; accelerate_configs/deepspeed_zero2.yaml shards",
+        ),
+        (
+            "fsdp2",
+            {"optim": "paged_adamw_32bit"},
+            "shards the state of the optimiser by FSDP, which bitsandbytes does not",
+        ),
+        (
+            "fsdp2",
+            {"auto_find_batch_size": True},
+            "key 'train.auto_find_batch_size': true, but accelerate_configs/fsdp2",
+        ),
+        (
+            "cpu",
+            {"auto_find_batch_size": True, "tokens_per_batch": 4096},
+            "key 'train.auto_find_batch_size': true, but train.tokens_per_batch makes the batches; set it to false",
+        ),
+    ],
+)
+def test_an_optimizer_or_a_search_that_is_not_possible_is_refused(accelerator, monkeypatch, name, changed, says):
+    accelerator(None if name == "cpu" else torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: package)
+    with pytest.raises(ConfigError) as refused:
+        expected_engine(EngineSettings(f"accelerate_configs/{name}.yaml"), TrainSettings(**changed))
+    assert says in str(refused.value)
+
+
+def test_a_missing_bitsandbytes_names_its_extra(accelerator, monkeypatch):
+    accelerator(None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=r"'train\.optim': adamw_bnb_8bit needs bitsandbytes; pip install .*quant"):
+        expected_engine(EngineSettings("accelerate_configs/cpu.yaml"), TrainSettings(optim="adamw_bnb_8bit"))

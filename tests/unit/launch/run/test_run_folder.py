@@ -107,6 +107,27 @@ def test_a_batch_may_change_with_the_number_of_processes_alone(tmp_path, monkeyp
         resumed(4, 1, 2)  # batches of other sizes in as many processes
 
 
+def test_tokens_of_a_batch_stay_and_accumulated_batches_may_change_with_the_number_of_processes(tmp_path, monkeypatch):
+    config = to_dict(Settings())
+    config["engine"]["num_processes"] = None
+
+    def resumed(processes, tokens, accumulated):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        now = deepcopy(replace(IDENTITY, config=config))
+        now.config["train"] |= {"tokens_per_batch": tokens, "gradient_accumulation_steps": accumulated}
+        return open_run(tmp_path, now, Settings, writes=True).record.config["train"]["gradient_accumulation_steps"]
+
+    assert resumed(2, 4096, 1) == 1
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    assert resumed(1, 4096, 2) == 2
+    with pytest.raises(
+        ConfigError, match=r"8192 tokens per step \(4096 per device x 2 .*now .* 16384.*; change this key to"
+    ):
+        resumed(4, 4096, 1)
+    with pytest.raises(ConfigError, match=r"config\.train\.tokens_per_batch = 4096, now it is 2048"):
+        resumed(4, 2048, 1)
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [(("config", "seed"), "config.seed"), (("config", "train", "learning_rate"), "config.train.learning_rate"),
