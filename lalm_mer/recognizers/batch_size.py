@@ -51,11 +51,16 @@ def largest_divisor(size: int, attempt: Callable[[int], None]) -> int:
 
 
 @contextmanager
-def leaving_no_trace(model: nn.Module) -> Iterator[None]:
-    """Memory of AdamW's two moments is taken during the block; then buffers and random generators are as before."""
+def leaving_no_trace(model: nn.Module, copies: int) -> Iterator[None]:
+    """Take the memory of an optimiser's state during the block; then buffers and random generators are as before.
+
+    Args:
+        model: whose trained parameters have the size of the state
+        copies: how often, 2 for AdamW's moments
+    """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     trained = [each for each in model.parameters() if each.requires_grad]
-    moments = [torch.empty_like(each) for each in trained for _ in range(2)]
+    moments = [torch.empty_like(each) for each in trained for _ in range(copies)]
     try:
         devices = {each.device for each in trained if each.is_cuda}
         with torch.random.fork_rng([device.index for device in devices]):

@@ -71,7 +71,7 @@ class RecognizerTrainer(LoadingTrainer):
         self._label_set: LabelSet = recognizer.label_set
         self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], self._label_set)
         self.tokens_per_batch = tokens_per_batch
-        self.waiting: dict[str, Waiting] = {}  # of the last training and scoring
+        self.waiting: dict[str, Waiting] = {}  # of training, and of all scoring
         self._waiting = Waiting()  # of the training that runs
         self._class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         super().__init__(
@@ -131,7 +131,7 @@ class RecognizerTrainer(LoadingTrainer):
             self._arriving = ArrivingScores(journal)
             with measured_waiting() as waiting:
                 self.predict(numbered)
-            self.waiting["scoring"] = waiting
+            self.waiting["scoring"] = self.waiting.get("scoring", Waiting()) + waiting
             self.state.log_history.append(
                 {"step": self.state.global_step, "scoring": len(left), **waiting.since_last()}
             )
@@ -164,7 +164,8 @@ class RecognizerTrainer(LoadingTrainer):
                 saved = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).train_batch_size
         size, largest = int(saved or 0), int(args.per_device_train_batch_size)
         if not size or largest % size:
-            with leaving_no_trace(self.model):
+            copies = 2 if args.world_size == 1 else 3  # DDP has buckets of gradients
+            with leaving_no_trace(self.model, copies):
                 found = largest_divisor(min(largest, len(self.train_dataset)), self._try_batch)
             size = int(self.accelerator.gather(torch.tensor([found], device=args.device)).min())
         args.gradient_accumulation_steps *= largest // size

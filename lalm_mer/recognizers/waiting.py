@@ -29,6 +29,10 @@ class Waiting:
     _started: float = field(default_factory=time.perf_counter)
     _last: tuple[float, float] = (0.0, 0.0)
 
+    def __add__(self, other: Waiting) -> Waiting:
+        """Both measurements together, after they have ended."""
+        return Waiting(self.waited_s + other.waited_s, self.wall_s + other.wall_s)
+
     def since_last(self) -> dict[str, float]:
         """``waited_s`` and ``waited_share``, its share of the elapsed time, since the last call."""
         now = self.waited_s, time.perf_counter() - self._started

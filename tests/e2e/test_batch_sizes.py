@@ -83,3 +83,17 @@ def test_what_is_not_possible_is_one_line_before_the_run(recipe, overrides, says
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert says in line
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_training_by_tokens_is_the_same_with_a_worker(workplace, tmp_path):
+    settings = [
+        "train.per_device_train_batch_size=null", "train.per_device_eval_batch_size=null", "train.tokens_per_batch=600",
+        "train.packing=true", "train.num_train_epochs=2",
+    ]  # fmt: skip
+    for workers in ("0", "1"):
+        workplace.run("finetune", tmp_path / workers, *settings, f"train.dataloader_num_workers={workers}")
+    histories = [(tmp_path / workers / "history.jsonl").read_text() for workers in ("0", "1")]
+    assert histories[0] == histories[1]
+    tables = [pd.read_parquet(tmp_path / workers / "predictions.parquet") for workers in ("0", "1")]
+    pd.testing.assert_frame_equal(*tables)

@@ -79,7 +79,8 @@ def test_only_settings_without_effect_on_results_may_change():
     prompted = stored | {"prompt.cache_dir", "prompt.modalities", "preflight"}
     served = ("api_key_env", "concurrency", "timeout_s", "max_retries", "currency")
     remote = {f"remote.{key}" for key in (*served, "prompt_token_price", "completion_token_price")}
-    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | remote | {f"scoring.{key}" for key in scoring}
+    scored = {f"scoring.{key}" for key in (*scoring, "tokens_per_batch")}
+    assert changeable_keys(ZeroShotSettings) == everywhere | prompted | remote | scored
     assert changeable_keys(FinetuneSettings) == trains | prompted | {"hub"}
     assert changeable_keys(BaselineSettings) == trains | {"baseline.cache_dir", "baseline.processes"}
 
