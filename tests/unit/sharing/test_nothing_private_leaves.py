@@ -50,7 +50,7 @@ CHECKED = (
     "config.adapter.kind", "config.adapter.towers*", "config.adapter.full*",
     "config.balance.sampling", "config.balance.direction", "config.balance.class_weights",
     "config.augment.noise.color", "config.train.lr_scheduler_type", "config.train.eval_strategy",
-    "config.train.train_sampling_strategy",
+    "config.train.train_sampling_strategy", "config.train.tokens_per_batch", "config.train.optim",
     "config.balance.max_per_*", "config.train.eval_steps", "config.train.early_stopping_patience", "config.objective",
 )  # fmt: skip
 """Fields that are shared: the push is refused if they contain anything but a name, a choice, a hash or a number."""
@@ -342,6 +342,12 @@ def test_what_was_pushed_can_be_used(full_of_secrets, tmp_path):
     assert there.balance.after == Counts(2, dict.fromkeys(LABELS, 1))
     assert there.recognizer == "qwen2_audio (local model)"
     kept = {NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES}
-    kept |= {NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS}
+    kept |= {
+        NoteCode.SERVED_MODEL,
+        NoteCode.FIRST_TOKEN,
+        NoteCode.PARITY,
+        NoteCode.SERVER_TOKENS,
+        NoteCode.FOUND_BATCH_SIZE,
+    }
     assert [note.code for note in there.notes] == [code for code in NoteCode if code not in kept]
     assert {(note.split, note.n, note.ids, note.reasons) for note in there.notes} == {("test", 2, (), ())}
