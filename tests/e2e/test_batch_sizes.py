@@ -8,6 +8,7 @@ import pytest
 import torch
 from closeness import assert_close
 
+from lalm_mer.recognizers import waiting
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.training import RecognizerTrainer
 
@@ -40,6 +41,8 @@ def test_a_found_batch_size_and_an_8_bit_optimizer_are_printed_and_recorded(work
         return forward(self, input_ids, truth, **batch)
 
     monkeypatch.setattr(LanguageRecognizer, "forward", limited)
+    monkeypatch.setattr(waiting, "_LEAST_S", 0.0)
+    monkeypatch.setattr(waiting, "_LEAST_SHARE", 0.0)
     train = RecognizerTrainer.train
     monkeypatch.setattr(
         RecognizerTrainer,
@@ -53,6 +56,9 @@ def test_a_found_batch_size_and_an_8_bit_optimizer_are_printed_and_recorded(work
     out = capsys.readouterr().out
     assert "Batches of 2 utterances fit into memory, of at most 6; 3 are accumulated per optimiser step, so that" in out
     assert f"optimizer: {'AdamW of bitsandbytes' if has_bitsandbytes else 'Adafactor'}" in out
+    for doing in ("training", "scoring"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{doing} waited ")]
+        assert "for data; raise dataloader_num_workers (now 0), or store tower outputs (model.tower_cache)" in line
     assert steps[0].global_step == 2
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     (note,) = [note for note in record["notes"] if note["code"] == "found_batch_size"]

@@ -12,6 +12,7 @@ from loudness import Examples, KillAt, Killed, levels, trainer, uneven_examples
 
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.recognizers.optimizers import OptimizerReport, describe_state
+from lalm_mer.recognizers.score_journal import ScoreJournal
 
 
 @pytest.fixture
@@ -80,6 +81,24 @@ def test_scores_of_batches_of_tokens_are_in_the_order_of_the_inputs(uneven, tmp_
     assert batches[2:] == [[1200], [1100], [1000, 900], [800, 700], [600, 500, 400], [300, 200, 100]]
     expected = trainer(tmp_path, uneven, uneven).score(inputs, levels)
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_only_what_a_journal_lacks_is_in_batches_of_tokens(uneven, tmp_path, monkeypatch):
+    monkeypatch.setattr(Examples, "lengths", lambda self: [len(given.waveform.samples) for given in self])
+    inputs = Examples(example.input for example in uneven)
+    run, scored = trainer(tmp_path, uneven, uneven, tokens_per_batch=2000), []
+
+    def collator(batch):
+        scored.extend(given.utterance_id for given in batch)
+        return levels(batch)
+
+    complete = run.score(inputs, levels)
+    journal = ScoreJournal(count=12)
+    journal.results = {position: complete[position] + 1 for position in range(5)}
+    scores = run.score(inputs, collator, journal)
+    assert sorted(scored[2:]) == [f"u{number:02}" for number in range(5, 12)]  # after two whose tokens are counted
+    np.testing.assert_array_equal(scores[:5], complete[:5] + 1)
+    np.testing.assert_allclose(scores[5:], complete[5:], rtol=1e-6)
 
 
 def test_examples_without_lengths_have_no_batches_of_tokens(uneven, tmp_path):
