@@ -50,13 +50,15 @@ def test_other_keys_of_a_prompt_are_refused(change):
             "key 'train.auto_find_batch_size': true; a contrastive loss compares the utterances of a batch",
         ),
         (
-            [f"train.{key}={value}" for key, value in (
-                ("tokens_per_batch", 4096), ("per_device_train_batch_size", "null"), ("per_device_eval_batch_size", "null"),
-            )],
+            [
+                "train.tokens_per_batch=4096",
+                "train.per_device_train_batch_size=null",
+                "train.per_device_eval_batch_size=null",
+            ],
             "key 'train.tokens_per_batch': 4096, but clap has no rows of tokens; remove it, and set a batch size",
         ),
     ],
-)  # fmt: skip
+)
 def test_batches_that_would_be_another_loss_or_have_no_tokens_are_refused(overrides, says):
     settings = load_config(FinetuneSettings, RECIPES / "ravdess/lora.yaml", ["model.family=clap", *overrides])
     with pytest.raises(ConfigError) as refused:
