@@ -107,6 +107,16 @@ def test_examples_without_lengths_have_no_batches_of_tokens(uneven, tmp_path):
         run.train()
 
 
+def test_the_order_by_length_does_not_depend_on_how_a_step_is_divided(uneven, tmp_path):
+    runs = [
+        trainer(tmp_path / name, uneven, uneven, order="group_by_length", batch=batch, accumulated=accumulated)
+        for name, batch, accumulated in (("at_once", 4, 1), ("accumulated", 2, 2))
+    ]
+    for run in runs:
+        run.train()
+    assert runs[0].model.levels_seen == runs[1].model.levels_seen
+
+
 # The search for a batch size
 
 
