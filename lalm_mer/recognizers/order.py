@@ -1,18 +1,22 @@
-"""Batches of utterances of similar length, so that less is padded.
+"""Batches of utterances: of similar length, so that less is padded, and the same in any number of processes.
 
-Lengths come from a dataset's ``lengths``, which decodes no audio; a dataset without it keeps its order.
+Lengths come from a dataset's ``lengths``, which decodes no audio; a dataset without it keeps its order. Results of an
+utterance differ by rounding from batch to batch, so processes share complete batches, never the utterances of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Container, Iterator, Sequence, Sized
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-__all__ = ["GroupedByLength", "lengths_of", "longest_first"]
+__all__ = ["GroupedByLength", "batches_left", "lengths_of", "longest_first"]
+
+ItemT = TypeVar("ItemT")
 
 
 def lengths_of(items: Sized) -> Sequence[float] | None:
@@ -27,6 +31,24 @@ def longest_first(items: Sized) -> list[int]:
     if lengths is None:
         return list(range(len(items)))
     return [int(index) for index in np.argsort(-np.asarray(lengths), kind="stable")]
+
+
+def batches_left(order: Sequence[ItemT], size: int, done: Container[ItemT]) -> list[list[ItemT]]:
+    """Batches of a run in one process, without those that are done completely.
+
+    A batch that is done in part remains as it is, so that its results do not depend on where a run was interrupted.
+
+    Args:
+        order: positions of all inputs
+        size: inputs per batch; the last batch may have fewer
+        done: positions with a result
+
+    Example:
+        >>> batches_left([4, 2, 0, 1, 3], 2, done={4, 2, 0})
+        [[0, 1], [3]]
+    """
+    batches = [list(order[start : start + size]) for start in range(0, len(order), size)]
+    return [batch for batch in batches if any(position not in done for position in batch)]
 
 
 class GroupedByLength(Sampler[int]):

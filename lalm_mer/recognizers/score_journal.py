@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lalm_mer.core.appended_lines import AppendedLines
 from lalm_mer.core.provenance import hash_json
@@ -25,6 +26,8 @@ __all__ = ["PART_S", "ArrivingScores", "ScoreJournal"]
 
 PART_S = 5.0
 """Time between two moves of log-probabilities from the device to the disk, each of which waits for the device."""
+
+_NONE = -1  # position of a row that fills a batch
 
 
 class ScoreJournal:
@@ -68,24 +71,24 @@ class ScoreJournal:
         broadcast_object_list(shared)
         self.results = shared[0]
 
-    def left(self) -> list[int]:
-        """Positions without a result, in order."""
-        return [position for position in range(self._count) if position not in self.results]
-
     def add(self, positions: Sequence[int], results: Sequence[str] | npt.NDArray[np.float64]) -> None:
-        """Add results, and append them to the file if this process writes it.
+        """Add results, and append them to the file if this process writes it; the first of a position is kept.
 
         Args:
-            positions: n positions without a result
+            positions: n positions
             results: n answers, or log-probabilities (n, K) or (n, P, K)
 
         Raises:
             OutputError: if the disk cannot be written
         """
-        self.results.update(zip(positions, results, strict=True))
-        if self._lines is not None and positions:
-            plain = results.tolist() if isinstance(results, np.ndarray) else list(results)
-            part = {"run": self._run, "positions": list(positions), "results": plain}
+        new: dict[int, Any] = {}
+        for position, result in zip(positions, results, strict=True):
+            if position not in self.results:
+                new.setdefault(position, result)
+        self.results |= new
+        if self._lines is not None and new:
+            plain = [result.tolist() if isinstance(result, np.ndarray) else result for result in new.values()]
+            part = {"run": self._run, "positions": list(new), "results": plain}
             self._lines.append(json.dumps({**part, "sha256": hash_json(part)}).encode())
 
 
@@ -93,32 +96,41 @@ class ArrivingScores:
     """Log-probabilities of batches on their way from the device into a journal, moved in parts.
 
     Args:
-        journal: receives each position once; repeated ones, which fill the last batches of several processes, are left
-            out
+        journal: receives them
+        size: rows of a batch; smaller ones are filled, since processes gather equal shapes alone
     """
 
-    def __init__(self, journal: ScoreJournal) -> None:
+    def __init__(self, journal: ScoreJournal, size: int) -> None:
         self.positions: list[int] = []  # of all moved batches, in their order
         self._journal = journal
+        self._size = size
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._moved = time.monotonic()
 
-    def add(self, positions: Tensor, log_probs: Tensor) -> None:
-        """Add a batch of all processes, (B,) and (B, K) or (B, P, K)."""
-        self._batches.append((positions, log_probs))
+    def add(self, positions: Tensor, log_probs: Tensor, gather: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
+        """Add a batch of each process.
+
+        Args:
+            positions: of the batch of this process, (B,)
+            log_probs: their scores, (B, K) or (B, P, K)
+            gather: concatenates tensors of all processes
+        """
+        missing = (0, self._size - len(positions))
+        filled = pad(positions, missing, value=_NONE), pad(log_probs, (0, 0) * (log_probs.ndim - 1) + missing)
+        all_positions, all_log_probs = gather(filled)
+        self._batches.append((all_positions, all_log_probs))
         if time.monotonic() - self._moved >= PART_S:
             self.move()
 
     def move(self) -> None:
         """Move all batches into the journal."""
         if self._batches:
-            positions = torch.cat([batch for batch, _ in self._batches]).tolist()
-            log_probs = np.asarray(torch.cat([batch for _, batch in self._batches]).cpu(), dtype=np.float64)
-            first = {position: row for row, position in reversed([*enumerate(positions)])}
-            new = {position: row for position, row in first.items() if position not in self._journal.results}
-            rows = sorted(new.values())
-            self._journal.add([positions[row] for row in rows], log_probs[rows])
-            self.positions += positions
+            positions = torch.cat([batch for batch, _ in self._batches]).cpu()
+            log_probs = torch.cat([batch for _, batch in self._batches]).cpu()
+            given = positions != _NONE
+            moved = positions[given].tolist()
+            self._journal.add(moved, np.asarray(log_probs[given], dtype=np.float64))
+            self.positions += moved
         self._batches, self._moved = [], time.monotonic()
 
 

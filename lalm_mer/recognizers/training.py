@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
-from itertools import cycle, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -28,7 +28,7 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
-from lalm_mer.recognizers.order import GroupedByLength, lengths_of, longest_first
+from lalm_mer.recognizers.order import GroupedByLength, batches_left, lengths_of, longest_first
 from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
 
@@ -50,17 +50,16 @@ Inputs: TypeAlias = Items[Input]
 
 
 class _Numbered:
-    """Inputs at positions, in this order, with these positions."""
+    """Inputs with their positions."""
 
-    def __init__(self, inputs: Inputs, positions: Sequence[int]) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._positions = positions
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._inputs)
 
     def __getitem__(self, index: int) -> tuple[int, Input]:
-        return self._positions[index], self._inputs[self._positions[index]]
+        return index, self._inputs[index]
 
 
 def _collate_numbered(items: Sequence[tuple[int, Input]], collator: Collator) -> Batch:
@@ -133,6 +132,8 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
     def score(self, inputs: Inputs, collator: Collator, journal: ScoreJournal | None = None) -> npt.NDArray[np.float64]:
         """Label log-probabilities of inputs, in their order, over all processes; in batches of similar length.
 
+        Batches are those of one process, so that the number of processes changes nothing.
+
         Args:
             inputs: N inputs
             collator: the recognizer's ``joint_collator``, or one of its ``scoring_collators``
@@ -146,18 +147,18 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         """
         journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
-        order = longest_first(inputs)
-        if left := [position for position in order if position not in journal.results]:
-            several = self.args.world_size > 1  # every batch is full then
-            missing = -len(left) % (self.args.eval_batch_size * self.args.world_size) if several else 0
-            left += islice(cycle(order[::-1]), missing)
+        processes, size = self.args.world_size, self.args.eval_batch_size
+        if batches := batches_left(longest_first(inputs), size, journal.results):
+            batches += batches[-1:] * (-len(batches) % processes)  # processes that share weights must do the same work
+            self._test_batches = batches[self.args.process_index :: processes]
             self._test_collator = partial(_collate_numbered, collator=collator)
-            self._arriving = ArrivingScores(journal)
-            self.predict(_Numbered(inputs, left))
+            self._arriving = ArrivingScores(journal, size)
+            self.predict(_Numbered(inputs))
             self._arriving.move()
-            if self._arriving.positions != left:
+            expected = [*chain.from_iterable(batches)]
+            if self._arriving.positions != expected:
                 raise PredictionError(
-                    f"scoring {len(left)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    f"scoring {len(expected)} utterances returned {len(self._arriving.positions)}, or returned them in "
                     "another order"
                 )
         return np.stack([journal.results[position] for position in range(len(inputs))])
@@ -198,7 +199,7 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
             output = model(**inputs)
         log_probs = output["log_probs"].float()
         if position is not None:
-            self._arriving.add(*self.accelerator.gather_for_metrics((position, log_probs)))
+            self._arriving.add(position, log_probs, self.accelerator.gather)
             return None, None, None
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
         return None, torch.cat([log_probs, extra], dim=1), inputs[_TRUTH]
@@ -220,8 +221,16 @@ class RecognizerTrainer(Trainer):  # type: ignore[misc]  # transformers is not f
         return self._collated_by(self._dev_collator, super().get_eval_dataloader, by_length)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
-        """Loader of inputs to score."""
-        return self._collated_by(self._test_collator, super().get_test_dataloader, test_dataset)
+        """Loader of the batches that this process scores; accelerate would fill the last one with other inputs."""
+        return DataLoader(
+            test_dataset,
+            batch_sampler=self._test_batches,
+            collate_fn=self._test_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
 
     def _collated_by(
         self,
