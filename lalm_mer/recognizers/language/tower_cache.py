@@ -113,6 +113,11 @@ class TowerCache:
     def __contains__(self, audio_hash: str) -> bool:
         return audio_hash in self._shards.places
 
+    def silence(self) -> EncodedAudio:
+        """A frame of zeros with the width and type of the stored outputs, of which there must be one."""
+        stored = self(next(iter(self._shards.places)))
+        return EncodedAudio(np.zeros_like(stored.states[:1]), stored.dtype)
+
     def fill(
         self,
         splits: Sequence[ExampleDataset],

@@ -5,7 +5,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from lalm_mer.recognizers.order import GroupedByLength, longest_first
+from lalm_mer.recognizers.order import GroupedByLength, batches_left, longest_first
 
 
 class Lengths:
@@ -67,3 +67,13 @@ def test_two_processes_share_the_epoch(lengths):
     assert all(padded(lengths, batches) < 1.6 for batches in of_rank)
     longest = [[max(lengths[index] for index in batch) for batch in batches] for batches in of_rank]
     assert np.mean(np.abs(np.subtract(*longest)) / np.mean(longest, axis=0)) < 0.05  # no process waits for the other
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("done", [set(), {0, 5, 6}, set(range(10))])
+def test_processes_share_the_batches_that_one_process_would_run(processes, done):
+    order = [3, 0, 5, 1, 2, 9, 4, 6, 8, 7]
+    whole = [[3, 0, 5], [1, 2, 9], [4, 6, 8], [7]]
+    left = [batch for batch in whole if not done.issuperset(batch)]
+    shares = [batches_left(order, 3, done)[process::processes] for process in range(processes)]
+    assert sorted(batch for share in shares for batch in share) == sorted(left)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +113,38 @@ def test_the_trainer_keeps_no_scores(inputs, trainer, monkeypatch):
     assert trainer.score(inputs, trainer.recognizer.scoring_collators[0]).shape == (16, 2)
     (output,) = outputs
     assert (output.predictions, output.label_ids) == (None, None)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_several_processes_score_the_batches_of_one(processes, inputs, trainer, tmp_path, monkeypatch):
+    """Each process is a thread here; what they gather is exchanged between the threads. 16 inputs are six batches."""
+    (collator,) = trainer.recognizer.scoring_collators
+    expected, batches = trainer.score(inputs, collator), []
+    exchange: dict[int, tuple[torch.Tensor, ...]] = {}
+    barrier = Barrier(processes, timeout=60)
+
+    def collate(items):
+        batches.append([inputs.index(given) for given in items])
+        return collator(items)
+
+    def score(process):
+        def gather(tensors):
+            exchange[process] = tensors
+            barrier.wait()
+            together = tuple(
+                torch.cat(parts) for parts in zip(*(exchange[each] for each in range(processes)), strict=True)
+            )
+            barrier.wait()
+            return together
+
+        own = RecognizerTrainer(copy.deepcopy(trainer.recognizer), copy.copy(trainer.args))
+        own.args.__class__ = type("Process", (TrainingArguments,), {"world_size": processes, "process_index": process})
+        monkeypatch.setattr(own.accelerator, "gather", gather, raising=True)
+        return own.score(inputs, collate, ScoreJournal(count=len(inputs)))
+
+    with ThreadPoolExecutor(processes) as pool:
+        found = list(pool.map(score, range(processes)))
+    for scores in found:
+        np.testing.assert_array_equal(scores, expected)
+    whole = [list(range(16))[start : start + 3] for start in range(0, 16, 3)]
+    assert sorted(batches) == sorted(whole + [[15]] * (-6 % processes))  # all run the same number of batches
