@@ -101,7 +101,7 @@ def main(base: str, out: Path) -> None:
     cache = TowerCache(out / "cache", model.family, ["digest"])
     cache.fill([Split(with_waveforms)], batch_size=2, process=rank, processes=2)
     model.family.silence = cache.silence()
-    model.family.submodule("audio_tower").register_forward_pre_hook(refuse)
+    type(model.family.encoder).encode = refuse
 
     def stored(each):
         if each.input.waveform is None:
