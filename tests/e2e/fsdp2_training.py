@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from closeness import assert_close
 from fsdp2_round_trip import shard
 from torch.distributed.tensor import DTensor
 
@@ -114,7 +115,7 @@ def main(base: str, out: Path) -> None:
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     assert max(expected[0]) - min(expected[0]) > 1e-2
     for name, weight in expected[1].items():
-        torch.testing.assert_close(found[1][name], weight, rtol=0, atol=1e-4)
+        assert_close(found[1][name], weight, 1e-4, name)
     dist.destroy_process_group()
 
 

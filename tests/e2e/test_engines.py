@@ -1,8 +1,10 @@
 """Packing, the tower cache, answered examples and scoring in two processes give the results of one."""
 
+import os
 import subprocess
 from pathlib import Path
 
+import closeness
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,10 +80,12 @@ def test_packing_and_the_tower_cache_train_like_one_process_with_neither(
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["fsdp2_round_trip.py", "fsdp2_training.py"])
 def test_weights_sharded_by_fsdp2(script, workplace, tmp_path):
-    command = [str(Path(__file__).with_name(script)), str(workplace.folder / "model"), str(tmp_path)]
-    done = subprocess.run(
-        [*torchrun(), *command], env=workplace.environment(), capture_output=True, text=True, timeout=300
+    command = [*torchrun(), str(Path(__file__).with_name(script)), str(workplace.folder / "model"), str(tmp_path)]
+    environment = workplace.environment()
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(closeness.__file__).parent), environment.get("PYTHONPATH", "")]
     )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
