@@ -37,9 +37,14 @@ def engine_files(workplace) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def of_one_process(workplace, made_once):
     """Trained run folders of one process, without packing and without a cache, by name."""
-    write_mostly_mute(workplace.data, workplace.folder / "mostly_mute")
-    mute = [*MUTE, FROZEN, f"data.dir={workplace.folder / 'mostly_mute'}"]
-    commands = {"audio": STEPS, "frozen": [*STEPS, FROZEN], "mute": mute, "shots": [*mute, "prompt.shots=1"]}
+
+    def write(folder, shots):
+        write_mostly_mute(workplace.data, folder / "data", shots)
+
+    commands = {"audio": STEPS, "frozen": [*STEPS, FROZEN]}
+    for shots, name in enumerate(("mute", "shots")):
+        folder = made_once(f"with_{shots}_shots", lambda folder, shots=shots: write(folder, shots))
+        commands[name] = [*MUTE, FROZEN, f"data.dir={folder / 'data'}", f"prompt.shots={shots}"]
     plain = ["train.per_device_train_batch_size=8", "model.tower_cache=never"]
 
     def trained(name):
