@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Container, Sequence, Sized
 from functools import partial
-from itertools import accumulate, cycle, islice, pairwise
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -19,9 +18,10 @@ from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, Trainin
 from lalm_mer.recognizers.order import (
     GroupedByLength,
     TokenBatches,
-    for_processes,
+    batches_left,
     lengths_of,
     longest_first,
+    of_size,
     token_lengths,
     within,
 )
@@ -44,24 +44,20 @@ Inputs: TypeAlias = Items[Input]
 
 
 class Numbered:
-    """Items at positions, in this order, with these positions.
+    """Items with their positions.
 
     Args:
         items: a map-style dataset
-        positions: positions of all items
-        batches: indices of the items of each batch, where their number differs; None for batches of one size
     """
 
-    def __init__(self, items: Items[Any], positions: Sequence[int], batches: Sequence[list[int]] | None = None) -> None:
+    def __init__(self, items: Items[Any]) -> None:
         self._items = items
-        self.positions = positions
-        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[int, Any]:
-        return self.positions[index], self._items[self.positions[index]]
+        return index, self._items[index]
 
 
 def collate_numbered(items: Sequence[tuple[int, Any]], collator: Callable[[Sequence[Any]], Batch]) -> Batch:
@@ -74,34 +70,35 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
 
     Attributes:
         tokens_per_batch: about the largest number of tokens of a batch; None for batches of a number of items
+        rows: largest number of items of a batch that is scored, in any process
     """
 
     tokens_per_batch: int | None
+    rows: int
     _training_collator: TrainingCollator
     _dev_collator: LabelledCollator
     _test_collator: Collator
+    _test_batches: list[list[int]]
     _train_sampler: GroupedByLength | TokenBatches | None = None
 
-    def numbered(
-        self, items: Items[Any], positions: Sequence[int], collator: Callable[[Sequence[Any]], Batch]
-    ) -> Numbered:
-        """Items in this order, in batches that all processes share equally.
+    def batches_to_score(
+        self, items: Items[Any], collator: Callable[[Sequence[Any]], Batch], done: Container[int] = ()
+    ) -> list[list[int]]:
+        """Positions of the items of each batch, those of one process, the longest first; as many for each process.
 
         Args:
             items: map-style dataset
-            positions: of the items that are used, the longest first
             collator: makes the batches
+            done: positions with a result
         """
-        processes = self.args.world_size
-        if self.tokens_per_batch is None:
-            several = processes > 1  # every batch is full then
-            missing = -len(positions) % (self.args.eval_batch_size * processes) if several else 0
-            return Numbered(items, [*positions, *islice(cycle(positions[::-1]), missing)])
-        batches = within(self.tokens_per_batch, positions, token_lengths(items, collator))
-        shared = for_processes(batches, processes)
-        ends = [0, *accumulate(map(len, shared))]
-        flat = [position for batch in shared for position in batch]
-        return Numbered(items, flat, [list(range(*each)) for each in pairwise(ends)])
+        order, tokens = longest_first(items), self.tokens_per_batch
+        if tokens is None:
+            batches = of_size(self.args.eval_batch_size, order)
+        else:
+            batches = within(tokens, order, token_lengths(items, collator))
+        left = batches_left(batches, done)
+        missing = -len(left) % int(self.args.world_size)
+        return left + left[-1:] * missing  # sharded weights need the same work in each process
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Loader of training examples."""
@@ -122,27 +119,27 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:  # noqa: ANN401 as in transformers
         """Loader of dev examples, in batches of similar length."""
         examples = self.eval_dataset if eval_dataset is None else eval_dataset
-        by_length = self.numbered(examples, longest_first(examples), self._dev_collator)
-        return self._scoring_loader(by_length, self._dev_collator, super().get_eval_dataloader)
+        return self._scoring_loader(examples, self.batches_to_score(examples, self._dev_collator), self._dev_collator)
 
-    def get_test_dataloader(self, test_dataset: Numbered) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: Items[Any]) -> DataLoader[Any]:
         """Loader of inputs to score."""
-        return self._scoring_loader(test_dataset, self._test_collator, super().get_test_dataloader)
+        return self._scoring_loader(test_dataset, self._test_batches, self._test_collator)
 
     def _scoring_loader(
-        self,
-        dataset: Numbered,
-        collator: Callable[..., Batch],
-        make: Callable[[Any], DataLoader[Any]],
+        self, items: Items[Any], batches: list[list[int]], collator: Callable[..., Batch]
     ) -> DataLoader[Any]:
-        collate = partial(collate_numbered, collator=collator)
-        if dataset.batches is not None:
-            return self._loader_of(dataset, dataset.batches, collate)
-        self.data_collator: Any = collate  # the Trainer has one for train, dev and test
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = self._training_collator
+        """The batches of this process; accelerate would fill the last one with other items."""
+        args = self.args
+        self.rows = max(map(len, batches))
+        return DataLoader(
+            Numbered(items),  # type: ignore[arg-type]  # map-style, but not torch's class
+            batch_sampler=batches[args.process_index :: args.world_size],
+            collate_fn=partial(collate_numbered, collator=collator),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            generator=torch.Generator().manual_seed(args.seed),
+        )
 
     def _loader_of(
         self,

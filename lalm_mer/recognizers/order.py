@@ -1,15 +1,15 @@
-"""Batches of utterances of similar length, so that less is padded: of a number of utterances, or of tokens.
+"""Batches of utterances of similar length, of a number of utterances or of tokens, the same in any number of processes.
 
-Lengths come from a dataset's ``lengths``, which decodes no audio; a dataset without it keeps its order.
+Lengths come from a dataset's ``lengths``, which decodes no audio; a dataset without it keeps its order. Results of an
+utterance differ by rounding from batch to batch, so processes share complete batches, never the utterances of one.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from itertools import cycle, islice
-from typing import Any
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Sized
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +22,16 @@ from lalm_mer.core.errors import ConfigError
 __all__ = [
     "GroupedByLength",
     "TokenBatches",
+    "batches_left",
     "divided",
-    "for_processes",
     "lengths_of",
     "longest_first",
+    "of_size",
     "token_lengths",
     "within",
 ]
+
+ItemT = TypeVar("ItemT")
 
 
 def lengths_of(items: Sized) -> Sequence[float] | None:
@@ -43,6 +46,28 @@ def longest_first(items: Sized) -> list[int]:
     if lengths is None:
         return list(range(len(items)))
     return [int(index) for index in np.argsort(-np.asarray(lengths), kind="stable")]
+
+
+def of_size(size: int, order: Sequence[ItemT]) -> list[list[ItemT]]:
+    """Batches of ``size`` items that follow each other; the last one may have fewer.
+
+    Example:
+        >>> of_size(2, [4, 2, 0, 1, 3])
+        [[4, 2], [0, 1], [3]]
+    """
+    return [list(order[start : start + size]) for start in range(0, len(order), size)]
+
+
+def batches_left(batches: Sequence[list[ItemT]], done: Container[ItemT]) -> list[list[ItemT]]:
+    """Batches that are not done completely.
+
+    A batch that is done in part remains as it is, so that its results do not depend on where a run was interrupted.
+
+    Example:
+        >>> batches_left([[4, 2], [0, 1], [3]], done={4, 2, 0})
+        [[0, 1], [3]]
+    """
+    return [batch for batch in batches if any(item not in done for item in batch)]
 
 
 class GroupedByLength(Sampler[int]):
@@ -149,12 +174,6 @@ def divided(batches: Sequence[list[int]], count: int) -> list[list[int]]:
         parts[number] = [part.tolist() for part in np.array_split(batch, pieces)]
         heapq.heapreplace(heap, (-math.ceil(len(batch) / pieces), number))
     return [part for of_batch in parts for part in of_batch]
-
-
-def for_processes(batches: Sequence[list[int]], processes: int) -> list[list[int]]:
-    """Batches that can be shared equally among processes: divided, and where none can be divided, the last repeated."""
-    even = divided(batches, math.ceil(len(batches) / processes) * processes)
-    return even + list(islice(cycle(even[::-1]), -len(even) % processes))
 
 
 class TokenBatches(Sampler[list[int]]):

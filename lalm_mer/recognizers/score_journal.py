@@ -71,24 +71,24 @@ class ScoreJournal:
         broadcast_object_list(shared)
         self.results = shared[0]
 
-    def left(self) -> list[int]:
-        """Positions without a result, in order."""
-        return [position for position in range(self._count) if position not in self.results]
-
     def add(self, positions: Sequence[int], results: Sequence[str] | npt.NDArray[np.float64]) -> None:
-        """Add results, and append them to the file if this process writes it.
+        """Add results, and append them to the file if this process writes it; the first of a position is kept.
 
         Args:
-            positions: n positions without a result
+            positions: n positions
             results: n answers, or log-probabilities (n, K) or (n, P, K)
 
         Raises:
             OutputError: if the disk cannot be written
         """
-        self.results.update(zip(positions, results, strict=True))
-        if self._lines is not None and positions:
-            plain = results.tolist() if isinstance(results, np.ndarray) else list(results)
-            part = {"run": self._run, "positions": list(positions), "results": plain}
+        new: dict[int, Any] = {}
+        for position, result in zip(positions, results, strict=True):
+            if position not in self.results:
+                new.setdefault(position, result)
+        self.results |= new
+        if self._lines is not None and new:
+            plain = [result.tolist() if isinstance(result, np.ndarray) else result for result in new.values()]
+            part = {"run": self._run, "positions": list(new), "results": plain}
             self._lines.append(json.dumps({**part, "sha256": hash_json(part)}).encode())
 
 
@@ -96,8 +96,7 @@ class ArrivingScores:
     """Log-probabilities of batches on their way from the device into a journal, moved in parts.
 
     Args:
-        journal: receives each position once; repeated ones, which fill the last batches of several processes, are left
-            out
+        journal: receives them
     """
 
     def __init__(self, journal: ScoreJournal) -> None:
@@ -115,14 +114,12 @@ class ArrivingScores:
     def move(self) -> None:
         """Move all batches into the journal."""
         if self._batches:
-            positions = torch.cat([batch for batch, _ in self._batches]).tolist()
-            log_probs = np.asarray(torch.cat([batch for _, batch in self._batches]).cpu(), dtype=np.float64)
-            first = {position: row for row, position in reversed([*enumerate(positions)])}
-            had = self._journal.results
-            new = {position: row for position, row in first.items() if position not in had and position != NO_POSITION}
-            rows = sorted(new.values())
-            self._journal.add([positions[row] for row in rows], log_probs[rows])
-            self.positions += [position for position in positions if position != NO_POSITION]
+            positions = torch.cat([batch for batch, _ in self._batches]).cpu()
+            log_probs = torch.cat([batch for _, batch in self._batches]).cpu()
+            given = positions != NO_POSITION
+            moved = positions[given].tolist()
+            self._journal.add(moved, np.asarray(log_probs[given], dtype=np.float64))
+            self.positions += moved
         self._batches, self._moved = [], time.monotonic()
 
 

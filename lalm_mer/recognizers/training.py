@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import EarlyStoppingCallback, EvalPrediction, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import TRAINER_STATE_NAME
@@ -111,6 +113,8 @@ class RecognizerTrainer(LoadingTrainer):
     def score(self, inputs: Inputs, collator: Collator, journal: ScoreJournal | None = None) -> npt.NDArray[np.float64]:
         """Label log-probabilities of inputs, in their order, over all processes; in batches of similar length.
 
+        Batches are those of one process, so that the number of processes changes nothing.
+
         Args:
             inputs: N inputs
             collator: the recognizer's ``joint_collator``, or one of its ``scoring_collators``
@@ -124,21 +128,20 @@ class RecognizerTrainer(LoadingTrainer):
         """
         journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
-        order = longest_first(inputs)
-        if left := [position for position in order if position not in journal.results]:
-            numbered = self.numbered(inputs, left, collator)
-            self._test_collator = collator
+        if batches := self.batches_to_score(inputs, collator, journal.results):
+            self._test_batches, self._test_collator = batches, collator
             self._arriving = ArrivingScores(journal)
             with measured_waiting() as waiting:
-                self.predict(numbered)
+                self.predict(inputs)
             self.waiting["scoring"] = self.waiting.get("scoring", Waiting()) + waiting
+            expected = [*chain.from_iterable(batches)]
             self.state.log_history.append(
-                {"step": self.state.global_step, "scoring": len(left), **waiting.since_last()}
+                {"step": self.state.global_step, "scoring": len(expected), **waiting.since_last()}
             )
             self._arriving.move()
-            if self._arriving.positions != numbered.positions:
+            if self._arriving.positions != expected:
                 raise PredictionError(
-                    f"scoring {len(numbered)} utterances returned {len(self._arriving.positions)}, or returned them in "
+                    f"scoring {len(expected)} utterances returned {len(self._arriving.positions)}, or returned them in "
                     "another order"
                 )
         return np.stack([journal.results[position] for position in range(len(inputs))])
@@ -225,19 +228,17 @@ class RecognizerTrainer(LoadingTrainer):
             output = model(**inputs)
         log_probs = output["log_probs"].float()
         if _TRUTH not in inputs:
-            self._arriving.add(*self.accelerator.gather_for_metrics(self._of_one_size(position, log_probs)))
+            self._arriving.add(*self.accelerator.gather(self._filled(position, log_probs)))
             return None, None, None
         extra = torch.stack([output["losses"], output["items"]], dim=1).float()
         truth = torch.stack([inputs[_TRUTH], position], dim=1)
-        scored, known = self._of_one_size(torch.cat([log_probs, extra], dim=1), truth)
+        scored, known = self._filled(torch.cat([log_probs, extra], dim=1), truth)
         return None, scored, known
 
-    def _of_one_size(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The rows of a batch, and rows of ``NO_POSITION`` if another process has more, so that all are gathered."""
-        if self.tokens_per_batch is None:
-            return tensors
-        padded = [self.accelerator.pad_across_processes(each, pad_index=NO_POSITION) for each in tensors]
-        return tuple(padded)
+    def _filled(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Rows of a batch, filled with rows of ``NO_POSITION``, since several processes gather equal shapes alone."""
+        missing = self.rows - len(tensors[0]) if self.args.world_size > 1 else 0
+        return tuple(pad(each, (0, 0) * (each.ndim - 1) + (0, missing), value=NO_POSITION) for each in tensors)
 
     def _dev_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         known = prediction.label_ids[:, 1]

@@ -2,34 +2,33 @@
 
 import importlib.util
 import json
-import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
-import yaml
 from accelerate.utils import DistributedType
 from closeness import assert_close
+from engines import (
+    ENGINES,
+    MUTE,
+    STEPS,
+    assert_equal_predictions,
+    assert_same_files,
+    history,
+    overrides_of,
+    torchrun,
+    write_engines,
+    write_mostly_mute,
+)
 from safetensors.numpy import load_file
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.schema import Utterance
-from lalm_mer.corpora import write_corpus
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 
-ENGINES = ["ddp", "zero2", "zero3"]
-# the same eight examples a step; dropout draws differ between processes
-STEPS = ["train.max_steps=2", "train.learning_rate=1e-3", "adapter.lora_dropout=0.0"]
 TOKENS = [
     "train.tokens_per_batch=700", "train.per_device_train_batch_size=null", "train.per_device_eval_batch_size=null",
 ]  # fmt: skip
-MUTE = ["train.num_train_epochs=1", *STEPS[1:], "data.without_audio=read"]
-
 # every batch is a part of its own; a run of twenty utterances would otherwise be over before its first part
 EVERY_BATCH = """
 import runpy, sys
@@ -40,42 +39,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def torchrun() -> list[str]:
-    """Two processes on this machine, started as accelerate starts them on GPUs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-
-
 @pytest.fixture(scope="module")
 def engine_files(workplace) -> dict[str, Path]:
-    """Accelerate configs: DDP on processors, ZeRO-2 as shipped, ZeRO-3 as shipped but with everything sharded."""
-    two = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2}
-    zero3 = json.loads(Path("accelerate_configs/zero3.json").read_text())
-    unsharded = ("param_persistence_threshold", "max_live_parameters", "max_reuse_distance")
-    zero3["zero_optimization"] |= {f"stage3_{name}": 0 for name in unsharded}
-    (workplace.folder / "zero3.json").write_text(json.dumps(zero3))
-    deepspeed = {"deepspeed_config_file": str(workplace.folder / "zero3.json"), "zero3_init_flag": False}
-    contents = {
-        "ddp": two | {"distributed_type": "MULTI_CPU", "use_cpu": True},
-        "zero3": two | {"distributed_type": "DEEPSPEED", "deepspeed_config": deepspeed},
-    }
-    for name, content in contents.items():
-        (workplace.folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    files = {name: workplace.folder / f"{name}.yaml" for name in contents}
-    return files | {"zero2": Path("accelerate_configs/deepspeed_zero2.yaml")}
+    """Accelerate configs by engine."""
+    return write_engines(workplace.folder)
 
 
 @pytest.fixture
 def two_processes(request, engine_files) -> tuple[list[str], list[str]]:
     """Overrides and launcher of the engine that a test is parametrized with."""
-    if request.param != "ddp":
-        if importlib.util.find_spec("deepspeed") is None:
-            pytest.skip("deepspeed is not installed: pip install -e '.[deepspeed]'")
-        if shutil.which("g++") is None:
-            pytest.skip("DeepSpeed compiles with g++ at first use; there is none")
-    return ["train.use_cpu=true", f"engine.accelerate_config={engine_files[request.param]}"], torchrun()
+    return overrides_of(request.param, engine_files), torchrun()
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +56,6 @@ def one_process(workplace) -> Path:
     """Two steps of eight examples in one process."""
     workplace.launch("finetune", workplace.folder / "one_process", *STEPS, "train.per_device_train_batch_size=8")
     return workplace.folder / "one_process"
-
-
-def history(run: Path) -> pd.DataFrame:
-    return pd.read_json(run / "history.jsonl", lines=True)
-
-
-def assert_equal_predictions(run: Path, other: Path) -> None:
-    """The same answers to the same utterances in the same order, and nearly the same log-probabilities."""
-    table, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
-    assert len(table) == 21
-    assert_close(table, expected, 1e-4)
 
 
 @pytest.mark.slow
@@ -114,20 +76,6 @@ def test_two_processes_train_and_score_like_one(two_processes, one_process, work
         assert_close(adapters[0][name], tensor, 1e-6, name=name)
         learned += np.abs(tensor).max() if "lora_B" in name else 0.0
     assert learned > 0.005  # lora_B is zero at first; a step of Adam changes it by the learning rate
-    assert_equal_predictions(tmp_path, one_process)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("two_processes", ["ddp"], indirect=True)
-def test_two_processes_with_packing_train_and_score_like_one_without(two_processes, one_process, workplace, tmp_path):
-    overrides, launcher = two_processes
-    packed = ["train.per_device_train_batch_size=4", "train.packing=true"]
-    workplace.launch("finetune", tmp_path, *STEPS, *packed, *overrides, launcher=launcher)
-    found, expected = history(tmp_path), history(one_process)
-    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
-    adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, one_process)]
-    for name, tensor in adapters[1].items():
-        assert_close(adapters[0][name], tensor, 1e-6, name=name)
     assert_equal_predictions(tmp_path, one_process)
 
 
@@ -155,27 +103,8 @@ def test_two_processes_share_batches_of_tokens(two_processes, by_tokens, workpla
 
 @pytest.fixture(scope="module")
 def mostly_mute(workplace) -> Path:
-    """The same corpus, but only two training utterances have audio, one per speaker."""
-    with_audio = {"s5_0", "s6_1"}  # s1 and s2 are the test speakers of fold 1, s3 and s4 those of dev
-    rows = pd.read_parquet(workplace.data / "utterances")
-    utterances = [
-        Utterance(
-            utterance_id=row.utterance_id, corpus="synthetic_beeps", label=row.label, speaker=row.speaker,
-            transcript=row.transcript, audio_path=row.audio["path"] if kept else None,
-            audio_bytes=row.audio["bytes"] if kept else None,
-        )
-        for row in rows.itertuples()
-        if row.utterance_id not in ("s5_8", "s5_9", "s6_8", "s6_9")  # full batches: filling one would repeat some
-        for kept in [row.speaker in ("s1", "s2", "s3", "s4") or row.utterance_id in with_audio]
-    ]  # fmt: skip
-    write_corpus(
-        utterances,
-        corpus="synthetic_beeps",
-        out_dir=workplace.folder / "mute",
-        loader_version="1",
-        synthetic=True,
-        keep_missing_audio=True,
-    )
+    """The same corpus, but only two training utterances have audio."""
+    write_mostly_mute(workplace.data, workplace.folder / "mute")
     return workplace.folder / "mute"
 
 
@@ -291,30 +220,7 @@ def test_scoring_is_resumed_by_another_number_of_processes(
     assert len(already) in range(3, 20)
     done = workplace.launch("zero_shot", run, *options, *overrides[3 - began], launcher=launchers[3 - began])
     assert f"resuming: {len(already)} of 20 test utterances are scored\n" in done.stdout
-    table, expected = (folder / "predictions.parquet" for folder in (run, tmp_path / "uninterrupted"))
-    if began == 2:
-        assert table.read_bytes() == expected.read_bytes()  # the batches are the same
-    assert_equal_predictions(run, tmp_path / "uninterrupted")
-
-
-@pytest.mark.slow
-def test_two_processes_prompt_like_one(workplace, engine_files, prompted, tmp_path):
-    overrides = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
-    overrides.append(f"model.cache_dir={tmp_path / 'cache'}")
-    done = workplace.launch("zero_shot", tmp_path / "run", *overrides, launcher=torchrun())
-    assert_equal_predictions(tmp_path / "run", prompted)
-    assert "error" not in done.stderr
-    assert "tower cache: 10 utterances encoded by this process, 20 stored in" in done.stdout  # each its half
-
-
-@pytest.mark.slow
-def test_two_processes_generate_like_one(workplace, engine_files, tmp_path):
-    words = ["answering.mode=generation", "model.dtype=float32"]
-    workplace.launch("zero_shot", tmp_path / "one", *words)
-    two = ["scoring.use_cpu=true", f"engine.accelerate_config={engine_files['ddp']}"]
-    workplace.launch("zero_shot", tmp_path / "two", *words, *two, launcher=torchrun())
-    assert_equal_predictions(tmp_path / "two", tmp_path / "one")
-    assert pd.read_parquet(tmp_path / "two" / "predictions.parquet")["answer"].nunique() > 1
+    assert_same_files(run, tmp_path / "uninterrupted")  # the batches are the same
 
 
 def test_one_process_instead_of_two_is_an_error(workplace, engine_files, tmp_path):
@@ -368,11 +274,3 @@ def test_the_engine_is_compared_with_the_expected_one(wanted, processes, found, 
         return
     with pytest.raises(ConfigError, match=rf"some\.yaml says {processes} by {wanted}"):
         check_accelerator(engine, accelerator)
-
-
-@pytest.mark.slow
-def test_an_adapter_sharded_by_fsdp2_is_saved_and_loaded_in_full(workplace, tmp_path):
-    script = [str(Path(__file__).with_name("fsdp2_round_trip.py")), str(workplace.folder / "model"), str(tmp_path)]
-    done = subprocess.run([*torchrun(), *script], env=workplace.environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "adapter_model.safetensors").is_file()

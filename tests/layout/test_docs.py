@@ -119,9 +119,9 @@ def test_commands_name_existing_files_and_keys(page, configuration, monkeypatch)
             predict.parse_args(words[2:])
         if words[:2] == ["lalm-mer", "estimate"]:
             estimate.parse_args(words[2:])
-        assert words[0] in ("accelerate", "lalm-mer", "make", "pip", "python"), words
+        assert words[0] in ("accelerate", "lalm-mer", "make", "pip", "python", "sbatch", "torchrun"), words
         scripts = [word for word in words if word.startswith(("recipes/", "eval/")) and word.endswith(".py")]
-        starts = words[0] in ("accelerate", "python") or words[:2] == ["lalm-mer", "launch"]
+        starts = words[0] in ("accelerate", "python", "sbatch", "torchrun") or words[:2] == ["lalm-mer", "launch"]
         assert bool(scripts) == (starts and "-c" not in words), words
         assert [script for script in scripts if not (ROOT / script).is_file()] == []
         if "--config" in words:

@@ -27,6 +27,7 @@ from lalm_mer.recognizers.language.collator import PromptCollator
 from lalm_mer.recognizers.language.generation import decode_answer, generate
 from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
+from lalm_mer.recognizers.order import batches_left, of_size
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs
 
@@ -99,9 +100,9 @@ class Answering:
         check_accelerator(engine, accelerator)
         journal = ScoreJournal(count=len(inputs)) if journal is None else journal
         journal.share()
-        left, size, count = journal.left(), scoring.per_device_eval_batch_size, accelerator.num_processes
-        batches = [left[start : start + size] for start in range(0, len(left), size)]
-        own = batches[accelerator.process_index :: count]  # as one process would compose them
+        count = accelerator.num_processes
+        batches = batches_left(of_size(scoring.per_device_eval_batch_size, range(len(inputs))), journal.results)
+        own = batches[accelerator.process_index :: count]
         self.recognizer.to(accelerator.device).eval()
         with accelerator.autocast():
             answers = self._generate(inputs, own, scoring.dataloader_num_workers, accelerator.device)

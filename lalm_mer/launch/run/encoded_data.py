@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from torch import nn
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.output import writing
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.progress import size_text
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.feature_caches import describe, make_room
@@ -25,7 +28,7 @@ from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower,
 from lalm_mer.recognizers.memory import available_bytes, stored_bytes
 from lalm_mer.recognizers.preflight import evaluating
 
-__all__ = ["encoded_data"]
+__all__ = ["encoded_data", "is_shared"]
 
 
 def encoded_data(
@@ -33,7 +36,7 @@ def encoded_data(
 ) -> RunData:
     """The data of a run with tower outputs from the cache, if it can be used; all processes must call it.
 
-    What is missing in the cache is computed first, by all processes of the machine together.
+    What is missing in the cache is computed first, by all processes together that share its folder.
 
     Args:
         loaded: the run
@@ -71,6 +74,7 @@ def encoded_data(
                     f"{as_recorded(cache.folder)} ({size_text(size)})",
                     flush=True,
                 )
+            family.silence = cache.silence() if len(cache) else None
             return encoded(data, cache)
     if choice.tower_cache == "require":
         raise ConfigError(f"key 'model.tower_cache': require, but {reason}; set it to auto")
@@ -113,16 +117,46 @@ def _fill(
     splits = [data.train, data.dev, data.scored_test] if trains else [data.scored_test]
     device = run_device(sizes)
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
+    process, processes = _share(cache.folder.parent)
     with evaluating(model, device, moves_back=sharded):
         return cache.fill(
             splits,
             batch_size=sizes.per_device_eval_batch_size,
             workers=sizes.dataloader_num_workers,
             device=device,
-            process=int(os.environ.get("LOCAL_RANK", "0")),
-            processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            process=process,
+            processes=processes,
             make_room=partial(_make_room, cache, settings),
         )
+
+
+def _share(folder: Path) -> tuple[int, int]:
+    """Number of this process among those that fill a folder, and their number: all, or those of its machine."""
+    on_machine = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    process, processes = int(os.environ.get("RANK", "0")), process_count()
+    if processes == on_machine[1] or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return on_machine
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = is_shared(folder, PrefixStore(f"tower_cache/{attempt}", store), process, processes)
+    return (process, processes) if shared else on_machine
+
+
+def is_shared(folder: Path, store: Store, process: int, processes: int) -> bool:
+    """Whether all processes see the same folder; all must call it, with a store that they share."""
+    if process == 0:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=folder, prefix=".shared-") as file:
+                store.set("file", Path(file.name).name)
+                return _all_see(folder, store, process, processes)
+    return _all_see(folder, store, process, processes)
+
+
+def _all_see(folder: Path, store: Store, process: int, processes: int) -> bool:
+    seen = (folder / store.get("file").decode()).exists()
+    store.set(f"seen by {process}", str(seen))
+    return all(store.get(f"seen by {number}") == b"True" for number in range(processes))
 
 
 def _make_room(cache: TowerCache, settings: ZeroShotSettings | FinetuneSettings, needed: int) -> None:

@@ -128,6 +128,8 @@ class Family(PretrainedModel):
         self.full_window = False
         """Whether audio is padded to the tower's window, as in the model's own forward, and not to the longest of a
         batch; only if ``takes_full_window``"""
+        self.silence: EncodedAudio | None = None
+        """Tower output of a batch without audio in a run with stored outputs, in which no process runs the tower"""
         self._known_templates: dict[str, list[list[int] | int]] = {}
         self._known_words: dict[str, list[int]] = {}
         modules = dict(model.named_modules())

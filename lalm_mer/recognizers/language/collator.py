@@ -17,7 +17,7 @@ import torch
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.schema import Example, Input
+from lalm_mer.core.schema import Audio, Example, Input
 from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.conversation import Conversation
 from lalm_mer.prompting.prompts import Prompt
@@ -204,10 +204,13 @@ class AnswerCollator(PromptCollator):
         """The audio tower's inputs of rendered prompts, in the order of rows; empty if the prompt uses no audio."""
         if not self.prompt.uses_audio:
             return {}
-        # without audio the tower runs on a second of silence: processes that share weights must do the same work
-        rate = self.family.sampling_rate
         audio = [each for row in rows for index in row for each in prompts[index][1]]
-        return self.family.audio_inputs(audio or [Waveform(np.zeros(rate, dtype=np.float32), rate)])
+        return self.family.audio_inputs(audio or [self._silence()])
+
+    def _silence(self) -> Audio:
+        """A second of silence, or its place in stored outputs: processes that share weights must do the same work."""
+        rate = self.family.sampling_rate
+        return self.family.silence or Waveform(np.zeros(rate, dtype=np.float32), rate)
 
 
 class TrainingAnswerCollator(AnswerCollator):

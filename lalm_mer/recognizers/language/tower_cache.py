@@ -24,6 +24,7 @@ from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.examples.feature_shards import FeatureShards
 from lalm_mer.models.adapters import tower_of
 from lalm_mer.models.families.base import Family
+from lalm_mer.recognizers.order import of_size
 
 __all__ = ["TowerCache", "changes_tower", "drops_at_random", "trains_tower"]
 
@@ -112,6 +113,11 @@ class TowerCache:
     def __contains__(self, audio_hash: str) -> bool:
         return audio_hash in self._shards.places
 
+    def silence(self) -> EncodedAudio:
+        """A frame of zeros with the width and type of the stored outputs, of which there must be one."""
+        stored = self(next(iter(self._shards.places)))
+        return EncodedAudio(np.zeros_like(stored.states[:1]), stored.dtype)
+
     def fill(
         self,
         splits: Sequence[ExampleDataset],
@@ -125,7 +131,7 @@ class TowerCache:
     ) -> int:
         """Encode what is not stored, the longest first, in evaluation mode; returns the number that this process did.
 
-        Every process encodes its share, and returns when all are done.
+        Every process encodes its share of the batches, and returns when all are done.
 
         Args:
             splits: examples with waveforms; those without audio are left out
@@ -138,10 +144,12 @@ class TowerCache:
         """
         items = _items(splits)
         missing = [audio_hash for audio_hash in items if audio_hash not in self]
-        own = [audio_hash for audio_hash in list(items)[process::processes] if audio_hash not in self]
+        shares = of_size(batch_size, [*items])[process::processes]  # the batches of one process
+        batches = [left for batch in shares if (left := [audio_hash for audio_hash in batch if audio_hash not in self])]
+        own = [*chain.from_iterable(batches)]
         loader: DataLoader[Any] = DataLoader(
-            [items[audio_hash] for audio_hash in own],  # type: ignore[arg-type]  # map-style, but not torch's class
-            batch_size=batch_size,
+            items,  # type: ignore[arg-type]  # map-style, but not torch's class
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=self._collated,
         )

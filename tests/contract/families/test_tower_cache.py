@@ -1,6 +1,7 @@
 """Stored outputs of a frozen audio tower give the losses, gradients and scores of the tower itself."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -111,3 +112,28 @@ def test_outputs_are_returned_in_the_order_of_the_audio(family, filled, examples
         count = int(output.lengths[0])
         assert int(mixed.lengths[row]) == count
         assert_close(mixed.states[row, :count], output.states[0, :count])
+
+
+def test_a_batch_without_audio_does_not_run_the_tower(
+    load_family, filled, prompts, examples, recognizer_of, training_batch
+):
+    """Other processes do not run it with their stored outputs, and would wait for each other."""
+    mute = [replace(each, input=replace(each.input, waveform=None, without_audio=True)) for each in examples[:3]]
+    results = []
+    for silence in (None, filled.silence()):
+        fresh = load_family()
+        fresh.silence = silence
+        towers = {name: targets for name, targets in fresh.adapter_targets.items() if name != "audio_tower"}
+        torch.manual_seed(0)
+        model, _ = add_adapter(fresh, towers, {"r": 2, "init_lora_weights": False})
+        recognizer = recognizer_of(fresh, prompts["audio_transcript"], model).train()
+        encoder = type(fresh.encoder)
+        with patch.object(encoder, "encode", autospec=True, side_effect=encoder.encode) as encode:
+            output = recognizer(**training_batch(recognizer, mute))
+        output["losses"].sum().backward()
+        trained = {name for name, value in model.named_parameters() if value.grad is not None}
+        results.append((encode.called, output["losses"].detach(), trained))
+    (with_tower, losses, reached), (without_tower, stored_losses, stored_reached) = results
+    assert (with_tower, without_tower) == (True, False)
+    assert_close(stored_losses, losses, 1e-6)
+    assert stored_reached == reached

@@ -9,9 +9,10 @@ from torch.utils.data import BatchSampler
 from lalm_mer.recognizers.order import (
     GroupedByLength,
     TokenBatches,
+    batches_left,
     divided,
-    for_processes,
     longest_first,
+    of_size,
     token_lengths,
     within,
 )
@@ -128,8 +129,6 @@ def test_a_long_example_is_a_batch_of_its_own_and_few_examples_are_not_divided_f
     assert within(10, [0, 1, 2, 3], [12, 4, 4, 3]) == [[0], [1, 2], [3]]
     assert divided([[0], [1, 2, 3], [4, 5]], 4) == [[0], [1, 2], [3], [4, 5]]
     assert divided([[0], [1]], 5) == [[0], [1]]
-    assert for_processes([[0, 1, 2], [3]], 3) == [[0, 1], [2], [3]]
-    assert for_processes([[0], [1], [2]], 2) == [[0], [1], [2], [2]]
     sampler = TokenBatches([9.0, 9.0, 9.0], 10, 0, step=2)
     assert sorted(sampler) == [[0], [1], [2]]
     assert [len(list(BatchSamplerShard(sampler, 2, rank))) for rank in range(2)] == [2, 2]
@@ -145,3 +144,13 @@ def test_lengths_are_scaled_to_the_tokens_of_batches_of_which_only_two_are_made(
 
     assert token_lengths(items, collate) == [90, 190, 140, 165]
     assert made == [[100], [300]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("done", [set(), {0, 5, 6}, set(range(10))])
+def test_processes_share_the_batches_that_one_process_would_run(processes, done):
+    order = [3, 0, 5, 1, 2, 9, 4, 6, 8, 7]
+    whole = [[3, 0, 5], [1, 2, 9], [4, 6, 8], [7]]
+    left = [batch for batch in whole if not done.issuperset(batch)]
+    shares = [batches_left(of_size(3, order), done)[process::processes] for process in range(processes)]
+    assert sorted(batch for share in shares for batch in share) == sorted(left)

@@ -8,7 +8,7 @@ import torch
 
 from lalm_mer.core.errors import OutputError
 from lalm_mer.recognizers import score_journal
-from lalm_mer.recognizers.score_journal import ArrivingScores, ScoreJournal
+from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 
 SCORES = np.array([[-0.1, -2.3], [-1 / 3, -np.inf], [np.nan, -1e-300], [-5.0, -0.25], [-7.0, -8.0]])
 
@@ -29,7 +29,6 @@ def file(tmp_path):
 def assert_results(journal, positions):
     """These positions alone have results, which are bit-identical to what was written."""
     assert sorted(journal.results) == positions
-    assert journal.left() == [position for position in range(6) if position not in positions]
     for position in positions:
         np.testing.assert_array_equal(journal.results[position], SCORES[position])
 
@@ -116,12 +115,16 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
 def test_batches_are_moved_in_parts_and_each_input_once(tmp_path, monkeypatch):
     file = tmp_path / "scores.jsonl"
     arriving = ArrivingScores(read(file))
-    arriving.add(torch.tensor([0, 1]), torch.tensor(SCORES[[0, 1]]))
+
+    def add(rows, scores):
+        arriving.add(torch.tensor(rows), torch.tensor(SCORES[scores]))
+
+    add([0, 1, NO_POSITION], [0, 1, 1])
     assert not file.exists()  # no part is complete
     monkeypatch.setattr(score_journal, "PART_S", 0.0)
-    arriving.add(torch.tensor([3, 2]), torch.tensor(SCORES[[3, 2]]))
+    add([3, 2], [3, 2])
     assert_results(read(file), [0, 1, 2, 3])
-    arriving.add(torch.tensor([4, 0, 4]), torch.tensor(SCORES[[4, 3, 3]]))  # filled with inputs that have scores
+    add([4, 0, 4], [4, 3, 3])  # a batch that had been scored in part, and a repeated one
     assert_results(read(file), [0, 1, 2, 3, 4])
     assert [len(json.loads(line)["positions"]) for line in file.read_text().splitlines()] == [4, 1]
     assert arriving.positions == [0, 1, 3, 2, 4, 0, 4]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
 from closeness import assert_close
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import PredictionError
@@ -61,9 +65,14 @@ def test_scores_in_another_order_are_refused(inputs, trainer, monkeypatch):
     (collator,) = trainer.recognizer.scoring_collators
     assert trainer.score(inputs, collator).shape == (16, 2)
     loader_of = trainer.get_test_dataloader
+
+    def reordered(loader, order):
+        batches = [order[start : start + 3] for start in range(0, len(order), 3)]
+        return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+
     for order in ([0, 2, 1, *range(3, 16)], [*range(15)], [*range(16), 15]):  # swapped, lost, twice
         monkeypatch.setattr(
-            trainer, "get_test_dataloader", lambda dataset, order=order: loader_of(Subset(dataset, order))
+            trainer, "get_test_dataloader", lambda dataset, order=order: reordered(loader_of(dataset), order)
         )
         with pytest.raises(PredictionError, match=rf"^scoring 16 utterances returned {len(order)}, or"):
             trainer.score(inputs, collator)
@@ -90,8 +99,7 @@ def test_scoring_that_is_resumed_runs_the_other_batches_alone(killed_after, inpu
     begun, stops = batches[:killed_after], False
     batches.clear()
     np.testing.assert_array_equal(trainer.score(inputs, collate, journal()), expected)
-    left = max(killed_after - 1, 0)  # the loader reads one batch ahead
-    assert begun[:left] + batches == [list(range(16))[start : start + 3] for start in range(0, 16, 3)]
+    assert begun + batches == [list(range(16))[start : start + 3] for start in range(0, 16, 3)]
     batches.clear()
     np.testing.assert_array_equal(trainer.score(inputs, collate, journal()), expected)
     assert not batches  # all are on disk
@@ -105,3 +113,38 @@ def test_the_trainer_keeps_no_scores(inputs, trainer, monkeypatch):
     assert trainer.score(inputs, trainer.recognizer.scoring_collators[0]).shape == (16, 2)
     (output,) = outputs
     assert (output.predictions, output.label_ids) == (None, None)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_several_processes_score_the_batches_of_one(processes, inputs, trainer, tmp_path, monkeypatch):
+    """Each process is a thread here; what they gather is exchanged between the threads. 16 inputs are six batches."""
+    (collator,) = trainer.recognizer.scoring_collators
+    expected, batches = trainer.score(inputs, collator), []
+    exchange: dict[int, tuple[torch.Tensor, ...]] = {}
+    barrier = Barrier(processes, timeout=60)
+
+    def collate(items):
+        batches.append([inputs.index(given) for given in items])
+        return collator(items)
+
+    def score(process):
+        def gather(tensors):
+            exchange[process] = tensors
+            barrier.wait()
+            together = tuple(
+                torch.cat(parts) for parts in zip(*(exchange[each] for each in range(processes)), strict=True)
+            )
+            barrier.wait()
+            return together
+
+        own = RecognizerTrainer(copy.deepcopy(trainer.recognizer), copy.copy(trainer.args))
+        own.args.__class__ = type("Process", (TrainingArguments,), {"world_size": processes, "process_index": process})
+        monkeypatch.setattr(own.accelerator, "gather", gather, raising=True)
+        return own.score(inputs, collate, ScoreJournal(count=len(inputs)))
+
+    with ThreadPoolExecutor(processes) as pool:
+        found = list(pool.map(score, range(processes)))
+    for scores in found:
+        np.testing.assert_array_equal(scores, expected)
+    whole = [list(range(16))[start : start + 3] for start in range(0, 16, 3)]
+    assert sorted(batches) == sorted(whole + [[15]] * (-6 % processes))  # all run the same number of batches
