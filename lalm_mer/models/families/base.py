@@ -12,6 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.schema import Audio, EncodedAudio
+from lalm_mer.models.families.parts.compiling import compile_layers, not_compiled
 from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.pretrained import PretrainedModel
@@ -57,13 +60,16 @@ class LanguageInputs:
     Args:
         input_ids: (B, T) token ids
         position_ids: (B, T)
-        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt; with a cache of S
-            earlier tokens, (B, S + T) or (B, 1, T, S + T)
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T), additive or a block mask of FlexAttention, if answers
+            share a prompt; with a cache of S earlier tokens, (B, S + T) or (B, 1, T, S + T)
+        sequence_starts: for FlashAttention without a mask: (N + 1,) int32, where each of the N sequences of all rows
+            begins, counted over the rows one after another, and the number of tokens
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | BlockMask | None
+    sequence_starts: Tensor | None = None
 
 
 class FrontEnd(ABC):
@@ -130,6 +136,8 @@ class Family(PretrainedModel):
         batch; only if ``takes_full_window``"""
         self._known_templates: dict[str, list[list[int] | int]] = {}
         self._known_words: dict[str, list[int]] = {}
+        self.compiled: Sequence[nn.Module] = ()
+        """Layers of the language model that ``compile_language_model`` compiled"""
         modules = dict(model.named_modules())
         for tower, path in self.towers.items():
             if path not in modules:
@@ -237,12 +245,26 @@ class Family(PretrainedModel):
         Args:
             inputs: the tokens of this pass
             audio: tower output, which fills the placeholders in order
-            cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none
+            cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none.
+                Such a pass is not compiled, since each layer would need a graph of its own
         """
-        hidden = self.decoder.hidden_states(self, inputs, audio, cache)
+        with not_compiled(self.compiled) if cache is not None else nullcontext():
+            hidden = self.decoder.hidden_states(self, inputs, audio, cache)
         if cache is not None:
             cache.position_ids = cache.positions_with(inputs.position_ids)
         return hidden
+
+    def compile_language_model(self) -> None:
+        """Compile the layers of the language model by ``torch.compile``, after adapters are added.
+
+        Raises:
+            ConfigError: if the family does not name them
+        """
+        inside = self.submodule("language_model").modules()
+        self.compiled = [module for module in inside if type(module).__name__ in self.fsdp_layers]
+        if not self.compiled:
+            raise ConfigError(f"argument 'torch_compile': the layers of {self.name} are not known; set it to false")
+        compile_layers(self.compiled)
 
     def keeps_keys(self, length: int, grown: int) -> bool:
         """Whether keys and values of a row of ``length`` tokens are still right when it has grown to ``grown`` tokens.
