@@ -62,8 +62,8 @@ class TowerAttention:
             raise ConfigError(f"{where}; {tower} has {_OWN}, which no setting changes; name no implementation for it")
         if implementation not in self.supported:
             raise ConfigError(
-                f"{where}; {tower} supports {', '.join(self.supported)}; name one of them for it, or only those of other "
-                f"towers, such as {{language_model: {implementation}}}"
+                f"{where}; {tower} supports {', '.join(self.supported)}; name one of these for it, or only those of "
+                f"other towers, as in {{language_model: {implementation}}}"
             )
         if implementation == FLASH and not is_flash_attn_2_available():  # transformers may download a replacement
             raise ConfigError(f"{where}; it needs the package flash-attn and a GPU, which are not found; use sdpa")
@@ -91,17 +91,17 @@ def find_attention(model: nn.Module, path: str, tower: nn.Module) -> TowerAttent
         path: path of the tower in it
         tower: the module of the tower, or its part of the module at ``path``
     """
-    layers = {type(module) for module in tower.modules() if "Attention" in type(module).__name__}
+    layers: set[Any] = {type(module) for module in tower.modules() if "Attention" in type(module).__name__}
     if not layers:
         return None
     names = path.split(".")
     around = [model.get_submodule(".".join(names[:count])) for count in range(len(names) - 1, -1, -1)]
     models = (module for module in (*tower.modules(), *around) if isinstance(module, PreTrainedModel))
-    return TowerAttention(next(models), any(map(_looks_up, layers)))
+    return TowerAttention(next(models), any(_looks_up(layer) for layer in layers))
 
 
 @cache
-def _looks_up(layer: type) -> bool:
+def _looks_up(layer: Any) -> bool:  # noqa: ANN401 a class
     """Whether a layer of attention looks up the implementation that the config names."""
     return "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(layer)
 

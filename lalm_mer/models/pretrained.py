@@ -210,6 +210,10 @@ class PretrainedModel(ABC):
         Raises:
             ConfigError: naming the tower, if it is unknown, or it or this machine does not have the implementation
         """
+        if not isinstance(implementation, str | Mapping):
+            raise ConfigError(
+                f"argument 'attn_implementation': {implementation!r}; expected a name, or a mapping of towers to names"
+            )
         if not isinstance(implementation, str) and (unknown := sorted(set(implementation) - set(self.towers))):
             raise ConfigError(
                 f"argument 'attn_implementation': {unknown[0]!r}; the towers of {self.name} are "

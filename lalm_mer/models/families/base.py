@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Audio, EncodedAudio
 from lalm_mer.models.families.parts.compiling import compile_layers, not_compiled
 from lalm_mer.models.families.parts.keys_values import KeysValues
@@ -126,6 +126,8 @@ class Family(PretrainedModel):
     front_end: ClassVar[FrontEnd]
     encoder: ClassVar[AudioEncoder]
     decoder: ClassVar[Decoder]
+    alike_layers: ClassVar[bool] = True
+    """Whether the layers of the language model are alike, so that a graph compiled for one is right for all"""
     single_pass_reason: ClassVar[str | None] = None
     """Why the model has one step, so that neither tower output nor keys and values can be cached; None if it has two"""
 
@@ -248,23 +250,20 @@ class Family(PretrainedModel):
             cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none.
                 Such a pass is not compiled, since each layer would need a graph of its own
         """
-        with not_compiled(self.compiled) if cache is not None else nullcontext():
+        with nullcontext() if cache is None else not_compiled(self.compiled):
             hidden = self.decoder.hidden_states(self, inputs, audio, cache)
         if cache is not None:
             cache.position_ids = cache.positions_with(inputs.position_ids)
         return hidden
 
     def compile_language_model(self) -> None:
-        """Compile the layers of the language model by ``torch.compile``, after adapters are added.
+        """Compile the layers of the language model, after adapters are added.
 
         Raises:
-            ConfigError: if the family does not name them
+            ConfigError: if they are not known, or not alike
         """
-        inside = self.submodule("language_model").modules()
-        self.compiled = [module for module in inside if type(module).__name__ in self.fsdp_layers]
-        if not self.compiled:
-            raise ConfigError(f"argument 'torch_compile': the layers of {self.name} are not known; set it to false")
-        compile_layers(self.compiled)
+        alike = self.fsdp_layers if self.alike_layers else ()
+        self.compiled = compile_layers(self.submodule("language_model"), alike, self.name)
 
     def keeps_keys(self, length: int, grown: int) -> bool:
         """Whether keys and values of a row of ``length`` tokens are still right when it has grown to ``grown`` tokens.

@@ -26,9 +26,10 @@ Losses and scores of an utterance are therefore those of a row of its own, excep
 that precedes it: its own embedding may be zero, and norms of zero have no gradient. All utterances of a batch are in
 its rows, so that batches, the order of examples and the number of items are the same as without packing.
 
-This pattern is one tensor, ``visible_until``: token i attends to token j if j <= i < visible_until[j]. ``masked_inputs``
-writes it in the form that the implementation of attention takes: a dense mask, a block mask of FlexAttention, or, if
-each utterance has a single answer and is thus an ordinary sequence, the places where FlashAttention begins a new one.
+This pattern is one tensor, ``visible_until``: token i attends to token j if j <= i < visible_until[j].
+``masked_inputs`` writes it in the form that the implementation of attention takes: a dense mask, a block mask of
+FlexAttention, or, if each utterance has a single answer and is thus an ordinary sequence, the places where
+FlashAttention begins a new one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
 from lalm_mer.models.families.base import Family, TowerOutput
-from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS
+from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
 from lalm_mer.recognizers.language.packing import masked_inputs
@@ -187,6 +187,23 @@ class LanguageRecognizer(nn.Module):
             return
         with self._attention.using(DEFAULT):
             yield DEFAULT
+
+    def speed(self) -> list[str]:
+        """How it computes: attention of each tower, data type and more, as found in the model and not in settings."""
+        family = self.family
+        found = {tower: attention.used for tower in family.towers if (attention := family.attention(tower)) is not None}
+        parts = [f"{tower} {used}" for tower, used in found.items()]
+        if found.get("language_model") == FLASH:
+            parts.append(f"{DEFAULT} where answers share a prompt")
+        language_model: Any = family.submodule("language_model")
+        parts.append(str(language_model.dtype).removeprefix("torch."))
+        if not all(parameter.is_floating_point() for parameter in language_model.parameters()):
+            parts.append("weights in 4 bits")
+        modules = list(family.model.modules())
+        recomputes = any(getattr(module, "gradient_checkpointing", False) is True for module in modules)
+        compiled = bool(family.compiled) and all(map(is_compiled, family.compiled))
+        others = {"packing": self.training_collator.packing, "compiled": compiled, "gradient checkpointing": recomputes}
+        return [*parts, *(name for name, present in others.items() if present)]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; weights may have changed, so stored keys and values are removed."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lalm_mer.core.errors import ConfigError
+
 __all__ = ["COMPILED_WIDTHS", "compile_layers", "is_compiled", "not_compiled"]
 
 COMPILED_WIDTHS = 16
@@ -22,12 +24,30 @@ COMPILED_WIDTHS = 16
 _GRAPHS = 32
 
 
-def compile_layers(layers: Sequence[nn.Module]) -> None:
-    """Compile layers when they first run."""
+def compile_layers(language_model: nn.Module, classes: Sequence[str], name: str) -> list[nn.Module]:
+    """Compile layers when they first run.
+
+    Args:
+        language_model: where they are
+        classes: names of the classes of layers that are alike
+        name: of the family, for the error
+
+    Returns:
+        the layers
+
+    Raises:
+        ConfigError: if there are none
+    """
+    layers = [module for module in language_model.modules() if type(module).__name__ in classes]
+    if not layers:
+        raise ConfigError(
+            f"argument 'torch_compile': true; the layers of {name} are not known, or not alike; set it to false"
+        )
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, _GRAPHS)  # beyond it torch no longer compiles
     for layer in layers:
         layer.compile(dynamic=True)
+    return layers
 
 
 def is_compiled(layer: nn.Module) -> bool:
