@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from lalm_mer.core.errors import ConfigError, one_line
 
-__all__ = ["DEFAULT", "FLASH", "FLEX", "TowerAttention", "find_attention", "implementation_of"]
+__all__ = ["DEFAULT", "FLASH", "FLEX", "TowerAttention", "find_attention", "implementation_of", "taking"]
 
 DEFAULT, FLASH, FLEX = "sdpa", "flash_attention_2", "flex_attention"
 _OWN = "its own attention"
@@ -72,15 +72,23 @@ class TowerAttention:
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{where}; {tower} cannot use it here: {one_line(error)}") from error
 
-    @contextmanager
-    def using(self, implementation: str) -> Iterator[None]:
-        """Use another implementation within the block."""
-        earlier = self.used
-        self.model.set_attn_implementation({"": implementation})
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation({"": earlier})
+
+@contextmanager
+def taking(attention: TowerAttention | None, mask: object) -> Iterator[None]:
+    """Use sdpa within the block, if the implementation does not take this form of mask, or only slowly.
+
+    FlashAttention takes no pattern of pairs of tokens, (B, 1, T, T). FlexAttention makes a block mask of a mask of
+    padding, (B, T), by compiled code, which would be compiled again for every length.
+    """
+    used, dimensions = attention and attention.used, mask.ndim if isinstance(mask, Tensor) else 0
+    if attention is None or (used, dimensions) not in ((FLASH, 4), (FLEX, 2)):
+        yield
+        return
+    attention.model.set_attn_implementation({"": DEFAULT})
+    try:
+        yield
+    finally:
+        attention.model.set_attn_implementation({"": used})
 
 
 def find_attention(model: nn.Module, path: str, tower: nn.Module) -> TowerAttention | None:

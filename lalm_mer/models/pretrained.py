@@ -72,6 +72,7 @@ class PretrainedModel(ABC):
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self._attention: dict[str, TowerAttention | None] = {}
 
     @classmethod
     @abstractmethod
@@ -200,7 +201,9 @@ class PretrainedModel(ABC):
 
     def attention(self, tower: str) -> TowerAttention | None:
         """The attention of a tower; None if it has none, as most projectors."""
-        return find_attention(self.model, self.towers[tower], self.submodule(tower))
+        if tower not in self._attention:
+            self._attention[tower] = find_attention(self.model, self.towers[tower], self.submodule(tower))
+        return self._attention[tower]
 
     def set_attention(self, implementation: str | Mapping[str, str]) -> None:
         """Choose the implementation of attention, as in ``load``; a tower that is not named keeps its own.

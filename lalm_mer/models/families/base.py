@@ -12,7 +12,6 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Audio, EncodedAudio
+from lalm_mer.models.attention import taking
 from lalm_mer.models.families.parts.compiling import compile_layers, not_compiled
 from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
@@ -250,7 +250,8 @@ class Family(PretrainedModel):
             cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none.
                 Such a pass is not compiled, since each layer would need a graph of its own
         """
-        with nullcontext() if cache is None else not_compiled(self.compiled):
+        compiled = () if cache is None else self.compiled
+        with taking(self.attention("language_model"), inputs.attention_mask), not_compiled(compiled):
             hidden = self.decoder.hidden_states(self, inputs, audio, cache)
         if cache is not None:
             cache.position_ids = cache.positions_with(inputs.position_ids)

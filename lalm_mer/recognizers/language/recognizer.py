@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -88,7 +87,6 @@ class LanguageRecognizer(nn.Module):
             AnswerCollator(family, prompt, setup.label_set, order=order, number=number, **rows)
             for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
         )
-        self._attention = family.attention("language_model")
         if torch_compile:
             family.compile_language_model()
         self._prefixes = PrefixStore(family, [collator.prefix for collator in self.scoring_collators])
@@ -150,17 +148,16 @@ class LanguageRecognizer(nn.Module):
         number, length = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
         if length:
             cache = self._prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), length, grows=False)
-        with self._implementation(shared=several or length > 0, device=input_ids.device) as implementation:
-            inputs = masked_inputs(
-                input_ids,
-                position_ids,
-                visible_until,
-                implementation=implementation,
-                dtype=language_model.dtype,
-                dense=several or rows is not None or bool(self.family.compiled),  # one kind of mask, one graph
-                earlier=length,
-            )
-            hidden = self.family.hidden_states(inputs, tower_output, cache)
+        inputs = masked_inputs(
+            input_ids,
+            position_ids,
+            visible_until,
+            implementation=self._implementation(shared=several or length > 0, device=input_ids.device),
+            dtype=language_model.dtype,
+            dense=several or rows is not None or bool(self.family.compiled),  # one kind of mask, one graph
+            earlier=length,
+        )
+        hidden = self.family.hidden_states(inputs, tower_output, cache)
         rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
         predicting = hidden[rows[:, None], sources]  # logits only of these
         answers = _token_log_probs(self.family.logits(predicting), source_of, targets).sum(dim=2)  # (B, A)
@@ -174,19 +171,18 @@ class LanguageRecognizer(nn.Module):
             output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # the same in every row
         return output
 
-    @contextmanager
-    def _implementation(self, *, shared: bool, device: torch.device) -> Iterator[str]:
-        """The implementation of attention of a pass: FlashAttention takes no rows that share a prompt or prefix."""
-        used = DEFAULT if self._attention is None or self.family.single_pass_reason else self._attention.used
+    def _implementation(self, *, shared: bool, device: torch.device) -> str:
+        """The implementation of attention for which the mask of a pass is made.
+
+        FlashAttention takes no rows in which answers share a prompt or a prefix.
+        """
+        found = self.family.attention("language_model")
+        used = DEFAULT if found is None or self.family.single_pass_reason else found.used
         if used == FLEX and device.type == "cpu" and torch.is_grad_enabled():
             raise ModelError(
                 "model.attn_implementation: flex_attention has no backward pass on the CPU; train with sdpa there"
             )
-        if used != FLASH or not shared or self._attention is None:
-            yield used
-            return
-        with self._attention.using(DEFAULT):
-            yield DEFAULT
+        return DEFAULT if used == FLASH and shared else used
 
     def speed(self) -> list[str]:
         """How it computes: attention of each tower, data type and more, as found in the model and not in settings."""

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from closeness import assert_close
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention import flex_attention as flex
+from transformers import PreTrainedModel
 from transformers import modeling_flash_attention_utils as flash
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
@@ -13,7 +14,7 @@ from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
 EXACT = 1e-6
-FLEX, FLASH = "flex_attention", "flash_attention_2"
+DEFAULT, FLASH, FLEX = attention.DEFAULT, attention.FLASH, attention.FLEX
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def with_attention(load_family):
 @pytest.fixture
 def plain_flex(monkeypatch):
     """FlexAttention without compilation, which takes as long as many of these tests."""
-    monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda _: flex_attention)
+    monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda _: flex.flex_attention)
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
 @pytest.fixture
@@ -63,8 +65,10 @@ def varlen(monkeypatch):
         raise AssertionError("rows with padding or several utterances need the other function")
 
     functions = (refuse, attend, refuse, flash._pad_input, flash._unpad_input)
-    kwargs = flash._lazy_define_process_function(attend), None
-    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: (functions, kwargs))
+    monkeypatch.setattr(flash, "_lazy_imports", lambda *_, **__: functions)
+    monkeypatch.setattr(flash, "_loaded_implementation", None)
+    monkeypatch.setitem(flash.FLASH_ATTENTION_COMPATIBILITY_MATRIX[2], "general_availability_check", lambda: True)
+    monkeypatch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True)
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
     return calls
 
@@ -80,11 +84,14 @@ def scores(recognizer, inputs):
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["rows_of_one", "packed"])
-def test_flex_attention_scores_as_sdpa(family, with_attention, plain_flex, prompts, label_set, inputs, packing):
-    families = (family, with_attention(FLEX))
-    plain, flex = recognizers(families, prompts["audio_transcript"], label_set, packing=packing)
-    assert flex.speed()[-1 - packing :] != plain.speed()
-    assert_close(scores(flex, inputs[:4]), scores(plain, inputs[:4]), EXACT)
+def test_flex_attention_scores_as_sdpa(with_attention, plain_flex, prompts, label_set, inputs, packing, trait):
+    families = with_attention(DEFAULT), with_attention(FLEX)
+    if not trait("SINGLE_PRECISION"):  # a rounded activation may be on the other side of a threshold
+        for each in families:
+            each.model.double()
+    plain, blocks = recognizers(families, prompts["audio_transcript"], label_set, packing=packing)
+    assert f"language_model {FLEX}" in blocks.speed()
+    assert_close(scores(blocks, inputs[:4]), scores(plain, inputs[:4]), EXACT)
 
 
 def test_flex_attention_after_answered_examples(family, with_attention, plain_flex, prompts, label_set, examples):
@@ -92,5 +99,59 @@ def test_flex_attention_after_answered_examples(family, with_attention, plain_fl
         pytest.skip(family.single_turn_reason)
     chosen = [example.input for example in examples[3:6]]
     families = (family, with_attention(FLEX))
-    plain, flex = recognizers(families, prompts["audio_transcript"], label_set, examples[:2])
-    assert_close(scores(flex, chosen), scores(plain, chosen), EXACT)
+    plain, blocks = recognizers(families, prompts["audio_transcript"], label_set, examples[:2])
+    assert_close(scores(blocks, chosen), scores(plain, chosen), EXACT)
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["rows_of_one", "packed"])
+def test_flash_attention_takes_each_utterance_as_a_sequence(
+    with_attention, varlen, prompts, label_set, examples, training_batch, packing
+):
+    """With a reference of its function: losses and gradients are those of sdpa."""
+    families = with_attention(DEFAULT), with_attention(FLASH)
+    pair = recognizers(families, prompts["audio_transcript"], label_set, packing=packing)
+    batch = training_batch(pair[0], examples)
+    rows, width = batch["input_ids"].shape
+    losses = [recognizer(**batch)["losses"] for recognizer in pair]
+    assert_close(losses[1], losses[0], EXACT)
+    gradients = []
+    for family, loss in zip(families, losses, strict=True):
+        layers = family.submodule("language_model").parameters()
+        first = next(
+            each for each in layers if each.requires_grad and each.shape == (each.shape[0], family.hidden_size)
+        )
+        gradients.append(torch.autograd.grad(loss.sum(), first)[0])
+    assert_close(gradients[1], gradients[0], 1e-5)
+    starts = varlen[0].tolist()
+    assert len(starts) == len(examples) + 1
+    assert starts[-1] == rows * width
+    assert set(starts) >= set(range(0, rows * width, width))
+    assert packing or set(starts) == set(range(0, rows * width + 1, width))
+
+
+def test_flash_attention_scores_answers_that_share_a_prompt_by_sdpa(
+    family, with_attention, varlen, prompts, label_set, inputs
+):
+    fast = with_attention(FLASH)
+    plain, switched = recognizers((family, fast), prompts["audio_transcript"], label_set)
+    assert torch.equal(scores(switched, inputs[:3]), scores(plain, inputs[:3]))
+    assert not varlen
+    assert fast.attention("language_model").used == FLASH
+    assert "sdpa where answers share a prompt" in switched.speed()
+
+
+def test_a_tower_has_the_attention_that_transformers_declares(fresh_family, monkeypatch):
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)
+    for tower in fresh_family.towers:
+        found = fresh_family.attention(tower)
+        if found is None:
+            continue
+        for name in ("eager", FLEX, FLASH):
+            if found.exchangeable and name in found.supported and name != FLASH:
+                fresh_family.set_attention({tower: name})
+                assert fresh_family.attention(tower).used == name
+                continue
+            with pytest.raises(ConfigError, match=rf"argument 'attn_implementation': {name}; ") as refused:
+                fresh_family.set_attention({tower: name})
+            expected = f"the {tower} of {fresh_family.name}" if name != FLASH or not found.exchangeable else "flash"
+            assert expected in str(refused.value)
