@@ -1,15 +1,19 @@
 """Implementations of attention: scores and losses are those of sdpa, and a tower has what transformers declares."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from closeness import assert_close
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention as flex
 from transformers import PreTrainedModel
 from transformers import modeling_flash_attention_utils as flash
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models import attention
+from lalm_mer.recognizers.language import collator
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
@@ -36,6 +40,12 @@ def plain_flex(monkeypatch):
     """FlexAttention without compilation, which takes as long as many of these tests."""
     monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda _: flex.flex_attention)
     monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """The rows of every batch of eight with packing; two of them are padded."""
+    monkeypatch.setattr(collator, "rows_of", lambda *_: [[1, 4, 6], [0, 3], [2, 5, 7]])
 
 
 @pytest.fixture
@@ -83,15 +93,16 @@ def scores(recognizer, inputs):
         return recognizer(**recognizer.scoring_collators[0](inputs))["log_probs"]
 
 
-@pytest.mark.parametrize("packing", [False, True], ids=["rows_of_one", "packed"])
-def test_flex_attention_scores_as_sdpa(with_attention, plain_flex, prompts, label_set, inputs, packing, trait):
+def test_flex_attention_scores_as_sdpa(with_attention, plain_flex, rows, prompts, label_set, inputs, trait):
     families = with_attention(DEFAULT), with_attention(FLEX)
     if not trait("SINGLE_PRECISION"):  # a rounded activation may be on the other side of a threshold
         for each in families:
             each.model.double()
-    plain, blocks = recognizers(families, prompts["audio_transcript"], label_set, packing=packing)
+    plain, blocks = recognizers(families, prompts["audio_transcript"], label_set, packing=True)
     assert f"language_model {FLEX}" in blocks.speed()
-    assert_close(scores(blocks, inputs[:4]), scores(plain, inputs[:4]), EXACT)
+    assert_close(scores(blocks, inputs), scores(plain, inputs), EXACT)
+    with pytest.raises(ModelError, match="flex_attention has no backward pass on the CPU; train with sdpa there"):
+        blocks(**blocks.scoring_collators[0](inputs))
 
 
 def test_flex_attention_after_answered_examples(family, with_attention, plain_flex, prompts, label_set, examples):
@@ -105,13 +116,13 @@ def test_flex_attention_after_answered_examples(family, with_attention, plain_fl
 
 @pytest.mark.parametrize("packing", [False, True], ids=["rows_of_one", "packed"])
 def test_flash_attention_takes_each_utterance_as_a_sequence(
-    with_attention, varlen, prompts, label_set, examples, training_batch, packing
+    with_attention, varlen, rows, prompts, label_set, examples, training_batch, packing
 ):
     """With a reference of its function: losses and gradients are those of sdpa."""
     families = with_attention(DEFAULT), with_attention(FLASH)
     pair = recognizers(families, prompts["audio_transcript"], label_set, packing=packing)
     batch = training_batch(pair[0], examples)
-    rows, width = batch["input_ids"].shape
+    count, width = batch["input_ids"].shape
     losses = [recognizer(**batch)["losses"] for recognizer in pair]
     assert_close(losses[1], losses[0], EXACT)
     gradients = []
@@ -124,9 +135,9 @@ def test_flash_attention_takes_each_utterance_as_a_sequence(
     assert_close(gradients[1], gradients[0], 1e-5)
     starts = varlen[0].tolist()
     assert len(starts) == len(examples) + 1
-    assert starts[-1] == rows * width
-    assert set(starts) >= set(range(0, rows * width, width))
-    assert packing or set(starts) == set(range(0, rows * width + 1, width))
+    assert starts[-1] == count * width
+    assert set(starts) >= set(range(0, count * width, width))
+    assert packing or set(starts) == set(range(0, count * width + 1, width))
 
 
 def test_flash_attention_scores_answers_that_share_a_prompt_by_sdpa(
@@ -155,3 +166,19 @@ def test_a_tower_has_the_attention_that_transformers_declares(fresh_family, monk
                 fresh_family.set_attention({tower: name})
             expected = f"the {tower} of {fresh_family.name}" if name != FLASH or not found.exchangeable else "flash"
             assert expected in str(refused.value)
+
+
+@pytest.mark.slow
+def test_one_compiled_graph_is_right_for_all_layers(load_family, family, prompts, label_set, inputs, monkeypatch):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counter))
+    setup = PromptSetup((prompts["audio_transcript"],), label_set, (label_set.labels,))
+    if not family.alike_layers:
+        pytest.skip("its layers are not alike")
+    compiled = LanguageRecognizer(load_family(), setup, torch_compile=True).eval()
+    plain = LanguageRecognizer(family, setup).eval()
+    for count in (8, 5):
+        assert_close(scores(compiled, inputs[:count]), scores(plain, inputs[:count]))
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
