@@ -58,7 +58,7 @@ def test_a_training_learns_what_it_learns_on_the_cpu(on_gpu, workplace, tmp_path
         ["train.bf16=true", "train.optim=adamw_torch_fused", "train.dataloader_num_workers=2"],
         ["model.attn_implementation={language_model: flex_attention}", "train.packing=true"],
         ["model.attn_implementation=flash_attention_2", "model.dtype=bfloat16", "train.packing=true"],
-        ["model.torch_compile=true", "train.packing=true"],
+        pytest.param(["model.torch_compile=true", "train.packing=true"], marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(option.partition("=")[0].rpartition(".")[2] for option in options),
 )
@@ -79,6 +79,7 @@ def test_the_same_seed_gives_the_same_scores(on_gpu):
     assert_close(scores(first), scores(second), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["model.attn_implementation={language_model: flex_attention}"], ["model.torch_compile=true"]],
@@ -88,6 +89,7 @@ def test_faster_ways_give_the_same_scores(on_gpu, prompted, options):
     assert_close(scores(on_gpu("zero_shot", "run", *options)), scores(prompted), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["model.attn_implementation={language_model: flex_attention}"], ["model.torch_compile=true"]],
