@@ -17,7 +17,9 @@ from lalm_mer.core.errors import ConfigError, one_line
 
 __all__ = ["DEFAULT", "FLASH", "FLEX", "TowerAttention", "find_attention", "implementation_of", "taking"]
 
-DEFAULT, FLASH, FLEX = "sdpa", "flash_attention_2", "flex_attention"
+DEFAULT = "sdpa"
+FLASH = "flash_attention_2"
+FLEX = "flex_attention"
 _OWN = "its own attention"
 _DECLARED = {DEFAULT: "_supports_sdpa", FLASH: "_supports_flash_attn", FLEX: "_supports_flex_attn"}
 """Implementation -> what a class of transformers declares; eager is always there"""

@@ -127,14 +127,12 @@ class PretrainedModel(ABC):
             model_id: Hub id or folder
             revision: branch, tag or commit
             dtype: float32, bfloat16 or float16
-            attn_implementation: eager, sdpa, flash_attention_2 or flex_attention for all towers, or tower -> its own,
-                and sdpa for the others; None for transformers' default
+            attn_implementation: as of ``set_attention``, sdpa for towers without; None for transformers' default
             quantization: ``nf4`` for ``quantised_tower`` in 4 bits; None for no quantisation
 
         Raises:
             ModelError: naming the id, if it cannot be found or is of another architecture
-            ConfigError: if the quantization is unknown, a required extra is not installed, or a tower or this machine
-                does not have the attention
+            ConfigError: if the quantization is unknown, or a required extra or the attention is missing
         """
         cls.require_installed()
         source = str(model_id)
@@ -206,9 +204,11 @@ class PretrainedModel(ABC):
         return self._attention[tower]
 
     def set_attention(self, implementation: str | Mapping[str, str]) -> None:
-        """Choose the implementation of attention, as in ``load``; a tower that is not named keeps its own.
+        """Choose the implementation of attention; a tower that is not named keeps the one that it has.
 
-        A name for all towers leaves those unchanged that compute attention in their own way.
+        Args:
+            implementation: eager, sdpa, flash_attention_2 or flex_attention for all towers but those that compute
+                attention in their own way, or tower -> its own
 
         Raises:
             ConfigError: naming the tower, if it is unknown, or it or this machine does not have the implementation

@@ -47,9 +47,9 @@ def evaluating(model: nn.Module, device: torch.device, *, moves_back: bool = Fal
     """
     modes = {module: module.training for module in model.modules()}
     earlier = next(model.parameters()).device
-    model.to(device)
+    model.to(device)  # outside of inference mode, which would create parameters that cannot be trained
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             model.eval()
             yield
     finally:

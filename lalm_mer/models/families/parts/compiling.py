@@ -1,9 +1,9 @@
 """torch.compile of the language model, layer by layer: its layers are alike, so that what is compiled for one is used
 for all.
 
-Graphs take any number of rows and any width (``dynamic``), so that a run has few of them: without gradients, for the
-first layer in training, whose input needs no gradient, and for the others; each for one row and for several. Layers are
-compiled in place: modules, parameters and state dicts keep their names.
+Graphs take any number of rows and any width (``dynamic``), so that a run has few of them: for the preflight, for
+scoring, for the first layer in training, whose input needs no gradient, and for the others; each for one row and for
+several. Layers are compiled in place: modules, parameters and state dicts keep their names.
 """
 
 from __future__ import annotations
