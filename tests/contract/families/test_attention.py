@@ -168,6 +168,14 @@ def test_a_tower_has_the_attention_that_transformers_declares(fresh_family, monk
             assert expected in str(refused.value)
 
 
+def test_layers_that_are_not_alike_are_not_compiled(fresh_family):
+    if fresh_family.alike_layers:
+        pytest.skip("its layers are alike")
+    expected = f"argument 'torch_compile': true; the layers of {fresh_family.name} are not known, or not alike; set it"
+    with pytest.raises(ConfigError, match=expected):
+        fresh_family.compile_language_model()
+
+
 @pytest.mark.slow
 def test_one_compiled_graph_is_right_for_all_layers(load_family, family, prompts, label_set, inputs, monkeypatch):
     torch._dynamo.reset()
