@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
@@ -69,6 +70,8 @@ class TowerAttention:
             )
         if implementation == FLASH and not is_flash_attn_2_available():  # transformers may download a replacement
             raise ConfigError(f"{where}; it needs the package flash-attn and a GPU, which are not found; use sdpa")
+        if implementation == FLEX and not _has_gpu():  # torch generates wrong code for the CPU
+            raise ConfigError(f"{where}; it needs a GPU, and none is found; use sdpa")
         try:
             self.model.set_attn_implementation({"": implementation})
         except (ImportError, ValueError) as error:
@@ -108,6 +111,10 @@ def find_attention(model: nn.Module, path: str, tower: nn.Module) -> TowerAttent
     around = [model.get_submodule(".".join(names[:count])) for count in range(len(names) - 1, -1, -1)]
     models = (module for module in (*tower.modules(), *around) if isinstance(module, PreTrainedModel))
     return TowerAttention(next(models), any(_looks_up(layer) for layer in layers))
+
+
+def _has_gpu() -> bool:
+    return torch.accelerator.current_accelerator(check_available=True) is not None
 
 
 @cache

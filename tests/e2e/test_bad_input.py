@@ -73,6 +73,7 @@ def test_the_launcher_passes_line_and_status_on(workplace, tmp_path):
             "model.attn_implementation=flex_attention",
             ["'model.attn_implementation'", "the audio_tower of qwen2_audio supports eager, sdpa, flash_attention_2;"],
         ),
+        ("model.attn_implementation={language_model: flex_attention}", ["'model.attn_implementation'", "needs a GPU"]),
         (
             "model.attn_implementation={vision_tower: sdpa}",
             ["'model.attn_implementation'", "vision_tower", "projector"],

@@ -16,7 +16,7 @@ from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
 from lalm_mer.models.families.base import Family, TowerOutput
-from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled
+from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled, naming_compiler
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
 from lalm_mer.recognizers.language.packing import masked_inputs
@@ -157,7 +157,8 @@ class LanguageRecognizer(nn.Module):
             dense=several or rows is not None or bool(self.family.compiled),  # one kind of mask, one graph
             earlier=length,
         )
-        hidden = self.family.hidden_states(inputs, tower_output, cache)
+        with naming_compiler():
+            hidden = self.family.hidden_states(inputs, tower_output, cache)
         rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
         predicting = hidden[rows[:, None], sources]  # logits only of these
         answers = _token_log_probs(self.family.logits(predicting), source_of, targets).sum(dim=2)  # (B, A)

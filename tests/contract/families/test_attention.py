@@ -21,6 +21,12 @@ EXACT = 1e-6
 DEFAULT, FLASH, FLEX = attention.DEFAULT, attention.FLASH, attention.FLEX
 
 
+@pytest.fixture(autouse=True)
+def any_device(monkeypatch):
+    """FlexAttention also without a GPU, not compiled: see ``plain_flex``."""
+    monkeypatch.setattr(attention, "_has_gpu", lambda: True)
+
+
 @pytest.fixture
 def with_attention(load_family):
     """A maker of a model whose language model has an implementation; skips those that have none."""

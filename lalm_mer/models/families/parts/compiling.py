@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
 
-__all__ = ["COMPILED_WIDTHS", "compile_layers", "is_compiled", "not_compiled"]
+__all__ = ["COMPILED_WIDTHS", "compile_layers", "is_compiled", "naming_compiler", "not_compiled"]
 
 COMPILED_WIDTHS = 16
 """Rows are padded to a multiple of this, since kernels need masks whose rows are aligned"""
 _GRAPHS = 32
+_SHOWN = 200  # characters of an error
 
 
 def compile_layers(language_model: nn.Module, classes: Sequence[str], name: str) -> list[nn.Module]:
@@ -53,6 +55,22 @@ def compile_layers(language_model: nn.Module, classes: Sequence[str], name: str)
 def is_compiled(layer: nn.Module) -> bool:
     """Whether a layer is compiled."""
     return layer._compiled_call_impl is not None
+
+
+@contextmanager
+def naming_compiler() -> Iterator[None]:
+    """Turn an error of the compiler, such as a missing g++, into one line.
+
+    Raises:
+        ModelError: if a pass within the block cannot be compiled
+    """
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise ModelError(
+            f"the language model cannot be compiled here ({one_line(error)[:_SHOWN]}); set model.torch_compile=false "
+            "and model.attn_implementation=sdpa"
+        ) from error
 
 
 @contextmanager

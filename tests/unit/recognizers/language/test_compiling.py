@@ -9,6 +9,7 @@ from closeness import assert_close
 from torch._dynamo.testing import CompileCounter
 
 from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ModelError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
@@ -97,6 +98,17 @@ def test_passes_after_a_stored_prefix_are_not_compiled(counter, recognizer):
     assert_close(scores(compiled, EXAMPLES[1:]), scores(plain, EXAMPLES[1:]))
     assert counter.frame_count == 0
     assert "compiled" in compiled.speed()
+
+
+def test_a_failure_of_the_compiler_is_one_line(recognizer, monkeypatch):
+    def fails(*_):
+        raise FileNotFoundError("no g++")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=fails))
+    with pytest.raises(ModelError, match=r"cannot be compiled here \(.*no g\+\+.*\); set model\.torch_compile=false"):
+        scores(recognizer(torch_compile=True), EXAMPLES[:2])
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow
