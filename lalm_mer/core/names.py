@@ -39,8 +39,8 @@ ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3
 METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE)
 """How a recognizer was made."""
 DTYPES = ("float32", "bfloat16", "float16")
-ATTENTION = ("sdpa", "eager")
-"""Implementations that accept a custom attention mask, which is needed for answers that share a prompt."""
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+"""Implementations of attention, by their names in transformers."""
 QUANTIZATIONS = ("nf4",)
 """QLoRA: the language model, or the text tower of a CLAP model, in 4 bits."""
 TOWER_CACHE = ("auto", "require", "never")

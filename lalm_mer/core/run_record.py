@@ -55,7 +55,6 @@ class ModelRecord:
         id: Hub id or local folder
         revision: branch, tag or commit on the Hub
         dtype: data type of the weights
-        attn_implementation: its name in transformers
         quantization: one of ``QUANTIZATIONS``; None if not quantized
     """
 
@@ -63,7 +62,6 @@ class ModelRecord:
     id: str
     revision: str | None
     dtype: str
-    attn_implementation: str
     quantization: str | None
 
 

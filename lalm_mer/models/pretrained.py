@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 
 from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.core.extras import install_extra
+from lalm_mer.models.attention import DEFAULT, TowerAttention, find_attention, implementation_of
 from lalm_mer.models.loading import WEIGHTS, from_pretrained, load_weights
 from lalm_mer.models.quantization import NF4, nf4_config, require_quantised
 
@@ -71,6 +72,7 @@ class PretrainedModel(ABC):
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self._attention: dict[str, TowerAttention | None] = {}
 
     @classmethod
     @abstractmethod
@@ -116,7 +118,7 @@ class PretrainedModel(ABC):
         *,
         revision: str | None = None,
         dtype: str = "float32",
-        attn_implementation: str | None = None,
+        attn_implementation: str | Mapping[str, str] | None = None,
         quantization: str | None = None,
     ) -> Self:
         """Load model and processor from a Hub id or a local folder; safetensors only, no remote code.
@@ -125,18 +127,19 @@ class PretrainedModel(ABC):
             model_id: Hub id or folder
             revision: branch, tag or commit
             dtype: float32, bfloat16 or float16
-            attn_implementation: sdpa or eager; None for transformers' default
+            attn_implementation: as of ``set_attention``, sdpa for towers without; None for transformers' default
             quantization: ``nf4`` for ``quantised_tower`` in 4 bits; None for no quantisation
 
         Raises:
             ModelError: naming the id, if it cannot be found or is of another architecture
-            ConfigError: if the quantization is unknown, or a required extra is not installed
+            ConfigError: if the quantization is unknown, or a required extra or the attention is missing
         """
         cls.require_installed()
         source = str(model_id)
         extra: dict[str, Any] = {}
         if attn_implementation is not None:
-            extra["attn_implementation"] = cls.attention_setting(attn_implementation)
+            at_first = attn_implementation if attn_implementation == "eager" else DEFAULT
+            extra["attn_implementation"] = cls.attention_setting(str(at_first))
         if quantization is not None:
             extra["quantization_config"] = cls._quantization_config(quantization, dtype)
         failed = f"model {source!r} cannot be loaded as {cls.name}"
@@ -166,6 +169,8 @@ class PretrainedModel(ABC):
         loaded = cls(model, processor)
         if WEIGHTS.get() is None:  # random weights have none
             loaded.merge_published_adapter(source, revision)
+        if attn_implementation is not None:
+            loaded.set_attention(attn_implementation)
         return loaded
 
     @classmethod
@@ -191,3 +196,33 @@ class PretrainedModel(ABC):
         """The module of a tower, adapters included."""
         module: nn.Module = self.model.get_submodule(self.towers[tower])
         return module
+
+    def attention(self, tower: str) -> TowerAttention | None:
+        """The attention of a tower; None if it has none, as most projectors."""
+        if tower not in self._attention:
+            self._attention[tower] = find_attention(self.model, self.towers[tower], self.submodule(tower))
+        return self._attention[tower]
+
+    def set_attention(self, implementation: str | Mapping[str, str]) -> None:
+        """Choose the implementation of attention; a tower that is not named keeps the one that it has.
+
+        Args:
+            implementation: eager, sdpa, flash_attention_2 or flex_attention for all towers but those that compute
+                attention in their own way, or tower -> its own
+
+        Raises:
+            ConfigError: naming the tower, if it is unknown, or it or this machine does not have the implementation
+        """
+        if not isinstance(implementation, str | Mapping):
+            raise ConfigError(
+                f"argument 'attn_implementation': {implementation!r}; expected a name, or a mapping of towers to names"
+            )
+        if not isinstance(implementation, str) and (unknown := sorted(set(implementation) - set(self.towers))):
+            raise ConfigError(
+                f"argument 'attn_implementation': {unknown[0]!r}; the towers of {self.name} are "
+                f"{', '.join(self.towers)}"
+            )
+        for tower in self.towers:
+            found, chosen = self.attention(tower), implementation_of(implementation, tower)
+            if found is not None and chosen is not None and (found.exchangeable or not isinstance(implementation, str)):
+                found.set(chosen, f"the {tower} of {self.name}")

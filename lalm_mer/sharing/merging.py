@@ -49,7 +49,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         raise AdapterError(f"{source}: an adapter of a CLAP; only those of audio-language models can be merged")
     base = base_model or model.id
     of_base = model.revision if base_model is None else None
-    family = built.load(base, revision=of_base, dtype=model.dtype, attn_implementation=model.attn_implementation)
+    family = built.load(base, revision=of_base, dtype=model.dtype)
     if surely_differ(base_digest(base, of_base), trained.hashes["base_model"]):
         raise AdapterError(f"{source}: was trained on another base model than {base}; name that one")
     merged: Any = load_adapter(family, folder)

@@ -54,6 +54,7 @@ SHARED_WORDS = frozenset(
         *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
         *names.OBJECTIVES, *names.OPTIMIZERS, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
         "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random", "group_by_length",
+        "audio_tower", "projector", "language_model",
     }
 )  # fmt: skip
 """Values of settings and notes that are text, besides families, modules and the base model."""
@@ -62,6 +63,7 @@ _HASHES = ("data", "folds", "prompt", "base_model")
 _NAMES = ("corpus", "protocol")
 _FACTS = (*_NAMES, "fold", "expected", "trained", "used", "max_new_tokens")
 _MODULES = ("adapter.towers", "adapter.full", "adapter.options")  # settings that have names of modules
+_WITH_KEYS = (*_MODULES, "model.attn_implementation")  # whose own keys are text of the user
 _NAME = re.compile(r"[^\W_][\w .,+()-]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
@@ -167,10 +169,10 @@ def _texts(record: PublicRecord) -> Iterator[tuple[str, bool, str]]:
 
 
 def _leaves(content: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value that is no mapping or list as section.key; of settings with names of modules, also the keys."""
+    """Each value that is no mapping or list as section.key; of settings with keys of the user, also these."""
     for name, value in content.items():
         key = f"{section}{name}"
-        if section.startswith(_MODULES):
+        if section.startswith(_WITH_KEYS):
             yield section, name
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{key}.")

@@ -65,7 +65,23 @@ def test_the_launcher_passes_line_and_status_on(workplace, tmp_path):
         ("model.family=qwen9", ["'model.family'", "qwen9", "qwen2_audio"]),
         ("model.id=no/such/model", ["no/such/model"]),
         ("model.dtype=int4", ["override 'model.dtype=int4'", "'model.dtype'", "'int4'; expected one of float32"]),
-        ("model.attn_implementation=flash_attention_2", ["'model.attn_implementation'", "flash_attention_2"]),
+        (
+            "model.attn_implementation=flash_attention_2",
+            ["'model.attn_implementation'", "needs the package flash-attn"],
+        ),
+        (
+            "model.attn_implementation=flex_attention",
+            ["'model.attn_implementation'", "the audio_tower of qwen2_audio supports eager, sdpa, flash_attention_2;"],
+        ),
+        ("model.attn_implementation={language_model: flex_attention}", ["'model.attn_implementation'", "needs a GPU"]),
+        (
+            "model.attn_implementation={vision_tower: sdpa}",
+            ["'model.attn_implementation'", "vision_tower", "projector"],
+        ),
+        (
+            "model.attn_implementation=[sdpa]",
+            ["'model.attn_implementation'", "expected a name, or a mapping of towers"],
+        ),
         ("adapter.towers={language_model: [no_proj]}", ["no_proj", "q_proj"]),
         ("adapter.towers={vision_tower: [q_proj]}", ["vision_tower", "audio_tower"]),
         ("adapter.kind=adalora", ["'adapter.kind'", "'adalora'", "lora, loha"]),

@@ -95,12 +95,13 @@ def test_a_variant_with_packing_has_its_own_rows(run, results, monkeypatch):
 def test_comparisons_that_are_not_run_again_and_variants_that_can_run_are_kept(run, results, tmp_path):
     earlier = {"version": 1, "comparisons": {"earlier": {"ended": "done"}}}
     (tmp_path / "b.json").write_text(json.dumps(earlier), encoding="utf-8")
-    variants = {"frozen": {}, "missing": {"attention": "flash_attention_2", "optional": True}}
+    absent = {"model": {"attn_implementation": {"language_model": "flash_attention_2"}}}
+    variants = {"frozen": {}, "missing": {"settings": absent, "optional": True}}
     assert run("only=[lora]", f"comparisons.lora.arms={json.dumps(variants)}") == 0
     found = results()
     assert found["earlier"] == {"ended": "done"}
     assert "wall_s" in found["lora"]["arms"]["frozen"]
-    assert found["lora"]["arms"]["missing"]["failed"].startswith("ImportError: ")
+    assert found["lora"]["arms"]["missing"]["failed"].startswith("ConfigError: ")
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,11 @@ def test_comparisons_that_are_not_run_again_and_variants_that_can_run_are_kept(r
             "error: variant: unknown key 'scoring.batch'",
         ),
         (
-            ["only=[lora]", "comparisons.lora.arms={other: {attention: flash_attention_2}}"],
-            "error: variant other: ImportError: ",
+            [
+                "only=[lora]",
+                "comparisons.lora.arms={other: {settings: {model: {attn_implementation: flash_attention_2}}}}",
+            ],
+            "error: key 'model.attn_implementation': flash_attention_2; ",
         ),
         (["data.dir=recipes"], "dir and protocol belong together"),
     ],

@@ -56,12 +56,17 @@ def test_a_training_learns_what_it_learns_on_the_cpu(on_gpu, workplace, tmp_path
         ["model.dtype=bfloat16", "model.quantization=nf4"],
         ["train.gradient_checkpointing=true"],
         ["train.bf16=true", "train.optim=adamw_torch_fused", "train.dataloader_num_workers=2"],
+        ["model.attn_implementation={language_model: flex_attention}", "train.packing=true"],
+        ["model.attn_implementation=flash_attention_2", "model.dtype=bfloat16", "train.packing=true"],
+        pytest.param(["model.torch_compile=true", "train.packing=true"], marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(option.partition("=")[0].rpartition(".")[2] for option in options),
 )
 def test_fine_tuning_trains_and_ends(on_gpu, options):
     if "model.quantization=nf4" in options:
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    if "model.attn_implementation=flash_attention_2" in options:
+        pytest.importorskip("flash_attn", reason="flash-attn is not installed")
     run = on_gpu("finetune", "run", *options)
     losses = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in losses if row["split"] == "train"]
@@ -72,3 +77,25 @@ def test_fine_tuning_trains_and_ends(on_gpu, options):
 def test_the_same_seed_gives_the_same_scores(on_gpu):
     first, second = (on_gpu("finetune", name, "train.max_steps=3") for name in ("first", "second"))
     assert_close(scores(first), scores(second), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [["model.attn_implementation={language_model: flex_attention}"], ["model.torch_compile=true"]],
+    ids=["flex_attention", "compiled"],
+)
+def test_faster_ways_give_the_same_scores(on_gpu, prompted, options):
+    assert_close(scores(on_gpu("zero_shot", "run", *options)), scores(prompted), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [["model.attn_implementation={language_model: flex_attention}"], ["model.torch_compile=true"]],
+    ids=["flex_attention", "compiled"],
+)
+def test_faster_ways_learn_the_same(on_gpu, options):
+    """Without dropout: of the same random numbers, other kernels make other masks."""
+    same = ["train.max_steps=6", "adapter.lora_dropout=0.0", "train.lr_scheduler_type=constant", "train.packing=true"]
+    assert_close(scores(on_gpu("finetune", "fast", *same, *options)), scores(on_gpu("finetune", "plain", *same)), 5e-3)

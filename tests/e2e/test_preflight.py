@@ -38,6 +38,7 @@ def test_runs_with_and_without_it_are_identical(workplace, tmp_path, capsys):
         "adapter in audio", "adapter in projector", "adapter in language", "sampling rate", "supervised", "prompt",
         "batch parity", "uses the audio", "uses the transcript", "memory", "done in",
     ]  # fmt: skip
+    assert printed.count("speed: audio_tower sdpa, language_model sdpa, float32\n") == 1
     assert "qwen2_audio takes 16000 Hz; corpus 16000 Hz, unchanged" in printed
     assert re.search(r"supervised: '(angry|content|happy|sad)' <\|im_end\|> \(\d tokens", printed)
     assert float(re.search(r"done in ([\d.]+) s", printed)[1]) < 20  # seconds, on a busy machine

@@ -168,6 +168,7 @@ def test_the_key_is_sent_and_never_written_or_shown(run, refused, tmp_path, monk
         (["model.tower_cache=require"], "key 'model.tower_cache': 'require', but family remote only uses"),
         (["model.id=no-such-model"], "does not serve 'no-such-model'; it serves my-adapter, served/tiny"),
         (["parity.utterances=3"], "section 'parity': has keys, but no family"),
+        (["model.torch_compile=true"], "key 'model.torch_compile': True, but family remote only uses"),
     ],
 )
 def test_settings_that_do_not_fit(overrides, says, refused, tmp_path):

@@ -38,7 +38,6 @@ from lalm_mer.models.from_config import random_weights
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_positions
 from lalm_mer.recognizers.language.answers import answer_forms, answer_tree
-from lalm_mer.recognizers.memory import blocks_of
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import RecognizerTrainer
 
@@ -113,7 +112,6 @@ class Bench:
         self._comparison = comparison
         self._device = place.settings.device
         self._key = ""
-        self._compiled = False
         self._loaded: LoadedRun | None = None
         self._data: dict[str, RunData] = {}  # model.tower_cache -> data, with stored tower outputs or without
         self._recognizer: Any = None
@@ -127,17 +125,11 @@ class Bench:
             keeps_results: whether to return losses and gradients, which takes time
         """
         settings = self._open(arm)
-        language_model: Any = self._recognizer.family.submodule("language_model")
-        language_model.set_attn_implementation(arm.attention or settings.model.attn_implementation)
-        if arm.compile and not self._compiled:
-            for block in blocks_of(language_model):  # they are alike, so that one is compiled
-                block.compile(dynamic=True)
-            self._compiled = True
+        self._recognizer.family.set_attention(settings.model.attn_implementation)
         reset_peak(self._device)
-        with torch.compiler.set_stance("default" if arm.compile else "force_eager"):
-            if isinstance(settings, FinetuneSettings):
-                return self._train(arm, settings, keeps_results=keeps_results)
-            return self._score(arm, settings)
+        if isinstance(settings, FinetuneSettings):
+            return self._train(arm, settings, keeps_results=keeps_results)
+        return self._score(arm, settings)
 
     def facts(self, arm: ArmSettings) -> Facts:
         """What one measurement of a variant processes."""
@@ -190,6 +182,7 @@ class Bench:
         content = to_dict(settings) | dict.fromkeys(("train", "scoring", "answering", "output"))
         content["packing"] = sizes.packing  # of the recognizer's collators
         cached = content["model"].pop("tower_cache")
+        content["model"].pop("attn_implementation")  # set for each measurement
         if repr(content) != self._key:
             self._load(settings)
             self._key = repr(content)
@@ -202,7 +195,7 @@ class Bench:
 
     def _load(self, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Load model and utterances, and add the adapter, in place of what was loaded."""
-        self._key, self._loaded, self._recognizer, self._compiled, self._initial = "", None, None, False, {}
+        self._key, self._loaded, self._recognizer, self._initial = "", None, None, {}
         self._data = {}
         gc.unfreeze()
         if self._device == "cuda":  # or two models would need its memory

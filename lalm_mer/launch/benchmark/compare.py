@@ -21,11 +21,9 @@ from lalm_mer.launch.benchmark.arms import Bench, Facts, Measured
 from lalm_mer.launch.benchmark.data import Place
 from lalm_mer.launch.benchmark.measuring import pin
 from lalm_mer.launch.config.benchmark import ArmSettings, ComparisonSettings
+from lalm_mer.models.attention import DEFAULT, FLEX, implementation_of
 
 __all__ = ["compare", "difference", "spread"]
-
-
-_COMPILED_ATTENTION = "flex_attention"
 
 
 class Bencher(Protocol):
@@ -69,7 +67,7 @@ def compare(place: Place, comparison: ComparisonSettings, peak_flops_per_s: floa
     with _benches(place, comparison) as benches:
         arms = {name: _Arm(arm, benches[name]) for name, arm in comparison.arms.items()}
         for name, arm in arms.items():
-            if place.settings.dry_run and (arm.settings.compile or arm.settings.attention == _COMPILED_ATTENTION):
+            if place.settings.dry_run and _compiles(arm.settings):
                 arm.failed = "not in a dry run, because it compiles kernels"
                 continue
             with _recording(name, arm):
@@ -92,6 +90,12 @@ def compare(place: Place, comparison: ComparisonSettings, peak_flops_per_s: floa
         "ratios": _ratios(done, comparison.references),
         "differences": _differences(done, comparison.references),
     }
+
+
+def _compiles(arm: ArmSettings) -> bool:
+    model = arm.settings.get("model", {})
+    chosen = model.get("attn_implementation", DEFAULT)
+    return bool(model.get("torch_compile")) or implementation_of(chosen, "language_model") == FLEX
 
 
 @contextmanager
@@ -174,7 +178,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def _summary(arm: _Arm, peak_flops_per_s: float) -> dict[str, Any]:
     settings: dict[str, Any] = {"path": arm.settings.path, "settings": arm.settings.settings}
-    settings |= {"attention": arm.settings.attention, "compile": arm.settings.compile}
     if arm.failed is not None or arm.facts is None:
         return settings | {"failed": arm.failed}
     facts, walls = arm.facts, [each.timing.wall_s for each in arm.measured]

@@ -54,12 +54,14 @@ class ClapBuilder:
             )
 
     def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
-        """Refuse a contrastive loss with one or an unknown number of utterances, gradient checkpointing, and packing.
+        """Refuse a contrastive loss with one or an unknown number of utterances, and what it has no layers for.
 
         Raises:
             ConfigError: naming the key
         """
         refuse_packing(settings, "clap has no rows of tokens")
+        if settings.model.torch_compile:
+            raise ConfigError("key 'model.torch_compile': true, but clap has no language model; set it to false")
         if not isinstance(settings, FinetuneSettings):
             return
         if settings.train.gradient_checkpointing:

@@ -16,6 +16,7 @@ from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.build.prompts import open_prompts, take_shots
 from lalm_mer.launch.config.sections import ModelSettings, ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
+from lalm_mer.models.attention import FLASH, implementation_of
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
@@ -62,7 +63,8 @@ class LanguageBuilder:
     def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Refuse what the model does not support.
 
-        These are batches and packing if scores depend on the other utterances of a batch, and checkpointing.
+        These are batches and packing if scores depend on the other utterances of a batch, checkpointing, and ways to be
+        fast that would have no effect.
 
         Raises:
             ConfigError: naming the key
@@ -73,6 +75,7 @@ class LanguageBuilder:
                 raise ConfigError(
                     f"key 'train.gradient_checkpointing': {type(model).__name__} has none; set it to false"
                 )
+        _check_speed(settings)
         if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
             refuse_packing(settings, "answers are generated in rows of their own")
         if family.batch_tolerance <= _EXACT:
@@ -114,4 +117,27 @@ class LanguageBuilder:
     ) -> LanguageRecognizer:
         """The recognizer of the model, or of the model with an adapter."""
         sizes: ScoringSettings = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
-        return LanguageRecognizer(family, setup, adapted, packing=sizes.packing)
+        with naming_keys("model"):
+            return LanguageRecognizer(
+                family, setup, adapted, packing=sizes.packing, torch_compile=settings.model.torch_compile
+            )
+
+
+def _check_speed(settings: ZeroShotSettings | FinetuneSettings) -> None:
+    model = settings.model
+    sizes: ScoringSettings = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    uses_flash = implementation_of(model.attn_implementation, "language_model") == FLASH
+    if uses_flash and model.dtype == "float32" and not (sizes.bf16 or sizes.fp16):
+        raise ConfigError(
+            f"key 'model.attn_implementation': {FLASH}; it computes in bfloat16 or float16, and model.dtype is "
+            "float32; set model.dtype=bfloat16, or bf16=true"
+        )
+    if (
+        isinstance(settings, ZeroShotSettings)
+        and model.torch_compile
+        and (settings.prompt.shots or settings.answering.mode == GENERATION)
+    ):
+        raise ConfigError(
+            "key 'model.torch_compile': true; passes after stored keys and values, of generated answers and of "
+            "answered examples, are not compiled; set it to false"
+        )

@@ -27,8 +27,6 @@ class ArmSettings:
 
     path: str = setting(OURS, choices=(OURS, *PLAIN_SCORING, *PLAIN_TRAINING), help="ours, or the plain way")
     settings: dict[str, Any] = setting({}, help="sections of zero_shot.py or finetune.py, with the keys that differ")
-    attention: str | None = setting(None, help="implementation of attention that is set after loading")
-    compile: bool = setting(False, help="torch.compile of the language model")
     optional: bool = setting(False, help="whether the benchmark continues if this variant cannot run here")
 
 

@@ -100,9 +100,13 @@ class ModelSettings:
     )
     revision: str | None = setting(None, help="branch, tag or commit on the Hub")
     dtype: str = setting("bfloat16", choices=names.DTYPES, help="data type of the weights")
-    attn_implementation: str = setting(
-        "sdpa", choices=names.ATTENTION, help="implementation of attention; both support answers that share a prompt"
+    attn_implementation: Any = setting(
+        "sdpa",
+        choices=names.ATTENTION,
+        help="attention of all towers, or tower -> its own, and sdpa for others: {language_model: flex_attention}; "
+        "answers that share a prompt are scored by sdpa instead of flash_attention_2",
     )
+    torch_compile: bool = setting(False, help="compile the layers of the language model; costs minutes at the start")
     full_window: bool = setting(
         False,
         help="pad audio to the full window of the audio tower, as the model's own forward does: the same scores except "

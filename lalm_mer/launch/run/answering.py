@@ -21,6 +21,7 @@ from lalm_mer.launch.build.prompts import read_synonyms
 from lalm_mer.launch.config.sections import AnsweringSettings, ScoringSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
+from lalm_mer.launch.run.speed import print_speed
 from lalm_mer.models.registry import model_class
 from lalm_mer.prompting.parsing import AnswerParser
 from lalm_mer.recognizers.language.collator import PromptCollator
@@ -104,6 +105,7 @@ class Answering:
         batches = batches_left(of_size(scoring.per_device_eval_batch_size, range(len(inputs))), journal.results)
         own = batches[accelerator.process_index :: count]
         self.recognizer.to(accelerator.device).eval()
+        print_speed(self.recognizer, engine.mixed_precision)
         with accelerator.autocast():
             answers = self._generate(inputs, own, scoring.dataloader_num_workers, accelerator.device)
             for _ in range(0, len(batches), count):  # a process may have no batch in the last round

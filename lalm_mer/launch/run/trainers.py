@@ -30,6 +30,7 @@ from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
+from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
 from lalm_mer.recognizers.optimizers import OptimizerReport
@@ -138,6 +139,7 @@ def train_and_score(
         class_weights=data.class_weights,
         best_by=data.folded.folds.protocol.primary_metric,
     )
+    trainer.add_callback(SpeedLine(trainer.recognizer, engine.mixed_precision))
     checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
     if checkpoint is not None and run.writes:
         step = checkpoint.name.rpartition("-")[2]
@@ -186,6 +188,8 @@ def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal
         inputs: N inputs
         journal: keeps the scores on disk while they are computed
     """
+    if not trainer.state.global_step:  # or the training has printed it
+        print_speed(trainer.recognizer, trainer.accelerator.mixed_precision)
     if trainer.is_world_process_zero():
         print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
     scores = score_by_trainer(trainer, inputs, journal)
@@ -225,6 +229,7 @@ def make_trainer(
         ConfigError: if accelerate set up another engine than the expected one, a value or a combination of values is
             refused by TrainingArguments, or a package of ``report_to`` is not installed
     """
+    check_compiled(model, engine)
     passed = _arguments(settings, engine, folder, seed, best_by if dev is not None else None)
     callbacks: list[TrainerCallback] = [] if sys.stderr.isatty() else [_ScoringProgress()]
     if isinstance(settings, TrainSettings):

@@ -19,10 +19,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Audio, EncodedAudio
+from lalm_mer.models.attention import taking
+from lalm_mer.models.families.parts.compiling import compile_layers, not_compiled
 from lalm_mer.models.families.parts.keys_values import KeysValues
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.pretrained import PretrainedModel
@@ -57,13 +60,16 @@ class LanguageInputs:
     Args:
         input_ids: (B, T) token ids
         position_ids: (B, T)
-        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T) additive if answers share a prompt; with a cache of S
-            earlier tokens, (B, S + T) or (B, 1, T, S + T)
+        attention_mask: (B, T) of ones and zeros, or (B, 1, T, T), additive or a block mask of FlexAttention, if answers
+            share a prompt; with a cache of S earlier tokens, (B, S + T) or (B, 1, T, S + T)
+        sequence_starts: for FlashAttention without a mask: (N + 1,) int32, where each of the N sequences of all rows
+            begins, counted over the rows one after another, and the number of tokens
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | BlockMask | None
+    sequence_starts: Tensor | None = None
 
 
 class FrontEnd(ABC):
@@ -120,6 +126,8 @@ class Family(PretrainedModel):
     front_end: ClassVar[FrontEnd]
     encoder: ClassVar[AudioEncoder]
     decoder: ClassVar[Decoder]
+    alike_layers: ClassVar[bool] = True
+    """Whether the layers of the language model are alike, so that a graph compiled for one is right for all"""
     single_pass_reason: ClassVar[str | None] = None
     """Why the model has one step, so that neither tower output nor keys and values can be cached; None if it has two"""
 
@@ -132,6 +140,8 @@ class Family(PretrainedModel):
         """Tower output of a batch without audio in a run with stored outputs, in which no process runs the tower"""
         self._known_templates: dict[str, list[list[int] | int]] = {}
         self._known_words: dict[str, list[int]] = {}
+        self.compiled: Sequence[nn.Module] = ()
+        """Layers of the language model that ``compile_language_model`` compiled"""
         modules = dict(model.named_modules())
         for tower, path in self.towers.items():
             if path not in modules:
@@ -239,12 +249,24 @@ class Family(PretrainedModel):
         Args:
             inputs: the tokens of this pass
             audio: tower output, which fills the placeholders in order
-            cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none
+            cache: keys and values of the S tokens before them, to which those of this pass are added; None keeps none.
+                Such a pass is not compiled, since each layer would need a graph of its own
         """
-        hidden = self.decoder.hidden_states(self, inputs, audio, cache)
+        compiled = () if cache is None else self.compiled
+        with taking(self.attention("language_model"), inputs.attention_mask), not_compiled(compiled):
+            hidden = self.decoder.hidden_states(self, inputs, audio, cache)
         if cache is not None:
             cache.position_ids = cache.positions_with(inputs.position_ids)
         return hidden
+
+    def compile_language_model(self) -> None:
+        """Compile the layers of the language model, after adapters are added.
+
+        Raises:
+            ConfigError: if they are not known, or not alike
+        """
+        alike = self.fsdp_layers if self.alike_layers else ()
+        self.compiled = compile_layers(self.submodule("language_model"), alike, self.name)
 
     def keeps_keys(self, length: int, grown: int) -> bool:
         """Whether keys and values of a row of ``length`` tokens are still right when it has grown to ``grown`` tokens.

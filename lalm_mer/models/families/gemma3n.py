@@ -124,6 +124,7 @@ class Gemma3n(Family):
         width="hidden_size",
     )
     decoder = _Decoder()
+    alike_layers = False  # some use the keys of others
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma3nAudioConformerBlock", "Gemma3nTextDecoderLayer")
 

@@ -76,6 +76,7 @@ class Gemma4(Family):
         width="output_proj_dims",
     )
     decoder = _Decoder()
+    alike_layers = False  # some use the keys of others
     adapter_targets = TARGETS
     fsdp_layers = ("Gemma4AudioLayer", "Gemma4TextDecoderLayer")
 

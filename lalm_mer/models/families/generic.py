@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +121,12 @@ class _OwnForward(Decoder):
             name: value.to(family.model.dtype) if value.is_floating_point() else value
             for name, value in (audio.features if isinstance(audio, _Features) else {}).items()
         }
-        ids, starts = inputs.input_ids[0], _answer_starts(inputs.position_ids[0])
-        prompt = ids[: starts[0]]
-        pieces: list[Tensor] = []
-        for start, end in pairwise([*starts, len(ids)]):
-            sequence = torch.cat([prompt, ids[start:end]])[None]
+        rows: dict[int, Tensor] = {}
+        for path in _paths(inputs):
+            sequence = inputs.input_ids[:, path]
             output = family.model(input_ids=sequence, attention_mask=torch.ones_like(sequence), **features)
-            pieces.append(output.logits[0, len(prompt) if pieces else 0 :])
-        return torch.cat(pieces)[None]
+            rows = dict(zip(path.tolist(), output.logits[0], strict=True)) | rows
+        return torch.stack([rows[index] for index in range(len(rows))])[None]
 
     def logits(self, family: Family, hidden: Tensor) -> Tensor:
         """The hidden states, which are logits already."""
@@ -224,12 +221,13 @@ def _processed(family: Family, rendered: str, samples: Any) -> Mapping[str, Any]
     return processed
 
 
-def _answer_starts(positions: Tensor) -> list[int]:
-    """Indices at which answers to a shared prompt start: those with the position after it; 0 for a single sequence."""
-    again = (positions != torch.arange(len(positions), device=positions.device)).nonzero()
-    if not len(again):
-        return [0]
-    return [int(start) for start in (positions == positions[int(again[0])]).nonzero()]
+def _paths(inputs: LanguageInputs) -> list[Tensor]:
+    """Indices of the tokens of each sequence: those to which a token attends that no other token attends to."""
+    mask = inputs.attention_mask
+    if not isinstance(mask, Tensor) or mask.ndim == 2:
+        return [torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)]
+    visible = mask[0, 0] == 0
+    return [row.nonzero()[:, 0] for row in visible[visible.sum(dim=0) == 1]]
 
 
 def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN401 any tokenizer

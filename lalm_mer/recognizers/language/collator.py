@@ -110,12 +110,14 @@ class AnswerCollator(PromptCollator):
 
     Args:
         packing: whether rows contain several utterances; other arguments as for ``PromptCollator``
+        widths: rows are padded to a multiple of this
 
     Raises:
         ConfigError: if two surface forms have the same tokens
     """
 
     packing: bool = False
+    widths: int = 1
 
     def __post_init__(self) -> None:
         forms = answer_forms(self.label_set)
@@ -176,6 +178,7 @@ class AnswerCollator(PromptCollator):
         """The tokens of B prompts, each followed by its own A answers, whose labels are given by index."""
         lengths = [len(ids) + len(tree.tokens) for (ids, _), tree in zip(prompts, trees, strict=True)]
         width = max(sum(lengths[index] for index in row) for row in rows)
+        width += -width % self.widths
         count, longest = len(labels[0]), max(len(answer) for tree in trees for answer in tree.answers)
         tokens = {
             "input_ids": torch.full((len(rows), width), self.family.pad_token_id),

@@ -25,6 +25,11 @@ column::
 Losses and scores of an utterance are therefore those of a row of its own, except for rounding. Padding attends to all
 that precedes it: its own embedding may be zero, and norms of zero have no gradient. All utterances of a batch are in
 its rows, so that batches, the order of examples and the number of items are the same as without packing.
+
+This pattern is one tensor, ``visible_until``: token i attends to token j if j <= i < visible_until[j].
+``masked_inputs`` writes it in the form that the implementation of attention takes: a dense mask, a block mask of
+FlexAttention, or, if each utterance has a single answer and is thus an ordinary sequence, the places where
+FlashAttention begins a new one.
 """
 
 from __future__ import annotations
@@ -33,9 +38,13 @@ import heapq
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-__all__ = ["attention_mask", "rows_of"]
+from lalm_mer.models.attention import FLASH, FLEX
+from lalm_mer.models.families.base import LanguageInputs
+
+__all__ = ["attention_mask", "masked_inputs", "rows_of"]
 
 
 def rows_of(lengths: Sequence[int], hidden_size: int) -> list[list[int]]:
@@ -91,3 +100,51 @@ def attention_mask(visible_until: Tensor, dtype: torch.dtype) -> Tensor:
     allowed = visible & (places[:, None] >= places)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=visible_until.device)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def masked_inputs(
+    input_ids: Tensor,
+    position_ids: Tensor,
+    visible_until: Tensor,
+    *,
+    implementation: str,
+    dtype: torch.dtype,
+    dense: bool,
+    earlier: int = 0,
+) -> LanguageInputs:
+    """Inputs of the language model with the attention pattern in the form that an implementation takes.
+
+    Args:
+        input_ids: (R, T)
+        position_ids: (R, T)
+        visible_until: (R, T), as of ``attention_mask``
+        implementation: transformers' name; FlashAttention only without answers that share a prompt, and ``earlier`` 0
+        dtype: of the language model
+        dense: whether a row contains several answers or utterances, so that padding alone does not state the pattern
+        earlier: number of stored tokens before them, to which all attend
+    """
+    if implementation == FLEX:
+        return LanguageInputs(input_ids, position_ids, _block_mask(visible_until, earlier))
+    if implementation == FLASH:
+        return LanguageInputs(input_ids, position_ids, None, _sequence_starts(position_ids, visible_until))
+    mask = attention_mask(visible_until, dtype) if dense else (visible_until > 0).long()
+    if earlier:
+        mask = nn.functional.pad(mask, (earlier, 0), value=0 if dense else 1)
+    return LanguageInputs(input_ids, position_ids, mask)
+
+
+def _block_mask(visible_until: Tensor, earlier: int) -> BlockMask:
+    def visible(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = (key - earlier).clamp(min=0)
+        in_row = (key - earlier <= query) & ((query < visible_until[row, own]) | (visible_until[row, query] == 0))
+        return (key < earlier) | in_row
+
+    rows, width = visible_until.shape
+    device = str(visible_until.device)
+    return create_block_mask(visible, rows, None, width, earlier + width, device=device)
+
+
+def _sequence_starts(position_ids: Tensor, visible_until: Tensor) -> Tensor:
+    """Where each utterance begins; the padding of a row belongs to its last utterance, whose tokens are before it."""
+    first = ((position_ids == 0) & (visible_until > 0)).flatten().nonzero()[:, 0]
+    return nn.functional.pad(first, (0, 1), value=position_ids.numel()).int()

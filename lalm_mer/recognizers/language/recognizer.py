@@ -12,11 +12,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import save_adapter
-from lalm_mer.models.families.base import Family, LanguageInputs, TowerOutput
+from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
+from lalm_mer.models.families.base import Family, TowerOutput
+from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled, naming_compiler
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
-from lalm_mer.recognizers.language.packing import attention_mask
+from lalm_mer.recognizers.language.packing import masked_inputs
 from lalm_mer.recognizers.language.prefix import PrefixStore
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 
@@ -54,24 +57,38 @@ class LanguageRecognizer(nn.Module):
         setup: its prompts and the score of an answer; the training loss is always the sum over tokens
         model: the family's model as peft wraps it; None for the base model alone
         packing: whether rows of a batch contain several utterances
+        torch_compile: whether the layers of the language model are compiled; rows are then padded to multiples of
+            ``COMPILED_WIDTHS``
+
+    Raises:
+        ConfigError: if the layers of the language model are not known
     """
 
     def __init__(
-        self, family: Family, setup: PromptSetup, model: PeftModel | None = None, *, packing: bool = False
+        self,
+        family: Family,
+        setup: PromptSetup,
+        model: PeftModel | None = None,
+        *,
+        packing: bool = False,
+        torch_compile: bool = False,
     ) -> None:
         super().__init__()
         self.model: Any = family.model if model is None else model
         self.family = family
         self.setup = setup
+        rows: dict[str, Any] = {
+            "shots": setup.shots, "packing": packing, "widths": COMPILED_WIDTHS if torch_compile else 1
+        }  # fmt: skip
         self.training_collator = TrainingAnswerCollator(
-            family, setup.prompts[0], setup.label_set, shots=setup.shots, order=setup.orders[0], packing=packing
+            family, setup.prompts[0], setup.label_set, order=setup.orders[0], **rows
         )
         self.scoring_collators = tuple(
-            AnswerCollator(
-                family, prompt, setup.label_set, shots=setup.shots, order=order, number=number, packing=packing
-            )
+            AnswerCollator(family, prompt, setup.label_set, order=order, number=number, **rows)
             for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
         )
+        if torch_compile:
+            family.compile_language_model()
         self._prefixes = PrefixStore(family, [collator.prefix for collator in self.scoring_collators])
         several = len(self.scoring_collators) > 1
         self.joint_collator = JointCollator(self.scoring_collators) if several else self.scoring_collators[0]
@@ -127,14 +144,21 @@ class LanguageRecognizer(nn.Module):
             tower_output = None if self.family.single_pass_reason else unused
         several = targets.shape[1] > 1
         language_model: Any = self.family.submodule("language_model")
-        dense = several or rows is not None
-        mask = attention_mask(visible_until, language_model.dtype) if dense else (visible_until > 0).long()
         cache = None
         number, length = (0, 0) if prefix is None else prefix[0].tolist()  # the same in every row
         if length:
             cache = self._prefixes.keys_values(number, input_ids.device).beginning(len(input_ids), length, grows=False)
-            mask = nn.functional.pad(mask, (length, 0), value=0 if dense else 1)
-        hidden = self.family.hidden_states(LanguageInputs(input_ids, position_ids, mask), tower_output, cache)
+        inputs = masked_inputs(
+            input_ids,
+            position_ids,
+            visible_until,
+            implementation=self._implementation(shared=several or length > 0, device=input_ids.device),
+            dtype=language_model.dtype,
+            dense=several or rows is not None or bool(self.family.compiled),  # one kind of mask, one graph
+            earlier=length,
+        )
+        with naming_compiler():
+            hidden = self.family.hidden_states(inputs, tower_output, cache)
         rows = torch.arange(len(hidden), device=hidden.device) if rows is None else rows
         predicting = hidden[rows[:, None], sources]  # logits only of these
         answers = _token_log_probs(self.family.logits(predicting), source_of, targets).sum(dim=2)  # (B, A)
@@ -147,6 +171,36 @@ class LanguageRecognizer(nn.Module):
             scored = answers / tokens if self.setup.label_score == "mean" else answers
             output["log_probs"] = label_log_probs(scored, label_of_answer[0])  # the same in every row
         return output
+
+    def _implementation(self, *, shared: bool, device: torch.device) -> str:
+        """The implementation of attention for which the mask of a pass is made.
+
+        FlashAttention takes no rows in which answers share a prompt or a prefix.
+        """
+        found = self.family.attention("language_model")
+        used = DEFAULT if found is None or self.family.single_pass_reason else found.used
+        if used == FLEX and device.type == "cpu" and torch.is_grad_enabled():
+            raise ModelError(
+                "model.attn_implementation: flex_attention has no backward pass on the CPU; train with sdpa there"
+            )
+        return DEFAULT if used == FLASH and shared else used
+
+    def speed(self) -> list[str]:
+        """How it computes: attention of each tower, data type and more, as found in the model and not in settings."""
+        family = self.family
+        found = {tower: attention.used for tower in family.towers if (attention := family.attention(tower)) is not None}
+        parts = [f"{tower} {used}" for tower, used in found.items()]
+        if found.get("language_model") == FLASH:
+            parts.append(f"{DEFAULT} where answers share a prompt")
+        language_model: Any = family.submodule("language_model")
+        parts.append(str(language_model.dtype).removeprefix("torch."))
+        if not all(parameter.is_floating_point() for parameter in language_model.parameters()):
+            parts.append("weights in 4 bits")
+        modules = list(family.model.modules())
+        recomputes = any(getattr(module, "gradient_checkpointing", False) is True for module in modules)
+        compiled = bool(family.compiled) and all(map(is_compiled, family.compiled))
+        others = {"packing": self.training_collator.packing, "compiled": compiled, "gradient checkpointing": recomputes}
+        return [*parts, *(name for name, present in others.items() if present)]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; weights may have changed, so stored keys and values are removed."""

@@ -89,7 +89,7 @@ class TowerCache:
             "weights": list(weights),
             "dtype": str(family.submodule("audio_tower").dtype).removeprefix("torch."),
             "mixed_precision": precision,
-            "attn_implementation": family.model.config._attn_implementation,
+            "attn_implementation": attention.used if (attention := family.attention("audio_tower")) else None,
             "full_window": family.full_window,
             "processor": hash_json([extractor, getattr(family.processor, "max_audio_len", None)]),
             "transformers": metadata.version("transformers"),

@@ -10,8 +10,7 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import Balance, Counts, ModelRecord, RunRecord, read_record
 
-MODEL = {"family": "qwen2_audio", "id": "a/b", "revision": None, "dtype": "float32", "attn_implementation": "sdpa",
-         "quantization": None}  # fmt: skip
+MODEL = {"family": "qwen2_audio", "id": "a/b", "revision": None, "dtype": "float32", "quantization": None}
 NOTES = (
     Note(NoteCode.RANDOMLY_INITIALISED),
     Note(NoteCode.UNSCORED, "test", 2, ("u1", "u2"), ("too long", "no audio")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from lalm_mer.core.errors import ModelError
 from lalm_mer.models.families.base import Decoder, Family, LanguageInputs, TowerOutput
@@ -44,7 +45,7 @@ class InPlaceDecoder(Decoder):
 
     def attention_mask(
         self, family: Family, inputs: LanguageInputs, cache: KeysValues | None
-    ) -> Tensor | dict[str, Tensor]:
+    ) -> Tensor | BlockMask | dict[str, Tensor] | dict[str, BlockMask] | None:
         """The mask, or one for each kind of layer."""
         return inputs.attention_mask
 
@@ -64,6 +65,7 @@ class InPlaceDecoder(Decoder):
             attention_mask=self.attention_mask(family, inputs, cache),
             past_key_values=cache,
             use_cache=cache is not None,
+            **_sequences(inputs.sequence_starts),
         ).last_hidden_state
         return hidden
 
@@ -71,6 +73,14 @@ class InPlaceDecoder(Decoder):
         """The output layer."""
         logits: Tensor = family.model.lm_head(hidden)
         return logits
+
+
+def _sequences(starts: Tensor | None) -> dict[str, Any]:
+    """Arguments of FlashAttention for rows of several sequences; transformers finds these itself in a single row."""
+    if starts is None:
+        return {}
+    longest = int(starts.diff().max())
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def fill_placeholders(embeddings: Tensor, is_audio: Tensor, projected: Tensor, lengths: Tensor, name: str) -> Tensor:

@@ -64,3 +64,10 @@ def test_batches_that_would_be_another_loss_or_have_no_tokens_are_refused(overri
     with pytest.raises(ConfigError) as refused:
         ClapBuilder().check(SimpleNamespace(), settings)
     assert says in str(refused.value)
+
+
+def test_it_has_no_language_model_to_compile():
+    overrides = ["model.family=clap", "prompt.modalities=audio", "model.torch_compile=true"]
+    settings = load_config(ZeroShotSettings, RECIPES / "ravdess/zero_shot.yaml", overrides)
+    with pytest.raises(ConfigError, match=r"'model\.torch_compile': true, but clap has no language model"):
+        ClapBuilder().check(None, settings)

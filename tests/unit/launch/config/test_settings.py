@@ -111,7 +111,11 @@ def test_only_settings_without_effect_on_results_may_change():
         ("balance.class_weights=some", "key 'balance.class_weights': 'some'; expected none or balanced"),
         ("model.dtype=int4", "key 'model.dtype': 'int4'; expected one of float32, bfloat16, float16"),
         ("model.quantization=int3", "key 'model.quantization': 'int3'; expected nf4 or null"),
-        ("model.attn_implementation=flash", "key 'model.attn_implementation': 'flash'; expected sdpa or eager"),
+        ("model.attn_implementation=flash", "key 'model.attn_implementation': 'flash'; expected one of sdpa, eager, "),
+        (
+            "model.attn_implementation={audio_tower: flash}",
+            "key 'model.attn_implementation': 'flash'; expected one of ",
+        ),
         ("model.family=qwen9", "key 'model.family': 'qwen9'; expected one of qwen2_audio, "),
         ("adapter.kind=prefix", f"key 'adapter.kind': 'prefix'; expected one of {', '.join(KINDS)}"),
         ("adapter.r=0", "key 'adapter.r': 0; expected 1 or more"),

@@ -90,6 +90,18 @@ def test_padding_changes_nothing(toy):
         torch.testing.assert_close(scored[name], torch.cat([output[name] for output in alone]))
 
 
+def test_logits_are_computed_only_where_an_answer_is_predicted(toy, monkeypatch):
+    """Of T positions, those that predict a token: logits of all would need gigabytes for a real vocabulary."""
+    shapes = []
+    logits = type(toy).logits
+    monkeypatch.setattr(type(toy), "logits", lambda self, hidden: shapes.append(hidden.shape) or logits(self, hidden))
+    model = LanguageRecognizer(toy, SETUP)
+    for batch in (training_batch(model), model.scoring_collators[0](INPUTS)):
+        model(**batch)
+        assert shapes.pop()[:2] == batch["sources"].shape
+        assert batch["sources"].shape[1] < batch["input_ids"].shape[1]
+
+
 def test_only_the_true_answer_has_a_gradient(toy):
     model = LanguageRecognizer(toy, SETUP)
     model(**training_batch(model, EXAMPLES[:1]))["losses"].sum().backward()
