@@ -19,7 +19,7 @@ from lalm_mer.models.families.parts.log_mel import frame_mask
 
 __all__ = ["OwnLength", "OwnLengthEncoder", "halved"]
 
-_MOST_PADDED = 1.25
+_MOST_PADDED = 1.125
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def halved(mask: Tensor, frames: int) -> Tensor:
 
 
 def _groups(frames: Sequence[int]) -> list[list[int]]:
-    """Rows with frames, the longest first, in groups that padding makes longer by a quarter at most."""
+    """Rows with frames, the longest first, in groups that padding makes longer by an eighth at most."""
     groups: list[list[int]] = []
     total = 0
     for row in sorted(range(len(frames)), key=lambda row: -frames[row]):
