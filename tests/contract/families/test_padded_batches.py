@@ -115,6 +115,18 @@ def test_gradients_of_the_tower_equal_those_of_each_alone(load, adapted):
         assert_close(gradient, gradients[1][name], 1e-5, name)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_padding_makes_nothing_infinite_in_half_precision(load, dtype, monkeypatch):
+    monkeypatch.setattr(own_length, "_MOST_PADDED", float("inf"))
+    family = load()
+    tower = family.submodule("audio_tower").to(dtype)
+    states = torch.cat(together(family, waveforms((199, 12, 41))))
+    states.float().square().mean().backward()
+    assert states.isfinite().all()
+    for name, weight in tower.named_parameters():
+        assert weight.grad is None or weight.grad.isfinite().all(), name
+
+
 def test_similar_lengths_are_one_call_that_leaves_the_tower_unchanged(padded):
     tower = padded.submodule("audio_tower")
     layers = next(module for module in tower.children() if isinstance(module, nn.ModuleList))
