@@ -127,18 +127,33 @@ def test_padding_makes_nothing_infinite_in_half_precision(load, dtype, monkeypat
         assert weight.grad is None or weight.grad.isfinite().all(), name
 
 
-def test_similar_lengths_are_one_call_that_leaves_the_tower_unchanged(padded):
-    tower = padded.submodule("audio_tower")
-    layers = next(module for module in tower.children() if isinstance(module, nn.ModuleList))
+@pytest.fixture
+def layer_calls(padded):
+    """Calls of the first layer of the tower's transformer."""
+    layers = next(each for each in padded.submodule("audio_tower").children() if isinstance(each, nn.ModuleList))
     calls = []
     hook = layers[0].register_forward_hook(lambda *_: calls.append(1))
+    yield calls
+    hook.remove()
+
+
+def test_several_processes_call_the_tower_once_for_a_batch(padded, layer_calls, monkeypatch):
+    audio = waveforms((199, 48, 8))
+    with torch.no_grad():
+        together(padded, audio)
+        assert len(layer_calls) == 3
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        together(padded, audio)
+    assert len(layer_calls) == 4
+
+
+def test_similar_lengths_are_one_call_that_leaves_the_tower_unchanged(padded, layer_calls):
+    tower = padded.submodule("audio_tower")
     before = [(name, sorted(vars(module)), len(module._forward_pre_hooks)) for name, module in tower.named_modules()]
-    try:
-        with torch.no_grad():
-            together(padded, waveforms((44, 45, 46, 47, 48, 49, 50)))
-    finally:
-        hook.remove()
-    assert len(calls) == 1
+    with torch.no_grad():
+        together(padded, waveforms((44, 45, 46, 47, 48, 49, 50)))
+    assert len(layer_calls) == 1
     assert before == [
         (name, sorted(vars(module)), len(module._forward_pre_hooks)) for name, module in tower.named_modules()
     ]
@@ -157,6 +172,6 @@ def test_similar_lengths_are_one_call_that_leaves_the_tower_unchanged(padded):
     ],
 )
 def test_groups_have_similar_lengths(frames, groups):
-    assert own_length._groups(frames) == groups
+    assert own_length._groups(frames, 1.125) == groups
     for group in groups:
         assert max(frames[row] for row in group) * len(group) <= 1.125 * sum(frames[row] for row in group)

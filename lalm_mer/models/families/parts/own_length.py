@@ -19,7 +19,7 @@ from lalm_mer.models.families.parts.log_mel import frame_mask
 
 __all__ = ["OwnLength", "OwnLengthEncoder", "halved"]
 
-_MOST_PADDED = 1.125
+_MOST_PADDED = 1.125  # frames with padding, relative to those without
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class OwnLengthEncoder(AudioEncoder):
         shape = (len(lengths), size, int(getattr(tower.config, self.width)))
         states = torch.zeros(shape, dtype=tower.dtype, device=audio_features.device)
         frames = audio_frames.tolist()
-        for group in _groups(frames):
+        for group in _groups(frames, float("inf") if _several_processes() else _MOST_PADDED):
             rows = torch.tensor(group, device=audio_features.device)
             longest = max(frames[row] for row in group)
             mask = frame_mask(audio_frames[rows], longest)
@@ -103,14 +103,20 @@ def halved(mask: Tensor, frames: int) -> Tensor:
     return mask
 
 
-def _groups(frames: Sequence[int]) -> list[list[int]]:
-    """Rows with frames, the longest first, in groups that padding makes longer by an eighth at most."""
+def _several_processes() -> bool:
+    """Whether weights may be sharded: then all processes have to call the tower equally often, once for a batch."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _groups(frames: Sequence[int], most_padded: float) -> list[list[int]]:
+    """Rows with frames, the longest first, in groups with at most ``most_padded`` times their own frames."""
     groups: list[list[int]] = []
     total = 0
     for row in sorted(range(len(frames)), key=lambda row: -frames[row]):
         if not frames[row]:
             continue
-        if groups and (len(groups[-1]) + 1) * frames[groups[-1][0]] <= _MOST_PADDED * (total + frames[row]):
+        if groups and (len(groups[-1]) + 1) * frames[groups[-1][0]] <= most_padded * (total + frames[row]):
             groups[-1].append(row)
             total += frames[row]
         else:
