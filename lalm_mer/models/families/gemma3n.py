@@ -102,8 +102,8 @@ class Gemma3n(Family):
     """Gemma 3n E2B and E4B on transformers' own classes, opened without the vision tower.
 
     Audio of any length fills 188 placeholders, as published: those beyond the tower's frames have an embedding that was
-    trained as padding. Each waveform is encoded at its own length, so that scores do not depend on the batch; in the
-    model's own forward, padding changes the shorter ones. Audio shorter than one analysis window (32 ms) is padded with
+    trained as padding. Padding is excluded from the tower, so that scores do not depend on the batch; in the model's
+    own forward, it changes the shorter ones. Audio shorter than one analysis window (32 ms) is padded with
     silence. The published template takes a turn as a string and strips white space from it.
     """
 
@@ -122,6 +122,7 @@ class Gemma3n(Family):
         lambda tower, features, mask: tower(features, ~mask).last_hidden_state,
         lambda family, frames: torch.full_like(frames, _placeholders(family.model)),
         width="hidden_size",
+        subsampling="subsample_conv_projection",
     )
     decoder = _Decoder()
     alike_layers = False  # some use the keys of others

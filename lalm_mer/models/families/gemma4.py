@@ -74,6 +74,7 @@ class Gemma4(Family):
         lambda tower, features, mask: tower(features, mask).last_hidden_state,
         lambda _, frames: -(-frames // 4),
         width="output_proj_dims",
+        subsampling="subsample_conv_projection",
     )
     decoder = _Decoder()
     alike_layers = False  # some use the keys of others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import (
     BatchFeature,
     GraniteSpeechConfig,
@@ -145,6 +147,40 @@ class _Conformer(OwnLengthEncoder):
         return TowerOutput(output.states.reshape(count, frames // stacked, width * stacked), output.lengths // stacked)
 
 
+class _NoPaddingAsKey(TorchFunctionMode):
+    """Excludes padding as keys of transformers' attention within blocks, which has no argument for a mask."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self._padding = ~mask
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if func is nn.functional.scaled_dot_product_attention:
+            bias = kwargs["attn_mask"]  # (N * blocks, heads, block, block)
+            size = bias.shape[-1]
+            padding = nn.functional.pad(self._padding, (0, -self._padding.shape[1] % size), value=True)
+            blocks = padding.view(-1, size)
+            blocks = blocks & ~blocks.all(dim=1, keepdim=True)  # what is in a block of padding does not matter
+            bias = bias.masked_fill(blocks[:, None, None], torch.finfo(bias.dtype).min)
+            kwargs = {**kwargs, "attn_mask": bias}
+        return func(*args, **kwargs)
+
+
+def _tower_states(tower: Any, features: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 transformers' own class
+    """Output of the tower, whose convolutions and attention have no mask: padding is zero before each, and no key."""
+
+    def zero(_: nn.Module, args: tuple[Tensor]) -> Tensor:
+        return args[0].masked_fill(~mask[:, None], 0)
+
+    with ExitStack() as changes:
+        for layer in tower.layers:
+            changes.callback(layer.conv.depth_conv.register_forward_pre_hook(zero).remove)
+        changes.enter_context(_NoPaddingAsKey(mask))
+        states: Tensor = tower(features).last_hidden_state
+    return states
+
+
 def _window_frames(family: Family, frames: Tensor) -> Tensor:
     """Tower frames in full windows of the projector."""
     size = int(family.model.config.window_size)
@@ -166,8 +202,8 @@ class GraniteSpeech(Family):
     """Granite Speech 3.3 on transformers' own classes.
 
     The LoRA adapter of the weights, which their authors enable for all inputs with audio, is merged into the language
-    model, for prompts without audio too. Each waveform is encoded at its own length, so that scores do not depend on
-    the batch; in the model's own forward, padding changes the shorter ones.
+    model, for prompts without audio too. Padding is excluded from the tower, so that scores do not depend on the
+    batch; in the model's own forward, it changes the shorter ones.
     According to its model card it was trained on public corpora of speech recognition and translation, and synthetic
     ones. Logits are divided by the language model's ``logits_scaling``, as in Granite's own head and in training;
     transformers 5.23 does not do so.
@@ -187,9 +223,7 @@ class GraniteSpeech(Family):
         "language_model": "model.language_model",
     }
     front_end = _FrontEnd(longest_s=300.0)  # the tower has no window; five minutes bound the cost of one forward
-    encoder = _Conformer(
-        lambda tower, features, _: tower(features).last_hidden_state, _window_frames, width="hidden_dim"
-    )
+    encoder = _Conformer(_tower_states, _window_frames, width="hidden_dim")
     decoder = _Decoder()
     adapter_targets = {"language_model": LLAMA_LINEAR, "projector": ("query", "key", "value", "linear")}
     fsdp_layers = ("GraniteSpeechConformerBlock", "Blip2QFormerLayer", "GraniteDecoderLayer")

@@ -23,7 +23,7 @@ from lalm_mer.models.families.base import SPEECH_CORPORA, Family
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
 from lalm_mer.models.families.parts.merged_adapters import merge_published
-from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder
+from lalm_mer.models.families.parts.own_length import OwnLength, OwnLengthEncoder, halved
 from lalm_mer.models.families.parts.templates import join_parts_before, load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes
 
@@ -82,6 +82,21 @@ class _FrontEnd(OwnLength):
         return features
 
 
+def _tower_states(tower: Any, features: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 transformers' own class
+    """Output of the tower; its bias excludes padding, because its mask adds one to the scores of keys, and no more."""
+
+    def exclude(_: nn.Module, __: tuple[Tensor], bias: Tensor) -> Tensor:
+        padding = ~halved(mask, bias.shape[-1])
+        return bias.masked_fill(padding[:, None, None], torch.finfo(bias.dtype).min)
+
+    hook = tower.relative_attention_bias_layer.register_forward_hook(exclude)
+    try:
+        states: Tensor = tower(features, None)
+    finally:
+        hook.remove()
+    return states
+
+
 class _Decoder(InPlaceDecoder):
     def project(self, family: Family, states: Tensor) -> Tensor:
         projector: Any = family.submodule("projector")
@@ -98,8 +113,8 @@ class Phi4Multimodal(Family):
     """Phi-4-multimodal-instruct on transformers' own classes, without remote code: revision ``refs/pr/70`` on the Hub.
 
     The checkpoint has two adapters, which transformers does not load. The one for speech is merged into the language
-    model, since its authors enable it for all inputs with audio; the one for images is not used. Each waveform is
-    encoded at its own length: in the model's own forward, scores depend on padding.
+    model, since its authors enable it for all inputs with audio; the one for images is not used. Padding is
+    excluded from the tower: in the model's own forward, scores depend on it.
     """
 
     name = "phi4_multimodal"
@@ -118,9 +133,10 @@ class Phi4Multimodal(Family):
     other_linear_modules = ("model.embed_tokens_extend.image_embed",)
     front_end = _FrontEnd(longest_s=40.0)  # longer audio is cut into pieces of that length, encoded independently
     encoder = OwnLengthEncoder(
-        lambda tower, features, _: tower(features, None),
+        _tower_states,
         lambda family, frames: -(-frames // _subsampling(family)),
         width="hidden_size",
+        subsampling="embed",
     )
     decoder = _Decoder()
     adapter_targets = {
@@ -162,7 +178,7 @@ class Phi4Multimodal(Family):
                 "image_token_id": tokenizer.convert_tokens_to_ids("<|image|>"),
             },
         )
-        config.longest_audio_s = shape.window_s
+        config.longest_audio_s = min(shape.window_s, cls.front_end.longest_s)
         cls.save_tiny(folder, config, processor)
 
     @classmethod
