@@ -1,8 +1,8 @@
 """Errors of this library: one line that states what was found, what was expected and how to mend it."""
 
 __all__ = [
-    "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "OutputError",
-    "PredictionError", "SplitLeakError", "one_line", "shown",
+    "AdapterError", "AudioError", "BusyError", "ConfigError", "CorpusError", "LalmMerError", "ModelError",
+    "OutputError", "PredictionError", "SplitLeakError", "one_line", "shown",
 ]  # fmt: skip
 
 
@@ -48,6 +48,10 @@ class PredictionError(LalmMerError, ValueError):
 
 class OutputError(LalmMerError, OSError):
     """A file or folder cannot be written."""
+
+
+class BusyError(OutputError):
+    """Another process is writing a file or folder."""
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -1,17 +1,18 @@
 """Zero-shot runs of a model on a server, by the recipe and the real client, against a server in this process."""
 
 import json
-import os
-import signal
+import logging
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from chat_server import KEY, NAME, Exact, Words, audio_of, cuts, refuses, sends, serve, stalls
+from killing import changes_of, killed_at_change, killed_when
 
 from lalm_mer import open_recognizer
 from lalm_mer.core.errors import ConfigError
@@ -19,6 +20,7 @@ from lalm_mer.core.run_record import read_record
 
 pytest.importorskip("openai", reason="the extra `remote` is not installed")
 
+LOG = logging.getLogger(__name__)
 LABELS = ("angry", "content", "happy", "sad")
 TEST = 20  # utterances that are short enough
 PROMPT = "name: lines\nuser: |\n  {{ audio }}\n  {{ labels }}\n"
@@ -264,15 +266,10 @@ def test_a_server_that_is_busy_and_restarts_is_waited_for(run, calm, tmp_path):
 def test_a_run_that_is_killed_asks_for_each_utterance_once(run, calm, tmp_path):
     with serve(Words(), LABELS, delay_s=0.02) as server:
         file = tmp_path / "run" / "answers.jsonl"
-        child = os.fork()
-        if child == 0:
-            os._exit(run(server, *GENERATED, "remote.concurrency=2"))
-        end = time.monotonic() + 60
-        while not file.is_file() or file.read_bytes().count(b"\n") < 7:
-            assert time.monotonic() < end
-            time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        assert killed_when(
+            lambda: run(server, *GENERATED, "remote.concurrency=2"),
+            lambda: file.is_file() and file.read_bytes().count(b"\n") >= 7,
+        )
         kept = file.read_bytes().count(b"\n")
         assert kept < TEST
         with file.open("ab") as journal_file:
@@ -287,6 +284,56 @@ def test_a_run_that_is_killed_asks_for_each_utterance_once(run, calm, tmp_path):
         note.facts for note in read_record(tmp_path / "run" / "run.json").notes if note.code == "server_tokens"
     ]
     assert tokens["requests"] == TEST
+
+
+def sent_audio(body):
+    """The encoded audio of a request."""
+    return "".join(audio for message in body["messages"] for audio in audio_of(message))
+
+
+def answered_in(folder):
+    """Utterances in the complete lines of a journal, which may not exist."""
+    file = folder / "answers.jsonl"
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+    return [json.loads(line)["utterance_id"] for line in lines]
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_at_any_moment_again_and_again(run, calm, tmp_path):
+    """Twenty kills, most of them at a random time and some while a file is written."""
+    random, killed, found = np.random.default_rng(11), 0, []
+    options = [*GENERATED, "remote.concurrency=3"]
+    with serve(Words(), LABELS) as server:
+        changes = changes_of(lambda: run(server, *GENERATED, "remote.concurrency=1", out="0/run"), tmp_path / "0")
+        ids = answered_in(tmp_path / "0" / "run")
+        audio = dict(zip([sent_audio(body) for body in server.chats()[1:]], ids, strict=True))
+        server.delay_s = 0.05
+
+        def killed_once(attempt, folder):
+            if random.random() < 0.3:
+                number, in_file = int(random.integers(len(changes))), bool(random.random() < 0.5)
+                return killed_at_change(attempt, folder, number, in_file=in_file)
+            count, delay_s = int(random.integers(1 + TEST)), random.uniform(0, 0.05)
+            return killed_when(attempt, lambda: len(server.chats()) > count and not time.sleep(delay_s))
+
+        while killed < 20:
+            out = tmp_path / f"after {killed}" / "run"
+            for _ in range(3):
+                answered = set(answered_in(out))
+                server.requests.clear()
+                if len(found) % 3 == 2:
+                    assert run(server, *options, out=out) == 0
+                else:
+                    killed += killed_once(partial(run, server, *options, out=out), out.parent)
+                time.sleep(0.1)  # the server answers what was under way
+                LOG.warning("after %d kills: %d answered, %d requests", killed, len(answered), len(server.chats()))
+                assert not answered & {audio.get(sent_audio(body)) for body in server.chats()}
+                found.append(len(answered))
+            assert sorted(Counter(answered_in(out)).values()) == [1] * TEST
+            pd.testing.assert_frame_equal(table(out), calm)
+            assert not list(out.parent.glob(".*"))
+            assert not list(out.glob(".*"))
+    assert len(set(found)) > 3
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from lalm_mer.core.progress import progress
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import EncodedAudio
 from lalm_mer.examples.dataset import ExampleDataset
-from lalm_mer.examples.feature_shards import FeatureShards
+from lalm_mer.examples.feature_shards import FeatureShards, Row, part_of
 from lalm_mer.models.adapters import tower_of
 from lalm_mer.models.families.base import Family
 
@@ -125,7 +125,8 @@ class TowerCache:
     ) -> int:
         """Encode what is not stored, the longest first, in evaluation mode; returns the number that this process did.
 
-        Every process encodes its share, and returns when all are done.
+        Every process encodes its share, and returns when all are done. Another run that writes the same outputs is
+        waited for.
 
         Args:
             splits: examples with waveforms; those without audio are left out
@@ -134,25 +135,28 @@ class TowerCache:
             device: device of the tower; None for that of its parameters
             process: number of this process, of those that share the cache
             processes: their number
-            make_room: called with the size of what all processes will write, in bytes, before this one does
+            make_room: called by one process with the size of what all will write, in bytes, before it writes
         """
         items = _items(splits)
-        missing = [audio_hash for audio_hash in items if audio_hash not in self]
-        own = [audio_hash for audio_hash in list(items)[process::processes] if audio_hash not in self]
-        loader: DataLoader[Any] = DataLoader(
-            [items[audio_hash] for audio_hash in own],  # type: ignore[arg-type]  # map-style, but not torch's class
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=self._collated,
-        )
         count = 0
-        if own:
-            with progress(desc="encoding audio", unit="utterances", total=len(own)) as bar:
-                rows = self._encoded(loader, own, device, bar.update)
-                first = next(rows)
-                frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
-                make_room(frames * first[2][0].nbytes)
-                count = self._shards.write(chain([first], rows))
+        if any(audio_hash not in self for audio_hash in items):
+            with self._shards.only_writer(process, processes):
+                missing = {audio_hash: part_of(audio_hash, processes) for audio_hash in items if audio_hash not in self}
+                own = [audio_hash for audio_hash, part in missing.items() if part == process]
+                if own:
+                    loader: DataLoader[Any] = DataLoader(
+                        [items[audio_hash] for audio_hash in own],  # type: ignore[arg-type]  # not torch's class
+                        batch_size=batch_size,
+                        num_workers=workers,
+                        collate_fn=self._collated,
+                    )
+                    with progress(desc="encoding audio", unit="utterances", total=len(own)) as bar:
+                        batches = self._encoded(loader, own, device, bar.update)
+                        first = next(batches)
+                        if process == min(missing.values()):
+                            frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
+                            make_room(frames * first[0][2][0].nbytes)
+                        count = self._shards.write(chain([first], batches), process)
         while any(audio_hash not in self for audio_hash in items):  # that other processes encode
             time.sleep(_POLL_S)
             self._shards.reopen()
@@ -171,8 +175,8 @@ class TowerCache:
         names: Sequence[str],
         device: torch.device | None,
         update: Callable[[int], object],
-    ) -> Iterator[tuple[str, None, npt.NDArray[Any]]]:
-        """Rows of the shards, in the order of the names."""
+    ) -> Iterator[list[Row]]:
+        """Rows of the shards by batch, in the order of the names."""
         remaining = iter(names)
         place = device or next(self._family.submodule("audio_tower").parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
@@ -180,8 +184,8 @@ class TowerCache:
             inputs = {name: tensor.to(place) for name, tensor in batch.items()}
             with torch.inference_mode(), torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
                 output = self._family.encode_audio(**inputs)
-            for states, length in zip(output.states, output.lengths.tolist(), strict=True):
-                yield next(remaining), None, _bits(states[:length])
+            pairs = zip(output.states, output.lengths.tolist(), strict=True)
+            yield [(next(remaining), None, _bits(states[:length])) for states, length in pairs]
             update(len(output.states))
 
 

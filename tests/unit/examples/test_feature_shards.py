@@ -27,6 +27,10 @@ def row(number):
     return f"u{number}", None, frames(number, DTYPES[number % 3])
 
 
+def batches(numbers):
+    return ([row(number)] for number in numbers)
+
+
 def read(shards, number):
     return shards.read(shards.places[f"u{number}"][None])
 
@@ -45,7 +49,7 @@ def small_shards(monkeypatch):
 
 def test_rows_of_every_dtype_are_read_back_by_another_process(tmp_path, small_shards):
     shards = FeatureShards(tmp_path / "s", KEY)
-    assert shards.write(map(row, range(30))) == 30
+    assert shards.write(batches(range(30))) == 30
     check(shards, range(30))
     assert len(list((tmp_path / "s").glob("*.arrow"))) > 3
     check(FeatureShards(tmp_path / "s", KEY), range(30))
@@ -54,8 +58,8 @@ def test_rows_of_every_dtype_are_read_back_by_another_process(tmp_path, small_sh
 
 def test_shards_of_another_process_are_seen_after_reopening(tmp_path):
     first, second = FeatureShards(tmp_path / "s", KEY), FeatureShards(tmp_path / "s", KEY)
-    first.write(map(row, range(4)))
-    second.write(map(row, range(4, 8)))
+    first.write(batches(range(4)))
+    second.write(batches(range(4, 8)))
     first.reopen()
     check(first, range(8))
 
@@ -64,23 +68,26 @@ def test_shards_of_another_process_are_seen_after_reopening(tmp_path):
 def test_a_killed_writer_leaves_complete_shards_and_nothing_else(tmp_path, small_shards, seed):
     child = os.fork()
     if child == 0:
-        FeatureShards(tmp_path / "s", KEY).write(map(row, count(1)))
+        writer = FeatureShards(tmp_path / "s", KEY)
+        with writer.only_writer():
+            writer.write(batches(count(1)))
     time.sleep(0.02 + 0.15 * np.random.default_rng(seed).random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     shards = FeatureShards(tmp_path / "s", KEY)
+    assert {path.suffix for path in (tmp_path / "s").glob("*")} <= {".arrow", ".json"}
     stored = sorted(int(name[1:]) for name in shards.places)
     assert stored == list(range(1, len(stored) + 1))
     check(shards, stored)
-    shards.write(map(row, range(len(stored) + 1, len(stored) + 9)))
+    shards.write(batches(range(len(stored) + 1, len(stored) + 9)))
     check(FeatureShards(tmp_path / "s", KEY), range(1, len(stored) + 9))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
 def test_a_shard_that_cannot_be_opened_is_removed_and_its_rows_are_missing(tmp_path, damage, caplog):
     shards = FeatureShards(tmp_path / "s", KEY)
-    shards.write(map(row, range(1, 5)))
-    shards.write(map(row, range(5, 9)))
+    shards.write(batches(range(1, 5)))
+    shards.write(batches(range(5, 9)))
     first = sorted((tmp_path / "s").glob("*.arrow"))[0]
     content = first.read_bytes()
     first.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x13" * len(content)}[damage])
@@ -94,7 +101,7 @@ def test_a_shard_that_cannot_be_opened_is_removed_and_its_rows_are_missing(tmp_p
 def test_changed_values_are_never_returned(tmp_path):
     """Every byte of a shard in turn: the values are right, the row is missing, or there is an error."""
     original = FeatureShards(tmp_path / "s", KEY)
-    original.write(map(row, range(1, 4)))
+    original.write(batches(range(1, 4)))
     (shard,) = (tmp_path / "s").glob("*.arrow")
     content, wrong = shard.read_bytes(), 0
     for place in range(0, len(content), 7):
@@ -121,7 +128,7 @@ def test_changed_values_are_never_returned(tmp_path):
 
 def stored(tmp_path: Path, name: str, size: int, age_s: float) -> Path:
     shards = FeatureShards(tmp_path / name, KEY)
-    shards.write([("u", None, np.zeros((size // 4, 1), np.float32))])
+    shards.write([[("u", None, np.zeros((size // 4, 1), np.float32))]])
     os.utime(tmp_path / name / "key.json", (time.time() - age_s,) * 2)
     return tmp_path / name
 
