@@ -23,6 +23,7 @@ from lalm_mer.core.errors import BusyError, CorpusError
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import atomic_path, write_json, writing
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.processes import is_first_process
 
 __all__ = ["KEY_FILE", "REMAINS", "FeatureShards", "Place", "Row", "part_of", "writing_shards"]
 
@@ -39,6 +40,7 @@ _SHARD_S = 60.0
 """Time after which a shard is complete, so that a killed process loses no more"""
 _SLOTS = 16
 """Number of locks; each is for a sixteenth of the names"""
+_KEY_LOCK = "part-key"
 REMAINS = ".part-*"
 """Locks and incomplete shards, of a process that writes or was killed"""
 
@@ -72,11 +74,10 @@ def writing_shards(
     with ExitStack() as locks:
         for slot in slots:
             locks.enter_context(only_writer(folder / f"part-{slot:x}", waiting=waiting))
-        for name in [f".part-*-{slot:x}-*.partial" for slot in slots] + (
-            [".part-key.*", ".key.*"] if parts == 1 else []
-        ):
-            for path in folder.glob(name):  # of a process that was killed
-                path.unlink()
+        remains = [f".part-*-{slot:x}-*.partial" for slot in slots]  # of a process that was killed
+        remains += [f".{KEY_FILE}.*", f".{_KEY_LOCK}.*"] if parts == 1 else []
+        for path in [path for name in remains for path in folder.glob(name)]:
+            path.unlink()
         yield
     with suppress(OSError):  # it has shards
         folder.rmdir()
@@ -119,7 +120,7 @@ class FeatureShards:
 
         @cache
         def waiting() -> None:
-            if part == 0:
+            if is_first_process():
                 print(f"waiting for another process that writes {as_recorded(self.folder)}", flush=True)  # noqa: T201
 
         with writing_shards(self.folder, part, parts, waiting=waiting):
@@ -165,7 +166,7 @@ class FeatureShards:
         count = 0
         for first in remaining:
             if not count:
-                with only_writer(self.folder / "part-key", waiting=lambda: None):
+                with only_writer(self.folder / _KEY_LOCK, waiting=lambda: None):
                     write_json(self.folder / KEY_FILE, self._key)
             count += self._write_shard(chain([first], remaining), part)
         return count

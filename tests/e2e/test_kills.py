@@ -150,6 +150,7 @@ def test_cache_writing(kills, cached, stored, tmp_path):
             killed += moments.kill(cached(folder), folder, f"after {killed} kills")
         assert cached(folder)() == 0
         assert_equal_scoring(folder, stored)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("kills", [pytest.param(1, id="few"), MANY])
@@ -163,6 +164,7 @@ def test_one_of_two_that_write_the_same_cache(kills, cached, stored, tmp_path):
         assert os.waitpid(other, 0)[1] == 0
         assert cached(folder)() == 0
         assert_equal_scoring(folder, stored, "run", "other")
+        shutil.rmtree(folder)
 
 
 def after_training_began(change):
@@ -202,6 +204,7 @@ def test_training(again, trained, tmp_path):
             killed += not ended
         assert again(TRAINED, run)() == 0
         assert_equal_training(run, trained)
+        shutil.rmtree(run)
     assert len(steps) > 3
 
 

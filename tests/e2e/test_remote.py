@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from chat_server import KEY, NAME, Exact, Words, audio_of, cuts, refuses, sends, serve, stalls
-from killing import changes_of, killed_at_change, killed_when
+from killing import changes_of, full_disk_at_change, killed_at_change, killed_when
 
 from lalm_mer import open_recognizer
 from lalm_mer.core.errors import ConfigError
@@ -333,7 +334,28 @@ def test_runs_that_are_killed_at_any_moment_again_and_again(run, calm, tmp_path)
             pd.testing.assert_frame_equal(table(out), calm)
             assert not list(out.parent.glob(".*"))
             assert not list(out.glob(".*"))
+            shutil.rmtree(out)
     assert len(set(found)) > 3
+
+
+def test_a_full_disk_is_one_line_and_no_answer_is_lost(run, calm, tmp_path):
+    with serve(Words(), LABELS) as server:
+        start = partial(run, server, *GENERATED, "remote.concurrency=1")
+        changes = changes_of(partial(start, out="0/run"), tmp_path / "0")
+        opened = [number for number, change in enumerate(changes) if "answers.jsonl" in change]
+        server.requests.clear()
+        out = tmp_path / "1" / "run"
+        status, errors = full_disk_at_change(partial(start, out=out), out.parent, opened[7])
+        assert status == 1
+        assert not [line for line in errors if line.startswith("Traceback")]
+        (line,) = [line for line in errors if line.startswith("error: ")]
+        assert line.startswith(f"error: {out / 'answers.jsonl'}: cannot be written: File too large; free some space")
+        assert len(answered_in(out)) == 7
+        server.requests.clear()
+        assert start(out=out) == 0
+        assert len(server.chats()) == 1 + TEST - 7
+    assert sorted(Counter(answered_in(out)).values()) == [1] * TEST
+    pd.testing.assert_frame_equal(table(out), calm)
 
 
 @pytest.fixture(scope="module")

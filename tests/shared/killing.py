@@ -24,10 +24,12 @@ def start(run, errors=None):
         status = 70
         try:
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null if errors is None else errors, 2)
+            for number, name, place in ((1, "stdout", null), (2, "stderr", null if errors is None else errors)):
+                os.dup2(place, number)
+                setattr(sys, name, os.fdopen(number, "w", closefd=False))  # in place of a file of pytest
             status = run()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     return child
 
