@@ -2,7 +2,7 @@
 
 __all__ = [
     "AdapterError", "AudioError", "BusyError", "ConfigError", "CorpusError", "LalmMerError", "ModelError",
-    "OutputError", "PredictionError", "SplitLeakError", "one_line", "shown",
+    "OutputError", "PredictionError", "SplitLeakError", "message_of", "one_line", "shown",
 ]  # fmt: skip
 
 
@@ -52,6 +52,20 @@ class OutputError(LalmMerError, OSError):
 
 class BusyError(OutputError):
     """Another process is writing a file or folder."""
+
+
+def message_of(error: LalmMerError) -> str:
+    """The message of an error; if a worker of a DataLoader raised it, without the traceback that torch puts around it.
+
+    Example:
+        >>> text = "Caught CorpusError in worker 0. Traceback:\\n lalm_mer.core.errors.CorpusError: x.wav: empty\\n"
+        >>> message_of(CorpusError(text)), message_of(CorpusError("x.wav: empty"))
+        ('x.wav: empty', 'x.wav: empty')
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        return text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()
+    return text
 
 
 def shown(value: object, limit: int = 60) -> str:
