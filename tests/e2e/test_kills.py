@@ -79,13 +79,13 @@ def without_a_kill(workplace, made_once):
 @pytest.fixture(scope="module")
 def stored(without_a_kill):
     """A zero-shot run that was not killed, and its cache."""
-    return without_a_kill(CACHED, "stored")
+    return without_a_kill(CACHED, "stored_without_a_kill")
 
 
 @pytest.fixture(scope="module")
 def trained(without_a_kill):
     """A short training that was not killed."""
-    return without_a_kill(TRAINED, "trained") / "run"
+    return without_a_kill(TRAINED, "trained_without_a_kill") / "run"
 
 
 def assert_equal_files(run, other, *names):
