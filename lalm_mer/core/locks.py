@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,6 +55,7 @@ def _acquired(lock: FileLock, timeout: float) -> bool:
             return False
         except FileNotFoundError:  # the other process has removed the folder
             continue
-        if file.exists() and os.path.samestat(before, file.stat()):
-            return True
-        lock.release()  # the other process has removed the file before this one locked it
+        with suppress(FileNotFoundError):
+            if os.path.samestat(before, file.stat()):
+                return True
+        lock.release()  # the other process had removed the file before this one locked it
