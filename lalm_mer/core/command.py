@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
-from lalm_mer.core.errors import ConfigError, LalmMerError, one_line
+from lalm_mer.core.errors import ConfigError, LalmMerError, message_of, one_line
 from lalm_mer.core.output import output_error
 from lalm_mer.core.paths import absolute, path_or_id
 from lalm_mer.core.plain_text import PlainOutput, printable
@@ -111,7 +111,7 @@ def run_command(
             status = 130  # the status that shells use
         else:
             known = error if isinstance(error, LalmMerError) else output_error(error)
-            message, status = str(known) if known else one_line(error), error_status
+            message, status = message_of(known) if known else one_line(error), error_status
         if not is_first_process():
             time.sleep(_OTHERS_END_S)
         message = " ".join(printable(message).splitlines())

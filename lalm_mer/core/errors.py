@@ -1,8 +1,8 @@
 """Errors of this library: one line that states what was found, what was expected and how to mend it."""
 
 __all__ = [
-    "AdapterError", "AudioError", "ConfigError", "CorpusError", "LalmMerError", "ModelError", "OutputError",
-    "PredictionError", "SplitLeakError", "one_line", "shown",
+    "AdapterError", "AudioError", "BusyError", "ConfigError", "CorpusError", "LalmMerError", "ModelError",
+    "OutputError", "PredictionError", "SplitLeakError", "message_of", "one_line", "shown",
 ]  # fmt: skip
 
 
@@ -48,6 +48,24 @@ class PredictionError(LalmMerError, ValueError):
 
 class OutputError(LalmMerError, OSError):
     """A file or folder cannot be written."""
+
+
+class BusyError(OutputError):
+    """Another process is writing a file or folder."""
+
+
+def message_of(error: LalmMerError) -> str:
+    """The message of an error; if a worker of a DataLoader raised it, without the traceback that torch puts around it.
+
+    Example:
+        >>> text = "Caught CorpusError in worker 0. Traceback:\\n lalm_mer.core.errors.CorpusError: x.wav: empty\\n"
+        >>> message_of(CorpusError(text)), message_of(CorpusError("x.wav: empty"))
+        ('x.wav: empty', 'x.wav: empty')
+    """
+    text = str(error)
+    if text.startswith("Caught "):
+        return text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()
+    return text
 
 
 def shown(value: object, limit: int = 60) -> str:

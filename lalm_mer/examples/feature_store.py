@@ -98,7 +98,8 @@ class FeatureStore:
             return self._add_missing((given for given in read if self._stored(given) is None), processes)
 
     def _add_missing(self, missing: Iterator[Input], processes: int) -> int:
-        return self._shards.write(in_processes(partial(_row, self.extractor), missing, processes))
+        with self._shards.only_writer():
+            return self._shards.write([row] for row in in_processes(partial(_row, self.extractor), missing, processes))
 
     def frames(self, given: Input) -> Frames:
         """Features of one input, (F, D), from the store, or computed if the input differs from the stored one.

@@ -1,17 +1,13 @@
 """Zero-shot runs of a model on a server, by the recipe and the real client, against a server in this process."""
 
 import json
-import os
-import signal
-import threading
-import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
-import yaml
-from chat_server import KEY, NAME, Exact, Words, audio_of, cuts, refuses, sends, serve, stalls
+from chat_server import KEY, NAME, Exact, Words, audio_of, refuses, serve
+from served_run import GENERATED, TEST, journal, score_served, table
 
 from lalm_mer import open_recognizer
 from lalm_mer.core.errors import ConfigError
@@ -20,39 +16,12 @@ from lalm_mer.core.run_record import read_record
 pytest.importorskip("openai", reason="the extra `remote` is not installed")
 
 LABELS = ("angry", "content", "happy", "sad")
-TEST = 20  # utterances that are short enough
-PROMPT = "name: lines\nuser: |\n  {{ audio }}\n  {{ labels }}\n"
-
-
-GENERATED = ("answering.mode=generation",)  # one request for each utterance
-
-
-def served_config(workplace, folder):
-    """Options that name a YAML of a served model."""
-    content = yaml.safe_load(workplace.config("zero_shot").read_text())
-    (folder / "lines.yaml").write_text(PROMPT)
-    content |= {
-        "model": {"family": "remote", "url": "http://127.0.0.1:9/v1", "id": NAME},
-        "prompt": {"file": str(folder / "lines.yaml")},
-        "remote": {"max_retries": 2, "timeout_s": 20, "concurrency": 4},
-    }
-    (folder / "remote.yaml").write_text(yaml.safe_dump(content))
-    return "--config", str(folder / "remote.yaml")
-
-
-def served_options(server, out, *overrides):
-    return f"model.url={server.url}", f"output.dir={out}", *overrides
 
 
 @pytest.fixture
 def run(workplace, tmp_path):
     """Run the recipe on a server; its exit status."""
-
-    def start(server, *overrides, out="run"):
-        options = served_options(server, tmp_path / out, *overrides)
-        return workplace.script("recipes/zero_shot.py", *served_config(workplace, tmp_path), *options)
-
-    return start
+    return partial(score_served, workplace, tmp_path)
 
 
 @pytest.fixture
@@ -68,14 +37,6 @@ def refused(run, capsys):
         return line
 
     return start
-
-
-def table(folder):
-    return pd.read_parquet(folder / "predictions.parquet")
-
-
-def journal(folder):
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 def test_labels_are_scored_exactly_and_the_run_states_what_it_was(run, tmp_path, capsys):
@@ -204,90 +165,6 @@ def test_a_server_without_log_probabilities_needs_another_way(run, refused, tmp_
     assert set(generated["status"]) == {"scored", "unparsed", "unscored"}
     named = generated[generated["status"] == "scored"]
     assert (named["answer"] == "The speaker sounds " + named["prediction"] + ".").all()
-
-
-@pytest.fixture(scope="module")
-def calm(workplace, made_once):
-    """Predictions of a run without faults, which do not depend on the address of the server."""
-
-    def build(folder):
-        with serve(Words(), LABELS) as server:
-            options = served_options(server, folder / "run", *GENERATED)
-            assert workplace.script("recipes/zero_shot.py", *served_config(workplace, folder), *options) == 0
-
-    return table(made_once("remote_calm", build) / "run")
-
-
-FAULTS = {
-    "refusal": (refuses(400, "audio\nis not\x1b[31m supported"), "status 400: 'audio is not\\x1b[31m supported'"),
-    "malformed": (sends(b"{not json"), "not valid JSON"),
-    "stall": (stalls, "no complete answer within 0.5 s"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_line_and_the_run_is_resumed(fault, run, refused, calm, tmp_path):
-    happens, says = FAULTS[fault]
-    with serve(Words(), LABELS) as server:
-        server.faults = [None] * 6 + [happens]
-        options = ["remote.max_retries=0", "remote.timeout_s=0.5", "remote.concurrency=1"]
-        line = refused(server, *GENERATED, *options)
-        assert says in line
-        assert line.startswith("error: utterance s1_5: ")
-        kept = journal(tmp_path / "run")
-        assert [row["utterance_id"] for row in kept] == [f"s1_{number}" for number in range(5)]
-        assert not (tmp_path / "run" / "metrics.json").exists()
-        server.requests.clear()
-        assert run(server, *GENERATED) == 0
-        assert len(server.chats()) == 1 + TEST - 5
-    assert sorted(Counter(row["utterance_id"] for row in journal(tmp_path / "run")).values()) == [1] * TEST
-    pd.testing.assert_frame_equal(table(tmp_path / "run"), calm)
-
-
-def test_a_server_that_is_busy_and_restarts_is_waited_for(run, calm, tmp_path):
-    with serve(Words(), LABELS) as server:
-
-        def restarts(handler):
-            handler.hang_up()
-            threading.Thread(target=restart).start()
-
-        def restart():
-            server.stop()
-            time.sleep(0.2)
-            server.start()
-
-        server.faults = [None, refuses(503), cuts, None, refuses(429, Retry_After="0.01"), None, None, restarts]
-        assert run(server, *GENERATED, "remote.max_retries=8") == 0
-    assert sorted(Counter(row["utterance_id"] for row in journal(tmp_path / "run")).values()) == [1] * TEST
-    pd.testing.assert_frame_equal(table(tmp_path / "run"), calm)
-
-
-def test_a_run_that_is_killed_asks_for_each_utterance_once(run, calm, tmp_path):
-    with serve(Words(), LABELS, delay_s=0.02) as server:
-        file = tmp_path / "run" / "answers.jsonl"
-        child = os.fork()
-        if child == 0:
-            os._exit(run(server, *GENERATED, "remote.concurrency=2"))
-        end = time.monotonic() + 60
-        while not file.is_file() or file.read_bytes().count(b"\n") < 7:
-            assert time.monotonic() < end
-            time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        kept = file.read_bytes().count(b"\n")
-        assert kept < TEST
-        with file.open("ab") as journal_file:
-            journal_file.write(b'{"utterance_id": "s2_9", "mod')  # as if killed in the middle of a line
-        time.sleep(0.1)
-        server.requests.clear()
-        assert run(server, *GENERATED) == 0
-        assert len(server.chats()) == 1 + TEST - kept
-    assert sorted(Counter(row["utterance_id"] for row in journal(tmp_path / "run")).values()) == [1] * TEST
-    pd.testing.assert_frame_equal(table(tmp_path / "run"), calm)
-    (tokens,) = [
-        note.facts for note in read_record(tmp_path / "run" / "run.json").notes if note.code == "server_tokens"
-    ]
-    assert tokens["requests"] == TEST
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
 import resource
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from killing import killed_when
 
 from lalm_mer.recognizers import score_journal
 
@@ -41,21 +40,7 @@ def killed(workplace):
     """Runs a recipe in a child of this process and kills it at a moment; False if it ended before."""
 
     def kill(command, moment, run):
-        child = os.fork()
-        if child == 0:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            os._exit(workplace.again(command[0], f"output.dir={run}", *command[1:]))
-        end = time.monotonic() + 120
-        while not moment():
-            assert time.monotonic() < end
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return False
-            time.sleep(0.001)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return True
+        return killed_when(lambda: workplace.again(command[0], f"output.dir={run}", *command[1:]), moment)
 
     return kill
 

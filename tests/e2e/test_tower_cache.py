@@ -115,3 +115,23 @@ def test_an_older_cache_makes_room_for_a_new_one(run, tmp_path):
     assert any(line.startswith(f"tower cache: removed {old.folder.name}: ") for line in said)
     (new,) = stored_features(tmp_path / "cache")
     assert new.folder != old.folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_value_is_one_line_and_a_damaged_shard_is_computed_again(run, workplace, capsys, tmp_path, workers):
+    _, expected = run("zero_shot", "first", "preflight=false")
+    (folder,) = (each.folder for each in stored_features(tmp_path / "cache"))
+    (shard,) = folder.glob("*.arrow")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    shard.write_bytes(content)
+    options = ["preflight=false", f"scoring.dataloader_num_workers={workers}", f"model.cache_dir={tmp_path / 'cache'}"]
+    assert workplace.again("zero_shot", f"output.dir={tmp_path / 'second'}", *options) == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    assert errors.strip().splitlines()[-1].startswith(f"error: {folder}: the values of ")
+    assert errors.endswith(f"remove the folder by `lalm-mer cache --clear {folder.name}`, and rerun the same command\n")
+    shard.write_bytes(content[: len(content) // 2])
+    said, again = run("zero_shot", "second", *options[:-1])
+    assert said[-1].startswith("tower cache: 20 utterances encoded by this process, 20 stored in ")
+    pd.testing.assert_frame_equal(again, expected, check_exact=True)

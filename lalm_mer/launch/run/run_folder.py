@@ -17,7 +17,7 @@ from lalm_mer.core.locks import only_writer
 from lalm_mer.core.notes import Note, Split
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute, as_recorded
-from lalm_mer.core.processes import process_count
+from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
@@ -32,7 +32,7 @@ from lalm_mer.recognizers.score_journal import ScoreJournal
 
 __all__ = ["RunFolder", "is_finished", "open_run", "run_lock"]
 
-
+_SCORES = "scores"
 _STEP_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
@@ -64,7 +64,7 @@ class RunFolder:
     @property
     def scores(self) -> Path:
         """Folder of the scores while they are computed; it is removed when the run is finished."""
-        return self.path / "scores"
+        return self.path / _SCORES
 
     def journal(self, split: Split, examples: ExampleDataset, weights: str | None = None) -> ScoreJournal:
         """The scores of a split so far, from an earlier process that was killed; those of another run are not used.
@@ -193,6 +193,8 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
 def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> bool:  # noqa: ANN401 any dataclass
     """Whether the same run has finished; used before weights are loaded.
 
+    The first process removes its scores, if the process that finished it was killed before it had removed them.
+
     Args:
         path: the run folder
         settings: resolved config, which must equal the earlier one except for settings that may change
@@ -207,6 +209,8 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
     earlier = read_record(path / RUN_FILE)
     _require_same_config(path, earlier.config, _with_processes(to_dict(settings)), type(settings))
     _require_same(path, "hashes", {key: earlier.hashes.get(key) for key in hashes}, hashes)
+    if is_first_process():
+        shutil.rmtree(path / _SCORES, ignore_errors=True)
     return True
 
 

@@ -21,7 +21,7 @@ from lalm_mer.core.progress import progress
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import EncodedAudio
 from lalm_mer.examples.dataset import ExampleDataset
-from lalm_mer.examples.feature_shards import FeatureShards
+from lalm_mer.examples.feature_shards import FeatureShards, Row, part_of
 from lalm_mer.models.adapters import tower_of
 from lalm_mer.models.families.base import Family
 from lalm_mer.recognizers.order import of_size
@@ -131,7 +131,8 @@ class TowerCache:
     ) -> int:
         """Encode what is not stored, the longest first, in evaluation mode; returns the number that this process did.
 
-        Every process encodes its share of the batches, and returns when all are done.
+        Every process encodes its share of the batches, those of one process, and returns when all are done. Another run
+        that writes the same outputs is waited for.
 
         Args:
             splits: examples with waveforms; those without audio are left out
@@ -140,27 +141,30 @@ class TowerCache:
             device: device of the tower; None for that of its parameters
             process: number of this process, of those that share the cache
             processes: their number
-            make_room: called with the size of what all processes will write, in bytes, before this one does
+            make_room: called by one process with the size of what all will write, in bytes, before it writes
         """
         items = _items(splits)
-        missing = [audio_hash for audio_hash in items if audio_hash not in self]
-        shares = of_size(batch_size, [*items])[process::processes]  # the batches of one process
-        batches = [left for batch in shares if (left := [audio_hash for audio_hash in batch if audio_hash not in self])]
-        own = [*chain.from_iterable(batches)]
-        loader: DataLoader[Any] = DataLoader(
-            items,  # type: ignore[arg-type]  # map-style, but not torch's class
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=self._collated,
-        )
         count = 0
-        if own:
-            with progress(desc="encoding audio", unit="utterances", total=len(own)) as bar:
-                rows = self._encoded(loader, own, device, bar.update)
-                first = next(rows)
-                frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
-                make_room(frames * first[2][0].nbytes)
-                count = self._shards.write(chain([first], rows))
+        if any(audio_hash not in self for audio_hash in items):
+            with self._shards.only_writer(process, processes):
+                whole = of_size(batch_size, [*items])  # the batches of one process, each in the part of its first name
+                left = [(part_of(batch[0], processes), [each for each in batch if each not in self]) for batch in whole]
+                own = [batch for part, batch in left if batch and part == process]
+                if own:
+                    loader: DataLoader[Any] = DataLoader(
+                        items,  # type: ignore[arg-type]  # map-style, but not torch's class
+                        batch_sampler=own,
+                        num_workers=workers,
+                        collate_fn=self._collated,
+                    )
+                    with progress(desc="encoding audio", unit="utterances", total=sum(map(len, own))) as bar:
+                        batches = self._encoded(loader, [*chain.from_iterable(own)], device, bar.update)
+                        first = next(batches)
+                        if process == min(part for part, batch in left if batch):
+                            missing = chain.from_iterable(batch for _, batch in left)
+                            frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
+                            make_room(frames * first[0][2][0].nbytes)
+                        count = self._shards.write(chain([first], batches), process)
         while any(audio_hash not in self for audio_hash in items):  # that other processes encode
             time.sleep(_POLL_S)
             self._shards.reopen()
@@ -179,8 +183,8 @@ class TowerCache:
         names: Sequence[str],
         device: torch.device | None,
         update: Callable[[int], object],
-    ) -> Iterator[tuple[str, None, npt.NDArray[Any]]]:
-        """Rows of the shards, in the order of the names."""
+    ) -> Iterator[list[Row]]:
+        """Rows of the shards by batch, in the order of the names."""
         remaining = iter(names)
         place = device or next(self._family.submodule("audio_tower").parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
@@ -188,8 +192,8 @@ class TowerCache:
             inputs = {name: tensor.to(place) for name, tensor in batch.items()}
             with torch.inference_mode(), torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
                 output = self._family.encode_audio(**inputs)
-            for states, length in zip(output.states, output.lengths.tolist(), strict=True):
-                yield next(remaining), None, _bits(states[:length])
+            pairs = zip(output.states, output.lengths.tolist(), strict=True)
+            yield [(next(remaining), None, _bits(states[:length])) for states, length in pairs]
             update(len(output.states))
 
 

@@ -2,18 +2,21 @@
 
 import os
 import signal
+import sys
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lalm_mer import cli
 from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.examples import feature_shards
 from lalm_mer.examples.feature_caches import make_room, stored_features
-from lalm_mer.examples.feature_shards import FeatureShards
+from lalm_mer.examples.feature_shards import FeatureShards, part_of
 
 KEY = {"name": "made_up", "format": 1}
 DTYPES = (np.float32, np.float16, np.uint16)
@@ -25,6 +28,10 @@ def frames(number, dtype=np.float32):
 
 def row(number):
     return f"u{number}", None, frames(number, DTYPES[number % 3])
+
+
+def batches(numbers):
+    return ([row(number)] for number in numbers)
 
 
 def read(shards, number):
@@ -45,7 +52,7 @@ def small_shards(monkeypatch):
 
 def test_rows_of_every_dtype_are_read_back_by_another_process(tmp_path, small_shards):
     shards = FeatureShards(tmp_path / "s", KEY)
-    assert shards.write(map(row, range(30))) == 30
+    assert shards.write(batches(range(30))) == 30
     check(shards, range(30))
     assert len(list((tmp_path / "s").glob("*.arrow"))) > 3
     check(FeatureShards(tmp_path / "s", KEY), range(30))
@@ -54,8 +61,8 @@ def test_rows_of_every_dtype_are_read_back_by_another_process(tmp_path, small_sh
 
 def test_shards_of_another_process_are_seen_after_reopening(tmp_path):
     first, second = FeatureShards(tmp_path / "s", KEY), FeatureShards(tmp_path / "s", KEY)
-    first.write(map(row, range(4)))
-    second.write(map(row, range(4, 8)))
+    first.write(batches(range(4)))
+    second.write(batches(range(4, 8)))
     first.reopen()
     check(first, range(8))
 
@@ -64,23 +71,150 @@ def test_shards_of_another_process_are_seen_after_reopening(tmp_path):
 def test_a_killed_writer_leaves_complete_shards_and_nothing_else(tmp_path, small_shards, seed):
     child = os.fork()
     if child == 0:
-        FeatureShards(tmp_path / "s", KEY).write(map(row, count(1)))
+        writer = FeatureShards(tmp_path / "s", KEY)
+        with writer.only_writer():
+            writer.write(batches(count(1)))
     time.sleep(0.02 + 0.15 * np.random.default_rng(seed).random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     shards = FeatureShards(tmp_path / "s", KEY)
+    assert {path.suffix for path in (tmp_path / "s").glob("*")} <= {".arrow", ".json"}
     stored = sorted(int(name[1:]) for name in shards.places)
     assert stored == list(range(1, len(stored) + 1))
     check(shards, stored)
-    shards.write(map(row, range(len(stored) + 1, len(stored) + 9)))
+    shards.write(batches(range(len(stored) + 1, len(stored) + 9)))
     check(FeatureShards(tmp_path / "s", KEY), range(1, len(stored) + 9))
+
+
+def wait_until(happened):
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def child():
+    """A runner of a function in a child, which ends with status 0 if it returns; all are killed at the end."""
+    children = []
+
+    def run(function):
+        number = os.fork()
+        if number == 0:
+            try:
+                function()
+            finally:
+                os._exit(0 if sys.exc_info()[0] is None else 1)
+        children.append(number)
+        return number
+
+    yield run
+    for number in children:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
+
+
+def shares(numbers, part, parts):
+    return [number for number in numbers if part_of(f"u{number}", parts) == part]
+
+
+def fill(folder, numbers, part=0, parts=1, pause_s=0.0):
+    """What a process does that stores what is missing."""
+    shards = FeatureShards(folder, KEY)
+    with shards.only_writer(part, parts):
+        missing = [number for number in shares(numbers, part, parts) if f"u{number}" not in shards.places]
+        shards.write(([row(number)] for number in missing if not time.sleep(pause_s)), part)
+
+
+def written(folder):
+    """Names of all rows in all shards."""
+    return sorted(
+        name
+        for path in folder.glob("*.arrow")
+        for name in pa.ipc.open_stream(path.read_bytes()).read_all()["name"].to_pylist()
+    )
+
+
+@pytest.mark.parametrize("divisions", [(1, 1), (2, 1), (2, 3)])
+def test_processes_that_divide_the_names_differently_write_each_once(tmp_path, child, small_shards, divisions):
+    folder = tmp_path / "s"
+    writers = [
+        child(lambda part=part, parts=parts: fill(folder, range(40), part, parts, pause_s=0.002))
+        for parts in divisions
+        for part in range(parts)
+    ]
+    for writer in writers:
+        assert os.waitpid(writer, 0)[1] == 0
+    assert written(folder) == sorted(f"u{number}" for number in range(40))
+    assert {path.suffix for path in folder.iterdir()} == {".arrow", ".json"}
+    check(FeatureShards(folder, KEY), range(40))
+
+
+def test_what_a_killed_part_has_left_is_removed_by_the_next_writer_of_these_names(tmp_path, child):
+    folder = tmp_path / "s"
+    killed, writes = (child(lambda part=part: fill(folder, range(100), part, 2, pause_s=0.01)) for part in range(2))
+    wait_until(lambda: len(list(folder.glob(".*.partial"))) == 2)
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    (living,) = folder.glob(".part-*-1-*.partial")
+    FeatureShards(folder, KEY)  # opening it leaves what is being written
+    assert len(list(folder.glob(".*.partial"))) == 2
+    fill(folder, range(40), 0, 2)
+    assert list(folder.glob(".*.partial")) == [living]
+    assert os.waitpid(writes, 0)[1] == 0
+    assert not list(folder.glob(".*"))
+
+
+def test_what_is_being_written_is_not_removed(tmp_path, child, capsys):
+    old = stored(tmp_path, "old", 40_000, 100)
+    older = stored(tmp_path, "older", 40_000, 200)
+    writer = child(lambda: fill(older, range(1000), pause_s=0.01))
+    wait_until(lambda: list(older.glob(".*.partial")))
+    os.utime(older / "key.json", (1, 1))
+    assert cli.main(["cache", "--dir", str(tmp_path), "--clear", "older"]) == 1
+    assert "another process is writing it" in capsys.readouterr().err
+    assert [each.folder for each in make_room(tmp_path, 30_000, 100_000)] == [old]
+    with pytest.raises(ConfigError, match="other processes are writing into"):
+        make_room(tmp_path, 90_000, 100_000)
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    assert cli.main(["cache", "--dir", str(tmp_path), "--clear", "older"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_shard_is_listed_and_cleared(tmp_path, child, capsys):
+    """As a process leaves it that was killed before its first shard, or while it removed the folder."""
+    writer = child(lambda: fill(tmp_path / "s", range(9), pause_s=60))
+    wait_until(lambda: (tmp_path / "s" / ".part-f.lock").exists())
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    assert not (tmp_path / "s" / "key.json").exists()
+    assert cli.main(["cache", "--dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("s: 0.0 MiB in 0 shards")
+    assert cli.main(["cache", "--dir", str(tmp_path), "--clear", "s"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_ends_with_a_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_shards, "_SHARD_BYTES", 1)
+    shards = FeatureShards(tmp_path / "s", KEY)
+    shards.write([row(number) for number in range(start, start + 7)] for start in range(0, 21, 7))
+    sizes = [pa.ipc.open_stream(path.read_bytes()).read_all().num_rows for path in (tmp_path / "s").glob("*.arrow")]
+    assert sizes == [7, 7, 7]
+
+
+def test_a_shard_ends_after_a_minute(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_shards, "_SHARD_S", 0.0)
+    FeatureShards(tmp_path / "s", KEY).write(batches(range(4)))
+    assert len(list((tmp_path / "s").glob("*.arrow"))) == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
 def test_a_shard_that_cannot_be_opened_is_removed_and_its_rows_are_missing(tmp_path, damage, caplog):
     shards = FeatureShards(tmp_path / "s", KEY)
-    shards.write(map(row, range(1, 5)))
-    shards.write(map(row, range(5, 9)))
+    shards.write(batches(range(1, 5)))
+    shards.write(batches(range(5, 9)))
     first = sorted((tmp_path / "s").glob("*.arrow"))[0]
     content = first.read_bytes()
     first.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x13" * len(content)}[damage])
@@ -94,7 +228,7 @@ def test_a_shard_that_cannot_be_opened_is_removed_and_its_rows_are_missing(tmp_p
 def test_changed_values_are_never_returned(tmp_path):
     """Every byte of a shard in turn: the values are right, the row is missing, or there is an error."""
     original = FeatureShards(tmp_path / "s", KEY)
-    original.write(map(row, range(1, 4)))
+    original.write(batches(range(1, 4)))
     (shard,) = (tmp_path / "s").glob("*.arrow")
     content, wrong = shard.read_bytes(), 0
     for place in range(0, len(content), 7):
@@ -121,7 +255,7 @@ def test_changed_values_are_never_returned(tmp_path):
 
 def stored(tmp_path: Path, name: str, size: int, age_s: float) -> Path:
     shards = FeatureShards(tmp_path / name, KEY)
-    shards.write([("u", None, np.zeros((size // 4, 1), np.float32))])
+    shards.write([[("u", None, np.zeros((size // 4, 1), np.float32))]])
     os.utime(tmp_path / name / "key.json", (time.time() - age_s,) * 2)
     return tmp_path / name
 

@@ -73,7 +73,10 @@ def test_a_finished_run_is_known_by_its_config_and_hashes(tmp_path):
     _begun(tmp_path)
     assert not is_finished(tmp_path, Settings(), IDENTITY.hashes)
     (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "scores").mkdir()  # of a process that was killed before it removed them
+    (tmp_path / "scores" / "test.jsonl").touch()
     assert is_finished(tmp_path, Settings(), {"data": IDENTITY.hashes["data"]})
+    assert not (tmp_path / "scores").exists()
     with pytest.raises(ConfigError, match=r"hashes\.folds"):
         is_finished(tmp_path, Settings(), {"folds": "other"})
 
