@@ -39,7 +39,7 @@ _SHARD_BYTES = 256 * 2**20
 _SHARD_S = 60.0
 """Time after which a shard is complete, so that a killed process loses no more"""
 _SLOTS = 64
-"""Number of locks; each is for a sixteenth of the names"""
+"""Number of locks; each is for as large a share of the names"""
 _KEY_LOCK = "part-key"
 REMAINS = ".part-*"
 """Locks and incomplete shards, of a process that writes or was killed"""
