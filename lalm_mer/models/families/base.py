@@ -134,7 +134,7 @@ class Family(PretrainedModel):
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 each family's own class
         super().__init__(model, processor)
         self.full_window = False
-        """Whether audio is padded to the tower's window, not to the longest of a batch; only if ``takes_full_window``"""
+        """Whether audio is padded to the tower's window, not to the longest of a batch (``takes_full_window``)"""
         self.silence: EncodedAudio | None = None
         """Tower output of a batch without audio in a run with stored outputs, in which no process runs the tower"""
         self._known_templates: dict[str, list[list[int] | int]] = {}
