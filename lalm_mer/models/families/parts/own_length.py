@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import AudioEncoder, Family, FrontEnd, TowerOutput
@@ -81,7 +82,7 @@ class OwnLengthEncoder(AudioEncoder):
         shape = (len(lengths), size, int(getattr(tower.config, self.width)))
         states = torch.zeros(shape, dtype=tower.dtype, device=audio_features.device)
         frames = audio_frames.tolist()
-        for group in _groups(frames, float("inf") if _several_processes() else _MOST_PADDED):
+        for group in _groups(frames, float("inf") if _is_sharded(tower) else _MOST_PADDED):
             rows = torch.tensor(group, device=audio_features.device)
             longest = max(frames[row] for row in group)
             mask = frame_mask(audio_frames[rows], longest)
@@ -103,10 +104,9 @@ def halved(mask: Tensor, frames: int) -> Tensor:
     return mask
 
 
-def _several_processes() -> bool:
-    """Whether weights may be sharded: then all processes have to call the tower equally often, once for a batch."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+def _is_sharded(tower: nn.Module) -> bool:
+    """Whether processes share its weights: then all have to call it equally often, once for a batch."""
+    return any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in tower.parameters())
 
 
 def _groups(frames: Sequence[int], most_padded: float) -> list[list[int]]:
