@@ -250,13 +250,11 @@ def _require_same_config(path: Path, earlier: Mapping[str, Any], now: Mapping[st
 
 def _step(config: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Factors of the examples, or tokens, per optimiser step; None without training, or if they are not known."""
-    train = config.get("train") or {}
+    train, engine = (config.get(name) for name in ("train", "engine"))
+    if not isinstance(train, Mapping) or not isinstance(engine, Mapping):  # a run.json can contain anything
+        return None
     size, accumulated = (train.get(key) for key in _STEP_KEYS)
-    factors: tuple[Any, ...] = (
-        train.get("tokens_per_batch") or size,
-        accumulated,
-        config.get("engine", {}).get("num_processes"),
-    )
+    factors: tuple[Any, ...] = (train.get("tokens_per_batch") or size, accumulated, engine.get("num_processes"))
     return factors if all(isinstance(factor, int) for factor in factors) else None
 
 
