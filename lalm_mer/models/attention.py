@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -33,10 +33,12 @@ class TowerAttention:
     Args:
         model: the part of the model whose config names the implementation
         exchangeable: whether its layers look up that name; some towers compute attention in their own way
+        unusable: implementations that transformers declares, but that cannot take the tower's mask
     """
 
     model: Any
     exchangeable: bool
+    unusable: Sequence[str] = ()
 
     @property
     def used(self) -> str:
@@ -45,8 +47,9 @@ class TowerAttention:
 
     @property
     def supported(self) -> list[str]:
-        """The implementations that transformers declares for it."""
-        return ["eager", *(name for name, flag in _DECLARED.items() if getattr(self.model, flag, False))]
+        """The implementations that it can use, of those that transformers declares."""
+        declared = [name for name, flag in _DECLARED.items() if getattr(self.model, flag, False)]
+        return ["eager", *(name for name in declared if name not in self.unusable)]
 
     def set(self, implementation: str, tower: str) -> None:
         """Use another implementation from now on.
@@ -96,13 +99,16 @@ def taking(attention: TowerAttention | None, mask: object) -> Iterator[None]:
         attention.model.set_attn_implementation({"": used})
 
 
-def find_attention(model: nn.Module, path: str, tower: nn.Module) -> TowerAttention | None:
+def find_attention(
+    model: nn.Module, path: str, tower: nn.Module, unusable: Sequence[str] = ()
+) -> TowerAttention | None:
     """The attention of a tower; None if it has no layers of attention.
 
     Args:
         model: the complete model
         path: path of the tower in it
         tower: the module of the tower, or its part of the module at ``path``
+        unusable: see ``TowerAttention``
     """
     layers: set[Any] = {type(module) for module in tower.modules() if "Attention" in type(module).__name__}
     if not layers:
@@ -110,7 +116,7 @@ def find_attention(model: nn.Module, path: str, tower: nn.Module) -> TowerAttent
     names = path.split(".")
     around = [model.get_submodule(".".join(names[:count])) for count in range(len(names) - 1, -1, -1)]
     models = (module for module in (*tower.modules(), *around) if isinstance(module, PreTrainedModel))
-    return TowerAttention(next(models), any(_looks_up(layer) for layer in layers))
+    return TowerAttention(next(models), any(_looks_up(layer) for layer in layers), unusable)
 
 
 def _has_gpu() -> bool:

@@ -56,6 +56,8 @@ class PretrainedModel(ABC):
     """Classes of the layers that FSDP shards one by one"""
     takes_full_window: ClassVar[bool] = False
     """Whether ``model.full_window`` can be set: the tower takes audio of any length and of its full window"""
+    unusable_attention: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Tower -> implementations of attention that transformers declares, but that cannot take the tower's mask"""
     has_language_model: ClassVar[bool] = True
     """Whether it can generate answers"""
     batch_tolerance: ClassVar[float] = 1e-5
@@ -200,7 +202,8 @@ class PretrainedModel(ABC):
     def attention(self, tower: str) -> TowerAttention | None:
         """The attention of a tower; None if it has none, as most projectors."""
         if tower not in self._attention:
-            self._attention[tower] = find_attention(self.model, self.towers[tower], self.submodule(tower))
+            unusable = self.unusable_attention.get(tower, ())
+            self._attention[tower] = find_attention(self.model, self.towers[tower], self.submodule(tower), unusable)
         return self._attention[tower]
 
     def set_attention(self, implementation: str | Mapping[str, str]) -> None:

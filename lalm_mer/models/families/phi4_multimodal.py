@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from lalm_mer.core.errors import ModelError
+from lalm_mer.models.attention import FLASH
 from lalm_mer.models.families.base import SPEECH_CORPORA, Family
 from lalm_mer.models.families.parts.audio_only import open_processor_parts
 from lalm_mer.models.families.parts.in_place import InPlaceDecoder
@@ -131,6 +133,7 @@ class Phi4Multimodal(Family):
         "language_model": "model.layers",
     }
     other_linear_modules = ("model.embed_tokens_extend.image_embed",)
+    unusable_attention = MappingProxyType({"audio_tower": (FLASH,)})  # its relative bias is part of the mask
     front_end = _FrontEnd(longest_s=40.0)  # longer audio is cut into pieces of that length, encoded independently
     encoder = OwnLengthEncoder(
         _tower_states,

@@ -170,7 +170,8 @@ def test_a_tower_has_the_attention_that_transformers_declares(fresh_family, monk
                 continue
             with pytest.raises(ConfigError, match=rf"argument 'attn_implementation': {name}; ") as refused:
                 fresh_family.set_attention({tower: name})
-            expected = f"the {tower} of {fresh_family.name}" if name != FLASH or not found.exchangeable else "flash"
+            lacks = not found.exchangeable or name not in found.supported
+            expected = f"the {tower} of {fresh_family.name}" if lacks else "flash-attn"
             assert expected in str(refused.value)
 
 
