@@ -46,6 +46,7 @@ GPU_SITE := outputs/gpu_site
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-index --no-deps --upgrade --target $(GPU_SITE)
 gpu:
 	rm -rf $(GPU_SITE)
+	$(if $(WHEELS),$(if $(wildcard $(WHEELS)/*.whl),,$(error WHEELS=$(WHEELS): has no wheels; make wheels WHEELS=$(WHEELS) downloads them)))
 	$(if $(WHEELS),$(GPU_PYTHON) $(INSTALL) $(wildcard $(WHEELS)/*.whl $(WHEELS)/bitsandbytes/*.whl))
 	PYTHONPATH="$(CURDIR)/$(GPU_SITE):$(CURDIR)" HF_HUB_OFFLINE=1 $(GPU_PYTHON) recipes/benchmark.py --steps \
 		--config recipes/benchmarks/gpu_7b.yaml
