@@ -66,7 +66,7 @@ class Work:
     Args:
         audio_positions: positions of the audio tower, without padding
         audio_tokens: placeholders, which the projector makes
-        tokens: positions of the language model: the prompt with its placeholders, and each token of the answers' tree
+        tokens: positions of the language model: the prompt with its placeholders, and the tokens of the tree of answers
         predicted: positions whose next token is predicted
     """
 

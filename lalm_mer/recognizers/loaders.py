@@ -26,7 +26,7 @@ from lalm_mer.recognizers.order import (
     within,
 )
 
-__all__ = ["POSITION", "Examples", "Inputs", "LoadingTrainer", "Numbered"]
+__all__ = ["POSITION", "Examples", "Inputs", "LoadingTrainer"]
 
 ItemT = TypeVar("ItemT", covariant=True)
 POSITION = "position"
@@ -43,7 +43,7 @@ Examples: TypeAlias = Items[Example]
 Inputs: TypeAlias = Items[Input]
 
 
-class Numbered:
+class _Numbered:
     """Items with their positions.
 
     Args:
@@ -60,8 +60,8 @@ class Numbered:
         return index, self._items[index]
 
 
-def collate_numbered(items: Sequence[tuple[int, Any]], collator: Callable[[Sequence[Any]], Batch]) -> Batch:
-    """A batch of items of ``Numbered``, with their positions."""
+def _collate_numbered(items: Sequence[tuple[int, Any]], collator: Callable[[Sequence[Any]], Batch]) -> Batch:
+    """A batch of items of ``_Numbered``, with their positions."""
     return collator([item for _, item in items]) | {POSITION: torch.tensor([position for position, _ in items])}
 
 
@@ -132,9 +132,9 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
         args = self.args
         self.rows = max(map(len, batches))
         return DataLoader(
-            Numbered(items),  # type: ignore[arg-type]  # map-style, but not torch's class
+            _Numbered(items),  # type: ignore[arg-type]  # map-style, but not torch's class
             batch_sampler=batches[args.process_index :: args.world_size],
-            collate_fn=partial(collate_numbered, collator=collator),
+            collate_fn=partial(_collate_numbered, collator=collator),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
@@ -144,7 +144,7 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
     def _loader_of(
         self,
         dataset: Any,  # noqa: ANN401 map-style
-        batches: Sampler[list[int]] | Sequence[list[int]],
+        batches: Sampler[list[int]],
         collator: Callable[..., Batch],
     ) -> DataLoader[Any]:
         """As transformers' ``_get_dataloader``, whose batches have one size; accelerate gives each process its part."""

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from closeness import assert_close
 from fsdp2_round_trip import shard
+from hashed_split import HashedSplit
 from torch.distributed.tensor import DTensor
 
 from lalm_mer.core.audio import Waveform
@@ -27,22 +28,6 @@ LABELS = LabelSet(("happy", "sad"))
 PROMPT = Prompt("both", None, (("audio", ""), ("transcript", "")), {}, "")
 AUDIO_OF = ((True, False), (False, True), (False, False), (True, True))  # of the processes, in each step
 EACH = 3  # examples of a process in a step
-
-
-class Split:
-    """Examples with a hash and a duration each, as of an ``ExampleDataset``."""
-
-    def __init__(self, examples):
-        self.examples = examples
-
-    def __getitem__(self, index):
-        return self.examples[index]
-
-    def audio_hashes(self):
-        return [example.input.utterance_id for example in self.examples]
-
-    def durations_s(self):
-        return [example.input.waveform.duration_s for example in self.examples]
 
 
 def spoken(number):
@@ -100,14 +85,16 @@ def main(base: str, out: Path) -> None:
     model = recognizer_of(base, packing=True)
     with_waveforms = [each for step in steps for each in step if each.input.waveform is not None]
     cache = TowerCache(out / "cache", model.family, ["digest"])
-    cache.fill([Split(with_waveforms)], batch_size=2, process=rank, processes=2)
+    cache.fill([HashedSplit(with_waveforms)], batch_size=2, process=rank, processes=2)
     model.family.silence = cache.silence()
     type(model.family.encoder).encode = refuse
 
     def stored(each):
         if each.input.waveform is None:
             return each
-        return replace(each, input=replace(each.input, waveform=None, encoded=cache(each.input.utterance_id)))
+        return replace(
+            each, input=replace(each.input, waveform=None, encoded=cache(f"hash of {each.input.utterance_id}"))
+        )
 
     shard(model)
     own = [[stored(each) for each in step[rank * EACH : (rank + 1) * EACH]] for step in steps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain
@@ -147,28 +147,42 @@ class TowerCache:
         count = 0
         if any(audio_hash not in self for audio_hash in items):
             with self._shards.only_writer(process, processes):
-                whole = of_size(batch_size, [*items])  # the batches of one process, each in the part of its first name
-                left = [(part_of(batch[0], processes), [each for each in batch if each not in self]) for batch in whole]
-                own = [batch for part, batch in left if batch and part == process]
-                if own:
-                    loader: DataLoader[Any] = DataLoader(
-                        items,  # type: ignore[arg-type]  # map-style, but not torch's class
-                        batch_sampler=own,
-                        num_workers=workers,
-                        collate_fn=self._collated,
-                    )
-                    with progress(desc="encoding audio", unit="utterances", total=sum(map(len, own))) as bar:
-                        batches = self._encoded(loader, [*chain.from_iterable(own)], device, bar.update)
-                        first = next(batches)
-                        if process == min(part for part, batch in left if batch):
-                            missing = chain.from_iterable(batch for _, batch in left)
-                            frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
-                            make_room(frames * first[0][2][0].nbytes)
-                        count = self._shards.write(chain([first], batches), process)
+                count = self._encode_missing(items, batch_size, workers, device, process, processes, make_room)
         while any(audio_hash not in self for audio_hash in items):  # that other processes encode
             time.sleep(_POLL_S)
             self._shards.reopen()
         return count
+
+    def _encode_missing(
+        self,
+        items: Mapping[str, _Item],
+        batch_size: int,
+        workers: int,
+        device: torch.device | None,
+        process: int,
+        processes: int,
+        make_room: Callable[[int], object],
+    ) -> int:
+        """The share of this process; arguments as of ``fill``. A batch belongs to the process of its first name."""
+        whole = of_size(batch_size, [*items])  # the batches of one process
+        left = [(part_of(batch[0], processes), [each for each in batch if each not in self]) for batch in whole]
+        own = [batch for part, batch in left if batch and part == process]
+        if not own:
+            return 0
+        loader: DataLoader[Any] = DataLoader(
+            items,  # type: ignore[arg-type]  # map-style, but not torch's class
+            batch_sampler=own,
+            num_workers=workers,
+            collate_fn=self._collated,
+        )
+        with progress(desc="encoding audio", unit="utterances", total=sum(map(len, own))) as bar:
+            batches = self._encoded(loader, [*chain.from_iterable(own)], device, bar.update)
+            first = next(batches)
+            if process == min(part for part, batch in left if batch):
+                missing = chain.from_iterable(batch for _, batch in left)
+                frames = sum(self._frame_count(items[audio_hash]) for audio_hash in missing)
+                make_room(frames * first[0][2][0].nbytes)
+            return self._shards.write(chain([first], batches), process)
 
     def _frame_count(self, item: _Item) -> int:
         return self._family.audio_token_count(round(item.duration_s * self._family.sampling_rate))

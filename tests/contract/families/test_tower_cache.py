@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from closeness import assert_close
+from hashed_split import HashedSplit
 
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.base import TowerOutput
@@ -14,30 +15,14 @@ from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower
 BOUND = 1e-5  # a batch of another composition differs by rounding
 
 
-class Split:
-    """Examples with a hash and a duration each, as of an ``ExampleDataset``."""
-
-    def __init__(self, examples):
-        self.examples = examples
-
-    def __getitem__(self, index):
-        return self.examples[index]
-
-    def audio_hashes(self):
-        return [f"hash of {example.input.utterance_id}" for example in self.examples]
-
-    def durations_s(self):
-        return [example.input.waveform.duration_s for example in self.examples]
-
-
 @pytest.fixture(scope="module")
 def filled(family, examples, tmp_path_factory):
     """A cache with the outputs of all examples."""
     if family.single_pass_reason is not None:
         pytest.skip(f"{family.name} has one step")
     cache = TowerCache(tmp_path_factory.mktemp("cache"), family, ["digest"])
-    assert cache.fill([Split(examples), Split(examples[:3])], batch_size=3) == len(examples)
-    assert cache.fill([Split(examples)], batch_size=2) == 0
+    assert cache.fill([HashedSplit(examples), HashedSplit(examples[:3])], batch_size=3) == len(examples)
+    assert cache.fill([HashedSplit(examples)], batch_size=2) == 0
     return cache
 
 
@@ -61,7 +46,7 @@ def test_scores_equal_those_without_a_cache(family, filled, prompts, examples, s
 
 def test_an_output_is_bit_equal_to_that_of_the_same_batch(family, filled, examples, tmp_path):
     own = TowerCache(tmp_path, family, ["digest"])
-    own.fill([Split(examples)], batch_size=1)
+    own.fill([HashedSplit(examples)], batch_size=1)
     for example in examples:
         with torch.no_grad():
             direct = family.encode_audio(**family.audio_inputs([example.input.waveform]))
