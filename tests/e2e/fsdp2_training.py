@@ -103,6 +103,7 @@ def main(base: str, out: Path) -> None:
     assert max(expected[0]) - min(expected[0]) > 1e-2
     for name, weight in expected[1].items():
         assert_close(found[1][name], weight, 1e-4, name)
+    dist.barrier()  # a process that ends before the others may abort at exit
     dist.destroy_process_group()
 
 
