@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from engines import STEPS, assert_equal_predictions, assert_same_files, free_port, history, write_engines
 
@@ -93,7 +94,10 @@ def test_two_nodes_by_torchrun_train_and_score_like_one_process(workplace, on_pr
     train = [*STEPS, FROZEN, "train.per_device_train_batch_size=4", "train.use_cpu=true"]
     printed = run_two_nodes(workplace, "finetune", f"output.dir={tmp_path / 'trained'}", *train, *shared)
     (encoded,) = re.findall(r"tower cache: (\d+) utterances encoded by this process, 60 stored in", printed)
-    assert 0 < int(encoded) < 60  # by both together
+    assert 0 < int(encoded) < 60  # whole batches of 8, the last of 4, by both together
+    assert int(encoded) % 8 in (0, 4)
+    shards = [pa.ipc.open_stream(path.read_bytes()).read_all() for path in (tmp_path / "cache").rglob("*.arrow")]
+    assert sum(shard.num_rows for shard in shards) == 60  # each once
     assert_trained_alike(tmp_path / "trained", one_process)
     uneven = "scoring.per_device_eval_batch_size=3"
     scored = ["scoring.use_cpu=true", uneven, *shared]
