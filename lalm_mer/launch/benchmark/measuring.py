@@ -69,7 +69,7 @@ def peak_bytes(device: str) -> int:
     """Largest memory so far: allocated by torch on the GPU, or resident of this process."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "linux":  # where getrusage also counts the process that started this one
+    if platform.system() == "Linux":  # where getrusage also counts the process that started this one
         (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
         return int(peak) * 1024
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
