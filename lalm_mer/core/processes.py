@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context, resource_tracker
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-__all__ = ["in_processes", "is_first_process", "process_count", "usable_cores"]
+__all__ = ["in_processes", "is_first_process", "leave", "process_count", "usable_cores"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -31,6 +33,23 @@ def is_first_process() -> bool:
 def process_count() -> int:
     """Number of processes of a launched run, on all machines together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave(status: int) -> NoReturn:
+    """End this process; one of several without the teardown of the interpreter.
+
+    A thread of torch's process groups that releases its last tensor needs the interpreter, and aborts the process if it
+    is being torn down, although the work is done (https://github.com/pytorch/pytorch/issues/190489).
+
+    Args:
+        status: exit status
+    """
+    if process_count() == 1:
+        sys.exit(status)
+    atexit._run_exitfuncs()  # what a library has registered, as at any other exit
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def in_processes(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from lalm_mer.core.command import command_parser, path_argument, run_command
 from lalm_mer.core.config import load_config, require_paths
+from lalm_mer.core.processes import leave
 from lalm_mer.core.settings import describe_settings
 
 __all__ = ["run_recipe"]
@@ -42,4 +42,4 @@ def run_recipe(
         require_paths(settings)
         options.recipe(settings)
 
-    sys.exit(run_command(run, parser.parse_intermixed_args(), resumes=True))
+    leave(run_command(run, parser.parse_intermixed_args(), resumes=True))

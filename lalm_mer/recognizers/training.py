@@ -199,7 +199,7 @@ class RecognizerTrainer(LoadingTrainer):
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 
     def close(self) -> None:
-        """End the processes together; otherwise one may abort at exit although its work is done."""
+        """End the processes together: one that leaves first would close the connections of the others."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 

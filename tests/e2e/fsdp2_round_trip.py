@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.processes import leave
 from lalm_mer.core.schema import Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
@@ -91,9 +92,10 @@ def main(base: str, out: Path) -> None:
     load_full(model, {name: value + 1 for name, value in expected.items()})
     for name, share in shares.items():
         torch.testing.assert_close(share.full_tensor(), expected[name] + 1, rtol=0, atol=0)
-    dist.barrier()  # a process that ends before the others may abort at exit
+    dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    leave(0)

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.processes import leave
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
@@ -103,7 +104,7 @@ def main(base: str, out: Path) -> None:
     assert max(expected[0]) - min(expected[0]) > 1e-2
     for name, weight in expected[1].items():
         assert_close(found[1][name], weight, 1e-4, name)
-    dist.barrier()  # a process that ends before the others may abort at exit
+    dist.barrier()
     dist.destroy_process_group()
 
 
@@ -113,3 +114,4 @@ def refuse(*_):
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    leave(0)

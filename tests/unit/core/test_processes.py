@@ -38,3 +38,34 @@ def test_an_interruption_prints_no_trace_of_a_worker_at_any_moment(tmp_path):
         os.killpg(running.pid, signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
         assert (stdout, stderr) == ("interrupted\n", "")
+
+
+ENDS = """
+import atexit, sys, time
+from datetime import timedelta
+from threading import Thread
+from torch.distributed import TCPStore
+from lalm_mer.core.processes import leave
+
+def waits():
+    store.wait(["never set"], timedelta(seconds=0.5))
+
+class Slow:  # its end keeps the interpreter in its teardown until the thread needs it
+    def __del__(self, sleep=time.sleep):
+        sleep(1.5)
+
+store, slow = TCPStore("127.0.0.1", 0, is_master=True), Slow()
+Thread(target=waits, daemon=True).start()
+time.sleep(0.2)
+atexit.register(print, "registered")
+print("done")
+leave(3)
+"""
+
+
+def test_a_process_of_several_is_not_aborted_by_a_thread_of_torch_at_its_end():
+    """With ``sys.exit``, Python 3.11 aborts this script."""
+    environment = os.environ | {"WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", ENDS]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "done\nregistered\n"), ended.stderr
