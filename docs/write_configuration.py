@@ -13,6 +13,7 @@ from pathlib import Path
 from lalm_mer.core.settings import Setting, settings_of
 from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
+from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -29,6 +30,7 @@ RECIPES = {
     "train_baseline.py": BaselineSettings,
     "transcribe.py": TranscribeSettings,
     "build_tiny_model.py": TinySettings,
+    "cross_validate.py": CrossValidationSettings,
     "benchmark.py": BenchmarkSettings,
 }
 HEAD = """# Configuration

@@ -8,6 +8,7 @@ from pathlib import Path
 from lalm_mer.core.config import load_config, recorded
 from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
+from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -29,6 +30,7 @@ SCHEMAS = {
     "recipes/train_baseline.py": BaselineSettings,
     "recipes/transcribe.py": TranscribeSettings,
     "recipes/benchmark.py": BenchmarkSettings,
+    "recipes/cross_validate.py": CrossValidationSettings,
 }
 
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from shipped import CORPORA, METHODS, ROOT, SERVED, SHIPPED, header, load, opening, script
+from shipped import CORPORA, METHODS, ROOT, SERVED, SHIPPED, header, load, of_recipe, opening, script
 
 from lalm_mer.launch.build.defaults import with_model
 from lalm_mer.models.registry import model_class
@@ -14,7 +14,8 @@ from lalm_mer.protocols.protocol import load_protocol
 
 MEASURED = {"recipes/ravdess/baseline.yaml", *(file for file in SHIPPED if file.startswith("recipes/demo/"))}
 NOT_MEASURED = "# A starting point: no figure has been measured with it yet."
-RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA]
+CROSS_VALIDATIONS = of_recipe("cross_validate")
+RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in CROSS_VALIDATIONS]
 
 
 def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
@@ -27,7 +28,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    assert (NOT_MEASURED in header(file)) == (file in [*RUNS, SERVED] and file not in MEASURED)
+    assert (NOT_MEASURED in header(file)) == (file in [*RUNS, *CROSS_VALIDATIONS, SERVED] and file not in MEASURED)
 
 
 @pytest.mark.parametrize("file", SHIPPED)
@@ -74,6 +75,13 @@ def test_a_run_has_its_corpus_and_a_folder_name_with_all_placeholders(file):
     assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
     assert load_protocol(ROOT / settings.split.protocol).corpus in (None, corpus)
     assert settings.output.dir == ("outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}")
+
+
+@pytest.mark.parametrize("file", CROSS_VALIDATIONS)
+def test_a_cross_validation_names_the_files_of_its_folder(file):
+    for name, system in load(file).systems.items():
+        assert system.config == str(Path(file).with_name(f"{name}.yaml"))
+        assert script(system.config) == f"recipes/{system.recipe}.py"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda file: file.name)

@@ -93,6 +93,18 @@ def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_
     assert all("wall_s" in arm for arm in found["arms"].values())
 
 
+@pytest.mark.parametrize("file", of_recipe("cross_validate"))
+def test_a_cross_validation_has_all_folds_and_seeds(file, miniature_options, run_script, tmp_path, capsys):
+    settings = load(file)
+    options = miniature_options(next(iter(settings.systems.values())).config)
+    folder = f"output.dir={tmp_path / 'out'}"
+    assert run_script("recipes/cross_validate.py", "--config", file, f"overrides={options}", folder, "--dry-run") == 0
+    folds = {"iemocap": 5, "manifest": 5, "ravdess": 6}[Path(file).parent.name]
+    rows = {name: len(system.modalities or [""]) for name, system in settings.systems.items()}
+    count = folds * (rows["zero_shot"] + 3 * rows["lora"] + 3 * rows["baseline"])
+    assert f"{count} runs, {count} to do" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("file", of_recipe("transcribe"))
 def test_a_corpus_is_transcribed(file, run_script, tiny_whisper_folder, miniature, tmp_path):
     out = tmp_path / "table.parquet"

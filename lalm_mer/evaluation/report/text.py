@@ -11,8 +11,8 @@ from lalm_mer.evaluation.intervals import Interval
 from lalm_mer.evaluation.metrics import METRICS, UAR
 
 __all__ = [
-    "aligned", "comparison_text", "difference_text", "interval_text", "metrics_text", "p_text", "pair_text", "percent",
-    "values_text", "with_interval",
+    "aligned", "comparison_text", "difference_text", "figure_text", "interval_text", "metrics_text", "p_text",
+    "pair_text", "percent", "values_text", "with_interval",
 ]  # fmt: skip
 
 
@@ -93,6 +93,16 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def figure_text(metrics: Mapping[str, Any]) -> str:
+    """The UAR with its 95% interval, or why there is none, and the number of utterances, from metrics.json."""
+    uar = metrics[UAR]
+    has_ends = uar["low"] is not None
+    interval = f"95% interval {percent(uar['low'])} to {percent(uar['high'])}" if has_ends else uar["method"]
+    left_out = [f"{count} {name}" for name in ("unparsed", "unscored") if (count := metrics[f"n_{name}"])]
+    errors = f" ({', '.join(left_out)})" if left_out else ""
+    return f"UAR {percent(uar['value'])} ({interval}), n = {metrics['n']}{errors}"
 
 
 def metrics_text(scores: dict[str, Any]) -> str:

@@ -21,9 +21,9 @@ from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.settings import changeable_keys
-from lalm_mer.evaluation.metrics import UAR, Floats
+from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
-from lalm_mer.evaluation.report.text import percent
+from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
@@ -104,7 +104,8 @@ class RunFolder:
         """
         if self.writes:
             if dev is not None:
-                _print_figure("dev", score(Predictions.from_scores(self._split(data.dev), dev)))
+                on_dev = score(Predictions.from_scores(self._split(data.dev), dev))
+                print(f"dev {figure_text(on_dev)}", flush=True)  # noqa: T201 for the user
             log_probs = with_unscored(data, scores).values
             self._end(Predictions.from_scores(self._split(data.test), log_probs))
 
@@ -135,17 +136,7 @@ class RunFolder:
         metrics = score(predictions)
         write_json(self.path / "metrics.json", metrics)
         shutil.rmtree(self.scores, ignore_errors=True)
-        _print_figure("test", metrics)
-
-
-def _print_figure(split: str, metrics: Mapping[str, Any]) -> None:
-    """Print the UAR with its 95% interval, or why there is none, and the number of utterances."""
-    uar = metrics[UAR]
-    has_ends = uar["low"] is not None
-    interval = f"95% interval {percent(uar['low'])} to {percent(uar['high'])}" if has_ends else uar["method"]
-    left_out = [f"{count} {name}" for name in ("unparsed", "unscored") if (count := metrics[f"n_{name}"])]
-    errors = f" ({', '.join(left_out)})" if left_out else ""
-    print(f"{split} UAR {percent(uar['value'])} ({interval}), n = {metrics['n']}{errors}", flush=True)  # noqa: T201
+        print(f"test {figure_text(metrics)}", flush=True)  # noqa: T201 for the user
 
 
 def run_lock(path: Path, *, writes: bool) -> AbstractContextManager[None]:

@@ -1,0 +1,144 @@
+"""The runs of a cross-validation: one for each system, modality, seed and fold."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+from lalm_mer.core.config import load_config, read_yaml, require_paths
+from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.notes import Split
+from lalm_mer.core.paths import absolute, as_recorded
+from lalm_mer.core.run_record import RUN_FILE
+from lalm_mer.corpora import load
+from lalm_mer.launch.config.cross_validation import RECIPES, CrossValidationSettings, RunSettings, SystemSettings
+from lalm_mer.launch.config.settings import BaselineSettings
+from lalm_mer.protocols.folded_corpus import fold_corpus
+from lalm_mer.protocols.protocol import load_protocol
+from lalm_mer.protocols.splits import SPLITS, Folds
+
+__all__ = ["PlannedRun", "plan_runs"]
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a system on one fold with one seed.
+
+    Args:
+        system: its name in the config
+        row: name of the system with its modalities, over whose folds and seeds the results are pooled
+        recipe: name of the recipe, without ``.py``
+        settings: of the run
+        arguments: command line of the recipe
+        sizes: split -> number of utterances
+    """
+
+    system: str
+    row: str
+    recipe: str
+    settings: RunSettings
+    arguments: tuple[str, ...]
+    sizes: Mapping[Split, int]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.settings.output.dir)
+
+    @property
+    def name(self) -> str:
+        """Row, fold and seed."""
+        return f"{self.row}/{self.folder.name}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its results."""
+        return (self.folder / METRICS_FILE).is_file() and (self.folder / RUN_FILE).is_file()
+
+    @property
+    def engine(self) -> Path:
+        """The file of accelerate launch."""
+        return Path(self.settings.engine.accelerate_config)
+
+    @property
+    def command(self) -> str:
+        """The command that runs it alone."""
+        launch = ["accelerate", "launch", "--quiet", "--config_file", as_recorded(self.engine)]
+        return shlex.join([*launch, f"recipes/{self.recipe}.py", *self.arguments])
+
+
+def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
+    """All runs of the chosen systems, in the order in which they are run; every config is checked.
+
+    Raises:
+        ConfigError: naming system and key, if a config is wrong, a fold is unknown, or a run needs several processes
+    """
+    return [run for name, system in settings.chosen.items() for run in _runs_of(name, system, settings)]
+
+
+def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSettings) -> Iterator[PlannedRun]:
+    seeds = settings.seeds if system.seeds is None else system.seeds
+    for modalities, seed in product(system.modalities or (None,), seeds):
+        row = name if modalities is None else f"{name}_{modalities.replace('+', '_')}"
+        shared = (*system.overrides, *settings.overrides, *_modalities(system, modalities), f"seed={seed}")
+        of_seed = _load(name, system, shared)
+        _require_one_process(name, of_seed)
+        folds = _folds(of_seed.data.dir, of_seed.split.protocol)
+        known = sorted(set(folds.frame["fold"]))
+        for fold in settings.folds or known:
+            if fold not in known:
+                raise ConfigError(f"key 'folds': {fold}; protocol {folds.protocol.name} of system {name} has {known}")
+            sizes = {split: len(folds.ids(fold, split)) for split in SPLITS}
+            folder = Path(settings.output.dir) / "runs" / row / f"fold{fold}_seed{seed}"
+            overrides = (*shared, f"split.fold={fold}", f"output.dir={as_recorded(folder)}")
+            run = _load(name, system, overrides)
+            yield PlannedRun(name, row, system.recipe, run, ("--config", system.config, *overrides), sizes)
+
+
+def _modalities(system: SystemSettings, modalities: str | None) -> tuple[str, ...]:
+    """The override that chooses the modalities; none if the YAML does."""
+    if modalities is None:
+        return ()
+    section = "baseline" if RECIPES[system.recipe] is BaselineSettings else "prompt"
+    return (f"{section}.modalities={modalities}",)
+
+
+def _load(name: str, system: SystemSettings, overrides: tuple[str, ...]) -> RunSettings:
+    """The settings of a run.
+
+    Raises:
+        ConfigError: naming the system
+    """
+    try:
+        settings = load_config(RECIPES[system.recipe], Path(absolute(system.config)), overrides)
+        require_paths(settings)
+    except ConfigError as error:
+        raise ConfigError(f"system {name}: {error}") from None
+    if system.modalities is not None and not isinstance(settings, BaselineSettings) and settings.prompt.file:
+        raise ConfigError(
+            f"key 'systems.{name}.modalities': {', '.join(system.modalities)}, but prompt.file="
+            f"{as_recorded(settings.prompt.file)} of {system.config} decides them; leave out one of the two"
+        )
+    return settings
+
+
+@cache
+def _folds(data: str, protocol: str) -> Folds:
+    return fold_corpus(load(Path(data)), load_protocol(Path(protocol))).folds
+
+
+def _require_one_process(name: str, settings: RunSettings) -> None:
+    """Each run has one process: those of a worker follow each other in one, which an engine of several cannot."""
+    file = settings.engine.accelerate_config
+    found = settings.engine.num_processes or int(read_yaml(Path(file)).get("num_processes", 1))
+    if found != 1:
+        raise ConfigError(
+            f"system {name}: key 'engine.accelerate_config': {as_recorded(file)} has {found} processes for a run; here "
+            "each run has one, and processes=N makes several runs at a time; set that of one process"
+        )

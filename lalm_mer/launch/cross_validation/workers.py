@@ -1,0 +1,191 @@
+"""Workers of a cross-validation: processes that share the runs of one system, each taking the next that is free."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lalm_mer.core.errors import BusyError, PredictionError
+from lalm_mer.core.output import writing
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.progress import progress
+from lalm_mer.core.strict_json import read_object
+from lalm_mer.evaluation.report.text import figure_text
+from lalm_mer.launch.cross_validation.plan import METRICS_FILE, PlannedRun
+
+__all__ = ["WorkerCommand", "run_all", "work"]
+
+_POLL_S = 0.5
+_BUSY_S = 5.0  # between two looks at runs that a process of another command has
+_END_S = 30  # until interrupted workers have ended
+
+WorkerCommand = Callable[[str, Path], Sequence[str]]
+"""System and file of accelerate launch -> command of a worker."""
+
+
+def work(runs: Sequence[PlannedRun], recipes: Mapping[str, Callable[[Any], None]]) -> None:
+    """Run, in this process, those runs that are not finished and that no other process has.
+
+    Args:
+        runs: of one system
+        recipes: name -> function of the recipe
+    """
+    for run in runs:
+        if run.is_finished:
+            continue
+        print(f"run {run.name}", flush=True)  # noqa: T201 for the log
+        try:
+            recipes[run.recipe](run.settings)
+        except BusyError:
+            print(f"run {run.name}: another process has it", flush=True)  # noqa: T201
+        gc.collect()  # the model, before the next one is loaded
+
+
+def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> None:
+    """Run by workers what is not finished, and print the figure of each run when it ends.
+
+    A system that fails is not continued; the others are.
+
+    Args:
+        runs: of all systems
+        processes: number of workers at a time
+        command: starts a worker
+        logs: folder of what the workers print
+
+    Raises:
+        PredictionError: naming the first run that failed, after the other systems have ended
+    """
+    failed: dict[str, Path] = {}
+    with progress(desc="runs", unit="runs", total=len(runs), initial=sum(run.is_finished for run in runs)) as bar:
+        left = [run for run in runs if not run.is_finished]
+        while left:
+            pool = _Pool(_jobs(left, processes, command, logs), processes, failed)
+            with pool.ended():
+                while pool.step():
+                    left = _report(left, bar)
+                    time.sleep(_POLL_S)
+            found, left = left, [run for run in _report(left, bar) if run.system not in failed]
+            if found == left and left:  # a process of another command has them
+                time.sleep(_BUSY_S)
+    if failed:
+        system, log = next(iter(failed.items()))
+        unfinished = sum(not run.is_finished for run in runs)
+        raise PredictionError(
+            f"{unfinished} of {len(runs)} runs are not finished; system {system}: {_last_error(log)} (see "
+            f"{as_recorded(log)}); rerun the same command to resume"
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    system: str
+    command: Sequence[str]
+    log: Path
+
+
+def _jobs(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> Iterator[_Job]:
+    """For each system as many workers as it has runs left, or as there may be at a time."""
+    for system in dict.fromkeys(run.system for run in runs):
+        own = [run for run in runs if run.system == system]
+        for number in range(min(processes, len(own))):
+            yield _Job(system, command(system, own[0].engine), logs / f"{system}_{number}.log")
+
+
+class _Pool:
+    """Workers that run at the same time.
+
+    Args:
+        jobs: started in their order
+        size: number at a time
+        failed: system -> log of its first failure; filled here, and its further jobs are not started
+    """
+
+    def __init__(self, jobs: Iterator[_Job], size: int, failed: dict[str, Path]) -> None:
+        self._jobs = deque(jobs)
+        self._failed = failed
+        self._running: dict[int, tuple[_Job, subprocess.Popen[bytes]]] = {}
+        self._slots = range(size)
+
+    def step(self) -> bool:
+        """Start what is free to start and collect what has ended; whether anything runs."""
+        for slot, (job, process) in list(self._running.items()):
+            if process.poll() is not None:
+                del self._running[slot]
+                if process.returncode:
+                    self._failed.setdefault(job.system, job.log)
+        for slot in self._slots:
+            while slot not in self._running and self._jobs:
+                job = self._jobs.popleft()
+                if job.system not in self._failed:
+                    self._running[slot] = (job, _start(job, slot))
+        return bool(self._running)
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Interrupt the workers if the block does not end by itself, and wait for their end."""
+        try:
+            yield
+        finally:
+            for _, process in self._running.values():
+                _signal(process, signal.SIGINT)
+            until = time.monotonic() + _END_S
+            for _, process in self._running.values():
+                try:
+                    process.wait(max(0.0, until - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    _signal(process, signal.SIGKILL)
+                    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], sent: signal.Signals) -> None:
+    """Send a signal to a worker and its launcher."""
+    if process.poll() is None:
+        os.killpg(process.pid, sent)
+
+
+def _start(job: _Job, slot: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_device(slot)}
+    with writing(job.log):
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        file: IO[bytes] = job.log.open("ab")
+    with file:
+        return subprocess.Popen(job.command, env=environment, stdout=file, stderr=file, start_new_session=True)
+
+
+def _device(slot: int) -> dict[str, str]:
+    """The variable that gives a worker a GPU of its own; none without a GPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return {"CUDA_VISIBLE_DEVICES": visible[slot % count]}
+
+
+def _report(runs: Sequence[PlannedRun], bar: Any) -> list[PlannedRun]:  # noqa: ANN401 of tqdm
+    """Print the figures of the runs that have ended; returns the others."""
+    left = []
+    for run in runs:
+        if run.is_finished:
+            bar.update()
+            bar.write(f"{run.name}: {figure_text(read_object(run.folder / METRICS_FILE))}", file=sys.stdout)
+        else:
+            left.append(run)
+    return left
+
+
+def _last_error(log: Path) -> str:
+    """The last error that a worker printed, or the last line if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["it printed nothing"]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])

@@ -1,0 +1,68 @@
+"""Cross-validation: several systems over folds, seeds and modalities by one command, then their comparison.
+
+A system is a YAML of zero_shot.py, finetune.py or train_baseline.py with overrides. Each run is one that the recipe's
+own command would make, in OUTPUT/runs; runs share stored tower outputs and features. Finished runs are not repeated:
+rerun the same command to resume. Logs of the workers are in OUTPUT/logs.
+
+Example:
+  python recipes/cross_validate.py --config recipes/ravdess/cross_validate.yaml --dry-run
+  python recipes/cross_validate.py --config recipes/ravdess/cross_validate.yaml processes=2 seeds=[0,1,2]
+
+It ends with a table (folds pooled, mean and standard deviation over seeds and over folds), the paired tests, and
+comparison.csv, comparison_values.csv, comparison.json and report.html in OUTPUT.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.config.cross_validation import CrossValidationSettings
+
+
+def cross_validate(settings: CrossValidationSettings) -> None:
+    """Run what is not finished, and compare all runs."""
+    # imported here, so that --help and errors in the config do not wait
+    from lalm_mer.launch.cross_validation.plan import plan_runs
+    from lalm_mer.launch.cross_validation.summary import summarize
+    from lalm_mer.launch.cross_validation.workers import run_all
+
+    out, runs = Path(settings.output.dir), plan_runs(settings)
+    run_all(runs, settings.processes, worker_command, out / "logs")
+    print(summarize(runs, out, shlex.join(["python", *sys.argv])))
+
+
+def dry_run(settings: CrossValidationSettings) -> None:
+    """Print the runs and what each costs."""
+    from lalm_mer.launch.cross_validation.plan import plan_runs
+    from lalm_mer.launch.cross_validation.summary import plan_text
+
+    print(plan_text(plan_runs(settings)))
+
+
+def work_on(settings: CrossValidationSettings) -> None:
+    """Run, in this process, what no other worker does."""
+    from finetune import finetune
+    from train_baseline import train_baseline
+    from zero_shot import zero_shot
+
+    from lalm_mer.launch.cross_validation.plan import plan_runs
+    from lalm_mer.launch.cross_validation.workers import work
+
+    work(plan_runs(settings), {"zero_shot": zero_shot, "finetune": finetune, "train_baseline": train_baseline})
+
+
+def worker_command(system: str, engine: Path) -> Sequence[str]:
+    """The command of a worker on one system; later overrides take precedence."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", as_recorded(engine)]
+    return [*launch, *sys.argv, f"only=[{system}]", "--worker"]
+
+
+if __name__ == "__main__":
+    instead = {
+        "--dry-run": (dry_run, "print the runs, their sizes, durations and commands; nothing is run"),
+        "--worker": (work_on, "run in this process what no other does; cross_validate.py starts its workers so"),
+    }
+    run_recipe(__doc__, CrossValidationSettings, cross_validate, instead)

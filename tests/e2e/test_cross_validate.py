@@ -1,0 +1,161 @@
+"""Folds x seeds x modalities by one command: each run is that of the recipe's own command, and none is made twice."""
+
+import random
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+from engines import assert_same_files
+
+from lalm_mer.core.config import read_yaml
+
+RECIPE = "cross_validate"
+PYTHON = [sys.executable]
+
+
+@pytest.fixture(scope="module")
+def config(workplace):
+    """A YAML of two systems: a zero-shot model with two modalities, and a small baseline; two folds, two seeds."""
+    zero_shot = read_yaml(workplace.config("zero_shot"))
+    plain = {key: zero_shot[key] for key in ("data", "split", "model", "output")}
+    (workplace.folder / "plain.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    baseline = {key: zero_shot[key] for key in ("data", "split", "output")} | {
+        "baseline": {
+            "modalities": "transcript", "bert": "scratch", "scratch": {"hidden_size": 16, "layers": 1}, "hidden": 0,
+            "cache_dir": str(workplace.folder / "features"),
+        },
+        "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
+    }  # fmt: skip
+    (workplace.folder / "baseline.yaml").write_text(yaml.safe_dump(baseline), encoding="utf-8")
+    content = {
+        "systems": {
+            "zero_shot": {
+                "recipe": "zero_shot", "config": str(workplace.folder / "plain.yaml"),
+                "modalities": ["audio", "audio+transcript"], "seeds": [0],
+            },
+            "small": {"recipe": "train_baseline", "config": str(workplace.folder / "baseline.yaml")},
+        },
+        "folds": [1, 3],
+        "seeds": [0, 1],
+        "output": {"dir": str(workplace.folder / "unused")},
+    }  # fmt: skip
+    workplace.config(RECIPE).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+NAMES = [
+    *(f"zero_shot_{modalities}/fold{fold}_seed0" for modalities in ("audio", "audio_transcript") for fold in (1, 3)),
+    *(f"small/fold{fold}_seed{seed}" for seed in (0, 1) for fold in (1, 3)),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(config, workplace, tmp_path_factory):
+    """Output of a cross-validation whose runs were made by two workers in this process."""
+    out = tmp_path_factory.mktemp("finished")
+    for system in ("zero_shot", "small"):
+        assert workplace.again(RECIPE, f"output.dir={out}", f"only=[{system}]", "--worker") == 0
+    return out
+
+
+def results(out):
+    """The figures of the comparison, without what depends on time and place."""
+    table = pd.read_csv(out / "comparison.csv").drop(columns=["seconds", "run"])
+    return table, pd.read_csv(out / "comparison_values.csv")
+
+
+def test_finished_runs_are_compared_and_not_repeated(finished, workplace, capsys):
+    changed = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
+    assert workplace.again(RECIPE, f"output.dir={finished}") == 0
+    printed = capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")} == changed
+    table, values = results(finished)
+    assert list(table["modalities"]) == ["audio", "audio+transcript", "transcript"]
+    assert list(table["folds"]) == [2, 2, 2]
+    assert list(table["seeds"]) == [1, 1, 2]
+    assert set(values["part"]) >= {"fold", "mean_over_folds", "mean_over_seeds", "sd_over_seeds"}
+    assert "over folds" in printed
+    assert (finished / "report.html").is_file()
+
+
+def test_a_run_is_that_of_the_command_which_the_dry_run_prints(finished, workplace, capsys, tmp_path):
+    assert workplace.again(RECIPE, f"output.dir={finished}", "--dry-run") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed if ", finished" in line] == NAMES
+    assert "8 runs, 0 to do: about 0 minutes in one process" in printed
+    (command,) = [line.split() for line in printed if "recipes/zero_shot.py" in line and "modalities=audio " in line]
+    assert command[:5] == ["$", "accelerate", "launch", "--quiet", "--config_file"]
+    *overrides, last = command[command.index("--config") + 2 :]
+    assert last.startswith("output.dir=")
+    script = workplace.folder / "plain.yaml"
+    assert workplace.script("recipes/zero_shot.py", "--config", str(script), *overrides, f"output.dir={tmp_path}") == 0
+    assert_same_files(tmp_path, finished / "runs" / NAMES[0])
+
+
+def test_what_is_not_finished_is_listed_with_its_cost(finished, workplace, capsys):
+    more = [f"output.dir={finished}", "folds=[1,2,3]", "only=[small]"]
+    assert workplace.again(RECIPE, *more, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("small/fold2_seed1")]
+    assert line.split()[1:5] == ["20", "20", "21", "2"]
+    assert "about" in line
+    assert "6 runs, 2 to do" in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["folds=[4]"], "key 'folds': 4; protocol synthetic_beeps_3fold of system zero_shot has [1, 2, 3]"),
+        (["seeds=[1,1]"], "key 'seeds': [1, 1] has a number twice"),
+        (["only=[large]"], "key 'only': 'large'; the systems are zero_shot, small"),
+        (["systems={../x: {recipe: zero_shot, config: y}}"], "key 'systems': '../x' is to name folders"),
+        (["overrides=[model.famly=clap]"], "system zero_shot: override 'model.famly=clap': unknown key"),
+        (
+            ["overrides=[prompt.file=prompts/audio.yaml]"],
+            "key 'systems.zero_shot.modalities': audio, audio+transcript, but",
+        ),
+        (
+            ["overrides=[engine.accelerate_config=accelerate_configs/fsdp.yaml]"],
+            "system zero_shot: key 'engine.accelerate_config': accelerate_configs/fsdp.yaml has ",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(overrides, says, config, workplace, tmp_path, capsys):
+    assert workplace.again(RECIPE, f"output.dir={tmp_path / 'out'}", *overrides) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_system_that_fails_leaves_the_others_and_is_named(finished, workplace, capsys, tmp_path):
+    out = tmp_path / "out"
+    for name in NAMES[:4]:
+        (out / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / "runs" / name).symlink_to(finished / "runs" / name)
+    broken = ["only=[small]", "folds=[1]", "seeds=[0]", "overrides=[data.without_audio=read]"]
+    assert workplace.again(RECIPE, f"output.dir={out}", *broken) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: 1 of 1 runs are not finished; system small: error: key 'data.without_audio': read")
+    assert line.endswith("rerun the same command to resume")
+
+
+@pytest.mark.slow
+def test_two_processes_and_kills_at_any_moment_change_no_figure(finished, workplace, tmp_path):
+    assert workplace.again(RECIPE, f"output.dir={finished}") == 0
+    expected = results(finished)
+    moments = random.Random(0)
+    two, killed = tmp_path / "two", tmp_path / "killed"
+    workplace.launch(RECIPE, two, "processes=2", launcher=PYTHON)
+    for _ in range(10):
+        launched = workplace.start(RECIPE, f"output.dir={killed}", "processes=2", launcher=PYTHON)
+        time.sleep(moments.uniform(2, 25))
+        if launched.process.poll() is None:
+            launched.kill()
+    workplace.launch(RECIPE, killed, launcher=PYTHON)
+    for out in (two, killed):
+        for found, known in zip(results(out), expected, strict=True):
+            pd.testing.assert_frame_equal(found, known)
+        for name in NAMES:
+            assert_same_files(out / "runs" / name, finished / "runs" / name)
