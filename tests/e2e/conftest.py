@@ -267,18 +267,6 @@ def served_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def miniature_options(miniature: Callable[..., Path], tmp_path: Path) -> Callable[[str], list[str]]:
-    """A maker of the overrides by which a YAML of a run uses the miniature of its corpus."""
-
-    def make(file: str) -> list[str]:
-        data = miniature(*shipped.corpus_of(file))
-        protocol = protocol_of_a_miniature(shipped.load(file).split.protocol, data, tmp_path / "protocol")
-        return [f"data.dir={data}", f"split.protocol={protocol}"]
-
-    return make
-
-
-@pytest.fixture
 def shipped_command(
     miniature: Callable[..., Path],
     demo_model: Callable[[str], Path],
