@@ -43,8 +43,8 @@ def dry_run(settings: CrossValidationSettings) -> None:
 
 
 def work_on(settings: CrossValidationSettings) -> None:
-    """Run, in this process, what no other worker does."""
-    from finetune import finetune
+    """Run, in this process, what no other worker works on."""
+    from finetune import finetune  # the recipes beside this one
     from train_baseline import train_baseline
     from zero_shot import zero_shot
 
@@ -62,7 +62,10 @@ def worker_command(system: str, engine: Path) -> Sequence[str]:
 
 if __name__ == "__main__":
     instead = {
-        "--dry-run": (dry_run, "print the runs, their sizes, durations and commands; nothing is run"),
-        "--worker": (work_on, "run in this process what no other does; cross_validate.py starts its workers so"),
+        "--dry-run": (dry_run, "print the runs, their numbers of utterances, durations and commands; nothing is run"),
+        "--worker": (
+            work_on,
+            "for the workers that it starts: run, in this process, what no other works on",
+        ),
     }
     run_recipe(__doc__, CrossValidationSettings, cross_validate, instead)

@@ -13,9 +13,12 @@ from lalm_mer.core.notes import Note, NoteCode, needed_facts
 from lalm_mer.core.provenance import Commit
 from lalm_mer.core.strict_json import parse, read_object
 
-__all__ = ["RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "read_record"]
+__all__ = [
+    "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "has_results", "read_record",
+]  # fmt: skip
 
 T = TypeVar("T")
+METRICS_FILE = "metrics.json"
 RUN_FILE = "run.json"
 _FORMAT = 2
 _HASHES = ("data", "folds", "prompt", "base_model")
@@ -201,6 +204,11 @@ class RunRecord:
             if key in ("data", "folds") and not record.hashes[key]:
                 raise PredictionError(f"{source}: key 'hashes.{key}': expected a hash, found {record.hashes[key]!r}")
         return record
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a run folder has its record and its metrics, which are written last."""
+    return (folder / METRICS_FILE).is_file() and (folder / RUN_FILE).is_file()
 
 
 def read_record(file: Path) -> RunRecord:

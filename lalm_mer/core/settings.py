@@ -114,11 +114,11 @@ class Setting:
     @property
     def values(self) -> str:
         """Choices, or type and range, such as ``float, 0 or more``."""
-        kind = self.type.__name__ if isinstance(self.type, type) else str(self.type)
+        kind = self.type.__name__ if isinstance(self.type, type) else re.sub(r"(\w+\.)+", "", str(self.type))
         if self.choices is not None:
             null = ["null"] if type(None) in typing.get_args(self.type) else []
             kind = f"{'list of ' if kind.startswith('list') else ''}{' | '.join([*map(str, self.allowed), *null])}"
-        return ", ".join(filter(None, [kind.replace("typing.", "").replace("None", "null"), self._range()]))
+        return ", ".join(filter(None, [kind.replace("None", "null"), self._range()]))
 
     @property
     def default_text(self) -> str:

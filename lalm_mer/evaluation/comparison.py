@@ -25,7 +25,7 @@ from lalm_mer.evaluation.runs import Run
 from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 
-__all__ = ["Comparison", "Pair", "Row", "compare", "write_comparison"]
+__all__ = ["Comparison", "Pair", "Row", "compare", "row_identity", "write_comparison"]
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,17 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
         _require_comparable(members)
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
-        of = run.record
-        identity = (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
-        groups.setdefault(identity, []).append(run)
+        groups.setdefault(row_identity(run), []).append(run)
     rows = tuple(_make_row(members) for members in groups.values())
     for block in Comparison(rows, ()).blocks().values():
         _require_same_folds(block)
     return Comparison(rows, _paired_tests(rows))
+
+
+def row_identity(run: Run) -> tuple[str | None, ...]:
+    """What the runs of one row have in common."""
+    of = run.record
+    return (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, with_values: bool = False) -> None:

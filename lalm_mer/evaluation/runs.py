@@ -13,7 +13,7 @@ import pandas as pd
 from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.names import ADAPTERS
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.predictions import Predictions
@@ -70,9 +70,9 @@ def read_run(folder: Path) -> Run:
     trained_here = record.method in ADAPTERS and "adapter" not in record.hashes
     history = _read_history(folder / "history.jsonl", required=trained_here)
     metrics = None
-    if (folder / "metrics.json").exists():
-        metrics = read_object(folder / "metrics.json")
-        _check_metrics(metrics, predictions.of_condition(record.condition), folder / "metrics.json")
+    if (folder / METRICS_FILE).exists():
+        metrics = read_object(folder / METRICS_FILE)
+        _check_metrics(metrics, predictions.of_condition(record.condition), folder / METRICS_FILE)
     return Run(as_recorded(folder), record, predictions, history, metrics)
 
 

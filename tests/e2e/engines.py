@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from closeness import assert_close
@@ -98,6 +99,11 @@ def assert_equal_predictions(run: Path, other: Path) -> None:
     table, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
     assert len(table) == 21
     assert_close(table, expected, 1e-4)
+
+
+def stored_outputs(folder: Path) -> int:
+    """Number of tower outputs in all shards below a folder; one that was stored twice counts twice."""
+    return sum(pa.ipc.open_stream(path.read_bytes()).read_all().num_rows for path in folder.rglob("*.arrow"))
 
 
 def assert_same_files(run: Path, other: Path, names: Sequence[str] = ("predictions.parquet", "metrics.json")) -> None:

@@ -1,6 +1,7 @@
 """Folds x seeds x modalities by one command: each run is that of the recipe's own command, and none is made twice."""
 
 import random
+import shutil
 import sys
 import time
 
@@ -73,11 +74,16 @@ def results(out):
     return table, pd.read_csv(out / "comparison_values.csv")
 
 
+def times_of_files(folder):
+    """File -> time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def test_finished_runs_are_compared_and_not_repeated(finished, workplace, capsys):
-    changed = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")}
+    changed = times_of_files(finished / "runs")
     assert workplace.again(RECIPE, f"output.dir={finished}") == 0
     printed = capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*")} == changed
+    assert times_of_files(finished / "runs") == changed
     table, values = results(finished)
     assert list(table["modalities"]) == ["audio", "audio+transcript", "transcript"]
     assert list(table["folds"]) == [2, 2, 2]
@@ -106,8 +112,7 @@ def test_what_is_not_finished_is_listed_with_its_cost(finished, workplace, capsy
     assert workplace.again(RECIPE, *more, "--dry-run") == 0
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if line.startswith("small/fold2_seed1")]
-    assert line.split()[1:5] == ["21", "20", "20", "2"]
-    assert "about" in line
+    assert line.split()[1:5] == ["21", "20", "20", "about"]
     assert "6 runs, 2 to do" in printed
 
 
@@ -118,6 +123,10 @@ def test_what_is_not_finished_is_listed_with_its_cost(finished, workplace, capsy
         (["seeds=[1,1]"], "key 'seeds': [1, 1] has a number twice"),
         (["only=[large]"], "key 'only': 'large'; the systems are zero_shot, small"),
         (["systems={../x: {recipe: zero_shot, config: y}}"], "key 'systems': '../x' is to name folders"),
+        (
+            ["overrides=[split.fold=2]"],
+            "system zero_shot: override 'split.fold=2': each run has its own split.fold, seed",
+        ),
         (["overrides=[model.famly=clap]"], "system zero_shot: override 'model.famly=clap': unknown key"),
         (
             ["overrides=[prompt.file=prompts/audio.yaml]"],
@@ -137,16 +146,35 @@ def test_a_mistake_is_one_line_before_anything_runs(overrides, says, config, wor
     assert not (tmp_path / "out").exists()
 
 
-def test_a_system_that_fails_leaves_the_others_and_is_named(finished, workplace, capsys, tmp_path):
-    out = tmp_path / "out"
-    for name in NAMES[:4]:
-        (out / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / "runs" / name).symlink_to(finished / "runs" / name)
-    broken = ["only=[small]", "folds=[1]", "seeds=[0]", "overrides=[data.without_audio=read]"]
-    assert workplace.again(RECIPE, f"output.dir={out}", *broken) == 1
+def test_a_finished_run_of_other_settings_is_an_error(finished, workplace, capsys):
+    changed = "systems={small: {overrides: [train.learning_rate=0.5]}}"
+    assert workplace.again(RECIPE, f"output.dir={finished}", "only=[small]", changed) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: 1 of 1 runs are not finished; system small: error: key 'data.without_audio': read")
-    assert line.endswith("rerun the same command to resume")
+    assert line.startswith("error: 0 of 4 runs are not finished; system small: key 'output.dir': ")
+    assert "config.train.learning_rate = " in line
+    assert line.endswith("small_0.log)")
+
+
+def test_a_system_that_fails_leaves_the_others_and_is_named(config, workplace, capsys, tmp_path):
+    fails = "systems={zero_shot: {overrides: [prompt.shots=500]}}"
+    assert workplace.again(RECIPE, f"output.dir={tmp_path}", "folds=[1]", "seeds=[0]", fails) == 1
+    printed = capsys.readouterr()
+    assert "small/fold1_seed0: UAR " in printed.out
+    assert printed.err.splitlines()[-1].startswith(
+        "error: 2 of 3 runs are not finished; system zero_shot: key 'prompt.shots': 500, but "
+    )
+
+
+def test_two_systems_of_one_name_are_two_rows(finished, workplace, capsys, tmp_path):
+    """As two ranks of a LoRA, of which the name in comparisons has none."""
+    other = f"systems={{other: {{recipe: train_baseline, config: {workplace.folder / 'baseline.yaml'}}}}}"
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    shutil.copytree(finished / "runs/small", tmp_path / "runs/other")
+    command = [f"output.dir={tmp_path}", other, "only=[small,other]"]
+    assert workplace.again(RECIPE, *command) == 0
+    assert list(results(tmp_path)[0]["recognizer"]) == [
+        f"fusion (opensmile, BERT scratch), {name}" for name in ("small", "other")
+    ]
 
 
 @pytest.mark.slow

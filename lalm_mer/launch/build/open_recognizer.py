@@ -15,7 +15,7 @@ from lalm_mer.core.config import build_config
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import BASELINE
-from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.run_record import RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
@@ -91,7 +91,7 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
     folder = Path(source)
     if (folder / RUN_FILE).is_file() and not (folder / CONFIG).is_file():
         record = read_record(folder / RUN_FILE)
-        if not (folder / "metrics.json").is_file():
+        if not has_results(folder):
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
             return FusionNetwork.load_trained(folder / "model")

@@ -295,7 +295,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """Where a model is written."""
+    """Where the results are written."""
 
     dir: str = setting(path="new", help="a folder")
 

@@ -13,7 +13,7 @@ from lalm_mer.core.config import load_config, read_yaml, require_paths
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import Split
 from lalm_mer.core.paths import absolute, as_recorded
-from lalm_mer.core.run_record import RUN_FILE
+from lalm_mer.core.run_record import has_results
 from lalm_mer.corpora import load
 from lalm_mer.launch.config.cross_validation import RECIPES, CrossValidationSettings, RunSettings, SystemSettings
 from lalm_mer.launch.config.settings import BaselineSettings
@@ -23,7 +23,7 @@ from lalm_mer.protocols.splits import SPLITS, Folds
 
 __all__ = ["PlannedRun", "plan_runs"]
 
-METRICS_FILE = "metrics.json"
+_OF_A_RUN = ("split.fold", "seed", "output.dir")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class PlannedRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has its results."""
-        return (self.folder / METRICS_FILE).is_file() and (self.folder / RUN_FILE).is_file()
+        """Whether its folder has results; only the recipe checks that they are of the same settings."""
+        return has_results(self.folder)
 
     @property
     def engine(self) -> Path:
@@ -84,9 +84,10 @@ def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
 
 def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSettings) -> Iterator[PlannedRun]:
     seeds = settings.seeds if system.seeds is None else system.seeds
+    _require_free(name, (*settings.overrides, *system.overrides))
     for modalities, seed in product(system.modalities or (None,), seeds):
         row = name if modalities is None else f"{name}_{modalities.replace('+', '_')}"
-        shared = (*system.overrides, *settings.overrides, *_modalities(system, modalities), f"seed={seed}")
+        shared = (*settings.overrides, *system.overrides, *_modalities(system, modalities), f"seed={seed}")
         of_seed = _load(name, system, shared)
         _require_one_process(name, of_seed)
         folds = _folds(of_seed.data.dir, of_seed.split.protocol)
@@ -99,6 +100,16 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
             overrides = (*shared, f"split.fold={fold}", f"output.dir={as_recorded(folder)}")
             run = _load(name, system, overrides)
             yield PlannedRun(name, row, system.recipe, run, ("--config", system.config, *overrides), sizes)
+
+
+def _require_free(name: str, overrides: tuple[str, ...]) -> None:
+    """Check that no override is of a key that differs between the runs."""
+    for override in overrides:
+        if override.partition("=")[0].strip() in _OF_A_RUN:
+            raise ConfigError(
+                f"system {name}: override {override!r}: each run has its own {', '.join(_OF_A_RUN)}; give folds, seeds "
+                "and output.dir of the cross-validation"
+            )
 
 
 def _modalities(system: SystemSettings, modalities: str | None) -> tuple[str, ...]:

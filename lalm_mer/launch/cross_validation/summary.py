@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.run_record import RUN_FILE, read_record
-from lalm_mer.evaluation.comparison import compare, write_comparison
+from lalm_mer.evaluation.comparison import compare, row_identity, write_comparison
 from lalm_mer.evaluation.report.html import write_report
 from lalm_mer.evaluation.report.text import aligned, comparison_text, values_text
-from lalm_mer.evaluation.runs import read_run
-from lalm_mer.launch.config.settings import ZeroShotSettings
+from lalm_mer.evaluation.runs import Run, read_run
 from lalm_mer.launch.cross_validation.plan import PlannedRun
+from lalm_mer.protocols.splits import SPLITS
 
 __all__ = ["plan_text", "summarize"]
 
@@ -26,7 +26,7 @@ def summarize(runs: Sequence[PlannedRun], out: Path, command: str) -> str:
         out: folder of comparison and report
         command: shown in the report
     """
-    comparison = compare([read_run(run.folder) for run in runs])
+    comparison = compare(_distinct(runs))
     write_comparison(comparison, out, with_values=True)
     report = out / "report.html"
     write_report(comparison, report, command=command)
@@ -35,39 +35,39 @@ def summarize(runs: Sequence[PlannedRun], out: Path, command: str) -> str:
 
 
 def plan_text(runs: Sequence[PlannedRun]) -> str:
-    """The runs with their sizes, steps and durations, what is left to do, and a command of each row."""
-    seconds = {run.name: read_record(run.folder / RUN_FILE).seconds for run in runs if run.is_finished}
-    table, left, unknown = [["run", "train", "dev", "test", "steps", "seconds"]], 0.0, 0
+    """The runs with their numbers of utterances and durations, what is left to do, and a command of each row."""
+    seconds = {run.name: read_run(run.folder).seconds for run in runs if run.is_finished}
+    of_row: dict[str, list[float]] = {}
     for run in runs:
-        mean = _mean([seconds[other.name] for other in runs if other.row == run.row and other.name in seconds])
-        done = run.name in seconds
-        if done:
+        if run.name in seconds:
+            of_row.setdefault(run.row, []).append(seconds[run.name])
+    expected = {row: fmean(durations) for row, durations in of_row.items()}
+    left = [run for run in runs if run.name not in seconds]
+    unknown = sum(run.row not in expected for run in left)
+    total = f"{len(runs)} runs, {len(left)} to do: about "
+    total += f"{sum(expected.get(run.row, 0.0) for run in left) / 60:.0f} minutes in one process"
+    total += f", and {unknown} runs of rows of which none has finished yet" if unknown else ""
+    table = [["run", *SPLITS, "seconds"]]
+    for run in runs:
+        if run.name in seconds:
             cost = f"{seconds[run.name]:.0f}, finished"
         else:
-            cost = "unknown" if mean is None else f"about {mean:.0f}"
-            left, unknown = left + (mean or 0.0), unknown + (mean is None)
-        sizes = [str(run.sizes[split]) for split in ("train", "dev", "test")]
-        table.append([run.name, *sizes, _steps(run), cost])
-    commands = {run.row: run.command for run in reversed(runs)}
-    unfinished = len(runs) - len(seconds)
-    total = f"{len(runs)} runs, {unfinished} to do: about {left / 60:.0f} minutes in one process"
-    if unknown:
-        total += f", without {unknown} runs of rows of which none has finished yet"
-    first = "\n".join(f"$ {commands[row]}" for row in dict.fromkeys(run.row for run in runs))
-    return f"{aligned(table)}\n\n{total}\n\nthe first run of each row, by its own command:\n{first}"
+            cost = f"about {expected[run.row]:.0f}" if run.row in expected else "unknown"
+        table.append([run.name, *(str(run.sizes[split]) for split in SPLITS), cost])
+    first = {run.row: f"$ {run.command}" for run in reversed(runs)}
+    commands = "\n".join(reversed(first.values()))
+    return f"{aligned(table)}\n\n{total}\n\nthe first run of each row, by its own command:\n{commands}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _steps(run: PlannedRun) -> str:
-    """Optimiser steps of a training; a dash without one, or if batches have a number of tokens."""
-    if isinstance(run.settings, ZeroShotSettings) or run.settings.train.tokens_per_batch is not None:
-        return "-"
-    train = run.settings.train
-    if train.max_steps > 0:
-        return str(train.max_steps)
-    batches = math.ceil(run.sizes["train"] / train.per_device_train_batch_size)
-    return str(math.ceil(math.ceil(batches / train.gradient_accumulation_steps) * train.num_train_epochs))
+def _distinct(runs: Sequence[PlannedRun]) -> list[Run]:
+    """The finished runs; where two systems have the same name in comparisons, that of the system is added to it."""
+    found = [(planned.system, read_run(planned.folder)) for planned in runs]
+    systems: dict[tuple[str | None, ...], set[str]] = {}
+    for system, run in found:
+        systems.setdefault(row_identity(run), set()).add(system)
+    return [
+        run
+        if len(systems[row_identity(run)]) == 1
+        else replace(run, record=replace(run.record, recognizer=f"{run.record.recognizer}, {system}"))
+        for system, run in found
+    ]

@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lalm_mer.core.errors import BusyError, PredictionError
+from lalm_mer.core.errors import BusyError, ModelError
 from lalm_mer.core.output import writing
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import progress
+from lalm_mer.core.run_record import METRICS_FILE
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
-from lalm_mer.launch.cross_validation.plan import METRICS_FILE, PlannedRun
+from lalm_mer.launch.cross_validation.plan import PlannedRun
 
 __all__ = ["WorkerCommand", "run_all", "work"]
 
 _POLL_S = 0.5
-_BUSY_S = 5.0  # between two looks at runs that a process of another command has
+_BUSY_S = 5.0  # between two looks at runs that a process of another command works on
 _END_S = 30  # until interrupted workers have ended
 
 WorkerCommand = Callable[[str, Path], Sequence[str]]
@@ -34,27 +35,26 @@ WorkerCommand = Callable[[str, Path], Sequence[str]]
 
 
 def work(runs: Sequence[PlannedRun], recipes: Mapping[str, Callable[[Any], None]]) -> None:
-    """Run, in this process, those runs that are not finished and that no other process has.
+    """Run, in this process, what no other process works on; the recipe leaves a finished run of the same settings.
 
     Args:
         runs: of one system
         recipes: name -> function of the recipe
     """
     for run in runs:
-        if run.is_finished:
-            continue
         print(f"run {run.name}", flush=True)  # noqa: T201 for the log
         try:
             recipes[run.recipe](run.settings)
         except BusyError:
-            print(f"run {run.name}: another process has it", flush=True)  # noqa: T201
+            print(f"run {run.name}: another process works on it", flush=True)  # noqa: T201
         gc.collect()  # the model, before the next one is loaded
 
 
 def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> None:
     """Run by workers what is not finished, and print the figure of each run when it ends.
 
-    A system that fails is not continued; the others are.
+    A worker of each system also compares finished runs with their settings. A system that fails is not continued; the
+    others are.
 
     Args:
         runs: of all systems
@@ -63,27 +63,25 @@ def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, 
         logs: folder of what the workers print
 
     Raises:
-        PredictionError: naming the first run that failed, after the other systems have ended
+        ModelError: naming the first system that failed, and its error, after the other systems have ended
     """
-    failed: dict[str, Path] = {}
-    with progress(desc="runs", unit="runs", total=len(runs), initial=sum(run.is_finished for run in runs)) as bar:
-        left = [run for run in runs if not run.is_finished]
-        while left:
-            pool = _Pool(_jobs(left, processes, command, logs), processes, failed)
+    failed: dict[str, str] = {}
+    left = [run for run in runs if not run.is_finished]
+    with progress(desc="runs", unit="runs", total=len(runs), initial=len(runs) - len(left)) as bar:
+        to_start = list(runs)
+        while to_start:
+            before, pool = len(left), _Pool(_jobs(to_start, processes, command, logs), processes, failed)
             with pool.ended():
                 while pool.step():
                     left = _report(left, bar)
                     time.sleep(_POLL_S)
-            found, left = left, [run for run in _report(left, bar) if run.system not in failed]
-            if found == left and left:  # a process of another command has them
+            left = _report(left, bar)
+            to_start = [run for run in left if run.system not in failed]
+            if to_start and len(left) == before:  # a process of another command works on them
                 time.sleep(_BUSY_S)
     if failed:
-        system, log = next(iter(failed.items()))
-        unfinished = sum(not run.is_finished for run in runs)
-        raise PredictionError(
-            f"{unfinished} of {len(runs)} runs are not finished; system {system}: {_last_error(log)} (see "
-            f"{as_recorded(log)}); rerun the same command to resume"
-        )
+        system, error = next(iter(failed.items()))
+        raise ModelError(f"{len(left)} of {len(runs)} runs are not finished; system {system}: {error}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,11 @@ class _Job:
 
 
 def _jobs(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> Iterator[_Job]:
-    """For each system as many workers as it has runs left, or as there may be at a time."""
+    """For each system as many workers as it has runs left, or as there may be at a time; at least one."""
     for system in dict.fromkeys(run.system for run in runs):
         own = [run for run in runs if run.system == system]
-        for number in range(min(processes, len(own))):
+        unfinished = sum(not run.is_finished for run in own)
+        for number in range(max(1, min(processes, unfinished))):
             yield _Job(system, command(system, own[0].engine), logs / f"{system}_{number}.log")
 
 
@@ -107,10 +106,10 @@ class _Pool:
     Args:
         jobs: started in their order
         size: number at a time
-        failed: system -> log of its first failure; filled here, and its further jobs are not started
+        failed: system -> its first error; filled here, and its further jobs are not started
     """
 
-    def __init__(self, jobs: Iterator[_Job], size: int, failed: dict[str, Path]) -> None:
+    def __init__(self, jobs: Iterator[_Job], size: int, failed: dict[str, str]) -> None:
         self._jobs = deque(jobs)
         self._failed = failed
         self._running: dict[int, tuple[_Job, subprocess.Popen[bytes]]] = {}
@@ -122,7 +121,7 @@ class _Pool:
             if process.poll() is not None:
                 del self._running[slot]
                 if process.returncode:
-                    self._failed.setdefault(job.system, job.log)
+                    self._failed.setdefault(job.system, _error_of(job, process.returncode))
         for slot in self._slots:
             while slot not in self._running and self._jobs:
                 job = self._jobs.popleft()
@@ -157,7 +156,7 @@ def _start(job: _Job, slot: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_device(slot)}
     with writing(job.log):
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        file: IO[bytes] = job.log.open("ab")
+        file: IO[bytes] = job.log.open("wb")
     with file:
         return subprocess.Popen(job.command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
@@ -185,7 +184,8 @@ def _report(runs: Sequence[PlannedRun], bar: Any) -> list[PlannedRun]:  # noqa: 
     return left
 
 
-def _last_error(log: Path) -> str:
-    """The last error that a worker printed, or the last line if there is none."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() or ["it printed nothing"]
-    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+def _error_of(job: _Job, status: int) -> str:
+    """The error that a worker printed, or its exit status, and its log."""
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    printed = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return f"{printed[-1] if printed else f'exit status {status}'} (log: {as_recorded(job.log)})"

@@ -19,7 +19,7 @@ from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
@@ -134,7 +134,7 @@ class RunFolder:
         self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)
-        write_json(self.path / "metrics.json", metrics)
+        write_json(self.path / METRICS_FILE, metrics)
         shutil.rmtree(self.scores, ignore_errors=True)
         print(f"test {figure_text(metrics)}", flush=True)  # noqa: T201 for the user
 
@@ -169,14 +169,14 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
     if path.exists() and not path.is_dir():
         raise ConfigError(f"key 'output.dir': {path} is a file; choose a folder")
     record = identity = replace(identity, config=_with_processes(identity.config))
-    if file.is_file() and _has_results(path):
+    if file.is_file() and _has_files(path):
         earlier = read_record(file)
         _require_same_config(path, earlier.config, identity.config, schema)
         _require_same(path, "hashes", earlier.hashes, identity.hashes)
         record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
-    elif writes and path.is_dir() and _has_results(path):  # other processes may see it while it is created
+    elif writes and path.is_dir() and _has_files(path):  # other processes may see it while it is created
         raise ConfigError(f"key 'output.dir': {path} has other files and no run.json; choose another folder")
-    if writes and not (path / "metrics.json").is_file():
+    if writes and not (path / METRICS_FILE).is_file():
         write_json(file, record.to_json())
     return RunFolder(path, record, writes)
 
@@ -195,7 +195,7 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
         ConfigError: naming the first key that differs, if the folder has another finished run
         PredictionError: if its run.json is malformed or of another format
     """
-    if not (path / "metrics.json").is_file() or not (path / RUN_FILE).is_file():
+    if not has_results(path):
         return False
     earlier = read_record(path / RUN_FILE)
     _require_same_config(path, earlier.config, _with_processes(to_dict(settings)), type(settings))
@@ -205,7 +205,7 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
     return True
 
 
-def _has_results(path: Path) -> bool:
+def _has_files(path: Path) -> bool:
     """Whether the folder has more than the run.json of a run that ended before training or scoring."""
     found = (item for item in path.iterdir() if item.name not in (RUN_FILE, f".{RUN_FILE}.partial"))
     return any(item.is_file() or any(item.iterdir()) for item in found)
