@@ -36,6 +36,8 @@ def finetune(settings: FinetuneSettings) -> None:
     if settings.model.adapter is not None:
         raise ConfigError("key 'model.adapter': finetune.py trains a new adapter; zero_shot.py scores with one")
     if settings.output.push_to is not None:
+        if not settings.split.score_test:
+            raise ConfigError("key 'output.push_to': the model card has figures of test; set split.score_test=true")
         check_repo_id(settings.output.push_to, "key 'output.push_to':")
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
@@ -63,7 +65,7 @@ def finish(settings: FinetuneSettings, folder: Path) -> None:
     from lalm_mer.sharing.hub import push_run
     from lalm_mer.sharing.hub_folder import complete_adapter
 
-    if not is_first_process():
+    if not is_first_process() or not settings.split.score_test:
         return
     complete_adapter(folder)
     output = settings.output

@@ -14,11 +14,14 @@ from lalm_mer.core.provenance import Commit
 from lalm_mer.core.strict_json import parse, read_object
 
 __all__ = [
-    "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "has_results", "read_record",
+    "DEV_METRICS_FILE", "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "has_results",
+    "read_record",
 ]  # fmt: skip
 
 T = TypeVar("T")
 METRICS_FILE = "metrics.json"
+DEV_METRICS_FILE = "dev_metrics.json"
+"""Metrics of a run that scores dev alone, which has no ``METRICS_FILE``"""
 RUN_FILE = "run.json"
 _FORMAT = 2
 _HASHES = ("data", "folds", "prompt", "base_model")
@@ -206,9 +209,9 @@ class RunRecord:
         return record
 
 
-def has_results(folder: Path) -> bool:
+def has_results(folder: Path, metrics: str = METRICS_FILE) -> bool:
     """Whether a run folder has its record and its metrics, which are written last."""
-    return (folder / METRICS_FILE).is_file() and (folder / RUN_FILE).is_file()
+    return (folder / metrics).is_file() and (folder / RUN_FILE).is_file()
 
 
 def read_record(file: Path) -> RunRecord:

@@ -61,7 +61,7 @@ class OpenedBaseline:
         """
         settings, fusion = self.settings, self.settings.baseline
         sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
-        data = open_data(self.source, settings.split.fold, sampling_rate=sampling_rate)
+        data = open_data(self.source, settings.split, sampling_rate=sampling_rate, seed=settings.seed)
         data = balanced(data, settings.balance, settings.seed)
         train = augmented(data, settings.augment, settings.seed).train
         if uses_transcript(fusion.modalities):

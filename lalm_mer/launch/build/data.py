@@ -22,6 +22,7 @@ from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import Balanced, balance, class_weights
 from lalm_mer.examples.conditions import CHANGED_INPUTS
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
+from lalm_mer.examples.subsets import choose_subset
 from lalm_mer.examples.transcripts import (
     Transcripts,
     asr_transcripts,
@@ -29,7 +30,7 @@ from lalm_mer.examples.transcripts import (
     require_same_corpus,
     simulated_transcripts,
 )
-from lalm_mer.launch.config.sections import BalanceSettings, DataSettings, SplitSettings
+from lalm_mer.launch.config.sections import BalanceSettings, DataSettings, SplitSettings, TrainingSplitSettings
 from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
@@ -62,7 +63,7 @@ class RunData:
         source: the folded corpus, with what replaces or extends its rows
         train: training examples without ``refused``, balanced and augmented as the settings say
         dev: examples without ``refused`` that select the checkpoint
-        test: the complete test set
+        test: the complete test set; empty if the run does not score it
         scored: positions in ``test`` that the recognizer can use; the others are unscored and count as errors
         refused: split -> utterance id -> why the recognizer cannot use it
         balance: counts of training examples before and after balancing; None without training
@@ -137,39 +138,50 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
 
 
 def open_data(
-    source: ExampleSource, fold: int, *, sampling_rate: int | None, refuses: Refuses | None = None
+    source: ExampleSource,
+    split: SplitSettings,
+    *,
+    sampling_rate: int | None,
+    refuses: Refuses | None = None,
+    seed: int = 0,
 ) -> RunData:
-    """Open train, dev and test of a fold.
+    """Open train, dev and test of a fold; a run that does not score the test set gets an empty one.
 
     Args:
         source: the folded corpus, with what replaces or extends its rows
-        fold: number from 1
+        split: fold, and what of it is used
         sampling_rate: in Hz; None for recognizers that do not use audio
         refuses: None if the recognizer can use any duration
+        seed: of the draw of training utterances
 
     Raises:
-        ConfigError: if the recognizer can use no utterance of a split
+        ConfigError: if the recognizer can use no utterance of a split, or train has fewer than are to be drawn
     """
-    splits = {split: source.examples(fold, split, sampling_rate) for split in SPLITS}
+    fold, training = split.fold, split if isinstance(split, TrainingSplitSettings) else None
+    opened = [name for name in SPLITS if name != "test" or training is None or training.score_test]
+    splits = {name: source.examples(fold, name, sampling_rate) for name in opened}
     uses_audio = sampling_rate is not None and not source.without_audio
     needs_audio = uses_audio or bool(source.descriptors) or source.transcript_source == ASR
     kept: dict[str, list[int]] = {}
     refused: dict[Split, dict[str, str]] = {}
-    for split, examples in splits.items():
+    for name, examples in splits.items():
         reasons = [_reason(duration_s, refuses, needs_audio=needs_audio) for duration_s in examples.durations_s()]
-        names = examples.utterances()["utterance_id"]
-        kept[split] = [index for index, reason in enumerate(reasons) if reason is None]
-        found = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
+        ids = examples.utterances()["utterance_id"]
+        kept[name] = [index for index, reason in enumerate(reasons) if reason is None]
+        found = {each: reason for each, reason in zip(ids, reasons, strict=True) if reason}
         if found:
-            refused[split] = found
-        if not kept[split] and (split == "test" or source.folded.folds.has_training):
+            refused[name] = found
+        if not kept[name] and (name == "test" or source.folded.folds.has_training):
             without = "; choose a prompt without audio, or data.without_audio=read" if uses_audio else ""
-            name, reason = next(iter(found.items()))
-            raise ConfigError(
-                f"fold {fold}: no utterance of {split} can be used, for example {name}: {reason}{without}"
-            )
+            each, reason = next(iter(found.items()))
+            raise ConfigError(f"fold {fold}: no utterance of {name} can be used, for example {each}: {reason}{without}")
     train, dev = splits["train"].select(kept["train"]), splits["dev"].select(kept["dev"])
-    return RunData(source, train, dev, splits["test"], kept["test"], refused)
+    if training is not None and training.train_utterances is not None:
+        truths, speakers = train.truths(), train.column("speaker")
+        with naming_keys("split", count="train_utterances"):
+            train = train.select(choose_subset(truths, speakers, training.train_utterances, seed=seed))
+    test = splits.get("test", source.examples_of([], sampling_rate))
+    return RunData(source, train, dev, test, kept.get("test", []), refused)
 
 
 def _reason(duration_s: float | None, refuses: Refuses | None, *, needs_audio: bool) -> str | None:

@@ -97,9 +97,10 @@ class OpenedRun:
         uses_audio = self.setup.uses("audio")
         data = open_data(
             self.source,
-            settings.split.fold,
+            settings.split,
             sampling_rate=model.sampling_rate if uses_audio else None,
             refuses=model.refuses if uses_audio else None,
+            seed=settings.seed,
         )
         setup: Any = self.setup
         setup, data = builder.with_shots(setup, data, model, settings)

@@ -15,7 +15,7 @@ from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSetti
 __all__ = [
     "AdapterSettings", "AnsweringSettings", "BalanceSettings", "DataSettings", "EngineSettings",
     "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "HubSettings", "ModelSettings", "OutputSettings",
-    "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings",
+    "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings", "TrainingSplitSettings",
     "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings", "ZeroShotScoringSettings",
 ]  # fmt: skip
 
@@ -51,6 +51,21 @@ class SplitSettings:
 
     protocol: str = setting(path="file", among="eval/protocols", help="a file of eval/protocols")
     fold: int = setting(1, at_least=1, help="fold of the protocol")
+
+
+@dataclass(frozen=True)
+class TrainingSplitSettings(SplitSettings):
+    """The utterances of train, dev and test."""
+
+    train_utterances: int | None = setting(
+        None,
+        at_least=1,
+        help="train on this number of utterances, drawn by the seed with the shares of classes and speakers; a smaller "
+        "number draws a part of a larger one's; null for all",
+    )
+    score_test: bool = setting(
+        True, help="false: score dev alone, for a search or a learning curve; the test set is not opened"
+    )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class FinetuneSettings:
     """YAML of finetune.py."""
 
     data: sections.DataSettings
-    split: sections.SplitSettings
+    split: sections.TrainingSplitSettings
     model: sections.ModelSettings
     output: sections.FinetuneOutputSettings = setting(may_change=True)
     prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
@@ -83,7 +83,7 @@ class BaselineSettings:
     """YAML of train_baseline.py."""
 
     data: sections.DataSettings
-    split: sections.SplitSettings
+    split: sections.TrainingSplitSettings
     output: sections.OutputSettings = setting(may_change=True)
     baseline: sections.FusionSettings = field(default_factory=sections.FusionSettings)
     balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)

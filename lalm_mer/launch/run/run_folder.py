@@ -19,7 +19,7 @@ from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, has_results, read_record
+from lalm_mer.core.run_record import DEV_METRICS_FILE, METRICS_FILE, RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
@@ -109,6 +109,16 @@ class RunFolder:
             log_probs = with_unscored(data, scores).values
             self._end(Predictions.from_scores(self._split(data.test), log_probs))
 
+    def finish_dev(self, data: RunData, dev: Floats) -> None:
+        """Write the results of a run that scores dev alone; dev_metrics.json is written last.
+
+        Args:
+            data: the data of the run
+            dev: label log-probabilities of the dev utterances
+        """
+        if self.writes:
+            self._end(Predictions.from_scores(self._split(data.dev), dev), "dev")
+
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
         """Write the results of generated answers, as ``finish``.
 
@@ -127,16 +137,16 @@ class RunFolder:
             ids, speakers, truth, record.labels, record.corpus, record.fold, record.seed, record.condition
         )
 
-    def _end(self, predictions: Predictions) -> None:
+    def _end(self, predictions: Predictions, split: Split = "test") -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()  # transformers creates it even without training
-        predictions.write(self.path / "predictions.parquet")
+        predictions.write(self.path / ("predictions.parquet" if split == "test" else "dev_predictions.parquet"))
         self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)
-        write_json(self.path / METRICS_FILE, metrics)
+        write_json(self.path / (METRICS_FILE if split == "test" else DEV_METRICS_FILE), metrics)
         shutil.rmtree(self.scores, ignore_errors=True)
-        print(f"test {figure_text(metrics)}", flush=True)  # noqa: T201 for the user
+        print(f"{split} {figure_text(metrics)}", flush=True)  # noqa: T201 for the user
 
 
 def run_lock(path: Path, *, writes: bool) -> AbstractContextManager[None]:
@@ -176,7 +186,7 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
         record = replace(identity, started_at=earlier.started_at, seconds=earlier.seconds)
     elif writes and path.is_dir() and _has_files(path):  # other processes may see it while it is created
         raise ConfigError(f"key 'output.dir': {path} has other files and no run.json; choose another folder")
-    if writes and not (path / METRICS_FILE).is_file():
+    if writes and not any((path / name).is_file() for name in (METRICS_FILE, DEV_METRICS_FILE)):
         write_json(file, record.to_json())
     return RunFolder(path, record, writes)
 
@@ -195,7 +205,7 @@ def is_finished(path: Path, settings: Any, hashes: Mapping[str, str | None]) -> 
         ConfigError: naming the first key that differs, if the folder has another finished run
         PredictionError: if its run.json is malformed or of another format
     """
-    if not has_results(path):
+    if not has_results(path) and not has_results(path, DEV_METRICS_FILE):
         return False
     earlier = read_record(path / RUN_FILE)
     _require_same_config(path, earlier.config, _with_processes(to_dict(settings)), type(settings))

@@ -117,7 +117,7 @@ def train_and_score(
     *,
     saved_as: str,
 ) -> None:
-    """Train from the last complete checkpoint, if there is one, score the test set, and finish the run.
+    """Train from the last complete checkpoint, if there is one, score test and dev, and finish the run.
 
     Args:
         model: the recognizer
@@ -152,14 +152,19 @@ def train_and_score(
     trainer.train(resume_from_checkpoint=checkpoint)
     _print_waiting(trainer, "training")
     weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
-    journal = run.journal("test", data.scored_test, weights)
-    scores = score_test(trainer, InputDataset(data.scored_test), journal)
+    scores = None
+    if settings.split.score_test:
+        journal = run.journal("test", data.scored_test, weights)
+        scores = score_test(trainer, InputDataset(data.scored_test), journal)
     # with the collator by which the checkpoint was chosen
     on_dev = trainer.score(
         InputDataset(data.dev), trainer.recognizer.scoring_collators[0], run.journal("dev", data.dev, weights)
     )
     trainer.save_trained(run.path / saved_as)
-    run.finish(data, scores, on_dev)
+    if scores is None:
+        run.finish_dev(data, on_dev)
+    else:
+        run.finish(data, scores, on_dev)
     trainer.close()
 
 

@@ -39,7 +39,7 @@ def opened(tmp_path, tone):
             ModelSettings("", ""), OutputSettings(""), PromptSettings(""),
         )  # fmt: skip
         opened = open_corpus(settings.data, settings.split)
-        run_data = open_data(opened, 1, sampling_rate=None)
+        run_data = open_data(opened, settings.split, sampling_rate=None)
         described = run_identity(
             settings, run_data, recognizer="r", base_model=None, modalities=modalities, method="zero_shot",
             hashes={**input_hashes(opened, modalities, None), "prompt": None, "base_model": None},

@@ -1,0 +1,71 @@
+"""Runs that score dev alone, and runs on a part of train; neither opens or changes the test set of others."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from lalm_mer.core.config import read_yaml
+from lalm_mer.examples.dataset import ExampleSource
+
+DEV_ALONE = "split.score_test=false"
+
+
+@pytest.fixture(scope="module")
+def small(workplace):
+    """A YAML of a small baseline."""
+    shared = read_yaml(workplace.config("zero_shot"))
+    content = {key: shared[key] for key in ("data", "split", "output")} | {
+        "baseline": {
+            "modalities": "transcript", "bert": "scratch", "scratch": {"size": 16, "layers": 1}, "hidden": 0,
+            "cache_dir": str(workplace.folder / "features"),
+        },
+        "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
+    }  # fmt: skip
+    workplace.config("train_baseline").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+@pytest.fixture
+def test_stays_closed(monkeypatch):
+    """Any access to the utterances of test is an error."""
+    examples = ExampleSource.examples
+
+    def without_test(self, fold, split, sampling_rate):
+        assert split != "test"
+        return examples(self, fold, split, sampling_rate)
+
+    monkeypatch.setattr(ExampleSource, "examples", without_test)
+
+
+@pytest.mark.parametrize(("recipe", "more"), [("train_baseline", ()), ("finetune", ("train.max_steps=1",))])
+@pytest.mark.usefixtures("test_stays_closed", "small")
+def test_a_run_that_scores_dev_alone_does_not_open_test(recipe, more, workplace, tmp_path, capsys):
+    command = [recipe, f"output.dir={tmp_path}", DEV_ALONE, *more]
+    assert workplace.again(*command) == 0
+    found = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert found == {"run.json", "history.jsonl", "dev_predictions.parquet", "dev_metrics.json"}
+    dev = pd.read_parquet(tmp_path / "dev_predictions.parquet")
+    assert set(dev["speaker"]) == {"s3", "s4"}
+    metrics = json.loads((tmp_path / "dev_metrics.json").read_text("utf-8"))
+    assert metrics["n"] == len(dev) == 20
+    assert "scoring 0 test" not in capsys.readouterr().out
+    assert workplace.again(*command) == 0
+    assert "is finished; nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_on_a_part_of_train_scores_the_whole_test_set(workplace, tmp_path):
+    options = ["train_baseline", f"output.dir={tmp_path}", "split.train_utterances=8"]
+    assert workplace.again(*options) == 0
+    run = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    assert run["balance"]["before"]["examples"] == 8
+    assert set(run["balance"]["before"]["classes"].values()) == {2}
+    assert len(pd.read_parquet(tmp_path / "predictions.parquet")) == 21
+
+
+@pytest.mark.usefixtures("small")
+def test_more_than_train_has_is_one_line(workplace, tmp_path, capsys):
+    assert workplace.again("train_baseline", f"output.dir={tmp_path}", "split.train_utterances=21") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: key 'split.train_utterances': 21, but train has 20 utterances; lower it"
