@@ -4,9 +4,9 @@ Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
       --config recipes/ravdess/lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
 
-The run folder receives run.json, adapter/, history.jsonl, predictions.parquet and metrics.json. Rerun the same command
-to resume from the last complete checkpoint. output.push_to=user/name pushes the adapter of the finished run to the Hub,
-as recipes/push_adapter.py does.
+The run folder receives run.json, adapter/, history.jsonl, predictions.parquet, dev_predictions.parquet and
+metrics.json. Rerun the same command to resume from the last complete checkpoint. output.push_to=user/name pushes the
+adapter of the finished run to the Hub, as recipes/push_adapter.py does.
 """
 
 from pathlib import Path

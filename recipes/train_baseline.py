@@ -4,8 +4,8 @@ Example:
   accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/train_baseline.py \\
       --config recipes/ravdess/baseline.yaml baseline.modalities=audio output.dir=outputs/baseline_audio
 
-The run folder receives run.json, model/, history.jsonl, predictions.parquet and metrics.json. Rerun the same command to
-resume from the last complete checkpoint.
+The run folder receives run.json, model/, history.jsonl, predictions.parquet, dev_predictions.parquet and metrics.json.
+Rerun the same command to resume from the last complete checkpoint.
 """
 
 from lalm_mer.core.config import recorded

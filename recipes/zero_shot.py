@@ -34,7 +34,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         from lalm_mer.launch.run.preflight import preflight
         from lalm_mer.launch.run.remote import score_remotely
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
-        from lalm_mer.launch.run.trainers import make_trainer, score_test, seed_everything
+        from lalm_mer.launch.run.trainers import make_trainer, score_dev, score_test, seed_everything
 
     engine = expected_engine(settings.engine, settings.scoring)
     generated = generates_answers(settings, engine)
@@ -47,7 +47,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
             return
         loaded = opened.load()
         if settings.model.family == REMOTE:
-            inputs = inputs_under(loaded.data, settings.scoring.condition, settings.seed)
+            inputs = inputs_under(loaded.data.scored_test, settings.scoring.condition, settings.seed)
             score_remotely(loaded, opened.folder, opened.method, inputs, engine)
             return
         notes = merged_notes(loaded)
@@ -63,7 +63,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
-        inputs = inputs_under(data, settings.scoring.condition, settings.seed)
+        inputs = inputs_under(data.scored_test, settings.scoring.condition, settings.seed)
         journal = run.journal("test", data.scored_test)
         if answering is not None:
             run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine, journal))
@@ -71,7 +71,8 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         trainer = make_trainer(
             recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
         )
-        run.finish(data, score_test(trainer, inputs, journal))
+        scores = score_test(trainer, inputs, journal)
+        run.finish(data, scores, score_dev(trainer, run, data, settings) if settings.scoring.dev else None)
         trainer.close()
 
 

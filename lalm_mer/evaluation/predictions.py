@@ -19,7 +19,11 @@ from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.output import atomic_path
 from lalm_mer.evaluation.metrics import MAX_LABELS
 
-__all__ = ["EvaluatedSplit", "Predictions"]
+__all__ = ["DEV_PREDICTIONS_FILE", "PREDICTIONS_FILE", "EvaluatedSplit", "Predictions"]
+
+PREDICTIONS_FILE = "predictions.parquet"
+DEV_PREDICTIONS_FILE = "dev_predictions.parquet"
+"""The same table of the dev split; without the utterances that the recognizer cannot use"""
 
 _COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
             "prediction", "answer")  # fmt: skip
@@ -33,7 +37,7 @@ _TIE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class EvaluatedSplit:
-    """The test split of a run.
+    """The test or dev split of a run.
 
     Args:
         utterance_ids: N ids

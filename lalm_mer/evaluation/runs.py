@@ -16,7 +16,7 @@ from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.metrics import METRICS, UAR
-from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.predictions import PREDICTIONS_FILE, Predictions
 
 __all__ = ["Run", "read_run"]
 
@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Run:
             f"{folder / RUN_FILE}: key 'primary_metric': expected one of {list(METRICS)}, found "
             f"{record.primary_metric!r}"
         )
-    predictions = Predictions.read(folder / "predictions.parquet")
+    predictions = Predictions.read(folder / PREDICTIONS_FILE)
     _check_agreement(record, predictions)
     trained_here = record.method in ADAPTERS and "adapter" not in record.hashes
     history = _read_history(folder / "history.jsonl", required=trained_here)

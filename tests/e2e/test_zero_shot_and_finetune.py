@@ -16,14 +16,25 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.notes import NoteCode, sentence
 from lalm_mer.core.run_record import read_record
+from lalm_mer.corpora import load
+from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.examples.conditions import derangement
 from lalm_mer.launch.build.baseline import open_baseline_run
 from lalm_mer.launch.build.model_run import open_model_run
-from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families import family_class
+from lalm_mer.protocols.folded_corpus import fold_corpus
+from lalm_mer.protocols.protocol import load_protocol
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
+
+
+def dev_ids(workplace) -> list[str]:
+    """Ids of the dev utterances of fold 1 that the model can use."""
+    settings = load_config(ZeroShotSettings, workplace.config("zero_shot"), ["output.dir=unused"])
+    folds = fold_corpus(load(workplace.data), load_protocol(Path(settings.split.protocol))).folds
+    return [name for name in folds.ids(settings.split.fold, "dev") if name != "s1_too_long"]
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -47,7 +58,9 @@ def test_a_zero_shot_run_folder_is_complete(prompted):
 
 def test_a_fine_tuned_run_folder_is_complete(uninterrupted, workplace):
     files = {path.name for path in uninterrupted.iterdir() if path.is_file()}
-    assert files == RUN | {"history.jsonl"}
+    assert files == RUN | {"history.jsonl", "dev_predictions.parquet"}
+    on_dev = Predictions.read(uninterrupted / "dev_predictions.parquet")
+    assert sorted(on_dev.frame["utterance_id"]) == dev_ids(workplace)
     adapter = load_file(uninterrupted / "adapter" / "adapter_model.safetensors")
     assert any("audio_tower" in name for name in adapter)
     assert all("lora_" in name for name in adapter)
@@ -103,6 +116,20 @@ def test_an_utterance_that_the_model_cannot_use_stays_in_the_denominator(recipe,
     assert (unscored.split, unscored.n, unscored.ids) == ("test", 1, ("s1_too_long",))
     assert "s1_too_long: 40.00 s long" in sentence(unscored)
     assert "counted as errors" in sentence(unscored)
+
+
+def test_a_zero_shot_run_scores_dev_on_request(prompted, workplace, tmp_path):
+    workplace.run("zero_shot", tmp_path / "run", "scoring.dev=true")
+    on_dev = Predictions.read(tmp_path / "run" / "dev_predictions.parquet")
+    assert sorted(on_dev.frame["utterance_id"]) == dev_ids(workplace)
+    for name in ("predictions.parquet", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (prompted / name).read_bytes()
+
+
+def test_generated_answers_do_not_score_dev(workplace, tmp_path, capsys):
+    out = f"output.dir={tmp_path}"
+    assert workplace.again("zero_shot", out, "scoring.dev=true", "answering.mode=generation") == 1
+    assert capsys.readouterr().err.startswith("error: key 'scoring.dev': true, but generated answers")
 
 
 def test_both_are_compared(prompted, uninterrupted, workplace, tmp_path):

@@ -280,16 +280,16 @@ def require_transcripts(data: RunData, folder: str) -> None:
         )
 
 
-def inputs_under(data: RunData, condition: str, seed: int) -> Inputs:
-    """The test inputs that the recognizer can use, under a condition.
+def inputs_under(examples: ExampleDataset, condition: str, seed: int) -> Inputs:
+    """The inputs of examples that the recognizer can use, under a condition.
 
     Raises:
         ConfigError: if the run uses no audio that could be swapped, or scores too few utterances
     """
     if condition == UNCHANGED:
-        return InputDataset(data.scored_test)
+        return InputDataset(examples)
     with naming_keys("scoring", examples="condition", count="condition"):
-        return CHANGED_INPUTS[condition](data.scored_test, seed)
+        return CHANGED_INPUTS[condition](examples, seed)
 
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:

@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from lalm_mer.core.errors import ModelError
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import GENERATION, ZERO_SHOT
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_file, hash_json
@@ -174,7 +174,8 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     settings = with_model(settings)
     source = open_corpus(settings.data, settings.split)
     setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
-    if isinstance(settings, FinetuneSettings) or settings.prompt.shots or setup.uses("descriptors"):
+    trains = isinstance(settings, FinetuneSettings)
+    if trains or settings.prompt.shots or setup.uses("descriptors") or _scores_dev(settings):
         require_training(source, settings.split)
     settings = with_targets(settings, setup)
     source, measured = source_for_prompts(source, setup, settings.prompt, settings.split.fold)
@@ -203,3 +204,21 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         modalities=setup.modalities,
     )
     return OpenedRun(settings, source, setup, method, hashes, adapter)
+
+
+def _scores_dev(settings: ZeroShotSettings | FinetuneSettings) -> bool:
+    """Whether a run without training scores dev.
+
+    Raises:
+        ConfigError: if its way of answering cannot
+    """
+    if not isinstance(settings, ZeroShotSettings) or not settings.scoring.dev:
+        return False
+    if settings.answering.mode == GENERATION:
+        raise ConfigError(
+            "key 'scoring.dev': true, but generated answers have no log-probabilities to weight; set answering.mode to "
+            "likelihood, or scoring.dev to false"
+        )
+    if settings.model.family == REMOTE:
+        raise ConfigError("key 'scoring.dev': true, but only test utterances are sent to a server; set it to false")
+    return True

@@ -215,6 +215,9 @@ class ZeroShotScoringSettings(ScoringSettings):
         help="audio_swapped gives each test utterance the audio of another; UAR falls to chance if the recognizer uses "
         "only audio, and to what transcripts allow if it uses both",
     )
+    dev: bool = setting(
+        False, help="score dev, too, into dev_predictions.parquet, by which late_fusion.py can weight the run"
+    )
 
 
 @dataclass(frozen=True)

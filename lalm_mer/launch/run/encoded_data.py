@@ -114,7 +114,11 @@ def _fill(
     """Store what is missing; the number of utterances that this process encoded."""
     assert not isinstance(data.train, AugmentedExamples)
     trains = isinstance(settings, FinetuneSettings)
-    splits = [data.train, data.dev, data.scored_test] if trains else [data.scored_test]
+    splits = [data.scored_test]
+    if trains:
+        splits = [data.train, data.dev, *splits]
+    elif isinstance(settings, ZeroShotSettings) and settings.scoring.dev:
+        splits = [data.dev, *splits]
     device = run_device(sizes)
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
     process, processes = _share(cache.folder.parent)

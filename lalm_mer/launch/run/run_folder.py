@@ -22,7 +22,7 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.run_record import DEV_METRICS_FILE, METRICS_FILE, RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import Floats
-from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
+from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE, EvaluatedSplit, Predictions
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
@@ -100,12 +100,13 @@ class RunFolder:
         Args:
             data: the data with the N scored test utterances
             scores: of these utterances
-            dev: label log-probabilities of the dev utterances, only to be printed
+            dev: label log-probabilities of the dev utterances that the recognizer can use; None if dev was not scored
         """
         if self.writes:
             if dev is not None:
-                on_dev = score(Predictions.from_scores(self._split(data.dev), dev))
-                print(f"dev {figure_text(on_dev)}", flush=True)  # noqa: T201 for the user
+                on_dev = Predictions.from_scores(self._split(data.dev), dev)
+                on_dev.write(self.path / DEV_PREDICTIONS_FILE)
+                print(f"dev {figure_text(score(on_dev))}", flush=True)  # noqa: T201 for the user
             log_probs = with_unscored(data, scores).values
             self._end(Predictions.from_scores(self._split(data.test), log_probs))
 
@@ -140,7 +141,7 @@ class RunFolder:
     def _end(self, predictions: Predictions, split: Split = "test") -> None:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()  # transformers creates it even without training
-        predictions.write(self.path / ("predictions.parquet" if split == "test" else "dev_predictions.parquet"))
+        predictions.write(self.path / (PREDICTIONS_FILE if split == "test" else DEV_PREDICTIONS_FILE))
         self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)

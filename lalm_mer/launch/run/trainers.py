@@ -23,11 +23,11 @@ from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import LOG_INTERVAL_S
 from lalm_mer.core.provenance import hash_file
-from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
+from lalm_mer.evaluation.metrics import METRICS, UAR, Floats, Metric
 from lalm_mer.examples.dataset import InputDataset
-from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.data import RunData, inputs_under
 from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
-from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
+from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
@@ -39,7 +39,7 @@ from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 from lalm_mer.recognizers.waiting import advice_on
 
-__all__ = ["make_trainer", "score_test", "seed_everything", "train_and_score"]
+__all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_and_score"]
 
 
 class _History(TrainerCallback):  # type: ignore[misc]
@@ -201,6 +201,12 @@ def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal
     if "scoring" in trainer.waiting:  # not if the journal has all scores
         _print_waiting(trainer, "scoring")
     return scores
+
+
+def score_dev(trainer: RecognizerTrainer, run: RunFolder, data: RunData, settings: ZeroShotSettings) -> Floats:
+    """Label log-probabilities of the dev utterances of a run without training, by all processes."""
+    inputs = inputs_under(data.dev, settings.scoring.condition, settings.seed)
+    return score_by_trainer(trainer, inputs, run.journal("dev", data.dev)).values
 
 
 def make_trainer(
