@@ -44,14 +44,23 @@ def dry_run(settings: CrossValidationSettings) -> None:
 
 def work_on(settings: CrossValidationSettings) -> None:
     """Run, in this process, what no other worker works on."""
+    from functools import partial
+
     from finetune import finetune  # the recipes beside this one
     from train_baseline import train_baseline
     from zero_shot import zero_shot
 
+    from lalm_mer.launch.build.kept_model import KeptModel
     from lalm_mer.launch.cross_validation.plan import plan_runs
     from lalm_mer.launch.cross_validation.workers import work
 
-    work(plan_runs(settings), {"zero_shot": zero_shot, "finetune": finetune, "train_baseline": train_baseline})
+    kept = KeptModel()
+    recipes = {
+        "zero_shot": partial(zero_shot, kept=kept),
+        "finetune": partial(finetune, kept=kept),
+        "train_baseline": train_baseline,
+    }
+    work(plan_runs(settings), recipes)
 
 
 def worker_command(system: str, engine: Path) -> Sequence[str]:

@@ -16,11 +16,12 @@ from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.launch.config.settings import FinetuneSettings
 
 
-def finetune(settings: FinetuneSettings) -> None:
-    """Train an adapter and score the test set."""
+def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
+    """Train an adapter and score the test set; ``kept`` has the base model of an earlier run of this process."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import adapt, merged_notes
         from lalm_mer.launch.build.model_run import open_model_run
@@ -50,13 +51,15 @@ def finetune(settings: FinetuneSettings) -> None:
             print(f"{as_recorded(folder)} is finished; nothing to do")
             finish(settings, folder)
             return
-        loaded = opened.load()
+        kept = kept or KeptModel()
+        loaded = opened.load(kept)
         identity = loaded_identity(loaded, opened.method, merged_notes(loaded))
         run = open_run(folder, identity, FinetuneSettings, writes=is_first_process())
         recognizer = adapt(loaded, settings.adapter, shown=run.writes)
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
         train_and_score(recognizer, settings, engine, run, data, saved_as="adapter")
+        kept.put_back(loaded.model, recognizer)
         finish(settings, folder)
 
 

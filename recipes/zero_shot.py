@@ -17,12 +17,13 @@ from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.launch.arguments import run_recipe
+from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.families import REMOTE
 
 
-def zero_shot(settings: ZeroShotSettings) -> None:
-    """Score the test set with the model, or with an adapter on it."""
+def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None) -> None:
+    """Score the test set with the model, or with an adapter on it; ``kept`` has one of an earlier run."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import load_adapted, merged_notes
         from lalm_mer.launch.build.data import inputs_under
@@ -45,7 +46,8 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         if is_finished(opened.folder, settings, opened.hashes):
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
             return
-        loaded = opened.load()
+        kept = kept or KeptModel()
+        loaded = opened.load(kept)
         if settings.model.family == REMOTE:
             inputs = inputs_under(loaded.data.scored_test, settings.scoring.condition, settings.seed)
             score_remotely(loaded, opened.folder, opened.method, inputs, engine)
@@ -67,6 +69,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         journal = run.journal("test", data.scored_test)
         if answering is not None:
             run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine, journal))
+            kept.put_back(loaded.model, recognizer)
             return
         trainer = make_trainer(
             recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
@@ -74,6 +77,7 @@ def zero_shot(settings: ZeroShotSettings) -> None:
         scores = score_test(trainer, inputs, journal)
         run.finish(data, scores, score_dev(trainer, run, data, settings) if settings.scoring.dev else None)
         trainer.close()
+        kept.put_back(loaded.model, recognizer)
 
 
 if __name__ == "__main__":

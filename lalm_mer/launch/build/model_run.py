@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError, ModelError
@@ -26,6 +28,7 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
+from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
 from lalm_mer.launch.build.remote import SERVED_ADAPTERS, RemoteBuilder
@@ -48,6 +51,13 @@ def builder_of(family: str) -> ClapBuilder | LanguageBuilder | RemoteBuilder:
     if family == REMOTE:
         return RemoteBuilder()
     return ClapBuilder() if family == CLAP else LanguageBuilder()
+
+
+def _load(builder: ClapBuilder | LanguageBuilder, settings: ModelSettings) -> PretrainedModel:
+    """Load a model without any effect on later random draws, so that a kept one gives the same run."""
+    with torch.random.fork_rng(devices=[]):
+        model: PretrainedModel = builder.load(settings)
+    return model
 
 
 def _base_digest(model: ModelSettings) -> str | None:
@@ -80,17 +90,23 @@ class OpenedRun:
         """The run folder."""
         return Path(self.settings.output.dir)
 
-    def load(self) -> LoadedRun:
+    def load(self, kept: KeptModel | None = None) -> LoadedRun:
         """Load the model, and open the examples that it can use.
+
+        Args:
+            kept: has the model of an earlier run of this process, which is used again if it is the same
 
         Raises:
             ConfigError: if settings, model and corpus do not fit
             ModelError: if there is no such model
         """
         settings, builder = self.settings, builder_of(self.settings.model.family)
-        model: Any = (
-            builder.load_remote(settings) if isinstance(builder, RemoteBuilder) else builder.load(settings.model)
-        )
+        model: Any
+        if isinstance(builder, RemoteBuilder):
+            model = builder.load_remote(settings)
+        else:
+            key = (self.hashes["base_model"], replace(settings.model, adapter=None, adapter_revision=None))
+            model = (kept or KeptModel()).open(key, partial(_load, builder, settings.model))
         if _base_digest(settings.model) != self.hashes["base_model"]:
             raise ModelError(f"model {settings.model.id!r}: its files have changed while it was loaded; start again")
         builder.check(model, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -11,17 +11,19 @@ from pathlib import Path
 
 from lalm_mer.core.config import load_config, read_yaml, require_paths
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.notes import Split
 from lalm_mer.core.paths import absolute, as_recorded
-from lalm_mer.core.run_record import has_results
+from lalm_mer.core.run_record import DEV_METRICS_FILE, METRICS_FILE, has_results
 from lalm_mer.corpora import load
 from lalm_mer.launch.config.cross_validation import RECIPES, CrossValidationSettings, RunSettings, SystemSettings
-from lalm_mer.launch.config.settings import BaselineSettings
+from lalm_mer.launch.config.sections import TrainingSplitSettings
+from lalm_mer.launch.config.settings import BaselineSettings, ZeroShotSettings
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds
 
-__all__ = ["PlannedRun", "plan_runs"]
+__all__ = ["PlannedRun", "folds_of", "load_run", "plan_runs", "require_one_process"]
 
 _OF_A_RUN = ("split.fold", "seed", "output.dir")
 
@@ -57,9 +59,16 @@ class PlannedRun:
         return f"{self.row}/{self.folder.name}"
 
     @property
+    def metrics_file(self) -> str:
+        """The file in its folder that is written last."""
+        split = self.settings.split
+        scores_test = not isinstance(split, TrainingSplitSettings) or split.score_test
+        return METRICS_FILE if scores_test else DEV_METRICS_FILE
+
+    @property
     def is_finished(self) -> bool:
         """Whether its folder has results; only the recipe checks that they are of the same settings."""
-        return has_results(self.folder)
+        return has_results(self.folder, self.metrics_file)
 
     @property
     def engine(self) -> Path:
@@ -76,6 +85,8 @@ class PlannedRun:
 def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
     """All runs of the chosen systems, in the order in which they are run; every config is checked.
 
+    A zero-shot run without random draws is planned for the first seed alone.
+
     Raises:
         ConfigError: naming system and key, if a config is wrong, a fold is unknown, or a run needs several processes
     """
@@ -89,8 +100,10 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
         row = name if modalities is None else f"{name}_{modalities.replace('+', '_')}"
         shared = (*settings.overrides, *system.overrides, *_modalities(system, modalities), f"seed={seed}")
         of_seed = _load(name, system, shared)
-        _require_one_process(name, of_seed)
-        folds = _folds(of_seed.data.dir, of_seed.split.protocol)
+        if seed != seeds[0] and not _draws(of_seed):
+            continue
+        require_one_process(of_seed, f"system {name}: ")
+        folds = folds_of(of_seed.data.dir, of_seed.split.protocol)
         known = sorted(set(folds.frame["fold"]))
         for fold in settings.folds or known:
             if fold not in known:
@@ -120,17 +133,20 @@ def _modalities(system: SystemSettings, modalities: str | None) -> tuple[str, ..
     return (f"{section}.modalities={modalities}",)
 
 
+def _draws(settings: RunSettings) -> bool:
+    """Whether a run makes random draws, so that its results depend on its seed."""
+    if not isinstance(settings, ZeroShotSettings):
+        return True
+    return settings.prompt.shots > 0 or settings.scoring.condition != UNCHANGED
+
+
 def _load(name: str, system: SystemSettings, overrides: tuple[str, ...]) -> RunSettings:
     """The settings of a run.
 
     Raises:
         ConfigError: naming the system
     """
-    try:
-        settings = load_config(RECIPES[system.recipe], Path(absolute(system.config)), overrides)
-        require_paths(settings)
-    except ConfigError as error:
-        raise ConfigError(f"system {name}: {error}") from None
+    settings = load_run(system.recipe, system.config, overrides, f"system {name}: ")
     if system.modalities is not None and not isinstance(settings, BaselineSettings) and settings.prompt.file:
         raise ConfigError(
             f"key 'systems.{name}.modalities': {', '.join(system.modalities)}, but prompt.file="
@@ -139,17 +155,36 @@ def _load(name: str, system: SystemSettings, overrides: tuple[str, ...]) -> RunS
     return settings
 
 
+def load_run(recipe: str, config: str, overrides: Sequence[str], where: str) -> RunSettings:
+    """The settings of a run of a recipe.
+
+    Raises:
+        ConfigError: beginning with ``where``
+    """
+    try:
+        settings = load_config(RECIPES[recipe], Path(absolute(config)), overrides)
+        require_paths(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    return settings
+
+
 @cache
-def _folds(data: str, protocol: str) -> Folds:
+def folds_of(data: str, protocol: str) -> Folds:
+    """The folds of a protocol on a prepared corpus."""
     return fold_corpus(load(Path(data)), load_protocol(Path(protocol))).folds
 
 
-def _require_one_process(name: str, settings: RunSettings) -> None:
-    """Each run has one process: those of a worker follow each other in one, which an engine of several cannot."""
+def require_one_process(settings: RunSettings, where: str) -> None:
+    """Check that a run has one process: runs follow each other in one, which an engine of several cannot.
+
+    Raises:
+        ConfigError: beginning with ``where``
+    """
     file = settings.engine.accelerate_config
     found = settings.engine.num_processes or int(read_yaml(Path(file)).get("num_processes", 1))
     if found != 1:
         raise ConfigError(
-            f"system {name}: key 'engine.accelerate_config': {as_recorded(file)} has {found} processes for a run; here "
-            "each run has one, and processes=N makes several runs at a time; set that of one process"
+            f"{where}key 'engine.accelerate_config': {as_recorded(file)} has {found} processes for a run; here each "
+            "run has one; set that of one process"
         )

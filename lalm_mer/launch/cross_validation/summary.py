@@ -31,7 +31,9 @@ def summarize(runs: Sequence[PlannedRun], out: Path, command: str) -> str:
     report = out / "report.html"
     write_report(comparison, report, command=command)
     values = values_text([value for row in comparison.rows for value in row.values()])
-    return "\n\n".join([comparison_text(comparison), values, f"report: {as_recorded(report)}"])
+    durations = [["recognizer", "runs", "minutes"]]
+    durations += [[row.label, str(len(row.runs)), f"{row.as_dict()['seconds'] / 60:.1f}"] for row in comparison.rows]
+    return "\n\n".join([comparison_text(comparison), values, aligned(durations), f"report: {as_recorded(report)}"])
 
 
 def plan_text(runs: Sequence[PlannedRun]) -> str:

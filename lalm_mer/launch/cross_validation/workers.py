@@ -19,7 +19,6 @@ from lalm_mer.core.errors import BusyError, ModelError
 from lalm_mer.core.output import writing
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import progress
-from lalm_mer.core.run_record import METRICS_FILE
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.launch.cross_validation.plan import PlannedRun
@@ -178,7 +177,7 @@ def _report(runs: Sequence[PlannedRun], bar: Any) -> list[PlannedRun]:  # noqa: 
     for run in runs:
         if run.is_finished:
             bar.update()
-            bar.write(f"{run.name}: {figure_text(read_object(run.folder / METRICS_FILE))}", file=sys.stdout)
+            bar.write(f"{run.name}: {figure_text(read_object(run.folder / run.metrics_file))}", file=sys.stdout)
         else:
             left.append(run)
     return left
