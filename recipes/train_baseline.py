@@ -1,4 +1,4 @@
-"""The BERT + acoustic fusion baseline after Pepino et al. (2020), with audio, transcript or both.
+"""A baseline of the parts that its config names, by default after Pepino et al. (2020): audio, transcript or both.
 
 Example:
   accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/train_baseline.py \\
@@ -8,7 +8,6 @@ The run folder receives run.json, model/, history.jsonl, predictions.parquet, de
 Rerun the same command to resume from the last complete checkpoint.
 """
 
-from lalm_mer.core.config import recorded
 from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.names import BASELINE
 from lalm_mer.core.paths import as_recorded
@@ -20,7 +19,7 @@ from lalm_mer.launch.config.settings import BaselineSettings
 def train_baseline(settings: BaselineSettings) -> None:
     """Train the network and score the test set."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
-        from lalm_mer.launch.build.baseline import baseline_notes, open_baseline_run, recognizer_name
+        from lalm_mer.launch.build.baseline import baseline_notes, encoder_models, open_baseline_run
         from lalm_mer.launch.run.engine import expected_engine
         from lalm_mer.launch.run.identity import run_identity
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
@@ -29,7 +28,7 @@ def train_baseline(settings: BaselineSettings) -> None:
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
     opened = open_baseline_run(settings)
-    settings, fusion = opened.settings, opened.settings.baseline
+    settings, parts = opened.settings, opened.settings.baseline
     with run_lock(opened.folder, writes=is_first_process()):
         if is_finished(opened.folder, settings, opened.hashes):
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
@@ -38,12 +37,12 @@ def train_baseline(settings: BaselineSettings) -> None:
         identity = run_identity(
             settings,
             data,
-            recognizer=recognizer_name(fusion),
-            base_model=recorded(fusion).bert,
-            modalities=fusion.modalities,
+            recognizer=parts.name,
+            base_model=encoder_models(parts),
+            modalities=parts.modalities,
             method=BASELINE,
             hashes=opened.hashes,
-            notes=baseline_notes(fusion),
+            notes=baseline_notes(parts),
         )
         run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
         train_and_score(network, settings, engine, run, data, saved_as="model")

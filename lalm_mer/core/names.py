@@ -6,7 +6,7 @@ from __future__ import annotations
 
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
-    "FEATURES", "FIRST_TOKEN", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS",
+    "FIRST_TOKEN", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS",
     "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED",
     "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
     "modalities_of", "uses_audio", "uses_transcript",
@@ -60,8 +60,6 @@ SERVED_SCORES = (PROMPT_LOGPROBS, FIRST_TOKEN)
 """How labels are scored by a server: every token of each answer, or the first token among the most probable ones."""
 LABEL_SCORES = ("sum", "mean", "pmi")
 """How the token log-probabilities of an answer become the score of its label."""
-FEATURES = ("opensmile", "log_mel")
-"""Acoustic features of the fusion baseline."""
 
 
 def uses_audio(modalities: str) -> bool:

@@ -35,6 +35,7 @@ class NoteCode(StrEnum):
     OTHER_LABELS = "other_labels"
     SCRATCH_BERT = "scratch_bert"
     OPENSMILE_LICENCE = "opensmile_licence"
+    SPEAKER_STATISTICS = "speaker_statistics"
     FOLD_SIZE = "fold_size"
     FOLD_UTTERANCES = "fold_utterances"
     MISSING_CLASSES = "missing_classes"
@@ -95,6 +96,9 @@ SENTENCES: Mapping[NoteCode, str] = {
     NoteCode.OTHER_LABELS: "The adapter was trained on other labels.",
     NoteCode.SCRATCH_BERT: "The transcript branch is a small BERT trained jointly from scratch; nothing is pretrained.",
     NoteCode.OPENSMILE_LICENCE: "Acoustic features by openSMILE, whose licence is for research.",
+    NoteCode.SPEAKER_STATISTICS: "Features of {modalities} are normalised by mean and standard deviation of each "
+    "speaker over all of the speaker's utterances in the split: in dev and test these are statistics of dev and test "
+    "speakers.",
     NoteCode.FOLD_SIZE: "Fold {fold}, {split}: {n} utterances here, {expected} in the protocol.",
     NoteCode.FOLD_UTTERANCES: "Fold {fold}, {split}: {n} utterances, but not those of the protocol.",
     NoteCode.MISSING_CLASSES: "{n} classes have no utterance in {split}: {classes}.",

@@ -127,6 +127,8 @@ class Input:
         context: the preceding turns, the most recent last
         descriptors: description of the voice; None if the recognizer does not use it
         encoded: stored output of the audio tower for its audio; None if there is none
+        audio_sha256: hash of the audio as the corpus stores it, whose features may be stored; None if the audio is not
+            of a corpus, or was changed
     """
 
     utterance_id: str
@@ -137,6 +139,7 @@ class Input:
     context: tuple[Turn, ...] = ()
     descriptors: str | None = None
     encoded: EncodedAudio | None = None
+    audio_sha256: str | None = None
 
     @property
     def audio(self) -> Audio | None:

@@ -63,7 +63,8 @@ class AugmentedExamples:
         key = f"seed {self._seed}, epoch {self.epoch}, repeat {self._repeats[index]}, utterance {given.utterance_id}"
         changes_speed = given.utterance_id not in self.unchanged_speed
         augmented = self.augmentation(given.waveform, key, changes_speed=changes_speed)
-        return replace(example, input=replace(given, waveform=augmented))
+        audio_sha256 = given.audio_sha256 if augmented is given.waveform else None
+        return replace(example, input=replace(given, waveform=augmented, audio_sha256=audio_sha256))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))

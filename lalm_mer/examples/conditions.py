@@ -14,6 +14,8 @@ from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 
 __all__ = ["CHANGED_INPUTS", "SwappedAudio", "derangement"]
 
+_AUDIO = ("waveform", "encoded", "audio_sha256", "without_audio", "descriptors")
+
 
 def derangement(count: int, seed: int) -> list[int]:
     """Draw a random permutation without fixed points; all such permutations are equally likely.
@@ -61,7 +63,7 @@ class SwappedAudio:
 
     def __getitem__(self, index: int) -> Input:
         other = self._with_audio[self.sources[index]]
-        audio = {name: getattr(other, name) for name in ("waveform", "encoded", "without_audio", "descriptors")}
+        audio = {name: getattr(other, name) for name in _AUDIO}
         return replace(self._without_audio[index], **audio)
 
     def __iter__(self) -> Iterator[Input]:

@@ -68,7 +68,7 @@ class ExampleDataset:
     def __init__(self, source: ExampleSource, rows: list[int], sampling_rate: int | None) -> None:
         self._source = source
         self._utterances: datasets.Dataset = source.folded.corpus.dataset
-        if source.encoded is not None:
+        if source.encoded is not None or sampling_rate is None:
             self._utterances = self._utterances.remove_columns("audio")  # not even read
         self._task = source.folded.task
         self._rows = rows
@@ -97,6 +97,7 @@ class ExampleDataset:
             without_audio=without_audio,
             context=source.context.get(name, ()),
             descriptors=source.descriptors.get(name),
+            audio_sha256=row["audio_sha256"],
         )
         return Example(given, label)
 
@@ -200,3 +201,13 @@ class InputDataset:
     def lengths(self) -> list[float]:
         """Lengths of ``ExampleDataset.lengths``; 0 for examples of another kind, which are not known before access."""
         return self._examples.lengths() if isinstance(self._examples, ExampleDataset) else [0.0] * len(self)
+
+    def select(self, indices: Sequence[int]) -> InputDataset:
+        """The inputs at ``indices``, in that order."""
+        if isinstance(self._examples, ExampleDataset):
+            return InputDataset(self._examples.select(indices))
+        return InputDataset([self._examples[index] for index in indices])
+
+    def without_waveforms(self) -> InputDataset:
+        """The same inputs without waveforms, to look up stored features; examples of another kind are not changed."""
+        return InputDataset(self._examples.without_waveforms()) if isinstance(self._examples, ExampleDataset) else self

@@ -24,7 +24,7 @@ from lalm_mer.core.processes import usable_cores
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
-from lalm_mer.examples.feature_store import FeatureStore, Frames, samples_hash
+from lalm_mer.examples.feature_store import FeatureStore, Frames
 
 __all__ = ["Descriptors", "Measures", "Terciles", "describe_corpus", "describe_voice", "measure"]
 
@@ -230,7 +230,7 @@ class _Extractor:
         return {"name": "descriptors", "version": _VERSION}
 
     def source_hash(self, given: Input) -> str | None:
-        return samples_hash(given)
+        return given.audio_sha256
 
     def extract(self, given: Input) -> Frames:
         if given.waveform is None:
@@ -263,7 +263,7 @@ def describe_corpus(
 ) -> Descriptors:
     """Describe the voices of all utterances in a fold that have audio.
 
-    The measures are stored below ``cache_dir`` under the hash of the corpus, for all folds and runs. They are those of
+    The measures are stored below ``cache_dir`` under the hash of the audio, for all folds and runs. They are those of
     the audio in the corpus: for modified audio use ``describe_voice(measure(waveform), terciles)``.
 
     Args:
@@ -278,10 +278,12 @@ def describe_corpus(
     """
     folded = source.folded
     ids = folded.with_audio
-    store = FeatureStore(cache_dir, str(folded.corpus.summary["root_hash"]), _Extractor())
-    missing = store.missing(ids)
-    store.add(InputDataset(source.examples_of(missing, _RATE)), processes or usable_cores())
-    measures = {name: _measures(store.stored(name)) for name in ids}
+    store = FeatureStore(cache_dir, _Extractor())
+    examples = source.examples_of(ids, _RATE)
+    missing = store.missing(InputDataset(examples.without_waveforms()))
+    store.add(InputDataset(examples.select(missing)), processes or usable_cores())
+    hashes = zip(ids, examples.audio_hashes(), strict=True)
+    measures = {name: _measures(store[audio_hash]) for name, audio_hash in hashes if audio_hash is not None}
     train = [name for name in dict.fromkeys(train_ids) if name in measures]
     table = folded.corpus.columns(["utterance_id", "speaker"])
     known = table.dropna(subset=["speaker"])

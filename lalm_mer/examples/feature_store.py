@@ -1,12 +1,13 @@
-"""Features of utterances, computed once per corpus, stored on disk and looked up by utterance."""
+"""Features of audio and transcripts, computed once, stored on disk and looked up by their hash."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,14 @@ from lalm_mer.core.processes import in_processes
 from lalm_mer.core.progress import progress
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
-from lalm_mer.examples.feature_shards import FeatureShards, Place
+from lalm_mer.examples.feature_shards import FeatureShards
 
-__all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "samples_hash"]
+__all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "text_hash"]
 
-Frames = npt.NDArray[np.float32]
-"""Features of one utterance, (F, D): F frames or tokens."""
+Frames: TypeAlias = npt.NDArray[np.floating[Any]]
+"""Features of one utterance, (F, D) as float32 or float16: F frames or tokens."""
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the files"""
 
 
@@ -35,10 +36,10 @@ class FeatureExtractor(Protocol):
         """D, the number of features per frame."""
 
     def settings(self) -> dict[str, Any]:
-        """Plain data that determines the values: ``name``, versions, parameters; part of the key of the store."""
+        """Plain data that determines the values: ``name``, versions, parameters; the key of the store."""
 
     def source_hash(self, given: Input) -> str | None:
-        """Hash of the data used (samples or transcript); None if the input does not have it."""
+        """Hash of what is used of an input, its stored audio or transcript; None if its features are not stored."""
 
     def extract(self, given: Input) -> Frames:
         """Compute the features, (F, D), with F at least 1.
@@ -49,37 +50,44 @@ class FeatureExtractor(Protocol):
 
 
 class FeatureStore:
-    """Features on disk, with a key of corpus, extractor, its version and settings.
+    """Features on disk: a folder for each extractor with its version and settings, a row for each audio or transcript.
 
-    Each call of ``add`` writes the utterances that were missing into memory-mapped shards. Features are looked up by
-    utterance id and hash of the input, so for a modified input (added noise, swapped audio) they are computed and not
-    taken from the store.
+    Nothing else is in the key, so all corpora, folds, seeds and modalities share the features. Each call of ``add``
+    writes those that were missing into memory-mapped shards. The features of an input without a hash, such as one with
+    added noise, are computed whenever they are read.
 
     Args:
         cache_dir: folder of all stores
-        corpus_hash: ``root_hash`` of the prepared corpus
         extractor: extractor of missing features
 
     Example:
-        >>> store = FeatureStore(Path("outputs/cache/acoustic"), root_hash, extractor)  # doctest: +SKIP
+        >>> store = FeatureStore(Path("outputs/cache"), extractor)  # doctest: +SKIP
         >>> store.add(inputs, processes=2)  # doctest: +SKIP
         1440
         >>> store.frames(inputs[0]).shape  # doctest: +SKIP
         (327, 36)
     """
 
-    def __init__(self, cache_dir: Path, corpus_hash: str, extractor: FeatureExtractor) -> None:
+    def __init__(self, cache_dir: Path, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
-        key = {"corpus": corpus_hash, "extractor": extractor.settings(), "format": _FORMAT}
+        key = {"extractor": extractor.settings(), "format": _FORMAT}
         self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(key)[:16]}"
         self._shards = FeatureShards(self.folder, key)
 
     def __len__(self) -> int:
         return len(self._shards.places)
 
-    def missing(self, utterance_ids: Iterable[str]) -> list[str]:
-        """Those of ``utterance_ids`` that are not stored."""
-        return [utterance_id for utterance_id in utterance_ids if utterance_id not in self._shards.places]
+    def __contains__(self, source_hash: str) -> bool:
+        return source_hash in self._shards.places
+
+    def missing(self, inputs: Iterable[Input]) -> list[int]:
+        """Positions of the inputs to ``add``, each audio or transcript once; they need no waveforms here."""
+        found: dict[str, int] = {}
+        for position, given in enumerate(inputs):
+            source_hash = self.extractor.source_hash(given)
+            if source_hash is not None and source_hash not in self:
+                found.setdefault(source_hash, position)
+        return list(found.values())
 
     def add(self, inputs: Iterable[Input], processes: int = 1) -> int:
         """Compute and store the features of the inputs that are not stored yet; returns their number.
@@ -95,61 +103,53 @@ class FeatureStore:
         name = str(self.extractor.settings()["name"])
         total = len(inputs) if isinstance(inputs, Sized) else None
         with progress(inputs, desc=f"{name} features", unit="utterances", total=total) as read:
-            return self._add_missing((given for given in read if self._stored(given) is None), processes)
+            return self._add_missing(self._not_stored(read), processes)
+
+    def _not_stored(self, inputs: Iterable[Input]) -> Iterator[Input]:
+        """Inputs whose features are not stored, each audio or transcript once."""
+        seen: set[str] = set()
+        for given in inputs:
+            source_hash = self.extractor.source_hash(given)
+            if source_hash is not None and source_hash not in self and source_hash not in seen:
+                seen.add(source_hash)
+                yield given
 
     def _add_missing(self, missing: Iterator[Input], processes: int) -> int:
+        first = next(missing, None)
+        if first is None:
+            return 0
         with self._shards.only_writer():
-            return self._shards.write([row] for row in in_processes(partial(_row, self.extractor), missing, processes))
+            left = self._not_stored(chain([first], missing))  # another process may have stored some meanwhile
+            rows = in_processes(partial(_row, self.extractor), left, processes)
+            return self._shards.write([row] for row in rows)
 
     def frames(self, given: Input) -> Frames:
-        """Features of one input, (F, D), from the store, or computed if the input differs from the stored one.
-
-        An input without waveform (or transcript) is looked up by id only, which avoids decoding it.
+        """Features of one input, (F, D), from the store, or computed if they are not stored.
 
         Raises:
-            CorpusError: if it is not stored and has no data to compute features from
+            CorpusError: if they are not stored, and the input has no data to compute them from
         """
-        place = self._stored(given)
-        if place is not None:
-            return self._read(place)
-        if self.extractor.source_hash(given) is None:
-            raise CorpusError(
-                f"utterance {given.utterance_id}: its features are not in {self.folder}, and the input has no data to "
-                "compute them from; add it to the store, or load it with audio and transcript"
-            )
-        return self.extractor.extract(given)
+        source_hash = self.extractor.source_hash(given)
+        return self.extractor.extract(given) if source_hash is None or source_hash not in self else self[source_hash]
 
-    def stored(self, utterance_id: str) -> Frames:
-        """The newest features stored under an id, (F, D).
+    def __getitem__(self, source_hash: str) -> Frames:
+        """The features of the audio or transcript with a hash, (F, D).
 
         Raises:
-            CorpusError: if there are none
+            CorpusError: if they are not stored, or damaged
         """
-        places = self._shards.places.get(utterance_id)
-        if not places:
-            raise CorpusError(f"utterance {utterance_id}: its features are not in {self.folder}; add it to the store")
-        return self._read(next(reversed(places.values())))
-
-    def _read(self, place: Place) -> Frames:
-        return cast(Frames, self._shards.read(place))
-
-    def _stored(self, given: Input) -> Place | None:
-        places = self._shards.places.get(given.utterance_id, {})
-        found = self.extractor.source_hash(given)
-        if found is None:  # by id only: the newest features
-            return next(reversed(places.values()), None)
-        return places.get(found)
+        if source_hash not in self:
+            raise CorpusError(f"the features of {source_hash} are not in {self.folder}; add them to the store")
+        return self._shards.read(self._shards.places[source_hash][None])
 
 
-def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, str | None, Frames]:
-    return given.utterance_id, extractor.source_hash(given), extractor.extract(given)
+def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, None, Frames]:
+    return str(extractor.source_hash(given)), None, extractor.extract(given)
 
 
-def samples_hash(given: Input) -> str | None:
-    """Hash of the samples, the ``source_hash`` of audio features; None if the input has no waveform."""
-    if given.waveform is None:
-        return None
-    return hashlib.blake2b(np.ascontiguousarray(given.waveform.samples).data, digest_size=16).hexdigest()
+def text_hash(text: str) -> str:
+    """Hash of a transcript, the ``source_hash`` of its features."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def feature_statistics(

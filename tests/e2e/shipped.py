@@ -42,7 +42,7 @@ CHANGED = {
     "recipes/finetune.py": (
         "model.dtype=float32", "adapter.r=2", "train.bf16=false", "train.dataloader_num_workers=0", *_STEP,
     ),
-    "recipes/train_baseline.py": ("baseline.bert=scratch", "baseline.processes=1", *_STEP),
+    "recipes/train_baseline.py": ("baseline.transcript.encoder.kind=scratch", "baseline.processes=1", *_STEP),
     "recipes/transcribe.py": ("model.use_cpu=true",),
 }  # fmt: skip
 """Recipe -> everything that tests change in a YAML, except for folders of corpus, model, features and results.

@@ -25,7 +25,10 @@ def test_a_run_is_trained_and_its_record_has_the_counts(workplace):
 def test_the_baseline_is_trained_on_augmented_features(workplace):
     settings = yaml.safe_load(Path(workplace.config("zero_shot")).read_text("utf-8"))
     settings = {name: settings[name] for name in ("data", "split", "output")}
-    settings["baseline"] = {"features": "log_mel", "bert": "scratch", "cache_dir": str(workplace.folder / "cache")}
+    settings["baseline"] = {
+        "audio": {"encoder": {"kind": "log_mel"}}, "transcript": {"encoder": {"kind": "scratch"}},
+        "cache_dir": str(workplace.folder / "cache"),
+    }  # fmt: skip
     workplace.config("train_baseline").write_text(yaml.safe_dump(settings), encoding="utf-8")
     histories = {}
     for name, overrides in {

@@ -32,7 +32,8 @@ def config(workplace):
     (workplace.folder / "plain.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
     baseline = {key: zero_shot[key] for key in ("data", "split", "output")} | {
         "baseline": {
-            "modalities": "transcript", "bert": "scratch", "scratch": {"size": 16, "layers": 1}, "hidden": 0,
+            "modalities": "transcript", "head": {"hidden": 0},
+            "transcript": {"encoder": {"kind": "scratch", "scratch": {"size": 16, "layers": 1}}},
             "cache_dir": str(workplace.folder / "features"),
         },
         "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
@@ -173,7 +174,7 @@ def test_two_systems_of_one_name_are_two_rows(finished, workplace, capsys, tmp_p
     command = [f"output.dir={tmp_path}", other, "only=[small,other]"]
     assert workplace.again(RECIPE, *command) == 0
     assert list(results(tmp_path)[0]["recognizer"]) == [
-        f"fusion (opensmile, BERT scratch), {name}" for name in ("small", "other")
+        f"fusion (opensmile, scratch), {name}" for name in ("small", "other")
     ]
 
 

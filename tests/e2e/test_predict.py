@@ -36,7 +36,12 @@ def runs(workplace, uninterrupted, prompted):
     }
     baseline = {
         **{key: shared[key] for key in ("data", "split")},
-        "baseline": {"modalities": "audio", "features": "log_mel", "cache_dir": str(folder / "cache"), "processes": 1},
+        "baseline": {
+            "modalities": "audio",
+            "audio": {"encoder": {"kind": "log_mel"}},
+            "cache_dir": str(folder / "cache"),
+            "processes": 1,
+        },
         "train": {"max_steps": 2},
         "output": {"dir": str(folder / "baseline")},
     }

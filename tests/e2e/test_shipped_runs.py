@@ -20,7 +20,7 @@ ADAPTER = {
     "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
     "prompt.yaml", "README.md", "run.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
-TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"fusion.json", "model.safetensors"})}
+TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"network.json", "model.safetensors"})}
 """Recipe -> folder of what it trained, and its files."""
 RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
 
@@ -31,7 +31,7 @@ def folder_name(file, corpus):
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir
     if method == "baseline":
-        recognizer, modalities = "fusion-opensmile-BERT-scratch", settings.baseline.modalities
+        recognizer, modalities = "fusion-opensmile-scratch", settings.baseline.modalities
     else:
         recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
     recognizer += "-nf4" if method == "qlora" else ""

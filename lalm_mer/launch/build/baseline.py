@@ -1,4 +1,4 @@
-"""Builder of the fusion baseline."""
+"""Builder of the baseline."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from lalm_mer.launch.build.data import (
 )
 from lalm_mer.launch.build.defaults import with_folder
 from lalm_mer.launch.build.packing import refuse_packing
-from lalm_mer.launch.config.sections import FusionSettings
 from lalm_mer.launch.config.settings import BaselineSettings
-from lalm_mer.recognizers.baselines.acoustic import SAMPLING_RATE
-from lalm_mer.recognizers.baselines.build import build_fusion
-from lalm_mer.recognizers.baselines.fusion import FusionNetwork
+from lalm_mer.models.encoders.audio import AudioEncoder
+from lalm_mer.models.encoders.kinds import open_audio_encoder
+from lalm_mer.models.encoders.settings import TextEncoderSettings
+from lalm_mer.recognizers.baselines.build import build_network
+from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
-__all__ = ["OpenedBaseline", "baseline_notes", "open_baseline_run", "recognizer_name"]
+__all__ = ["OpenedBaseline", "baseline_notes", "encoder_models", "open_baseline_run"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class OpenedBaseline:
         """The run folder."""
         return Path(self.settings.output.dir)
 
-    def load(self) -> tuple[FusionNetwork, RunData]:
+    def load(self) -> tuple[BaselineNetwork, RunData]:
         """Compute and store missing features, and build the network.
 
         Returns:
@@ -59,14 +61,15 @@ class OpenedBaseline:
         Raises:
             ConfigError: if an utterance has no transcript, but the network uses transcripts
         """
-        settings, fusion = self.settings, self.settings.baseline
-        sampling_rate = SAMPLING_RATE if uses_audio(fusion.modalities) else None
-        data = open_data(self.source, settings.split, sampling_rate=sampling_rate, seed=settings.seed)
+        settings, parts = self.settings, self.settings.baseline
+        audio = open_audio_encoder(recorded(parts.audio.encoder)) if uses_audio(parts.modalities) else None
+        rate = audio.sampling_rate if audio else None
+        data = open_data(self.source, settings.split, sampling_rate=rate, seed=settings.seed)
         data = balanced(data, settings.balance, settings.seed)
         train = augmented(data, settings.augment, settings.seed).train
-        if uses_transcript(fusion.modalities):
+        if uses_transcript(parts.modalities):
             require_transcripts(data, settings.data.dir)
-        network = _network(data, fusion)
+        network = _network(data, settings, audio)
         if isinstance(train, ExampleDataset):  # features of augmented examples change in every epoch and are not stored
             train = train.without_waveforms()
         dev, test = data.dev.without_waveforms(), data.test.without_waveforms()
@@ -79,7 +82,7 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     Raises:
         ConfigError: if the settings do not fit each other or the corpus
     """
-    fusion = settings.baseline
+    parts = settings.baseline
     if settings.data.without_audio != "refuse":
         raise ConfigError("key 'data.without_audio': read; the baseline needs the audio of every utterance; set refuse")
     if settings.train.gradient_checkpointing:
@@ -87,50 +90,46 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     refuse_packing(settings, "the baseline has no rows of tokens")
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
-    hashes = {**input_hashes(source, fusion.modalities, settings.augment), "prompt": None, "base_model": None}
+    hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
     settings = with_folder(
         settings,
         corpus=source.folded.corpus.name,
-        recognizer=recognizer_name(fusion),
+        recognizer=parts.name,
         method=BASELINE,
-        modalities=fusion.modalities,
+        modalities=parts.modalities,
     )
     return OpenedBaseline(settings, source, hashes)
 
 
-def _network(data: RunData, fusion: FusionSettings) -> FusionNetwork:
+def _network(data: RunData, settings: BaselineSettings, audio: AudioEncoder | None) -> BaselineNetwork:
     assert isinstance(data.train, ExampleDataset)
-    return build_fusion(
-        InputDataset(data.train.distinct()),
+    parts = recorded(settings.baseline)  # with the paths that the saved network names
+    return build_network(
+        parts,
         data.folded.label_set.labels,
-        corpus_hash=data.folded.corpus.summary["root_hash"],
+        InputDataset(data.train.distinct()),
         others=(InputDataset(data.dev), InputDataset(data.scored_test)),
-        modalities=fusion.modalities,
-        features=fusion.features,
-        trim_db=fusion.trim_db,
-        bert=recorded(fusion).bert,  # a key of the cache of embeddings
-        bert_revision=fusion.bert_revision,
-        audio_branch=fusion.audio_branch,
-        transcript_branch=fusion.transcript_branch,
-        scratch=fusion.scratch,
-        hidden=fusion.hidden,
-        dropout=fusion.dropout,
-        label_smoothing=fusion.label_smoothing,
-        cache_dir=Path(fusion.cache_dir),
-        processes=fusion.processes,
+        audio=audio,
+        cache_dir=Path(settings.baseline.cache_dir),
+        processes=parts.processes,
     )
 
 
-def recognizer_name(fusion: FusionSettings) -> str:
-    """Name in comparisons, the same for all modalities."""
-    return f"fusion ({fusion.features}, BERT {Path(fusion.bert).name})"
+def encoder_models(parts: NetworkSettings) -> str | None:
+    """The pretrained encoders that a baseline uses, as recorded; None if it uses none."""
+    named = (encoder for encoder in recorded(parts).encoders if isinstance(encoder, TextEncoderSettings))
+    return ", ".join(encoder.model for encoder in named if encoder.kind == "pretrained") or None
 
 
-def baseline_notes(fusion: FusionSettings) -> list[Note]:
+def baseline_notes(parts: NetworkSettings) -> list[Note]:
     """Notes on the results."""
+    branches = parts.branches
     notes = []
-    if uses_transcript(fusion.modalities) and fusion.bert == "scratch":
+    if "transcript" in branches and parts.transcript.encoder.kind == "scratch":
         notes.append(Note(NoteCode.SCRATCH_BERT))
-    if uses_audio(fusion.modalities) and fusion.features == "opensmile":
+    if "audio" in branches and parts.audio.encoder.kind == "opensmile":
         notes.append(Note(NoteCode.OPENSMILE_LICENCE))
+    speaker = [modality for modality, branch in branches.items() if branch.normalisation == "speaker"]
+    if speaker:
+        notes.append(Note(NoteCode.SPEAKER_STATISTICS, facts={"modalities": "+".join(speaker)}))
     return notes

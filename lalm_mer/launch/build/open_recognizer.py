@@ -27,7 +27,7 @@ from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
-from lalm_mer.recognizers.baselines.fusion import FusionNetwork
+from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
@@ -94,7 +94,7 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
         if not has_results(folder):
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
-            return FusionNetwork.load_trained(folder / "model")
+            return BaselineNetwork.load_trained(folder / "model")
         if not (folder / "adapter").is_dir():
             return _open_zero_shot(folder, record, base_model, dtype)
     return _open_adapter(source, base_model, revision, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lalm_mer.core import names
@@ -10,11 +10,11 @@ from lalm_mer.core.settings import setting
 from lalm_mer.examples.balancing import DIRECTIONS, SAMPLINGS
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.families import model_names
-from lalm_mer.recognizers.baselines.settings import BranchSettings, ScratchSettings
+from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
-    "AdapterSettings", "AnsweringSettings", "BalanceSettings", "DataSettings", "EngineSettings",
-    "FinetuneOutputSettings", "FolderSettings", "FusionSettings", "HubSettings", "ModelSettings", "OutputSettings",
+    "AdapterSettings", "AnsweringSettings", "BalanceSettings", "BaselinePartsSettings", "DataSettings",
+    "EngineSettings", "FinetuneOutputSettings", "FolderSettings", "HubSettings", "ModelSettings", "OutputSettings",
     "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings", "TrainingSplitSettings",
     "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings", "ZeroShotScoringSettings",
 ]  # fmt: skip
@@ -350,28 +350,10 @@ class HubSettings:
 
 
 @dataclass(frozen=True)
-class FusionSettings:
-    """The fusion baseline."""
+class BaselinePartsSettings(NetworkSettings):
+    """The parts of the baseline."""
 
-    modalities: str = setting(names.AUDIO_TRANSCRIPT, choices=names.MODALITIES, help="branches of the network")
-    features: str = setting("opensmile", choices=names.FEATURES, help="acoustic features")
-    trim_db: float | None = setting(
-        35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"
-    )
-    bert: str = setting(
-        "google-bert/bert-base-uncased",
-        path="source",
-        also_allowed="scratch",
-        help="Hub id or folder of a frozen BERT, or scratch",
-    )
-    bert_revision: str | None = setting(None, help="branch, tag or commit on the Hub")
-    audio_branch: BranchSettings = field(default_factory=BranchSettings)
-    transcript_branch: BranchSettings = field(default_factory=BranchSettings)
-    scratch: ScratchSettings = field(default_factory=ScratchSettings)
-    hidden: int = setting(64, at_least=0, help="units of the dense layer; 0 for none")
-    dropout: float = setting(0.3, at_least=0, below=1, help="probability after the dense layer")
-    label_smoothing: float = setting(0.0, at_least=0, below=1, help="share of the target divided among all labels")
-    cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="cache of acoustic features")
+    cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="folder of stored features")
     processes: int = setting(2, at_least=1, may_change=True, help="processes that compute features")
 
 

@@ -85,7 +85,7 @@ class BaselineSettings:
     data: sections.DataSettings
     split: sections.TrainingSplitSettings
     output: sections.OutputSettings = setting(may_change=True)
-    baseline: sections.FusionSettings = field(default_factory=sections.FusionSettings)
+    baseline: sections.BaselinePartsSettings = field(default_factory=sections.BaselinePartsSettings)
     balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)

@@ -1,8 +1,7 @@
-"""One branch of the fusion network: it encodes a padded sequence of frames or tokens as one vector per utterance."""
+"""One branch of a baseline: it encodes a padded sequence of frames or tokens as one vector per utterance."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -10,73 +9,60 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lalm_mer.recognizers.baselines.settings import BranchSettings
+from lalm_mer.recognizers.baselines.sequences import frame_mask, sequence_network
+from lalm_mer.recognizers.baselines.settings import SequenceSettings
 
-__all__ = ["SequenceBranch", "frame_mask"]
-
-
-def frame_mask(lengths: Tensor, n_frames: int) -> Tensor:
-    """Mask (B, F), False at padding, from the lengths (B,) of sequences that are padded to ``n_frames``, F.
-
-    Example:
-        >>> frame_mask(torch.tensor([1, 3]), 3).int().tolist()
-        [[1, 0, 0], [1, 1, 1]]
-    """
-    return torch.arange(n_frames, device=lengths.device)[None] < lengths[:, None]
+__all__ = ["Branch"]
 
 
-class SequenceBranch(nn.Module):
-    """Normalisation, convolutions and pooling; padding does not affect the output.
+class Branch(nn.Module):
+    """Normalisation, weights of the layers, a sequence network and pooling; padding does not affect the output.
 
     Args:
-        size: D, features per frame or token
-        settings: shape and regularisation
+        size: width of the frames or tokens, D features of L layers side by side
+        settings: the sequence network, pooling and regularisation
+        layers: L; with several, their sum with softmax weights that are learnt is used
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int, settings: BranchSettings) -> None:
+    def __init__(self, size: int, settings: SequenceSettings, *, layers: int = 1) -> None:
         super().__init__()
         self.settings = settings
-        sizes = [size] + [settings.channels] * settings.layers
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(before, after, settings.kernel_size, settings.stride, padding=settings.kernel_size // 2)
-            for before, after in pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(
-            nn.BatchNorm1d(settings.channels) for _ in range(settings.layers if settings.batch_norm else 0)
-        )
+        self.sequence = sequence_network(size // layers, settings)
+        self.layer_weights = nn.Parameter(torch.zeros(layers)) if layers > 1 else None
+        self.embedder: nn.Module | None = None
         self.dropout = nn.Dropout(settings.dropout)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
-        self.output_size = settings.channels * (2 if settings.pooling == "mean_std" else 1)
+        self.output_size = self.sequence.output_size * (2 if settings.pooling == "mean_std" else 1)
 
     def set_normalisation(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
-        """Set the statistics of the train split, (D,) each; a constant feature is only centred."""
+        """Set the statistics of the train split, (``size``,) each; a constant feature is only centred."""
         deviation = np.asarray(std, dtype=np.float32)
         self.mean.copy_(torch.from_numpy(np.array(mean, dtype=np.float32)))
         self.std.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, np.float32(1))))
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Encode a padded batch (B, F, D) with lengths (B,) of at least 1 as (B, ``output_size``)."""
-        mask = frame_mask(lengths, frames.shape[1])
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, F', H) and their lengths, of a padded batch (B, F, ``size``) with lengths (B,) of at least 1.
+
+        With an embedder, the batch is (B, T) token ids.
+        """
+        if self.embedder is not None:
+            frames = self.embedder(frames, frame_mask(lengths, frames.shape[1]))
         frames = (frames - self.mean) / self.std
+        if self.layer_weights is not None:
+            layers = frames.reshape(*frames.shape[:2], len(self.layer_weights), -1)
+            frames = torch.einsum("bfld,l->bfd", layers, torch.softmax(self.layer_weights, dim=0))
         if self.training:
             frames = self._corrupted(frames, lengths)
-        for number, convolution in enumerate(self.convolutions):
-            # zeros after the end, as the convolution pads a single sequence
-            frames = convolution((frames * mask[..., None]).transpose(1, 2)).transpose(1, 2)
-            lengths = torch.div(lengths - 1, self.settings.stride, rounding_mode="floor") + 1
-            mask = frame_mask(lengths, frames.shape[1])
-            if self.norms:
-                normalised = torch.zeros_like(frames)
-                normalised[mask] = self.norms[number](frames[mask])
-                frames = normalised
-            frames = torch.relu(frames)
-            if number + 1 < len(self.convolutions):  # before the pooling it would increase the standard deviation
-                frames = self.dropout(frames)
-        return cast(Tensor, self.dropout(self._pooled(frames, mask)))
+        states, lengths = self.sequence(frames, lengths)
+        return states, lengths
+
+    def pool(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """One vector per utterance, (B, ``output_size``), of the states."""
+        return cast(Tensor, self.dropout(self._pooled(states, frame_mask(lengths, states.shape[1]))))
 
     def _pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
         weights = mask[..., None].to(frames.dtype)

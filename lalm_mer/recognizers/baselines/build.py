@@ -1,80 +1,98 @@
-"""Builds a fusion baseline: stores features, computes tokenizer and normalisation from the train split only."""
+"""Builds a baseline: stores features, computes tokenizer and normalisation from the train split only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import AUDIO_TRANSCRIPT, MODALITIES, uses_audio, uses_transcript
+from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.schema import Input
+from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
-from lalm_mer.recognizers.baselines.acoustic import TRIM_DB, acoustic_features
-from lalm_mer.recognizers.baselines.fusion import FusionNetwork, TranscriptReader
-from lalm_mer.recognizers.baselines.settings import ScratchSettings
-from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert, train_tokenizer, transcript_of
+from lalm_mer.models.encoders.audio import AudioEncoder
+from lalm_mer.models.encoders.kinds import open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer, transcript_of
+from lalm_mer.recognizers.baselines.collator import Source
+from lalm_mer.recognizers.baselines.learnt_text import train_tokenizer
+from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
+from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
-__all__ = ["build_fusion"]
+__all__ = ["build_network"]
 
 
-def build_fusion(
-    train: Iterable[Input],
+def build_network(
+    settings: NetworkSettings,
     labels: Sequence[str],
+    train: Iterable[Input],
     *,
-    corpus_hash: str,
     others: Sequence[Iterable[Input]] = (),
-    modalities: str = AUDIO_TRANSCRIPT,
-    features: str = "opensmile",
-    trim_db: float | None = TRIM_DB,
-    bert: str = "scratch",
-    bert_revision: str | None = None,
-    scratch: ScratchSettings | None = None,
-    cache_dir: Path = Path("outputs/cache/acoustic"),
+    audio: AudioEncoder | None = None,
+    cache_dir: Path = Path("outputs/cache"),
     processes: int = 1,
-    **network_options: Any,  # noqa: ANN401 each checked by the network
-) -> FusionNetwork:
+) -> BaselineNetwork:
     """Build a network in train mode; set the seed before, since the initial weights are drawn here.
 
-    Missing features of all inputs are stored. Afterwards the train inputs may have no waveforms: their frames are
-    looked up by utterance id.
+    Missing features of all inputs are stored. Afterwards the inputs may have no waveforms: their frames are looked up
+    by the hash of their audio.
 
     Args:
-        train: inputs of the train split, at 16 kHz, which are iterated over more than once
+        settings: the parts of the network
         labels: K labels, in the order of the scores
-        corpus_hash: ``root_hash`` of the prepared corpus, key of the stored features
-        others: inputs of other splits whose features are stored too
-        modalities: one of ``MODALITIES``
-        features: one of ``FEATURES``
-        trim_db: level of silence at both ends to remove, in dB below the clip's loudest 25 ms; None removes nothing
-        bert: Hub id or local folder of a frozen BERT, or ``scratch``
-        bert_revision: branch, tag or commit of a Hub id
-        scratch: dimensions of the scratch BERT
+        train: inputs of the train split, which are iterated over more than once
+        others: inputs of dev and of test, whose features are stored too
+        audio: the encoder of audio that the settings describe; None to open it here
         cache_dir: folder of the stored features
         processes: worker processes that compute them
-        network_options: further arguments of ``FusionNetwork``
 
     Raises:
-        ConfigError: if a name or a value is unknown
-        ModelError: if openSMILE is not installed or the BERT cannot be loaded
+        ModelError: if an encoder cannot be opened
         LalmMerError: naming the utterance that cannot be read
     """
-    if modalities not in MODALITIES:
-        raise ConfigError(f"argument 'modalities': {modalities!r}; expected one of {', '.join(MODALITIES)}")
-    acoustic = acoustic_features(features, trim_db) if uses_audio(modalities) else None
-    reader: TranscriptReader | None = None
-    if uses_transcript(modalities) and bert == "scratch":
-        reader = train_tokenizer(map(transcript_of, train), scratch or ScratchSettings())
-    elif uses_transcript(modalities):
-        reader = FrozenBert(bert, bert_revision)
-    network = FusionNetwork(labels, acoustic=acoustic, transcripts=reader, scratch=scratch, **network_options)
-    if acoustic is not None:
-        network.stores["audio"] = FeatureStore(cache_dir, corpus_hash, acoustic)
-    if isinstance(reader, FrozenBert):
-        network.stores["transcript"] = FeatureStore(cache_dir, corpus_hash, reader)
-    for modality, store in network.stores.items():
-        for inputs in (train, *others):
-            store.add(inputs, processes)
-        frames = (store.frames(given) for given in train)
-        network.branch(modality).set_normalisation(*feature_statistics(frames, store.extractor.size))
+    sources: dict[str, Source] = {}
+    if AUDIO in settings.branches:
+        sources[AUDIO] = audio or open_audio_encoder(settings.audio.encoder)
+    if TRANSCRIPT in settings.branches:
+        encoder = settings.transcript.encoder
+        transcripts = map(transcript_of, _without_waveforms(train))
+        learnt = encoder.learnt
+        sources[TRANSCRIPT] = train_tokenizer(transcripts, encoder.scratch) if learnt else open_text_encoder(encoder)
+    network = BaselineNetwork(labels, settings, sources)
+    for modality in sources:
+        _prepare(network, modality, [train, *others], cache_dir, processes)
     return network
+
+
+def _prepare(
+    network: BaselineNetwork, modality: str, splits: Sequence[Iterable[Input]], cache_dir: Path, processes: int
+) -> None:
+    """Store the features of a modality, and set its normalisation; the first split is train."""
+    encoder = network.sources[modality]
+    if isinstance(encoder, TranscriptTokenizer):
+        return
+    frames = encoder.extract
+    if encoder.stored:
+        store = network.stores[modality] = FeatureStore(cache_dir, encoder)
+        for inputs in splits:
+            store.add(_missing(store, inputs), processes)
+        frames = store.frames
+    normalisation = network.settings.branches[modality].normalisation
+    light = [_without_waveforms(inputs) if encoder.stored else inputs for inputs in splits]
+    if normalisation == "train":
+        statistics = feature_statistics((frames(given) for given in light[0]), encoder.size)
+        network.branch(modality).set_normalisation(*statistics)
+    elif normalisation == "speaker":
+        by_speaker = network.normalisations[modality] = SpeakerNormalisation()
+        for inputs in light:
+            by_speaker.add(inputs, frames, encoder.size)
+
+
+def _missing(store: FeatureStore, inputs: Iterable[Input]) -> Iterable[Input]:
+    """Inputs whose features are not stored, without decoding the audio of the others."""
+    if isinstance(inputs, InputDataset):
+        return inputs.select(store.missing(inputs.without_waveforms()))
+    return inputs
+
+
+def _without_waveforms(inputs: Iterable[Input]) -> Iterable[Input]:
+    return inputs.without_waveforms() if isinstance(inputs, InputDataset) else inputs

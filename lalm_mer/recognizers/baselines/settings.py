@@ -1,23 +1,32 @@
-"""Shape and regularisation of the parts of the fusion baseline; this module needs no torch."""
+"""The parts of a baseline and their settings; this module needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lalm_mer.core import names
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import require_declared, setting
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 
-__all__ = ["BranchSettings", "ScratchSettings"]
+__all__ = [
+    "NORMALISATIONS", "AudioBranchSettings", "BranchSettings", "FusionSettings", "HeadSettings", "NetworkSettings",
+    "SequenceSettings", "TranscriptBranchSettings",
+]  # fmt: skip
+
+NORMALISATIONS = ("train", "speaker", "none")
+"""Which utterances give mean and standard deviation of the features: those of train, those of a speaker, or none."""
 
 
 @dataclass(frozen=True)
-class BranchSettings:
-    """Shape and regularisation of one branch; noise, shift and masks are for training only.
+class SequenceSettings:
+    """The network over the frames or tokens of a branch, and its pooling; noise, shift and masks are for training only.
 
     Raises:
         ConfigError: naming an argument outside its range
     """
 
+    kind: str = setting("conv1d", choices=("conv1d",), help="network over time")
     channels: int = setting(64, at_least=1, help="output channels of every convolution")
     layers: int = setting(2, at_least=1, help="number of convolutions")
     kernel_size: int = setting(5, at_least=1, help="frames or tokens per convolution; odd, to keep the length")
@@ -41,24 +50,107 @@ class BranchSettings:
 
 
 @dataclass(frozen=True)
-class ScratchSettings:
-    """A small BERT trained jointly with the network, for use without a pretrained one.
+class BranchSettings:
+    """One modality of a baseline, without its encoder.
 
     Raises:
         ConfigError: naming an argument outside its range
     """
 
-    layers: int = setting(2, at_least=1, help="transformer layers")
-    size: int = setting(64, at_least=1, help="width of the embeddings, a multiple of heads")
-    heads: int = setting(2, at_least=1, help="attention heads")
-    vocabulary_size: int = setting(5000, at_least=1, help="words at most, the most frequent of the train split")
-    word_dropout: float = setting(
-        0.3, at_least=0, below=1, help="probability of replacing a word by the unknown word, to train its embedding"
+    sequence: SequenceSettings = field(default_factory=SequenceSettings)
+    normalisation: str = setting(
+        "train",
+        choices=NORMALISATIONS,
+        help="mean and standard deviation of frozen features: over train, over the utterances of each speaker in a "
+        "split, test included, or none",
     )
-    dropout: float = setting(0.1, at_least=0, below=1, help="within the transformer")
-    max_tokens: int = setting(256, at_least=1, help="longest transcript, in words with the two special tokens")
+
+
+@dataclass(frozen=True)
+class AudioBranchSettings(BranchSettings):
+    """The audio branch.
+
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    encoder: AudioEncoderSettings = field(default_factory=AudioEncoderSettings)
 
     def __post_init__(self) -> None:
         require_declared(self)
-        if self.size % self.heads:
-            raise ConfigError(f"argument 'size': {self.size}; expected a multiple of heads, which are {self.heads}")
+
+
+@dataclass(frozen=True)
+class TranscriptBranchSettings(BranchSettings):
+    """The transcript branch.
+
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
+
+    def __post_init__(self) -> None:
+        require_declared(self)
+        if self.encoder.learnt and self.normalisation == "speaker":
+            raise ConfigError(
+                f"argument 'normalisation': speaker, but encoder {self.encoder.kind} is learnt, and has no features to "
+                "normalise; set it to none"
+            )
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """How the branches are combined."""
+
+    kind: str = setting("concatenation", choices=("concatenation",), help="of the vectors of both branches")
+
+    def __post_init__(self) -> None:
+        require_declared(self)
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """The classifier after the fusion."""
+
+    hidden: int = setting(64, at_least=0, help="units of the dense layer; 0 for none")
+    dropout: float = setting(0.3, at_least=0, below=1, help="probability after the dense layer")
+
+    def __post_init__(self) -> None:
+        require_declared(self)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """A baseline: its branches, their fusion and the head.
+
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    modalities: str = setting(names.AUDIO_TRANSCRIPT, choices=names.MODALITIES, help="branches of the network")
+    audio: AudioBranchSettings = field(default_factory=AudioBranchSettings)
+    transcript: TranscriptBranchSettings = field(default_factory=TranscriptBranchSettings)
+    fusion: FusionSettings = field(default_factory=FusionSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    label_smoothing: float = setting(0.0, at_least=0, below=1, help="share of the target divided among all labels")
+
+    def __post_init__(self) -> None:
+        require_declared(self)
+
+    @property
+    def name(self) -> str:
+        """Name in comparisons, the same for all modalities, such as ``fusion (opensmile, bert-base-uncased)``."""
+        return f"fusion ({', '.join([self.audio.encoder.name, self.transcript.encoder.name])})"
+
+    @property
+    def branches(self) -> dict[str, BranchSettings]:
+        """Modality -> settings of its branch, for those that are used."""
+        branches: dict[str, BranchSettings] = {names.AUDIO: self.audio, names.TRANSCRIPT: self.transcript}
+        return {modality: branch for modality, branch in branches.items() if modality in self.modalities.split("+")}
+
+    @property
+    def encoders(self) -> list[AudioEncoderSettings | TextEncoderSettings]:
+        """Settings of the encoders that are used."""
+        audio = [self.audio.encoder] if names.uses_audio(self.modalities) else []
+        return [*audio, self.transcript.encoder] if names.uses_transcript(self.modalities) else [*audio]

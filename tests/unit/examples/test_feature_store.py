@@ -10,7 +10,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
-from lalm_mer.recognizers.baselines.acoustic import LogMelFeatures
+from lalm_mer.models.encoders.spectra import LogMel
 
 
 @pytest.fixture
@@ -20,13 +20,15 @@ def inputs():
     for number in range(16):
         time = np.arange(3200 + 800 * number) / 16_000
         samples = 0.3 * np.sin(2 * np.pi * (150 + 20 * number) * time)
-        made.append(Input(f"u{number:02d}", None, Waveform(samples.astype(np.float32), 16_000)))
+        made.append(
+            Input(f"u{number:02d}", None, Waveform(samples.astype(np.float32), 16_000), audio_sha256=f"a{number:02d}")
+        )
     return made
 
 
 @pytest.fixture
 def store(tmp_path):
-    return FeatureStore(tmp_path, "corpus-a", LogMelFeatures())
+    return FeatureStore(tmp_path, LogMel())
 
 
 def refuse(*_):
@@ -36,8 +38,8 @@ def refuse(*_):
 def test_stored_once_and_read_back_by_another_run(store, tmp_path, inputs, monkeypatch):
     expected = [store.extractor.extract(given) for given in inputs]
     assert store.add(inputs) == 16
-    again = FeatureStore(tmp_path, "corpus-a", LogMelFeatures())
-    monkeypatch.setattr(LogMelFeatures, "_compute", refuse)
+    again = FeatureStore(tmp_path, LogMel())
+    monkeypatch.setattr(LogMel, "_compute", refuse)
     assert again.add(inputs) == 0
     for given, frames in zip(inputs, expected, strict=True):
         np.testing.assert_array_equal(again.frames(given), frames)
@@ -46,30 +48,39 @@ def test_stored_once_and_read_back_by_another_run(store, tmp_path, inputs, monke
 
 def test_only_what_is_missing_is_computed(store, inputs):
     store.add(inputs[:5])
-    assert store.missing(given.utterance_id for given in inputs) == [each.utterance_id for each in inputs[5:]]
+    light = [dataclasses.replace(given, waveform=None) for given in inputs]
+    assert store.missing([*light, light[-1]]) == list(range(5, 16))
     assert store.add(inputs) == 11
     assert len(store) == 16
 
 
-def test_the_key_depends_on_corpus_and_settings(store, tmp_path, inputs):
+def test_the_key_depends_on_the_settings(store, tmp_path, inputs):
     store.add(inputs)
-    assert len(FeatureStore(tmp_path, "corpus-b", LogMelFeatures())) == 0
-    assert len(FeatureStore(tmp_path, "corpus-a", LogMelFeatures(bands=20))) == 0
+    assert len(FeatureStore(tmp_path, LogMel(bands=20))) == 0
 
 
-def test_changed_audio_is_not_looked_up(store, inputs):
+def test_changed_audio_is_neither_looked_up_nor_stored(store, inputs):
     store.add(inputs)
-    swapped = dataclasses.replace(inputs[0], waveform=inputs[9].waveform)
-    np.testing.assert_array_equal(store.frames(swapped), store.frames(inputs[9]))
+    changed = dataclasses.replace(inputs[0], waveform=inputs[9].waveform, audio_sha256=None)
+    np.testing.assert_array_equal(store.frames(changed), store.frames(inputs[9]))
+    assert store.add([changed]) == 0
+
+
+def test_the_same_audio_under_another_id_is_stored_once(store, inputs):
+    again = [dataclasses.replace(given, utterance_id=f"copy of {given.utterance_id}") for given in inputs]
+    assert store.add([*inputs, *again]) == 16
+    np.testing.assert_array_equal(store.frames(again[3]), store.frames(inputs[3]))
 
 
 def test_absent_utterance_without_audio_is_an_error(store, inputs):
-    with pytest.raises(CorpusError, match="utterance u00: its features are not in"):
+    with pytest.raises(AudioError, match="utterance u00: no waveform"):
         store.frames(dataclasses.replace(inputs[0], waveform=None))
+    with pytest.raises(CorpusError, match="features of a00 are not in"):
+        store["a00"]
 
 
 def test_two_processes_store_the_same(store, tmp_path, inputs):
-    two = FeatureStore(tmp_path / "two", "corpus-a", LogMelFeatures())
+    two = FeatureStore(tmp_path / "two", LogMel())
     assert store.add(inputs) == two.add(inputs, processes=2) == 16
     for given in inputs:
         np.testing.assert_array_equal(two.frames(given), store.frames(given))
@@ -81,7 +92,7 @@ def test_after_a_failure_nothing_looks_finished(store, tmp_path, inputs):
     broken = dataclasses.replace(inputs[4], waveform=Waveform(np.zeros(0, np.float32), 16_000))
     with pytest.raises(AudioError, match="utterance u04"):
         store.add([*inputs[:4], broken])
-    assert len(FeatureStore(tmp_path, "corpus-a", LogMelFeatures())) == 0
+    assert len(FeatureStore(tmp_path, LogMel())) == 0
     assert not list(store.folder.glob("*.arrow")) + list(store.folder.glob(".*"))
 
 
@@ -94,7 +105,7 @@ def test_after_a_kill_nothing_looks_finished(store, tmp_path, inputs):
     if child == 0:
         store.add(killed_after_four())
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    again = FeatureStore(tmp_path, "corpus-a", LogMelFeatures())
+    again = FeatureStore(tmp_path, LogMel())
     assert len(again) == 0
     assert again.add(inputs) == 16
 

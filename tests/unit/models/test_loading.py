@@ -18,9 +18,9 @@ from torch import nn
 from lalm_mer.core.errors import LalmMerError, ModelError
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.digest import base_digest
+from lalm_mer.models.encoders.pretrained_text import PretrainedText
 from lalm_mer.models.registry import FAMILIES, model_class
 from lalm_mer.models.transcriber import Transcriber
-from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert
 
 CLASSES = (
     "AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM",
@@ -91,7 +91,7 @@ def test_an_adapter_beside_whisper_or_a_bert_is_refused(tiny_whisper_folder, tmp
     with pytest.raises(ModelError, match=r"has adapter_config\.json"):
         Transcriber.load(str(folder))
     with pytest.raises(ModelError, match=r"has adapter_config\.json"):
-        FrozenBert(str(folder))
+        PretrainedText(str(folder))
 
 
 @pytest.fixture(scope="module")

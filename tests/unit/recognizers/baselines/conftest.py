@@ -7,8 +7,8 @@ from transformers import BertConfig, BertModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.recognizers.baselines.settings import ScratchSettings
-from lalm_mer.recognizers.baselines.word_embeddings import train_tokenizer
+from lalm_mer.models.encoders.settings import ScratchSettings
+from lalm_mer.recognizers.baselines.learnt_text import train_tokenizer
 
 LABELS = ("happy", "sad")
 
@@ -25,7 +25,9 @@ def examples() -> list[Example]:
         samples = (tone + 0.01 * generator.standard_normal(len(time))).astype(np.float32)
         word = "lovely" if label == "happy" else "dreadful"
         transcript = "it was " + "very " * (number % 5) + word
-        given = Input(f"u{number:02d}", transcript, Waveform(samples, 16_000), f"s{number % 4}")
+        given = Input(
+            f"u{number:02d}", transcript, Waveform(samples, 16_000), f"s{number % 4}", audio_sha256=f"a{number:02d}"
+        )
         made.append(Example(given, label))
     return made
 

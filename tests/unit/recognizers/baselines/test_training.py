@@ -14,22 +14,33 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from lalm_mer.core.errors import PredictionError
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.recognizers import score_journal
-from lalm_mer.recognizers.baselines.build import build_fusion
-from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
-from lalm_mer.recognizers.baselines.settings import BranchSettings
+from lalm_mer.recognizers.baselines.build import build_network
+from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.settings import (
+    AudioBranchSettings,
+    NetworkSettings,
+    SequenceSettings,
+    TranscriptBranchSettings,
+)
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 LABELS = ("happy", "sad")
 
 
+def settings_of(sequence):
+    return NetworkSettings(
+        audio=AudioBranchSettings(sequence=sequence, encoder=AudioEncoderSettings(kind="log_mel")),
+        transcript=TranscriptBranchSettings(encoder=TextEncoderSettings(kind="scratch")),
+    )
+
+
 def test_the_trainer_trains_it_and_restores_its_best_checkpoint(examples, inputs, tmp_path):
     torch.manual_seed(0)
-    network = build_fusion(
-        inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
-        audio_branch=BranchSettings(batch_norm=True, pooling="mean_std", stride=2),
-    )  # fmt: skip
+    sequence = SequenceSettings(batch_norm=True, pooling="mean_std", stride=2)
+    network = build_network(settings_of(sequence), LABELS, inputs, cache_dir=tmp_path / "cache")
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"), num_train_epochs=12, per_device_train_batch_size=8, learning_rate=3e-3,
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=2, load_best_model_at_end=True,
@@ -41,19 +52,16 @@ def test_the_trainer_trains_it_and_restores_its_best_checkpoint(examples, inputs
     scores = trainer.score(inputs, network.scoring_collators[0])
     assert [LABELS[index] for index in scores.argmax(axis=1)] == [example.label for example in examples]
     network.save_trained(tmp_path / "trained")
-    again = FusionNetwork.load_trained(tmp_path / "trained")
+    again = BaselineNetwork.load_trained(tmp_path / "trained")
     with torch.no_grad():
-        restored = again(**FusionCollator(again)(inputs))["log_probs"]
+        restored = again(**again.joint_collator(inputs))["log_probs"]
     assert_close(restored, scores)
 
 
 @pytest.fixture
 def trainer(inputs, tmp_path):
     """Of an untrained network, which scores batches of three inputs."""
-    network = build_fusion(
-        inputs, LABELS, corpus_hash="synthetic", features="log_mel", cache_dir=tmp_path / "cache",
-        audio_branch=BranchSettings(),
-    )  # fmt: skip
+    network = build_network(settings_of(SequenceSettings()), LABELS, inputs, cache_dir=tmp_path / "cache")
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
         dataloader_pin_memory=False, per_device_eval_batch_size=3,

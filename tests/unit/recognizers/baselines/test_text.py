@@ -10,12 +10,10 @@ from closeness import assert_close
 from transformers import BertModel
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
-from lalm_mer.recognizers.baselines.word_embeddings import (
-    FrozenBert,
-    ScratchSettings,
-    TranscriptTokenizer,
-    train_tokenizer,
-)
+from lalm_mer.models.encoders.pretrained_text import PretrainedText
+from lalm_mer.models.encoders.settings import ScratchSettings
+from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
+from lalm_mer.recognizers.baselines.learnt_text import train_tokenizer
 
 TRAIN = ["it was lovely", "it was dreadful", "very very lovely", "sep mask"]
 
@@ -26,7 +24,7 @@ def with_transcript(example, transcript):
 
 def test_special_tokens_in_a_transcript_are_plain_characters(inputs, bert_folder):
     scratch = train_tokenizer(["[ ] sep mask cls pad unk", *TRAIN], ScratchSettings())
-    for tokenizer in (scratch, FrozenBert(bert_folder)._transcripts):
+    for tokenizer in (scratch, PretrainedText(bert_folder)._transcripts):
         special = set(tokenizer.tokenizer.all_special_ids) - {tokenizer.tokenizer.unk_token_id}
         ids = tokenizer.ids(with_transcript(inputs[0], "lovely [SEP] [MASK] [CLS] [PAD] dreadful"))
         assert ids[0] == tokenizer.tokenizer.cls_token_id
@@ -57,7 +55,7 @@ def test_saved_tokenizer_gives_the_same_ids_and_no_padding(tmp_path, inputs):
 
 
 def test_missing_and_too_long_transcripts_name_the_utterance(inputs, bert_folder):
-    bert = FrozenBert(bert_folder)
+    bert = PretrainedText(bert_folder)
     with pytest.raises(CorpusError, match="utterance u00: no transcript"):
         bert.extract(with_transcript(inputs[0], None))
     with pytest.raises(CorpusError, match="utterance u00: its transcript has 52 tokens, the model takes 40"):
@@ -65,7 +63,7 @@ def test_missing_and_too_long_transcripts_name_the_utterance(inputs, bert_folder
 
 
 def test_frozen_bert_returns_its_last_hidden_states(inputs, bert_folder):
-    bert = FrozenBert(bert_folder)
+    bert = PretrainedText(bert_folder)
     ids = torch.tensor([bert._transcripts.ids(inputs[0])])
     with torch.no_grad():
         expected = BertModel.from_pretrained(bert_folder).eval()(ids).last_hidden_state[0]
@@ -77,23 +75,23 @@ def test_frozen_bert_returns_its_last_hidden_states(inputs, bert_folder):
 
 
 def test_frozen_bert_settings_follow_the_weights(tmp_path, bert_folder):
-    bert = FrozenBert(bert_folder)
+    bert = PretrainedText(bert_folder)
     assert pickle.loads(pickle.dumps(bert)).settings() == bert.settings()  # noqa: S301 our own
     changed = BertModel.from_pretrained(bert_folder)
     with torch.no_grad():
         changed.embeddings.word_embeddings.weight[0, 0] += 1
     changed.save_pretrained(tmp_path)
     bert._transcripts.save(tmp_path)
-    assert FrozenBert(str(tmp_path)).settings()["weights"] != bert.settings()["weights"]
+    assert PretrainedText(str(tmp_path)).settings()["weights"] != bert.settings()["weights"]
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path, bert_folder):
     model = BertModel.from_pretrained(bert_folder)
     model.config.save_pretrained(tmp_path)
-    FrozenBert(bert_folder)._transcripts.save(tmp_path)
+    PretrainedText(bert_folder)._transcripts.save(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        FrozenBert(str(tmp_path))
+        PretrainedText(str(tmp_path))
 
 
 def test_scratch_settings_out_of_range():

@@ -8,23 +8,38 @@ import pytest
 import torch
 from closeness import assert_close
 
-from lalm_mer.core.errors import ConfigError, CorpusError, LalmMerError, ModelError
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, LalmMerError, ModelError
 from lalm_mer.core.names import MODALITIES
-from lalm_mer.recognizers.baselines.branches import BranchSettings
-from lalm_mer.recognizers.baselines.build import build_fusion
-from lalm_mer.recognizers.baselines.fusion import FusionCollator, FusionNetwork
-from lalm_mer.recognizers.baselines.word_embeddings import FrozenBert
+from lalm_mer.models.encoders.pretrained_text import PretrainedText
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
+from lalm_mer.recognizers.baselines.build import build_network
+from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.settings import (
+    AudioBranchSettings,
+    HeadSettings,
+    NetworkSettings,
+    SequenceSettings,
+    TranscriptBranchSettings,
+)
 
 LABELS = ("happy", "sad")
 
 
-def build(inputs, tmp_path, **settings):
+def settings_of(bert="scratch", sequence=None, normalisation="train", **parts):
+    """A network of log-mel bands and of ``bert``, which is scratch or the folder of a frozen one."""
+    text = TextEncoderSettings(kind="scratch") if bert == "scratch" else TextEncoderSettings(model=bert)
+    audio = AudioBranchSettings(
+        sequence=sequence or SequenceSettings(), encoder=AudioEncoderSettings(kind="log_mel"),
+        normalisation=normalisation,
+    )  # fmt: skip
+    return NetworkSettings(audio=audio, transcript=TranscriptBranchSettings(encoder=text), **parts)
+
+
+def build(inputs, tmp_path, others=(), **parts):
     """A network and its collator of batches to be scored."""
     torch.manual_seed(0)
-    values = {"corpus_hash": "synthetic", "features": "log_mel", "cache_dir": tmp_path / "cache", **settings}
-    network = build_fusion(inputs, LABELS, **values)
-    (collator,) = network.scoring_collators
-    return network, collator
+    network = build_network(settings_of(**parts), LABELS, inputs, others=others, cache_dir=tmp_path / "cache")
+    return network, network.joint_collator
 
 
 def log_probs(network, collator, inputs):
@@ -93,7 +108,7 @@ def test_losses_are_cross_entropy(examples, inputs, tmp_path):
 
 def test_normalisation_uses_the_train_split_only(inputs, tmp_path):
     network, _ = build(inputs[:8], tmp_path, others=[inputs[8:]], modalities="audio")
-    frames = np.concatenate([network.acoustic.extract(given) for given in inputs[:8]])
+    frames = np.concatenate([network.sources["audio"].extract(given) for given in inputs[:8]])
     np.testing.assert_allclose(network.branch("audio").mean, frames.mean(0), rtol=1e-4)
     np.testing.assert_allclose(network.branch("audio").std, frames.std(0), rtol=1e-4)
 
@@ -102,95 +117,120 @@ def test_stored_features_are_used_for_inputs_without_audio(inputs, tmp_path):
     network, collator = build(inputs[:8], tmp_path, others=[inputs[8:]], modalities="audio")
     silent = [dataclasses.replace(given, waveform=None) for given in inputs]
     assert torch.equal(log_probs(network, collator, silent), log_probs(network, collator, inputs))
-    with pytest.raises(CorpusError, match="utterance new"):
-        collator([dataclasses.replace(silent[0], utterance_id="new")])
+    with pytest.raises(AudioError, match="utterance new"):
+        collator([dataclasses.replace(silent[0], utterance_id="new", audio_sha256="new")])
 
 
 def test_swapped_audio_changes_the_scores(inputs, tmp_path):
     network, collator = build(inputs, tmp_path, modalities="audio")
-    swapped = [dataclasses.replace(e, waveform=o.waveform) for e, o in zip(inputs, inputs[::-1], strict=True)]
+    audio = [(other.waveform, other.audio_sha256) for other in inputs[::-1]]
+    swapped = [
+        dataclasses.replace(given, waveform=waveform, audio_sha256=sha256)
+        for given, (waveform, sha256) in zip(inputs, audio, strict=True)
+    ]
     assert_close(log_probs(network, collator, swapped), log_probs(network, collator, inputs[::-1]), 1e-6)
 
 
 @pytest.mark.parametrize("bert", ["scratch", "frozen"])
 def test_saved_network_predicts_the_same(bert, inputs, tmp_path, request):
     bert = request.getfixturevalue("bert_folder") if bert == "frozen" else bert
-    branch = BranchSettings(batch_norm=True, pooling="mean_std", layers=1)
-    network, collator = build(inputs, tmp_path, bert=bert, audio_branch=branch, hidden=0)
+    sequence = SequenceSettings(batch_norm=True, pooling="mean_std", layers=1)
+    network, collator = build(inputs, tmp_path, bert=bert, sequence=sequence, head=HeadSettings(hidden=0))
     network(**collator(inputs))  # in training mode: moves the running statistics
     before = log_probs(network, collator, inputs)
     network.save_trained(tmp_path / "saved")
-    again = FusionNetwork.load_trained(tmp_path / "saved")
+    again = BaselineNetwork.load_trained(tmp_path / "saved")
     assert not again.training
     assert again.labels == LABELS
-    assert_close(log_probs(again, FusionCollator(again), inputs), before, 1e-6)
+    assert_close(log_probs(again, again.joint_collator, inputs), before, 1e-6)
 
 
 def test_frozen_bert_is_neither_trained_nor_copied(inputs, tmp_path, bert_folder):
     network, _ = build(inputs, tmp_path, bert=bert_folder)
-    assert isinstance(network.transcripts, FrozenBert)
+    assert isinstance(network.sources["transcript"], PretrainedText)
     assert not any("bert" in name for name in network.state_dict())
 
 
 def test_changed_frozen_bert_is_an_error(inputs, tmp_path, bert_folder):
     network, _ = build(inputs, tmp_path, modalities="transcript", bert=bert_folder)
     network.save_trained(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / "fusion.json").read_text())
-    config["transcripts"]["weights"] = "another"
-    (tmp_path / "saved" / "fusion.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"weights of bert .* are not those of training"):
-        FusionNetwork.load_trained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "network.json").read_text())
+    config["encoders"]["transcript"]["weights"] = "another"
+    (tmp_path / "saved" / "network.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="weights of the transcript encoder are not those of training"):
+        BaselineNetwork.load_trained(tmp_path / "saved")
 
 
 def test_another_extractor_version_warns(inputs, tmp_path):
     network, _ = build(inputs, tmp_path, modalities="audio")
     network.save_trained(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / "fusion.json").read_text())
-    config["acoustic"]["version"] = 0
-    (tmp_path / "saved" / "fusion.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="trained with acoustic features"):
-        FusionNetwork.load_trained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "network.json").read_text())
+    config["encoders"]["audio"]["version"] = 0
+    (tmp_path / "saved" / "network.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="trained with the audio encoder"):
+        BaselineNetwork.load_trained(tmp_path / "saved")
 
 
 def test_incomplete_folder_is_one_line(tmp_path, inputs):
-    with pytest.raises(ModelError, match="not a saved fusion network"):
-        FusionNetwork.load_trained(tmp_path)
+    with pytest.raises(ModelError, match="not a saved baseline network"):
+        BaselineNetwork.load_trained(tmp_path)
     network, _ = build(inputs, tmp_path, modalities="audio")
     network.save_trained(tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(ModelError, match=r"model\.safetensors: does not fit fusion\.json"):
-        FusionNetwork.load_trained(tmp_path / "saved")
+    with pytest.raises(ModelError, match=r"model\.safetensors: does not fit network\.json"):
+        BaselineNetwork.load_trained(tmp_path / "saved")
 
 
 WRONG = (
-    {"labels": None}, {"labels": "hs"}, {"labels": ["happy"]}, {"branches": None}, {"branches": {"audio": None}},
-    {"branches": {"audio": {"channels": "64"}}}, {"branches": {"audio": {"channels": 10**12}}}, {"branches": {"x": {}}},
-    {"head": None}, {"head": {"hidden": None}}, {"head": {"depth": 1}}, {"acoustic": {}}, {"acoustic": {"name": 5}},
-    {"acoustic": [1]}, {"scratch": 1}, {"transcripts": {}}, {"transcripts": {"name": "scratch"}},
-    {"more": 1},
+    {"labels": None}, {"labels": "hs"}, {"labels": ["happy"]}, {"settings": None}, {"settings": {"audio": None}},
+    {"settings": {"modalities": "audio", "audio": {"sequence": {"channels": "64"}}}},
+    {"settings": {"modalities": "audio", "audio": {"sequence": {"channels": 10**12}}}},
+    {"settings": {"modalities": "x"}}, {"settings": {"modalities": "audio+transcript"}}, {"encoders": None},
+    {"encoders": {}}, {"encoders": {"audio": {"weights": 5}}}, {"encoders": [1]}, {"more": 1},
+    {"settings": {"modalities": "audio", "head": {"hidden": None}}},
+    {"settings": {"modalities": "audio", "head": {"depth": 1}}},
+    {"settings": {"modalities": "audio", "audio": {"encoder": {"kind": "mel"}}}},
 )  # fmt: skip
 
 
 def test_settings_of_a_wrong_shape_are_one_line(inputs, tmp_path):
     network, _ = build(inputs, tmp_path, modalities="audio")
     network.save_trained(tmp_path / "saved")
-    file = tmp_path / "saved" / "fusion.json"
+    file = tmp_path / "saved" / "network.json"
     good = json.loads(file.read_text())
     cases = [json.dumps(good | each) for each in WRONG] + ["null", "[]", '"x"', "", "{", "{}", "[" * 20_000]
     for content in cases:
         file.write_text(content)
         with pytest.raises(LalmMerError) as caught:
-            FusionNetwork.load_trained(tmp_path / "saved")
+            BaselineNetwork.load_trained(tmp_path / "saved")
         assert "\n" not in str(caught.value), content
 
 
-def test_wrong_settings(inputs, tmp_path):
+def test_wrong_settings(inputs):
     with pytest.raises(ConfigError, match="argument 'modalities': 'video'; expected one of audio, transcript"):
-        build(inputs, tmp_path, modalities="video")
-    with pytest.raises(ConfigError, match="dropout=2"):
-        build(inputs, tmp_path, modalities="audio", dropout=2.0)
-    with pytest.raises(ConfigError, match="found neither"):
-        FusionNetwork(LABELS, acoustic=None, transcripts=None)
+        settings_of(modalities="video")
+    with pytest.raises(ConfigError, match=r"argument 'dropout': 2.0; expected 0 or more and less than 1"):
+        HeadSettings(dropout=2.0)
+    with pytest.raises(ConfigError, match="expected the same"):
+        BaselineNetwork(LABELS, settings_of(), {})
+    with pytest.raises(ConfigError, match="argument 'normalisation': speaker, but encoder scratch is learnt"):
+        TranscriptBranchSettings(normalisation="speaker", encoder=TextEncoderSettings(kind="scratch"))
+
+
+def test_normalisation_by_speaker_uses_the_utterances_of_the_speaker_in_the_split(inputs, tmp_path):
+    parts = {"modalities": "audio", "normalisation": "speaker"}
+    _, collator = build(inputs[:8], tmp_path, others=[inputs[8:]], **parts)
+    batch = collator(inputs)
+    for split in (range(8), range(8, 16)):
+        for speaker in range(4):
+            own = [n for n in split if inputs[n].speaker == f"s{speaker}"]
+            frames = torch.cat([batch["audio"][n, : batch["audio_lengths"][n]] for n in own])
+            assert_close(frames.mean(0), torch.zeros(40), 1e-3)
+            assert_close(frames.std(0, unbiased=False), torch.ones(40), 1e-3)
+    with pytest.raises(CorpusError, match="utterance new: the features are normalised by statistics of the speaker"):
+        collator([dataclasses.replace(inputs[0], utterance_id="new")])
+    with pytest.raises(CorpusError, match="utterance u00: no speaker, whose statistics"):
+        build([dataclasses.replace(inputs[0], speaker=None)], tmp_path, modalities="audio", normalisation="speaker")
 
 
 def test_unknown_label_names_the_utterance(examples, inputs, tmp_path):

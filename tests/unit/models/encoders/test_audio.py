@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import pickle
 
 import numpy as np
@@ -9,12 +8,20 @@ from closeness import assert_close
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, ModelError
-from lalm_mer.recognizers.baselines import acoustic
-from lalm_mer.recognizers.baselines.acoustic import LogMelFeatures, OpenSmileFeatures, acoustic_features
+from lalm_mer.core.schema import Input
+from lalm_mer.models.encoders import open_smile
+from lalm_mer.models.encoders.kinds import open_audio_encoder
+from lalm_mer.models.encoders.open_smile import PepinoFrames
+from lalm_mer.models.encoders.settings import AudioEncoderSettings
+from lalm_mer.models.encoders.spectra import LogMel
 
 EXTRACTORS = ["log_mel", pytest.param("opensmile", marks=pytest.mark.skipif(
-    acoustic.util.find_spec("opensmile") is None, reason="the acoustic extra is not installed"
+    open_smile.util.find_spec("opensmile") is None, reason="the acoustic extra is not installed"
 ))]  # fmt: skip
+
+
+def acoustic_features(name, trim_db=35.0):
+    return open_audio_encoder(AudioEncoderSettings(kind=name, trim_db=trim_db))
 
 
 def tone(frequency: float, seconds: float = 1.0, loudness: float = 0.3) -> Waveform:
@@ -44,14 +51,14 @@ def test_silence_is_finite(name):
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_errors_name_rate_and_utterance(name, inputs):
+def test_errors_name_rate_and_utterance(name):
     extractor = acoustic_features(name)
     for samples, rate, message in [(4000, 8000, "takes audio at 16000 Hz, found 8000"), (0, 16_000, "no samples")]:
-        broken = dataclasses.replace(inputs[3], waveform=Waveform(np.zeros(samples, np.float32), rate))
+        broken = Input("u03", None, Waveform(np.zeros(samples, np.float32), rate))
         with pytest.raises(AudioError, match=f"utterance u03: .*{message}"):
             extractor.extract(broken)
     with pytest.raises(AudioError, match="utterance u03: no waveform"):
-        extractor.extract(dataclasses.replace(inputs[3], waveform=None))
+        extractor.extract(Input("u03", None, None))
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
@@ -64,7 +71,7 @@ def test_a_pickled_extractor_computes_the_same(name):
 
 def test_opensmile_columns_are_pitch_first_and_deltas_after_the_18():
     pytest.importorskip("opensmile")
-    extractor = OpenSmileFeatures()
+    extractor = PepinoFrames()
     low, high = extractor.frames(tone(150)), extractor.frames(tone(300))
     assert np.median(low[:, 0]) == pytest.approx(150, rel=0.03)
     assert np.median(high[:, 0]) == pytest.approx(300, rel=0.03)
@@ -74,7 +81,7 @@ def test_opensmile_columns_are_pitch_first_and_deltas_after_the_18():
 
 def test_opensmile_deltas_are_aligned_with_their_frames():
     pytest.importorskip("opensmile")
-    extractor = OpenSmileFeatures()
+    extractor = PepinoFrames()
     rising = Waveform(tone(150).samples * np.linspace(0.05, 1, 16_000, dtype=np.float32), 16_000)
     frames = extractor.frames(rising)
     loudness, delta = frames[:, 4].astype(float), frames[:, 18 + 4]
@@ -85,19 +92,21 @@ def test_opensmile_deltas_are_aligned_with_their_frames():
 def test_log_mel_band_follows_frequency():
     time = np.arange(16_000) / 16_000
     peaks = [
-        LogMelFeatures().frames(Waveform(np.sin(2 * np.pi * f * time).astype(np.float32), 16_000)).mean(0).argmax()
+        LogMel().frames(Waveform(np.sin(2 * np.pi * f * time).astype(np.float32), 16_000)).mean(0).argmax()
         for f in (200, 800, 3200)
     ]
     assert peaks[0] < peaks[1] < peaks[2]
 
 
-def test_unknown_name():
-    with pytest.raises(ConfigError, match="'mfcc' are unknown; expected opensmile or log_mel"):
-        acoustic_features("mfcc")
+def test_unknown_kind():
+    with pytest.raises(
+        ConfigError, match="argument 'kind': 'mel'; expected opensmile or log_mel; did you mean log_mel"
+    ):
+        AudioEncoderSettings(kind="mel")
 
 
 def test_missing_opensmile_is_an_error_that_names_the_extra(monkeypatch):
-    monkeypatch.setattr(acoustic.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(open_smile.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install -e '\.\[acoustic\]'.*licence is for research.*log_mel"):
         acoustic_features("opensmile")
 
@@ -112,6 +121,6 @@ def test_silence_at_both_ends_is_removed_and_a_pause_is_not(name):
 
 
 def test_trimming_is_part_of_the_settings():
-    assert LogMelFeatures(20.0).settings() != LogMelFeatures().settings()
+    assert LogMel(20.0).settings() != LogMel().settings()
     with pytest.raises(ConfigError, match="argument 'trim_db': 0; expected more than 0, or null"):
-        LogMelFeatures(0)
+        LogMel(0)

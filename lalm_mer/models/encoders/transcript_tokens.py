@@ -1,0 +1,74 @@
+"""Token ids of transcripts, as plain text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer
+
+from lalm_mer.core.errors import CorpusError, ModelError, one_line
+from lalm_mer.core.schema import Input
+from lalm_mer.models.loading import from_pretrained
+
+__all__ = ["TranscriptTokenizer", "transcript_of"]
+
+
+def transcript_of(given: Input) -> str:
+    """The transcript of an input.
+
+    Raises:
+        CorpusError: naming the utterance, if it has none
+    """
+    if given.transcript is None:
+        raise CorpusError(
+            f"utterance {given.utterance_id}: no transcript, which modality 'transcript' needs; add transcripts to "
+            "the corpus or choose modalities: audio"
+        )
+    return given.transcript
+
+
+class TranscriptTokenizer:
+    """Token ids of a transcript; "[SEP]" in a transcript does not become a special token.
+
+    Args:
+        tokenizer: a fast tokenizer
+        max_tokens: largest number of tokens that the model takes, special ones included
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:  # noqa: ANN401 transformers is untyped here
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+
+    def ids(self, given: Input) -> list[int]:
+        """T token ids, with the special tokens at both ends.
+
+        Raises:
+            CorpusError: naming the utterance, if it has no transcript, or one that is too long
+        """
+        ids = self.tokenizer(transcript_of(given), split_special_tokens=True).input_ids
+        if len(ids) > self.max_tokens:
+            raise CorpusError(
+                f"utterance {given.utterance_id}: its transcript has {len(ids)} tokens, the model takes "
+                f"{self.max_tokens}; cut the utterance into shorter ones"
+            )
+        return cast(list[int], ids)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer to a folder."""
+        # the padding of the last call would be saved too
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.save_pretrained(str(folder))
+
+    @classmethod
+    def load(cls, folder: Path, max_tokens: int) -> TranscriptTokenizer:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ModelError: if the folder has no tokenizer
+        """
+        try:
+            return cls(from_pretrained(AutoTokenizer, folder), max_tokens)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder}: cannot read a tokenizer ({one_line(error)})") from error

@@ -1,0 +1,230 @@
+"""A baseline network: a branch per modality, their fusion, and a small classifier."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, one_line
+from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.names import AUDIO, TRANSCRIPT
+from lalm_mer.core.output import atomic_path, write_json
+from lalm_mer.core.strict_json import parse, read_object
+from lalm_mer.examples.feature_store import FeatureStore
+from lalm_mer.models.encoders.audio import AudioEncoder
+from lalm_mer.models.encoders.kinds import Encoder, open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
+from lalm_mer.recognizers.base import Collator, LabelledCollator
+from lalm_mer.recognizers.baselines.branches import Branch
+from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
+from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
+from lalm_mer.recognizers.baselines.learnt_text import ScratchBert
+from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
+from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
+
+__all__ = ["BaselineNetwork"]
+
+_CONFIG = "network.json"
+_WEIGHTS = "model.safetensors"
+_TOKENIZER = "tokenizer"
+
+
+class BaselineNetwork(nn.Module):
+    """Branches over frozen features or learnt embeddings, their fusion, and dense layers, as the settings name them.
+
+    With a single modality it has a single branch. Frozen encoders are not part of its weights.
+
+    Args:
+        labels: K labels, in the order of the scores
+        settings: its parts
+        sources: modality -> what its branch reads, for the modalities of the settings
+
+    Raises:
+        ConfigError: if ``sources`` has other modalities
+
+    References:
+        Pepino et al., "Fusion approaches for emotion recognition from speech using acoustic and text-based features",
+        ICASSP 2020.
+    """
+
+    def __init__(self, labels: Sequence[str], settings: NetworkSettings, sources: Mapping[str, Source]) -> None:
+        super().__init__()
+        if set(sources) != set(settings.branches):
+            raise ConfigError(f"sources of {sorted(sources)} for modalities {settings.modalities}; expected the same")
+        self.labels = tuple(labels)
+        self.label_set = LabelSet(self.labels)
+        self.settings = _plain(settings)
+        self.modalities = settings.modalities
+        self.content_free = None
+        self.sources = {modality: sources[modality] for modality in settings.branches}
+        self.stores: dict[str, FeatureStore] = {}
+        self.normalisations: dict[str, SpeakerNormalisation] = {}
+        audio = self.sources.get(AUDIO)
+        self.sampling_rate = audio.sampling_rate if isinstance(audio, AudioEncoder) else None
+        self.branches = nn.ModuleDict(
+            {modality: self._make_branch(modality, source) for modality, source in self.sources.items()}
+        )
+        text = self.sources.get(TRANSCRIPT)
+        if isinstance(text, TranscriptTokenizer):
+            self.branch(TRANSCRIPT).embedder = ScratchBert(settings.transcript.encoder.scratch, text)
+        self.fusion = fusion_of(
+            settings.fusion,
+            {modality: self.branch(modality).sequence.output_size for modality in self.sources},
+            {modality: self.branch(modality).output_size for modality in self.sources},
+        )
+        self.head = _head(self.fusion.output_size, settings.head, len(self.labels))
+
+    def _make_branch(self, modality: str, source: Source) -> Branch:
+        sequence = self.settings.branches[modality].sequence
+        if isinstance(source, TranscriptTokenizer):
+            return Branch(self.settings.transcript.encoder.scratch.size, sequence)
+        return Branch(source.size, sequence, layers=source.layers)
+
+    @property
+    def training_collator(self) -> LabelledCollator:
+        """Makes batches to train on."""
+        return LabelledCollator(self.joint_collator, self.label_set)
+
+    @property
+    def joint_collator(self) -> Collator:
+        """Makes batches to score."""
+        return BaselineCollator(self.sources, self.stores, self.normalisations)
+
+    @property
+    def scoring_collators(self) -> tuple[Collator, ...]:
+        """The same, in a tuple."""
+        return (self.joint_collator,)
+
+    def refuses(self, duration_s: float) -> None:
+        """None: it takes audio of any duration."""
+        return
+
+    def branch(self, modality: str) -> Branch:
+        """The branch of a modality."""
+        return cast(Branch, self.branches[modality])
+
+    def forward(
+        self,
+        truth: Tensor | None = None,
+        audio: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        transcript: Tensor | None = None,
+        transcript_lengths: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Run a batch of a ``BaselineCollator``.
+
+        Returns:
+            ``log_probs`` (B, K); with ``truth`` (B,), index of the true label, also ``losses`` (B,), cross-entropy, and
+            ``items`` (B,), which are ones
+        """
+        given = {AUDIO: (audio, audio_lengths), TRANSCRIPT: (transcript, transcript_lengths)}
+        encoded = {}
+        for modality in self.sources:
+            frames, lengths = given[modality]
+            assert frames is not None
+            assert lengths is not None
+            branch = self.branch(modality)
+            states, lengths = branch(frames, lengths)
+            encoded[modality] = Encoded(states, lengths, branch.pool(states, lengths))
+        logits = self.head(self.fusion(encoded))
+        scores = {"log_probs": F.log_softmax(logits.float(), dim=1)}
+        if truth is None:
+            return scores
+        smoothing = self.settings.label_smoothing if self.training else 0.0
+        losses = F.cross_entropy(logits.float(), truth, label_smoothing=smoothing, reduction="none")
+        return {"losses": losses, "items": torch.ones_like(losses), **scores}
+
+    def save_trained(self, folder: Path) -> None:
+        """Write weights, normalisation, settings and a learnt tokenizer; of a frozen encoder its name and a hash."""
+        folder.mkdir(parents=True, exist_ok=True)
+        encoders = {}
+        for modality, source in self.sources.items():
+            if isinstance(source, TranscriptTokenizer):
+                source.save(folder / _TOKENIZER)
+            else:
+                encoders[modality] = source.settings()
+        with atomic_path(folder / _WEIGHTS) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
+        write_json(
+            folder / _CONFIG, {"labels": list(self.labels), "settings": asdict(self.settings), "encoders": encoders}
+        )
+
+    @classmethod
+    def load_trained(cls, folder: Path) -> BaselineNetwork:
+        """Read what ``save_trained`` wrote, in evaluation mode; warn of another version of an encoder of audio.
+
+        Raises:
+            ModelError: if a file is missing or does not fit, or the weights of an encoder are not those of training
+        """
+        config = _read_config(folder / _CONFIG)
+        try:
+            weights = load_file(folder / _WEIGHTS)
+            network = cls(config.labels, config.settings, _load_sources(config, folder))
+            network.load_state_dict(weights)
+        except LalmMerError:
+            raise
+        except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({one_line(error)})") from error
+        return network.eval()
+
+
+def _head(size: int, settings: HeadSettings, k: int) -> nn.Module:
+    if not settings.hidden:
+        return nn.Linear(size, k)
+    dropout = nn.Dropout(settings.dropout)
+    return nn.Sequential(nn.Linear(size, settings.hidden), nn.ReLU(), dropout, nn.Linear(settings.hidden, k))
+
+
+def _plain(settings: NetworkSettings) -> NetworkSettings:
+    """The settings without those that a section of a config adds."""
+    return NetworkSettings(**{field.name: getattr(settings, field.name) for field in fields(NetworkSettings)})
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Content of the file of settings."""
+
+    labels: tuple[str, ...]
+    settings: NetworkSettings
+    encoders: Mapping[str, Mapping[str, Any]]
+
+
+def _read_config(file: Path) -> _Config:
+    try:
+        return parse(_Config, read_object(file), str(file))
+    except PredictionError as error:
+        raise ModelError(f"{file.parent}: not a saved baseline network ({error})") from error
+
+
+def _load_sources(config: _Config, folder: Path) -> dict[str, Source]:
+    settings = config.settings
+    sources: dict[str, Source] = {}
+    for modality in settings.branches:
+        if modality == TRANSCRIPT and settings.transcript.encoder.learnt:
+            max_tokens = settings.transcript.encoder.scratch.max_tokens
+            sources[modality] = TranscriptTokenizer.load(folder / _TOKENIZER, max_tokens)
+            continue
+        encoder: Encoder
+        if modality == AUDIO:
+            encoder = open_audio_encoder(settings.audio.encoder)
+        else:
+            encoder = open_text_encoder(settings.transcript.encoder)
+        _require_same(encoder.settings(), config.encoders[modality], modality, folder)
+        sources[modality] = encoder
+    return sources
+
+
+def _require_same(found: Mapping[str, Any], saved: Mapping[str, Any], modality: str, folder: Path) -> None:
+    if found.get("weights") != saved.get("weights"):
+        raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
+    if found != saved:
+        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(saved)}, found {dict(found)}", stacklevel=4)
