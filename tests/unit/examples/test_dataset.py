@@ -1,5 +1,6 @@
 import pickle
 
+import datasets
 import numpy as np
 import pytest
 
@@ -76,7 +77,7 @@ def test_an_utterance_without_required_audio_is_named(toy_corpus, toy_protocol, 
     utterances = toy_corpus().dataset
     row = {name: utterances[name][0] for name in utterances.column_names} | {"audio": None}
     task = toy_protocol().resolve_task({})
-    assert examples_of_rows([row], [0], task, None)[0].input.waveform is None
+    assert examples_of_rows(datasets.Dataset.from_list([row]), [0], task, None)[0].input.waveform is None
     with pytest.raises(AudioError, match="utterance s0_0 has no audio"):
         examples_of_rows([row], [0], task, 8000)[0]
 
