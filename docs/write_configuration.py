@@ -14,6 +14,7 @@ from lalm_mer.core.settings import Setting, settings_of
 from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
+from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -31,6 +32,7 @@ RECIPES = {
     "transcribe.py": TranscribeSettings,
     "build_tiny_model.py": TinySettings,
     "cross_validate.py": CrossValidationSettings,
+    "late_fusion.py": LateFusionSettings,
     "benchmark.py": BenchmarkSettings,
 }
 HEAD = """# Configuration

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
-    "FIRST_TOKEN", "FROM_CORPUS", "GENERATION", "HUMAN", "LABEL_SCORES", "LIKELIHOOD", "METHODS",
+    "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES", "LATE_FUSION", "LIKELIHOOD",
+    "LINEAR", "METHODS",
     "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED",
     "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
     "modalities_of", "uses_audio", "uses_transcript",
@@ -36,8 +37,12 @@ ZERO_SHOT = "zero_shot"
 BASELINE = "baseline"
 ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
 """Method that trains an adapter -> its name in text."""
-METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE)
+LINEAR = "linear"
+LATE_FUSION = "late_fusion"
+METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE, LINEAR, LATE_FUSION)
 """How a recognizer was made."""
+FUSION_RULES = ("mean", "logits", "weighted", "vote", "stacking")
+"""How the label log-probabilities of the members of a late fusion are combined."""
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 """Implementations of attention, by their names in transformers."""

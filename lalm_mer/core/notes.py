@@ -45,6 +45,7 @@ class NoteCode(StrEnum):
     PARITY = "parity"
     SERVER_TOKENS = "server_tokens"
     FOUND_BATCH_SIZE = "found_batch_size"
+    FITTED_ON_DEV = "fitted_on_dev"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ SENTENCES: Mapping[NoteCode, str] = {
     "in {requests} requests; cost: {cost}.",
     NoteCode.FOUND_BATCH_SIZE: "Batches of {found} utterances fit into memory, of at most {largest}; {accumulated} are "
     "accumulated per optimiser step, so that it has as many utterances as before.",
+    NoteCode.FITTED_ON_DEV: "The rule {rule} of the fusion was fitted on dev, so its results on dev say nothing about "
+    "new utterances.",
 }
 """The sentence of each code, for display only: no code parses it."""
 

@@ -14,8 +14,8 @@ from lalm_mer.core.provenance import Commit
 from lalm_mer.core.strict_json import parse, read_object
 
 __all__ = [
-    "DEV_METRICS_FILE", "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "ModelRecord", "RunRecord", "has_results",
-    "read_record",
+    "DEV_METRICS_FILE", "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "Member", "ModelRecord", "RunRecord",
+    "has_results", "read_record",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -72,6 +72,25 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A member of a late fusion.
+
+    Args:
+        folder: its run folder, as named in the config of the fusion
+        recognizer: its name in comparisons
+        method: one of ``METHODS``
+        modalities: one of ``MODALITIES``
+        predictions: hash of its file of predictions
+    """
+
+    folder: str
+    recognizer: str
+    method: str
+    modalities: str
+    predictions: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The record of one run: one recognizer, trained with one seed and tested on one fold.
 
@@ -105,6 +124,7 @@ class RunRecord:
         git: commit of the code
         started_at: start time in ISO 8601
         seconds: duration of the complete run; None until it ends
+        members: of a late fusion; empty for any other run
     """
 
     recognizer: str
@@ -135,6 +155,7 @@ class RunRecord:
     git: Commit
     started_at: str
     seconds: float | None
+    members: tuple[Member, ...] = ()
 
     @property
     def randomly_initialised(self) -> bool:

@@ -13,7 +13,17 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError
-from lalm_mer.core.names import ADAPTERS, AUDIO_TRANSCRIPT, BASELINE, FROM_CORPUS, SIMULATED, UNCHANGED, ZERO_SHOT
+from lalm_mer.core.names import (
+    ADAPTERS,
+    AUDIO_TRANSCRIPT,
+    BASELINE,
+    FROM_CORPUS,
+    LATE_FUSION,
+    LINEAR,
+    SIMULATED,
+    UNCHANGED,
+    ZERO_SHOT,
+)
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.core.run_record import RunRecord
@@ -181,8 +191,8 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     """Group runs into rows, score them, and test the pairs that show the gain of a modality or a method.
 
     Pairs: audio+transcript against audio and against transcript of one recognizer and method; and different methods
-    of one recognizer (or a baseline against any) with the same modalities. Runs under a changed condition are in
-    separate rows and are not tested.
+    of one recognizer (or a baseline, linear model or late fusion against any) with the same modalities; and a late
+    fusion against its members. Runs under a changed condition are in separate rows and are not tested.
 
     Raises:
         PredictionError: naming two runs, if they were not tested on the same data, folds, utterances and label set, or
@@ -319,16 +329,25 @@ def _shows_a_gain(a: Row, b: Row) -> bool:
         return False
     if len({a.record.transcript_source, b.record.transcript_source} - {None}) > 1:
         return False
+    if any(_is_member(one, other) for one, other in ((a, b), (b, a))):
+        return True
     same_recognizer = a.record.recognizer == b.record.recognizer
     if a.record.method == b.record.method:
         return same_recognizer and [a.record.modalities, b.record.modalities].count(AUDIO_TRANSCRIPT) == 1
-    comparable = same_recognizer or BASELINE in (a.record.method, b.record.method)
+    comparable = same_recognizer or bool({BASELINE, LINEAR, LATE_FUSION} & {a.record.method, b.record.method})
     return comparable and a.record.modalities == b.record.modalities
 
 
+def _is_member(row: Row, fusion: Row) -> bool:
+    """Whether a row is that of a member of a late fusion."""
+    of = row.record
+    named = {(member.recognizer, member.method, member.modalities) for member in fusion.record.members}
+    return (of.recognizer, of.method, of.modalities) in named
+
+
 def _rank(row: Row) -> tuple[bool, int]:
-    """Sort key by which the row that should be better comes first: both modalities, then adapters."""
-    methods = (*ADAPTERS, BASELINE, ZERO_SHOT)
+    """Sort key by which the row that should be better comes first: both modalities, then late fusion, then adapters."""
+    methods = (LATE_FUSION, *ADAPTERS, BASELINE, LINEAR, ZERO_SHOT)
     return (row.record.modalities != AUDIO_TRANSCRIPT, methods.index(row.record.method))
 
 

@@ -13,11 +13,13 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Batch, Collator, Scores
+from lalm_mer.recognizers.base import Batch, Scores
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
-__all__ = ["average_prompts", "run_batch", "score_by_trainer", "score_inputs"]
+__all__ = [
+    "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer", "score_inputs",
+]  # fmt: skip
 
 
 def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal | None = None) -> Scores:
@@ -43,11 +45,32 @@ def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 
         inputs: read one batch at a time
         batch_size: inputs per batch
     """
-    collator, content_free = recognizer.joint_collator, recognizer.content_free
-    empty = None if content_free is None else _by_prompt(_log_probs(recognizer, collator, [content_free]))
+    collator, empty = recognizer.joint_collator, content_free_scores(recognizer)
     remaining = iter(inputs)
     while batch := list(islice(remaining, batch_size)):
-        yield from average_prompts(_by_prompt(_log_probs(recognizer, collator, batch)), empty)
+        yield from score_batch(recognizer, collator(batch), empty)
+
+
+def content_free_scores(recognizer: Any) -> list[npt.NDArray[np.float64]] | None:  # noqa: ANN401 as ``score_inputs``
+    """Scores of the recognizer's input without content by each of its P prompts, (1, K); None if it has none."""
+    if recognizer.content_free is None:
+        return None
+    return _by_prompt(_log_probs(recognizer, recognizer.joint_collator([recognizer.content_free])))
+
+
+def score_batch(
+    recognizer: Any,  # noqa: ANN401 as ``score_inputs``
+    batch: Batch,
+    content_free: Sequence[npt.NDArray[np.float64]] | None,
+) -> npt.NDArray[np.float64]:
+    """Label log-probabilities of a batch of the ``joint_collator``, (B, K), averaged over the recognizer's prompts.
+
+    Args:
+        recognizer: as of ``score_inputs``
+        batch: of B inputs
+        content_free: result of ``content_free_scores``
+    """
+    return average_prompts(_by_prompt(_log_probs(recognizer, batch)), content_free)
 
 
 def average_prompts(
@@ -78,7 +101,7 @@ def _by_prompt(log_probs: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float6
     return [log_probs] if log_probs.ndim == 2 else list(np.moveaxis(log_probs, 1, 0))
 
 
-def _log_probs(module: nn.Module, collator: Collator, inputs: Sequence[Input]) -> npt.NDArray[np.float64]:
+def _log_probs(module: nn.Module, batch: Batch) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
-        log_probs = run_batch(module, collator(inputs))["log_probs"]
+        log_probs = run_batch(module, batch)["log_probs"]
     return np.asarray(log_probs.float().cpu(), dtype=np.float64)

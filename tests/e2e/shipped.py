@@ -9,6 +9,7 @@ from lalm_mer.core.config import load_config, recorded
 from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
+from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -31,6 +32,7 @@ SCHEMAS = {
     "recipes/transcribe.py": TranscribeSettings,
     "recipes/benchmark.py": BenchmarkSettings,
     "recipes/cross_validate.py": CrossValidationSettings,
+    "recipes/late_fusion.py": LateFusionSettings,
 }
 
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"

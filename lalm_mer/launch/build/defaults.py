@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from string import Formatter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.settings import naming_keys
+from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ServerAddress
 from lalm_mer.models.families import REMOTE
@@ -19,7 +20,9 @@ from lalm_mer.recognizers.base import Setup
 __all__ = ["with_folder", "with_model", "with_targets"]
 
 SettingsT = TypeVar("SettingsT", bound=ZeroShotSettings | FinetuneSettings)
-RunSettingsT = TypeVar("RunSettingsT", bound=ZeroShotSettings | FinetuneSettings | BaselineSettings)
+RunSettingsT = TypeVar(
+    "RunSettingsT", bound=ZeroShotSettings | FinetuneSettings | BaselineSettings | LateFusionSettings
+)
 
 _UNFIT_FOR_NAMES = re.compile(r"[^\w+.-]+")
 
@@ -65,10 +68,13 @@ def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
     return replace(settings, adapter=replace(settings.adapter, towers=towers))
 
 
-def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method: str, modalities: str) -> RunSettingsT:
+def with_folder(
+    settings: RunSettingsT, *, corpus: str, recognizer: str, method: str, modalities: str, fold: int | None = None
+) -> RunSettingsT:
     """Settings with the placeholders in ``output.dir`` replaced by these facts, and by fold and seed.
 
-    Characters that do not belong in the name of a folder become a hyphen.
+    The fold is that of section ``split``, if none is given. Characters that do not belong in the name of a folder
+    become a hyphen.
 
     Raises:
         ConfigError: if ``output.dir`` has another placeholder
@@ -78,7 +84,7 @@ def with_folder(settings: RunSettingsT, *, corpus: str, recognizer: str, method:
         "recognizer": recognizer,
         "method": method,
         "modalities": modalities,
-        "fold": settings.split.fold,
+        "fold": fold or cast(Any, settings).split.fold,
         "seed": settings.seed,
     }
     names = {name: _UNFIT_FOR_NAMES.sub("-", str(value)).strip("-.") or "_" for name, value in facts.items()}

@@ -14,10 +14,13 @@ from torch import nn
 from lalm_mer.core.config import build_config
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.names import BASELINE
+from lalm_mer.core.names import BASELINE, LATE_FUSION
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
+from lalm_mer.evaluation.predictions import PREDICTIONS_FILE
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
 from lalm_mer.launch.config.sections import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings
@@ -28,6 +31,8 @@ from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
+from lalm_mer.recognizers.late_fusion.rules import FusionRule
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
@@ -95,9 +100,33 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
             return BaselineNetwork.load_trained(folder / "model")
+        if record.method == LATE_FUSION:
+            return _open_late_fusion(folder, record, dtype)
         if not (folder / "adapter").is_dir():
             return _open_zero_shot(folder, record, base_model, dtype)
     return _open_adapter(source, base_model, revision, dtype)
+
+
+def _open_late_fusion(folder: Path, record: RunRecord, dtype: str | None) -> nn.Module:
+    """The members of a late fusion from their folders, and the rule.
+
+    Raises:
+        ConfigError: naming the members that are missing, or have other results than those that were fused
+    """
+    missing = [member.folder for member in record.members if not has_results(Path(member.folder))]
+    if missing:
+        raise ConfigError(
+            f"{as_recorded(folder)}: {len(missing)} of its {len(record.members)} members are missing: "
+            f"{', '.join(missing)}; put the run folders there, relative to the working directory"
+        )
+    for member in record.members:
+        if hash_file(Path(member.folder) / PREDICTIONS_FILE) != member.predictions:
+            raise ConfigError(
+                f"{as_recorded(folder)}: its member {member.folder} has other predictions than those that were fused; "
+                "run the fusion again"
+            )
+    members = [_open_trained(member.folder, None, None, dtype) for member in record.members]
+    return LateFusion(members, FusionRule.load(folder / "model"))
 
 
 def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:

@@ -103,12 +103,16 @@ class RunFolder:
             dev: label log-probabilities of the dev utterances that the recognizer can use; None if dev was not scored
         """
         if self.writes:
-            if dev is not None:
-                on_dev = Predictions.from_scores(self._split(data.dev), dev)
-                on_dev.write(self.path / DEV_PREDICTIONS_FILE)
-                print(f"dev {figure_text(score(on_dev))}", flush=True)  # noqa: T201 for the user
+            on_dev = None if dev is None else Predictions.from_scores(self._split(data.dev), dev)
             log_probs = with_unscored(data, scores).values
-            self._end(Predictions.from_scores(self._split(data.test), log_probs))
+            self.finish_tables(Predictions.from_scores(self._split(data.test), log_probs), on_dev)
+
+    def finish_tables(self, test: Predictions, dev: Predictions | None) -> None:
+        """Write the results of complete tables, as ``finish``; in the process that writes."""
+        if dev is not None:
+            dev.write(self.path / DEV_PREDICTIONS_FILE)
+            print(f"dev {figure_text(score(dev))}", flush=True)  # noqa: T201 for the user
+        self._end(test)
 
     def finish_dev(self, data: RunData, dev: Floats) -> None:
         """Write the results of a run that scores dev alone; dev_metrics.json is written last.

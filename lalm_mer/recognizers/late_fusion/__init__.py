@@ -1,0 +1,1 @@
+"""Late fusion: one recognizer of the label log-probabilities of others."""
