@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.provenance import hash_file
+from lalm_mer.core.run_record import RUN_FILE, has_results, read_record
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
 from lalm_mer.launch.build.data import (
     RunData,
@@ -25,9 +29,9 @@ from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.settings import BaselineSettings
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.kinds import open_audio_encoder
-from lalm_mer.models.encoders.settings import TextEncoderSettings
 from lalm_mer.recognizers.baselines.build import build_network
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.saved import WEIGHTS
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = ["OpenedBaseline", "baseline_notes", "encoder_models", "open_baseline_run"]
@@ -91,6 +95,9 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
+    for modality, folder in _starts(settings).items():
+        _require_same_fold(folder, modality, settings, hashes)
+        hashes[f"start_{modality}"] = hash_file(folder / "model" / WEIGHTS)
     settings = with_folder(
         settings,
         corpus=source.folded.corpus.name,
@@ -110,15 +117,45 @@ def _network(data: RunData, settings: BaselineSettings, audio: AudioEncoder | No
         InputDataset(data.train.distinct()),
         others=(InputDataset(data.dev), InputDataset(data.scored_test)),
         audio=audio,
+        starts={modality: folder / "model" for modality, folder in _starts(settings).items()},
         cache_dir=Path(settings.baseline.cache_dir),
         processes=parts.processes,
     )
 
 
+def _starts(settings: BaselineSettings) -> dict[str, Path]:
+    """Modality -> run folder of which its branch starts."""
+    named = {modality: branch.start_from for modality, branch in settings.baseline.branches.items()}
+    fold, seed = str(settings.split.fold), str(settings.seed)
+    return {
+        modality: Path(folder.replace("{fold}", fold).replace("{seed}", seed))
+        for modality, folder in named.items()
+        if folder is not None
+    }
+
+
+def _require_same_fold(
+    folder: Path, modality: str, settings: BaselineSettings, hashes: Mapping[str, str | None]
+) -> None:
+    """Check that a run to start from is finished and was trained on the same fold, and so not on the test set."""
+    key = f"key 'baseline.{modality}.start_from'"
+    if not has_results(folder):
+        raise ConfigError(f"{key}: {as_recorded(folder)} is no finished run; run it first, on the same fold")
+    record = read_record(folder / RUN_FILE)
+    if record.method != BASELINE:
+        raise ConfigError(f"{key}: {as_recorded(folder)} is a run of {record.method}; expected one of a baseline")
+    same = [record.hashes.get(name) == hashes[name] for name in ("data", "folds")]
+    if not all(same) or record.fold != settings.split.fold:
+        raise ConfigError(
+            f"{key}: {as_recorded(folder)} was trained on fold {record.fold} of {record.protocol}, or on other data; "
+            f"expected this corpus and fold {settings.split.fold}, since it may contain test utterances"
+        )
+
+
 def encoder_models(parts: NetworkSettings) -> str | None:
     """The pretrained encoders that a baseline uses, as recorded; None if it uses none."""
-    named = (encoder for encoder in recorded(parts).encoders if isinstance(encoder, TextEncoderSettings))
-    return ", ".join(encoder.model for encoder in named if encoder.kind == "pretrained") or None
+    encoders = [branch.encoder for branch in recorded(parts).branches.values()]
+    return ", ".join(encoder.model for encoder in encoders if encoder.kind == "pretrained") or None
 
 
 def baseline_notes(parts: NetworkSettings) -> list[Note]:

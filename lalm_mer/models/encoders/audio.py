@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
 
-__all__ = ["SAMPLING_RATE", "TRIM_DB", "AudioEncoder"]
+__all__ = ["SAMPLING_RATE", "TRIM_DB", "AudioEncoder", "pooled_frames"]
 
 SAMPLING_RATE = 16_000
 """Sampling rate of most encoders, in Hz."""
@@ -30,13 +31,14 @@ class AudioEncoder(ABC):
 
     Args:
         trim_db: level of silence, in dB below the clip's loudest 25 ms; None keeps the complete clip
+        pooled: whether mean and standard deviation over the frames are the only frame
 
     Raises:
         ConfigError: if ``trim_db`` is not above 0
     """
 
-    size: int
-    """Width of the frames: features per frame, times ``layers``."""
+    frame_size: int
+    """Features per frame, times ``layers``."""
     layers: int = 1
     """L, number of layers whose features are side by side in a frame."""
     window: int
@@ -46,17 +48,28 @@ class AudioEncoder(ABC):
     stored: bool = True
     """Whether its features are worth storing."""
 
-    def __init__(self, trim_db: float | None = TRIM_DB) -> None:
+    def __init__(self, trim_db: float | None = TRIM_DB, *, pooled: bool = False) -> None:
         if trim_db is not None and trim_db <= 0:
             raise ConfigError(f"argument 'trim_db': {trim_db}; expected more than 0, or null to keep complete clips")
-        self.trim_db = trim_db
+        self.trim_db, self.pooled = trim_db, pooled
 
-    @abstractmethod
+    @property
+    def size(self) -> int:
+        """Width of the frames."""
+        return self.frame_size * (2 if self.pooled else 1)
+
     def settings(self) -> dict[str, Any]:
         """Name, versions and parameters, as plain data."""
+        return {**self._settings(), "trim_db": self.trim_db, **({"pooled": True} if self.pooled else {})}
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]: ...
 
     @abstractmethod
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames: ...
+
+    def save(self, folder: Path) -> None:  # noqa: B027 most have nothing to save
+        """Write what was fitted; nothing."""
 
     def source_hash(self, given: Input) -> str | None:
         """Hash of the stored audio; None where the waveform was changed, or is not of a corpus."""
@@ -92,9 +105,23 @@ class AudioEncoder(ABC):
         frames: Frames = np.ascontiguousarray(self._compute(samples))
         if frames.dtype != np.float16:
             frames = frames.astype(np.float32, copy=False)
+        if self.pooled:
+            frames = pooled_frames(frames, self.layers)
         if not np.isfinite(frames).all():
             raise AudioError(f"the {name} features are not all finite; check the audio", "non_finite")
         return frames
+
+
+def pooled_frames(frames: Frames, layers: int = 1) -> Frames:
+    """Mean and standard deviation over the frames (F, L * D), layer by layer, as the only frame (1, L * 2D).
+
+    Example:
+        >>> pooled_frames(np.array([[0.0, 1.0], [4.0, 1.0]], np.float32))
+        array([[2., 1., 2., 0.]], dtype=float32)
+    """
+    of_layers = frames.astype(np.float64).reshape(len(frames), layers, -1)
+    values = np.concatenate([of_layers.mean(axis=0), of_layers.std(axis=0)], axis=1).reshape(1, -1)
+    return values.astype(frames.dtype)
 
 
 def _trimmed(samples: npt.NDArray[np.float32], trim_db: float, rate: int) -> npt.NDArray[np.float32]:

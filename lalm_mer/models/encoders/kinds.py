@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
-from lalm_mer.models.encoders.open_smile import PepinoFrames
+from lalm_mer.models.encoders.open_smile import OpenSmileSet, PepinoFrames
+from lalm_mer.models.encoders.pretrained_audio import PretrainedAudio
 from lalm_mer.models.encoders.pretrained_text import PretrainedText
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
-from lalm_mer.models.encoders.spectra import LogMel
+from lalm_mer.models.encoders.spectra import LogMel, Mfcc, WaveformBlocks
+from lalm_mer.models.encoders.tfidf import TfidfText
+from lalm_mer.models.encoders.word_vectors import StaticText
 
-__all__ = ["Encoder", "open_audio_encoder", "open_text_encoder"]
+__all__ = ["Encoder", "load_text_encoder", "open_audio_encoder", "open_text_encoder"]
 
 
 class Encoder(Protocol):
-    """A frozen encoder; also a ``FeatureExtractor``.
+    """A frozen encoder; also a ``FeatureExtractor``."""
 
-    Attributes:
-        size: width of the frames: features per frame, times ``layers``
-        layers: L, number of layers whose features are side by side in a frame
-        stored: whether its features are worth storing
-    """
+    @property
+    def size(self) -> int:
+        """Width of the frames: features per frame, times ``layers``."""
 
-    size: int
-    layers: int
-    stored: bool
+    @property
+    def layers(self) -> int:
+        """L, number of layers whose features are side by side in a frame."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether its features are worth storing."""
 
     def settings(self) -> dict[str, Any]:
-        """Name, versions and parameters, as plain data."""
+        """Name, versions and parameters, as plain data; ``weights`` is a hash of what was trained or fitted."""
 
     def source_hash(self, given: Input) -> str | None:
         """Hash of what is used of an input; None if its features are not stored."""
@@ -37,22 +45,63 @@ class Encoder(Protocol):
     def extract(self, given: Input) -> Frames:
         """Features of an input, (F, ``size``)."""
 
+    def save(self, folder: Path) -> None:
+        """Write what was fitted."""
+
+
+_AUDIO: dict[str, Callable[[AudioEncoderSettings], AudioEncoder]] = {
+    "log_mel": lambda settings: LogMel(settings.trim_db, settings.bands, pooled=settings.pooled),
+    "mfcc": lambda settings: Mfcc(settings.trim_db, settings.bands, settings.coefficients, pooled=settings.pooled),
+    "waveform": lambda settings: WaveformBlocks(settings.trim_db, pooled=settings.pooled),
+    "pretrained": lambda settings: PretrainedAudio(
+        settings.model, settings.revision, settings.layers, settings.trim_db, pooled=settings.pooled
+    ),
+}
+
 
 def open_audio_encoder(settings: AudioEncoderSettings) -> AudioEncoder:
     """The encoder of audio that the settings describe.
 
     Raises:
-        ModelError: if its package is not installed
+        ModelError: if its package is not installed, or its model cannot be loaded
+        ConfigError: if the model has no layer of a number
     """
-    if settings.kind == "opensmile":
-        return PepinoFrames(settings.trim_db)
-    return LogMel(settings.trim_db, settings.bands)
+    if settings.kind != "opensmile":
+        return _AUDIO[settings.kind](settings)
+    if settings.feature_set == "pepino":
+        return PepinoFrames(settings.trim_db, pooled=settings.pooled)
+    return OpenSmileSet(settings.feature_set, settings.level, settings.trim_db, pooled=settings.pooled)
 
 
-def open_text_encoder(settings: TextEncoderSettings) -> Encoder:
+def open_text_encoder(settings: TextEncoderSettings, train: Iterable[str] = (), others: Iterable[str] = ()) -> Encoder:
     """The frozen encoder of transcripts that the settings describe; not for those that are learnt.
 
+    Args:
+        settings: its kind and parameters
+        train: transcripts of train, on which TF-IDF is fitted
+        others: those of dev and test, whose words static vectors are read for
+
     Raises:
-        ModelError: if it cannot be loaded
+        ModelError: if its model cannot be loaded
+        ConfigError: if the model has no layer of a number, or a file cannot be read
     """
-    return PretrainedText(settings.model, settings.revision)
+    if settings.kind == "pretrained":
+        return PretrainedText(settings.model, settings.revision, settings.layers, pooled=settings.pooled)
+    if settings.kind == "tfidf":
+        return TfidfText.fit(train, settings.tfidf)
+    if settings.file is None:
+        raise ConfigError("argument 'file': null; kind static needs a file of word vectors")
+    return StaticText.read(Path(settings.file), [*train, *others], pooled=settings.pooled)
+
+
+def load_text_encoder(settings: TextEncoderSettings, folder: Path) -> Encoder:
+    """The frozen encoder of transcripts as it was saved in a folder.
+
+    Raises:
+        ModelError: if it cannot be read, or its model cannot be loaded
+    """
+    if settings.kind == "tfidf":
+        return TfidfText.load(folder, settings.tfidf)
+    if settings.kind == "static":
+        return StaticText.load(folder, pooled=settings.pooled)
+    return open_text_encoder(settings)

@@ -1,4 +1,4 @@
-"""Features by openSMILE: the 36 frame features of Pepino et al."""
+"""Features by openSMILE: the 36 frame features of Pepino et al., eGeMAPS and ComParE."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from lalm_mer.core.extras import install_extra
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import SAMPLING_RATE, TRIM_DB, AudioEncoder
 
-__all__ = ["PepinoFrames"]
+__all__ = ["OpenSmileSet", "PepinoFrames"]
 
 _STATIC = (
     *("F0final_sma", "jitterLocal_sma", "shimmerLocal_sma", "logHNR_sma", "audspec_lengthL1norm_sma"),
     *(f"mfcc_sma[{number}]" for number in range(1, 14)),
 )
 _DELTA = tuple(name.replace("_sma", "_sma_de") for name in _STATIC)
+_SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}
+_LEVELS = {"frames": "LowLevelDescriptors", "functionals": "Functionals"}
+
+
+def _require_installed() -> None:
+    if util.find_spec("opensmile") is None:
+        raise ModelError(
+            f"audio encoder 'opensmile' needs the opensmile package: {install_extra('acoustic')} (its licence is for "
+            "research; 'log_mel' needs no further package)"
+        )
 
 
 class PepinoFrames(AudioEncoder):
@@ -35,24 +45,18 @@ class PepinoFrames(AudioEncoder):
         Pepino et al., ICASSP 2020; Eyben et al., openSMILE, ACM Multimedia 2010.
     """
 
-    size = 36
+    frame_size = 36
     window = 960  # 60 ms, for pitch
 
-    def __init__(self, trim_db: float | None = TRIM_DB) -> None:
-        super().__init__(trim_db)
-        if util.find_spec("opensmile") is None:
-            raise ModelError(
-                f"acoustic features 'opensmile' need the opensmile package: {install_extra('acoustic')} (its "
-                "licence is for research; 'log_mel' needs no further package)"
-            )
+    def __init__(self, trim_db: float | None = TRIM_DB, *, pooled: bool = False) -> None:
+        super().__init__(trim_db, pooled=pooled)
+        _require_installed()
 
-    def __reduce__(self) -> tuple[type[PepinoFrames], tuple[float | None]]:
-        return PepinoFrames, (self.trim_db,)  # a worker process opens its own openSMILE
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_levels"}  # each process opens its own
 
-    def settings(self) -> dict[str, Any]:
-        """Name, version, trimming and columns."""
-        version = metadata.version("opensmile")
-        return {"name": "opensmile", "version": version, "trim_db": self.trim_db, "columns": [*_STATIC, *_DELTA]}
+    def _settings(self) -> dict[str, Any]:
+        return {"name": "opensmile", "version": metadata.version("opensmile"), "columns": [*_STATIC, *_DELTA]}
 
     @cached_property
     def _levels(self) -> tuple[Any, Any]:
@@ -65,3 +69,45 @@ class PepinoFrames(AudioEncoder):
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         static, delta = (level.process_signal(samples, SAMPLING_RATE) for level in self._levels)
         return np.hstack([static[list(_STATIC)].to_numpy(), delta[list(_DELTA)].to_numpy()[: len(static)]])
+
+
+class OpenSmileSet(AudioEncoder):
+    """Low-level descriptors or functionals of eGeMAPSv02 (25 or 88) or ComParE 2016 (65 or 6373).
+
+    Args:
+        feature_set: ``egemaps`` or ``compare``
+        level: ``frames``, or ``functionals`` for one vector per utterance
+
+    Raises:
+        ModelError: if openSMILE is not installed
+
+    References:
+        Eyben et al., "The Geneva minimalistic acoustic parameter set (GeMAPS)", IEEE Transactions on Affective
+        Computing 2016; Schuller et al., "The INTERSPEECH 2016 computational paralinguistics challenge".
+    """
+
+    window = 960
+
+    def __init__(self, feature_set: str, level: str, trim_db: float | None = TRIM_DB, *, pooled: bool = False) -> None:
+        super().__init__(trim_db, pooled=pooled)
+        _require_installed()
+        self.feature_set, self.level = feature_set, level
+        self.frame_size = int(self._smile.num_features)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_smile"}  # each process opens its own
+
+    def _settings(self) -> dict[str, Any]:
+        version = metadata.version("opensmile")
+        return {"name": "opensmile", "version": version, "set": _SETS[self.feature_set], "level": self.level}
+
+    @cached_property
+    def _smile(self) -> Any:  # noqa: ANN401 of an optional extra
+        import opensmile
+
+        feature_set = getattr(opensmile.FeatureSet, _SETS[self.feature_set])
+        return opensmile.Smile(feature_set, getattr(opensmile.FeatureLevel, _LEVELS[self.level]))
+
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
+        frames: Frames = self._smile.process_signal(samples, SAMPLING_RATE).to_numpy()
+        return frames

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames, text_hash
+from lalm_mer.models.encoders.audio import pooled_frames
+from lalm_mer.models.encoders.hidden_layers import LayersOf, side_by_side, weights_hash
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.models.loading import from_pretrained, load_weights
 
@@ -20,28 +21,38 @@ __all__ = ["PretrainedText"]
 
 
 class PretrainedText:
-    """Last hidden states of a pretrained BERT-like encoder; a ``FeatureExtractor`` of transcripts.
+    """Hidden states of a pretrained BERT-like encoder; a ``FeatureExtractor`` of transcripts.
 
-    Weights are read from safetensors only, and no code of the repository is executed.
+    Weights are read from safetensors only, and no code of the repository is executed. The mean of ``pooled`` features
+    of a sentence encoder, such as all-MiniLM-L6-v2, is its sentence embedding before normalisation.
 
     Args:
-        name: Hub id or local folder
+        name: Hub id or local folder of a BERT, RoBERTa, DistilBERT, sentence encoder or similar
         revision: branch, tag or commit on the Hub
+        layers: ``last``, ``all``, or numbers, 0 for the input of the first layer; several are stored as float16
+        pooled: whether mean and standard deviation over the tokens are the only frame
 
     Raises:
         ModelError: if it cannot be loaded, or its tokenizer is not a fast one
+        ConfigError: if it has no layer of a number
     """
 
-    layers: int = 1
-    """L, number of layers whose features are side by side in a frame."""
     stored: bool = True
     """Whether its features are worth storing."""
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
-        self.name, self.revision = name, revision
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        layers: str | Sequence[int] = "last",
+        *,
+        pooled: bool = False,
+    ) -> None:
+        self._given = (name, revision, layers, pooled)
+        self.pooled = pooled
         try:
             tokenizer = from_pretrained(AutoTokenizer, name, revision)
-            self._model = load_weights(AutoModel, name, revision)
+            self._model, report = load_weights(AutoModel, name, revision, output_loading_info=True)
         except ModelError:
             raise
         except (OSError, ValueError) as error:
@@ -55,35 +66,48 @@ class PretrainedText:
         # RoBERTa-like models reserve positions for padding, so that the tokenizer's limit may be lower
         limit = min(int(self._model.config.max_position_embeddings), int(tokenizer.model_max_length))
         self._transcripts = TranscriptTokenizer(tokenizer, limit)
-        self.size = int(self._model.config.hidden_size)
-        self._weights_hash = _hash_weights(self._model)
+        self._weights = weights_hash(self._model, report["missing_keys"], name)
+        self._chosen = LayersOf(layers, name)
+        states = self._encode([int(tokenizer.cls_token_id or tokenizer.bos_token_id or 0)])
+        self.layers = self._chosen.count(states)
+        self.size = self.layers * int(states[-1].shape[-1]) * (2 if pooled else 1)
 
-    def __reduce__(self) -> tuple[type[PretrainedText], tuple[str, str | None]]:
-        return PretrainedText, (self.name, self.revision)
+    def __reduce__(self) -> tuple[Callable[..., PretrainedText], tuple[Any, ...]]:
+        return _open, self._given
 
     def settings(self) -> dict[str, Any]:
-        """Name, revision and a hash of the weights."""
-        return {"name": "pretrained_text", "model": self.name, "revision": self.revision, "weights": self._weights_hash}
+        """A hash of the weights, layers and pooling."""
+        return {
+            "name": "pretrained_text",
+            "weights": self._weights,
+            "layers": self._chosen.wanted,
+            "vocabulary": text_hash(self._transcripts.tokenizer.backend_tokenizer.to_str()),
+            **({"pooled": True} if self.pooled else {}),
+        }
 
     def source_hash(self, given: Input) -> str | None:
         """Hash of the transcript; None if the input has none."""
         return None if given.transcript is None else text_hash(given.transcript)
 
-    @torch.no_grad()
     def extract(self, given: Input) -> Frames:
-        """Contextual embeddings of an input's tokens, special ones included, (T, D).
+        """Contextual embeddings of an input's tokens, special ones included, (T, L * D).
 
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
-        ids = torch.tensor([self._transcripts.ids(given)])
-        states = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        return np.asarray(states[0].float().numpy(), dtype=np.float32)
+        frames = side_by_side(self._encode(self._transcripts.ids(given)), self._chosen)
+        return pooled_frames(frames, self.layers) if self.pooled else frames
+
+    @torch.no_grad()
+    def _encode(self, ids: list[int]) -> list[torch.Tensor]:
+        """Hidden states of token ids, (T, D) of each layer."""
+        batch = torch.tensor([ids])
+        output = self._model(input_ids=batch, attention_mask=torch.ones_like(batch), output_hidden_states=True)
+        return [*(states[0] for states in output.hidden_states[:-1]), output.last_hidden_state[0]]
+
+    def save(self, folder: Path) -> None:
+        """Write what was fitted; nothing."""
 
 
-def _hash_weights(model: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _open(name: str, revision: str | None, layers: str | Sequence[int], pooled: bool) -> PretrainedText:
+    return PretrainedText(name, revision, layers, pooled=pooled)

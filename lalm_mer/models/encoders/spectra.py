@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import dct
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import SAMPLING_RATE, TRIM_DB, AudioEncoder
 
-__all__ = ["LogMel"]
+__all__ = ["LogMel", "Mfcc", "WaveformBlocks"]
 
 
 class LogMel(AudioEncoder):
@@ -19,9 +20,9 @@ class LogMel(AudioEncoder):
 
     window = 400  # 25 ms
 
-    def __init__(self, trim_db: float | None = TRIM_DB, bands: int = 40) -> None:
-        super().__init__(trim_db)
-        self.size = bands
+    def __init__(self, trim_db: float | None = TRIM_DB, bands: int = 40, *, pooled: bool = False) -> None:
+        super().__init__(trim_db, pooled=pooled)
+        self.frame_size = self.bands = bands
         self._filters = mel_filter_bank(
             num_frequency_bins=257,
             num_mel_filters=bands,
@@ -32,9 +33,8 @@ class LogMel(AudioEncoder):
         )
         self._window = window_function(self.window, "hann")
 
-    def settings(self) -> dict[str, Any]:
-        """Name, version, trimming and number of bands."""
-        return {"name": "log_mel", "version": 1, "trim_db": self.trim_db, "bands": self.size}
+    def _settings(self) -> dict[str, Any]:
+        return {"name": "log_mel", "version": 1, "bands": self.bands}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         bands = spectrogram(
@@ -50,3 +50,53 @@ class LogMel(AudioEncoder):
             log_mel="log",
         )
         return np.asarray(bands.T, dtype=np.float32)
+
+
+class Mfcc(LogMel):
+    """Mel-frequency cepstral coefficients, their deltas and the deltas of these: D = 3 * ``coefficients``.
+
+    They are the first coefficients of an orthonormal DCT-II of the log-mel bands, the 0th included; a delta is the
+    slope over five frames, with the first and the last frame repeated beyond the ends.
+
+    Args:
+        coefficients: number of coefficients
+    """
+
+    def __init__(
+        self, trim_db: float | None = TRIM_DB, bands: int = 40, coefficients: int = 13, *, pooled: bool = False
+    ) -> None:
+        super().__init__(trim_db, bands, pooled=pooled)
+        self.coefficients = coefficients
+        self.frame_size = 3 * coefficients
+
+    def _settings(self) -> dict[str, Any]:
+        return {"name": "mfcc", "version": 1, "bands": self.bands, "coefficients": self.coefficients}
+
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
+        static = dct(super()._compute(samples), type=2, norm="ortho", axis=1)[:, : self.coefficients]
+        delta = _slopes(static)
+        return np.hstack([static, delta, _slopes(delta)])
+
+
+def _slopes(frames: Frames) -> Frames:
+    """Slope of each feature by linear regression over five frames."""
+    padded = np.pad(frames, ((2, 2), (0, 0)), mode="edge")
+    count = len(frames)
+    shifted = [padded[start : start + count] for start in range(5)]
+    slopes: Frames = (shifted[3] - shifted[1] + 2 * (shifted[4] - shifted[0])) / 10
+    return slopes
+
+
+class WaveformBlocks(AudioEncoder):
+    """The samples in blocks of 10 ms, D = 160; the last block is filled with zeros.
+
+    A convolution over blocks is one over the samples, with a window of as many blocks and a step of 10 ms.
+    """
+
+    frame_size = window = SAMPLING_RATE // 100
+
+    def _settings(self) -> dict[str, Any]:
+        return {"name": "waveform", "version": 1}
+
+    def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
+        return np.pad(samples, (0, -len(samples) % self.window)).reshape(-1, self.window)

@@ -14,6 +14,9 @@ from lalm_mer.recognizers.baselines.settings import SequenceSettings
 
 __all__ = ["Branch"]
 
+_ATTENTION = 64
+"""Units of the attention of attentive pooling"""
+
 
 class Branch(nn.Module):
     """Normalisation, weights of the layers, a sequence network and pooling; padding does not affect the output.
@@ -33,16 +36,29 @@ class Branch(nn.Module):
         self.sequence = sequence_network(size // layers, settings)
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if layers > 1 else None
         self.embedder: nn.Module | None = None
+        self.frozen = False
         self.dropout = nn.Dropout(settings.dropout)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
-        self.output_size = self.sequence.output_size * (2 if settings.pooling == "mean_std" else 1)
+        width = self.sequence.output_size
+        self.output_size = width * (1 if settings.pooling == "mean" else 2)
+        self.attention = _attention(width) if settings.pooling == "attentive" else None
 
     def set_normalisation(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
         """Set the statistics of the train split, (``size``,) each; a constant feature is only centred."""
         deviation = np.asarray(std, dtype=np.float32)
         self.mean.copy_(torch.from_numpy(np.array(mean, dtype=np.float32)))
         self.std.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, np.float32(1))))
+
+    def freeze(self) -> None:
+        """Keep the weights in training, without dropout and other random changes."""
+        self.frozen = True
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Branch:
+        """As of ``nn.Module``; a frozen branch stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, F', H) and their lengths, of a padded batch (B, F, ``size``) with lengths (B,) of at least 1.
@@ -66,6 +82,9 @@ class Branch(nn.Module):
 
     def _pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
         weights = mask[..., None].to(frames.dtype)
+        frames = frames * weights  # what is in padding may be anything
+        if self.attention is not None:
+            weights = torch.softmax(self.attention(frames).masked_fill(~mask[..., None], -torch.inf), dim=1)
         count = weights.sum(dim=1)
         mean = (frames * weights).sum(dim=1) / count
         if self.settings.pooling == "mean":
@@ -88,6 +107,11 @@ class Branch(nn.Module):
             sizes = torch.full_like(lengths, size)
             frames = frames * ~_random_span(sizes, settings.feature_mask, size)[:, None, :]
         return frames
+
+
+def _attention(size: int) -> nn.Module:
+    """Attention of attentive statistics pooling (Okabe et al., INTERSPEECH 2018): a score for each frame."""
+    return nn.Sequential(nn.Linear(size, _ATTENTION), nn.Tanh(), nn.Linear(_ATTENTION, 1))
 
 
 def _random_span(lengths: Tensor, share: float, size: int) -> Tensor:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.kinds import open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.settings import TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer, transcript_of
 from lalm_mer.recognizers.baselines.collator import Source
-from lalm_mer.recognizers.baselines.learnt_text import train_tokenizer
+from lalm_mer.recognizers.baselines.learnt_text import learnt_tokenizer
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
+from lalm_mer.recognizers.baselines.saved import branch_weights, load_source, read_saved
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = ["build_network"]
@@ -28,6 +32,7 @@ def build_network(
     *,
     others: Sequence[Iterable[Input]] = (),
     audio: AudioEncoder | None = None,
+    starts: Mapping[str, Path] | None = None,
     cache_dir: Path = Path("outputs/cache"),
     processes: int = 1,
 ) -> BaselineNetwork:
@@ -42,25 +47,60 @@ def build_network(
         train: inputs of the train split, which are iterated over more than once
         others: inputs of dev and of test, whose features are stored too
         audio: the encoder of audio that the settings describe; None to open it here
+        starts: modality -> folder of a saved baseline on the same fold, of which the branch gives the initial weights
         cache_dir: folder of the stored features
         processes: worker processes that compute them
 
     Raises:
-        ModelError: if an encoder cannot be opened
+        ModelError: if an encoder cannot be opened, or a branch of ``starts`` has another encoder or shape
         LalmMerError: naming the utterance that cannot be read
     """
+    starts = starts or {}
+    splits = [train, *others]
     sources: dict[str, Source] = {}
     if AUDIO in settings.branches:
         sources[AUDIO] = audio or open_audio_encoder(settings.audio.encoder)
     if TRANSCRIPT in settings.branches:
-        encoder = settings.transcript.encoder
-        transcripts = map(transcript_of, _without_waveforms(train))
-        learnt = encoder.learnt
-        sources[TRANSCRIPT] = train_tokenizer(transcripts, encoder.scratch) if learnt else open_text_encoder(encoder)
+        start = starts.get(TRANSCRIPT)
+        text = settings.transcript.encoder
+        sources[TRANSCRIPT] = _text_source(text, splits) if start is None else _started(text, start)
     network = BaselineNetwork(labels, settings, sources)
     for modality in sources:
-        _prepare(network, modality, [train, *others], cache_dir, processes)
+        _prepare(network, modality, splits, cache_dir, processes)
+    for modality, folder in starts.items():
+        _start(network, modality, folder)
     return network
+
+
+def _text_source(settings: TextEncoderSettings, splits: Sequence[Iterable[Input]]) -> Source:
+    """Encoder or tokenizer of transcripts, fitted on the first split."""
+    train, *others = [[transcript_of(given) for given in _without_waveforms(inputs)] for inputs in splits]
+    return learnt_tokenizer(train, settings) if settings.learnt else open_text_encoder(settings, train, chain(*others))
+
+
+def _started(settings: TextEncoderSettings, folder: Path) -> Source:
+    """Encoder or tokenizer of transcripts of a saved baseline."""
+    saved = read_saved(folder)
+    if saved.settings.transcript.encoder != settings:
+        raise ModelError(f"argument 'start_from': {folder} has another encoder of transcripts; expected the same")
+    return load_source(saved, TRANSCRIPT, folder)
+
+
+def _start(network: BaselineNetwork, modality: str, folder: Path) -> None:
+    """Load the weights of one branch, and freeze it if the settings say so."""
+    own, saved = network.settings.branches[modality], read_saved(folder).settings.branches.get(modality)
+    if saved is None or (saved.encoder, saved.normalisation) != (own.encoder, own.normalisation):
+        raise ModelError(
+            f"argument 'start_from': {folder} has another encoder or normalisation of {modality}; expected the same"
+        )
+    try:
+        network.branch(modality).load_state_dict(branch_weights(folder, modality))
+    except RuntimeError as error:
+        raise ModelError(
+            f"argument 'start_from': the branch of {modality} in {folder} has another shape ({one_line(error)})"
+        ) from error
+    if own.frozen:
+        network.branch(modality).freeze()
 
 
 def _prepare(

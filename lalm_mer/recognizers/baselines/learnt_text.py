@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import cast
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTokenizerFast
 
 from lalm_mer.core.errors import CorpusError
-from lalm_mer.models.encoders.settings import ScratchSettings
+from lalm_mer.models.encoders.settings import EmbeddingsSettings, ScratchSettings, TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 
-__all__ = ["ScratchBert", "train_tokenizer"]
+__all__ = [
+    "LearntEmbeddings", "ScratchBert", "learnt_embedder", "learnt_max_tokens", "learnt_size", "learnt_tokenizer",
+    "train_tokenizer",
+]  # fmt: skip
+
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class ScratchBert(nn.Module):
@@ -40,13 +46,80 @@ class ScratchBert(nn.Module):
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Embed a padded batch; ``mask`` (B, T) is False at padding."""
         if self.training and self._word_dropout:
-            is_word = ~torch.isin(input_ids, torch.tensor(self._special, device=input_ids.device))
-            dropped = torch.rand(input_ids.shape, device=input_ids.device) < self._word_dropout
-            input_ids = input_ids.masked_fill(is_word & dropped, self._unknown)
+            input_ids = _with_unknown(input_ids, self._word_dropout, self._unknown, self._special)
         return cast(Tensor, self.bert(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state)
 
 
-def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings) -> TranscriptTokenizer:
+class LearntEmbeddings(nn.Module):
+    """An embedding for each word or character of ``tokenizer``: (B, T) token ids -> (B, T, D)."""
+
+    def __init__(self, settings: EmbeddingsSettings, tokenizer: TranscriptTokenizer) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(len(tokenizer.tokenizer), settings.size)
+        self._word_dropout = settings.word_dropout
+        self._unknown = int(tokenizer.tokenizer.unk_token_id)
+        self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed a padded batch; ``mask`` (B, T) is False at padding, which is not masked here."""
+        if self.training and self._word_dropout:
+            input_ids = _with_unknown(input_ids, self._word_dropout, self._unknown, self._special)
+        return cast(Tensor, self.embeddings(input_ids))
+
+
+def _with_unknown(input_ids: Tensor, probability: float, unknown: int, special: list[int]) -> Tensor:
+    """The ids with some that are not special replaced by that of the unknown token."""
+    is_word = ~torch.isin(input_ids, torch.tensor(special, device=input_ids.device))
+    dropped = torch.rand(input_ids.shape, device=input_ids.device) < probability
+    return input_ids.masked_fill(is_word & dropped, unknown)
+
+
+def learnt_embedder(settings: TextEncoderSettings, tokenizer: TranscriptTokenizer) -> nn.Module:
+    """The embedder that the settings describe, with random weights."""
+    if settings.kind == "scratch":
+        return ScratchBert(settings.scratch, tokenizer)
+    return LearntEmbeddings(settings.embeddings, tokenizer)
+
+
+def learnt_size(settings: TextEncoderSettings) -> int:
+    """Width of the embeddings."""
+    return settings.scratch.size if settings.kind == "scratch" else settings.embeddings.size
+
+
+def learnt_max_tokens(settings: TextEncoderSettings) -> int:
+    """Longest transcript, in tokens."""
+    return settings.scratch.max_tokens if settings.kind == "scratch" else settings.embeddings.max_tokens
+
+
+def learnt_tokenizer(transcripts: Iterable[str], settings: TextEncoderSettings) -> TranscriptTokenizer:
+    """Train the tokenizer that the settings describe.
+
+    Raises:
+        CorpusError: if the transcripts contain no word
+    """
+    if settings.kind == "embeddings" and settings.embeddings.unit == "character":
+        return _character_tokenizer(transcripts, settings.embeddings)
+    return train_tokenizer(transcripts, settings.scratch if settings.kind == "scratch" else settings.embeddings)
+
+
+def _character_tokenizer(transcripts: Iterable[str], settings: EmbeddingsSettings) -> TranscriptTokenizer:
+    """Train a tokenizer of single characters, white space included; others are one unknown token."""
+    counts = Counter(character for text in transcripts for character in text)
+    if not counts:
+        raise CorpusError("no transcript to train the tokenizer on; does the train split have transcripts?")
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))[: settings.vocabulary_size]
+    vocabulary = {token: number for number, token in enumerate([*_SPECIAL, *frequent])}
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+    characters.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    fast = PreTrainedTokenizerFast(tokenizer_object=characters, **dict(zip(names, _SPECIAL, strict=True)))
+    return TranscriptTokenizer(fast, settings.max_tokens)
+
+
+def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings | EmbeddingsSettings) -> TranscriptTokenizer:
     """Train a lower-casing tokenizer of complete words; a word outside the transcripts is one unknown token.
 
     Raises:
@@ -60,11 +133,10 @@ def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings) -> Tr
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.WordLevelTrainer(
-        vocab_size=settings.vocabulary_size + len(special), special_tokens=special, show_progress=False
+        vocab_size=settings.vocabulary_size + len(_SPECIAL), special_tokens=_SPECIAL, show_progress=False
     )
     words.train_from_iterator(transcripts, trainer)
-    if words.get_vocab_size() == len(special):
+    if words.get_vocab_size() == len(_SPECIAL):
         raise CorpusError("no transcript to train the scratch tokenizer on; does the train split have transcripts?")
     return TranscriptTokenizer(BertTokenizerFast(vocab=words.get_vocab()), settings.max_tokens)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +13,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, one_line
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
-from lalm_mer.core.output import atomic_path, write_json
-from lalm_mer.core.strict_json import parse, read_object
+from lalm_mer.core.output import atomic_path
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.audio import AudioEncoder
-from lalm_mer.models.encoders.kinds import Encoder, open_audio_encoder, open_text_encoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.recognizers.base import Collator, LabelledCollator
 from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
-from lalm_mer.recognizers.baselines.learnt_text import ScratchBert
+from lalm_mer.recognizers.baselines.learnt_text import learnt_embedder, learnt_size
 from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
+from lalm_mer.recognizers.baselines.saved import CONFIG, WEIGHTS, load_source, read_saved, save_parts
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
 
 __all__ = ["BaselineNetwork"]
-
-_CONFIG = "network.json"
-_WEIGHTS = "model.safetensors"
-_TOKENIZER = "tokenizer"
 
 
 class BaselineNetwork(nn.Module):
@@ -75,7 +69,7 @@ class BaselineNetwork(nn.Module):
         )
         text = self.sources.get(TRANSCRIPT)
         if isinstance(text, TranscriptTokenizer):
-            self.branch(TRANSCRIPT).embedder = ScratchBert(settings.transcript.encoder.scratch, text)
+            self.branch(TRANSCRIPT).embedder = learnt_embedder(settings.transcript.encoder, text)
         self.fusion = fusion_of(
             settings.fusion,
             {modality: self.branch(modality).sequence.output_size for modality in self.sources},
@@ -86,7 +80,7 @@ class BaselineNetwork(nn.Module):
     def _make_branch(self, modality: str, source: Source) -> Branch:
         sequence = self.settings.branches[modality].sequence
         if isinstance(source, TranscriptTokenizer):
-            return Branch(self.settings.transcript.encoder.scratch.size, sequence)
+            return Branch(learnt_size(self.settings.transcript.encoder), sequence)
         return Branch(source.size, sequence, layers=source.layers)
 
     @property
@@ -146,17 +140,9 @@ class BaselineNetwork(nn.Module):
     def save_trained(self, folder: Path) -> None:
         """Write weights, normalisation, settings and a learnt tokenizer; of a frozen encoder its name and a hash."""
         folder.mkdir(parents=True, exist_ok=True)
-        encoders = {}
-        for modality, source in self.sources.items():
-            if isinstance(source, TranscriptTokenizer):
-                source.save(folder / _TOKENIZER)
-            else:
-                encoders[modality] = source.settings()
-        with atomic_path(folder / _WEIGHTS) as partial:
+        with atomic_path(folder / WEIGHTS) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        write_json(
-            folder / _CONFIG, {"labels": list(self.labels), "settings": asdict(self.settings), "encoders": encoders}
-        )
+        save_parts(folder, self.labels, self.settings, self.sources)
 
     @classmethod
     def load_trained(cls, folder: Path) -> BaselineNetwork:
@@ -165,15 +151,16 @@ class BaselineNetwork(nn.Module):
         Raises:
             ModelError: if a file is missing or does not fit, or the weights of an encoder are not those of training
         """
-        config = _read_config(folder / _CONFIG)
+        saved = read_saved(folder)
         try:
-            weights = load_file(folder / _WEIGHTS)
-            network = cls(config.labels, config.settings, _load_sources(config, folder))
+            weights = load_file(folder / WEIGHTS)
+            sources = {modality: load_source(saved, modality, folder) for modality in saved.settings.branches}
+            network = cls(saved.labels, saved.settings, sources)
             network.load_state_dict(weights)
         except LalmMerError:
             raise
         except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({one_line(error)})") from error
+            raise ModelError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({one_line(error)})") from error
         return network.eval()
 
 
@@ -187,44 +174,3 @@ def _head(size: int, settings: HeadSettings, k: int) -> nn.Module:
 def _plain(settings: NetworkSettings) -> NetworkSettings:
     """The settings without those that a section of a config adds."""
     return NetworkSettings(**{field.name: getattr(settings, field.name) for field in fields(NetworkSettings)})
-
-
-@dataclass(frozen=True)
-class _Config:
-    """Content of the file of settings."""
-
-    labels: tuple[str, ...]
-    settings: NetworkSettings
-    encoders: Mapping[str, Mapping[str, Any]]
-
-
-def _read_config(file: Path) -> _Config:
-    try:
-        return parse(_Config, read_object(file), str(file))
-    except PredictionError as error:
-        raise ModelError(f"{file.parent}: not a saved baseline network ({error})") from error
-
-
-def _load_sources(config: _Config, folder: Path) -> dict[str, Source]:
-    settings = config.settings
-    sources: dict[str, Source] = {}
-    for modality in settings.branches:
-        if modality == TRANSCRIPT and settings.transcript.encoder.learnt:
-            max_tokens = settings.transcript.encoder.scratch.max_tokens
-            sources[modality] = TranscriptTokenizer.load(folder / _TOKENIZER, max_tokens)
-            continue
-        encoder: Encoder
-        if modality == AUDIO:
-            encoder = open_audio_encoder(settings.audio.encoder)
-        else:
-            encoder = open_text_encoder(settings.transcript.encoder)
-        _require_same(encoder.settings(), config.encoders[modality], modality, folder)
-        sources[modality] = encoder
-    return sources
-
-
-def _require_same(found: Mapping[str, Any], saved: Mapping[str, Any], modality: str, folder: Path) -> None:
-    if found.get("weights") != saved.get("weights"):
-        raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
-    if found != saved:
-        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(saved)}, found {dict(found)}", stacklevel=4)

@@ -26,14 +26,30 @@ class SequenceSettings:
         ConfigError: naming an argument outside its range
     """
 
-    kind: str = setting("conv1d", choices=("conv1d",), help="network over time")
-    channels: int = setting(64, at_least=1, help="output channels of every convolution")
-    layers: int = setting(2, at_least=1, help="number of convolutions")
-    kernel_size: int = setting(5, at_least=1, help="frames or tokens per convolution; odd, to keep the length")
-    stride: int = setting(1, at_least=1, help="step of every convolution; with 2, each layer halves the frames")
-    dropout: float = setting(0.3, at_least=0, below=1, help="probability after convolutions and after pooling")
+    kind: str = setting(
+        "conv1d",
+        choices=("conv1d", "conv2d", "lstm", "gru", "transformer", "none"),
+        help="network over time; conv2d: over time and features, for spectrograms and MFCC; lstm and gru are "
+        "bidirectional; none: the features themselves are pooled",
+    )
+    channels: int = setting(
+        64, at_least=1, help="output channels of a convolution, units of each direction, or width of the transformer"
+    )
+    layers: int = setting(2, at_least=1, help="number of layers")
+    kernel_size: int = setting(
+        5, at_least=1, help="frames or tokens per convolution, of conv2d features too; odd, to keep the length"
+    )
+    stride: int = setting(
+        1, at_least=1, help="step of every convolution; with 2, each layer halves the frames, of conv2d features too"
+    )
+    heads: int = setting(4, at_least=1, help="attention heads of the transformer; channels is a multiple")
+    dropout: float = setting(0.3, at_least=0, below=1, help="probability after each layer and after pooling")
     batch_norm: bool = setting(False, help="batch normalisation after each convolution, over frames without padding")
-    pooling: str = setting("mean", choices=("mean", "mean_std"), help="over time; mean_std: also standard deviation")
+    pooling: str = setting(
+        "mean",
+        choices=("mean", "mean_std", "attentive"),
+        help="over time; mean_std: also standard deviation; attentive: both, weighted by learnt attention",
+    )
     noise_std: float = setting(0.0, at_least=0, help="standard deviation of Gaussian noise on the normalised input")
     shift_std: float = setting(
         0.0,
@@ -47,6 +63,10 @@ class SequenceSettings:
         require_declared(self)
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"argument 'kernel_size': {self.kernel_size}; expected an odd number")
+        if self.kind == "transformer" and (self.channels % self.heads or self.channels % 2):
+            raise ConfigError(
+                f"argument 'channels': {self.channels}; expected an even multiple of heads, which are {self.heads}"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,6 +84,26 @@ class BranchSettings:
         help="mean and standard deviation of frozen features: over train, over the utterances of each speaker in a "
         "split, test included, or none",
     )
+    start_from: str | None = setting(
+        None,
+        path="new",
+        help="run folder of a baseline on the same fold, whose branch of this modality gives the initial weights; "
+        "{fold} and {seed} are replaced",
+    )
+    frozen: bool = setting(False, help="keep the weights of start_from; fusion and head are trained")
+
+    @property
+    def name_of_parts(self) -> list[str]:
+        """Words for what is not the default, in the names of recognizers."""
+        sequence = [] if self.sequence.kind == "conv1d" else [self.sequence.kind]
+        pooling = ["attentive"] if self.sequence.pooling == "attentive" else []
+        speaker = ["by speaker"] if self.normalisation == "speaker" else []
+        start = [] if self.start_from is None else ["frozen" if self.frozen else "warm"]
+        return [*sequence, *pooling, *speaker, *start]
+
+    def _require_start(self) -> None:
+        if self.frozen and self.start_from is None:
+            raise ConfigError("argument 'frozen': true, but there is no start_from, whose weights would be kept")
 
 
 @dataclass(frozen=True)
@@ -78,6 +118,7 @@ class AudioBranchSettings(BranchSettings):
 
     def __post_init__(self) -> None:
         require_declared(self)
+        self._require_start()
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,7 @@ class TranscriptBranchSettings(BranchSettings):
 
     def __post_init__(self) -> None:
         require_declared(self)
+        self._require_start()
         if self.encoder.learnt and self.normalisation == "speaker":
             raise ConfigError(
                 f"argument 'normalisation': speaker, but encoder {self.encoder.kind} is learnt, and has no features to "
@@ -101,12 +143,28 @@ class TranscriptBranchSettings(BranchSettings):
 
 @dataclass(frozen=True)
 class FusionSettings:
-    """How the branches are combined."""
+    """How two branches are combined; a single one is not.
 
-    kind: str = setting("concatenation", choices=("concatenation",), help="of the vectors of both branches")
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    kind: str = setting(
+        "concatenation",
+        choices=("concatenation", "gated", "attention", "cross_modal", "bilinear"),
+        help="of the vectors of both branches; cross_modal: transformers from each sequence to the other; bilinear: of "
+        "low rank",
+    )
+    size: int = setting(64, at_least=1, help="width of all but concatenation; an even multiple of heads")
+    heads: int = setting(4, at_least=1, help="attention heads of attention and cross_modal")
+    layers: int = setting(1, at_least=1, help="layers of cross_modal in each direction")
+    rank: int = setting(4, at_least=1, help="of bilinear")
+    dropout: float = setting(0.1, at_least=0, below=1, help="within attention and cross_modal")
 
     def __post_init__(self) -> None:
         require_declared(self)
+        if self.kind in ("attention", "cross_modal") and (self.size % self.heads or self.size % 2):
+            raise ConfigError(f"argument 'size': {self.size}; expected an even multiple of heads, {self.heads}")
 
 
 @dataclass(frozen=True)
@@ -140,17 +198,20 @@ class NetworkSettings:
 
     @property
     def name(self) -> str:
-        """Name in comparisons, the same for all modalities, such as ``fusion (opensmile, bert-base-uncased)``."""
-        return f"fusion ({', '.join([self.audio.encoder.name, self.transcript.encoder.name])})"
+        """Name in comparisons, the same for all modalities, such as ``fusion (opensmile, bert-base-uncased)``.
+
+        Parts that are not the default follow the encoder of their branch, or both branches.
+        """
+        branches = [
+            " ".join([encoder.name, *branch.name_of_parts])
+            for branch, encoder in ((self.audio, self.audio.encoder), (self.transcript, self.transcript.encoder))
+        ]
+        fusion = [] if self.fusion.kind == "concatenation" else [self.fusion.kind.replace("_", "-")]
+        return f"fusion ({', '.join([*branches, *fusion])})"
 
     @property
-    def branches(self) -> dict[str, BranchSettings]:
+    def branches(self) -> dict[str, AudioBranchSettings | TranscriptBranchSettings]:
         """Modality -> settings of its branch, for those that are used."""
-        branches: dict[str, BranchSettings] = {names.AUDIO: self.audio, names.TRANSCRIPT: self.transcript}
+        branches: dict[str, AudioBranchSettings | TranscriptBranchSettings]
+        branches = {names.AUDIO: self.audio, names.TRANSCRIPT: self.transcript}
         return {modality: branch for modality, branch in branches.items() if modality in self.modalities.split("+")}
-
-    @property
-    def encoders(self) -> list[AudioEncoderSettings | TextEncoderSettings]:
-        """Settings of the encoders that are used."""
-        audio = [self.audio.encoder] if names.uses_audio(self.modalities) else []
-        return [*audio, self.transcript.encoder] if names.uses_transcript(self.modalities) else [*audio]

@@ -1,0 +1,180 @@
+"""Every encoder of audio and of transcripts, the pretrained ones with tiny models of the real architectures."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_close
+from transformers import AutoModel
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, ModelError
+from lalm_mer.core.schema import Input
+from lalm_mer.models.encoders.kinds import load_text_encoder, open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.open_smile import util
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
+
+needs_opensmile = pytest.mark.skipif(util.find_spec("opensmile") is None, reason="the acoustic extra is not installed")
+PRETRAINED = ("wav2vec2", "hubert", "wavlm", "whisper", "ast", "clap")
+AUDIO = [
+    *(pytest.param({"kind": "pretrained", "model": name}, id=name) for name in PRETRAINED),
+    *(pytest.param({"kind": kind}, id=kind) for kind in ("log_mel", "mfcc", "waveform")),
+    pytest.param({"kind": "log_mel", "pooled": True}, id="pooled log_mel"),
+    *(
+        pytest.param(
+            {"kind": "opensmile", "feature_set": name, "level": level}, id=f"{name} {level}", marks=needs_opensmile
+        )
+        for name in ("egemaps", "compare")
+        for level in ("frames", "functionals")
+    ),
+]
+WIDTHS = {
+    "log_mel": 40, "mfcc": 39, "waveform": 160, "pooled log_mel": 80, "egemaps frames": 25, "egemaps functionals": 88,
+    "compare frames": 65, "compare functionals": 6373,
+}  # fmt: skip
+TRANSCRIPTS = ["it was lovely", "it was dreadful", "very very"]
+
+
+def tone(seconds, rate=16_000, hertz=200):
+    time = np.arange(round(rate * seconds)) / rate
+    return Waveform((0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), rate)
+
+
+@pytest.fixture
+def audio_encoder(audio_model):
+    def make(values, **more):
+        folder = {"model": audio_model(values["model"])} if "model" in values else {}
+        return open_audio_encoder(AudioEncoderSettings(**{**values, **folder, **more}))
+
+    return make
+
+
+@pytest.mark.parametrize("values", AUDIO)
+def test_an_encoder_of_audio(values, audio_encoder, request):
+    encoder = audio_encoder(values)
+    waveform = tone(0.8, encoder.sampling_rate)
+    frames = encoder.frames(waveform)
+    assert frames.dtype == np.float32
+    assert frames.shape[1] == encoder.size == WIDTHS.get(request.node.callspec.id, encoder.size)
+    assert len(encoder.frames(tone(0.001, encoder.sampling_rate))) >= 1
+    copy = pickle.loads(pickle.dumps(encoder))  # noqa: S301 our own
+    assert copy.settings() == encoder.settings()
+    np.testing.assert_array_equal(copy.frames(waveform), frames)
+    assert encoder.source_hash(Input("u", None, waveform)) is None
+    assert encoder.source_hash(Input("u", None, None, audio_sha256="a")) == "a"
+    with pytest.raises(AudioError, match=r"utterance u: .* takes audio at"):
+        encoder.extract(Input("u", None, tone(0.1, encoder.sampling_rate // 2)))
+    other = encoder.frames(tone(0.8, encoder.sampling_rate, hertz=2000))
+    assert np.abs(other[: len(frames)] - frames[: len(other)]).max() > 1e-3  # it uses the audio
+
+
+@pytest.mark.parametrize("name", [name for name in PRETRAINED if name != "clap"])
+def test_layers_of_audio_side_by_side(name, audio_encoder):
+    values = {"kind": "pretrained", "model": name}
+    last, every, chosen = (audio_encoder(values, layers=layers) for layers in ("last", "all", [0, 2]))
+    assert (last.layers, every.layers, chosen.layers) == (1, 3, 2)
+    frames = {encoder: encoder.frames(tone(0.8)).reshape(-1, encoder.layers, 16) for encoder in (last, every, chosen)}
+    assert frames[every].dtype == np.float16
+    assert_close(frames[every][:, 2].astype(np.float32), frames[last][:, 0], 5e-3)
+    assert_close(frames[chosen].astype(np.float32), frames[every][:, [0, 2]].astype(np.float32), 1e-6)
+    assert len({str(encoder.settings()) for encoder in frames}) == 3
+    with pytest.raises(ConfigError, match=r"argument 'layers': 3; model .* has layers 0 to 2"):
+        audio_encoder(values, layers=[3])
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pooled_audio_is_mean_and_standard_deviation(name, audio_encoder):
+    values = {"kind": "pretrained", "model": name}
+    plain, pooled = audio_encoder(values), audio_encoder(values, pooled=True)
+    waveform = tone(0.8, plain.sampling_rate)
+    frames = plain.frames(waveform)
+    assert pooled.size == 2 * plain.size
+    assert_close(pooled.frames(waveform), np.concatenate([frames.mean(0), frames.std(0)])[None], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm"])
+def test_speech_models_have_their_own_last_hidden_states(name, audio_encoder, audio_model):
+    encoder = audio_encoder({"kind": "pretrained", "model": name}, trim_db=None)
+    samples = tone(0.8).samples
+    values = torch.tensor((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7))[None]
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(audio_model(name)).eval()(values).last_hidden_state[0]
+    assert_close(encoder.frames(tone(0.8)), expected, 1e-4)
+
+
+def test_whisper_over_a_full_window_is_its_own_encoder_and_longer_audio_has_windows(audio_encoder, audio_model):
+    encoder = audio_encoder({"kind": "pretrained", "model": "whisper"}, trim_db=None)
+    window = tone(2.0)
+    features = encoder._extractor(window.samples, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(audio_model("whisper")).eval().encoder(features).last_hidden_state[0]
+    found = encoder.frames(window)
+    assert found.shape == expected.shape == (100, 16)
+    assert_close(found[:-1], expected[:-1], 0.05)  # the silence after the clip affects the last frame
+    assert len(encoder.frames(tone(0.5))) == 25
+    assert len(encoder.frames(tone(4.5))) == 225
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_a_pretrained_encoder_of_transcripts(name, text_model):
+    folder = text_model(name)
+    given = Input("u", TRANSCRIPTS[0], None)
+    last, every, pooled = (
+        open_text_encoder(TextEncoderSettings(model=folder, **more))
+        for more in ({}, {"layers": "all"}, {"pooled": True})
+    )
+    frames = last.extract(given)
+    assert frames.shape == (5, 16)
+    assert every.layers == 3
+    assert_close(every.extract(given).reshape(5, 3, 16)[:, 2].astype(np.float32), frames, 5e-3)
+    assert_close(pooled.extract(given), np.concatenate([frames.mean(0), frames.std(0)])[None], 1e-5)
+    copy = pickle.loads(pickle.dumps(every))  # noqa: S301 our own
+    np.testing.assert_array_equal(copy.extract(given), every.extract(given))
+    assert last.source_hash(given) != last.source_hash(Input("u", TRANSCRIPTS[1], None))
+
+
+@pytest.mark.parametrize("name", ["static", "tfidf"])
+def test_a_fitted_encoder_of_transcripts_is_saved(name, tmp_path):
+    file = tmp_path / "vectors.txt"
+    file.write_text("5 3\nit 1 0 0\nlovely 0 1 0\nDreadful 0 0 1\nzebra 9 9 9\nvery 0 1 1\n")
+    settings = TextEncoderSettings(kind=name, file=str(file))
+    encoder = open_text_encoder(settings, TRANSCRIPTS[:2], TRANSCRIPTS[2:])
+    encoder.save(tmp_path / "saved")
+    file.unlink()
+    again = load_text_encoder(settings, tmp_path / "saved")
+    assert again.settings() == encoder.settings()
+    for text in (*TRANSCRIPTS, "It!", "unknown"):
+        frames = encoder.extract(Input("u", text, None))
+        assert frames.shape[1] == encoder.size
+        np.testing.assert_array_equal(again.extract(Input("u", text, None)), frames)
+    assert not encoder.extract(Input("u", "zebra", None)).any()  # no word of the corpus
+    with pytest.raises(CorpusError, match="utterance u: no transcript"):
+        encoder.extract(Input("u", None, None))
+    with pytest.raises(ModelError, match="absent"):
+        load_text_encoder(settings, tmp_path / "absent")
+
+
+def test_word_vectors_that_cannot_be_read(tmp_path):
+    settings = TextEncoderSettings(kind="static", file=str(tmp_path / "vectors.txt"))
+    with pytest.raises(ConfigError, match=r"vectors\.txt cannot be read"):
+        open_text_encoder(settings, TRANSCRIPTS)
+    (tmp_path / "vectors.txt").write_text("it 1 0\nlovely 1 x\n")
+    with pytest.raises(ConfigError, match="line 2: expected 2 numbers"):
+        open_text_encoder(settings, TRANSCRIPTS)
+    with pytest.raises(ConfigError, match="needs a file of word vectors"):
+        open_text_encoder(TextEncoderSettings(kind="static"), TRANSCRIPTS)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"layers": "first"}, "'layers': 'first'; expected last, all, or a list"),
+     ({"layers": [-1]}, "'layers': .-1.; expected"),
+     ({"kind": "opensmile", "level": "functionals"}, "'level': functionals; feature set pepino"),
+     ({"kind": "mfcc", "coefficients": 41}, "'coefficients': 41; expected at most bands, 40")],
+)  # fmt: skip
+def test_settings_out_of_range(values, message):
+    with pytest.raises(ConfigError, match=message):
+        AudioEncoderSettings(**values)
