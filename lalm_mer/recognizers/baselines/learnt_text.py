@@ -110,7 +110,7 @@ def _character_tokenizer(transcripts: Iterable[str], settings: EmbeddingsSetting
     frequent = sorted(counts, key=lambda character: (-counts[character], character))[: settings.vocabulary_size]
     vocabulary = {token: number for number, token in enumerate([*_SPECIAL, *frequent])}
     characters = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    characters.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     characters.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
     )

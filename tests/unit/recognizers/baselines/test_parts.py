@@ -138,10 +138,10 @@ def test_a_branch_starts_from_another_run_and_stays_as_it_is_if_frozen(examples,
     assert not network.branch("transcript").training
     assert network.branch("audio").training
     other = dataclasses.replace(branch, sequence=SequenceSettings(channels=16, layers=1))
-    with pytest.raises(ModelError, match="argument 'start_from': the branch of transcript .* has another shape"):
+    with pytest.raises(ModelError, match=r"argument 'start_from': the branch of transcript .* has another shape"):
         network_of(inputs, tmp_path, {"transcript": tmp_path / "alone"}, transcript=other)
     other = dataclasses.replace(branch, encoder=TEXTS["characters"])
-    with pytest.raises(ModelError, match="argument 'start_from': .* has another encoder of transcripts"):
+    with pytest.raises(ModelError, match=r"argument 'start_from': .* has another encoder of transcripts"):
         network_of(inputs, tmp_path, {"transcript": tmp_path / "alone"}, transcript=other)
     with pytest.raises(ModelError, match="has another encoder or normalisation of audio"):
         network_of(inputs, tmp_path, {"audio": tmp_path / "alone"})
