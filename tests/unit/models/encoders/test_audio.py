@@ -100,7 +100,7 @@ def test_log_mel_band_follows_frequency():
 
 def test_unknown_kind():
     with pytest.raises(
-        ConfigError, match="argument 'kind': 'mel'; expected one of opensmile, log_mel, .*did you mean log_mel"
+        ConfigError, match=r"argument 'kind': 'mel'; expected one of opensmile, log_mel, .*did you mean log_mel"
     ):
         AudioEncoderSettings(kind="mel")
 
