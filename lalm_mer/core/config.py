@@ -183,6 +183,8 @@ def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]])
     except OmegaConfBaseException as error:
         key = f"key {error.full_key!r}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{path}: {key}{one_line(error)}") from error
+    except TypeError as error:  # OmegaConf's, where the type of a key is Any
+        raise ConfigError(f"{path}: an override has a list where the file has a mapping, or vice versa") from error
     except ConfigError as error:  # a section checks combinations of its values
         raise ConfigError(f"{path}: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +13,9 @@ from lalm_mer.core.settings import setting
 from lalm_mer.launch.config.sections import FolderSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 
-__all__ = ["RECIPES", "CrossValidationSettings", "RunSettings", "SystemSettings"]
+__all__ = [
+    "RECIPES", "TRAINING_RECIPES", "CrossValidationSettings", "RunSettings", "SystemSettings", "require_systems",
+]  # fmt: skip
 
 RunSettings: TypeAlias = ZeroShotSettings | FinetuneSettings | BaselineSettings
 RECIPES: dict[str, type[RunSettings]] = {
@@ -21,6 +24,8 @@ RECIPES: dict[str, type[RunSettings]] = {
     "train_baseline": BaselineSettings,
 }
 """Recipe -> schema of its YAML."""
+TRAINING_RECIPES = ("finetune", "train_baseline")
+"""Those that train, and select on dev."""
 
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -51,19 +56,37 @@ class CrossValidationSettings:
     processes: int = setting(1, at_least=1, help="runs at a time, each in its own process, and on its own GPU if any")
 
     def __post_init__(self) -> None:
-        for name in self.systems:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"key 'systems': {name!r} is to name folders; use letters, digits, '.', '-' and '_'")
-        for name in self.only:
-            if name not in self.systems:
-                raise ConfigError(f"key 'only': {name!r}; the systems are {', '.join(self.systems)}")
-        for key, values in (("seeds", self.seeds), ("folds", self.folds)):
-            if len(set(values)) != len(values):
-                raise ConfigError(f"key {key!r}: {values} has a number twice; give each once")
-        if not self.systems or not self.seeds:
-            raise ConfigError(f"key '{'seeds' if self.systems else 'systems'}': is empty; name at least one")
+        require_systems(self.systems, self.only, {"seeds": self.seeds, "folds": self.folds})
+        if not self.seeds:
+            raise ConfigError("key 'seeds': is empty; name at least one")
 
     @property
     def chosen(self) -> dict[str, SystemSettings]:
         """The systems to run."""
         return {name: each for name, each in self.systems.items() if not self.only or name in self.only}
+
+
+def require_systems(
+    systems: Mapping[str, SystemSettings], only: Sequence[str], numbers: Mapping[str, Sequence[int]]
+) -> None:
+    """Check the names of systems, and that no list has a number twice.
+
+    Args:
+        systems: name -> system
+        only: the names that were chosen
+        numbers: key -> its list
+
+    Raises:
+        ConfigError: naming the key
+    """
+    for name in systems:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"key 'systems': {name!r} is to name folders; use letters, digits, '.', '-' and '_'")
+    for name in only:
+        if name not in systems:
+            raise ConfigError(f"key 'only': {name!r}; the systems are {', '.join(systems)}")
+    for key, values in numbers.items():
+        if len(set(values)) != len(values):
+            raise ConfigError(f"key {key!r}: {list(values)} has a number twice; give each once")
+    if not systems:
+        raise ConfigError("key 'systems': is empty; name at least one")

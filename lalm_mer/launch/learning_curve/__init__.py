@@ -1,0 +1,1 @@
+"""Learning curves: runs on numbers of training utterances, and their report."""

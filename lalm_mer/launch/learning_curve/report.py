@@ -1,0 +1,206 @@
+"""Learning curves from finished runs: the figure on dev by number of training utterances, as text, CSV and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from lalm_mer.core.output import atomic_path, write_text
+from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.plain_text import plain_cells
+from lalm_mer.core.provenance import package_versions
+from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
+from lalm_mer.core.strict_json import read_object
+from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, Predictions
+from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
+from lalm_mer.evaluation.report.html import html_template
+from lalm_mer.evaluation.report.text import aligned, interval_text, percent
+from lalm_mer.evaluation.scores import score
+from lalm_mer.launch.learning_curve.plan import PlannedSize
+
+__all__ = ["Point", "points_of", "report_curve"]
+
+_COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = "osD^vPX"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Figures on dev of one row on one number of training utterances.
+
+    Args:
+        row: name of the system, with its modalities
+        size: number of training utterances
+        result: the metric, mean over seeds, with its interval by speakers
+        by_seed: the metric of each seed
+        n: number of dev utterances
+        seconds: duration of all its runs
+        record: of its first run
+    """
+
+    row: str
+    size: int
+    result: Mapping[str, Any]
+    by_seed: Sequence[float]
+    n: int
+    seconds: float
+    record: RunRecord
+
+    @property
+    def value(self) -> float:
+        """The metric, a fraction."""
+        return float(self.result["value"])
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds (ddof 1); None with one."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
+
+
+def points_of(planned: Sequence[PlannedSize]) -> list[Point]:
+    """The points of finished runs, by the metric with which the protocol selects.
+
+    Raises:
+        PredictionError: if a run folder is malformed
+    """
+    found = []
+    for each in planned:
+        records = [read_record(run.folder / RUN_FILE) for run in each.runs]
+        metric = records[0].primary_metric
+        predictions = [Predictions.read(run.folder / DEV_PREDICTIONS_FILE) for run in each.runs]
+        by_seed = [float(read_object(run.folder / run.metrics_file)[metric]["value"]) for run in each.runs]
+        pooled = score(Predictions.concat(predictions))
+        seconds = sum(record.seconds or 0.0 for record in records)
+        found.append(
+            Point(each.row, each.size, pooled[metric], by_seed, len(predictions[0].frame), seconds, records[0])
+        )
+    return found
+
+
+def report_curve(points: Sequence[Point], out: Path, command: str) -> str:
+    """Write learning_curve.csv and report.html, and return the table.
+
+    Args:
+        points: in the order of the table
+        out: folder of the files
+        command: command line of the recipe
+    """
+    metric = points[0].record.primary_metric
+    rows = [_row(point, earlier) for point, earlier in zip(points, [None, *points], strict=False)]
+    with atomic_path(out / "learning_curve.csv") as partial:
+        plain_cells(_frame(points, metric)).to_csv(partial, index=False, encoding="utf-8")
+    figure = _figure(points, metric)
+    report = out / "report.html"
+    record = points[0].record
+    write_text(
+        report,
+        html_template("lalm_mer.launch", "learning_curve", "learning_curve.html.jinja").render(
+            title=f"Learning curve on {record.corpus}",
+            record=record,
+            synthetic=record.synthetic,
+            metric=metric,
+            rows=rows,
+            n=points[0].n,
+            interval=points[0].result["method"],
+            figure=figure,
+            answer=_answer(points),
+            command=command,
+            versions=[(name, found) for name, found in package_versions().items() if found],
+        ),
+    )
+    header = ["system", "utterances", f"dev {metric}", "sd over seeds", "95% interval", "gain", "minutes"]
+    table = aligned([header, *(list(row.values()) for row in rows)])
+    written = f"table: {as_recorded(out / 'learning_curve.csv')}\nreport: {as_recorded(report)}"
+    return "\n\n".join([table, "\n".join(_answer(points)), written])
+
+
+def _row(point: Point, earlier: Point | None) -> dict[str, str]:
+    """Cells of a point; its gain is over the next smaller number of the same row."""
+    gain = "" if earlier is None or earlier.row != point.row else f"{100 * (point.value - earlier.value):+.1f}"
+    return {
+        "row": point.row,
+        "size": str(point.size),
+        "value": percent(point.value),
+        "sd": percent(point.sd),
+        "interval": interval_text(point.result),
+        "gain": gain,
+        "minutes": f"{point.seconds / 60:.1f}",
+    }
+
+
+def _answer(points: Sequence[Point]) -> list[str]:
+    """What each row gained by its last step, in a sentence."""
+    lines = []
+    for row in dict.fromkeys(point.row for point in points):
+        of_row = [point for point in points if point.row == row]
+        last = of_row[-1]
+        line = f"{row}: {percent(last.value)}% with {last.size} utterances"
+        if len(of_row) > 1:
+            before = of_row[-2]
+            gain = 100 * (last.value - before.value)
+            line += f"; from {before.size} to {last.size} utterances, it changed by {gain:+.1f} points"
+            if last.sd is not None:
+                line += f" (standard deviation over seeds {percent(last.sd)})"
+        lines.append(line)
+    return lines
+
+
+def _frame(points: Sequence[Point], metric: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "system": point.row,
+            "train_utterances": point.size,
+            "corpus": point.record.corpus,
+            "protocol": point.record.protocol,
+            "fold": point.record.fold,
+            "seeds": len(point.by_seed),
+            "n_dev": point.n,
+            "metric": metric,
+            "value": point.value,
+            "low": point.result["low"],
+            "high": point.result["high"],
+            "sd_over_seeds": point.sd,
+            "seconds": point.seconds,
+        }
+        for point in points
+    )
+
+
+def _figure(points: Sequence[Point], metric: str) -> str:
+    """The curves over the logarithm of the number of utterances; bars are intervals, small dots are seeds."""
+    sizes = sorted({point.size for point in points})
+    rows = list(dict.fromkeys(point.row for point in points))
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for number, row in enumerate(rows):
+            of_row = [point for point in points if point.row == row]
+            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            shift = 1.02 ** (number - (len(rows) - 1) / 2)  # so that bars of several rows are not on each other
+            places = [shift * point.size for point in of_row]
+            axes.plot(places, [100 * point.value for point in of_row], color=colour, marker=marker, label=row)
+            for place, point in zip(places, of_row, strict=True):
+                axes.plot([place] * len(point.by_seed), [100 * value for value in point.by_seed], ".", color=colour,
+                          alpha=0.5, markersize=4)  # fmt: skip
+                if point.result["low"] is not None:
+                    axes.plot(
+                        [place] * 2, [100 * point.result[end] for end in ("low", "high")], color=colour, alpha=0.6
+                    )
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
+        axes.set_xlabel("training utterances")
+        axes.set_ylabel(f"dev {metric}, percent")
+        axes.grid(color="#E8E8E8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=9)
+        return data_uri(figure)

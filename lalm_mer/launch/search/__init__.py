@@ -1,0 +1,1 @@
+"""Hyper-parameter search by Optuna: the space, the trials, and their report."""
