@@ -15,6 +15,8 @@ from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.learning_curve import LearningCurveSettings
+from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -33,6 +35,8 @@ RECIPES = {
     "build_tiny_model.py": TinySettings,
     "cross_validate.py": CrossValidationSettings,
     "late_fusion.py": LateFusionSettings,
+    "search.py": SearchSettings,
+    "learning_curve.py": LearningCurveSettings,
     "benchmark.py": BenchmarkSettings,
 }
 HEAD = """# Configuration

@@ -4,8 +4,7 @@ No trial opens the test set. Finished trials are not repeated: rerun the same co
 trials to continue.
 
 Example:
-  accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/search.py \\
-      --config recipes/ravdess/search.yaml trials=40
+  python recipes/search.py --config recipes/ravdess/search.yaml trials=40
 
 OUTPUT receives trials.csv, best.yaml (the best values), report.html, the storage of Optuna (study.db), and a run folder
 for each trial, without its weights. The command that scores the test set with the best values is printed.

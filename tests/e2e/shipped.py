@@ -10,6 +10,8 @@ from lalm_mer.corpora.settings import PrepareSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.learning_curve import LearningCurveSettings
+from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
     FinetuneSettings,
@@ -33,6 +35,8 @@ SCHEMAS = {
     "recipes/benchmark.py": BenchmarkSettings,
     "recipes/cross_validate.py": CrossValidationSettings,
     "recipes/late_fusion.py": LateFusionSettings,
+    "recipes/search.py": SearchSettings,
+    "recipes/learning_curve.py": LearningCurveSettings,
 }
 
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from engines import assert_same_files
+from small_runs import small_baseline
 
 from lalm_mer.core.config import read_yaml
 
@@ -30,15 +31,7 @@ def config(workplace):
     zero_shot = read_yaml(workplace.config("zero_shot"))
     plain = {key: zero_shot[key] for key in ("data", "split", "model", "output")}
     (workplace.folder / "plain.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
-    baseline = {key: zero_shot[key] for key in ("data", "split", "output")} | {
-        "baseline": {
-            "modalities": "transcript", "head": {"hidden": 0},
-            "transcript": {"encoder": {"kind": "scratch", "scratch": {"size": 16, "layers": 1}}},
-            "cache_dir": str(workplace.folder / "features"),
-        },
-        "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
-    }  # fmt: skip
-    (workplace.folder / "baseline.yaml").write_text(yaml.safe_dump(baseline), encoding="utf-8")
+    (workplace.folder / "baseline.yaml").write_text(yaml.safe_dump(small_baseline(workplace)), encoding="utf-8")
     content = {
         "systems": {
             "zero_shot": {

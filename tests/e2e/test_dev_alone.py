@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 import yaml
+from small_runs import small_baseline
 
-from lalm_mer.core.config import read_yaml
 from lalm_mer.examples.dataset import ExampleSource
 
 DEV_ALONE = "split.score_test=false"
@@ -15,14 +15,7 @@ DEV_ALONE = "split.score_test=false"
 @pytest.fixture(scope="module")
 def small(workplace):
     """A YAML of a small baseline."""
-    shared = read_yaml(workplace.config("zero_shot"))
-    content = {key: shared[key] for key in ("data", "split", "output")} | {
-        "baseline": {
-            "modalities": "transcript", "bert": "scratch", "scratch": {"size": 16, "layers": 1}, "hidden": 0,
-            "cache_dir": str(workplace.folder / "features"),
-        },
-        "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
-    }  # fmt: skip
+    content = small_baseline(workplace)
     workplace.config("train_baseline").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 

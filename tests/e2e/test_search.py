@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from small_runs import small_baseline
 
 from lalm_mer.core.config import read_yaml
 from lalm_mer.examples.dataset import ExampleSource
@@ -26,19 +27,15 @@ def recipes_are_found():
 @pytest.fixture(scope="module")
 def config(workplace):
     """A YAML of a search over a small baseline, and that of the baseline."""
-    shared = read_yaml(workplace.config("zero_shot"))
-    content = {key: shared[key] for key in ("data", "split", "output")} | {
-        "baseline": {
-            "modalities": "transcript", "bert": "scratch", "scratch": {"size": 16, "layers": 1}, "hidden": 0,
-            "cache_dir": str(workplace.folder / "features"),
-        },
-        "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
-    }  # fmt: skip
+    content = small_baseline(workplace)
     (workplace.folder / "searched.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     searched = {
         "recipe": "train_baseline",
         "config": str(workplace.folder / "searched.yaml"),
-        "space": {"train.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "baseline.scratch.size": [8, 16]},
+        "space": {
+            "train.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+            "baseline.transcript.encoder.scratch.size": [8, 16],
+        },
         "trials": 3,
         "output": {"dir": str(workplace.folder / "unused")},
     }
@@ -74,7 +71,9 @@ def test_a_search_that_is_interrupted_ends_as_one_that_is_not(workplace, tmp_pat
     best = max(rows, key=lambda row: float(row["uar"]))
     chosen = read_yaml(whole / "best.yaml")
     assert chosen["train"]["learning_rate"] == pytest.approx(float(best["train.learning_rate"]))
-    assert chosen["baseline"]["scratch"]["size"] == int(best["baseline.scratch.size"])
+    assert chosen["baseline"]["transcript"]["encoder"]["scratch"]["size"] == int(
+        best["baseline.transcript.encoder.scratch.size"]
+    )
     assert "in the test sets of other folds" in printed
     assert not list(whole.rglob("predictions.parquet"))
     assert not list(whole.rglob("*.safetensors"))
@@ -138,7 +137,10 @@ def test_a_trial_that_fails_is_in_the_table_and_all_that_fail_are_an_error(workp
         (["space={output.dir: [a, b]}"], "key 'output.dir': each trial has its own"),
         (["overrides=[train.learning_rate=1]"], "key 'space.train.learning_rate': overrides has a value of it too"),
         (["recipe=zero_shot"], "key 'recipe': 'zero_shot'; expected "),
-        (["space={baseline.scratch.size: {low: 8}}"], "an override has a list where the file has a mapping, or vice"),
+        (
+            ["space={baseline.transcript.encoder.scratch.size: {low: 8}}"],
+            "an override has a list where the file has a mapping, or vice",
+        ),
     ],
 )
 @pytest.mark.usefixtures("config")

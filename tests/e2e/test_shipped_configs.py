@@ -9,13 +9,14 @@ import yaml
 from shipped import CORPORA, METHODS, ROOT, SERVED, SHIPPED, header, load, of_recipe, opening, script
 
 from lalm_mer.launch.build.defaults import with_model
+from lalm_mer.launch.search.space import override_of, read_space
 from lalm_mer.models.registry import model_class
 from lalm_mer.protocols.protocol import load_protocol
 
 MEASURED = {"recipes/ravdess/baseline.yaml", *(file for file in SHIPPED if file.startswith("recipes/demo/"))}
 NOT_MEASURED = "# A starting point: no figure has been measured with it yet."
-CROSS_VALIDATIONS = of_recipe("cross_validate")
-COMBINED = [*CROSS_VALIDATIONS, *of_recipe("late_fusion")]
+OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve")
+COMBINED = [*OF_SEVERAL_RUNS, *of_recipe("late_fusion")]
 RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in COMBINED]
 
 
@@ -78,11 +79,21 @@ def test_a_run_has_its_corpus_and_a_folder_name_with_all_placeholders(file):
     assert settings.output.dir == ("outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}")
 
 
-@pytest.mark.parametrize("file", CROSS_VALIDATIONS)
-def test_a_cross_validation_names_the_files_of_its_folder(file):
-    for name, system in load(file).systems.items():
-        assert system.config == str(Path(file).with_name(f"{name}.yaml"))
+@pytest.mark.parametrize("file", OF_SEVERAL_RUNS)
+def test_a_file_for_several_runs_names_those_of_its_folder(file):
+    settings = load(file)
+    for name, system in getattr(settings, "systems", {"baseline": settings}).items():
+        if Path(file).parent.name in CORPORA:
+            assert system.config == str(Path(file).with_name(f"{name}.yaml"))
         assert script(system.config) == f"recipes/{system.recipe}.py"
+
+
+@pytest.mark.parametrize("file", of_recipe("search"))
+def test_a_search_has_a_valid_space(file):
+    settings = load(file)
+    for key, values in read_space(settings.space).items():
+        for value in values.ends:
+            load(settings.config, *settings.overrides, override_of(key, value))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda file: file.name)
