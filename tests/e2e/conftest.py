@@ -289,6 +289,7 @@ def shipped_command(
             options.append(f"model.cache_dir={tmp_path_factory.getbasetemp() / 'cache'}")
         if recipe == "recipes/train_baseline.py":
             options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
+            options += shipped.replaced_parts(settings)
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one

@@ -25,6 +25,8 @@ SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglo
 CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
 SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "lora", "qlora", "zero_shot")
+PAPERS = ("pathosnet", "pepino", "ravdess_brief")
+"""Folders of the networks of papers."""
 SCHEMAS = {
     "recipes/prepare_corpus.py": PrepareSettings,
     "recipes/build_tiny_model.py": TinySettings,
@@ -48,7 +50,7 @@ CHANGED = {
     "recipes/finetune.py": (
         "model.dtype=float32", "adapter.r=2", "train.bf16=false", "train.dataloader_num_workers=0", *_STEP,
     ),
-    "recipes/train_baseline.py": ("baseline.transcript.encoder.kind=scratch", "baseline.processes=1", *_STEP),
+    "recipes/train_baseline.py": ("baseline.processes=1", *_STEP),
     "recipes/transcribe.py": ("model.use_cpu=true",),
 }  # fmt: skip
 """Recipe -> everything that tests change in a YAML, except for folders of corpus, model, features and results.
@@ -61,6 +63,21 @@ _PREPARED = {
     "outputs/data/circumplex_spoken": ("circumplex", "corpus.variant=spoken"),
     "outputs/data/mine": ("manifest",),
 }
+
+
+def replaced_parts(settings: BaselineSettings) -> list[str]:
+    """Overrides of the parts of a baseline that need a download, a file or another run."""
+    parts, changes = settings.baseline, []
+    if parts.transcript.encoder.kind in ("pretrained", "static"):
+        changes.append("baseline.transcript.encoder.kind=scratch")
+    if parts.audio.encoder.kind == "pretrained":
+        changes.append("baseline.audio.encoder.kind=log_mel")
+    for modality, branch in parts.branches.items():
+        if branch.start_from is not None:
+            changes += [f"baseline.{modality}.start_from=null", f"baseline.{modality}.frozen=false"]
+    if settings.data.transcripts is not None:
+        changes += ["data.transcript_source=corpus", "data.transcripts=null"]
+    return changes
 
 
 def header(file: str) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, SERVED, load, of_recipe
+from shipped import CHANGED, CORPORA, PAPERS, SERVED, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -22,14 +22,18 @@ ADAPTER = {
 }  # fmt: skip
 TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"network.json", "model.safetensors"})}
 """Recipe -> folder of what it trained, and its files."""
-RECIPES = [(recipe, file) for recipe in ("zero_shot", "finetune", "train_baseline") for file in of_recipe(recipe)]
+RECIPES = [
+    pytest.param(recipe, file, marks=[pytest.mark.slow] if Path(file).parent.name in PAPERS[1:] else [])
+    for recipe in ("zero_shot", "finetune", "train_baseline")
+    for file in of_recipe(recipe)
+]
 
 
 def folder_name(file, corpus):
     """Value of the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
     settings, method = load(file), Path(file).stem
     if Path(file).parent.name not in CORPORA:
-        return settings.output.dir
+        return settings.output.dir.replace("{fold}", "1").replace("{seed}", "0")
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-scratch", settings.baseline.modalities
     else:

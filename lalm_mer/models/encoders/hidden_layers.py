@@ -14,8 +14,8 @@ from lalm_mer.examples.feature_store import Frames
 
 __all__ = ["LayersOf", "side_by_side", "weights_hash"]
 
-_UNUSED = ("pooler", "masked_spec_embed", "position_ids")
-"""Parts of names of weights that hidden states do not depend on"""
+_UNUSED = ("pooler", "masked_spec_embed", "position_ids", "token_type_ids", "relative_position_index")
+"""Parts of names of weights that hidden states do not depend on, or that follow from the config"""
 
 
 class LayersOf:
@@ -65,13 +65,20 @@ def side_by_side(states: Sequence[Tensor], layers: LayersOf) -> Frames:
     return frames if len(chosen) == 1 else frames.astype(np.float16)
 
 
-def weights_hash(model: nn.Module, missing: Collection[str], name: str) -> str:
+def weights_hash(model: nn.Module, missing: Collection[str], name: str, prefix: str = "") -> str:
     """Hash of the weights of a model; those that are neither in its files nor used are left out.
+
+    Args:
+        model: a model, or the part of one that is used
+        missing: names of the weights of the complete model that its files do not have
+        name: name of the model, for errors
+        prefix: path of the part in the complete model, with a dot at the end
 
     Raises:
         ModelError: if a weight is missing that is used
     """
-    if absent := sorted(key for key in missing if not any(part in key for part in _UNUSED)):
+    of_part = (key for key in missing if key.startswith(prefix))
+    if absent := sorted(key for key in of_part if not any(part in key for part in _UNUSED)):
         raise ModelError(
             f"encoder {name!r}: it has no weights for {len(absent)} of its tensors, such as {absent[0]}; is the model "
             "complete?"

@@ -67,8 +67,10 @@ class PretrainedAudio(AudioEncoder):
         self._extractor = extractor
         self.sampling_rate = int(extractor.sampling_rate)
         self.window = self.sampling_rate // 40
-        self._encode, self._encoder, self._longest = self._of_type(loaded)
-        self._weights = weights_hash(self._encoder, report["missing_keys"], model)
+        self._encode, prefix, self._longest = self._of_type()
+        loaded.eval().requires_grad_(False)
+        self._encoder: nn.Module = loaded.get_submodule(prefix.rstrip(".")) if prefix else loaded
+        self._weights = weights_hash(self._encoder, report["missing_keys"], model, prefix)
         self._chosen = LayersOf(layers, model)
         with torch.no_grad():
             tone = np.sin(np.arange(self.sampling_rate // 2) / 8).astype(np.float32)
@@ -90,17 +92,15 @@ class PretrainedAudio(AudioEncoder):
             "transformers": metadata.version("transformers"),
         }
 
-    def _of_type(self, model: Any) -> tuple[Callable[[npt.NDArray[np.float32]], list[Tensor]], nn.Module, int | None]:  # noqa: ANN401
-        """How samples become hidden states (F, D), layer by layer; the module that does; the longest input."""
-        model.eval().requires_grad_(False)
+    def _of_type(self) -> tuple[Callable[[npt.NDArray[np.float32]], list[Tensor]], str, int | None]:
+        """How samples become hidden states (F, D) of each layer; the part that does; the longest input, in samples."""
         if self.model_type == "whisper":
-            return self._whisper, model.encoder, int(self._extractor.n_samples)
+            return self._whisper, "encoder.", int(self._extractor.n_samples)
         if self.model_type == "clap":
-            return self._clap, model.audio_model, int(self._extractor.nb_max_samples)
+            return self._clap, "audio_model.", int(self._extractor.nb_max_samples)
         if self.model_type == "audio-spectrogram-transformer":
-            longest = (int(self._extractor.max_length) - 1) * self.sampling_rate // 100
-            return self._generic, model, longest
-        return self._generic, model, None
+            return self._generic, "", (int(self._extractor.max_length) - 1) * self.sampling_rate // 100
+        return self._generic, "", None
 
     @torch.no_grad()
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:

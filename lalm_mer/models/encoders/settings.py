@@ -64,7 +64,7 @@ class AudioEncoderSettings:
     trim_db: float | None = setting(
         35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"
     )
-    model: str = _model("microsoft/wavlm-base-plus", "wav2vec2, HuBERT, WavLM, Whisper, AST, CLAP or similar")
+    model: str = _model("openai/whisper-base", "wav2vec2, HuBERT, WavLM, Whisper, AST, CLAP or similar")
     revision: str | None = _revision()
     layers: Any = setting("last", help=_LAYERS)
     pooled: bool = _pooled()

@@ -18,7 +18,6 @@ from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer, tran
 from lalm_mer.recognizers.baselines.collator import Source
 from lalm_mer.recognizers.baselines.learnt_text import learnt_tokenizer
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
-from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
 from lalm_mer.recognizers.baselines.saved import branch_weights, load_source, read_saved
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
@@ -122,9 +121,8 @@ def _prepare(
         statistics = feature_statistics((frames(given) for given in light[0]), encoder.size)
         network.branch(modality).set_normalisation(*statistics)
     elif normalisation == "speaker":
-        by_speaker = network.normalisations[modality] = SpeakerNormalisation()
         for inputs in light:
-            by_speaker.add(inputs, frames, encoder.size)
+            network.normalisations[modality].add(inputs, frames, encoder.size)
 
 
 def _missing(store: FeatureStore, inputs: Iterable[Input]) -> Iterable[Input]:

@@ -61,7 +61,11 @@ class BaselineNetwork(nn.Module):
         self.content_free = None
         self.sources = {modality: sources[modality] for modality in settings.branches}
         self.stores: dict[str, FeatureStore] = {}
-        self.normalisations: dict[str, SpeakerNormalisation] = {}
+        self.normalisations = {  # the builder adds the statistics
+            modality: SpeakerNormalisation()
+            for modality, branch in settings.branches.items()
+            if branch.normalisation == "speaker"
+        }
         audio = self.sources.get(AUDIO)
         self.sampling_rate = audio.sampling_rate if isinstance(audio, AudioEncoder) else None
         self.branches = nn.ModuleDict(

@@ -219,7 +219,7 @@ def test_wrong_settings(inputs):
 
 def test_normalisation_by_speaker_uses_the_utterances_of_the_speaker_in_the_split(inputs, tmp_path):
     parts = {"modalities": "audio", "normalisation": "speaker"}
-    _, collator = build(inputs[:8], tmp_path, others=[inputs[8:]], **parts)
+    network, collator = build(inputs[:8], tmp_path, others=[inputs[8:]], **parts)
     batch = collator(inputs)
     for split in (range(8), range(8, 16)):
         for speaker in range(4):
@@ -229,6 +229,9 @@ def test_normalisation_by_speaker_uses_the_utterances_of_the_speaker_in_the_spli
             assert_close(frames.std(0, unbiased=False), torch.ones(40), 1e-3)
     with pytest.raises(CorpusError, match="utterance new: the features are normalised by statistics of the speaker"):
         collator([dataclasses.replace(inputs[0], utterance_id="new")])
+    network.save_trained(tmp_path / "saved")
+    with pytest.raises(CorpusError, match="utterance u00: the features are normalised by statistics of the speaker"):
+        BaselineNetwork.load_trained(tmp_path / "saved").joint_collator(inputs)
     with pytest.raises(CorpusError, match="utterance u00: no speaker, whose statistics"):
         build([dataclasses.replace(inputs[0], speaker=None)], tmp_path, modalities="audio", normalisation="speaker")
 
