@@ -17,6 +17,7 @@ from lalm_mer.models.encoders.settings import (
 )
 from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.build import build_network
+from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.baselines.sequences import frame_mask
 from lalm_mer.recognizers.baselines.settings import (
@@ -106,6 +107,27 @@ def test_a_fusion(kind, examples, inputs, tmp_path):
         batch = dict(network.joint_collator(inputs))
     network.save_trained(tmp_path / "saved")
     assert_close(log_probs(BaselineNetwork.load_trained(tmp_path / "saved"), inputs), together, 1e-6)
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_a_fusion_learns_an_exclusive_or_of_both_modalities(kind):
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (2, 256), generator=generator)
+    states = signs[..., None, None] * 2.0 - 1 + 0.1 * torch.randn(2, 256, 3, 4, generator=generator)
+    truth = signs[0] ^ signs[1]
+    lengths = torch.full((256,), 3)
+    given = {name: Encoded(each, lengths, each.mean(dim=1)) for name, each in zip(("a", "b"), states, strict=True)}
+    torch.manual_seed(0)
+    widths = {"a": 4, "b": 4}
+    fusion = fusion_of(FusionSettings(kind=kind, size=8, heads=2, dropout=0.0), widths, widths)
+    head = torch.nn.Sequential(torch.nn.Linear(fusion.output_size, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    optimizer = torch.optim.Adam([*fusion.parameters(), *head.parameters()], lr=0.01)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(head(fusion(given)), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (head(fusion(given)).argmax(1) == truth).float().mean() >= 0.9
 
 
 @pytest.mark.parametrize("text", TEXTS)
