@@ -110,9 +110,9 @@ class Task:
         label_set: the K labels to predict; None for a ``scalar`` task
         label_map: corpus label -> task label; a corpus label without an entry is unmapped
         kind: ``single`` (one label per utterance), ``multi`` (all labels whose intensity is above zero) or
-            ``scalar`` (a number)
-        column: column of the utterance table that has the truth: ``label``, ``ratings`` (the label with most votes; a
-            tie is unmapped), ``intensities``, or one of ``NUMBERS``
+            ``scalar`` (one or several numbers)
+        columns: columns of the utterance table that have the truth: ``label``, ``ratings`` (the label with most votes;
+            a tie is unmapped), ``intensities``, or one of ``NUMBERS``; of a ``scalar`` task one or several of these
         channel: the rated channel to use, for ``ratings`` in several channels
         intervals: task label -> interval of numbers that it covers, for a ``single`` task on one of ``NUMBERS``
 
@@ -124,7 +124,7 @@ class Task:
     label_set: LabelSet | None
     label_map: Mapping[str, str] = field(default_factory=dict)
     kind: str = "single"
-    column: str = "label"
+    columns: tuple[str, ...] = ("label",)
     channel: str | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -136,8 +136,14 @@ class Task:
                     f"task {self.name}: label {source!r} maps to {label!r}, which is not one of {list(labels)}"
                 )
         allowed = {"single": ("label", "ratings", *NUMBERS), "multi": ("intensities",), "scalar": NUMBERS}
-        if self.kind not in allowed or self.column not in allowed[self.kind]:
-            raise ConfigError(f"task {self.name}: column {self.column!r} cannot be used for a {self.kind!r} task")
+        refused = [column for column in self.columns if column not in allowed.get(self.kind, ())]
+        if refused or not self.columns:
+            found = f"column {refused[0]!r}" if refused else "no column"
+            raise ConfigError(f"task {self.name}: {found} cannot be used for a {self.kind!r} task")
+        if len(set(self.columns)) != len(self.columns) or (len(self.columns) > 1 and self.kind != "scalar"):
+            raise ConfigError(
+                f"task {self.name}: columns {list(self.columns)}; expected one, or different ones of a scalar task"
+            )
         if (self.kind == "scalar") != (self.label_set is None) or bool(self.intervals) != (
             self.kind == "single" and self.column in NUMBERS
         ):
@@ -146,15 +152,61 @@ class Task:
             )
 
     @property
+    def column(self) -> str:
+        """The column that has the truth, the first one if there are several."""
+        return self.columns[0]
+
+    @property
     def labels(self) -> LabelSet:
         """The label set.
 
         Raises:
-            ConfigError: if the task predicts a number
+            ConfigError: if the task predicts numbers
         """
         if self.label_set is None:
-            raise ConfigError(f"task {self.name} predicts a number and has no labels; choose a task with labels")
+            raise ConfigError(f"task {self.name} predicts numbers and has no labels; choose a task with labels")
         return self.label_set
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of what is predicted: the K labels, or the T columns of numbers."""
+        return self.columns if self.label_set is None else self.label_set.labels
+
+    def values_of(self, cells: Sequence[Any]) -> tuple[float, ...] | None:
+        """The target values of an utterance, from its cells in ``columns``; None if it is unmapped.
+
+        They are 1 for the label and 0 for the others (``single``), 1 for each label that is present (``multi``), or the
+        numbers (``scalar``), all of which the utterance needs.
+
+        Example:
+            >>> Task("two", LabelSet(("a", "b")), {"a": "a", "b": "b"}).values_of(["b"])
+            (0.0, 1.0)
+        """
+        if self.kind == "scalar":
+            return None if any(cell is None or cell != cell for cell in cells) else tuple(map(float, cells))
+        found = self.targets_of(cells[0])
+        return None if found is None else tuple(float(label in found) for label in self.labels.labels)
+
+    def votes_of(self, ratings: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...] | None:
+        """The distribution of the votes over the K labels; None without a vote for one of them.
+
+        ``label_map`` applies, and votes for other labels of the corpus are left out.
+
+        Args:
+            ratings: the cell ``ratings`` of an utterance; of a task with a channel only that channel counts
+
+        Example:
+            >>> task = Task("two", LabelSet(("hap", "sad")), {"hap": "hap", "exc": "hap", "sad": "sad"})
+            >>> votes = [("exc", 1), ("hap", 1), ("sad", 2), ("fru", 5)]
+            >>> task.votes_of([{"label": label, "votes": n} for label, n in votes])
+            (0.5, 0.5)
+        """
+        shares = dict.fromkeys(self.labels.labels, 0.0)
+        for found, share in vote_distribution([] if ratings is None else ratings, self.channel).items():
+            if found in self.label_map:
+                shares[self.label_map[found]] += share
+        total = sum(shares.values())
+        return tuple(share / total for share in shares.values()) if total else None
 
     def targets_of(self, value: Any) -> tuple[str, ...] | None:  # noqa: ANN401 a cell of the table
         """The task labels of an utterance, from its cell in ``column``; None if it is unmapped.

@@ -7,10 +7,9 @@ from __future__ import annotations
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
     "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES", "LATE_FUSION", "LIKELIHOOD",
-    "LINEAR", "METHODS",
-    "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED",
-    "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
-    "modalities_of", "uses_audio", "uses_transcript",
+    "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS",
+    "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS", "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES",
+    "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -54,7 +53,16 @@ LIKELIHOOD = "likelihood"
 GENERATION = "generation"
 """How a label is predicted."""
 OBJECTIVES = ("cross_entropy", "contrastive")
-"""Losses for training a CLAP model; audio-language models use the first."""
+"""Losses that a CLAP model computes itself."""
+TASK_KINDS = ("single", "multi", "scalar")
+"""Kind of a task, column ``task`` of predictions: one label an utterance, several, or numbers."""
+LOSSES_OF = {
+    "single": ("cross_entropy", "kl", "focal", "contrastive"),
+    "multi": ("binary_cross_entropy", "focal"),
+    "scalar": ("ccc", "mse"),
+}
+"""Kind of a task -> its training losses, the default first."""
+LOSSES = tuple(dict.fromkeys(name for names in LOSSES_OF.values() for name in names))
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adafactor", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit",
 )  # fmt: skip

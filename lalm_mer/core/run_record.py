@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lalm_mer.core.errors import PredictionError, one_line
-from lalm_mer.core.names import CONDITIONS, METHODS, MODALITIES, TRANSCRIPT_SOURCES, uses_transcript
+from lalm_mer.core.names import CONDITIONS, METHODS, MODALITIES, TASK_KINDS, TRANSCRIPT_SOURCES, uses_transcript
 from lalm_mer.core.notes import Note, NoteCode, needed_facts
 from lalm_mer.core.provenance import Commit
 from lalm_mer.core.strict_json import parse, read_object
@@ -108,7 +108,7 @@ class RunRecord:
         fold: number of the fold
         seed: training seed
         task: name of the task
-        labels: the K labels
+        labels: the K labels, or the T targets of a task on numbers
         unmapped: utterances whose label is outside the task
         left_out: utterances of the task that are in no split of the fold
         disjoint_in: columns in which train, dev and test share no value
@@ -125,6 +125,8 @@ class RunRecord:
         started_at: start time in ISO 8601
         seconds: duration of the complete run; None until it ends
         members: of a late fusion; empty for any other run
+        task_kind: ``single``, ``multi`` or ``scalar``
+        ranges: lowest and highest value of each target of a ``scalar`` task
     """
 
     recognizer: str
@@ -156,6 +158,8 @@ class RunRecord:
     started_at: str
     seconds: float | None
     members: tuple[Member, ...] = ()
+    task_kind: str = "single"
+    ranges: tuple[tuple[float, float], ...] = ()
 
     @property
     def randomly_initialised(self) -> bool:
@@ -207,6 +211,7 @@ class RunRecord:
         choices: dict[str, tuple[str | None, ...]] = {
             "modalities": MODALITIES,
             "method": METHODS,
+            "task_kind": TASK_KINDS,
             "condition": CONDITIONS,
             "transcript_source": TRANSCRIPT_SOURCES if uses_transcript(record.modalities) else (None,),
         }

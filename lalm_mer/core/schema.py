@@ -149,7 +149,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: an input and its label of the task, the truth."""
+    """A training example: an input and the truth of the task.
+
+    Args:
+        input: what the recognizer is given
+        label: the label of a ``single`` task, of an utterance without consensus the first of those with most votes;
+            empty for other kinds of tasks
+        target: true value of each of T targets (``Task.values_of``), or with soft labels the distribution of the votes;
+            empty if only the label is known
+    """
 
     input: Input
     label: str
+    target: tuple[float, ...] = ()

@@ -254,16 +254,18 @@ def load_tasks(corpus: str) -> dict[str, Task]:
 
 
 def _task(name: str, content: Any, path: Path) -> Task:  # noqa: ANN401 a YAML value
-    known = {"source", "labels", "map", "kind", "column", "channel", "intervals"}
+    known = {"source", "labels", "map", "kind", "column", "columns", "channel", "intervals"}
     if not isinstance(content, dict) or not {"source"} <= set(content) <= known:
         raise ConfigError(f"{path}: task {name!r} needs a source, and may only have {', '.join(sorted(known))}")
+    if {"column", "columns"} <= set(content):
+        raise ConfigError(f"{path}: task {name!r}: has column and columns; give one of them")
     forms = {label: tuple(forms) for label, forms in content.get("labels", {}).items()}
     return Task(
         name,
         LabelSet(tuple(forms), forms) if forms else None,
         dict(content.get("map", {})),
         kind=content.get("kind", "single"),
-        column=content.get("column", "label"),
+        columns=tuple(content.get("columns", [content.get("column", "label")])),
         channel=content.get("channel"),
         intervals={label: Interval.parse(written) for label, written in content.get("intervals", {}).items()},
     )

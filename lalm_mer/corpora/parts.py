@@ -260,8 +260,11 @@ def _count(cells: Mapping[str, Any], counts: PartCounts, tasks: Mapping[str, Tas
         if cells[column] is not None:
             counter[cells[column]] = counter.get(cells[column], 0) + 1
     for name, task in tasks.items():
-        targets = task.targets_of(cells[task.column])
-        found = ("unmapped",) if targets is None else targets if task.kind != "scalar" else ("mapped",)
+        values = task.values_of([cells[column] for column in task.columns])
+        present = (
+            () if values is None else tuple(name for name, value in zip(task.targets, values, strict=True) if value)
+        )
+        found = ("unmapped",) if values is None else present if task.kind != "scalar" else ("mapped",)
         for label in found:
             counts.tasks[name][label] = counts.tasks[name].get(label, 0) + 1
 

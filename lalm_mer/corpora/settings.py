@@ -55,6 +55,12 @@ class CorpusSettings:
     )
     variant: str | None = setting(None, choices=circumplex.VARIANTS, help="design (circumplex); null is masked")
     seed: int | None = setting(None, help="seed of the random draws (circumplex); null is 0")
+    raters: int | None = setting(
+        None,
+        at_least=0,
+        at_most=100,
+        help="simulated raters of each utterance, whose votes are named simulated (circumplex); null is 0",
+    )
     noise: float | None = setting(
         None, at_least=0, at_most=0.5, help="fraction of voices with the other arousal (circumplex); null is 0"
     )
@@ -205,10 +211,12 @@ def _open_manifest(settings: CorpusSettings) -> OpenedReader:
 
 def _open_circumplex(settings: CorpusSettings) -> OpenedReader:
     variant, seed, noise = settings.variant or "masked", settings.seed or 0, settings.noise or 0.0
+    raters = settings.raters or 0
     ceilings = dataclasses.asdict(circumplex.ceilings(variant, noise, seed))
     extra = {"variant": variant, "seed": seed, "noise": noise, "ceilings": ceilings}
-    rows = circumplex.read(variant, seed, noise)
-    return OpenedReader("circumplex", rows, circumplex.LOADER_VERSION, synthetic=True, extra=extra)
+    extra |= {"simulated_raters": raters} if raters else {}
+    rows, version = circumplex.read(variant, seed, noise, raters), circumplex.LOADER_VERSION
+    return OpenedReader("circumplex", rows, version, synthetic=True, ranges=circumplex.RANGES, extra=extra)
 
 
 RELEASES = ("ravdess", "crema_d", "emodb", "iemocap", "meld", "mosei", "msp_podcast")
@@ -220,5 +228,5 @@ READERS: dict[str, Reader] = {
         _RELEASE_KEYS | {"manifest", "alias", "columns", "labels", "encoding", "delimiter", "ranges", "cut"},
         ("root", "manifest"),
     ),
-    "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise"})),
+    "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise", "raters"})),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,16 @@ from lalm_mer.core.names import (
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.core.run_record import RunRecord
-from lalm_mer.evaluation.conventions import values_by_part, write_values
-from lalm_mer.evaluation.metrics import METRICS, UAR, unweighted_average_recall
+from lalm_mer.evaluation.conventions import values_of, write_values
+from lalm_mer.evaluation.metrics import UAR
+from lalm_mer.evaluation.prediction_checks import TRUTH
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.repetitions import check_repetitions
 from lalm_mer.evaluation.runs import Run
 from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
+from lalm_mer.evaluation.target_metrics import TARGET_METRICS, default_metric, metric_called, metric_names
+from lalm_mer.evaluation.target_statistics import default_by_seed, paired_target_test
 
 __all__ = ["Comparison", "Pair", "Row", "compare", "row_identity", "write_comparison"]
 
@@ -46,20 +49,25 @@ class Row:
         runs: its runs, each of one fold and one seed
         predictions: their pooled rows of the condition that they share
         scores: ``score`` of ``predictions``
-        uar_by_seed: seed -> UAR over the pooled folds
+        by_seed: seed -> UAR over the pooled folds, or the default metric of another kind of task
         folds: sorted numbers of the folds
     """
 
     runs: tuple[Run, ...]
     predictions: Predictions
     scores: dict[str, Any]
-    uar_by_seed: dict[int, float]
+    by_seed: dict[int, float]
     folds: tuple[int, ...]
 
     @property
     def record(self) -> RunRecord:
         """The record of the first run, for values that all runs of the row share."""
         return self.runs[0].record
+
+    @property
+    def kind(self) -> str:
+        """Kind of its task: ``single``, ``multi`` or ``scalar``."""
+        return self.predictions.kind
 
     @property
     def modalities(self) -> str:
@@ -98,9 +106,9 @@ class Row:
         return f"{len(self.classes)} of {len(self.record.labels)} classes, no utterance of {', '.join(missing)}"
 
     @property
-    def uar_sd(self) -> float | None:
-        """Standard deviation of UAR over seeds (ddof 1); None with one seed."""
-        values = list(self.uar_by_seed.values())
+    def sd(self) -> float | None:
+        """Standard deviation of ``by_seed`` over seeds (ddof 1); None with one seed."""
+        values = list(self.by_seed.values())
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     def utterances(self, status: str | None = None) -> int:
@@ -111,12 +119,8 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """The row of comparison.csv, in the order of its columns."""
-        figures: dict[str, float | None] = {}
-        for metric in METRICS.values():
-            result = self.scores[metric.name]
-            figures[metric.column] = result["value"]
-            if metric.name == UAR:
-                figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
+        main, figures = default_metric(self.kind), self._figures()
+        last = {"uar_without_unparsed": self.scores["without_unparsed"][UAR]} if self.kind == "single" else {}
         return {
             **{key: getattr(self.record, key) for key in ("recognizer", "modalities", "method", "corpus", "protocol")},
             "n": self.utterances(),
@@ -125,26 +129,37 @@ class Row:
             "seconds": sum(run.seconds for run in self.runs),
             "run": ";".join(run.name for run in self.runs),
             "folds": len(self.folds),
-            "seeds": len(self.uar_by_seed),
-            "uar_sd": self.uar_sd,
+            "seeds": len(self.by_seed),
+            f"{main}_sd": self.sd,
             "synthetic": self.record.synthetic,
             "transcript_source": self.record.transcript_source,
             "n_unparsed": self.utterances("unparsed"),
             "condition": self.record.condition,
-            "uar_without_unparsed": self.scores["without_unparsed"][UAR],
+            **last,
         }
 
+    def _figures(self) -> dict[str, float | None]:
+        """Columns of the metrics: with the interval of UAR, or the values of each target."""
+        figures: dict[str, float | None] = {}
+        for name in metric_names(self.kind):
+            metric, result = metric_called(name), self.scores[name]
+            figures[metric.column] = result["value"]
+            if metric.name == UAR:
+                figures |= {f"{metric.column}_{end}": result[end] for end in ("low", "high")}
+            figures |= {f"{metric.column}_{target}": value for target, value in result.get("by_target", {}).items()}
+        return figures
+
     def values(self) -> list[dict[str, Any]]:
-        """``values_by_part`` of the row, with what identifies it."""
+        """``values_of`` the row, with what identifies it."""
         of = self.record
         identity = {key: getattr(of, key) for key in ("recognizer", "modalities", "method", "corpus", "protocol")}
-        parts = values_by_part(self.predictions.frame, self.predictions.labels)
+        parts = values_of(self.predictions)
         return [identity | {"condition": of.condition} | part for part in parts]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A paired test of the UAR of row ``a`` minus that of row ``b``.
+    """A paired test of the UAR, or the default metric of another kind of task, of row ``a`` minus that of row ``b``.
 
     ``p_holm`` is the p-value adjusted by Holm's rule over the tests of the corpus and protocol.
     """
@@ -210,6 +225,10 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
             f"{leaking[0]} uses simulated transcripts, which name the label ({len(leaking)} of {len(runs)} runs); "
             "leave such runs out, or include them with --allow-simulated"
         )
+    for run in runs[1:]:
+        kinds = (runs[0].predictions.kind, run.predictions.kind)
+        if kinds[0] != kinds[1]:
+            raise _differs(runs[0], run, "kinds of tasks", kinds, "compare runs of one kind of task")
     by_block: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_block.setdefault((run.record.corpus, run.record.protocol), []).append(run)
@@ -259,7 +278,7 @@ def _differs(first: Run, second: Run, what: str, values: tuple[object, object], 
 def _require_comparable(runs: Sequence[Run]) -> None:
     """Check that the runs of a corpus and protocol have the same data, folds, task, utterances and truths."""
     first = runs[0]
-    tested: dict[int, tuple[Run, dict[str, str]]] = {}
+    tested: dict[int, tuple[Run, dict[str, tuple[Any, ...]]]] = {}
     for run in runs:
         for key in ("data", "folds"):
             pair = (first.record.hashes[key], run.record.hashes[key])
@@ -273,7 +292,8 @@ def _require_comparable(runs: Sequence[Run]) -> None:
         if set(labels[0]) != set(labels[1]):
             raise _differs(first, run, "label sets", labels, "compare runs of one task")
         rows = run.predictions.of_condition(run.record.condition).frame
-        truths = dict(zip(rows["utterance_id"], rows["truth"], strict=True))
+        columns = ["truth"] if run.predictions.kind == "single" else [TRUTH + name for name in sorted(labels[0])]
+        truths = dict(zip(rows["utterance_id"], map(tuple, rows[columns].to_numpy().tolist()), strict=True))
         other, known = tested.setdefault(run.record.fold, (run, truths))
         if truths != known:
             different = truths.items() ^ known.items()
@@ -309,11 +329,7 @@ def _make_row(runs: Sequence[Run]) -> Row:
             raise _differs(first, other, f"folds of seeds {first_seed} and {seed}", values, "complete every seed")
     pooled = Predictions.concat([run.predictions.of_condition(run.record.condition) for run in runs])
     check_repetitions(pooled.frame, pooled.source)
-    by_seed = {}
-    for seed in folds:
-        part = pooled.frame[pooled.frame["seed"] == seed]
-        by_seed[seed] = unweighted_average_recall(part["truth"].tolist(), part["prediction"].tolist(), pooled.labels)
-    return Row(tuple(runs), pooled, score(pooled), by_seed, tuple(folds[first_seed]))
+    return Row(tuple(runs), pooled, score(pooled), default_by_seed(pooled), tuple(folds[first_seed]))
 
 
 def _require_same_folds(rows: Sequence[Row]) -> None:
@@ -351,6 +367,15 @@ def _rank(row: Row) -> tuple[bool, int]:
     return (row.record.modalities != AUDIO_TRANSCRIPT, methods.index(row.record.method))
 
 
+def _test(a: Row, b: Row) -> PairedTest:
+    names = (a.label, b.label)
+    if a.kind != "single":
+        metric = TARGET_METRICS[default_metric(a.kind)]
+        same_order = replace(b.predictions, labels=a.predictions.labels)
+        return paired_target_test(a.predictions, same_order, metric, names)
+    return paired_test(a.predictions.frame, b.predictions.frame, a.predictions.labels, names)
+
+
 def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
     """Tests within a corpus and protocol; Holm's rule adjusts over the tests of one such block."""
     pairs: list[Pair] = []
@@ -359,7 +384,7 @@ def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
         for pair in combinations(block, 2):
             if _shows_a_gain(*pair):
                 a, b = sorted(pair, key=_rank)
-                result = paired_test(a.predictions.frame, b.predictions.frame, a.predictions.labels, (a.label, b.label))
+                result = _test(a, b)
                 tested.append((a, b, result))
         adjusted = holm([result.p_value for _, _, result in tested])
         pairs += [Pair(a, b, result, p) for (a, b, result), p in zip(tested, adjusted, strict=True)]

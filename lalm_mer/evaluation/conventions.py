@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from lalm_mer.core.labels import UNSCORED
 from lalm_mer.core.output import atomic_path
 from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.evaluation.metrics import METRICS
+from lalm_mer.evaluation.predictions import Predictions
+from lalm_mer.evaluation.target_metrics import metric_names, target_values
 
-__all__ = ["values_by_part", "without_unparsed", "write_values"]
+__all__ = ["values_by_part", "values_of", "without_unparsed", "write_values"]
 
 _OfValues = Callable[[list[float]], float | None]
 
@@ -36,11 +40,28 @@ def values_by_part(frame: pd.DataFrame, labels: Sequence[str]) -> list[dict[str,
         frame: columns ``fold``, ``seed``, ``truth``, ``prediction``
         labels: the K labels
     """
+    figures = partial(_metrics, labels=labels)
     return [
         row | {"unparsed": convention}
         for convention, chosen in (("error", frame), ("left_out", without_unparsed(frame, labels)))
-        for row in _of_convention(frame, chosen, labels)
+        for row in _of_convention(frame, chosen, figures)
     ]
+
+
+def values_of(predictions: Predictions) -> list[dict[str, Any]]:
+    """``values_by_part`` of predictions of any kind of task; only a ``single`` one has unparsed answers."""
+    if predictions.kind == "single":
+        return values_by_part(predictions.frame, predictions.labels)
+
+    def figures(part: pd.DataFrame) -> dict[str, float | None]:
+        if part.empty:
+            return dict.fromkeys(metric_names(predictions.kind))
+        chosen = replace(predictions, frame=part)
+        found = target_values(predictions.kind, chosen.truths, chosen.scores, predictions.ranges)
+        return {name: float(values.mean()) for name, values in found.items()}
+
+    frame = predictions.frame
+    return [row | {"unparsed": "error"} for row in _of_convention(frame, frame, figures)]
 
 
 def write_values(values: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -49,18 +70,20 @@ def write_values(values: Sequence[Mapping[str, Any]], path: Path) -> None:
         plain_cells(pd.DataFrame(values)).to_csv(partial, index=False, encoding="utf-8")
 
 
-def _of_convention(frame: pd.DataFrame, chosen: pd.DataFrame, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _of_convention(
+    frame: pd.DataFrame, chosen: pd.DataFrame, figures: Callable[[pd.DataFrame], dict[str, float | None]]
+) -> Iterator[dict[str, Any]]:
     by_seed, by_fold = [], []
     seeds, folds = (sorted(frame[name].unique().tolist(), key=_order) for name in ("seed", "fold"))
     for seed in seeds:
         of_seed = chosen[chosen["seed"] == seed]
-        by_seed.append(_metrics(of_seed, labels))
+        by_seed.append(figures(of_seed))
         yield _row("seed", by_seed[-1], len(of_seed), seed=seed)
     for fold in folds:
         of_fold = []
         for seed in seeds:
             part = chosen[(chosen["fold"] == fold) & (chosen["seed"] == seed)]
-            of_fold.append(_metrics(part, labels))
+            of_fold.append(figures(part))
             yield _row("fold_and_seed", of_fold[-1], len(part), fold=fold, seed=seed)
         by_fold.append(_over(of_fold, _mean))
         yield _row("fold", by_fold[-1], int((chosen["fold"] == fold).sum()), fold=fold)

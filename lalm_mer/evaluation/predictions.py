@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.output import atomic_path
-from lalm_mer.evaluation.metrics import MAX_LABELS
+from lalm_mer.evaluation.metrics import Floats
+from lalm_mer.evaluation.prediction_checks import COLUMNS, INTEGERS, TRUTH, VOTE, check_table, columns_of, prefix_of
 
 __all__ = ["DEV_PREDICTIONS_FILE", "PREDICTIONS_FILE", "EvaluatedSplit", "Predictions"]
 
@@ -25,14 +27,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 DEV_PREDICTIONS_FILE = "dev_predictions.parquet"
 """The same table of the dev split; without the utterances that the recognizer cannot use"""
 
-_COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
-            "prediction", "answer")  # fmt: skip
-_INTEGERS = ("fold", "seed")
-_KEY = ["utterance_id", "fold", "seed", "condition"]
-_PREFIX = "log_prob_"
 _METADATA_KEY = b"lalm_mer"
-_SUM_TOLERANCE = 1e-3  # of exp(log-probs), wide enough for scores computed in bfloat16 and normalised in float32
-_TIE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,16 @@ class EvaluatedSplit:
     Args:
         utterance_ids: N ids
         speakers: N speakers, None where unknown
-        truth: N labels, each one of ``labels``
-        labels: the K labels, in the order of the score columns
+        truth: N labels, each one of ``labels``; of other kinds than ``single`` not used
+        labels: the K labels, or the T targets, in the order of the score columns
         corpus: name of the corpus
         fold: number of the fold
         seed: seed of the run
         condition: one of ``CONDITIONS``: the change of the inputs
+        targets: (N, T) true values of a ``multi`` or ``scalar`` task
+        votes: (N, K) shares of the raters' votes of a ``single`` task, rows of NaN where there are none; None if the
+            corpus has no votes
+        ranges: lowest and highest value of each target of a ``scalar`` task
     """
 
     utterance_ids: Sequence[str]
@@ -58,6 +57,9 @@ class EvaluatedSplit:
     fold: int
     seed: int
     condition: str = UNCHANGED
+    targets: Floats | None = None
+    votes: Floats | None = None
+    ranges: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,19 @@ class Predictions:
 
     A row is ``scored`` (its prediction is the label of the highest log-probability, or the one parsed from
     ``answer``), ``unparsed`` (an answer that does not name one label) or ``unscored`` (the recognizer cannot use the
-    utterance). The last two count in every denominator.
+    utterance). The last two count in every denominator. Of a ``multi`` or ``scalar`` task, ``truth``, ``prediction``
+    and ``answer`` are null, and ``truth_<target>`` and ``score_<target>`` have the values: 0 or 1 and a probability for
+    each label, or numbers.
 
     Args:
         frame: columns ``utterance_id``, ``speaker``, ``corpus``, ``fold``, ``seed``, ``task``, ``condition``,
-            ``status``, ``truth``, ``prediction``, ``answer``, then ``log_prob_<label>`` for each of ``labels``;
-            N rows, missing values null
-        labels: the K labels, in the order of the ``log_prob_`` columns
+            ``status``, ``truth``, ``prediction``, ``answer``, then ``log_prob_<label>`` for each of ``labels``, or
+            ``truth_<target>`` and ``score_<target>``; if the corpus has votes of raters, ``vote_<label>``, their
+            shares; N rows, missing values null
+        labels: the K labels, or the T targets, in the order of the score columns
         source: name of the table in errors, for example its file
+        kind: ``single``, ``multi`` or ``scalar``, the value of column ``task``
+        ranges: lowest and highest value of each target of a ``scalar`` task
 
     Raises:
         PredictionError: naming source, column or utterance, for missing or unknown columns, a duplicate (utterance_id,
@@ -84,11 +91,63 @@ class Predictions:
     frame: pd.DataFrame
     labels: tuple[str, ...]
     source: str = "predictions"
+    kind: str = "single"
+    ranges: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_columns(self)
-        _check_rows(self)
-        _check_log_probs(self)
+        check_table(self)
+
+    @property
+    def truths(self) -> Floats:
+        """True values of a ``multi`` or ``scalar`` task, (N, T)."""
+        return self._values(TRUTH)
+
+    @property
+    def scores(self) -> Floats:
+        """Log-probabilities of the labels, or scores of the targets, (N, T); rows of NaN where there are none."""
+        return self._values(prefix_of(self.kind))
+
+    @property
+    def votes(self) -> Floats | None:
+        """Shares of the raters' votes, (N, K), with rows of NaN where there are none; None without votes."""
+        return self._values(VOTE) if VOTE + self.labels[0] in self.frame.columns else None
+
+    def _values(self, prefix: str) -> Floats:
+        return self.frame[[prefix + target for target in self.labels]].to_numpy(dtype=np.float64)
+
+    @classmethod
+    def from_targets(cls, split: EvaluatedSplit, kind: str, scores: npt.NDArray[np.floating]) -> Predictions:
+        """The table of a ``multi`` or ``scalar`` task.
+
+        Args:
+            split: N utterances, T targets, and their true values
+            kind: ``multi`` or ``scalar``
+            scores: (N, T), probabilities of the labels, or numbers; a row of NaN for an unscored utterance
+
+        Raises:
+            PredictionError: if lengths differ or the table is not valid
+
+        Example:
+            >>> truth = np.array([[2.0], [3.5]])
+            >>> split = EvaluatedSplit(
+            ...     ["u1", "u2"], ["s1", None], [], ["arousal"], "demo", 1, seed=0, targets=truth, ranges=((1, 5),)
+            ... )
+            >>> Predictions.from_targets(split, "scalar", np.array([[2.2], [np.nan]])).frame["status"].tolist()
+            ['scored', 'unscored']
+        """
+        values, count = np.asarray(scores, dtype=np.float64), len(split.utterance_ids)
+        if split.targets is None or not values.shape == split.targets.shape == (count, len(split.labels)):
+            truths = None if split.targets is None else split.targets.shape
+            raise PredictionError(
+                f"predictions: {count} utterances and {len(split.labels)} targets, but truths of shape {truths} and "
+                f"scores of shape {values.shape}; expected (N, T) of both"
+            )
+        unscored = np.isnan(values).all(axis=1)
+        columns = _described(split, kind, np.where(unscored, UNSCORED, ""), [None] * count)
+        columns |= {"truth": None, "prediction": None}
+        columns |= {TRUTH + target: split.targets[:, place] for place, target in enumerate(split.labels)}
+        columns |= {prefix_of(kind) + target: values[:, place] for place, target in enumerate(split.labels)}
+        return cls(pd.DataFrame(columns), tuple(split.labels), kind=kind, ranges=split.ranges)
 
     @classmethod
     def from_scores(cls, split: EvaluatedSplit, log_probs: npt.NDArray[np.floating]) -> Predictions:
@@ -155,13 +214,15 @@ class Predictions:
             raise PredictionError("no table of predictions to join; give at least one")
         first = tables[0]
         for table in tables[1:]:
-            if set(table.labels) != set(first.labels):
+            if set(table.labels) != set(first.labels) or table.kind != first.kind:
                 raise PredictionError(
                     f"{first.source} has the labels {list(first.labels)}, {table.source} has {list(table.labels)}; "
                     "join tables of one task"
                 )
-        frame = pd.concat([table.frame[list(first.frame.columns)] for table in tables], ignore_index=True)
-        return cls(frame, first.labels, source=" + ".join(dict.fromkeys(table.source for table in tables)))
+        shared = [name for name in first.frame.columns if all(name in table.frame.columns for table in tables)]
+        frame = pd.concat([table.frame[shared] for table in tables], ignore_index=True)
+        source = " + ".join(dict.fromkeys(table.source for table in tables))
+        return cls(frame, first.labels, source, first.kind, first.ranges)
 
     def of_condition(self, condition: str) -> Predictions:
         """The rows of one condition.
@@ -173,13 +234,16 @@ class Predictions:
         if chosen.empty:
             found = sorted(self.frame["condition"].unique())
             raise PredictionError(f"{self.source}: no row has the condition {condition!r}; found {found}")
-        return Predictions(chosen.reset_index(drop=True), self.labels, self.source)
+        return replace(self, frame=chosen.reset_index(drop=True))
 
     def write(self, path: Path) -> None:
         """Write as Parquet, atomically."""
-        fields = [(name, pa.int64() if name in _INTEGERS else pa.string()) for name in _COLUMNS]
-        fields += [(_PREFIX + label, pa.float64()) for label in self.labels]
-        metadata = {_METADATA_KEY: json.dumps({"format": 1, "labels": list(self.labels)}).encode()}
+        names = columns_of(self.kind, self.labels, votes=self.votes is not None)
+        types = {name: pa.int64() if name in INTEGERS else pa.string() for name in COLUMNS}
+        fields = [(name, types.get(name, pa.float64())) for name in names]
+        content: dict[str, Any] = {"format": 1, "labels": list(self.labels)}
+        content |= {"ranges": [list(ends) for ends in self.ranges]} if self.ranges else {}
+        metadata = {_METADATA_KEY: json.dumps(content).encode()}
         table = pa.Table.from_pandas(self.frame, schema=pa.schema(fields), preserve_index=False)
         with atomic_path(path) as partial:
             pq.write_table(table.replace_schema_metadata(metadata), partial)
@@ -195,18 +259,22 @@ class Predictions:
             raise PredictionError(f"{path}: is no file; expected Parquet")
         try:
             table = pq.read_table(path)
-            labels = tuple(name.removeprefix(_PREFIX) for name in table.column_names if name.startswith(_PREFIX))
-            stored = (table.schema.metadata or {}).get(_METADATA_KEY)
-            named = labels if stored is None else tuple(json.loads(stored)["labels"])
+            single = not any(name.startswith(prefix_of("scalar")) for name in table.column_names)
+            prefix = prefix_of("single" if single else "scalar")
+            labels = tuple(name.removeprefix(prefix) for name in table.column_names if name.startswith(prefix))
+            stored = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
+            named = labels if stored is None else tuple(stored["labels"])
+            ranges = tuple((float(low), float(high)) for low, high in (stored or {}).get("ranges", ()))
             frame = table.to_pandas(ignore_metadata=True)
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, RecursionError) as error:
             raise PredictionError(f"{path}: cannot be read as Parquet ({one_line(error)})") from error
         if named != labels:
             raise PredictionError(
-                f"{path}: its metadata names the labels {one_line(repr(list(named)))}, its log_prob_ columns "
+                f"{path}: its metadata names the labels {one_line(repr(list(named)))}, its {prefix} columns "
                 f"{list(labels)}; was the file edited? write it again"
             )
-        return cls(frame, labels, str(path))
+        kind = "single" if single or frame.empty or "task" not in frame else str(frame["task"].iloc[0])
+        return cls(frame, labels, str(path), kind, ranges)
 
 
 def _frame(
@@ -215,93 +283,32 @@ def _frame(
     answers: Sequence[str | None],
     scores: npt.NDArray[np.float64],
 ) -> pd.DataFrame:
+    columns = _described(split, "single", prediction, answers)
+    columns |= {"truth": list(split.truth), "prediction": list(prediction)}
+    columns |= {prefix_of("single") + label: scores[:, place] for place, label in enumerate(split.labels)}
+    if split.votes is not None:
+        columns |= {VOTE + label: split.votes[:, place] for place, label in enumerate(split.labels)}
+    return pd.DataFrame(columns)
+
+
+def _described(
+    split: EvaluatedSplit,
+    kind: str,
+    prediction: Sequence[str] | npt.NDArray[Any],
+    answers: Sequence[str | None],
+) -> dict[str, Any]:
+    """The columns that all kinds have, in order; those of truth and prediction are empty."""
     status = {UNPARSED: "unparsed", UNSCORED: "unscored"}
-    columns = {
+    return {
         "utterance_id": list(split.utterance_ids),
         "speaker": list(split.speakers),
         "corpus": split.corpus,
         "fold": split.fold,
         "seed": split.seed,
-        "task": "single",
+        "task": kind,
         "condition": split.condition,
-        "status": [status.get(label, "scored") for label in prediction],
-        "truth": list(split.truth),
-        "prediction": list(prediction),
+        "status": [status.get(str(label), "scored") for label in prediction],
+        "truth": None,
+        "prediction": None,
         "answer": list(answers),
     }
-    return pd.DataFrame(columns | {_PREFIX + label: scores[:, k] for k, label in enumerate(split.labels)})
-
-
-def _check_columns(table: Predictions) -> None:
-    source, labels = table.source, table.labels
-    if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise PredictionError(f"{source}: expected two or more distinct labels, found {list(labels)}")
-    if len(labels) > MAX_LABELS:
-        raise PredictionError(f"{source}: {len(labels)} labels, expected at most {MAX_LABELS}")
-    expected = [*_COLUMNS, *(_PREFIX + label for label in labels)]
-    missing = [name for name in expected if name not in table.frame.columns]
-    unknown = [name for name in table.frame.columns if name not in expected]
-    if missing:
-        raise PredictionError(f"{source}: column {missing[0]!r} is missing; found {list(table.frame.columns)}")
-    if unknown:
-        raise PredictionError(f"{source}: unknown column {unknown[0]!r}; expected {expected}")
-    if table.frame.empty:
-        raise PredictionError(f"{source}: no rows; a table of predictions needs at least one utterance")
-    for name in _COLUMNS:
-        if name not in ("speaker", "answer") and table.frame[name].isna().any():
-            raise PredictionError(f"{source}: column {name!r} has a null; only speaker, answer and scores may")
-    for name in _INTEGERS:
-        if not pd.api.types.is_integer_dtype(table.frame[name]):
-            raise PredictionError(f"{source}: column {name!r} is {table.frame[name].dtype}, expected integers")
-
-
-def _refuse(table: Predictions, wrong: npt.NDArray[np.bool_], what: Callable[[pd.Series], str]) -> None:
-    """Raise if any row is wrong, naming the first one and their number."""
-    if wrong.any():
-        row = table.frame.iloc[int(wrong.argmax())]
-        raise PredictionError(
-            f"{table.source}: utterance {row['utterance_id']!r} (fold {row['fold']}, seed {row['seed']}) "
-            f"{what(row)}; {int(wrong.sum())} such rows"
-        )
-
-
-def _check_rows(table: Predictions) -> None:
-    frame, labels = table.frame, list(table.labels)
-    duplicated = frame.duplicated(_KEY).to_numpy()
-    _refuse(table, duplicated, lambda row: f"is duplicated under condition {row['condition']!r}; keep one row")
-    unknown = ~frame["truth"].isin(labels).to_numpy()
-    _refuse(table, unknown, lambda row: f"has truth {row['truth']!r}, expected one of {labels}")
-    other_task = (frame["task"] != "single").to_numpy()
-    _refuse(table, other_task, lambda row: f"is of task {row['task']!r}, expected 'single'")
-    status_of = {UNPARSED: "unparsed", UNSCORED: "unscored"} | dict.fromkeys(labels, "scored")
-    expected = frame["prediction"].map(status_of)
-    no_label = expected.isna().to_numpy()
-    _refuse(table, no_label, lambda row: f"has prediction {row['prediction']!r}, expected one of {list(status_of)}")
-    contradicted = (expected != frame["status"]).to_numpy()
-
-    def contradiction(row: pd.Series) -> str:
-        found = row["prediction"]
-        return f"has status {row['status']!r}, but prediction {found!r} means {status_of[found]!r}"
-
-    _refuse(table, contradicted, contradiction)
-
-
-def _check_log_probs(table: Predictions) -> None:
-    frame = table.frame
-    scores = frame[[_PREFIX + label for label in table.labels]].to_numpy(dtype=np.float64)
-    empty, finite = np.isnan(scores).all(axis=1), np.isfinite(scores).all(axis=1)
-    scored = (frame["status"] == "scored").to_numpy()
-    answered = frame["answer"].notna().to_numpy()  # generation: a label parsed from an answer may have no scores
-    not_finite = ~finite & (scored & ~(answered & empty) | ~scored & ~empty)
-    _refuse(table, not_finite, lambda row: f"is {row['status']} but has a log-probability that is not finite")
-    unscored = (frame["status"] == "unscored").to_numpy()
-    _refuse(table, unscored & ~empty, lambda row: "is unscored but has log-probabilities; expected nulls")
-    usable = np.where(finite[:, None], scores, 0.0)
-    with np.errstate(over="ignore"):
-        off = finite & (np.abs(np.exp(usable).sum(axis=1) - 1) > _SUM_TOLERANCE)
-    _refuse(table, off, lambda row: "has log-probabilities whose exponentials do not sum to 1; apply log_softmax")
-    position = frame["prediction"].map({label: index for index, label in enumerate(table.labels)})
-    own = np.take_along_axis(usable, position.fillna(0).to_numpy(dtype=np.int64)[:, None], axis=1)[:, 0]
-    below = scored & finite & ~answered & (own < usable.max(axis=1) - _TIE_TOLERANCE)
-    what = "which is not the label of its highest log-probability"
-    _refuse(table, below, lambda row: f"has prediction {row['prediction']!r}, {what}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError, one_line
@@ -15,8 +17,9 @@ from lalm_mer.core.names import ADAPTERS
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
-from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.predictions import PREDICTIONS_FILE, Predictions
+from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
+from lalm_mer.evaluation.target_statistics import values_by_seed
 
 __all__ = ["Run", "read_run"]
 
@@ -60,15 +63,15 @@ def read_run(folder: Path) -> Run:
     record = read_record(folder / RUN_FILE)
     if record.seconds is None:
         raise PredictionError(f"{folder / RUN_FILE}: key 'seconds' is null: the run has not finished; resume it")
-    if record.primary_metric not in METRICS:
+    names = metric_names(record.task_kind)
+    if record.primary_metric not in names:
         raise PredictionError(
-            f"{folder / RUN_FILE}: key 'primary_metric': expected one of {list(METRICS)}, found "
-            f"{record.primary_metric!r}"
+            f"{folder / RUN_FILE}: key 'primary_metric': expected one of {list(names)}, found {record.primary_metric!r}"
         )
     predictions = Predictions.read(folder / PREDICTIONS_FILE)
     _check_agreement(record, predictions)
     trained_here = record.method in ADAPTERS and "adapter" not in record.hashes
-    history = _read_history(folder / "history.jsonl", required=trained_here)
+    history = _read_history(folder / "history.jsonl", names, required=trained_here)
     metrics = None
     if (folder / METRICS_FILE).exists():
         metrics = read_object(folder / METRICS_FILE)
@@ -78,6 +81,8 @@ def read_run(folder: Path) -> Run:
 
 def _check_agreement(record: RunRecord, predictions: Predictions) -> None:
     source = predictions.source
+    if predictions.kind != record.task_kind:
+        raise PredictionError(f"{source}: is of task {predictions.kind!r}, but run.json has {record.task_kind!r}")
     if list(predictions.labels) != list(record.labels):
         raise PredictionError(f"{source}: labels {list(predictions.labels)}, but run.json has {list(record.labels)}")
     for key, value in (("corpus", record.corpus), ("fold", record.fold), ("seed", record.seed)):
@@ -89,22 +94,24 @@ def _check_agreement(record: RunRecord, predictions: Predictions) -> None:
 
 def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path) -> None:
     """Refuse a metrics.json that does not follow from the predictions: it is stale or edited."""
-    rows = predictions.frame
-    metric = METRICS[UAR]
-    value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
-    entry = metrics.get(UAR)
+    rows, metric = predictions.frame, metric_called(default_metric(predictions.kind))
+    if isinstance(metric, TargetMetric):
+        value = float(np.mean([values.mean() for values in values_by_seed(predictions, metric).values()]))
+    else:
+        value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
+    entry = metrics.get(metric.name)
     stated = entry.get("value") if isinstance(entry, dict) else None
-    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 <= stated <= 1:
-        raise PredictionError(f"{file}: key '{UAR}.value' is missing or no fraction; score the run again")
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not -1 <= stated <= 1:
+        raise PredictionError(f"{file}: key '{metric.name}.value' is missing or no fraction; score the run again")
     if not math.isclose(stated, value, abs_tol=_AGREEMENT):
         raise PredictionError(
             f"{file}: {metric.short_title} {stated:.6f}, but predictions.parquet gives {value:.6f}; score the run again"
         )
 
 
-def _read_history(file: Path, required: bool) -> pd.DataFrame:
+def _read_history(file: Path, names: Sequence[str], *, required: bool) -> pd.DataFrame:
     if not file.exists() and not required:
-        return pd.DataFrame(columns=[*_HISTORY, *METRICS])
+        return pd.DataFrame(columns=[*_HISTORY, *names])
     if file.exists() and not file.is_file():
         raise PredictionError(f"{file}: is no file; expected lines of JSON")
     try:
@@ -121,19 +128,19 @@ def _read_history(file: Path, required: bool) -> pd.DataFrame:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise PredictionError(f"{file}: line {number}: not valid JSON ({one_line(error)})") from error
-        rows.append(_history_row(row, f"{file}: line {number}"))
-    return pd.DataFrame(rows, columns=[*_HISTORY, *METRICS])
+        rows.append(_history_row(row, names, f"{file}: line {number}"))
+    return pd.DataFrame(rows, columns=[*_HISTORY, *names])
 
 
-def _history_row(row: object, place: str) -> dict[str, Any]:
+def _history_row(row: object, names: Sequence[str], place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise PredictionError(f"{place}: expected a JSON object, found {type(row).__name__}")
-    needed = (*_HISTORY, UAR) if row.get("split") == "dev" else _HISTORY
-    for key in dict.fromkeys([*needed, *(name for name in METRICS if name in row)]):
+    needed = (*_HISTORY, names[0]) if row.get("split") == "dev" else _HISTORY
+    for key in dict.fromkeys([*needed, *(name for name in names if name in row)]):
         if key not in row:
             raise PredictionError(f"{place}: key {key!r} is missing; found {sorted(row)}")
         if key != "split" and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
             raise PredictionError(f"{place}: key {key!r}: expected a number, found {row[key]!r}")
     if row["split"] not in ("train", "dev"):
         raise PredictionError(f"{place}: key 'split': expected 'train' or 'dev', found {row['split']!r}")
-    return {key: row.get(key) for key in (*_HISTORY, *METRICS)}
+    return {key: row.get(key) for key in (*_HISTORY, *names)}

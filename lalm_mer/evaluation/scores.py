@@ -15,6 +15,8 @@ from lalm_mer.evaluation.conventions import without_unparsed
 from lalm_mer.evaluation.metrics import METRICS, absent_labels, confusion, recalls
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.statistics import speaker_interval
+from lalm_mer.evaluation.target_statistics import score_targets
+from lalm_mer.evaluation.votes import vote_metrics
 
 __all__ = ["score", "score_table"]
 
@@ -69,7 +71,9 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
-    """The content of metrics.json for a table of one condition.
+    """The content of metrics.json for a table of one condition: ``score_table``, or ``score_targets`` of other kinds.
+
+    If the corpus has votes of raters, ``votes`` has ``vote_metrics``.
 
     Raises:
         PredictionError: if the table has several conditions
@@ -77,4 +81,8 @@ def score(predictions: Predictions) -> dict[str, Any]:
     conditions = sorted(predictions.frame["condition"].unique())
     if len(conditions) > 1:
         raise PredictionError(f"{predictions.source}: contains conditions {conditions}; choose one by of_condition")
-    return score_table(predictions.frame, predictions.labels)
+    if predictions.kind != "single":
+        return score_targets(predictions)
+    votes = predictions.votes
+    of_votes = {} if votes is None else {"votes": vote_metrics(votes, predictions.scores)}
+    return score_table(predictions.frame, predictions.labels) | of_votes

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import datasets
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from lalm_mer.core.errors import ConfigError, CorpusError
+from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import EncodedAudio, Example, Input, Turn
 from lalm_mer.corpora import waveform_of
 from lalm_mer.examples.transcripts import Transcripts
@@ -33,6 +36,8 @@ class ExampleSource:
             an error
         encoded: hash of the audio -> its stored tower output, of which an example gets the output and no waveform; None
             to decode all audio
+        soft_labels: whether the target of an example of train is the distribution of its votes, and train has the
+            utterances without consensus
     """
 
     folded: FoldedCorpus
@@ -41,6 +46,7 @@ class ExampleSource:
     descriptors: Mapping[str, str] = field(default_factory=dict)
     without_audio: bool = False
     encoded: Callable[[str], EncodedAudio] | None = None
+    soft_labels: bool = False
 
     @property
     def transcript_source(self) -> str:
@@ -49,10 +55,15 @@ class ExampleSource:
 
     def examples(self, fold: int, split: str, sampling_rate: int | None) -> ExampleDataset:
         """One split of a fold, in the order of utterance ids; ``sampling_rate`` in Hz, None to load no audio."""
-        return self.examples_of(self.folded.folds.ids(fold, split), sampling_rate)
+        folds = self.folded.folds
+        names = folds.ids(fold, split)
+        if self.soft_labels and split == "train":
+            names = sorted([*names, *folds.extra_train.get(fold, ())])
+        rows = [self.folded.positions[name] for name in names]
+        return ExampleDataset(self, rows, sampling_rate, soft=self.soft_labels and split == "train")
 
     def examples_of(self, utterance_ids: Iterable[str], sampling_rate: int | None) -> ExampleDataset:
-        """Examples of utterances that are in any fold, in the order of ``utterance_ids``."""
+        """Examples of utterances of the corpus, in the order of ``utterance_ids``."""
         return ExampleDataset(self, [self.folded.positions[name] for name in utterance_ids], sampling_rate)
 
 
@@ -63,9 +74,12 @@ class ExampleDataset:
         source: the source of the examples
         rows: row numbers in the corpus, in order
         sampling_rate: sampling rate of the waveforms, in Hz; None to load no audio
+        soft: whether the target of an example is the distribution of its votes
     """
 
-    def __init__(self, source: ExampleSource, rows: list[int], sampling_rate: int | None) -> None:
+    def __init__(
+        self, source: ExampleSource, rows: list[int], sampling_rate: int | None, *, soft: bool = False
+    ) -> None:
         self._source = source
         self._utterances: datasets.Dataset = source.folded.corpus.dataset
         if source.encoded is not None or sampling_rate is None:
@@ -73,18 +87,14 @@ class ExampleDataset:
         self._task = source.folded.task
         self._rows = rows
         self._sampling_rate = sampling_rate
+        self._soft = soft
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Example:
         row = self._utterances[self._rows[index]]
-        found = row[self._task.column]
-        label = self._task.label_of(found)
-        if label is None:
-            raise CorpusError(
-                f"utterance {row['utterance_id']}: {self._task.column} {found!r} is not in task {self._task.name}"
-            )
+        label, target = self._truth(row)
         name, source = row["utterance_id"], self._source
         without_audio = self.uses_audio and row["audio_sha256"] is None and source.without_audio
         decodes = self.uses_audio and not without_audio
@@ -99,10 +109,35 @@ class ExampleDataset:
             descriptors=source.descriptors.get(name),
             audio_sha256=row["audio_sha256"],
         )
-        return Example(given, label)
+        return Example(given, label, target)
+
+    def _truth(self, row: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
+        """Label and target values of a row.
+
+        Raises:
+            CorpusError: naming the utterance, if it is not in the task, or has no votes that soft labels need
+        """
+        task = self._task
+        target = task.values_of([row[column] for column in task.columns])
+        soft = task.votes_of(row["ratings"]) if self._soft else None
+        if soft is None and (self._soft or target is None):
+            what = "ratings" if self._soft else task.column
+            raise CorpusError(f"utterance {row['utterance_id']}: {what} {row[what]!r} is not in task {task.name}")
+        label = _first_label(task, soft if target is None else target)
+        return label, cast(tuple[float, ...], target if soft is None else soft)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def task(self) -> Task:
+        """The task that gives the truths."""
+        return self._task
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """Lowest and highest value of each target of a ``scalar`` task; else empty."""
+        return self._source.folded.ranges
 
     @property
     def uses_audio(self) -> bool:
@@ -138,21 +173,70 @@ class ExampleDataset:
 
     def with_encoded(self, encoded: Callable[[str], EncodedAudio]) -> ExampleDataset:
         """The same examples with stored tower outputs in place of waveforms."""
-        return ExampleDataset(replace(self._source, encoded=encoded), self._rows, self._sampling_rate)
+        source = replace(self._source, encoded=encoded)
+        return ExampleDataset(source, self._rows, self._sampling_rate, soft=self._soft)
 
     def truths(self) -> list[str]:
-        """Task label of each example, in order."""
+        """Task label of each example, in order; empty texts if the task is not ``single``."""
         return list(self.utterances()["truth"])
 
+    def targets(self) -> npt.NDArray[np.float64]:
+        """True value of each target of each example, (N, T), as ``Task.values_of`` gives them, also with soft labels.
+
+        Raises:
+            CorpusError: if an utterance is not in the task, such as one of train without consensus
+        """
+        columns = self._utterances.select_columns(list(self._task.columns)).select(self._rows).to_dict()
+        values = [self._task.values_of(list(row)) for row in zip(*columns.values(), strict=True)]
+        if None in values:
+            raise CorpusError(f"{values.count(None)} utterances have no value of task {self._task.name}")
+        return np.array(values, dtype=np.float64).reshape(len(values), len(self._task.targets))
+
+    def votes(self) -> npt.NDArray[np.float64] | None:
+        """Shares of the votes of raters, (N, K), rows of NaN where there are none for the task.
+
+        None if no example has any, or the task is not ``single``.
+        """
+        if self._task.kind != "single":
+            return None
+        cells = self._utterances.select_columns(["ratings"]).select(self._rows)["ratings"][:]
+        found = [self._task.votes_of(cell) for cell in cells]
+        missing = (np.nan,) * len(self._task.targets)
+        return np.array([shares or missing for shares in found]) if any(found) else None
+
+    def without_votes(self) -> list[str]:
+        """Ids of the examples without a vote for a label of the task, which soft labels cannot use."""
+        votes, names = self.votes(), list(self.utterances()["utterance_id"])
+        if votes is None:
+            return names
+        return [name for name, shares in zip(names, votes, strict=True) if np.isnan(shares).any()]
+
     def utterances(self) -> pd.DataFrame:
-        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` (the task label) of each example, in order."""
-        label_column = self._task.column
-        names = ["utterance_id", "speaker", "transcript", label_column]
+        """``utterance_id``, ``speaker``, ``transcript`` and ``truth`` of each example, in order.
+
+        ``truth`` is the label of a ``single`` task, of an utterance without consensus the first with most votes, and
+        empty for other kinds.
+        """
+        task = self._task
+        names = ["utterance_id", "speaker", "transcript"]
         frame: pd.DataFrame = self._utterances.select_columns(names).select(self._rows).to_pandas()
         if self._source.transcripts is not None:
             frame["transcript"] = [self._source.transcripts.by_id.get(name) for name in frame["utterance_id"]]
-        frame["truth"] = [self._task.label_of(found) for found in frame.pop(label_column)]
+        frame["truth"] = self._labels() if task.kind == "single" else ""
         return frame
+
+    def _labels(self) -> list[str | None]:
+        task = self._task
+        columns = list(dict.fromkeys([task.column, *(["ratings"] if self._soft else [])]))
+        table = self._utterances.select_columns(columns).select(self._rows)
+        labels = [task.label_of(cell) for cell in table[task.column][:]]
+        if self._soft and None in labels:
+            votes = [task.votes_of(cell) for cell in table["ratings"][:]]
+            labels = [
+                _first_label(task, shares) if label is None and shares is not None else label
+                for label, shares in zip(labels, votes, strict=True)
+            ]
+        return labels
 
     def column(self, name: str) -> list[str | None]:
         """Another column of the utterance table as strings: ``gender``, ``session`` ...; None where a value is missing.
@@ -168,15 +252,25 @@ class ExampleDataset:
 
     def distinct(self) -> ExampleDataset:
         """The same examples, each once."""
-        return ExampleDataset(self._source, list(dict.fromkeys(self._rows)), self._sampling_rate)
+        return self._of_rows(list(dict.fromkeys(self._rows)))
 
     def select(self, indices: Sequence[int]) -> ExampleDataset:
         """The examples at ``indices``, in that order."""
-        return ExampleDataset(self._source, [self._rows[index] for index in indices], self._sampling_rate)
+        return self._of_rows([self._rows[index] for index in indices])
 
     def without_waveforms(self) -> ExampleDataset:
         """The same examples without waveforms, for recognizers that use stored features."""
-        return ExampleDataset(self._source, self._rows, None)
+        return ExampleDataset(self._source, self._rows, None, soft=self._soft)
+
+    def _of_rows(self, rows: list[int]) -> ExampleDataset:
+        return ExampleDataset(self._source, rows, self._sampling_rate, soft=self._soft)
+
+
+def _first_label(task: Task, values: Sequence[float] | None) -> str:
+    """The first label with the largest value; an empty text if the task is not ``single``."""
+    if task.kind != "single" or values is None:
+        return ""
+    return task.targets[max(range(len(values)), key=values.__getitem__)]
 
 
 class InputDataset:

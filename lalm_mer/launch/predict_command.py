@@ -80,6 +80,7 @@ def _predict(options: argparse.Namespace) -> int:
         from transformers.utils import logging
 
         from lalm_mer.launch.build.open_recognizer import open_recognizer
+        from lalm_mer.recognizers.base import kind_of, targets_of
         from lalm_mer.serving.predict import TABLE_SUFFIXES, predict, predictions_table, write_predictions
         from lalm_mer.serving.recordings import Window, find_recordings
 
@@ -113,7 +114,8 @@ def _predict(options: argparse.Namespace) -> int:
         for row in rows:
             print(_line(row))
     else:
-        write_predictions(predictions_table(rows, recognizer.label_set.labels), options.out)
+        table = predictions_table(rows, targets_of(recognizer), numbers=kind_of(recognizer) == "scalar")
+        write_predictions(table, options.out)
     reasons = Counter(row.reason for row in rows if row.reason is not None)
     for reason, count in reasons.most_common(5):
         print(f"not predicted: {count}: {printable(reason)}", file=sys.stderr)
@@ -132,5 +134,8 @@ def _line(row: Prediction) -> str:
     name = row.path if row.start_s is None else f"{row.path} {row.start_s:.2f}-{row.end_s:.2f} s"
     if row.reason is not None:
         return f"{name}: not predicted: {row.reason}"
+    if row.numbers is not None:
+        return f"{name}: " + ", ".join(f"{target} {number:.2f}" for target, number in row.numbers.items())
     ranked = sorted((row.probabilities or {}).items(), key=lambda item: -item[1])
-    return f"{name}: " + ", ".join(f"{label} {probability:.3f}" for label, probability in ranked)
+    present = f"{row.prediction or 'none'} of " if row.several else ""
+    return f"{name}: {present}" + ", ".join(f"{label} {probability:.3f}" for label, probability in ranked)

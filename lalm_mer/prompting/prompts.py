@@ -21,7 +21,7 @@ __all__ = ["Prompt", "load_prompt", "read_prompt_file", "with_answers"]
 
 FileT = TypeVar("FileT")
 
-_SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors")
+_SLOTS = ("audio", "transcript", "labels", "context", "speaker", "descriptors", "target", "low", "high")
 _SLOT = re.compile(r"\s*(\w+)\s*\}\}")  # after its opening braces
 _LARGEST = 65_536  # bytes of a prompt file
 _MOST_SLOTS = 16
@@ -41,6 +41,9 @@ class _PromptFile:
 @dataclass(frozen=True)
 class Prompt:
     """A prompt with slots for audio, transcript, list of labels, earlier turns, speaker, and description of the voice.
+
+    A prompt about a single target of a task of several labels or of numbers also has a slot for it, and may have slots
+    for the ends of its scale; ``about`` fills them.
 
     Args:
         name: name of the prompt
@@ -83,6 +86,24 @@ class Prompt:
     def has_slot(self, slot: str) -> bool:
         """Whether it has the slot of that name."""
         return any(name == slot for name, _ in self.parts)
+
+    def about(self, target: str, scale: tuple[str, str] | None = None) -> Prompt:
+        """The prompt about one target, such as a label or a dimension, with the ends of its scale.
+
+        Raises:
+            ConfigError: if it has no slot for a target, or slots for a scale and there is none
+        """
+        values = {"target": target} | ({} if scale is None else {"low": scale[0], "high": scale[1]})
+        if not self.has_slot("target"):
+            raise ConfigError(
+                f"prompt {self.name} has no slot {{{{ target }}}}, which a task of several labels or of numbers needs; "
+                "choose one of prompts/labels or prompts/dimensions"
+            )
+        missing = [slot for slot, _ in self.parts if slot in ("low", "high") and slot not in values]
+        if missing:
+            raise ConfigError(f"prompt {self.name} has a slot {{{{ {missing[0]} }}}}, but {target} has no scale")
+        parts = tuple(("words", values[slot]) if slot in values else (slot, words) for slot, words in self.parts)
+        return replace(self, parts=parts, digest=hash_json([self.digest, values]))
 
     def conversation(
         self, given: Input, label_set: LabelSet, *, shots: Sequence[Example] = (), order: Sequence[str] | None = None

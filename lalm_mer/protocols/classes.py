@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import pandas as pd
@@ -19,19 +20,18 @@ ClassCounts: TypeAlias = Mapping[int, Mapping[str, Mapping[str, int]]]
 """Fold -> split -> label of the task -> number of utterances, 0 included."""
 
 
-def count_classes(frame: pd.DataFrame, truths: Mapping[str, str], labels: Sequence[str]) -> ClassCounts:
-    """Count the classes of each split.
+def count_classes(frame: pd.DataFrame, truths: Mapping[str, Collection[str]], labels: Sequence[str]) -> ClassCounts:
+    """Count the classes of each split; an utterance with several labels counts for each of them.
 
     Args:
         frame: ``utterance_id``, ``fold``, ``split``, as in ``Folds``
-        truths: utterance id -> label
-        labels: the K labels of the task
+        truths: utterance id -> its labels
+        labels: the K labels of the task; none of a task on numbers
     """
     counts: dict[int, dict[str, dict[str, int]]] = {}
-    found = frame.assign(truth=frame["utterance_id"].map(truths))
-    for (fold, split), truth in found.groupby(["fold", "split"])["truth"]:
-        n = truth.value_counts()
-        counts.setdefault(int(str(fold)), {})[str(split)] = {label: int(n.get(label, 0)) for label in labels}
+    for (fold, split), of_split in frame.groupby(["fold", "split"])["utterance_id"]:
+        n = Counter(label for name in of_split for label in truths[name])
+        counts.setdefault(int(str(fold)), {})[str(split)] = {label: n[label] for label in labels}
     return counts
 
 

@@ -13,7 +13,8 @@ from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.notes import Split
 from lalm_mer.core.settings import setting
 from lalm_mer.core.spelling import normalised
-from lalm_mer.evaluation.metrics import METRICS, UAR
+from lalm_mer.evaluation.metrics import UAR
+from lalm_mer.evaluation.target_metrics import primary_metrics
 
 __all__ = ["COLUMNS", "SPLITS", "FoldRule", "InlineTask", "KnownSplit", "Protocol", "load_protocol"]
 
@@ -95,7 +96,7 @@ class Protocol:
     release: str | None = setting(None, help="the release of the corpus that 'known' describes")
     task: str | None = setting(None, help="name of a task of the corpus")
     inline_task: InlineTask | None = setting(None, help="the task itself, for a corpus without tasks")
-    primary_metric: str = setting(UAR, choices=lambda: tuple(METRICS), help="metric on dev that selects the checkpoint")
+    primary_metric: str = setting(UAR, choices=primary_metrics, help="metric on dev that selects the checkpoint")
     known: dict[int, dict[str, KnownSplit]] = setting(
         {}, help="fold -> split -> number of utterances and hash of their ids; a corpus that differs is reported"
     )

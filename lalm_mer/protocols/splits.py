@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -32,6 +32,8 @@ class Folds:
         shared: column -> largest number of its values that occur in two splits of a fold
         unknown: column of ``disjoint_in`` -> number of utterances without a value, for which it cannot be verified
         left_out: fold -> number of utterances of the task that are in none of its splits
+        extra_train: fold -> sorted ids of utterances without a label of the task that training by votes may use; they
+            are in no other split, and ``frame`` and ``digest`` do not contain them
     """
 
     frame: pd.DataFrame
@@ -40,6 +42,7 @@ class Folds:
     shared: dict[str, int]
     unknown: dict[str, int]
     left_out: dict[int, int]
+    extra_train: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def ids(self, fold: int, split: str) -> list[str]:
         """Utterance ids of one split of a fold, sorted.
@@ -117,26 +120,57 @@ def hash_ids(ids: list[str]) -> str:
     return hash_bytes("".join(f"{name}\n" for name in sorted(ids)).encode())
 
 
-def make_folds(utterances: pd.DataFrame, protocol: Protocol) -> Folds:
+def make_folds(utterances: pd.DataFrame, protocol: Protocol, voted: pd.DataFrame | None = None) -> Folds:
     """Assign utterances to folds and verify the claims of the protocol.
 
     ``utterances`` has ``utterance_id`` and ``COLUMNS`` of the utterances with a label of the task, and, for the rule
-    ``grouped``, ``truth``, that label.
+    ``grouped``, ``truth``, that label. ``voted`` has the same of utterances without a label that have votes: one is
+    added to train where utterances with the same values of the rule's columns are in train, and claims are verified
+    with it.
 
     Raises:
         ConfigError: if the column of the rule is empty, or the rule names groups that the corpus does not have
         SplitLeakError: naming fold, column and an example, if two splits share a value that must be disjoint
     """
     compared = folded_columns(utterances)
-    frames = [
-        pd.DataFrame({"utterance_id": utterances["utterance_id"], "fold": fold, "split": split}).dropna()
-        for fold, split in _assign(utterances, compared, protocol.folds, protocol.name)
-    ]
+    extra = None if voted is None else folded_columns(voted)
+    frames, extra_train = [], {}
+    for fold, split in _assign(utterances, compared, protocol.folds, protocol.name):
+        frames.append(pd.DataFrame({"utterance_id": utterances["utterance_id"], "fold": fold, "split": split}).dropna())
+        if voted is not None and extra is not None:
+            of_rule = (compared, extra) if protocol.folds.rule == "grouped" else (utterances, voted)
+            in_train = _like_train(*of_rule, split, protocol.folds)
+            extra_train[fold] = tuple(sorted(voted.loc[in_train, "utterance_id"]))
     frame = pd.concat(frames).sort_values(["fold", "split", "utterance_id"]).reset_index(drop=True)
-    shared, unknown = _verify(frame, compared, protocol)
+    shared, unknown = _verify(_with_extra(frame, extra_train), pd.concat([compared, extra]), protocol)
     rows = [[int(fold), split, name] for fold, split, name in frame[["fold", "split", "utterance_id"]].to_numpy()]
     left_out = {int(str(fold)): len(utterances) - len(of_fold) for fold, of_fold in frame.groupby("fold")}
-    return Folds(frame, protocol, hash_json(rows), shared, unknown, left_out)
+    return Folds(frame, protocol, hash_json(rows), shared, unknown, left_out, extra_train)
+
+
+def _like_train(utterances: pd.DataFrame, voted: pd.DataFrame, split: pd.Series, rule: FoldRule) -> pd.Series:
+    """Whether each voted utterance has the rule's values of utterances that are all in train."""
+    if rule.rule == "test":
+        return pd.Series(False, index=voted.index)
+    if rule.rule == "file":  # which may list utterances
+        listed = pd.read_csv(rule.file, dtype=str, keep_default_na=False)
+        split_of = dict(zip(listed[rule.column].map(normalised), listed["split"], strict=True))
+        if "fold" not in listed:
+            return voted[rule.column].map(split_of) == "train"
+    splits: dict[tuple[object, ...], set[object]] = {}
+    for key, of_key in zip(_keys(utterances, rule), split, strict=True):
+        splits.setdefault(key, set()).add(of_key)
+    return pd.Series([splits.get(key) == {"train"} for key in _keys(voted, rule)], index=voted.index, dtype=bool)
+
+
+def _keys(table: pd.DataFrame, rule: FoldRule) -> list[tuple[object, ...]]:
+    columns = [table[name].astype(object).where(table[name].notna(), None) for name in rule.needs]
+    return list(zip(*columns, strict=True))
+
+
+def _with_extra(frame: pd.DataFrame, extra_train: Mapping[int, tuple[str, ...]]) -> pd.DataFrame:
+    rows = [(name, fold, "train") for fold, names in extra_train.items() for name in names]
+    return pd.concat([frame, pd.DataFrame(rows, columns=frame.columns)]) if rows else frame
 
 
 def folded_columns(utterances: pd.DataFrame) -> pd.DataFrame:

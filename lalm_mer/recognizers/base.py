@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 
 __all__ = [
-    "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TrainingCollator", "true_indices",
+    "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TargetCollator", "TrainingCollator",
+    "kind_of", "scores_of", "targets_of", "true_indices",
 ]  # fmt: skip
 
 Batch = dict[str, Tensor]
@@ -92,7 +93,11 @@ class Setup(Protocol):
 
 
 class Recognizer(Protocol):
-    """An ``nn.Module`` that scores labels, with the collators that make its batches."""
+    """An ``nn.Module`` that scores labels, with the collators that make its batches.
+
+    One for a task of several labels or of numbers also has ``kind``, ``multi`` or ``scalar``, and ``targets``, the
+    names of its T labels or numbers; without them it is ``single``.
+    """
 
     @property
     def label_set(self) -> LabelSet:
@@ -130,11 +135,31 @@ class Recognizer(Protocol):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """``log_probs`` (B, K) of a batch to score, (B, P, K) if of several prompts; with ``truth`` (B,), index of the
         true label, also ``losses`` (B,) and ``items`` (B,), the number of terms in each loss. A batch to train on gives
-        only the last two.
+        only the last two. Other kinds than ``single`` give ``scores`` (B, T): logits of the presence of each label, or
+        numbers in the units of the corpus.
         """
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained, so that it can be loaded again."""
+
+
+def kind_of(recognizer: Any) -> Literal["single", "multi", "scalar"]:  # noqa: ANN401 a Recognizer
+    """Kind of the task of a recognizer: ``single`` unless it says another one."""
+    kind: Literal["single", "multi", "scalar"] = getattr(recognizer, "kind", "single")
+    return kind
+
+
+def targets_of(recognizer: Any) -> tuple[str, ...]:  # noqa: ANN401 a Recognizer
+    """The K labels of a recognizer, or the T numbers that it predicts."""
+    targets: tuple[str, ...] = (
+        recognizer.label_set.labels if kind_of(recognizer) == "single" else tuple(recognizer.targets)
+    )
+    return targets
+
+
+def scores_of(output: Batch) -> Tensor:
+    """``log_probs`` of labels, or ``scores`` of targets, in the output of a recognizer."""
+    return output["log_probs"] if "log_probs" in output else output["scores"]
 
 
 class LabelledCollator:
@@ -148,6 +173,21 @@ class LabelledCollator:
         """Collate B examples."""
         truth = true_indices(examples, self._label_set)
         return self._collator([example.input for example in examples]) | {"truth": truth, "labels": truth}
+
+
+class TargetCollator:
+    """Makes a batch to train on, or of dev, from that of a ``Collator``: adds ``target`` (B, T), and ``labels`` (B,),
+    which the Trainer counts and removes.
+    """
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Collate B examples, all with targets."""
+        target = torch.tensor([example.target for example in examples], dtype=torch.float32)
+        batch = self._collator([example.input for example in examples])
+        return batch | {"target": target, "labels": torch.zeros(len(target), dtype=torch.long)}
 
 
 def true_indices(examples: Sequence[Example], label_set: LabelSet) -> Tensor:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import seed_worker
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator
 from lalm_mer.recognizers.order import (
     GroupedByLength,
     TokenBatches,
@@ -76,7 +76,7 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
     tokens_per_batch: int | None
     rows: int
     _training_collator: TrainingCollator
-    _dev_collator: LabelledCollator
+    _dev_collator: TrainingCollator
     _test_collator: Collator
     _test_batches: list[list[int]]
     _train_sampler: GroupedByLength | TokenBatches | None = None

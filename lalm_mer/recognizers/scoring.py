@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logsumexp
 from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Batch, Scores
+from lalm_mer.recognizers.base import Batch, Scores, kind_of, scores_of, targets_of
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
 __all__ = [
-    "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer", "score_inputs",
+    "as_scores", "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer",
+    "score_inputs",
 ]  # fmt: skip
 
 
@@ -31,14 +32,23 @@ def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJ
         journal: keeps the scores on disk; those that it has are not computed again
     """
     recognizer = trainer.recognizer
+    kind, targets = kind_of(recognizer), targets_of(recognizer)
+    if kind != "single":
+        return Scores(kind, targets, as_scores(kind, trainer.score(inputs, recognizer.joint_collator, journal)))
     collator, content_free = recognizer.joint_collator, recognizer.content_free
     log_probs = _by_prompt(trainer.score(inputs, collator, journal))
     empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
-    return Scores("single", recognizer.label_set.labels, average_prompts(log_probs, empty))
+    return Scores(kind, targets, average_prompts(log_probs, empty))
+
+
+def as_scores(kind: str, output: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scores of targets from the output of a recognizer, (N, T): probabilities of logits of labels, or numbers."""
+    return np.asarray(expit(output) if kind == "multi" else output, dtype=np.float64)
 
 
 def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 1) -> Iterator[npt.NDArray[np.float64]]:  # noqa: ANN401 a Recognizer and nn.Module
-    """Label log-probabilities of each input in this process, (K,), averaged over the recognizer's prompts.
+    """Scores of each input in this process, (K,): label log-probabilities averaged over the recognizer's prompts, or
+    of other kinds than ``single`` those of ``as_scores``.
 
     Args:
         recognizer: a ``Recognizer``, on its device and in evaluation mode
@@ -65,12 +75,17 @@ def score_batch(
 ) -> npt.NDArray[np.float64]:
     """Label log-probabilities of a batch of the ``joint_collator``, (B, K), averaged over the recognizer's prompts.
 
+    Of other kinds than ``single`` they are those of ``as_scores``.
+
     Args:
         recognizer: as of ``score_inputs``
         batch: of B inputs
         content_free: result of ``content_free_scores``
     """
-    return average_prompts(_by_prompt(_log_probs(recognizer, batch)), content_free)
+    output = _log_probs(recognizer, batch)
+    if (kind := kind_of(recognizer)) != "single":
+        return as_scores(kind, output)
+    return average_prompts(_by_prompt(output), content_free)
 
 
 def average_prompts(
@@ -103,5 +118,5 @@ def _by_prompt(log_probs: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float6
 
 def _log_probs(module: nn.Module, batch: Batch) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
-        log_probs = run_batch(module, batch)["log_probs"]
+        log_probs = scores_of(run_batch(module, batch))
     return np.asarray(log_probs.float().cpu(), dtype=np.float64)

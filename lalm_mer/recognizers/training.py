@@ -23,13 +23,21 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from lalm_mer.core.errors import ModelError, PredictionError
-from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.output import writing
-from lalm_mer.evaluation.metrics import METRICS
-from lalm_mer.recognizers.base import Collator, LabelledCollator, TrainingCollator
+from lalm_mer.recognizers.base import (
+    Collator,
+    LabelledCollator,
+    TargetCollator,
+    TrainingCollator,
+    kind_of,
+    scores_of,
+    targets_of,
+)
 from lalm_mer.recognizers.batch_size import largest_divisor, leaving_no_trace
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
+from lalm_mer.recognizers.dev_metrics import dev_metrics
 from lalm_mer.recognizers.loaders import POSITION, Examples, Inputs, LoadingTrainer
+from lalm_mer.recognizers.losses import Loss
 from lalm_mer.recognizers.order import longest_first
 from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
@@ -37,7 +45,7 @@ from lalm_mer.recognizers.waiting import Waiting, measured_waiting
 
 __all__ = ["Examples", "Inputs", "RecognizerTrainer"]
 
-_TRUTH = "truth"
+_TRUTH, _TARGET = "truth", "target"
 
 
 class RecognizerTrainer(LoadingTrainer):
@@ -48,9 +56,12 @@ class RecognizerTrainer(LoadingTrainer):
         args: of transformers
         train_examples: None without training
         dev_examples: select the checkpoint; None without training, or if the last weights are wanted
-        class_weights: factor of the training loss of each of the K classes, 1 on average over the training examples;
-            None for equal weights. The sum is still divided by the number of items, so that 8 x 1 equals 1 x 8; if an
-            item is a token and answers differ in length, this scales the loss slightly. Dev loss is not weighted
+        loss: of scores and targets; None for plain cross-entropy, or the contrastive loss of CLAP, which the recognizer
+            computes in its ``forward``
+        class_weights: without ``loss``: factor of the training loss of each of the K classes, 1 on average over the
+            training examples; None for equal weights. The sum is still divided by the number of items, so that 8 x 1
+            equals 1 x 8; if an item is a token and answers differ in length, this scales the loss slightly. Dev loss is
+            not weighted
         tokens_per_batch: about the largest number of tokens of a batch to train on, dev and scored ones included, in
             place of the batch sizes of ``args``; needs batches with ``input_ids``, and examples with ``lengths``
         callbacks: of transformers
@@ -63,15 +74,20 @@ class RecognizerTrainer(LoadingTrainer):
         *,
         train_examples: Examples | None = None,
         dev_examples: Examples | None = None,
+        loss: Loss | None = None,
         class_weights: Sequence[float] | None = None,
         tokens_per_batch: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         recognizer: Any = model
         self.recognizer: Any = recognizer  # a Recognizer, without an engine's wrapper
+        self._loss, self._kind = loss, kind_of(recognizer)
+        self._targets = targets_of(recognizer)
         self._training_collator: TrainingCollator = recognizer.training_collator
-        self._label_set: LabelSet = recognizer.label_set
-        self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], self._label_set)
+        if loss is None:
+            self._dev_collator = LabelledCollator(recognizer.scoring_collators[0], recognizer.label_set)
+        else:
+            self._training_collator = self._dev_collator = TargetCollator(recognizer.joint_collator)
         self.tokens_per_batch = tokens_per_batch
         self.waiting: dict[str, Waiting] = {}  # of training, and of all scoring
         self._waiting = Waiting()  # of the training that runs
@@ -205,7 +221,9 @@ class RecognizerTrainer(LoadingTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Loss of a training batch, weighted by class."""
-        if self._class_weights is not None:
+        if self._loss is not None:
+            self.compute_loss_func = partial(_mean_of_loss, self._loss, inputs.pop("target"))
+        elif self._class_weights is not None:
             weights = self._class_weights.to(inputs["truth"].device)[inputs["truth"]]
             self.compute_loss_func = partial(_mean_loss, weights=weights)
         return super().compute_loss(model, inputs, *args, **kwargs)
@@ -224,15 +242,21 @@ class RecognizerTrainer(LoadingTrainer):
         inputs = self._prepare_inputs(inputs)
         position = inputs.pop(POSITION)
         inputs.pop("labels", None)
+        target = inputs.pop(_TARGET, None)
         with torch.no_grad(), self.compute_loss_context_manager():
             output = model(**inputs)
-        log_probs = output["log_probs"].float()
-        if _TRUTH not in inputs:
-            self._arriving.add(*self.accelerator.gather(self._filled(position, log_probs)))
+        scores = scores_of(output).float()
+        if _TRUTH not in inputs and target is None:
+            self._arriving.add(*self.accelerator.gather(self._filled(position, scores)))
             return None, None, None
-        extra = torch.stack([output["losses"], output["items"]], dim=1).float()
-        truth = torch.stack([inputs[_TRUTH], position], dim=1)
-        scored, known = self._filled(torch.cat([log_probs, extra], dim=1), truth)
+        if target is None:
+            losses, items, truth = output["losses"], output["items"], inputs[_TRUTH][:, None]
+        else:
+            assert self._loss is not None
+            losses, truth = self._loss.on_dev(output, target), target.double()  # positions are whole numbers
+            items = torch.ones_like(losses)
+        extra = torch.stack([losses, items], dim=1).float()
+        scored, known = self._filled(torch.cat([scores, extra], dim=1), torch.cat([truth, position[:, None]], dim=1))
         return None, scored, known
 
     def _filled(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -241,15 +265,13 @@ class RecognizerTrainer(LoadingTrainer):
         return tuple(pad(each, (0, 0) * (each.ndim - 1) + (0, missing), value=NO_POSITION) for each in tensors)
 
     def _dev_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        known = prediction.label_ids[:, 1]
+        known = prediction.label_ids[:, -1]
         rows = [row for row in np.sort(np.unique(known, return_index=True)[1]) if known[row] != NO_POSITION]
         found = prediction.predictions[rows]  # each utterance once
-        log_probs, (losses, items) = found[:, :-2], found[:, -2:].T
-        labels = self._label_set.labels
-        truth = [labels[index] for index in prediction.label_ids[rows, 0]]
-        predicted = [labels[index] for index in log_probs.argmax(axis=1)]
-        scores = {name: metric.from_labels(truth, predicted, labels) for name, metric in METRICS.items()}
-        return {"loss": float(losses.sum() / items.sum()), **scores}
+        scores, (losses, items) = found[:, :-2], found[:, -2:].T
+        truth = prediction.label_ids[rows, :-1]
+        metrics = dev_metrics(self._kind, self._targets, truth, scores)
+        return {"loss": float(losses.sum() / items.sum()), **metrics}
 
     # A resumed run ends with the same results as an uninterrupted one
 
@@ -350,6 +372,18 @@ class RecognizerTrainer(LoadingTrainer):
         persistent = self.model.state_dict().keys()
         buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in modules]
         return trained + [name for name in buffers if name in persistent]
+
+
+def _mean_of_loss(
+    loss: Loss,
+    target: Tensor,
+    outputs: dict[str, Tensor],
+    labels: object,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """Sum of a loss over the examples, divided by the examples of the accumulated batch."""
+    losses = loss(outputs, target)
+    return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _mean_loss(

@@ -1,4 +1,4 @@
-"""Label probabilities of new recordings by any recognizer; one that cannot be predicted is a row with the reason."""
+"""Predictions for new recordings by any recognizer; one that cannot be predicted is a row with the reason."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lalm_mer.core.names import uses_transcript
 from lalm_mer.core.output import atomic_path
 from lalm_mer.core.plain_text import plain_cells
 from lalm_mer.core.schema import Input
+from lalm_mer.evaluation.target_metrics import THRESHOLD
+from lalm_mer.recognizers.base import kind_of, targets_of
 from lalm_mer.recognizers.scoring import score_inputs
 from lalm_mer.serving.recordings import Recording, Window, cut_windows, find_recordings, load_channels
 
@@ -32,8 +34,11 @@ class Prediction:
         start_s: start in the recording, in seconds; None if it was not decoded
         end_s: its end, in seconds
         channel: number of the channel from 1; None if the channels are mixed down
-        reason: why there are no probabilities; None if there are
-        probabilities: label -> probability, with sum 1; None if there is a reason
+        reason: why there is no prediction; None if there is one
+        probabilities: label -> probability, with sum 1 unless several labels may be present; None for numbers, and if
+            there is a reason
+        numbers: dimension -> number, of a recognizer that predicts numbers
+        several: whether several labels may be present
     """
 
     path: str
@@ -42,10 +47,14 @@ class Prediction:
     channel: int | None = None
     reason: str | None = None
     probabilities: Mapping[str, float] | None = None
+    numbers: Mapping[str, float] | None = None
+    several: bool = False
 
     @property
     def prediction(self) -> str | None:
-        """The most probable label; None if there is a reason."""
+        """The most probable label, or the labels that are present, joined by ``+``; None for numbers or a reason."""
+        if self.several and self.probabilities:
+            return "+".join(label for label, value in self.probabilities.items() if value >= THRESHOLD)
         return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
 
 
@@ -125,19 +134,26 @@ def _scored(
 ) -> Iterator[Prediction]:
     inputs = [given for _, given in rows if given is not None]
     scores = score_inputs(recognizer, inputs, batch_size=batch_size)
-    labels = recognizer.label_set.labels
+    kind, targets = kind_of(recognizer), targets_of(recognizer)
     for row, given in rows:
         if given is None:
             yield row
             continue
-        probabilities = np.exp(next(scores))
-        yield replace(row, probabilities=dict(zip(labels, map(float, probabilities), strict=True)))
+        found = next(scores)
+        values = dict(zip(targets, map(float, np.exp(found) if kind == "single" else found), strict=True))
+        if kind == "scalar":
+            yield replace(row, numbers=values)
+        else:
+            yield replace(row, probabilities=values, several=kind == "multi")
 
 
-def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) -> pd.DataFrame:
+def predictions_table(
+    predictions: Iterable[Prediction], targets: Sequence[str], *, numbers: bool = False
+) -> pd.DataFrame:
     """One row per prediction: ``path``, ``start_s``, ``end_s``, ``channel``, ``status`` (scored, unscored), ``reason``,
-    ``prediction`` and ``prob_<label>``; a missing value is null.
+    ``prediction`` and ``prob_<label>``, or ``score_<target>`` of ``numbers``; a missing value is null.
     """
+    prefix = "score_" if numbers else "prob_"
     rows = [
         {
             "path": each.path,
@@ -147,7 +163,7 @@ def predictions_table(predictions: Iterable[Prediction], labels: Sequence[str]) 
             "status": "unscored" if each.reason else "scored",
             "reason": each.reason,
             "prediction": each.prediction,
-            **{f"prob_{label}": (each.probabilities or {}).get(label) for label in labels},
+            **{prefix + target: (each.probabilities or each.numbers or {}).get(target) for target in targets},
         }
         for each in predictions
     ]

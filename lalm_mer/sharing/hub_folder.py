@@ -22,7 +22,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
-from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord
+from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
@@ -119,6 +119,8 @@ def assemble(
 def complete_adapter(run_folder: Path) -> Path:
     """Add processor, prompt, labels and card to ``adapter/`` of a finished run; returns that folder.
 
+    The adapter of a run on several labels or on numbers, which is not shared, is left as it is.
+
     Its config still names the base model as the run did, by a path if it was a local folder.
 
     Raises:
@@ -127,6 +129,8 @@ def complete_adapter(run_folder: Path) -> Path:
         PredictionError: if the run folder is malformed
     """
     folder = run_folder / ADAPTER
+    if read_record(run_folder / RUN_FILE).task_kind != "single":
+        return folder
     if not (folder / LABELS).is_file():  # the file that is written last
         with writing(folder):
             _description(_finished(run_folder), run_folder).write(folder)
@@ -216,6 +220,11 @@ def _finished(folder: Path) -> Run:
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json: the run is not finished; rerun its command to resume it")
+    if run.record.task_kind != "single":
+        raise AdapterError(
+            f"{folder}: its task is {run.record.task_kind}; only an adapter for one label an utterance is pushed; "
+            "lalm-mer predict opens the run folder"
+        )
     if run.record.method not in ADAPTERS:
         raise AdapterError(f"{folder}: method {run.record.method}; only a run that trained an adapter has one to push")
     return run

@@ -31,7 +31,8 @@ PublicRecord = NewType("PublicRecord", RunRecord)
 """A record that may be shared, the result of ``public_record``."""
 
 SHARED_SETTINGS = (
-    "seed", "objective", "data.transcript_source", "data.without_audio", "split.fold",
+    "seed", "loss.kind", "loss.soft_labels", "loss.focal_gamma", "loss.logit_adjustment", "loss.label_smoothing",
+    "data.transcript_source", "data.without_audio", "split.fold",
     "prompt.shots", "prompt.context_turns", "prompt.label_orders", "prompt.label_score",
     "model.family", "model.dtype", "model.attn_implementation", "model.full_window", "model.quantization",
     "adapter.kind", "adapter.towers", "adapter.full", "adapter.r", "adapter.lora_alpha", "adapter.lora_dropout",
@@ -52,7 +53,7 @@ SHARED_SETTINGS = (
 SHARED_WORDS = frozenset(
     {
         *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
-        *names.OBJECTIVES, *names.OPTIMIZERS, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
+        *names.LOSSES, *names.OPTIMIZERS, *KINDS, *SAMPLINGS, *DIRECTIONS, *(kind.value for kind in SchedulerType),
         "refuse", "read", "epoch", "steps", "none", "balanced", "white", "random", "group_by_length",
         "audio_tower", "projector", "language_model",
     }

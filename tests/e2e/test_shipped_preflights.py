@@ -15,7 +15,7 @@ from lalm_mer.launch.run import preflight
 SECTIONS = {"recipes/zero_shot.py": "scoring", "recipes/finetune.py": "train"}
 RUNS = [file for file in of_recipe("zero_shot", "finetune") if file != SERVED]
 _OVERRIDES = {file: shlex.split(opening(file)["One override"]) for file in RUNS}
-_CHANGES = ("model.family", "prompt", "objective")
+_CHANGES = ("model.family", "prompt", "loss")
 OVERRIDDEN = [file for file, (first, *_) in _OVERRIDES.items() if first.startswith(_CHANGES)]
 
 

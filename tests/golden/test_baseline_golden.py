@@ -16,6 +16,7 @@ from lalm_mer.recognizers.baselines.settings import (
     SequenceSettings,
     TranscriptBranchSettings,
 )
+from lalm_mer.recognizers.losses import Loss
 
 LABELS = ("happy", "sad")
 LOSSES = [0.698338, 0.656656, 0.630764, 0.587060, 0.578140, 0.505575]
@@ -50,17 +51,19 @@ def test_shapes_and_losses_of_the_first_steps(tmp_path):
         transcript=TranscriptBranchSettings(
             sequence=SequenceSettings(channels=16), encoder=TextEncoderSettings(kind="scratch")
         ),
-        label_smoothing=0.1,
     )
     torch.manual_seed(0)
     network = build_network(settings, LABELS, [each.input for each in given], cache_dir=tmp_path)
     weights = network.state_dict()
     assert {name: tuple(weights[name].shape) for name in SHAPES} == SHAPES
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    smoothed = Loss("single", "cross_entropy", label_smoothing=0.1)
     losses = []
     for _ in LOSSES:
-        batch = {name: tensor for name, tensor in network.training_collator(given).items() if name != "labels"}
-        loss = network.train()(**batch)["losses"].mean()
+        batch = network.training_collator(given)
+        target = torch.nn.functional.one_hot(batch.pop("truth"), 2).float()
+        del batch["labels"]
+        loss = smoothed(network.train()(**batch), target).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

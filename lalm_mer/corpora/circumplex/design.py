@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from lalm_mer.core.errors import CorpusError
 
 __all__ = [
-    "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "SPEAKERS", "SPLITS", "VARIANTS", "WORDS", "Carrier", "Cell", "Speaker",
-    "Word", "cells", "check", "label", "labels", "shown_word", "spoken_word", "transcript",
+    "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "RANGES", "RATERS", "SPEAKERS", "SPLITS", "VARIANTS", "WORDS", "Carrier",
+    "Cell", "Speaker", "Word", "cells", "check", "dimensions", "label", "labels", "shown_word", "simulated_votes",
+    "spoken_word", "transcript",
 ]  # fmt: skip
 
 SPLITS = ("train", "dev", "test")
@@ -27,6 +28,12 @@ QUADRANTS = {
     ("pleasant", "calm"): "content",
     ("unpleasant", "calm"): "sad",
 }
+_OPPOSITE = {"pleasant": "unpleasant", "unpleasant": "pleasant", "calm": "aroused", "aroused": "calm"}
+RANGES = {"valence": [1, 5], "arousal": [1, 5]}
+RATERS = "simulated"
+"""Channel of the simulated raters in the column ``ratings``."""
+_LOW, _HIGH = 2.0, 4.0  # on the scales of RANGES
+_AGREEMENT = 0.8  # probability that a simulated rater reports the valence of an utterance, and as much for its arousal
 TRAIN_WORDS_PER_CELL = 2  # half of them pleasant; dev and test are fully crossed
 
 
@@ -240,6 +247,44 @@ def label(variant: str, cell: Cell) -> str:
     if variant != "sarcastic":
         return QUADRANTS[cell.word.valence, cell.arousal]
     return "positive" if (cell.word.valence == "pleasant") == (cell.arousal == "calm") else "negative"
+
+
+def dimensions(variant: str, cell: Cell) -> tuple[float, float]:
+    """Valence and arousal of the label: 2 or 4 on scales from 1 to 5, which follow from the design and from no rater.
+
+    In the sarcastic variant the valence is the intended one.
+    """
+    pleasant = label(variant, cell) == "positive" if variant == "sarcastic" else cell.word.valence == "pleasant"
+    return _HIGH if pleasant else _LOW, _HIGH if cell.arousal == "aroused" else _LOW
+
+
+def simulated_votes(variant: str, cell: Cell, raters: int, seed: int = 0) -> dict[str, int]:
+    """Votes of simulated raters for labels of the variant: no person has rated anything.
+
+    Each rater reports the valence of the label with probability 0.8 and else the opposite, and independently its
+    arousal likewise, so that the raters of some utterances do not agree.
+
+    Args:
+        variant: one of ``VARIANTS``
+        cell: the utterance
+        raters: number of raters
+        seed: seed of the votes
+
+    Returns:
+        label -> number of votes, without labels that got none
+    """
+    draws = random.Random(f"circumplex/raters/{seed}/{cell.utterance_id}")
+    true, votes = label(variant, cell), dict.fromkeys(labels(variant), 0)
+    for _ in range(raters):
+        right_valence, right_arousal = (draws.random() < _AGREEMENT for _ in range(2))
+        if variant == "sarcastic":
+            other = "negative" if true == "positive" else "positive"
+            votes[true if right_valence else other] += 1
+            continue
+        valence = cell.word.valence if right_valence else _OPPOSITE[cell.word.valence]
+        arousal = cell.arousal if right_arousal else _OPPOSITE[cell.arousal]
+        votes[QUADRANTS[valence, arousal]] += 1
+    return {name: n for name, n in votes.items() if n}
 
 
 def labels(variant: str) -> tuple[str, ...]:

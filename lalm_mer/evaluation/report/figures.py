@@ -18,6 +18,7 @@ from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.plain_text import printable
 from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import UAR
+from lalm_mer.evaluation.target_metrics import default_metric, metric_called
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
 
@@ -87,10 +88,11 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def curves(row: Row) -> str:
-    """Loss and dev UAR by step, one line per run that was trained in steps."""
+    """Loss and the default metric on dev, such as UAR, by step, one line per run that was trained in steps."""
     trained = [run for run in row.runs if not run.history.empty]
     missing = [note.n or 0 for note in row.record.notes if (note.code, note.split) == (NoteCode.MISSING_CLASSES, "dev")]
-    chance = 100 / (len(row.record.labels) - sum(missing))
+    chance = 100 / (len(row.record.labels) - sum(missing)) if row.kind == "single" else None
+    main, factor = metric_called(default_metric(row.kind)), 1 if row.kind == "scalar" else 100
     width = 1.6 if len(trained) == 1 else 1.0
     opacity = 1.0 if len(trained) <= 3 else 0.55
     style: dict[str, Any] = {"linewidth": width, "alpha": opacity, "markersize": 3}
@@ -105,14 +107,15 @@ def curves(row: Row) -> str:
                         part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style, **look
                     )
                 if split == "dev" and len(part):
-                    recall.plot(part["step"], 100 * part[UAR].astype(float), **style, **look)
-        recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
-        recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
-                    color=_CHANCE, fontsize=9)  # fmt: skip
+                    recall.plot(part["step"], factor * part[main.name].astype(float), **style, **look)
+        if chance is not None:
+            recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
+            recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
+                        color=_CHANCE, fontsize=9)  # fmt: skip
         if loss.get_legend_handles_labels()[0]:
             loss.legend(frameon=False, fontsize=9)
         loss.set_title("loss", loc="left")
-        recall.set_title("dev UAR, percent", loc="left")
+        recall.set_title(f"dev {main.short_title}{', percent' if factor > 1 else ''}", loc="left")
         for axes in (loss, recall):
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -14,9 +14,10 @@ from lalm_mer.core.names import ADAPTERS, BASELINE, LATE_FUSION, LINEAR, ZERO_SH
 from lalm_mer.core.notes import sentence
 from lalm_mer.core.output import write_text
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
-from lalm_mer.evaluation.metrics import METRICS, UAR
+from lalm_mer.evaluation.metrics import UAR
 from lalm_mer.evaluation.report.figures import curves, forest
-from lalm_mer.evaluation.report.text import difference_text, interval_text, p_text, percent, with_interval
+from lalm_mer.evaluation.report.text import difference_text, interval_text, p_text, percent, value_text, with_interval
+from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
 
 __all__ = ["html_template", "render_report", "write_report"]
 
@@ -45,7 +46,9 @@ def render_report(comparison: Comparison, command: str | None = None) -> str:
     corpora = dict.fromkeys(row.record.corpus for row in comparison.rows)
     return html_template("lalm_mer.evaluation", "report", "report.html.jinja").render(
         title=f"Emotion recognition on {', '.join(corpora)}",
-        metrics=list(METRICS.values()),
+        metrics=[metric_called(name) for name in metric_names(comparison.rows[0].kind)],
+        single=comparison.rows[0].kind == "single",
+        main=metric_called(default_metric(comparison.rows[0].kind)),
         blocks=[_block(rows) for rows in comparison.blocks().values()],
         synthetic=sorted({run.record.corpus for run in runs if run.record.synthetic}),
         all_synthetic=all(run.record.synthetic for run in runs),
@@ -68,16 +71,23 @@ def _name(row: Row) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     """The compared rows and the best of them, in one sentence."""
-    record, uar = rows[0].record, [row.scores[UAR] for row in rows]
+    record, uar = rows[0].record, [row.scores[default_metric(rows[0].kind)] for row in rows]
     best = max(range(len(rows)), key=lambda place: (rows[place].is_plain, uar[place]["value"]))
     speakers = uar[best]["n_clusters"]
     who = "" if speakers is None else f" by {_count(speakers, 'speaker')}"
     kind = "synthetic utterances" if record.synthetic else "utterances"
-    value = f"{percent(uar[best]['value'])}% (95% interval {interval_text(uar[best])})"
+    if rows[0].kind == "single":
+        value = f"{percent(uar[best]['value'])}% (95% interval {interval_text(uar[best])})"
+    else:
+        value = value_text(metric_called(default_metric(rows[0].kind)), uar[best]["value"])
     n = rows[0].utterances()
     recognizers = _count(len({row.record.recognizer for row in rows}), "recognizer")
     tested = "One recognizer was" if len(rows) == 1 else f"{len(rows)} settings of {recognizers} were"
-    found = "its UAR is" if len(rows) == 1 else f"the highest UAR is that of {_name(rows[best])}:"
+    title = metric_called(default_metric(rows[0].kind)).short_title
+    found = f"its {title} is" if len(rows) == 1 else f"the highest {title} is that of {_name(rows[best])}:"
+    if rows[0].kind != "single":
+        targets = ", ".join(record.labels)
+        return f"{tested} tested on {n:,} {kind}{who} of the corpus {record.corpus}, {targets}; {found} {value}."
     return (
         f"{tested} tested on {n:,} {kind}{who} of the corpus {record.corpus}, {rows[0].described_classes}; {found} "
         f"{value}, where chance is {percent(rows[0].chance)}%."
@@ -88,22 +98,16 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
     """Values of the template for one corpus and protocol."""
     record = rows[0].record
     names = [_name(row) for row in rows]
-    values = [with_interval(row.scores[UAR]) for row in rows]
-    stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+    main = default_metric(rows[0].kind)
     return {
         "title": f"{record.corpus}, protocol {record.protocol}",
         "record": record,
         "summary": _summary(rows),
         "n_labels": len(record.labels),
-        "n_classes": len(rows[0].classes),
-        "described_classes": rows[0].described_classes,
-        "chance": percent(rows[0].chance),
-        "several_seeds": any(len(row.uar_by_seed) > 1 for row in rows),
+        **(_of_classes(rows, names) if rows[0].kind == "single" else {"by_target": _by_target(rows)}),
+        "several_seeds": any(len(row.by_seed) > 1 for row in rows),
         "table": _table(rows),
-        "interval_methods": list(dict.fromkeys(row.scores[UAR]["method"] for row in rows)),
-        "forest": forest(rows, names),
-        "forest_alt": f"Forest plot of UAR in percent with 95% intervals. {stated}.",
-        "confusions": [_confusion(row) for row in rows],
+        "interval_methods": list(dict.fromkeys(row.scores[main]["method"] for row in rows)),
         "curves": [_curves(row) for row in rows if any(not run.history.empty for run in row.runs)],
         "untrained": [_name(row) for row in rows if all(run.history.empty for run in row.runs)],
         "folds": ", ".join(map(str, rows[0].folds)),
@@ -111,18 +115,53 @@ def _block(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def _of_classes(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+    """Values of the template that only a task of one label an utterance has."""
+    values = [with_interval(row.scores[UAR]) for row in rows]
+    stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+    return {
+        "n_classes": len(rows[0].classes),
+        "described_classes": rows[0].described_classes,
+        "chance": percent(rows[0].chance),
+        "forest": forest(rows, names),
+        "forest_alt": f"Forest plot of UAR in percent with 95% intervals. {stated}.",
+        "confusions": [_confusion(row) for row in rows],
+    }
+
+
+def _by_target(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """All metrics of each target, for each row."""
+    metrics = [metric_called(name) for name in metric_names(rows[0].kind)]
+    return [
+        {
+            "name": _name(row),
+            "target": target,
+            "cells": [value_text(metric, row.scores[metric.name]["by_target"][target]) for metric in metrics],
+        }
+        for row in rows
+        for target in row.record.labels
+    ]
+
+
 def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     plain = [row for row in rows if row.is_plain]
-    best = {key: max((row.scores[key]["value"] for row in plain), default=1.0) for key in METRICS}
+    metrics = [metric_called(name) for name in metric_names(rows[0].kind)]
+    values = {metric.name: [row.scores[metric.name]["value"] for row in plain] for metric in metrics}
+    best = {
+        metric.name: (min if isinstance(metric, TargetMetric) and not metric.greater_is_better else max)(
+            values[metric.name], default=1.0
+        )
+        for metric in metrics
+    }
     table = []
     for row in rows:
         cells = []
-        for key in METRICS:
-            metric = row.scores[key]
-            is_best = len(plain) > 1 and row.is_plain and metric["value"] >= best[key] - _TIE
-            sd = None if row.uar_sd is None or key != UAR else percent(row.uar_sd)
-            interval = interval_text(metric)
-            cells.append({"value": percent(metric["value"]), "sd": sd, "interval": interval, "best": is_best})
+        for metric in metrics:
+            found = row.scores[metric.name]
+            is_best = len(plain) > 1 and row.is_plain and abs(found["value"] - best[metric.name]) <= _TIE
+            sd = None if row.sd is None or metric.name != metrics[0].name else value_text(metric, row.sd)
+            value, interval = value_text(metric, found["value"]), interval_text(found)
+            cells.append({"value": value, "sd": sd, "interval": interval, "best": is_best})
         table.append(
             {
                 "row": row,
@@ -164,7 +203,7 @@ def _pair(pair: Pair, pairs: Sequence[Pair]) -> dict[str, Any]:
         "corpus": pair.a.record.corpus,
         "a": _name(pair.a),
         "b": _name(pair.b),
-        "points": f"{100 * test.difference:+.1f}",
+        "points": f"{test.difference:+.3f}" if pair.a.kind == "scalar" else f"{100 * test.difference:+.1f}",
         "interval": difference_text(test.interval),
         "p": p_text(test.p_value),
         "holm": p_text(pair.p_holm),
@@ -187,7 +226,7 @@ def _confusion(row: Row) -> dict[str, Any]:
         ]
         lines.append({"label": label, "cells": cells, "recall": percent(row.scores["recalls"][label])})
     columns = [named.get(name, name) for name in matrix["columns"]]
-    return {"name": _name(row), "columns": columns, "rows": lines, "seeds": len(row.uar_by_seed)}
+    return {"name": _name(row), "columns": columns, "rows": lines, "seeds": len(row.by_seed)}
 
 
 def _shade(share: float) -> str:
@@ -197,19 +236,23 @@ def _shade(share: float) -> str:
 
 
 def _curves(row: Row) -> dict[str, Any]:
-    parts = []
+    parts, main = [], metric_called(default_metric(row.kind))
+    unit = "" if row.kind == "scalar" else "%"
     for run in row.runs:
         dev = run.history[run.history["split"] == "dev"]
         if len(dev):
-            highest = dev[UAR].astype(float).max()
-            parts.append(f"fold {run.record.fold} seed {run.record.seed}: highest dev UAR {percent(float(highest))}%")
+            highest = value_text(main, float(dev[main.name].astype(float).max()))
+            place = f"fold {run.record.fold} seed {run.record.seed}"
+            parts.append(f"{place}: highest dev {main.short_title} {highest}{unit}")
     name, n = _name(row), sum(not run.history.empty for run in row.runs)
-    alt = f"Loss and dev UAR by optimizer step of {name}. " + "; ".join(parts)
+    alt = f"Loss and dev {main.short_title} by optimizer step of {name}. " + "; ".join(parts)
     return {"name": name, "image": curves(row), "alt": alt, "n": n}
 
 
 def _denominators(row: Row) -> dict[str, Any]:
     scores = row.scores
+    if row.kind != "single":
+        return {"name": _name(row), "scores": scores, "absent": "", "by_fold": "", "without_unparsed": ""}
     absent = ", ".join(f"{label} (in {_count(count, 'seed')})" for label, count in scores["absent_labels"].items())
     return {"name": _name(row), "scores": scores, "absent": absent, "by_fold": _absent_by_fold(row),
             "without_unparsed": percent(scores["without_unparsed"][UAR])}  # fmt: skip

@@ -8,11 +8,12 @@ from typing import Any
 
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.intervals import Interval
-from lalm_mer.evaluation.metrics import METRICS, UAR
+from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
+from lalm_mer.evaluation.target_metrics import TARGET_METRICS, TargetMetric, default_metric, metric_called, metric_names
 
 __all__ = [
     "aligned", "comparison_text", "difference_text", "figure_text", "interval_text", "metrics_text", "p_text",
-    "pair_text", "percent", "values_text", "with_interval",
+    "pair_text", "percent", "value_text", "values_text", "with_interval",
 ]  # fmt: skip
 
 
@@ -96,13 +97,45 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def figure_text(metrics: Mapping[str, Any]) -> str:
-    """The UAR with its 95% interval, or why there is none, and the number of utterances, from metrics.json."""
+    """The UAR with its 95% interval, or why there is none, and the number of utterances, from metrics.json.
+
+    Of tasks with several labels or numbers all metrics, each with the values of the targets.
+    """
+    if "kind" in metrics:
+        return _target_figures(metrics)
     uar = metrics[UAR]
     has_ends = uar["low"] is not None
     interval = f"95% interval {percent(uar['low'])} to {percent(uar['high'])}" if has_ends else uar["method"]
     left_out = [f"{count} {name}" for name in ("unparsed", "unscored") if (count := metrics[f"n_{name}"])]
     errors = f" ({', '.join(left_out)})" if left_out else ""
-    return f"UAR {percent(uar['value'])} ({interval}), n = {metrics['n']}{errors}"
+    votes = metrics.get("votes") or {"n": 0}
+    agreement = f"; KL of the votes {votes['kl']:.3f} (n = {votes['n']})" if votes["n"] else ""
+    return f"UAR {percent(uar['value'])} ({interval}), n = {metrics['n']}{errors}{agreement}"
+
+
+def value_text(metric: Metric | TargetMetric, value: float | None) -> str:
+    """A value of a metric: in percent if it is a share, else with three decimals.
+
+    Example:
+        >>> from lalm_mer.evaluation.target_metrics import metric_called
+        >>> value_text(metric_called("uar"), 0.5), value_text(metric_called("ccc"), 0.5)
+        ('50.0', '0.500')
+    """
+    is_share = not isinstance(metric, TargetMetric) or metric.is_share
+    return percent(value) if is_share or value is None else f"{value:.3f}"
+
+
+def _target_figures(metrics: Mapping[str, Any]) -> str:
+    parts = []
+    for name in metric_names(metrics["kind"]):
+        metric, found = metric_called(name), metrics[name]
+        single = (
+            f" ({', '.join(f'{target} {value_text(metric, value)}' for target, value in found['by_target'].items())})"
+        )
+        shown = single if name == default_metric(metrics["kind"]) and len(metrics["targets"]) > 1 else ""
+        parts.append(f"{metric.short_title} {value_text(metric, found['value'])}{shown}")
+    unscored = f" ({metrics['n_unscored']} unscored)" if metrics["n_unscored"] else ""
+    return f"{', '.join(parts)}, n = {metrics['n']}{unscored}"
 
 
 def metrics_text(scores: dict[str, Any]) -> str:
@@ -134,15 +167,16 @@ def metrics_text(scores: dict[str, Any]) -> str:
 
 def values_text(values: Sequence[Mapping[str, Any]]) -> str:
     """Means and standard deviations over seeds and over folds, from ``values_by_part``."""
-    header = [metric.short_title for metric in METRICS.values()]
-    rows = [["recognizer", "unparsed", "mean ± sd", *header]]
+    known: list[Metric | TargetMetric] = [*METRICS.values(), *TARGET_METRICS.values()]
+    metrics = [metric for metric in known if metric.column in values[0]]
+    rows = [["recognizer", "unparsed", "mean ± sd", *(metric.short_title for metric in metrics)]]
     for mean, deviation in pairwise(values):
         if not mean["part"].startswith("mean_over_"):
             continue
         cells = [
-            percent(mean[metric.column])
-            + ("" if deviation[metric.column] is None else f" ± {percent(deviation[metric.column])}")
-            for metric in METRICS.values()
+            value_text(metric, mean[metric.column])
+            + ("" if deviation[metric.column] is None else f" ± {value_text(metric, deviation[metric.column])}")
+            for metric in metrics
         ]
         name = " ".join(str(mean[key]) for key in ("recognizer", "method", "modalities", "condition") if key in mean)
         over = mean["part"].removeprefix("mean_").replace("_", " ")
@@ -154,6 +188,9 @@ def comparison_text(comparison: Comparison) -> str:
     """Table and paired tests of a comparison, with one block for each corpus and protocol."""
     parts = []
     for (corpus, protocol), rows in comparison.blocks().items():
+        if rows[0].kind != "single":
+            parts.append(_target_table(corpus, protocol, rows))
+            continue
         synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
         unparsed = any(row.utterances("unparsed") for row in rows)
         cells = [_cells(row, unparsed=unparsed) for row in rows]
@@ -163,6 +200,34 @@ def comparison_text(comparison: Comparison) -> str:
     if comparison.pairs:
         parts.append("Paired tests, sign flips by speaker\n" + "\n".join(pair_text(pair) for pair in comparison.pairs))
     return "\n\n".join(parts)
+
+
+def _target_table(corpus: str, protocol: str, rows: Sequence[Row]) -> str:
+    """The table of a task with several labels or numbers: its metrics, and the primary one by target."""
+    kind, targets = rows[0].kind, rows[0].record.labels
+    synthetic = "SYNTHETIC DATA, " if rows[0].record.synthetic else ""
+    main = metric_called(default_metric(kind))
+    header = ["recognizer", "modalities", "method", "n", "unscored"]
+    header += [metric_called(name).short_title for name in metric_names(kind)]
+    header += [f"{main.short_title} {target}" for target in targets if len(targets) > 1] + ["folds", "seeds"]
+    lines = [header]
+    for row in rows:
+        by_target = row.scores[main.name]["by_target"]
+        lines.append(
+            [
+                row.record.recognizer,
+                row.modalities,
+                row.record.method,
+                str(row.utterances()),
+                str(row.utterances("unscored")),
+                *(value_text(metric_called(name), row.scores[name]["value"]) for name in metric_names(kind)),
+                *(value_text(main, by_target[target]) for target in targets if len(targets) > 1),
+                str(len(row.folds)),
+                str(len(row.by_seed)),
+            ]
+        )
+    what = "several labels; percent" if kind == "multi" else f"numbers: {', '.join(targets)}"
+    return f"{corpus}, {protocol} ({synthetic}{what}; means over targets)\n{aligned(lines, left=3)}"
 
 
 def _cells(row: Row, *, unparsed: bool) -> dict[str, str]:
@@ -184,7 +249,7 @@ def _cells(row: Row, *, unparsed: bool) -> dict[str, str]:
         "unparsed": str(row.utterances("unparsed")),
         **figures,
         "folds": str(len(row.folds)),
-        "seeds": str(len(row.uar_by_seed)),
+        "seeds": str(len(row.by_seed)),
     }
 
 
@@ -193,6 +258,12 @@ def pair_text(pair: Pair) -> str:
     test = pair.test
     adjusted = "" if pair.p_holm is None else f", Holm {p_text(pair.p_holm)}"
     speakers = "speakers unknown" if test.n_speakers is None else f"{test.n_speakers} speakers"
+    if pair.a.kind == "scalar":
+        main = metric_called(default_metric(pair.a.kind)).short_title
+        return (
+            f"{pair.a.record.corpus}: {pair.a.label} against {pair.b.label}: {test.difference:+.3f} {main}, "
+            f"{p_text(test.p_value)}{adjusted} ({speakers})"
+        )
     return (
         f"{pair.a.record.corpus}: {pair.a.label} against {pair.b.label}: {100 * test.difference:+.1f} points, "
         f"95% interval {difference_text(test.interval)}, {p_text(test.p_value)}{adjusted} ({speakers})"

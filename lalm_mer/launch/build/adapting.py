@@ -97,7 +97,7 @@ def _fit_notes(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note
         corpus=folded.corpus.name,
         protocol=folded.folds.protocol.name,
         fold=settings.split.fold,
-        labels=folded.label_set.labels,
+        labels=folded.task.targets,
         folds_digest=folded.folds.digest,
         prompt_digest=loaded.hashes["prompt"],
         base_digest=digest,

@@ -25,6 +25,7 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
+from lalm_mer.launch.build.loss import check_loss
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.settings import BaselineSettings
 from lalm_mer.models.encoders.audio import AudioEncoder
@@ -92,7 +93,8 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     if settings.train.gradient_checkpointing:
         raise ConfigError("key 'train.gradient_checkpointing': the baseline has none; set it to false")
     refuse_packing(settings, "the baseline has no rows of tokens")
-    source = open_corpus(settings.data, settings.split)
+    source = open_corpus(settings.data, settings.split, soft_labels=settings.loss.soft_labels)
+    check_loss(settings, source.folded.task.kind)
     require_training(source, settings.split)
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
     for modality, folder in _starts(settings).items():
@@ -113,13 +115,15 @@ def _network(data: RunData, settings: BaselineSettings, audio: AudioEncoder | No
     parts = recorded(settings.baseline)  # with the paths that the saved network names
     return build_network(
         parts,
-        data.folded.label_set.labels,
+        data.folded.task.targets,
         InputDataset(data.train.distinct()),
         others=(InputDataset(data.dev), InputDataset(data.scored_test)),
         audio=audio,
         starts={modality: folder / "model" for modality, folder in _starts(settings).items()},
         cache_dir=Path(settings.baseline.cache_dir),
         processes=parts.processes,
+        kind=data.folded.task.kind,
+        ranges=data.folded.ranges,
     )
 
 

@@ -66,9 +66,9 @@ class ClapBuilder:
             return
         if settings.train.gradient_checkpointing:
             raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
-        if settings.objective == "contrastive" and settings.train.per_device_train_batch_size < 2:
+        if settings.loss.kind == "contrastive" and settings.train.per_device_train_batch_size < 2:
             raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several per batch")
-        if settings.objective == "contrastive" and settings.train.auto_find_batch_size:
+        if settings.loss.kind == "contrastive" and settings.train.auto_find_batch_size:
             raise ConfigError(
                 "key 'train.auto_find_batch_size': true; a contrastive loss compares the utterances of a batch, so a "
                 "smaller one is another loss; set it to false"
@@ -88,5 +88,6 @@ class ClapBuilder:
         adapted: PeftModel | None = None,
     ) -> ClapRecognizer:
         """The recognizer of the model, or of the model with an adapter."""
-        objective = settings.objective if isinstance(settings, FinetuneSettings) else "cross_entropy"
+        contrastive = isinstance(settings, FinetuneSettings) and settings.loss.kind == "contrastive"
+        objective = "contrastive" if contrastive else "cross_entropy"
         return ClapRecognizer(clap, setup, adapted, objective=objective)

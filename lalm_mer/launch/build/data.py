@@ -14,6 +14,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import ASR, SIMULATED, UNCHANGED, uses_transcript
 from lalm_mer.core.notes import Split
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import EncodedAudio
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.corpora import load
@@ -51,6 +52,7 @@ __all__ = [
     "with_unscored",
 ]
 
+_NO_VOTES = "it has no vote for a label of the task"
 Refuses = Callable[[float], str | None]
 """Duration in seconds -> why a recognizer cannot use it, or None."""
 
@@ -90,8 +92,13 @@ class RunData:
         return self.test.select(self.scored)
 
 
-def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
+def open_corpus(data: DataSettings, split: SplitSettings, *, soft_labels: bool = False) -> ExampleSource:
     """Open the prepared corpus of a run, with the folds of its protocol and the transcripts that the run uses.
+
+    Args:
+        data: the corpus and its transcripts
+        split: the protocol and the fold
+        soft_labels: whether training uses the votes of raters, also of utterances without consensus
 
     Raises:
         ConfigError: if protocol and corpus, or the settings of transcripts, do not fit
@@ -103,12 +110,14 @@ def open_corpus(data: DataSettings, split: SplitSettings) -> ExampleSource:
         raise ConfigError(
             f"key 'split.protocol': {split.protocol} is for corpus {protocol.corpus}, but {data.dir} has {corpus.name}"
         )
-    folded = fold_corpus(corpus, protocol)
+    with naming_keys("loss"):
+        folded = fold_corpus(corpus, protocol, soft_labels=soft_labels)
     if is_first_process():
         print("\n".join(folded.describe()), flush=True)  # noqa: T201 what the splits share is part of the results
     with naming_keys("split"):
         folded.folds.ids(split.fold, "test")
-    return ExampleSource(folded, transcripts=_transcripts(data, folded), without_audio=data.without_audio == "read")
+    transcripts, without_audio = _transcripts(data, folded), data.without_audio == "read"
+    return ExampleSource(folded, transcripts=transcripts, without_audio=without_audio, soft_labels=soft_labels)
 
 
 def require_training(source: ExampleSource, split: SplitSettings) -> None:
@@ -134,6 +143,11 @@ def _transcripts(data: DataSettings, folded: FoldedCorpus) -> Transcripts | None
         table = load_transcripts(Path(data.transcripts))
         require_same_corpus(table, folded.corpus.name, folded.corpus.summary["root_hash"])
         return asr_transcripts(table, folded.with_audio)
+    if source == SIMULATED and folded.task.kind != "single":
+        raise ConfigError(
+            f"key 'data.transcript_source': simulated; its sentences name one label, and task {folded.task.name} is "
+            f"{folded.task.kind}; choose corpus or asr"
+        )
     return simulated_transcripts(folded.truths, folded.label_set) if source == SIMULATED else None
 
 
@@ -167,6 +181,9 @@ def open_data(
     for name, examples in splits.items():
         reasons = [_reason(duration_s, refuses, needs_audio=needs_audio) for duration_s in examples.durations_s()]
         ids = examples.utterances()["utterance_id"]
+        if name == "train" and source.soft_labels:
+            voteless = set(examples.without_votes())
+            reasons = [_NO_VOTES if each in voteless else reason for each, reason in zip(ids, reasons, strict=True)]
         kept[name] = [index for index, reason in enumerate(reasons) if reason is None]
         found = {each: reason for each, reason in zip(ids, reasons, strict=True) if reason}
         if found:
@@ -201,6 +218,8 @@ def input_hashes(source: ExampleSource, modalities: str, augment: AugmentSetting
     """
     folded = source.folded
     hashes: dict[str, str | None] = {"data": folded.corpus.summary["root_hash"], "folds": folded.folds.digest}
+    if source.soft_labels:
+        hashes["extra_train"] = hash_json({str(fold): ids for fold, ids in folded.folds.extra_train.items()})
     if source.transcripts is not None and uses_transcript(modalities):
         hashes["transcripts"] = source.transcripts.digest
     if augment is not None and augment.active:
@@ -229,9 +248,20 @@ def balanced(data: RunData, settings: BalanceSettings, seed: int) -> RunData:
         seed=seed,
     )
     train = data.train.select(chosen.indices)
-    weighted = settings.class_weights == "balanced"
-    weights = class_weights(train.truths(), data.folded.label_set.labels) if weighted else None
+    weights = _class_weights(train) if settings.class_weights == "balanced" else None
     return replace(data, train=train, balance=chosen, class_weights=weights)
+
+
+def _class_weights(train: ExampleDataset) -> tuple[float, ...]:
+    """Weights of the labels; of a task of several labels the number of absences for one presence."""
+    task = train.task
+    if task.kind == "single":
+        return class_weights(train.truths(), task.targets)
+    present = train.targets().sum(axis=0)
+    if not present.all():
+        label = task.targets[int(present.argmin())]
+        raise ConfigError(f"label {label!r} has no training example; set balance.class_weights=none")
+    return tuple(float(weight) for weight in (len(train) - present) / present)
 
 
 def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: Refuses | None = None) -> RunData:

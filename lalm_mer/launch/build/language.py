@@ -13,12 +13,13 @@ from lalm_mer.core.names import GENERATION
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.packing import refuse_packing
-from lalm_mer.launch.build.prompts import open_prompts, take_shots
+from lalm_mer.launch.build.prompts import open_prompts, open_target_prompts, take_shots
 from lalm_mer.launch.config.sections import ModelSettings, ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.attention import FLASH, implementation_of
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
+from lalm_mer.protocols.folded_corpus import FoldedCorpus
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 
@@ -36,11 +37,15 @@ class LanguageBuilder:
         Raises:
             ConfigError: if settings and prompts do not fit
         """
-        if isinstance(settings, FinetuneSettings) and settings.objective != "cross_entropy":
-            raise ConfigError(
-                f"key 'objective': {settings.objective!r}; {settings.model.family} is trained with cross_entropy"
-            )
         return open_prompts(settings, label_set)
+
+    def target_prompts(self, settings: ZeroShotSettings | FinetuneSettings, folded: FoldedCorpus) -> PromptSetup:
+        """The prompts about the targets of a task of several labels or of numbers.
+
+        Raises:
+            ConfigError: if settings, task and prompt do not fit
+        """
+        return open_target_prompts(settings, folded.task, folded.ranges)
 
     def load(self, settings: ModelSettings) -> Family:
         """Load the model.

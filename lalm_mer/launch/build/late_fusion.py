@@ -166,7 +166,13 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
     for folder in map(Path, settings.fusion.members):
         if not has_results(folder):
             raise ConfigError(f"key 'fusion.members': {as_recorded(folder)} is no finished run; finish it first")
-        members.append(read_run(folder))
+        run = read_run(folder)
+        if run.record.task_kind != "single":
+            raise ConfigError(
+                f"key 'fusion.members': the task of {run.name} is {run.record.task_kind}; only probabilities of one label "
+                "an utterance are fused"
+            )
+        members.append(run)
     _require_same(members)
     modalities = modalities_of(
         audio=any(uses_audio(run.record.modalities) for run in members),

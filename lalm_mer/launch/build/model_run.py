@@ -30,6 +30,7 @@ from lalm_mer.launch.build.data import (
 from lalm_mer.launch.build.defaults import with_folder, with_model, with_targets
 from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.launch.build.language import LanguageBuilder
+from lalm_mer.launch.build.loss import check_loss
 from lalm_mer.launch.build.prompts import read_synonyms, source_for_prompts
 from lalm_mer.launch.build.remote import SERVED_ADAPTERS, RemoteBuilder
 from lalm_mer.launch.config.sections import ModelSettings
@@ -178,6 +179,24 @@ def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
     return f"{model.family} ({', '.join(details)})"
 
 
+def _check_task(settings: ZeroShotSettings | FinetuneSettings, kind: str) -> None:
+    """Refuse what does not fit the kind of the task, before anything is loaded."""
+    if isinstance(settings, FinetuneSettings):
+        check_loss(settings, kind)
+    if kind == "single":
+        return
+    if settings.model.family in (CLAP, REMOTE):
+        raise ConfigError(
+            f"key 'model.family': {settings.model.family}; it scores one label an utterance, and the task of the "
+            f"protocol is {kind}; choose another family or protocol"
+        )
+    if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
+        raise ConfigError(
+            f"key 'answering.mode': generation; an answer names one label, and the task of the protocol is {kind}; set "
+            "likelihood"
+        )
+
+
 def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
     """Open data and prompts, and hash what the run depends on; no weights are loaded.
 
@@ -188,8 +207,14 @@ def open_model_run(settings: ZeroShotSettings | FinetuneSettings) -> OpenedRun:
         ConfigError: if the settings do not fit each other or the corpus
     """
     settings = with_model(settings)
-    source = open_corpus(settings.data, settings.split)
-    setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
+    soft = isinstance(settings, FinetuneSettings) and settings.loss.soft_labels
+    source = open_corpus(settings.data, settings.split, soft_labels=soft)
+    _check_task(settings, source.folded.task.kind)
+    setup: Setup
+    if source.folded.task.kind == "single":
+        setup = builder_of(settings.model.family).prompts(settings, source.folded.label_set)
+    else:
+        setup = LanguageBuilder().target_prompts(settings, source.folded)
     trains = isinstance(settings, FinetuneSettings)
     if trains or settings.prompt.shots or setup.uses("descriptors") or _scores_dev(settings):
         require_training(source, settings.split)

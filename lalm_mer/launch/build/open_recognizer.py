@@ -22,6 +22,7 @@ from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.predictions import PREDICTIONS_FILE
 from lalm_mer.launch.build.model_run import builder_of, open_model_run
+from lalm_mer.launch.build.prompts import open_target_prompts
 from lalm_mer.launch.config.sections import DataSettings, ModelSettings, OutputSettings, PromptSettings, SplitSettings
 from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, read_json
@@ -102,6 +103,8 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
             return BaselineNetwork.load_trained(folder / "model")
         if record.method == LATE_FUSION:
             return _open_late_fusion(folder, record, dtype)
+        if record.task_kind != "single":
+            return _open_targets(folder, record, base_model, dtype)
         if not (folder / "adapter").is_dir():
             return _open_zero_shot(folder, record, base_model, dtype)
     return _open_adapter(source, base_model, revision, dtype)
@@ -145,6 +148,18 @@ def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dty
     return _recognizer(settings, task.labels, folder, record)
 
 
+def _open_targets(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:
+    """The language model of a run on several labels or on numbers, with the prompts and the adapter of the run."""
+    named = str(folder / RUN_FILE)
+    model = _changed(build_config(ModelSettings, record.setting("model", dict, named), named), base_model, dtype)
+    if (folder / "adapter").is_dir():
+        model = replace(model, adapter=str(folder / "adapter"), adapter_revision=None)
+    settings = _settings(PromptSettings(record.setting("prompt.file", str, named)), model)
+    protocol = load_protocol(Path(record.setting("split.protocol", str, named)))
+    task = protocol.resolve_task(load_tasks(record.corpus))
+    return _of_setup(settings, open_target_prompts(settings, task, record.ranges), folder, record)
+
+
 def _open_adapter(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
     folder = load_adapter_from(source, revision, key="run")
     record = read_trained_run(folder)
@@ -170,8 +185,16 @@ def _recognizer(
 ) -> nn.Module:
     """The recognizer of settings that need no corpus; with a record, prompts and base must be those of the run."""
     require_declared(settings.model)
-    builder = builder_of(settings.model.family)
-    setup: Any = builder.prompts(settings, label_set)
+    return _of_setup(settings, builder_of(settings.model.family).prompts(settings, label_set), source, record)
+
+
+def _of_setup(
+    settings: ZeroShotSettings,
+    setup: Any,  # noqa: ANN401 a Setup
+    source: str | Path,
+    record: RunRecord | None,
+) -> nn.Module:
+    builder: Any = builder_of(settings.model.family)
     if setup.uses("descriptors"):
         raise ConfigError(
             f"{settings.prompt.file}: describes voices relative to the speakers of a corpus, to which a new recording "

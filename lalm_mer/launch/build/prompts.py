@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.context import dialogue_context
@@ -20,9 +21,9 @@ from lalm_mer.models.families.base import Family
 from lalm_mer.prompting.parsing import load_synonyms
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.recognizers.base import Setup
-from lalm_mer.recognizers.language.prompt_setup import PromptSetup, label_rotations
+from lalm_mer.recognizers.language.prompt_setup import PromptSetup, label_rotations, target_setup
 
-__all__ = ["open_prompts", "read_synonyms", "source_for_prompts", "take_shots"]
+__all__ = ["open_prompts", "open_target_prompts", "read_synonyms", "source_for_prompts", "take_shots"]
 
 
 def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> PromptSetup:
@@ -67,6 +68,28 @@ def open_prompts(settings: ZeroShotSettings | FinetuneSettings, label_set: Label
         )
     orders = label_rotations(label_set.labels, chosen.label_orders)
     return PromptSetup(prompts, sets[0], orders, label_score=chosen.label_score)
+
+
+def open_target_prompts(
+    settings: ZeroShotSettings | FinetuneSettings, task: Task, ranges: Sequence[tuple[float, float]]
+) -> PromptSetup:
+    """Read the prompt about one target of a task of several labels or of numbers.
+
+    Raises:
+        ConfigError: if settings, prompt and task do not fit
+    """
+    chosen = settings.prompt
+    default = PromptSettings()
+    for key in ("also", "label_orders", "label_score", "shots", "context_turns"):
+        if getattr(chosen, key) != getattr(default, key):
+            raise ConfigError(
+                f"key 'prompt.{key}': {getattr(chosen, key)}; only for a task of one label an utterance, and "
+                f"{task.name} is {task.kind}; leave it out"
+            )
+    prompt = load_prompt(Path(chosen.file))
+    if prompt.has_slot("context") or (settings.data.without_audio == "read" and not prompt.uses_transcript):
+        raise ConfigError(f"key 'prompt.file': {chosen.file} has no input for every utterance; choose another prompt")
+    return target_setup(prompt, task, ranges)
 
 
 def source_for_prompts(

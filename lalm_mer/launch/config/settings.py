@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.augmentation import AugmentSettings
 from lalm_mer.launch.config import sections, server
+from lalm_mer.launch.config.loss import LossSettings
 from lalm_mer.models.families import model_names
 
 __all__ = ["BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings"]
@@ -53,11 +53,11 @@ class FinetuneSettings:
     prompt: sections.PromptSettings = field(default_factory=sections.PromptSettings)
     adapter: sections.AdapterSettings = field(default_factory=sections.AdapterSettings)
     balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
     hub: sections.HubSettings = setting(sections.HubSettings(), may_change=True)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
-    objective: str = setting("cross_entropy", choices=OBJECTIVES, help="training loss; contrastive only for clap")
     preflight: bool = _preflight()
     seed: int = _seed()
 
@@ -87,6 +87,7 @@ class BaselineSettings:
     output: sections.OutputSettings = setting(may_change=True)
     baseline: sections.BaselinePartsSettings = field(default_factory=sections.BaselinePartsSettings)
     balance: sections.BalanceSettings = field(default_factory=sections.BalanceSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)

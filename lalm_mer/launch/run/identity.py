@@ -54,7 +54,7 @@ def run_identity(
         notes: notes on model and utterances; those on data, condition and folds are added
     """
     folded, protocol = data.folded, data.folded.folds.protocol
-    labels = folded.label_set.labels
+    labels = folded.task.targets
     source = data.source.transcript_source if uses_transcript(modalities) else None
     return RunRecord(
         recognizer=recognizer,
@@ -85,6 +85,8 @@ def run_identity(
         git=git_commit(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=None,
+        task_kind=folded.task.kind,
+        ranges=folded.ranges,
     )
 
 

@@ -22,6 +22,7 @@ from lalm_mer.launch.config.sections import ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, run_device
 from lalm_mer.models.families.base import Family
+from lalm_mer.recognizers.base import kind_of
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
@@ -104,6 +105,8 @@ def dump_labels(settings: FinetuneSettings) -> None:
     loaded = open_model_run(settings).load()
     if not loaded.model.has_language_model:
         raise ConfigError(f"--dump-labels: {settings.model.family} is not trained on tokens; leave it out")
+    if loaded.data.folded.task.kind != "single":
+        raise ConfigError("--dump-labels: the task has no single label, and all answers are supervised; leave it out")
     family = cast(Family, loaded.model)
     collate = loaded.recognizer().training_collator
     for index in range(min(_DUMPED, len(loaded.data.train))):
@@ -188,6 +191,9 @@ def _rates(loaded: LoadedRun, inputs: Sequence[Input]) -> str:
 
 
 def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -> Iterator[str]:  # noqa: ANN401 a Family
+    if kind_of(recognizer) != "single":
+        yield f"supervised: the {recognizer.kind} targets {', '.join(recognizer.targets)}, by the scores of all answers"
+        return
     decode = family.tokenizer.decode
     answer = family.answer_ids(recognizer.label_set.forms_of(example.label)[0])
     batch = recognizer.training_collator([example])
@@ -247,7 +253,8 @@ def _memory(
     else:
         key, most = f"{key.partition('.')[0]}.tokens_per_batch", sizes.tokens_per_batch // batch["input_ids"].numel()
     batch_size = max(1, min(most, len(given)))  # a batch has no more than there are
-    batch.pop("labels", None)
+    for name in ("labels", "target"):
+        batch.pop(name, None)
     memory = estimate_memory(
         model,
         partial(run_batch, model, batch),

@@ -100,12 +100,11 @@ class RunFolder:
         Args:
             data: the data with the N scored test utterances
             scores: of these utterances
-            dev: label log-probabilities of the dev utterances that the recognizer can use; None if dev was not scored
+            dev: scores of the dev utterances that the recognizer can use; None if dev was not scored
         """
         if self.writes:
-            on_dev = None if dev is None else Predictions.from_scores(self._split(data.dev), dev)
-            log_probs = with_unscored(data, scores).values
-            self.finish_tables(Predictions.from_scores(self._split(data.test), log_probs), on_dev)
+            on_dev = None if dev is None else self._predictions(data.dev, dev)
+            self.finish_tables(self._predictions(data.test, with_unscored(data, scores).values), on_dev)
 
     def finish_tables(self, test: Predictions, dev: Predictions | None) -> None:
         """Write the results of complete tables, as ``finish``; in the process that writes."""
@@ -119,10 +118,10 @@ class RunFolder:
 
         Args:
             data: the data of the run
-            dev: label log-probabilities of the dev utterances
+            dev: scores of the dev utterances
         """
         if self.writes:
-            self._end(Predictions.from_scores(self._split(data.dev), dev), "dev")
+            self._end(self._predictions(data.dev, dev), "dev")
 
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
         """Write the results of generated answers, as ``finish``.
@@ -135,11 +134,27 @@ class RunFolder:
         if self.writes:
             self._end(Predictions.from_answers(self._split(data.test), answers, parsed))
 
+    def _predictions(self, examples: ExampleDataset, values: Floats) -> Predictions:
+        """The table of scored examples, of any kind of task."""
+        split, kind = self._split(examples), self.record.task_kind
+        if kind == "single":
+            return Predictions.from_scores(split, values)
+        return Predictions.from_targets(replace(split, targets=examples.targets()), kind, values)
+
     def _split(self, examples: ExampleDataset) -> EvaluatedSplit:
         table, record = examples.utterances(), self.record
         ids, speakers, truth = (list(table[name]) for name in ("utterance_id", "speaker", "truth"))
         return EvaluatedSplit(
-            ids, speakers, truth, record.labels, record.corpus, record.fold, record.seed, record.condition
+            ids,
+            speakers,
+            truth,
+            record.labels,
+            record.corpus,
+            record.fold,
+            record.seed,
+            record.condition,
+            votes=examples.votes(),
+            ranges=examples.ranges,
         )
 
     def _end(self, predictions: Predictions, split: Split = "test") -> None:

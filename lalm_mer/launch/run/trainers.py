@@ -24,8 +24,10 @@ from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.progress import LOG_INTERVAL_S
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.evaluation.metrics import METRICS, UAR, Floats, Metric
+from lalm_mer.evaluation.target_metrics import TARGET_METRICS, TargetMetric, metric_called
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.build.data import RunData, inputs_under
+from lalm_mer.launch.build.loss import make_loss
 from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
@@ -33,9 +35,10 @@ from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
+from lalm_mer.recognizers.losses import Loss
 from lalm_mer.recognizers.optimizers import OptimizerReport
 from lalm_mer.recognizers.score_journal import ScoreJournal
-from lalm_mer.recognizers.scoring import score_by_trainer
+from lalm_mer.recognizers.scoring import as_scores, score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 from lalm_mer.recognizers.waiting import advice_on
 
@@ -45,7 +48,7 @@ __all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_
 class _History(TrainerCallback):  # type: ignore[misc]
     """Writes history.jsonl, also after resuming, and prints a line per evaluation if there is no progress bar."""
 
-    def __init__(self, path: Path, metric: Metric) -> None:
+    def __init__(self, path: Path, metric: Metric | TargetMetric) -> None:
         self._path = path
         self._metric = metric
 
@@ -91,7 +94,7 @@ def _lines(log_history: list[dict[str, float]]) -> list[str]:
     for entry in log_history:
         where = {"step": entry["step"], "epoch": entry.get("epoch")}
         if "eval_loss" in entry:
-            dev = {key: entry[f"eval_{key}"] for key in ("loss", *METRICS) if f"eval_{key}" in entry}
+            dev = {key: entry[f"eval_{key}"] for key in ("loss", *METRICS, *TARGET_METRICS) if f"eval_{key}" in entry}
             rows.append({**where, "split": "dev", **dev})
         elif "loss" in entry:
             train: dict[str, object] = {
@@ -127,6 +130,7 @@ def train_and_score(
         data: train, dev and test of the fold
         saved_as: folder in the run folder for what was trained
     """
+    loss = make_loss(settings.loss, data)
     trainer = make_trainer(
         model,
         settings.train,
@@ -136,7 +140,8 @@ def train_and_score(
         seed=settings.seed,
         train=data.train,
         dev=data.dev,
-        class_weights=data.class_weights,
+        class_weights=data.class_weights if loss is None else None,
+        loss=loss,
         best_by=data.folded.folds.protocol.primary_metric,
     )
     trainer.add_callback(SpeedLine(trainer.recognizer, engine.mixed_precision))
@@ -156,10 +161,10 @@ def train_and_score(
     if settings.split.score_test:
         journal = run.journal("test", data.scored_test, weights)
         scores = score_test(trainer, InputDataset(data.scored_test), journal)
-    # with the collator by which the checkpoint was chosen
-    on_dev = trainer.score(
-        InputDataset(data.dev), trainer.recognizer.scoring_collators[0], run.journal("dev", data.dev, weights)
-    )
+    recognizer, kind = trainer.recognizer, run.record.task_kind
+    collator = recognizer.scoring_collators[0] if kind == "single" else recognizer.joint_collator  # as in training
+    dev_journal = run.journal("dev", data.dev, weights)
+    on_dev = as_scores(kind, trainer.score(InputDataset(data.dev), collator, dev_journal))
     trainer.save_trained(run.path / saved_as)
     if scores is None:
         run.finish_dev(data, on_dev)
@@ -220,6 +225,7 @@ def make_trainer(
     train: Examples | None = None,
     dev: Examples | None = None,
     class_weights: Sequence[float] | None = None,
+    loss: Loss | None = None,
     best_by: str = UAR,
 ) -> RecognizerTrainer:
     """Create a trainer for training (with ``TrainSettings``) or only for scoring.
@@ -234,7 +240,8 @@ def make_trainer(
         train: training examples
         dev: examples that select the checkpoint; None to train without checkpoints
         class_weights: factor of the training loss of each of the K classes; None for equal weights
-        best_by: one of ``METRICS``, which selects the checkpoint
+        loss: of scores and targets; None for one that the recognizer computes itself
+        best_by: one of ``primary_metrics``, which selects the checkpoint
 
     Raises:
         ConfigError: if accelerate set up another engine than the expected one, a value or a combination of values is
@@ -244,7 +251,7 @@ def make_trainer(
     passed = _arguments(settings, engine, folder, seed, best_by if dev is not None else None)
     callbacks: list[TrainerCallback] = [] if sys.stderr.isatty() else [_ScoringProgress()]
     if isinstance(settings, TrainSettings):
-        callbacks.append(_History(history, METRICS[best_by]))
+        callbacks.append(_History(history, metric_called(best_by)))
         if settings.optim != OPTIMIZERS[0]:
             callbacks.append(OptimizerReport())
         if settings.early_stopping_patience is not None:
@@ -260,6 +267,7 @@ def make_trainer(
         train_examples=train,
         dev_examples=dev,
         class_weights=class_weights,
+        loss=loss,
         tokens_per_batch=settings.tokens_per_batch,
         callbacks=callbacks,
     )

@@ -34,6 +34,8 @@ def build_network(
     starts: Mapping[str, Path] | None = None,
     cache_dir: Path = Path("outputs/cache"),
     processes: int = 1,
+    kind: str = "single",
+    ranges: Sequence[tuple[float, float]] = (),
 ) -> BaselineNetwork:
     """Build a network in train mode; set the seed before, since the initial weights are drawn here.
 
@@ -42,13 +44,15 @@ def build_network(
 
     Args:
         settings: the parts of the network
-        labels: K labels, in the order of the scores
+        labels: K labels, or the T numbers to predict, in the order of the scores
         train: inputs of the train split, which are iterated over more than once
         others: inputs of dev and of test, whose features are stored too
         audio: the encoder of audio that the settings describe; None to open it here
         starts: modality -> folder of a saved baseline on the same fold, of which the branch gives the initial weights
         cache_dir: folder of the stored features
         processes: worker processes that compute them
+        kind: ``single``, ``multi`` or ``scalar``
+        ranges: lowest and highest value of each number of ``scalar``
 
     Raises:
         ModelError: if an encoder cannot be opened, or a branch of ``starts`` has another encoder or shape
@@ -63,7 +67,7 @@ def build_network(
         start = starts.get(TRANSCRIPT)
         text = settings.transcript.encoder
         sources[TRANSCRIPT] = _text_source(text, splits) if start is None else _started(text, start)
-    network = BaselineNetwork(labels, settings, sources)
+    network = BaselineNetwork(labels, settings, sources, kind=kind, ranges=ranges)
     for modality in sources:
         _prepare(network, modality, splits, cache_dir, processes)
     for modality, folder in starts.items():

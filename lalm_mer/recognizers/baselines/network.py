@@ -20,7 +20,7 @@ from lalm_mer.core.output import atomic_path
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
-from lalm_mer.recognizers.base import Collator, LabelledCollator
+from lalm_mer.recognizers.base import Collator, LabelledCollator, TargetCollator, TrainingCollator
 from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
@@ -38,9 +38,11 @@ class BaselineNetwork(nn.Module):
     With a single modality it has a single branch. Frozen encoders are not part of its weights.
 
     Args:
-        labels: K labels, in the order of the scores
+        labels: K labels, or the T numbers that it predicts, in the order of the scores
         settings: its parts
         sources: modality -> what its branch reads, for the modalities of the settings
+        kind: ``single``, ``multi`` (a sigmoid for each label) or ``scalar`` (numbers)
+        ranges: lowest and highest value of each number; its untrained output is about the middle
 
     Raises:
         ConfigError: if ``sources`` has other modalities
@@ -50,12 +52,26 @@ class BaselineNetwork(nn.Module):
         ICASSP 2020.
     """
 
-    def __init__(self, labels: Sequence[str], settings: NetworkSettings, sources: Mapping[str, Source]) -> None:
+    range_middle: Tensor
+    range_half: Tensor
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        settings: NetworkSettings,
+        sources: Mapping[str, Source],
+        *,
+        kind: str = "single",
+        ranges: Sequence[tuple[float, float]] = (),
+    ) -> None:
         super().__init__()
         if set(sources) != set(settings.branches):
             raise ConfigError(f"sources of {sorted(sources)} for modalities {settings.modalities}; expected the same")
-        self.labels = tuple(labels)
-        self.label_set = LabelSet(self.labels)
+        self.labels = self.targets = tuple(labels)
+        self.kind, self.ranges = kind, tuple((float(low), float(high)) for low, high in ranges)
+        self._label_set = None if kind == "scalar" else LabelSet(self.labels)
+        self.register_buffer("range_middle", torch.tensor([(low + high) / 2 for low, high in ranges]), persistent=False)
+        self.register_buffer("range_half", torch.tensor([(high - low) / 2 for low, high in ranges]), persistent=False)
         self.settings = _plain(settings)
         self.modalities = settings.modalities
         self.content_free = None
@@ -88,8 +104,21 @@ class BaselineNetwork(nn.Module):
         return Branch(source.size, sequence, layers=source.layers)
 
     @property
-    def training_collator(self) -> LabelledCollator:
+    def label_set(self) -> LabelSet:
+        """The K labels.
+
+        Raises:
+            ConfigError: if it predicts numbers
+        """
+        if self._label_set is None:
+            raise ConfigError(f"a baseline network of {', '.join(self.targets)} predicts numbers and has no labels")
+        return self._label_set
+
+    @property
+    def training_collator(self) -> TrainingCollator:
         """Makes batches to train on."""
+        if self.kind != "single":
+            return TargetCollator(self.joint_collator)
         return LabelledCollator(self.joint_collator, self.label_set)
 
     @property
@@ -122,7 +151,7 @@ class BaselineNetwork(nn.Module):
 
         Returns:
             ``log_probs`` (B, K); with ``truth`` (B,), index of the true label, also ``losses`` (B,), cross-entropy, and
-            ``items`` (B,), which are ones
+            ``items`` (B,), which are ones. Of other kinds than ``single`` ``scores`` (B, T): logits, or numbers
         """
         given = {AUDIO: (audio, audio_lengths), TRANSCRIPT: (transcript, transcript_lengths)}
         encoded = {}
@@ -134,11 +163,16 @@ class BaselineNetwork(nn.Module):
             states, lengths = branch(frames, lengths)
             encoded[modality] = Encoded(states, lengths, branch.pool(states, lengths))
         logits = self.head(self.fusion(encoded))
+        if self.kind != "single":
+            return {
+                "scores": logits.float()
+                if self.kind == "multi"
+                else self.range_middle + self.range_half * logits.float()
+            }
         scores = {"log_probs": F.log_softmax(logits.float(), dim=1)}
         if truth is None:
             return scores
-        smoothing = self.settings.label_smoothing if self.training else 0.0
-        losses = F.cross_entropy(logits.float(), truth, label_smoothing=smoothing, reduction="none")
+        losses = F.cross_entropy(logits.float(), truth, reduction="none")
         return {"losses": losses, "items": torch.ones_like(losses), **scores}
 
     def save_trained(self, folder: Path) -> None:
@@ -146,7 +180,7 @@ class BaselineNetwork(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / WEIGHTS) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        save_parts(folder, self.labels, self.settings, self.sources)
+        save_parts(folder, self.labels, self.settings, self.sources, kind=self.kind, ranges=self.ranges)
 
     @classmethod
     def load_trained(cls, folder: Path) -> BaselineNetwork:
@@ -159,7 +193,7 @@ class BaselineNetwork(nn.Module):
         try:
             weights = load_file(folder / WEIGHTS)
             sources = {modality: load_source(saved, modality, folder) for modality in saved.settings.branches}
-            network = cls(saved.labels, saved.settings, sources)
+            network = cls(saved.labels, saved.settings, sources, kind=saved.kind, ranges=saved.ranges)
             network.load_state_dict(weights)
         except LalmMerError:
             raise

@@ -35,17 +35,29 @@ class SavedNetwork:
     """Content of the file of settings.
 
     Args:
-        labels: K labels, in the order of the scores
+        labels: K labels, or the T numbers that it predicts, in the order of the scores
+        kind: ``single``, ``multi`` or ``scalar``
+        ranges: lowest and highest value of each number
         settings: the parts of the network
         encoders: modality -> settings of its frozen encoder, with hashes
     """
 
     labels: tuple[str, ...]
+    kind: str
+    ranges: tuple[tuple[float, float], ...]
     settings: NetworkSettings
     encoders: Mapping[str, Mapping[str, Any]]
 
 
-def save_parts(folder: Path, labels: tuple[str, ...], settings: NetworkSettings, sources: Mapping[str, Source]) -> None:
+def save_parts(
+    folder: Path,
+    labels: tuple[str, ...],
+    settings: NetworkSettings,
+    sources: Mapping[str, Source],
+    *,
+    kind: str,
+    ranges: tuple[tuple[float, float], ...],
+) -> None:
     """Write the settings, and what was fitted or learnt of the sources; of a frozen encoder its name and a hash."""
     encoders = {}
     for modality, source in sources.items():
@@ -54,7 +66,8 @@ def save_parts(folder: Path, labels: tuple[str, ...], settings: NetworkSettings,
         else:
             source.save(folder / _ENCODER)
             encoders[modality] = source.settings()
-    write_json(folder / CONFIG, {"labels": list(labels), "settings": asdict(settings), "encoders": encoders})
+    task = {"labels": list(labels), "kind": kind, "ranges": [list(ends) for ends in ranges]}
+    write_json(folder / CONFIG, {**task, "settings": asdict(settings), "encoders": encoders})
 
 
 def read_saved(folder: Path) -> SavedNetwork:

@@ -191,7 +191,6 @@ class NetworkSettings:
     transcript: TranscriptBranchSettings = field(default_factory=TranscriptBranchSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
-    label_smoothing: float = setting(0.0, at_least=0, below=1, help="share of the target divided among all labels")
 
     def __post_init__(self) -> None:
         require_declared(self)

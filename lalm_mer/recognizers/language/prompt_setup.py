@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.labels import LabelSet
+from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.names import LABEL_SCORES
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.prompting.prompts import Prompt
 
-__all__ = ["PromptSetup", "label_rotations"]
+__all__ = ["MOST_NUMBERS", "YES_NO", "PromptSetup", "label_rotations", "target_setup"]
+
+YES_NO = ("yes", "no")
+MOST_NUMBERS = 11
+"""Most whole numbers of a scale that are answers."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,9 @@ class PromptSetup:
         shots: answered examples that precede every input
         label_score: one of ``LABEL_SCORES``: the sum of an answer's token log-probabilities, their mean, or the sum
             minus that of an input without content (``pmi``)
+        kind: kind of the task; of ``multi`` and ``scalar`` ones each prompt is about one target, ``label_set`` has the
+            answers, yes and no or numbers, and nothing is averaged
+        targets: the T labels or dimensions that the prompts are about; empty for ``single``
 
     Raises:
         ConfigError: if the label score is unknown, or prompts differ in their number of audio slots
@@ -39,6 +50,8 @@ class PromptSetup:
     orders: tuple[tuple[str, ...], ...]
     shots: tuple[Example, ...] = ()
     label_score: str = "sum"
+    kind: Literal["single", "multi", "scalar"] = "single"
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.label_score not in LABEL_SCORES:
@@ -58,6 +71,22 @@ class PromptSetup:
         """Whether any prompt has a slot of that name."""
         return any(prompt.has_slot(slot) for prompt in self.prompts)
 
+    def scores(self, log_probs: Tensor) -> Tensor:
+        """Scores of the targets of another task than ``single`` from log-probabilities of the answers.
+
+        ``multi``: the logit of yes, log p(yes) - log p(no). ``scalar``: the expected value of the number.
+
+        Args:
+            log_probs: (B, T, A), log_softmax over the A answers
+
+        Returns:
+            (B, T)
+        """
+        if self.kind == "multi":
+            return log_probs[..., 0] - log_probs[..., 1]
+        numbers = torch.tensor([float(label) for label in self.label_set.labels], device=log_probs.device)
+        return (log_probs.exp() * numbers).sum(dim=-1)
+
     def content_free(self, sampling_rate: int) -> Input | None:
         """An input without content for PMI: a second of silence, and N/A as all texts; None for other scores.
 
@@ -74,6 +103,40 @@ class PromptSetup:
         also = {"also": hash_json([prompt.digest for prompt in self.prompts[1:]])} if self.prompts[1:] else {}
         shots = {"shots": hash_json([shot.input.utterance_id for shot in self.shots])} if self.shots else {}
         return {"prompt": self.prompts[0].digest, **also, **shots}
+
+
+def target_setup(prompt: Prompt, task: Task, ranges: Sequence[tuple[float, float]]) -> PromptSetup:
+    """The prompts about each target of a ``multi`` or ``scalar`` task.
+
+    The answers of a label are ``yes`` and ``no``, with the surface forms of the prompt; those of a dimension are the
+    whole numbers of its scale.
+
+    Args:
+        prompt: with a slot for the target
+        task: the task
+        ranges: lowest and highest value of each dimension
+
+    Raises:
+        ConfigError: if the prompt has no slot for a target, or scales differ, have no two whole numbers, or more than
+            ``MOST_NUMBERS``
+    """
+    if task.kind == "multi":
+        answers = prompt.label_set(LabelSet(YES_NO))
+        prompts = tuple(prompt.about(task.labels.forms_of(label)[0]) for label in task.targets)
+        return PromptSetup(prompts, answers, (answers.labels,), kind="multi", targets=task.targets)
+    if len(set(ranges)) > 1:
+        raise ConfigError(
+            f"task {task.name}: its dimensions have the scales {sorted(set(ranges))}; expected a single one"
+        )
+    low, high = math.ceil(ranges[0][0]), math.floor(ranges[0][1])
+    if not 1 <= high - low < MOST_NUMBERS:
+        raise ConfigError(
+            f"task {task.name}: its scale from {ranges[0][0]:g} to {ranges[0][1]:g} has {max(0, high - low + 1)} whole "
+            f"numbers; expected 2 to {MOST_NUMBERS} as answers"
+        )
+    numbers = LabelSet(tuple(str(number) for number in range(low, high + 1)))
+    prompts = tuple(prompt.about(target, (str(low), str(high))) for target in task.targets)
+    return PromptSetup(prompts, numbers, (numbers.labels,), kind="scalar", targets=task.targets)
 
 
 def label_rotations(labels: Sequence[str], count: int) -> tuple[tuple[str, ...], ...]:

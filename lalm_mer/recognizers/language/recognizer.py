@@ -17,6 +17,7 @@ from lalm_mer.models.adapters import save_adapter
 from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
 from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled, naming_compiler
+from lalm_mer.recognizers.base import TargetCollator
 from lalm_mer.recognizers.language.collator import IGNORED, AnswerCollator, TrainingAnswerCollator
 from lalm_mer.recognizers.language.joint import JointCollator, split_prompts
 from lalm_mer.recognizers.language.packing import masked_inputs
@@ -80,9 +81,6 @@ class LanguageRecognizer(nn.Module):
         rows: dict[str, Any] = {
             "shots": setup.shots, "packing": packing, "widths": COMPILED_WIDTHS if torch_compile else 1
         }  # fmt: skip
-        self.training_collator = TrainingAnswerCollator(
-            family, setup.prompts[0], setup.label_set, order=setup.orders[0], **rows
-        )
         self.scoring_collators = tuple(
             AnswerCollator(family, prompt, setup.label_set, order=order, number=number, **rows)
             for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
@@ -90,8 +88,14 @@ class LanguageRecognizer(nn.Module):
         if torch_compile:
             family.compile_language_model()
         self._prefixes = PrefixStore(family, [collator.prefix for collator in self.scoring_collators])
-        several = len(self.scoring_collators) > 1
+        self.kind, self.targets = setup.kind, setup.targets
+        several = len(self.scoring_collators) > 1 or setup.kind != "single"
         self.joint_collator = JointCollator(self.scoring_collators) if several else self.scoring_collators[0]
+        self.training_collator: Any = (
+            TrainingAnswerCollator(family, setup.prompts[0], setup.label_set, order=setup.orders[0], **rows)
+            if setup.kind == "single"
+            else TargetCollator(self.joint_collator)
+        )
         self.label_set, self.modalities = setup.label_set, setup.modalities
         self.sampling_rate = family.sampling_rate if setup.uses("audio") else None
         self.content_free = setup.content_free(family.sampling_rate)
@@ -110,7 +114,8 @@ class LanguageRecognizer(nn.Module):
             batch: the other tensors of the collator; those of the audio tower begin with ``audio_``
 
         Returns:
-            ``log_probs`` (B, K) if all answers are packed, (B, P, K) for P prompts; with ``truth``, ``losses`` (B,):
+            ``log_probs`` (B, K) if all answers are packed, (B, P, K) for P prompts, or of another task than ``single``
+            the ``scores`` (B, P) of its targets; with ``truth``, ``losses`` (B,):
             negative log-probability of the first answer of each true label, and ``items`` (B,): its number of tokens,
             with the stop token
         """
@@ -120,7 +125,8 @@ class LanguageRecognizer(nn.Module):
         if input_ids.ndim == 2:
             return self._run(tower_output, truth, **tokens)
         prompts = [self._run(tower_output, None, **prompt)["log_probs"] for prompt in split_prompts(tokens)]
-        return {"log_probs": torch.stack(prompts, dim=1)}
+        log_probs = torch.stack(prompts, dim=1)
+        return {"log_probs": log_probs} if self.kind == "single" else {"scores": self.setup.scores(log_probs)}
 
     def _run(
         self,
@@ -199,7 +205,11 @@ class LanguageRecognizer(nn.Module):
         modules = list(family.model.modules())
         recomputes = any(getattr(module, "gradient_checkpointing", False) is True for module in modules)
         compiled = bool(family.compiled) and all(map(is_compiled, family.compiled))
-        others = {"packing": self.training_collator.packing, "compiled": compiled, "gradient checkpointing": recomputes}
+        others = {
+            "packing": self.scoring_collators[0].packing,
+            "compiled": compiled,
+            "gradient checkpointing": recomputes,
+        }
         return [*parts, *(name for name, present in others.items() if present)]
 
     def train(self, mode: bool = True) -> Self:

@@ -74,7 +74,7 @@ def test_votes_of_a_channel_are_a_distribution():
 
 
 def test_a_task_on_the_votes_of_a_channel():
-    task = Task("voice", LabelSet(("angry", "sad")), {"A": "angry", "S": "sad"}, column="ratings", channel="voice")
+    task = Task("voice", LabelSet(("angry", "sad")), {"A": "angry", "S": "sad"}, columns=("ratings",), channel="voice")
     assert task.label_of(VOTES) == "angry"
     assert task.label_of(VOTES[:1]) is None
     assert task.label_of([{"label": "voice:A", "votes": 1}, {"label": "voice:S", "votes": 1}]) is None
@@ -82,7 +82,7 @@ def test_a_task_on_the_votes_of_a_channel():
 
 def test_a_task_on_a_number():
     intervals = {"negative": Interval.parse("[-3, 0)"), "positive": Interval.parse("(0, 3]")}
-    task = Task("two", LabelSet(("negative", "positive")), column="sentiment", intervals=intervals)
+    task = Task("two", LabelSet(("negative", "positive")), columns=("sentiment",), intervals=intervals)
     assert [task.label_of(value) for value in (-3, -0.3, 0, 2.0, None, 9)] == [
         "negative", "negative", None, "positive", None, None
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_task_on_a_number():
 
 def test_a_task_of_several_labels_and_one_of_a_number():
     multi = Task(
-        "six", LabelSet(("happy", "sad")), {"happy": "happy", "sad": "sad"}, kind="multi", column="intensities"
+        "six", LabelSet(("happy", "sad")), {"happy": "happy", "sad": "sad"}, kind="multi", columns=("intensities",)
     )
     cell = [
         {"label": "sad", "intensity": 0.3},
@@ -99,23 +99,25 @@ def test_a_task_of_several_labels_and_one_of_a_number():
     ]
     assert multi.targets_of(cell) == ("sad",)
     assert (multi.targets_of([]), multi.targets_of(None)) == ((), None)
-    scalar = Task("number", None, kind="scalar", column="sentiment")
+    scalar = Task("number", None, kind="scalar", columns=("sentiment",))
     assert (scalar.targets_of(-1.5), scalar.targets_of(None)) == ((), None)
     for task in (multi, scalar):
         with pytest.raises(ConfigError, match=f"task {task.name} is {task.kind}: an utterance has no single label"):
             task.label_of(cell)
-    with pytest.raises(ConfigError, match="predicts a number and has no labels"):
+    with pytest.raises(ConfigError, match="predicts numbers and has no labels"):
         _ = scalar.labels
 
 
 @pytest.mark.parametrize(
     "parts",
     [
-        {"kind": "single", "column": "transcript"},
-        {"kind": "multi", "column": "label"},
-        {"kind": "scalar", "column": "sentiment"},  # with a label set
+        {"kind": "single", "columns": ("transcript",)},
+        {"kind": "multi", "columns": ("label",)},
+        {"kind": "scalar", "columns": ("sentiment",)},  # with a label set
         {"kind": "several"},
-        {"column": "sentiment"},  # without intervals
+        {"columns": ("label", "ratings")},  # of one label
+        {"columns": ()},
+        {"columns": ("sentiment",)},  # without intervals
         {"intervals": {"a": Interval(0, 1, True, True)}},  # of a label
     ],
 )

@@ -194,7 +194,7 @@ def test_seeds_are_pooled_within_a_condition_only(fabricate):
         for condition in ("none", "audio_swapped") for seed in (0, 1)
     ]  # fmt: skip
     rows = compared(*folders).rows
-    assert [(row.record.condition, len(row.uar_by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
+    assert [(row.record.condition, len(row.by_seed)) for row in rows] == [("none", 2), ("audio_swapped", 2)]
     assert [set(row.predictions.frame["condition"]) for row in rows] == [{"none"}, {"audio_swapped"}]
 
 

@@ -119,7 +119,7 @@ def test_compare_writes_values_on_request(fabricate, tmp_path, capsys):
     assert list(table["part"]) == [row["part"] for row in values]
     assert set(table["recognizer"]) == {"fabricated_lalm"}
     (row,) = compare([read_run(Path(run)) for run in runs]).rows
-    assert part(values, "sd_over_seeds")["uar"] == pytest.approx(row.uar_sd)
+    assert part(values, "sd_over_seeds")["uar"] == pytest.approx(row.sd)
     assert "fabricated_lalm lora audio none" in capsys.readouterr().out
 
 

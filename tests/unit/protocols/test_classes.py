@@ -29,7 +29,9 @@ def counts():
     ]
     frame = pd.DataFrame(rows, columns=["utterance_id", "fold", "split", "truth"])
     truths = dict(zip(frame.pop("utterance_id"), frame.pop("truth"), strict=True))
-    return count_classes(frame.assign(utterance_id=list(truths)), truths, LABELS)
+    return count_classes(
+        frame.assign(utterance_id=list(truths)), {name: [label] for name, label in truths.items()}, LABELS
+    )
 
 
 def test_every_class_of_every_split_is_counted(counts):

@@ -1,10 +1,13 @@
 import unicodedata
+from dataclasses import replace
 
 import pytest
 
 from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
+from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.schema import Utterance
 from lalm_mer.corpora import load, write_corpus
+from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import InlineTask, load_protocol
 
@@ -85,3 +88,70 @@ def test_a_map_is_applied_whatever_the_spelling_of_its_labels(tmp_path):
     first, second = (load_protocol(tmp_path / f"{name}.yaml") for name in content)
     assert first.resolve_task({}).label_of("m\u00fcde") == second.resolve_task({}).label_of("m\u00fcde") == "a"
     assert first.folds == second.folds
+
+
+def voted_corpus(folder, tone, *, transcripts=True):
+    """Five speakers with four utterances: two with a consensus, a tie, and one whose raters voted for other labels."""
+    votes = ({"happy": 3, "sad": 1}, {"sad": 3}, {"happy": 2, "sad": 2}, {"bored": 4})
+    rows = [
+        Utterance(
+            utterance_id=f"s{speaker}_{number}", corpus="toy", audio_path=f"{speaker}_{number}.wav",
+            audio_bytes=tone(hertz=100 + 10 * speaker + number), speaker=f"s{speaker}", ratings=given,
+            transcript="it is so" if number == 2 and not transcripts else f"words {speaker} {number}",
+        )
+        for speaker in range(5) for number, given in enumerate(votes)
+    ]  # fmt: skip
+    write_corpus(rows, corpus="toy", out_dir=folder, loader_version="1", synthetic=True)
+    return load(folder)
+
+
+def voted_protocol(toy_protocol, **changes):
+    """A protocol on what most raters voted for."""
+    task = Task(
+        "two", LabelSet(("happy", "sad")), {"happy": "happy", "sad": "sad"}, columns=("ratings",)
+    )  # fmt: skip
+    return replace(toy_protocol(**changes), inline_task=None, task="two"), {"two": task}
+
+
+def test_utterances_without_consensus_are_in_train_with_their_speakers(tmp_path, tone, toy_protocol, monkeypatch):
+    corpus = voted_corpus(tmp_path / "voted", tone)
+    protocol, tasks = voted_protocol(toy_protocol)
+    monkeypatch.setattr(type(corpus), "tasks", tasks)
+    hard, soft = (fold_corpus(corpus, protocol, soft_labels=soft) for soft in (False, True))
+    assert hard.folds.digest == soft.folds.digest
+    assert not hard.folds.extra_train
+    for fold, extra in soft.folds.extra_train.items():
+        train = {name[:2] for name in soft.folds.ids(fold, "train")}
+        assert extra == tuple(sorted(f"{speaker}_2" for speaker in train))  # never the one without a vote of the task
+    source = ExampleSource(soft, soft_labels=True)
+    train, dev = source.examples(1, "train", None), source.examples(1, "dev", None)
+    targets = {example.input.utterance_id[-1]: example for example in train}
+    assert [targets[number].target for number in "012"] == [(0.75, 0.25), (0.0, 1.0), (0.5, 0.5)]
+    assert [targets[number].label for number in "012"] == ["happy", "sad", "happy"]
+    assert {example.target for example in dev} == {(1.0, 0.0), (0.0, 1.0)}
+    assert not any(name.endswith("_2") for name in dev.utterances()["utterance_id"])
+    assert dev.votes().tolist() == [[0.75, 0.25], [0.0, 1.0]] * (len(dev) // 2)
+
+
+def test_what_an_utterance_without_consensus_shares_with_test_is_a_leak(tmp_path, tone, toy_protocol, monkeypatch):
+    corpus = voted_corpus(tmp_path / "voted", tone, transcripts=False)
+    protocol, tasks = voted_protocol(toy_protocol, disjoint_in=["speaker", "transcript"])
+    monkeypatch.setattr(type(corpus), "tasks", tasks)
+    fold_corpus(corpus, protocol, soft_labels=True)  # only train has the sentence
+    changed = replace(corpus, summary=corpus.summary)
+    monkeypatch.setattr(type(changed), "columns", _same_sentence(type(corpus).columns))
+    with pytest.raises(SplitLeakError, match="values of transcript are in two splits"):
+        fold_corpus(changed, protocol, soft_labels=True)
+    fold_corpus(changed, protocol)
+
+
+def _same_sentence(columns):
+    """The columns of a corpus in which the first utterance of a speaker has the sentence of a tie."""
+
+    def read(self, names):
+        frame = columns(self, names)
+        if "transcript" in frame:
+            frame.loc[frame["utterance_id"] == "s0_0", "transcript"] = "it is so"
+        return frame
+
+    return read

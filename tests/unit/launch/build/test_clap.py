@@ -46,7 +46,7 @@ def test_other_keys_of_a_prompt_are_refused(change):
     ("overrides", "says"),
     [
         (
-            ["objective=contrastive", "train.auto_find_batch_size=true"],
+            ["loss.kind=contrastive", "train.auto_find_batch_size=true"],
             "key 'train.auto_find_batch_size': true; a contrastive loss compares the utterances of a batch",
         ),
         (

@@ -119,7 +119,7 @@ def test_only_settings_without_effect_on_results_may_change():
         ("model.family=qwen9", "key 'model.family': 'qwen9'; expected one of qwen2_audio, "),
         ("adapter.kind=prefix", f"key 'adapter.kind': 'prefix'; expected one of {', '.join(KINDS)}"),
         ("adapter.r=0", "key 'adapter.r': 0; expected 1 or more"),
-        ("objective=triplet", "key 'objective': 'triplet'; expected cross_entropy or contrastive"),
+        ("loss.kind=triplet", "key 'loss.kind': 'triplet'; expected "),
         ("augment.noise.p=2.0", "key 'augment.noise.p': 2.0; expected 0 to 1"),
         ("augment.mp3.min_bitrate_kbps=17", "key 'augment.mp3.min_bitrate_kbps': 17; expected one of 8, 16, "),
     ],
