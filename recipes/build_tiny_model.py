@@ -24,7 +24,8 @@ def build(settings: TinySettings) -> None:
     folded = source.folded
     train = source.examples(settings.split.fold, "train", sampling_rate=None).utterances()
     words = {line for path in sorted(Path("prompts").glob("*.yaml")) for line in path.read_text("utf-8").splitlines()}
-    words |= {form for label in folded.task.label_set.labels for form in folded.task.label_set.forms_of(label)}
+    if folded.task.kind != "scalar":
+        words |= {form for label in folded.task.labels.labels for form in folded.task.labels.forms_of(label)}
     words |= set(train["transcript"].dropna())
     build_tiny(
         settings.family,

@@ -162,9 +162,10 @@ def in_process(script: str, *arguments: str) -> int:
 def protocol_of_a_miniature(file: str, data: Path, folder: Path) -> Path:
     """A copy of a shipped protocol that allows every class to lack: a miniature is too small for all of them."""
     protocol = load_protocol(ROOT / file)
-    labels = protocol.resolve_task(load(data).tasks).labels.labels
+    task = protocol.resolve_task(load(data).tasks)
     content = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
-    content["may_lack"] = {split: list(labels) for split in SPLITS}
+    if task.kind != "scalar":
+        content["may_lack"] = {split: list(task.targets) for split in SPLITS}
     folder.mkdir(exist_ok=True)
     copy = folder / Path(file).name
     if protocol.folds.file:

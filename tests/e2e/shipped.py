@@ -27,6 +27,11 @@ SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "lora", "qlora", "zero_shot")
 PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
+OF_TASKS = [
+    file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in METHODS
+    and Path(file).parent.name in CORPORA
+]  # fmt: skip
+"""Runs of other tasks of a corpus: ``<task>_<method>.yaml``."""
 SCHEMAS = {
     "recipes/prepare_corpus.py": PrepareSettings,
     "recipes/build_tiny_model.py": TinySettings,
@@ -60,6 +65,7 @@ Batch sizes are not among it: the preflight checks them.
 _PREPARED = {
     "outputs/demo/data": ("circumplex",),
     "outputs/demo_ravdess/data": ("ravdess",),
+    "outputs/data/circumplex_votes": ("circumplex", "corpus.raters=5"),
     "outputs/data/circumplex_spoken": ("circumplex", "corpus.variant=spoken"),
     "outputs/data/mine": ("manifest",),
 }

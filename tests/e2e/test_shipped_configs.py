@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from shipped import CORPORA, METHODS, PAPERS, ROOT, SERVED, SHIPPED, header, load, of_recipe, opening, script
+from shipped import CORPORA, METHODS, OF_TASKS, PAPERS, ROOT, SERVED, SHIPPED, header, load, of_recipe, opening, script
 
 from lalm_mer.launch.build.defaults import with_model
 from lalm_mer.launch.search.space import override_of, read_space
@@ -18,7 +18,7 @@ NOT_MEASURED = "# A starting point: no figure has been measured with it yet."
 OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve")
 COMBINED = [*OF_SEVERAL_RUNS, *of_recipe("late_fusion")]
 OF_PAPERS = [file for file in SHIPPED if Path(file).parent.name in PAPERS]
-RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in COMBINED]
+RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in [*COMBINED, *OF_TASKS]]
 
 
 def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
@@ -31,7 +31,8 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    assert (NOT_MEASURED in header(file)) == (file in [*RUNS, *COMBINED, *OF_PAPERS, SERVED] and file not in MEASURED)
+    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, SERVED]
+    assert (NOT_MEASURED in header(file)) == (file in unmeasured and file not in MEASURED)
 
 
 @pytest.mark.parametrize("file", SHIPPED)
@@ -78,6 +79,14 @@ def test_a_run_has_its_corpus_and_a_folder_name_with_all_placeholders(file):
     assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
     assert load_protocol(ROOT / settings.split.protocol).corpus in (None, corpus)
     assert settings.output.dir == ("outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}")
+
+
+@pytest.mark.parametrize("file", OF_TASKS)
+def test_a_run_of_another_task_names_it_in_its_folder(file):
+    settings = load(file)
+    pattern = "outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_%s_fold{fold}_seed{seed}"
+    assert settings.output.dir == pattern % Path(file).stem
+    assert load_protocol(ROOT / settings.split.protocol).corpus == Path(file).parent.name
 
 
 @pytest.mark.parametrize("file", OF_SEVERAL_RUNS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, PAPERS, SERVED, load, of_recipe
+from shipped import CHANGED, CORPORA, OF_TASKS, PAPERS, SERVED, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -31,15 +31,17 @@ RECIPES = [
 
 def folder_name(file, corpus):
     """Value of the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
-    settings, method = load(file), Path(file).stem
+    settings, stem = load(file), Path(file).stem
+    task, _, method = stem.rpartition("_") if file in OF_TASKS else ("", "", stem)
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir.replace("{fold}", "1").replace("{seed}", "0")
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-scratch", settings.baseline.modalities
     else:
         recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
+    task = f"_{task}_{method}" if task else ""
     recognizer += "-nf4" if method == "qlora" else ""
-    return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}_fold1_seed0"
+    return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}{task}_fold1_seed0"
 
 
 @pytest.mark.parametrize("file", of_recipe("prepare_corpus"))
@@ -67,12 +69,15 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
     data, protocol = (Path(record.config[section][key]) for section, key in (("data", "dir"), ("split", "protocol")))
     assert protocol.name == Path(load(file).split.protocol).name
     folded = fold_corpus(load_corpus(data), load_protocol(protocol))
+    assert record.task_kind == folded.task.kind
     assert sorted(table["utterance_id"]) == folded.folds.ids(1, "test")
     assert set(table["status"]) == {"scored"}
     assert json.loads((tmp_path / folder / "metrics.json").read_text("utf-8"))["n"] == len(table)
     assert record.seconds > 0
     if recipe in TRAINED:
         name, expected = TRAINED[recipe]
+        if recipe == "finetune" and record.task_kind != "single":
+            expected = {"adapter_config.json", "adapter_model.safetensors"}  # it is not shared
         assert {path.name for path in (tmp_path / folder / name).iterdir()} >= expected
         rows = [json.loads(line) for line in (tmp_path / folder / "history.jsonl").read_text("utf-8").splitlines()]
         assert [(row["split"], row["step"]) for row in rows if row["split"] == "dev"] == [("dev", 1)]

@@ -169,7 +169,7 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
         run = read_run(folder)
         if run.record.task_kind != "single":
             raise ConfigError(
-                f"key 'fusion.members': the task of {run.name} is {run.record.task_kind}; only probabilities of one label "
+                f"key 'fusion.members': the task of {run.name} is {run.record.task_kind}; only those of one label "
                 "an utterance are fused"
             )
         members.append(run)
