@@ -258,10 +258,9 @@ def _class_weights(train: ExampleDataset) -> tuple[float, ...]:
     if task.kind == "single":
         return class_weights(train.truths(), task.targets)
     present = train.targets().sum(axis=0)
-    if not present.all():
-        label = task.targets[int(present.argmin())]
-        raise ConfigError(f"label {label!r} has no training example; set balance.class_weights=none")
-    return tuple(float(weight) for weight in (len(train) - present) / present)
+    absent = len(train) - present
+    # a label that is never present has no term that could be weighted
+    return tuple(float(without / n) if n else 1.0 for without, n in zip(absent, present, strict=True))
 
 
 def augmented(data: RunData, settings: AugmentSettings, seed: int, *, refuses: Refuses | None = None) -> RunData:
