@@ -19,7 +19,10 @@ __all__ = ["COLUMNS", "INTEGERS", "TRUTH", "VOTE", "check_table", "columns_of", 
 COLUMNS = ("utterance_id", "speaker", "corpus", "fold", "seed", "task", "condition", "status", "truth",
            "prediction", "answer")  # fmt: skip
 INTEGERS = ("fold", "seed")
-TRUTH, VOTE = "truth_", "vote_"
+TRUTH = "truth_"
+"""Prefix of the columns of true values"""
+VOTE = "vote_"
+"""Prefix of the columns of the shares of votes"""
 _KEY = ["utterance_id", "fold", "seed", "condition"]
 _SUM_TOLERANCE = 1e-3  # of exp(log-probs), wide enough for scores computed in bfloat16 and normalised in float32
 _TIE_TOLERANCE = 1e-6

@@ -16,13 +16,14 @@ from lalm_mer.core.errors import PredictionError
 from lalm_mer.evaluation.metrics import METRICS, Floats, Metric
 
 __all__ = [
-    "CCC", "LABEL_F1", "TARGET_METRICS", "THRESHOLD", "TargetMetric", "default_metric", "metric_called",
+    "TARGET_METRICS", "THRESHOLD", "TargetMetric", "default_metric", "metric_called",
     "metric_names", "primary_metrics",
     "target_sums", "target_values",
 ]  # fmt: skip
 
 THRESHOLD = 0.5
-CCC, LABEL_F1 = "ccc", "label_f1"
+"""Score from which on a label counts as present."""
+_CCC, _LABEL_F1 = "ccc", "label_f1"
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,13 @@ def _label_weighted_accuracy(sums: Floats) -> Floats:
 TARGET_METRICS = {
     metric.name: metric
     for metric in (
-        TargetMetric(CCC, "scalar", "concordance correlation coefficient", "CCC", _ccc, is_share=False),
+        TargetMetric(_CCC, "scalar", "concordance correlation coefficient", "CCC", _ccc, is_share=False),
         TargetMetric("pearson", "scalar", "Pearson correlation", "Pearson", _pearson, is_share=False),
         TargetMetric("mae", "scalar", "mean absolute error", "MAE", _mae, greater_is_better=False, is_share=False),
         TargetMetric(
             "rmse", "scalar", "root mean squared error", "RMSE", _rmse, greater_is_better=False, is_share=False
         ),
-        TargetMetric(LABEL_F1, "multi", "macro F1 over labels", "F1", _label_f1),
+        TargetMetric(_LABEL_F1, "multi", "macro F1 over labels", "F1", _label_f1),
         TargetMetric("label_weighted_f1", "multi", "weighted F1, mean over labels", "weighted F1", _label_weighted_f1),
         TargetMetric(
             "label_weighted_accuracy", "multi", "weighted accuracy, mean over labels", "WA", _label_weighted_accuracy

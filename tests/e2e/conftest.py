@@ -164,8 +164,7 @@ def protocol_of_a_miniature(file: str, data: Path, folder: Path) -> Path:
     protocol = load_protocol(ROOT / file)
     task = protocol.resolve_task(load(data).tasks)
     content = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
-    if task.kind != "scalar":
-        content["may_lack"] = {split: list(task.targets) for split in SPLITS}
+    content["may_lack"] = {split: [] if task.kind == "scalar" else list(task.targets) for split in SPLITS}
     folder.mkdir(exist_ok=True)
     copy = folder / Path(file).name
     if protocol.folds.file:

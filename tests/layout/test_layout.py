@@ -156,7 +156,7 @@ def test_bounds_of_comparisons_are_relative_to_the_scale():
 
 
 def test_every_shipped_prompt_loads():
-    folders = {"": "", "dialogue": "dialogue_", "described": "described_"}
+    folders = {name: f"{name}_" if name else "" for name in ("", "dialogue", "described", "labels", "dimensions")}
     for folder, prefix in folders.items():
         prompts = {path: load_prompt(path) for path in sorted((ROOT / "prompts" / folder).glob("*.yaml"))}
         assert {prompt.modalities for prompt in prompts.values()} >= {"audio+transcript"}
