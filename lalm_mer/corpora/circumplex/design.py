@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.names import SIMULATED
 
 __all__ = [
     "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "RANGES", "RATERS", "SPEAKERS", "SPLITS", "VARIANTS", "WORDS", "Carrier",
@@ -30,7 +31,7 @@ QUADRANTS = {
 }
 _OPPOSITE = {"pleasant": "unpleasant", "unpleasant": "pleasant", "calm": "aroused", "aroused": "calm"}
 RANGES = {"valence": [1, 5], "arousal": [1, 5]}
-RATERS = "simulated"
+RATERS = SIMULATED
 """Channel of the simulated raters in the column ``ratings``."""
 _LOW, _HIGH = 2.0, 4.0  # on the scales of RANGES
 _AGREEMENT = 0.8  # probability that a simulated rater reports the valence of an utterance, and as much for its arousal

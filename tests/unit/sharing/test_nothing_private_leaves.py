@@ -51,7 +51,7 @@ CHECKED = (
     "config.balance.sampling", "config.balance.direction", "config.balance.class_weights",
     "config.augment.noise.color", "config.train.lr_scheduler_type", "config.train.eval_strategy",
     "config.train.train_sampling_strategy", "config.train.tokens_per_batch", "config.train.optim",
-    "config.balance.max_per_*", "config.train.eval_steps", "config.train.early_stopping_patience", "config.objective",
+    "config.balance.max_per_*", "config.train.eval_steps", "config.train.early_stopping_patience", "config.loss.kind",
 )  # fmt: skip
 """Fields that are shared: the push is refused if they contain anything but a name, a choice, a hash or a number."""
 BY_FILES = ("corpus", "task", "labels*", "primary_metric", "hashes.prompt", "protocol")
