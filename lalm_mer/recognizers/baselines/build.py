@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from lalm_mer.recognizers.baselines.saved import branch_weights, load_source, re
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = ["build_network"]
+
+_FEW = 32
+"""Utterances whose features take less time than the start of worker processes"""
 
 
 def build_network(
@@ -117,7 +120,8 @@ def _prepare(
     if encoder.stored:
         store = network.stores[modality] = FeatureStore(cache_dir, encoder)
         for inputs in splits:
-            store.add(_missing(store, inputs), processes)
+            missing = _missing(store, inputs)
+            store.add(missing, 1 if isinstance(missing, Sized) and len(missing) <= _FEW else processes)
         frames = store.frames
     normalisation = network.settings.branches[modality].normalisation
     light = [_without_waveforms(inputs) if encoder.stored else inputs for inputs in splits]

@@ -169,6 +169,9 @@ class Bilinear(Fusion):
             {name: nn.Linear(width.pooled, settings.rank * settings.size) for name, width in widths.items()}
         )  # the bias is the factor of the one
         self.weights = nn.Linear(settings.rank, 1, bias=False)
+        for factor in self.factors.values():  # at first each vector has an effect alone, as in a sum
+            nn.init.ones_(cast(nn.Linear, factor).bias)
+        nn.init.constant_(self.weights.weight, 1 / settings.rank)
         self.bias = nn.Parameter(torch.zeros(settings.size))
 
     def forward(self, branches: Mapping[str, Encoded]) -> Tensor:
