@@ -1,8 +1,8 @@
 """Cross-validation: several systems over folds, seeds and modalities by one command, then their comparison.
 
-A system is a YAML of zero_shot.py, finetune.py or train_baseline.py with overrides. Each run is one that the recipe's
-own command would make, in OUTPUT/runs; runs share stored tower outputs and features. Finished runs are not repeated:
-rerun the same command to resume. Logs of the workers are in OUTPUT/logs.
+A system is a YAML of zero_shot.py, finetune.py, train_baseline.py or late_fusion.py with overrides. Each run is one
+that the recipe's own command would make, in OUTPUT/runs; runs share stored tower outputs and features. Finished runs
+are not repeated: rerun the same command to resume. Logs of the workers are in OUTPUT/logs.
 
 Example:
   python recipes/cross_validate.py --config recipes/ravdess/cross_validate.yaml --dry-run
@@ -39,7 +39,7 @@ def dry_run(settings: CrossValidationSettings) -> None:
     from lalm_mer.launch.cross_validation.plan import plan_runs
     from lalm_mer.launch.cross_validation.summary import plan_text
 
-    print(plan_text(plan_runs(settings)))
+    print(plan_text(plan_runs(settings), settings.tflops))
 
 
 def work_on(settings: CrossValidationSettings) -> None:
@@ -47,6 +47,7 @@ def work_on(settings: CrossValidationSettings) -> None:
     from functools import partial
 
     from finetune import finetune  # the recipes beside this one
+    from late_fusion import late_fusion
     from train_baseline import train_baseline
     from zero_shot import zero_shot
 
@@ -54,13 +55,15 @@ def work_on(settings: CrossValidationSettings) -> None:
     from lalm_mer.launch.cross_validation.plan import plan_runs
     from lalm_mer.launch.cross_validation.workers import work
 
-    kept = KeptModel()
+    kept, runs = KeptModel(), plan_runs(settings)
+    zero_shot_runs = [run.folder for run in runs if run.recipe == "zero_shot"]
     recipes = {
-        "zero_shot": partial(zero_shot, kept=kept),
+        "zero_shot": partial(zero_shot, kept=kept, known=zero_shot_runs),
         "finetune": partial(finetune, kept=kept),
         "train_baseline": train_baseline,
+        "late_fusion": late_fusion,
     }
-    work(plan_runs(settings), recipes)
+    work(runs, recipes)
 
 
 def worker_command(system: str, engine: Path) -> Sequence[str]:

@@ -13,6 +13,9 @@ scoring.condition=audio_swapped, each test utterance gets the audio of another: 
 the audio. With model.family=remote, the model is on a server; a line says what is sent before anything is.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
@@ -22,8 +25,14 @@ from lalm_mer.launch.config.settings import ZeroShotSettings
 from lalm_mer.models.families import REMOTE
 
 
-def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None) -> None:
-    """Score the test set with the model, or with an adapter on it; ``kept`` has one of an earlier run."""
+def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: Sequence[Path] = ()) -> None:
+    """Score the test set with the model, or with an adapter on it.
+
+    Args:
+        settings: of the YAML
+        kept: has the base model of an earlier run of this process
+        known: folders of other runs, whose scores of the same utterances are used if the runs are otherwise equal
+    """
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import load_adapted, merged_notes
         from lalm_mer.launch.build.data import inputs_under
@@ -32,6 +41,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None) -> None
         from lalm_mer.launch.run.encoded_data import encoded_data
         from lalm_mer.launch.run.engine import expected_engine
         from lalm_mer.launch.run.identity import loaded_identity
+        from lalm_mer.launch.run.known_scores import add_known
         from lalm_mer.launch.run.preflight import preflight
         from lalm_mer.launch.run.remote import score_remotely
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
@@ -67,6 +77,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None) -> None
         data = encoded_data(loaded, recognizer, settings, engine)
         inputs = inputs_under(data.scored_test, settings.scoring.condition, settings.seed)
         journal = run.journal("test", data.scored_test)
+        add_known(journal, run.record, data.scored_test, known)
         if answering is not None:
             run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine, journal))
             kept.put_back(loaded.model, recognizer)

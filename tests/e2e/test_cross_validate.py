@@ -1,9 +1,11 @@
 """Folds x seeds x modalities by one command: each run is that of the recipe's own command, and none is made twice."""
 
+import json
 import random
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -32,13 +34,19 @@ def config(workplace):
     plain = {key: zero_shot[key] for key in ("data", "split", "model", "output")}
     (workplace.folder / "plain.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
     (workplace.folder / "baseline.yaml").write_text(yaml.safe_dump(small_baseline(workplace)), encoding="utf-8")
+    fused = {"fusion": {"members": ["a", "b"], "rule": "mean"}, "output": {"dir": "unused"}}
+    (workplace.folder / "fused.yaml").write_text(yaml.safe_dump(fused), encoding="utf-8")
     content = {
         "systems": {
             "zero_shot": {
                 "recipe": "zero_shot", "config": str(workplace.folder / "plain.yaml"),
-                "modalities": ["audio", "audio+transcript"], "seeds": [0],
+                "modalities": ["audio", "audio+transcript"],
             },
             "small": {"recipe": "train_baseline", "config": str(workplace.folder / "baseline.yaml")},
+            "fused": {
+                "recipe": "late_fusion", "config": str(workplace.folder / "fused.yaml"),
+                "members": ["zero_shot_audio", "small"],
+            },
         },
         "folds": [1, 3],
         "seeds": [0, 1],
@@ -49,7 +57,7 @@ def config(workplace):
 
 NAMES = [
     *(f"zero_shot_{modalities}/fold{fold}_seed0" for modalities in ("audio", "audio_transcript") for fold in (1, 3)),
-    *(f"small/fold{fold}_seed{seed}" for seed in (0, 1) for fold in (1, 3)),
+    *(f"{system}/fold{fold}_seed{seed}" for system in ("small", "fused") for seed in (0, 1) for fold in (1, 3)),
 ]
 
 
@@ -57,7 +65,7 @@ NAMES = [
 def finished(config, workplace, tmp_path_factory):
     """Output of a cross-validation whose runs were made by two workers in this process."""
     out = tmp_path_factory.mktemp("finished")
-    for system in ("zero_shot", "small"):
+    for system in ("zero_shot", "small", "fused"):
         assert workplace.again(RECIPE, f"output.dir={out}", f"only=[{system}]", "--worker") == 0
     return out
 
@@ -79,9 +87,13 @@ def test_finished_runs_are_compared_and_not_repeated(finished, workplace, capsys
     printed = capsys.readouterr().out
     assert times_of_files(finished / "runs") == changed
     table, values = results(finished)
-    assert list(table["modalities"]) == ["audio", "audio+transcript", "transcript"]
-    assert list(table["folds"]) == [2, 2, 2]
-    assert list(table["seeds"]) == [1, 1, 2]
+    assert list(table["modalities"]) == ["audio", "audio+transcript", "transcript", "audio+transcript"]
+    assert list(table["folds"]) == [2, 2, 2, 2]
+    assert list(table["seeds"]) == [1, 1, 2, 2]
+    record = json.loads((finished / "runs/fused/fold3_seed1/run.json").read_text("utf-8"))
+    assert [Path(folder).parts[-2:] for folder in record["config"]["fusion"]["members"]] == [
+        ("zero_shot_audio", "fold3_seed0"), ("small", "fold3_seed1"),
+    ]  # fmt: skip
     assert set(values["part"]) >= {"fold", "mean_over_folds", "mean_over_seeds", "sd_over_seeds"}
     assert "over folds" in printed
     assert (finished / "report.html").is_file()
@@ -91,7 +103,7 @@ def test_a_run_is_that_of_the_command_which_the_dry_run_prints(finished, workpla
     assert workplace.again(RECIPE, f"output.dir={finished}", "--dry-run") == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed if ", finished" in line] == NAMES
-    assert "8 runs, 0 to do: about 0 minutes in one process" in printed
+    assert "12 runs, 0 to do: about 0 minutes in one process" in printed
     (command,) = [line.split() for line in printed if "recipes/zero_shot.py" in line and "modalities=audio " in line]
     assert command[:5] == ["$", "accelerate", "launch", "--quiet", "--config_file"]
     *overrides, last = command[command.index("--config") + 2 :]
@@ -110,12 +122,48 @@ def test_what_is_not_finished_is_listed_with_its_cost(finished, workplace, capsy
     assert "6 runs, 2 to do" in printed
 
 
+def test_no_utterance_is_scored_twice_where_test_sets_overlap(config, workplace, capsys, tmp_path):
+    protocol = read_yaml(workplace.folder / "protocol.yaml")
+    protocol["folds"]["test"] = {1: ["s1", "s2"], 2: ["s2", "s3"], 3: ["s5", "s6"]}
+    protocol["folds"]["dev"] = {1: ["s3"], 2: ["s4"], 3: ["s1"]}
+    (tmp_path / "overlapping.yaml").write_text(yaml.safe_dump(protocol), encoding="utf-8")
+    options = [f"overrides=[split.protocol={tmp_path / 'overlapping.yaml'}]", "only=[zero_shot]", "folds=[1,2]"]
+    options.append("systems={zero_shot: {modalities: [audio]}}")
+    assert workplace.again(RECIPE, f"output.dir={tmp_path / 'both'}", *options, "--worker") == 0
+    assert "10 of 20 test utterances are scored in " in capsys.readouterr().out
+    assert workplace.again(RECIPE, f"output.dir={tmp_path / 'alone'}", *options, "folds=[2]", "--worker") == 0
+    both, alone = (
+        pd.read_parquet(tmp_path / name / "runs/zero_shot_audio/fold2_seed0/predictions.parquet")
+        for name in ("both", "alone")
+    )
+    pd.testing.assert_frame_equal(both, alone, atol=1e-5, rtol=0)
+
+
+def test_durations_are_predicted_before_the_first_run(config, workplace, capsys, tmp_path):
+    options = ["only=[zero_shot,small]", f"output.dir={tmp_path}", "--dry-run"]
+    assert workplace.again(RECIPE, "tflops=1e-6", *options) == 0
+    printed = capsys.readouterr().out
+    of_audio, of_both = (
+        [float(line.split()[-1]) for line in printed.splitlines() if line.startswith(f"zero_shot_{row}/fold")]
+        for row in ("audio", "audio_transcript")
+    )
+    assert 0 < of_audio[0] < of_both[0]
+    assert "small/fold1_seed0" in printed
+    assert "no prediction for small: operations are known for audio-language models alone" in printed
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["folds=[4]"], "key 'folds': 4; protocol synthetic_beeps_3fold of system zero_shot has [1, 2, 3]"),
         (["seeds=[1,1]"], "key 'seeds': [1, 1] has a number twice"),
-        (["only=[large]"], "key 'only': 'large'; the systems are zero_shot, small"),
+        (["only=[large]"], "key 'only': 'large'; the systems are zero_shot, small, fused"),
+        (
+            ["systems={fused: {members: [small, large]}}"],
+            "key 'systems.fused.members': 'large'; expected systems above",
+        ),
+        (["systems={small: {seeds: [0, 1]}, zero_shot: {recipe: late_fusion}}"], "key 'systems.zero_shot.members': []"),
+        (["systems={small: {after: [fused]}}"], "key 'systems.small.after': 'fused'; expected a system above it"),
         (["systems={../x: {recipe: zero_shot, config: y}}"], "key 'systems': '../x' is to name folders"),
         (
             ["overrides=[split.fold=2]"],
@@ -155,8 +203,9 @@ def test_a_system_that_fails_leaves_the_others_and_is_named(config, workplace, c
     printed = capsys.readouterr()
     assert "small/fold1_seed0: UAR " in printed.out
     assert printed.err.splitlines()[-1].startswith(
-        "error: 2 of 3 runs are not finished; system zero_shot: key 'prompt.shots': 500, but "
+        "error: 3 of 4 runs are not finished; system zero_shot: key 'prompt.shots': 500, but "
     )
+    assert not (tmp_path / "logs/fused_0.log").exists()
 
 
 def test_two_systems_of_one_name_are_two_rows(finished, workplace, capsys, tmp_path):

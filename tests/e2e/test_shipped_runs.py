@@ -105,13 +105,17 @@ def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_
 @pytest.mark.parametrize("file", of_recipe("cross_validate"))
 def test_a_cross_validation_has_all_folds_and_seeds(file, shipped_command, run_script, tmp_path, capsys):
     settings = load(file)
-    command = shipped_command(next(iter(settings.systems.values())).config)
-    options = [option for option in command if option.startswith(("data.dir=", "split.protocol="))]
-    folder = f"output.dir={tmp_path / 'out'}"
+    first = next(iter(settings.systems.values())).config
+    protocol = [override for override in settings.overrides if override.startswith("split.protocol=")]
+    command = shipped_command(first, *protocol)
+    options = [next(option for option in command if option.startswith(key)) for key in ("data.dir=", "split.protocol=")]
+    options = [*(override for override in settings.overrides if override not in protocol), *options]
+    options, folder = json.dumps(options), f"output.dir={tmp_path / 'out'}"
     assert run_script("recipes/cross_validate.py", "--config", file, f"overrides={options}", folder, "--dry-run") == 0
-    folds = {"iemocap": 5, "manifest": 5, "ravdess": 6}[Path(file).parent.name]
+    folds = {"ravdess": 6, "meld": 1, "msp_podcast": 1}.get(Path(load(first).data.dir).name, 5)
+    seeds = {name: 1 if system.recipe == "zero_shot" else 3 for name, system in settings.systems.items()}
     rows = {name: len(system.modalities or [""]) for name, system in settings.systems.items()}
-    count = folds * (rows["zero_shot"] + 3 * rows["lora"] + 3 * rows["baseline"])
+    count = folds * sum(rows[name] * seeds[name] for name in rows)
     assert f"{count} runs, {count} to do" in capsys.readouterr().out
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,7 +19,7 @@ from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.plain_text import printable
 from lalm_mer.evaluation.comparison import Row
-from lalm_mer.evaluation.metrics import UAR
+from lalm_mer.evaluation.metrics import UAR, Floats
 from lalm_mer.evaluation.target_metrics import default_metric, metric_called
 
 __all__ = ["SETTINGS", "curves", "data_uri", "forest"]
@@ -88,13 +90,14 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def curves(row: Row) -> str:
-    """Loss and the default metric on dev, such as UAR, by step, one line per run that was trained in steps."""
+    """Loss and the default metric on dev, such as UAR, by step: a line per run; of more than three, also their mean."""
     trained = [run for run in row.runs if not run.history.empty]
     missing = [note.n or 0 for note in row.record.notes if (note.code, note.split) == (NoteCode.MISSING_CLASSES, "dev")]
     chance = 100 / (len(row.record.labels) - sum(missing)) if row.kind == "single" else None
     main, factor = metric_called(default_metric(row.kind)), 1 if row.kind == "scalar" else 100
     width = 1.6 if len(trained) == 1 else 1.0
-    opacity = 1.0 if len(trained) <= 3 else 0.55
+    many = len(trained) > 3
+    opacity = 0.3 if many else 1.0
     style: dict[str, Any] = {"linewidth": width, "alpha": opacity, "markersize": 3}
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 2.5), layout="constrained")
@@ -108,6 +111,13 @@ def curves(row: Row) -> str:
                     )
                 if split == "dev" and len(part):
                     recall.plot(part["step"], factor * part[main.name].astype(float), **style, **look)
+        if many:
+            for axes, split, column, scale, colour in (
+                (loss, "train", "loss", 1, _TRAIN), (loss, "dev", "loss", 1, _DEV),
+                (recall, "dev", main.name, factor, _DEV),
+            ):  # fmt: skip
+                steps, mean = _mean_curve([run.history[run.history["split"] == split] for run in trained], column)
+                axes.plot(steps, scale * mean, color=colour, linewidth=2.2)
         if chance is not None:
             recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
             recall.text(1.0, chance, "chance ", transform=recall.get_yaxis_transform(), ha="right", va="bottom",
@@ -121,3 +131,21 @@ def curves(row: Row) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.grid(color="#E8E8E8", linewidth=0.8)
         return data_uri(figure)
+
+
+def _mean_curve(parts: Sequence[pd.DataFrame], column: str) -> tuple[Floats, Floats]:
+    """Steps that all parts cover, and the mean of their values there, each interpolated between its own steps.
+
+    Example:
+        >>> parts = [pd.DataFrame({"step": [1, 3], "loss": [2, 4]}), pd.DataFrame({"step": [2, 4], "loss": [1, 1]})]
+        >>> _mean_curve(parts, "loss")
+        (array([2., 3.]), array([2. , 2.5]))
+    """
+    curves = [part.sort_values("step") for part in parts if len(part)]
+    if not curves:
+        return np.empty(0), np.empty(0)
+    first, last = max(part["step"].iloc[0] for part in curves), min(part["step"].iloc[-1] for part in curves)
+    steps = np.unique(np.concatenate([part["step"].to_numpy(dtype=np.float64) for part in curves]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    values = [np.interp(steps, part["step"].to_numpy(float), part[column].to_numpy(float)) for part in curves]
+    return steps, np.mean(values, axis=0)

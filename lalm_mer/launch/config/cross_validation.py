@@ -10,20 +10,25 @@ from typing import TypeAlias
 from lalm_mer.core import names
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
+from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.sections import FolderSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 
 __all__ = [
-    "RECIPES", "TRAINING_RECIPES", "CrossValidationSettings", "RunSettings", "SystemSettings", "require_systems",
+    "LATE_FUSION", "RECIPES", "TRAINING_RECIPES", "CrossValidationSettings", "PlannedSettings", "RunSettings",
+    "SystemSettings", "require_systems",
 ]  # fmt: skip
 
 RunSettings: TypeAlias = ZeroShotSettings | FinetuneSettings | BaselineSettings
+PlannedSettings: TypeAlias = RunSettings | LateFusionSettings
 RECIPES: dict[str, type[RunSettings]] = {
     "zero_shot": ZeroShotSettings,
     "finetune": FinetuneSettings,
     "train_baseline": BaselineSettings,
 }
-"""Recipe -> schema of its YAML."""
+"""Recipe -> schema of its YAML, for a run on a fold."""
+LATE_FUSION = "late_fusion"
+"""The recipe that combines runs of other systems."""
 TRAINING_RECIPES = ("finetune", "train_baseline")
 """Those that train, and select on dev."""
 
@@ -34,13 +39,17 @@ _NAME = re.compile(r"\w[\w.-]*")
 class SystemSettings:
     """One system: a recipe, its YAML, and the values in which its runs differ from it."""
 
-    recipe: str = setting(choices=tuple(RECIPES), help="the recipe that the YAML is for")
+    recipe: str = setting(choices=(*RECIPES, LATE_FUSION), help="the recipe that the YAML is for")
     config: str = setting(help="the YAML, a complete run")
     overrides: list[str] = setting([], help="section.key=value, for all runs of the system")
     modalities: list[str] | None = setting(
         None, choices=names.MODALITIES, help="its runs are repeated with each; null for what the YAML says"
     )
     seeds: list[int] | None = setting(None, at_least=0, help="null for those of the cross-validation")
+    members: list[str] = setting(
+        [], help="with late_fusion: systems, or systems with modalities such as baseline_audio, whose runs are combined"
+    )
+    after: list[str] = setting([], help="systems whose runs are finished first, such as those that a run starts from")
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,16 @@ class CrossValidationSettings:
     overrides: list[str] = setting([], help="section.key=value, for all runs of all systems")
     only: list[str] = setting([], help="systems to run; empty for all")
     processes: int = setting(1, at_least=1, help="runs at a time, each in its own process, and on its own GPU if any")
+    tflops: float | None = setting(
+        None,
+        above=0,
+        help="with --dry-run: 10^12 operations per second that are reached, such as those of a benchmark, for the "
+        "durations of audio-language models of which no run has finished",
+    )
 
     def __post_init__(self) -> None:
         require_systems(self.systems, self.only, {"seeds": self.seeds, "folds": self.folds})
+        _require_order(self.systems)
         if not self.seeds:
             raise ConfigError("key 'seeds': is empty; name at least one")
 
@@ -90,3 +106,21 @@ def require_systems(
             raise ConfigError(f"key {key!r}: {list(values)} has a number twice; give each once")
     if not systems:
         raise ConfigError("key 'systems': is empty; name at least one")
+
+
+def _require_order(systems: Mapping[str, SystemSettings]) -> None:
+    """Check that systems come after those that they need."""
+    earlier: list[str] = []
+    for name, system in systems.items():
+        fuses = system.recipe == LATE_FUSION
+        if fuses and len(set(system.members)) < 2:
+            raise ConfigError(f"key 'systems.{name}.members': {system.members}; name two or more different systems")
+        if fuses and (system.modalities or system.seeds):
+            raise ConfigError(f"system {name}: late_fusion has modalities and seeds of its members; leave them out")
+        if system.members and not fuses:
+            raise ConfigError(f"key 'systems.{name}.members': only for recipe {LATE_FUSION}; use after")
+        for needed in system.after:
+            if needed not in earlier:
+                known = ", ".join(earlier) or "none"
+                raise ConfigError(f"key 'systems.{name}.after': {needed!r}; expected a system above it: {known}")
+        earlier.append(name)

@@ -16,14 +16,22 @@ from lalm_mer.core.notes import Split
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.run_record import DEV_METRICS_FILE, METRICS_FILE, has_results
 from lalm_mer.corpora import load
-from lalm_mer.launch.config.cross_validation import RECIPES, CrossValidationSettings, RunSettings, SystemSettings
-from lalm_mer.launch.config.sections import TrainingSplitSettings
+from lalm_mer.launch.config.cross_validation import (
+    LATE_FUSION,
+    RECIPES,
+    CrossValidationSettings,
+    PlannedSettings,
+    RunSettings,
+    SystemSettings,
+)
+from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.sections import EngineSettings, TrainingSplitSettings
 from lalm_mer.launch.config.settings import BaselineSettings, ZeroShotSettings
-from lalm_mer.protocols.folded_corpus import fold_corpus
+from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds
 
-__all__ = ["PlannedRun", "folds_of", "load_run", "plan_runs", "require_one_process"]
+__all__ = ["PlannedRun", "folded_of", "folds_of", "load_run", "plan_runs", "require_one_process"]
 
 _OF_A_RUN = ("split.fold", "seed", "output.dir")
 
@@ -39,14 +47,16 @@ class PlannedRun:
         settings: of the run
         arguments: command line of the recipe
         sizes: split -> number of utterances
+        after: systems whose runs are finished first
     """
 
     system: str
     row: str
     recipe: str
-    settings: RunSettings
+    settings: PlannedSettings
     arguments: tuple[str, ...]
     sizes: Mapping[Split, int]
+    after: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -61,9 +71,9 @@ class PlannedRun:
     @property
     def metrics_file(self) -> str:
         """The file in its folder that is written last."""
-        split = self.settings.split
-        scores_test = not isinstance(split, TrainingSplitSettings) or split.score_test
-        return METRICS_FILE if scores_test else DEV_METRICS_FILE
+        split = None if isinstance(self.settings, LateFusionSettings) else self.settings.split
+        dev_alone = isinstance(split, TrainingSplitSettings) and not split.score_test
+        return DEV_METRICS_FILE if dev_alone else METRICS_FILE
 
     @property
     def is_finished(self) -> bool:
@@ -73,12 +83,15 @@ class PlannedRun:
     @property
     def engine(self) -> Path:
         """The file of accelerate launch."""
+        if isinstance(self.settings, LateFusionSettings):  # it needs no device
+            return Path(EngineSettings().accelerate_config)
         return Path(self.settings.engine.accelerate_config)
 
     @property
     def command(self) -> str:
         """The command that runs it alone."""
         launch = ["accelerate", "launch", "--quiet", "--config_file", as_recorded(self.engine)]
+        launch = ["python"] if self.recipe == LATE_FUSION else launch
         return shlex.join([*launch, f"recipes/{self.recipe}.py", *self.arguments])
 
 
@@ -90,7 +103,68 @@ def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
     Raises:
         ConfigError: naming system and key, if a config is wrong, a fold is unknown, or a run needs several processes
     """
-    return [run for name, system in settings.chosen.items() for run in _runs_of(name, system, settings)]
+    rows: dict[str, list[PlannedRun]] = {}
+    for name, system in settings.systems.items():
+        if name in settings.chosen or _is_member(name, settings):
+            own = _fusions(name, system, settings, rows) if system.recipe == LATE_FUSION else None
+            for run in _runs_of(name, system, settings) if own is None else own:
+                rows.setdefault(run.row, []).append(run)
+    return [run for runs in rows.values() for run in runs if run.system in settings.chosen]
+
+
+def _is_member(name: str, settings: CrossValidationSettings) -> bool:
+    """Whether a chosen late fusion may have runs of the system as its members."""
+    names = [member for system in settings.chosen.values() for member in system.members]
+    return any(member == name or member.startswith(f"{name}_") for member in names)
+
+
+def _fusions(
+    name: str, system: SystemSettings, settings: CrossValidationSettings, rows: Mapping[str, Sequence[PlannedRun]]
+) -> Iterator[PlannedRun]:
+    """A late fusion for each fold and seed of its members; one of a single seed is a member with every seed."""
+    _require_free(name, tuple(system.overrides))
+    for member in system.members:
+        if member not in rows:
+            raise ConfigError(
+                f"key 'systems.{name}.members': {member!r}; expected systems above it, with their modalities: "
+                f"{', '.join(rows)}"
+            )
+    members = [{_place(run): run for run in rows[member]} for member in system.members]
+    most = max(members, key=len)
+    single = [{fold: run for (fold, _), run in each.items()} if len({seed for _, seed in each}) == 1 else {}
+              for each in members]  # fmt: skip
+    for (fold, seed), first in most.items():
+        found = [each.get((fold, seed)) or alone.get(fold) for each, alone in zip(members, single, strict=True)]
+        if None in found:
+            lacking = system.members[found.index(None)]
+            raise ConfigError(
+                f"key 'systems.{name}.members': {lacking} has no run on fold {fold} with seed {seed}; give all members "
+                "the same seeds"
+            )
+        runs = [run for run in found if run is not None]
+        folder = Path(settings.output.dir) / "runs" / name / f"fold{fold}_seed{seed}"
+        named = ",".join(as_recorded(run.folder) for run in runs)
+        own = (f"fusion.members=[{named}]", f"seed={seed}", f"output.dir={as_recorded(folder)}")
+        overrides = (*system.overrides, *own)
+        run = _load_late_fusion(name, system, overrides)
+        after = tuple(dict.fromkeys([*system.after, *(each.system for each in runs)]))
+        yield PlannedRun(name, name, LATE_FUSION, run, ("--config", system.config, *overrides), first.sizes, after)
+
+
+def _load_late_fusion(name: str, system: SystemSettings, overrides: Sequence[str]) -> LateFusionSettings:
+    """The settings of a late fusion; its members need not exist yet."""
+    try:
+        return load_config(LateFusionSettings, Path(absolute(system.config)), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"system {name}: {error}") from None
+
+
+def _place(run: PlannedRun) -> tuple[int, int]:
+    """Fold and seed of a run."""
+    if isinstance(run.settings, LateFusionSettings):
+        fold, seed = run.folder.name.removeprefix("fold").split("_seed")
+        return int(fold), int(seed)
+    return run.settings.split.fold, run.settings.seed
 
 
 def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSettings) -> Iterator[PlannedRun]:
@@ -112,7 +186,8 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
             folder = Path(settings.output.dir) / "runs" / row / f"fold{fold}_seed{seed}"
             overrides = (*shared, f"split.fold={fold}", f"output.dir={as_recorded(folder)}")
             run = _load(name, system, overrides)
-            yield PlannedRun(name, row, system.recipe, run, ("--config", system.config, *overrides), sizes)
+            arguments = ("--config", system.config, *overrides)
+            yield PlannedRun(name, row, system.recipe, run, arguments, sizes, tuple(system.after))
 
 
 def _require_free(name: str, overrides: tuple[str, ...]) -> None:
@@ -170,9 +245,14 @@ def load_run(recipe: str, config: str, overrides: Sequence[str], where: str) -> 
 
 
 @cache
+def folded_of(data: str, protocol: str) -> FoldedCorpus:
+    """A prepared corpus with the folds of a protocol."""
+    return fold_corpus(load(Path(data)), load_protocol(Path(protocol)))
+
+
 def folds_of(data: str, protocol: str) -> Folds:
     """The folds of a protocol on a prepared corpus."""
-    return fold_corpus(load(Path(data)), load_protocol(Path(protocol))).folds
+    return folded_of(data, protocol).folds
 
 
 def require_one_process(settings: RunSettings, where: str) -> None:

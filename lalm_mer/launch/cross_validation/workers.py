@@ -88,6 +88,7 @@ class _Job:
     system: str
     command: Sequence[str]
     log: Path
+    after: tuple[str, ...] = ()
 
 
 def _jobs(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> Iterator[_Job]:
@@ -96,7 +97,7 @@ def _jobs(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, lo
         own = [run for run in runs if run.system == system]
         unfinished = sum(not run.is_finished for run in own)
         for number in range(max(1, min(processes, unfinished))):
-            yield _Job(system, command(system, own[0].engine), logs / f"{system}_{number}.log")
+            yield _Job(system, command(system, own[0].engine), logs / f"{system}_{number}.log", own[0].after)
 
 
 class _Pool:
@@ -122,11 +123,24 @@ class _Pool:
                 if process.returncode:
                     self._failed.setdefault(job.system, _error_of(job, process.returncode))
         for slot in self._slots:
-            while slot not in self._running and self._jobs:
-                job = self._jobs.popleft()
-                if job.system not in self._failed:
-                    self._running[slot] = (job, _start(job, slot))
+            if slot not in self._running and (free := self._next()) is not None:
+                self._running[slot] = (free, _start(free, slot))
         return bool(self._running)
+
+    def _next(self) -> _Job | None:
+        """The first job that can start; None while those that are left need runs of others."""
+        for job in list(self._jobs):
+            needed = next((system for system in job.after if system in self._failed), None)
+            if needed is not None:
+                self._failed.setdefault(job.system, f"system {needed} failed, whose runs it needs")
+            if job.system in self._failed:
+                self._jobs.remove(job)
+        busy = {job.system for job, _ in self._running.values()} | {job.system for job in self._jobs}
+        for job in self._jobs:
+            if busy.isdisjoint(job.after):
+                self._jobs.remove(job)
+                return job
+        return None
 
     @contextmanager
     def ended(self) -> Iterator[None]:
