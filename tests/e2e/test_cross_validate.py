@@ -13,7 +13,8 @@ import yaml
 from engines import assert_same_files
 from small_runs import small_baseline
 
-from lalm_mer.core.config import read_yaml
+from lalm_mer.core.config import load_config, read_yaml
+from lalm_mer.launch.config.settings import ZeroShotSettings
 
 RECIPE = "cross_validate"
 PYTHON = [sys.executable]
@@ -122,21 +123,22 @@ def test_what_is_not_finished_is_listed_with_its_cost(finished, workplace, capsy
     assert "6 runs, 2 to do" in printed
 
 
-def test_no_utterance_is_scored_twice_where_test_sets_overlap(config, workplace, capsys, tmp_path):
-    protocol = read_yaml(workplace.folder / "protocol.yaml")
-    protocol["folds"]["test"] = {1: ["s1", "s2"], 2: ["s2", "s3"], 3: ["s5", "s6"]}
-    protocol["folds"]["dev"] = {1: ["s3"], 2: ["s4"], 3: ["s1"]}
-    (tmp_path / "overlapping.yaml").write_text(yaml.safe_dump(protocol), encoding="utf-8")
-    options = [f"overrides=[split.protocol={tmp_path / 'overlapping.yaml'}]", "only=[zero_shot]", "folds=[1,2]"]
-    options.append("systems={zero_shot: {modalities: [audio]}}")
-    assert workplace.again(RECIPE, f"output.dir={tmp_path / 'both'}", *options, "--worker") == 0
-    assert "10 of 20 test utterances are scored in " in capsys.readouterr().out
-    assert workplace.again(RECIPE, f"output.dir={tmp_path / 'alone'}", *options, "folds=[2]", "--worker") == 0
-    both, alone = (
-        pd.read_parquet(tmp_path / name / "runs/zero_shot_audio/fold2_seed0/predictions.parquet")
-        for name in ("both", "alone")
+def test_a_run_takes_the_scores_that_an_equal_run_has_of_the_same_utterances(finished, workplace, capsys, tmp_path):
+    from zero_shot import zero_shot  # of the recipes
+
+    known = [finished / "runs" / name for name in NAMES if name.startswith("zero_shot")]
+    shared = ["prompt.modalities=audio", "split.fold=3", "model.tower_cache=never"]
+    for seed, takes in ((1, True), (2, False)):  # the other has another setting that changes scores
+        options = [*shared, f"seed={seed}", f"output.dir={tmp_path / str(seed)}"]
+        options += [] if takes else ["prompt.label_score=mean"]
+        zero_shot(load_config(ZeroShotSettings, workplace.folder / "plain.yaml", options), known=known)
+        printed = capsys.readouterr().out
+        assert ("20 of 20 test utterances are scored in " in printed) == takes
+    found, expected = (
+        pd.read_parquet(folder / "predictions.parquet").drop(columns="seed")
+        for folder in (tmp_path / "1", finished / "runs/zero_shot_audio/fold3_seed0")
     )
-    pd.testing.assert_frame_equal(both, alone, atol=1e-5, rtol=0)
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_durations_are_predicted_before_the_first_run(config, workplace, capsys, tmp_path):
