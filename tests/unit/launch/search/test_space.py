@@ -23,7 +23,7 @@ def test_lists_have_values_of_any_type_and_ranges_know_whole_numbers():
         ([1], r"\[1\]; expected two or more different values"),
         ([1, 1], r"\[1, 1\]; expected two or more different values"),
         (3, r"3; expected a list of values, or \{low: ..., high: ...\}"),
-        ({"low": 1, "hihg": 2}, r"unknown 'hihg'; expected low, high, log, step; did you mean 'high'"),
+        ({"low": 1, "hihg": 2}, r"unknown 'hihg'; expected low, high, log, step; did you mean high"),
         ({"low": 1}, "high is None; expected a number"),
         ({"low": True, "high": 2}, "low is True; expected a number"),
         ({"low": 2, "high": 2}, "low is 2, high is 2; expected low < high"),
