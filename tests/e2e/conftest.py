@@ -175,9 +175,8 @@ def protocol_of_a_miniature(file: str, data: Path, folder: Path) -> Path:
 
 def write_clips(root: Path, *, transcripts: bool = True) -> None:
     """Noise and a tone a label, six speakers, and one clip of 40 s; a manifest names them all."""
-    random = np.random.default_rng(0)
+    random, rows = np.random.default_rng(0), []
     root.mkdir(parents=True)
-    rows = []
     for speaker_number, speaker in enumerate(SPEAKERS):
         for clip in range(CLIPS_A_SPEAKER):
             label = LABELS[clip % len(LABELS)]
