@@ -11,6 +11,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ServerAddress
 from lalm_mer.models.families import REMOTE
@@ -21,7 +22,8 @@ __all__ = ["with_folder", "with_model", "with_targets"]
 
 SettingsT = TypeVar("SettingsT", bound=ZeroShotSettings | FinetuneSettings)
 RunSettingsT = TypeVar(
-    "RunSettingsT", bound=ZeroShotSettings | FinetuneSettings | BaselineSettings | LateFusionSettings
+    "RunSettingsT",
+    bound=ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings | LateFusionSettings,
 )
 
 _UNFIT_FOR_NAMES = re.compile(r"[^\w+.-]+")

@@ -14,7 +14,7 @@ from torch import nn
 from lalm_mer.core.config import build_config
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.names import BASELINE, LATE_FUSION
+from lalm_mer.core.names import BASELINE, LATE_FUSION, LINEAR
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, has_results, read_record
@@ -34,6 +34,7 @@ from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
 from lalm_mer.recognizers.late_fusion.rules import FusionRule
+from lalm_mer.recognizers.linear.model import LinearRecognizer
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
@@ -101,6 +102,8 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
             return BaselineNetwork.load_trained(folder / "model")
+        if record.method == LINEAR:
+            return LinearRecognizer.load_trained(folder / "model")
         if record.method == LATE_FUSION:
             return _open_late_fusion(folder, record, dtype)
         if record.task_kind != "single":

@@ -12,6 +12,7 @@ from lalm_mer.core.run_record import Balance, RunRecord
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.model_run import LoadedRun, recognizer_name
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.protocols.classes import class_notes
 
@@ -35,7 +36,7 @@ def loaded_identity(loaded: LoadedRun, method: str, notes: list[Note], condition
 
 
 def run_identity(
-    settings: ZeroShotSettings | FinetuneSettings | BaselineSettings,
+    settings: ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings,
     data: RunData,
     *,
     recognizer: str,

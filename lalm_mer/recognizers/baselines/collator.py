@@ -13,7 +13,7 @@ from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.kinds import Encoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.recognizers.base import Batch
-from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
+from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
 __all__ = ["BaselineCollator", "Source"]
 

@@ -25,9 +25,9 @@ from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
 from lalm_mer.recognizers.baselines.learnt_text import learnt_embedder, learnt_size
-from lalm_mer.recognizers.baselines.normalisation import SpeakerNormalisation
 from lalm_mer.recognizers.baselines.saved import CONFIG, WEIGHTS, load_source, read_saved, save_parts
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
+from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
 __all__ = ["BaselineNetwork"]
 

@@ -1,0 +1,1 @@
+"""Linear models of functionals, pooled vectors and TF-IDF, fitted by scikit-learn."""
