@@ -22,6 +22,7 @@ from lalm_mer.launch.build.data import (
 from lalm_mer.launch.build.defaults import with_folder
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.models.encoders.kinds import open_audio_encoder
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.recognizers.linear.features import Vectors, open_vectors
 from lalm_mer.recognizers.linear.settings import LinearModelSettings
 
@@ -63,13 +64,13 @@ class OpenedLinear:
         data = open_data(self.source, settings.split, sampling_rate=rate, seed=settings.seed)
         if uses_transcript(parts.modalities):
             require_transcripts(data, settings.data.dir)
+        assert isinstance(data.train, ExampleDataset)  # nothing augments it
         splits = [InputDataset(examples) for examples in (data.train, data.dev, data.scored_test)]
         light = [inputs.without_waveforms() for inputs in splits]
         with naming_keys("linear"):
             vectors = open_vectors(parts, audio, light[0], light[1:], Path(settings.linear.cache_dir))
             for inputs in splits:
                 vectors.store(inputs, settings.linear.processes)
-        assert isinstance(data.train, ExampleDataset)
         train, dev, test = (examples.without_waveforms() for examples in (data.train, data.dev, data.test))
         return vectors, replace(data, train=train, dev=dev, test=test)
 
@@ -104,9 +105,9 @@ def model_settings(settings: LinearSettings) -> LinearModelSettings:
 
 def pretrained_models(parts: LinearModelSettings) -> str | None:
     """The pretrained encoders that are used, as recorded; None if none is."""
-    encoders = [parts.audio] if uses_audio(parts.modalities) else []
-    text = [parts.transcript] if uses_transcript(parts.modalities) else []
-    return ", ".join(each.model for each in (*encoders, *text) if each.kind == "pretrained") or None
+    encoders: list[AudioEncoderSettings | TextEncoderSettings] = [parts.audio] if uses_audio(parts.modalities) else []
+    encoders += [parts.transcript] if uses_transcript(parts.modalities) else []
+    return ", ".join(each.model for each in encoders if each.kind == "pretrained") or None
 
 
 def linear_notes(parts: LinearModelSettings) -> list[Note]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS
-from lalm_mer.examples.dataset import InputDataset
+from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.linear import model_settings
 from lalm_mer.launch.config.linear import LinearSettings
@@ -36,6 +36,7 @@ def fit_and_score(vectors: Vectors, settings: LinearSettings, run: RunFolder, da
     """
     parts, labels = model_settings(settings), data.folded.label_set.labels
     metric = METRICS[data.folded.folds.protocol.primary_metric]
+    assert isinstance(data.train, ExampleDataset)  # nothing augments it
     train, dev = (
         Split(vectors.blocks(InputDataset(examples)), examples.truths()) for examples in (data.train, data.dev)
     )

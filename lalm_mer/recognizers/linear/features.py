@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lalm_mer.core.names import AUDIO, TRANSCRIPT, uses_audio, uses_transcript
 from lalm_mer.core.schema import Input
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.examples.dataset import InputDataset
-from lalm_mer.examples.feature_store import FeatureStore
+from lalm_mer.examples.feature_store import FeatureStore, Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.kinds import Encoder, open_text_encoder
 from lalm_mer.models.encoders.tfidf import TfidfText
@@ -48,12 +49,10 @@ class Vectors:
     def store(self, inputs: InputDataset, processes: int = 1) -> None:
         """Compute and store what is missing of a split, and its speakers' statistics."""
         light = inputs.without_waveforms()
-        for modality, store in self._stores.items():
+        for store in self._stores.values():
             store.add(inputs.select(store.missing(light)), processes)
         for modality, normalisation in self._normalisations.items():
-            normalisation.add(
-                light, lambda given, name=modality: self._frames(name, given), self.encoders[modality].size
-            )
+            normalisation.add(light, partial(self._frames, modality), self.encoders[modality].size)
 
     def vector(self, modality: str, given: Input) -> Floats:
         """The vector of an input, (D,).
@@ -61,7 +60,7 @@ class Vectors:
         Raises:
             CorpusError: naming the utterance, if its audio, transcript or the statistics of its speaker are missing
         """
-        frames = self._frames(modality, given)
+        frames: Frames = self._frames(modality, given)
         if modality in self._normalisations:
             frames = self._normalisations[modality](given, frames)
         vector: Floats = frames[0].astype(np.float64)
@@ -78,14 +77,14 @@ class Vectors:
                 blocks[modality] = np.stack(list(rows))
         return blocks
 
-    def _frames(self, modality: str, given: Input) -> Floats:
+    def _frames(self, modality: str, given: Input) -> Frames:
         encoder = self.encoders[modality]
         frames = self._stores[modality].frames(given) if modality in self._stores else encoder.extract(given)
         if len(frames) != 1:
             raise ConfigError(
                 f"argument '{modality}': gives {len(frames)} vectors for {given.utterance_id}; set pooled"
             )
-        return np.asarray(frames, dtype=np.float64)
+        return frames
 
 
 def open_vectors(

@@ -44,8 +44,7 @@ class Scale:
         """The features, scaled, (N, D)."""
         if sparse.issparse(block):
             assert self.mean is None
-            scaled: sparse.csr_array = (block * self.factor).tocsr()
-            return scaled
+            return sparse.csr_array(block * self.factor)
         shifted = block if self.mean is None else block - self.mean
         dense: Floats = np.asarray(shifted) * self.factor
         return dense
