@@ -16,6 +16,7 @@ from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.learning_curve import LearningCurveSettings
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
@@ -34,6 +35,7 @@ RECIPES = {
     "transcribe.py": TranscribeSettings,
     "build_tiny_model.py": TinySettings,
     "cross_validate.py": CrossValidationSettings,
+    "train_linear.py": LinearSettings,
     "late_fusion.py": LateFusionSettings,
     "search.py": SearchSettings,
     "learning_curve.py": LearningCurveSettings,

@@ -289,6 +289,8 @@ def shipped_command(
         if recipe == "recipes/train_baseline.py":
             options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
             options += shipped.replaced_parts(settings)
+        elif recipe == "recipes/train_linear.py":
+            options.append(f"linear.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one

@@ -11,6 +11,7 @@ from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.learning_curve import LearningCurveSettings
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml"))
 CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
 SERVED = "recipes/remote/zero_shot.yaml"
-METHODS = ("baseline", "lora", "qlora", "zero_shot")
+METHODS = ("baseline", "linear", "lora", "qlora", "zero_shot")
 PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
 OF_TASKS = [
@@ -38,6 +39,7 @@ SCHEMAS = {
     "recipes/zero_shot.py": ZeroShotSettings,
     "recipes/finetune.py": FinetuneSettings,
     "recipes/train_baseline.py": BaselineSettings,
+    "recipes/train_linear.py": LinearSettings,
     "recipes/transcribe.py": TranscribeSettings,
     "recipes/benchmark.py": BenchmarkSettings,
     "recipes/cross_validate.py": CrossValidationSettings,
@@ -56,6 +58,7 @@ CHANGED = {
         "model.dtype=float32", "adapter.r=2", "train.bf16=false", "train.dataloader_num_workers=0", *_STEP,
     ),
     "recipes/train_baseline.py": ("baseline.processes=1", *_STEP),
+    "recipes/train_linear.py": ("linear.audio.feature_set=egemaps", "linear.processes=1", "linear.c=[0.1]"),
     "recipes/transcribe.py": ("model.use_cpu=true",),
 }  # fmt: skip
 """Recipe -> everything that tests change in a YAML, except for folders of corpus, model, features and results.

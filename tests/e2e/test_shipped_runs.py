@@ -20,11 +20,15 @@ ADAPTER = {
     "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
     "prompt.yaml", "README.md", "run.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
-TRAINED = {"finetune": ("adapter", ADAPTER), "train_baseline": ("model", {"network.json", "model.safetensors"})}
+TRAINED = {
+    "finetune": ("adapter", ADAPTER),
+    "train_baseline": ("model", {"network.json", "model.safetensors"}),
+    "train_linear": ("model", {"linear.json", "model.safetensors"}),
+}
 """Recipe -> folder of what it trained, and its files."""
 RECIPES = [
     pytest.param(recipe, file, marks=[pytest.mark.slow] if Path(file).parent.name in PAPERS[1:] else [])
-    for recipe in ("zero_shot", "finetune", "train_baseline")
+    for recipe in ("zero_shot", *TRAINED)
     for file in of_recipe(recipe)
 ]
 
@@ -37,6 +41,8 @@ def folder_name(file, corpus):
         return settings.output.dir.replace("{fold}", "1").replace("{seed}", "0")
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-scratch", settings.baseline.modalities
+    elif method == "linear":
+        recognizer, modalities = "logistic-regression-egemaps-functionals-tfidf", settings.linear.modalities
     else:
         recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
     task = f"_{task}_{method}" if task else ""
@@ -79,11 +85,13 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
         if recipe == "finetune" and record.task_kind != "single":
             expected = {"adapter_config.json", "adapter_model.safetensors"}  # it is not shared
         assert {path.name for path in (tmp_path / folder / name).iterdir()} >= expected
+        assert (tmp_path / folder / "dev_predictions.parquet").is_file()
+    if recipe in ("finetune", "train_baseline"):
         rows = [json.loads(line) for line in (tmp_path / folder / "history.jsonl").read_text("utf-8").splitlines()]
         assert [(row["split"], row["step"]) for row in rows if row["split"] == "dev"] == [("dev", 1)]
     printed = capsys.readouterr().out
     assert ("remote: to 127.0.0.1" in printed) == (file == SERVED)
-    if recipe != "train_baseline" and file != SERVED:
+    if recipe in ("finetune", "zero_shot") and file != SERVED:
         assert "preflight: batch parity" in printed
         assert ("preflight: uses the audio: swapping it" in printed) == ("audio" in record.modalities.split("+"))
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)

@@ -20,7 +20,6 @@ from lalm_mer.recognizers.baselines.learnt_text import learnt_tokenizer
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.baselines.saved import branch_weights, load_source, read_saved
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
-from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
 __all__ = ["build_network"]
 
