@@ -286,11 +286,9 @@ def shipped_command(
             options.append(f"split.protocol={protocol}")
         if recipe in ("recipes/zero_shot.py", "recipes/finetune.py"):
             options.append(f"model.cache_dir={tmp_path_factory.getbasetemp() / 'cache'}")
-        if recipe == "recipes/train_baseline.py":
-            options.append(f"baseline.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
-            options += shipped.replaced_parts(settings)
-        elif recipe == "recipes/train_linear.py":
-            options.append(f"linear.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
+        if recipe in shipped.FEATURES:
+            options.append(f"{shipped.FEATURES[recipe]}.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
+            options += shipped.replaced_parts(settings) if recipe == "recipes/train_baseline.py" else []
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one

@@ -48,6 +48,8 @@ SCHEMAS = {
     "recipes/learning_curve.py": LearningCurveSettings,
 }
 
+FEATURES = {"recipes/train_baseline.py": "baseline", "recipes/train_linear.py": "linear"}
+"""Recipe -> section with the folder of its features."""
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"
 _STEP = ("train.max_steps=1", "train.use_cpu=true", _ON_CPU)
 CHANGED = {
