@@ -34,7 +34,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
         known: folders of other runs, whose scores of the same utterances are used if the runs are otherwise equal
     """
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
-        from lalm_mer.launch.build.adapting import load_adapted, merged_notes
+        from lalm_mer.launch.build.adapting import recognizer_to_score
         from lalm_mer.launch.build.data import inputs_under
         from lalm_mer.launch.build.model_run import open_model_run
         from lalm_mer.launch.run.answering import generates_answers, open_answering
@@ -62,12 +62,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
             inputs = inputs_under(loaded.data.scored_test, settings.scoring.condition, settings.seed)
             score_remotely(loaded, opened.folder, opened.method, inputs, engine)
             return
-        notes = merged_notes(loaded)
-        if opened.adapter is None:
-            recognizer = loaded.recognizer()
-        else:
-            recognizer, fit = load_adapted(loaded, opened.adapter)
-            notes += fit
+        recognizer, notes = recognizer_to_score(loaded, opened.adapter)
         answering = open_answering(recognizer, loaded.data, settings.answering) if generated else None
         if answering is not None:
             notes += answering.notes()

@@ -15,7 +15,7 @@ from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
 
-__all__ = ["adapt", "load_adapted", "merged_notes"]
+__all__ = ["adapt", "merged_notes", "recognizer_to_score"]
 
 _OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
 
@@ -67,7 +67,7 @@ def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     return settings.options
 
 
-def load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Note]]:
+def _load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Note]]:
     """The recognizer with the adapter in a folder, and notes on how its training fits this run.
 
     Raises:
@@ -105,3 +105,17 @@ def _fit_notes(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note
     )
     with naming_keys("split"):
         return require_fit(folder, now, None if digest is None else settings.model.id)
+
+
+def recognizer_to_score(loaded: LoadedRun, adapter: Path | None) -> tuple[Any, list[Note]]:
+    """The recognizer of a run without training, and the notes on a merged base model and on its adapter.
+
+    Args:
+        loaded: the run
+        adapter: folder of its adapter; None for the base model alone
+    """
+    notes = merged_notes(loaded)
+    if adapter is None:
+        return loaded.recognizer(), notes
+    recognizer, fit = _load_adapted(loaded, adapter)
+    return recognizer, notes + fit
