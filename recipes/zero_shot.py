@@ -26,13 +26,7 @@ from lalm_mer.models.families import REMOTE
 
 
 def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: Sequence[Path] = ()) -> None:
-    """Score the test set with the model, or with an adapter on it.
-
-    Args:
-        settings: of the YAML
-        kept: has the base model of an earlier run of this process
-        known: folders of other runs, whose scores of the same utterances are used if the runs are otherwise equal
-    """
+    """Score the test set; ``kept`` has the model of an earlier run, ``known`` are folders of runs whose scores are used."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import recognizer_to_score
         from lalm_mer.launch.build.data import inputs_under
