@@ -1,7 +1,7 @@
 """Cross-validation: several systems over folds, seeds and modalities by one command, then their comparison.
 
-A system is a YAML of zero_shot.py, finetune.py, train_baseline.py or late_fusion.py with overrides. Each run is one
-that the recipe's own command would make, in OUTPUT/runs; runs share stored tower outputs and features. Finished runs
+A system is a YAML of a recipe that trains or scores, or of late_fusion.py, with overrides. Each run is one that the
+recipe's own command would make, in OUTPUT/runs; runs share stored tower outputs and features. Finished runs
 are not repeated: rerun the same command to resume. Logs of the workers are in OUTPUT/logs.
 
 Example:
@@ -49,6 +49,7 @@ def work_on(settings: CrossValidationSettings) -> None:
     from finetune import finetune  # the recipes beside this one
     from late_fusion import late_fusion
     from train_baseline import train_baseline
+    from train_linear import train_linear
     from zero_shot import zero_shot
 
     from lalm_mer.launch.build.kept_model import KeptModel
@@ -61,6 +62,7 @@ def work_on(settings: CrossValidationSettings) -> None:
         "zero_shot": partial(zero_shot, kept=kept, known=zero_shot_runs),
         "finetune": partial(finetune, kept=kept),
         "train_baseline": train_baseline,
+        "train_linear": train_linear,
         "late_fusion": late_fusion,
     }
     work(runs, recipes)

@@ -1,6 +1,6 @@
 """Learning curve: how many labelled utterances of your own do you need? Train on 25, 50, 100 ... of them, score dev.
 
-A system is a YAML of finetune.py or train_baseline.py with overrides, as in cross_validate.py. Utterances are drawn
+A system is a YAML of a recipe that trains, with overrides, as in cross_validate.py. Utterances are drawn
 with the shares of classes and speakers; those of a smaller number are a part of those of a larger one. No run opens
 the test set. Finished runs are not repeated: rerun the same command to resume, also with more sizes or seeds.
 
@@ -40,13 +40,19 @@ def work_on(settings: LearningCurveSettings) -> None:
 
     from finetune import finetune  # the recipes beside this one
     from train_baseline import train_baseline
+    from train_linear import train_linear
 
     from lalm_mer.launch.build.kept_model import KeptModel
     from lalm_mer.launch.cross_validation.workers import work
     from lalm_mer.launch.learning_curve.plan import plan_sizes
 
     runs = [run for each in plan_sizes(settings) for run in each.runs]
-    work(runs, {"finetune": partial(finetune, kept=KeptModel()), "train_baseline": train_baseline})
+    recipes = {
+        "finetune": partial(finetune, kept=KeptModel()),
+        "train_baseline": train_baseline,
+        "train_linear": train_linear,
+    }
+    work(runs, recipes)
 
 
 def worker_command(system: str, engine: Path) -> Sequence[str]:

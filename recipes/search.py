@@ -24,12 +24,17 @@ def search(settings: SearchSettings) -> None:
 
     from finetune import finetune  # the recipes beside this one
     from train_baseline import train_baseline
+    from train_linear import train_linear
 
     from lalm_mer.launch.build.kept_model import KeptModel
     from lalm_mer.launch.search.report import report_search
     from lalm_mer.launch.search.study import open_search, run_trials
 
-    recipes = {"finetune": partial(finetune, kept=KeptModel()), "train_baseline": train_baseline}
+    recipes = {
+        "finetune": partial(finetune, kept=KeptModel()),
+        "train_baseline": train_baseline,
+        "train_linear": train_linear,
+    }
     opened = open_search(settings)
     trials = run_trials(opened, recipes[settings.recipe])
     print(report_search(opened, trials, shlex.join(["python", *sys.argv])))

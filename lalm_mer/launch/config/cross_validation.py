@@ -11,6 +11,7 @@ from lalm_mer.core import names
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.sections import FolderSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 
@@ -19,17 +20,18 @@ __all__ = [
     "SystemSettings", "require_systems",
 ]  # fmt: skip
 
-RunSettings: TypeAlias = ZeroShotSettings | FinetuneSettings | BaselineSettings
+RunSettings: TypeAlias = ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings
 PlannedSettings: TypeAlias = RunSettings | LateFusionSettings
 RECIPES: dict[str, type[RunSettings]] = {
     "zero_shot": ZeroShotSettings,
     "finetune": FinetuneSettings,
     "train_baseline": BaselineSettings,
+    "train_linear": LinearSettings,
 }
 """Recipe -> schema of its YAML, for a run on a fold."""
 LATE_FUSION = "late_fusion"
 """The recipe that combines runs of other systems."""
-TRAINING_RECIPES = ("finetune", "train_baseline")
+TRAINING_RECIPES = ("finetune", "train_baseline", "train_linear")
 """Those that train, and select on dev."""
 
 _NAME = re.compile(r"\w[\w.-]*")

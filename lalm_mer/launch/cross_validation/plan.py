@@ -25,15 +25,18 @@ from lalm_mer.launch.config.cross_validation import (
     SystemSettings,
 )
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
+from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.sections import EngineSettings, TrainingSplitSettings
-from lalm_mer.launch.config.settings import BaselineSettings, ZeroShotSettings
+from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds
 
-__all__ = ["PlannedRun", "folded_of", "folds_of", "load_run", "plan_runs", "require_one_process"]
+__all__ = ["PlannedRun", "engine_of", "folded_of", "folds_of", "load_run", "plan_runs", "require_one_process"]
 
 _OF_A_RUN = ("split.fold", "seed", "output.dir")
+_SECTIONS = {"train_baseline": "baseline", "train_linear": "linear"}
+"""Recipe -> section with its modalities, where it is not the prompt."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,26 @@ class PlannedRun:
     @property
     def engine(self) -> Path:
         """The file of accelerate launch."""
-        if isinstance(self.settings, LateFusionSettings):  # it needs no device
-            return Path(EngineSettings().accelerate_config)
-        return Path(self.settings.engine.accelerate_config)
+        return Path(engine_of(self.settings).accelerate_config)
 
     @property
     def command(self) -> str:
         """The command that runs it alone."""
         launch = ["accelerate", "launch", "--quiet", "--config_file", as_recorded(self.engine)]
-        launch = ["python"] if self.recipe == LATE_FUSION else launch
+        launch = launch if hasattr(self.settings, "engine") else ["python"]
         return shlex.join([*launch, f"recipes/{self.recipe}.py", *self.arguments])
+
+
+def engine_of(settings: PlannedSettings) -> EngineSettings:
+    """Section ``engine`` of a run; the default for a recipe without one, which needs no device."""
+    engine: EngineSettings = getattr(settings, "engine", EngineSettings())
+    return engine
 
 
 def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
     """All runs of the chosen systems, in the order in which they are run; every config is checked.
 
-    A zero-shot run without random draws is planned for the first seed alone.
+    A run without random draws is planned for the first seed alone.
 
     Raises:
         ConfigError: naming system and key, if a config is wrong, a fold is unknown, or a run needs several processes
@@ -204,12 +211,14 @@ def _modalities(system: SystemSettings, modalities: str | None) -> tuple[str, ..
     """The override that chooses the modalities; none if the YAML does."""
     if modalities is None:
         return ()
-    section = "baseline" if RECIPES[system.recipe] is BaselineSettings else "prompt"
+    section = _SECTIONS.get(system.recipe, "prompt")
     return (f"{section}.modalities={modalities}",)
 
 
 def _draws(settings: RunSettings) -> bool:
     """Whether a run makes random draws, so that its results depend on its seed."""
+    if isinstance(settings, LinearSettings):
+        return settings.split.train_utterances is not None
     if not isinstance(settings, ZeroShotSettings):
         return True
     return settings.prompt.shots > 0 or settings.scoring.condition != UNCHANGED
@@ -222,10 +231,11 @@ def _load(name: str, system: SystemSettings, overrides: tuple[str, ...]) -> RunS
         ConfigError: naming the system
     """
     settings = load_run(system.recipe, system.config, overrides, f"system {name}: ")
-    if system.modalities is not None and not isinstance(settings, BaselineSettings) and settings.prompt.file:
+    prompted = settings if isinstance(settings, ZeroShotSettings | FinetuneSettings) else None
+    if system.modalities is not None and prompted is not None and prompted.prompt.file:
         raise ConfigError(
             f"key 'systems.{name}.modalities': {', '.join(system.modalities)}, but prompt.file="
-            f"{as_recorded(settings.prompt.file)} of {system.config} decides them; leave out one of the two"
+            f"{as_recorded(prompted.prompt.file)} of {system.config} decides them; leave out one of the two"
         )
     return settings
 
@@ -261,8 +271,9 @@ def require_one_process(settings: RunSettings, where: str) -> None:
     Raises:
         ConfigError: beginning with ``where``
     """
-    file = settings.engine.accelerate_config
-    found = settings.engine.num_processes or int(read_yaml(Path(file)).get("num_processes", 1))
+    engine = engine_of(settings)
+    file = engine.accelerate_config
+    found = engine.num_processes or int(read_yaml(Path(file)).get("num_processes", 1))
     if found != 1:
         raise ConfigError(
             f"{where}key 'engine.accelerate_config': {as_recorded(file)} has {found} processes for a run; here each "

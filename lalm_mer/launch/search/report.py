@@ -19,6 +19,7 @@ from lalm_mer.core.provenance import package_versions
 from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
 from lalm_mer.evaluation.report.html import html_template
 from lalm_mer.evaluation.report.text import aligned, interval_text, percent
+from lalm_mer.launch.cross_validation.plan import engine_of
 from lalm_mer.launch.search.space import Range
 from lalm_mer.launch.search.study import Search, Trial
 
@@ -109,7 +110,8 @@ def _yaml(trial: Trial) -> str:
 def _command(search: Search, best: Trial) -> str:
     """The command that trains with the best values and scores the test set."""
     settings, out = search.settings, as_recorded(search.out / "best")
-    launch = ["accelerate", "launch", "--quiet", "--config_file", as_recorded(search.base.engine.accelerate_config)]
+    launch = ["accelerate", "launch", "--quiet", "--config_file", as_recorded(engine_of(search.base).accelerate_config)]
+    launch = launch if hasattr(search.base, "engine") else ["python"]
     recipe = [f"recipes/{settings.recipe}.py", "--config", settings.config]
     return shlex.join([*launch, *recipe, *search.overrides(best.values), f"output.dir={out}"])
 
