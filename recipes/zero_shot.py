@@ -26,7 +26,7 @@ from lalm_mer.models.families import REMOTE
 
 
 def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: Sequence[Path] = ()) -> None:
-    """Score the test set; ``kept`` has the model of an earlier run, ``known`` are folders of runs whose scores are used."""
+    """Score the test set; ``kept`` has the model of an earlier run, ``known`` are folders of runs with known scores."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import recognizer_to_score
         from lalm_mer.launch.build.data import inputs_under

@@ -121,7 +121,9 @@ def test_a_cross_validation_has_all_folds_and_seeds(file, shipped_command, run_s
     options, folder = json.dumps(options), f"output.dir={tmp_path / 'out'}"
     assert run_script("recipes/cross_validate.py", "--config", file, f"overrides={options}", folder, "--dry-run") == 0
     folds = {"ravdess": 6, "meld": 1, "msp_podcast": 1}.get(Path(load(first).data.dir).name, 5)
-    seeds = {name: 1 if system.recipe in ("zero_shot", "train_linear") else 3 for name, system in settings.systems.items()}
+    seeds = {
+        name: 1 if system.recipe in ("zero_shot", "train_linear") else 3 for name, system in settings.systems.items()
+    }
     rows = {name: len(system.modalities or [""]) for name, system in settings.systems.items()}
     count = folds * sum(rows[name] * seeds[name] for name in rows)
     assert f"{count} runs, {count} to do" in capsys.readouterr().out
