@@ -70,8 +70,10 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _VERSION = re.compile(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|dev|post)\d*)*")
 _OF_SERVERS = (NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS)  # none trains
+_WITHOUT_ADAPTER = (NoteCode.SPEAKER_STATISTICS, NoteCode.FITTED_ON_DEV)  # of baselines and late fusions
 _NOT_SHARED = (
     NoteCode.CONTAMINATION, NoteCode.MISSING_CLASSES, NoteCode.FEW_UTTERANCES, NoteCode.FOUND_BATCH_SIZE, *_OF_SERVERS,
+    *_WITHOUT_ADAPTER,
 )  # fmt: skip
 
 

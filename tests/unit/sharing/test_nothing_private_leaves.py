@@ -348,6 +348,8 @@ def test_what_was_pushed_can_be_used(full_of_secrets, tmp_path):
         NoteCode.PARITY,
         NoteCode.SERVER_TOKENS,
         NoteCode.FOUND_BATCH_SIZE,
+        NoteCode.SPEAKER_STATISTICS,
+        NoteCode.FITTED_ON_DEV,
     }
     assert [note.code for note in there.notes] == [code for code in NoteCode if code not in kept]
     assert {(note.split, note.n, note.ids, note.reasons) for note in there.notes} == {("test", 2, (), ())}
