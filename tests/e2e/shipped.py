@@ -72,6 +72,7 @@ _PREPARED = {
     "outputs/demo_ravdess/data": ("ravdess",),
     "outputs/data/circumplex_votes": ("circumplex", "corpus.raters=5"),
     "outputs/data/circumplex_spoken": ("circumplex", "corpus.variant=spoken"),
+    "outputs/data/circumplex_sarcastic": ("circumplex", "corpus.variant=sarcastic"),
     "outputs/data/mine": ("manifest",),
 }
 
