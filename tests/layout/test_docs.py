@@ -29,7 +29,8 @@ def blocks(page, language):
 
 def commands(page):
     """The arguments of every command of a page."""
-    return [shlex.split(line, comments=True) for block in blocks(page, "bash") for line in block.splitlines() if line]
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line]
 
 
 @pytest.fixture(scope="module")
