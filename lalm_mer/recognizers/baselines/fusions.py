@@ -91,8 +91,8 @@ class Attention(Fusion):
             {name: nn.Linear(width.pooled, settings.size) for name, width in widths.items()}
         )
         self.layer = nn.TransformerEncoderLayer(
-            settings.size, settings.heads, 2 * settings.size, settings.dropout, batch_first=True
-        )
+            settings.size, settings.heads, 2 * settings.size, settings.dropout, batch_first=True, norm_first=True
+        )  # layer normalisation first: the vectors themselves reach the head
         self.output_size = settings.size * len(widths)
 
     def forward(self, branches: Mapping[str, Encoded]) -> Tensor:
@@ -103,7 +103,9 @@ class Attention(Fusion):
 
 
 class CrossModal(Fusion):
-    """Transformers from the sequence of each branch to that of the other, and the means of both over time.
+    """Transformers from the sequence of each branch to that of the other: the means of both over time.
+
+    The vectors of the branches are beside them, so that the head has at least what a concatenation gives it.
 
     References:
         Tsai et al., "Multimodal transformer for unaligned multimodal language sequences", ACL 2019.
@@ -117,11 +119,12 @@ class CrossModal(Fusion):
             {name: nn.ModuleList(_CrossLayer(settings) for _ in range(settings.layers)) for name in widths}
         )
         self.norms = nn.ModuleDict({name: nn.LayerNorm(size) for name in widths})
-        self.output_size = size * len(widths)
+        self.scale = size**0.5  # as of embeddings: else the positions would hide the states
+        self.output_size = size * len(widths) + sum(width.pooled for width in widths.values())
 
     def forward(self, branches: Mapping[str, Encoded]) -> Tensor:
         """See ``Fusion``."""
-        projected = {name: self.projections[name](each.states) for name, each in branches.items()}
+        projected = {name: self.scale * self.projections[name](each.states) for name, each in branches.items()}
         projected = {name: states + positions(states) for name, states in projected.items()}
         masks = {name: frame_mask(each.lengths, each.states.shape[1]) for name, each in branches.items()}
         means = []
@@ -130,7 +133,7 @@ class CrossModal(Fusion):
                 states = layer(states, projected[other], ~masks[other])
             weights = masks[name][..., None].to(states.dtype)
             means.append((self.norms[name](states) * weights).sum(dim=1) / weights.sum(dim=1))
-        return torch.cat(means, dim=1)
+        return torch.cat([*means, _vectors(branches)], dim=1)
 
 
 class _CrossLayer(nn.Module):
