@@ -141,7 +141,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
         (
             "split.protocol=ravdes_6fold",
             "key 'split.protocol': ravdes_6fold: no such file; did you mean eval/protocols/ravdess_6fold.yaml? "
-            "eval/protocols has circumplex, circumplex_sarcastic, ",
+            "eval/protocols has circumplex, circumplex_arousal, ",
         ),
         (
             "prompt.file=prompts/audoi.yaml",

@@ -40,7 +40,7 @@ def test_a_run_that_is_not_trained_in_steps_needs_no_history(fabricate):
         read_run(trained)
 
 
-@pytest.mark.parametrize("key", sorted(fabricated_run_json().keys() - {"format", "task_kind", "ranges"}))
+@pytest.mark.parametrize("key", sorted(fabricated_run_json().keys() - {"format", "members", "task_kind", "ranges"}))
 def test_every_missing_key_is_named_with_its_file(fabricate, key):
     folder = fabricate("bad")
     edit(folder / "run.json", **{key: KeyError})
