@@ -16,7 +16,7 @@ from shared_run import write_run
 
 from lalm_mer import cli
 from lalm_mer.core.command import command_parser, run_command
-from lalm_mer.core.config import build_config
+from lalm_mer.core.config import build_config, to_dict
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import Balance, Counts, read_record
 from lalm_mer.evaluation.runs import read_run
@@ -67,6 +67,7 @@ def whole(tiny_folder, tmp_path_factory):
         "class_weights": dict.fromkeys(LABELS, 0.5),
         "notes": json.loads(json.dumps([vars(item) for item in (*record.notes, note)])),
         "hashes": content["hashes"] | {"base_model": base_digest(str(base), None)},
+        "config": to_dict(build_config(FinetuneSettings, content["config"], "run.json")),
     }
     (run / "run.json").write_text(json.dumps(content))
     complete_adapter(run)
