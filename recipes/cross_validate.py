@@ -14,10 +14,10 @@ comparison.csv, comparison_values.csv, comparison.json and report.html in OUTPUT
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 
@@ -30,7 +30,7 @@ def cross_validate(settings: CrossValidationSettings) -> None:
     from lalm_mer.launch.cross_validation.workers import run_all
 
     out, runs = Path(settings.output.dir), plan_runs(settings)
-    run_all(runs, settings.processes, worker_command, out / "logs")
+    run_all(runs, settings.processes, out / "logs")
     print(summarize(runs, out, shlex.join(["python", *sys.argv])))
 
 
@@ -44,34 +44,37 @@ def dry_run(settings: CrossValidationSettings) -> None:
 
 def work_on(settings: CrossValidationSettings) -> None:
     """Run, in this process, what no other worker works on."""
+    from lalm_mer.launch.cross_validation.plan import plan_runs
+    from lalm_mer.launch.cross_validation.workers import work
+
+    runs = plan_runs(settings)
+    work(runs, recipes([run.folder for run in runs if run.recipe == "zero_shot"]))
+
+
+def recipes(zero_shot_runs: Sequence[Path] = ()) -> dict[str, Callable[[Any], None]]:
+    """Name -> function of each recipe that makes runs; they keep a base model for the next run.
+
+    Args:
+        zero_shot_runs: folders of runs whose scores a zero-shot run can take
+    """
     from functools import partial
 
-    from finetune import finetune  # the recipes beside this one
+    from finetune import finetune  # the recipes in this folder
     from late_fusion import late_fusion
     from train_baseline import train_baseline
     from train_linear import train_linear
     from zero_shot import zero_shot
 
     from lalm_mer.launch.build.kept_model import KeptModel
-    from lalm_mer.launch.cross_validation.plan import plan_runs
-    from lalm_mer.launch.cross_validation.workers import work
 
-    kept, runs = KeptModel(), plan_runs(settings)
-    zero_shot_runs = [run.folder for run in runs if run.recipe == "zero_shot"]
-    recipes = {
+    kept = KeptModel()
+    return {
         "zero_shot": partial(zero_shot, kept=kept, known=zero_shot_runs),
         "finetune": partial(finetune, kept=kept),
         "train_baseline": train_baseline,
         "train_linear": train_linear,
         "late_fusion": late_fusion,
     }
-    work(runs, recipes)
-
-
-def worker_command(system: str, engine: Path) -> Sequence[str]:
-    """The command of a worker on one system; later overrides take precedence."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", as_recorded(engine)]
-    return [*launch, *sys.argv, f"only=[{system}]", "--worker"]
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ OUTPUT/logs.
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.learning_curve import LearningCurveSettings
 
@@ -30,35 +28,18 @@ def learning_curve(settings: LearningCurveSettings) -> None:
 
     out, planned = Path(settings.output.dir), plan_sizes(settings)
     runs = [run for each in planned for run in each.runs]
-    run_all(runs, settings.processes, worker_command, out / "logs")
+    run_all(runs, settings.processes, out / "logs")
     print(report_curve(points_of(planned), out, shlex.join(["python", *sys.argv])))
 
 
 def work_on(settings: LearningCurveSettings) -> None:
     """Run, in this process, what no other worker works on."""
-    from functools import partial
+    from cross_validate import recipes  # the recipe in this folder
 
-    from finetune import finetune  # the recipes beside this one
-    from train_baseline import train_baseline
-    from train_linear import train_linear
-
-    from lalm_mer.launch.build.kept_model import KeptModel
     from lalm_mer.launch.cross_validation.workers import work
     from lalm_mer.launch.learning_curve.plan import plan_sizes
 
-    runs = [run for each in plan_sizes(settings) for run in each.runs]
-    recipes = {
-        "finetune": partial(finetune, kept=KeptModel()),
-        "train_baseline": train_baseline,
-        "train_linear": train_linear,
-    }
-    work(runs, recipes)
-
-
-def worker_command(system: str, engine: Path) -> Sequence[str]:
-    """The command of a worker on one system; later overrides take precedence."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", as_recorded(engine)]
-    return [*launch, *sys.argv, f"only=[{system}]", "--worker"]
+    work([run for each in plan_sizes(settings) for run in each.runs], recipes())
 
 
 if __name__ == "__main__":

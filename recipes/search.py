@@ -20,23 +20,13 @@ from lalm_mer.launch.config.search import SearchSettings
 def search(settings: SearchSettings) -> None:
     """Run the trials that are left, and report all."""
     # imported here, so that --help and errors in the config do not wait
-    from functools import partial
+    from cross_validate import recipes  # the recipe in this folder
 
-    from finetune import finetune  # the recipes beside this one
-    from train_baseline import train_baseline
-    from train_linear import train_linear
-
-    from lalm_mer.launch.build.kept_model import KeptModel
     from lalm_mer.launch.search.report import report_search
     from lalm_mer.launch.search.study import open_search, run_trials
 
-    recipes = {
-        "finetune": partial(finetune, kept=KeptModel()),
-        "train_baseline": train_baseline,
-        "train_linear": train_linear,
-    }
     opened = open_search(settings)
-    trials = run_trials(opened, recipes[settings.recipe])
+    trials = run_trials(opened, recipes()[settings.recipe])
     print(report_search(opened, trials, shlex.join(["python", *sys.argv])))
 
 

@@ -19,31 +19,22 @@ from lalm_mer.launch.config.settings import BaselineSettings
 def train_baseline(settings: BaselineSettings) -> None:
     """Train the network and score the test set."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
-        from lalm_mer.launch.build.baseline import baseline_notes, encoder_models, open_baseline_run
+        from lalm_mer.launch.build.baseline import open_baseline_run
         from lalm_mer.launch.run.engine import expected_engine
-        from lalm_mer.launch.run.identity import run_identity
+        from lalm_mer.launch.run.identity import feature_identity
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
         from lalm_mer.launch.run.trainers import seed_everything, train_and_score
 
     engine = expected_engine(settings.engine, settings.train)
     seed_everything(settings.seed)
     opened = open_baseline_run(settings)
-    settings, parts = opened.settings, opened.settings.baseline
+    settings = opened.settings
     with run_lock(opened.folder, writes=is_first_process()):
         if is_finished(opened.folder, settings, opened.hashes):
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
             return
         network, data = opened.load()
-        identity = run_identity(
-            settings,
-            data,
-            recognizer=parts.name,
-            base_model=encoder_models(parts),
-            modalities=parts.modalities,
-            method=BASELINE,
-            hashes=opened.hashes,
-            notes=baseline_notes(parts),
-        )
+        identity = feature_identity(settings, data, opened.hashes, BASELINE)
         run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
         train_and_score(network, settings, engine, run, data, saved_as="model")
 

@@ -1,6 +1,6 @@
 """Linear models: logistic regression or linear SVM of openSMILE functionals, pooled vectors and TF-IDF.
 
-They are the floor of every comparison, fitted by scikit-learn in seconds, with the strength of the regularisation
+They are the lower bound of every comparison, fitted by scikit-learn in seconds, with the strength of the regularisation
 chosen on dev. Features are stored, so that all folds compute each once.
 
 Example:
@@ -20,28 +20,19 @@ from lalm_mer.launch.config.linear import LinearSettings
 def train_linear(settings: LinearSettings) -> None:
     """Fit the model and score the test set."""
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
-        from lalm_mer.launch.build.linear import linear_notes, open_linear_run, pretrained_models
-        from lalm_mer.launch.run.identity import run_identity
+        from lalm_mer.launch.build.linear import open_linear_run
+        from lalm_mer.launch.run.identity import feature_identity
         from lalm_mer.launch.run.linear import fit_and_score
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
 
     opened = open_linear_run(settings)
-    settings, parts = opened.settings, opened.settings.linear
+    settings = opened.settings
     with run_lock(opened.folder, writes=True):
         if is_finished(opened.folder, settings, opened.hashes):
             print(f"{as_recorded(opened.folder)} is finished; nothing to do")
             return
         vectors, data = opened.load()
-        identity = run_identity(
-            settings,
-            data,
-            recognizer=parts.name,
-            base_model=pretrained_models(parts),
-            modalities=parts.modalities,
-            method=LINEAR,
-            hashes=opened.hashes,
-            notes=linear_notes(parts),
-        )
+        identity = feature_identity(settings, data, opened.hashes, LINEAR)
         run = open_run(opened.folder, identity, LinearSettings, writes=True)
         fit_and_score(vectors, settings, run, data)
 

@@ -23,7 +23,7 @@ from lalm_mer.core.paths import absolute, as_recorded, path_or_id
 from lalm_mer.core.settings import Setting, settings_of
 from lalm_mer.core.suggestions import did_you_mean, no_such_path
 
-__all__ = ["build_config", "load_config", "read_yaml", "recorded", "require_paths", "to_dict"]
+__all__ = ["build_config", "load_config", "override_key", "read_yaml", "recorded", "require_paths", "to_dict"]
 
 ConfigT = TypeVar("ConfigT")
 _MISSING = "???"  # OmegaConf's placeholder for a required value
@@ -238,12 +238,22 @@ def _existing(path: str, key: str, declared: Setting) -> str:
     return path
 
 
+def override_key(override: str) -> str:
+    """The key of an override ``section.key=value``.
+
+    Example:
+        >>> override_key("train.learning_rate=1e-4")
+        'train.learning_rate'
+    """
+    return override.partition("=")[0].strip()
+
+
 def _parse_override(override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    key, (_, equals, text) = override_key(override), override.partition("=")
+    if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")
     value = _load(text, f"override {override!r}")
-    for part in reversed(key.strip().split(".")):
+    for part in reversed(key.split(".")):
         value = {part: value}
     return typing.cast(dict[str, Any], value)
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
     "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES", "LATE_FUSION", "LIKELIHOOD",
-    "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS",
-    "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS", "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES",
-    "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio", "uses_transcript",
+    "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "NORMALISATIONS", "OBJECTIVES", "OPTIMIZERS",
+    "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS", "TOWER_CACHE", "TRANSCRIPT",
+    "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio",
+    "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -73,6 +74,9 @@ SERVED_SCORES = (PROMPT_LOGPROBS, FIRST_TOKEN)
 """How labels are scored by a server: every token of each answer, or the first token among the most probable ones."""
 LABEL_SCORES = ("sum", "mean", "pmi")
 """How the token log-probabilities of an answer become the score of its label."""
+
+NORMALISATIONS = ("train", "speaker", "none")
+"""Which utterances give mean and standard deviation of the features: those of train, those of a speaker, or none."""
 
 
 def uses_audio(modalities: str) -> bool:

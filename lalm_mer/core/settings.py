@@ -14,15 +14,17 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from lalm_mer.core.errors import ConfigError, LalmMerError
 from lalm_mer.core.suggestions import did_you_mean
 
 __all__ = [
-    "Setting", "changeable_keys", "describe_settings", "naming_keys", "require_declared", "setting", "settings_of",
+    "Declared", "Setting", "changeable_keys", "describe_settings", "naming_keys", "require_declared", "setting",
+    "settings_of", "values_of_base",
 ]  # fmt: skip
 
+SettingsT = TypeVar("SettingsT")
 PathKind: TypeAlias = Literal["", "file", "folder", "new", "source"]
 Choices: TypeAlias = Sequence[str | int] | Callable[[], Sequence[str | int]]
 
@@ -196,6 +198,23 @@ def require_declared(settings: Any, section: str = "") -> None:  # noqa: ANN401 
             require_declared(value, f"{section}{name}.")
         else:
             declared.require(value, f"argument '{section}{name}'")
+
+
+class Declared:
+    """Base of settings that are checked against their declarations when they are created.
+
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    def __post_init__(self) -> None:
+        require_declared(self)
+
+
+def values_of_base(base: type[SettingsT], settings: SettingsT) -> SettingsT:
+    """Settings of a base class, without those that the class of ``settings`` adds to it."""
+    fields = dataclasses.fields(typing.cast(typing.Any, base))
+    return base(**{field.name: getattr(settings, field.name) for field in fields})
 
 
 def changeable_keys(schema: type, section: str = "") -> frozenset[str]:

@@ -99,9 +99,10 @@ def _check_metrics(metrics: dict[str, Any], predictions: Predictions, file: Path
         value = float(np.mean([values.mean() for values in values_by_seed(predictions, metric).values()]))
     else:
         value = metric.from_labels(rows["truth"].tolist(), rows["prediction"].tolist(), predictions.labels)
+    lowest = -1 if predictions.kind == "scalar" else 0  # of CCC; the others are fractions
     entry = metrics.get(metric.name)
     stated = entry.get("value") if isinstance(entry, dict) else None
-    if isinstance(stated, bool) or not isinstance(stated, int | float) or not -1 <= stated <= 1:
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not lowest <= stated <= 1:
         raise PredictionError(f"{file}: key '{metric.name}.value' is missing or no fraction; score the run again")
     if not math.isclose(stated, value, abs_tol=_AGREEMENT):
         raise PredictionError(

@@ -15,6 +15,7 @@ from lalm_mer.core.errors import ConfigError, CorpusError
 from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import EncodedAudio, Example, Input, Turn
 from lalm_mer.corpora import waveform_of
+from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.examples.transcripts import Transcripts
 from lalm_mer.protocols.folded_corpus import FoldedCorpus
 
@@ -301,6 +302,10 @@ class InputDataset:
         if isinstance(self._examples, ExampleDataset):
             return InputDataset(self._examples.select(indices))
         return InputDataset([self._examples[index] for index in indices])
+
+    def not_stored(self, store: FeatureStore) -> InputDataset:
+        """The inputs whose features are to be added to a store; the audio of the others is not decoded."""
+        return self.select(store.missing(self.without_waveforms()))
 
     def without_waveforms(self) -> InputDataset:
         """The same inputs without waveforms, to look up stored features; examples of another kind are not changed."""

@@ -280,8 +280,7 @@ def describe_corpus(
     ids = folded.with_audio
     store = FeatureStore(cache_dir, _Extractor())
     examples = source.examples_of(ids, _RATE)
-    missing = store.missing(InputDataset(examples.without_waveforms()))
-    store.add(InputDataset(examples.select(missing)), processes or usable_cores())
+    store.add(InputDataset(examples).not_stored(store), processes or usable_cores())
     hashes = zip(ids, examples.audio_hashes(), strict=True)
     measures = {name: _measures(store[audio_hash]) for name, audio_hash in hashes if audio_hash is not None}
     train = [name for name in dict.fromkeys(train_ids) if name in measures]

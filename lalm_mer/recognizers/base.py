@@ -19,6 +19,7 @@ from torch import Tensor
 from lalm_mer.core.errors import CorpusError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
+from lalm_mer.evaluation.prediction_checks import prefix_of
 
 __all__ = [
     "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TargetCollator", "TrainingCollator",
@@ -66,8 +67,7 @@ class Scores:
             >>> Scores("single", ("hap", "sad"), np.zeros((0, 2))).columns
             ('log_prob_hap', 'log_prob_sad')
         """
-        prefix = "log_prob_" if self.kind == "single" else "score_"
-        return tuple(prefix + target for target in self.targets)
+        return tuple(prefix_of(self.kind) + target for target in self.targets)
 
 
 class Setup(Protocol):

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from lalm_mer.core.config import read_yaml
+from lalm_mer.examples.dataset import ExampleSource
 
 
 def small_baseline(workplace) -> dict[str, Any]:
@@ -16,3 +19,15 @@ def small_baseline(workplace) -> dict[str, Any]:
         },
         "train": {"num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True},
     }  # fmt: skip
+
+
+@pytest.fixture
+def test_stays_closed(monkeypatch):
+    """Any access to the utterances of test is an error."""
+    examples = ExampleSource.examples
+
+    def without_test(self, fold, split, sampling_rate):
+        assert split != "test"
+        return examples(self, fold, split, sampling_rate)
+
+    monkeypatch.setattr(ExampleSource, "examples", without_test)

@@ -20,14 +20,6 @@ RECIPE = "cross_validate"
 PYTHON = [sys.executable]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def recipes_are_found():
-    """Python finds the other recipes beside a script that it is started with, but not in this process."""
-    sys.path.append("recipes")
-    yield
-    sys.path.remove("recipes")
-
-
 @pytest.fixture(scope="module")
 def config(workplace):
     """A YAML of two systems: a zero-shot model with two modalities, and a small baseline; two folds, two seeds."""

@@ -5,9 +5,7 @@ import json
 import pandas as pd
 import pytest
 import yaml
-from small_runs import small_baseline
-
-from lalm_mer.examples.dataset import ExampleSource
+from small_runs import small_baseline, test_stays_closed  # noqa: F401 a fixture
 
 DEV_ALONE = "split.score_test=false"
 
@@ -17,18 +15,6 @@ def small(workplace):
     """A YAML of a small baseline."""
     content = small_baseline(workplace)
     workplace.config("train_baseline").write_text(yaml.safe_dump(content), encoding="utf-8")
-
-
-@pytest.fixture
-def test_stays_closed(monkeypatch):
-    """Any access to the utterances of test is an error."""
-    examples = ExampleSource.examples
-
-    def without_test(self, fold, split, sampling_rate):
-        assert split != "test"
-        return examples(self, fold, split, sampling_rate)
-
-    monkeypatch.setattr(ExampleSource, "examples", without_test)
 
 
 @pytest.mark.parametrize(("recipe", "more"), [("train_baseline", ()), ("finetune", ("train.max_steps=1",))])

@@ -1,21 +1,11 @@
 """A learning curve: nested parts of train, dev alone, one row for each number, resumable."""
 
-import sys
-
 import pandas as pd
 import pytest
 import yaml
 from small_runs import small_baseline
 
 RECIPE = "learning_curve"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def recipes_are_found():
-    """Python finds the other recipes beside a script that it is started with, but not in this process."""
-    sys.path.append("recipes")
-    yield
-    sys.path.remove("recipes")
 
 
 @pytest.fixture(scope="module")

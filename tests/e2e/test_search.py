@@ -2,26 +2,16 @@
 
 import csv
 import shlex
-import sys
 
 import pytest
 import yaml
-from small_runs import small_baseline
+from small_runs import small_baseline, test_stays_closed  # noqa: F401 a fixture
 
 from lalm_mer.core.config import read_yaml
-from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.search import study
 
 pytest.importorskip("optuna", reason="the extra `search` is not installed")
 RECIPE = "search"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def recipes_are_found():
-    """Python finds the other recipes beside a script that it is started with, but not in this process."""
-    sys.path.append("recipes")
-    yield
-    sys.path.remove("recipes")
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +30,6 @@ def config(workplace):
         "output": {"dir": str(workplace.folder / "unused")},
     }
     workplace.config(RECIPE).write_text(yaml.safe_dump(searched), encoding="utf-8")
-
-
-@pytest.fixture
-def test_stays_closed(monkeypatch):
-    """Any access to the utterances of test is an error."""
-    examples = ExampleSource.examples
-
-    def without_test(self, fold, split, sampling_rate):
-        assert split != "test"
-        return examples(self, fold, split, sampling_rate)
-
-    monkeypatch.setattr(ExampleSource, "examples", without_test)
 
 
 def table(out):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from tones import LABELS, tone_examples
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.recognizers.baselines.build import build_network
 from lalm_mer.recognizers.baselines.settings import (
@@ -18,7 +16,6 @@ from lalm_mer.recognizers.baselines.settings import (
 )
 from lalm_mer.recognizers.losses import Loss
 
-LABELS = ("happy", "sad")
 LOSSES = [0.698338, 0.656656, 0.630764, 0.587060, 0.578140, 0.505575]
 SHAPES = {
     "branches.audio.mean": (40,), "branches.audio.sequence.convolutions.0.weight": (16, 40, 5),
@@ -29,22 +26,8 @@ SHAPES = {
 }  # fmt: skip
 
 
-def examples() -> list[Example]:
-    """Pitch and the last word depend on the label; durations differ."""
-    generator = np.random.default_rng(0)
-    made = []
-    for number in range(16):
-        label = LABELS[number % 2]
-        time = np.arange(3200 + 800 * number) / 16_000
-        tone = 0.3 * np.sin(2 * np.pi * (300 if label == "happy" else 150) * time)
-        samples = (tone + 0.01 * generator.standard_normal(len(time))).astype(np.float32)
-        words = "it was " + "very " * (number % 5) + ("lovely" if label == "happy" else "dreadful")
-        made.append(Example(Input(f"u{number:02d}", words, Waveform(samples, 16_000)), label))
-    return made
-
-
 def test_shapes_and_losses_of_the_first_steps(tmp_path):
-    given = examples()
+    given = tone_examples()
     sequence = SequenceSettings(channels=16, stride=2, batch_norm=True, pooling="mean_std")
     settings = NetworkSettings(
         audio=AudioBranchSettings(sequence=sequence, encoder=AudioEncoderSettings(kind="log_mel")),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
-from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.run_record import RUN_FILE, has_results, read_record
-from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
+from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import (
     RunData,
     augmented,
@@ -25,6 +24,7 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
+from lalm_mer.launch.build.feature_run import OpenedFeatureRun
 from lalm_mer.launch.build.loss import check_loss
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.settings import BaselineSettings
@@ -33,29 +33,12 @@ from lalm_mer.models.encoders.kinds import open_audio_encoder
 from lalm_mer.recognizers.baselines.build import build_network
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.baselines.saved import WEIGHTS
-from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
-__all__ = ["OpenedBaseline", "baseline_notes", "encoder_models", "open_baseline_run"]
+__all__ = ["OpenedBaseline", "open_baseline_run"]
 
 
-@dataclass(frozen=True)
-class OpenedBaseline:
-    """An opened run of the baseline, before its features are computed.
-
-    Args:
-        settings: resolved config
-        source: the folded corpus
-        hashes: hashes of everything that the run depends on
-    """
-
-    settings: BaselineSettings
-    source: ExampleSource
-    hashes: dict[str, str | None]
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.settings.output.dir)
+class OpenedBaseline(OpenedFeatureRun[BaselineSettings]):
+    """An opened run of the baseline."""
 
     def load(self) -> tuple[BaselineNetwork, RunData]:
         """Compute and store missing features, and build the network.
@@ -154,23 +137,3 @@ def _require_same_fold(
             f"{key}: {as_recorded(folder)} was trained on fold {record.fold} of {record.protocol}, or on other data; "
             f"expected this corpus and fold {settings.split.fold}, since it may contain test utterances"
         )
-
-
-def encoder_models(parts: NetworkSettings) -> str | None:
-    """The pretrained encoders that a baseline uses, as recorded; None if it uses none."""
-    encoders = [branch.encoder for branch in recorded(parts).branches.values()]
-    return ", ".join(encoder.model for encoder in encoders if encoder.kind == "pretrained") or None
-
-
-def baseline_notes(parts: NetworkSettings) -> list[Note]:
-    """Notes on the results."""
-    branches = parts.branches
-    notes = []
-    if "transcript" in branches and parts.transcript.encoder.kind == "scratch":
-        notes.append(Note(NoteCode.SCRATCH_BERT))
-    if "audio" in branches and parts.audio.encoder.kind == "opensmile":
-        notes.append(Note(NoteCode.OPENSMILE_LICENCE))
-    speaker = [modality for modality, branch in branches.items() if branch.normalisation == "speaker"]
-    if speaker:
-        notes.append(Note(NoteCode.SPEAKER_STATISTICS, facts={"modalities": "+".join(speaker)}))
-    return notes

@@ -14,8 +14,8 @@ __all__ = ["KeptModel"]
 class KeptModel:
     """At most one base model, with the weights as they were loaded.
 
-    A run opens its model here and puts it back at its end, without its adapter; a run that fails puts nothing back. A
-    model that an adapter could not leave unchanged is not kept, and the next run loads it anew.
+    A run opens its model here and returns it at its end, without its adapter; a run that fails returns nothing. A model
+    that an adapter could have changed is not kept, and the next run loads it again.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class KeptModel:
         self._trainable: dict[str, bool] = {}  # parameter -> whether it was when it was loaded
 
     def open(self, key: object, load: Callable[[], PretrainedModel]) -> PretrainedModel:
-        """The kept model if it has this key, or else a loaded one; nothing is kept until it is put back.
+        """The kept model if it has this key, or else a loaded one; nothing is kept until it is returned.
 
         Args:
             key: everything that loading depends on
@@ -45,8 +45,8 @@ class KeptModel:
     def put_back(self, model: PretrainedModel, recognizer: Any) -> None:  # noqa: ANN401 a Recognizer of the model
         """Keep the model that a run has opened.
 
-        Not kept are a model with a tower that is trained in full, an adapted one in 4 bits, a compiled one, and one
-        whose activations were recomputed.
+        A model is not kept if a tower was trained in full, if it is adapted and in 4 bits, if it is compiled, or if its
+        activations were recomputed.
 
         Args:
             model: the opened model

@@ -27,6 +27,7 @@ from lalm_mer.core.provenance import git_commit, hash_file, hash_json, package_v
 from lalm_mer.core.run_record import Member, RunRecord, has_results
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS, Floats
+from lalm_mer.evaluation.prediction_checks import prefix_of
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE, EvaluatedSplit, Predictions
 from lalm_mer.evaluation.runs import Run, read_run
 from lalm_mer.launch.build.defaults import with_folder
@@ -277,7 +278,7 @@ def _log_probs(table: Predictions, ids: Sequence[str], labels: Sequence[str], ru
         ConfigError: if there are generated answers, and the rule is no vote
     """
     frame = table.frame.set_index("utterance_id")
-    scores = frame[[f"log_prob_{label}" for label in labels]].to_numpy(dtype=np.float64, copy=True)
+    scores = frame[[f"{prefix_of(table.kind)}{label}" for label in labels]].to_numpy(dtype=np.float64, copy=True)
     generated = (frame["status"] != "unscored").to_numpy() & np.isnan(scores).all(axis=1)
     if generated.any():
         if rule != "vote":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lalm_mer.core.config import recorded
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import LINEAR, uses_audio, uses_transcript
-from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.core.settings import naming_keys
-from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
+from lalm_mer.core.settings import naming_keys, values_of_base
+from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import (
     RunData,
     input_hashes,
@@ -20,33 +19,17 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
+from lalm_mer.launch.build.feature_run import OpenedFeatureRun
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.models.encoders.kinds import open_audio_encoder
-from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.recognizers.linear.features import Vectors, open_vectors
 from lalm_mer.recognizers.linear.settings import LinearModelSettings
 
-__all__ = ["OpenedLinear", "linear_notes", "model_settings", "open_linear_run", "pretrained_models"]
+__all__ = ["OpenedLinear", "model_settings", "open_linear_run"]
 
 
-@dataclass(frozen=True)
-class OpenedLinear:
-    """An opened run of a linear model, before its features are computed.
-
-    Args:
-        settings: resolved config
-        source: the folded corpus
-        hashes: hashes of everything that the run depends on
-    """
-
-    settings: LinearSettings
-    source: ExampleSource
-    hashes: dict[str, str | None]
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.settings.output.dir)
+class OpenedLinear(OpenedFeatureRun[LinearSettings]):
+    """An opened run of a linear model."""
 
     def load(self) -> tuple[Vectors, RunData]:
         """Compute and store missing features.
@@ -99,22 +82,4 @@ def open_linear_run(settings: LinearSettings) -> OpenedLinear:
 
 def model_settings(settings: LinearSettings) -> LinearModelSettings:
     """The settings of the model alone, with paths as they are recorded."""
-    parts = recorded(settings.linear)
-    return LinearModelSettings(**{field.name: getattr(parts, field.name) for field in fields(LinearModelSettings)})
-
-
-def pretrained_models(parts: LinearModelSettings) -> str | None:
-    """The pretrained encoders that are used, as recorded; None if none is."""
-    encoders: list[AudioEncoderSettings | TextEncoderSettings] = [parts.audio] if uses_audio(parts.modalities) else []
-    encoders += [parts.transcript] if uses_transcript(parts.modalities) else []
-    return ", ".join(each.model for each in encoders if each.kind == "pretrained") or None
-
-
-def linear_notes(parts: LinearModelSettings) -> list[Note]:
-    """Notes on the results."""
-    notes = []
-    if uses_audio(parts.modalities) and parts.audio.kind == "opensmile":
-        notes.append(Note(NoteCode.OPENSMILE_LICENCE))
-    if parts.normalisation == "speaker":
-        notes.append(Note(NoteCode.SPEAKER_STATISTICS, facts={"modalities": parts.modalities}))
-    return notes
+    return values_of_base(LinearModelSettings, recorded(settings.linear))

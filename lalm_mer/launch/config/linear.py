@@ -12,11 +12,8 @@ __all__ = ["LinearPartsSettings", "LinearSettings"]
 
 
 @dataclass(frozen=True)
-class LinearPartsSettings(LinearModelSettings):
+class LinearPartsSettings(sections.FeatureStoreSettings, LinearModelSettings):
     """The linear model."""
-
-    cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="folder of stored features")
-    processes: int = setting(2, at_least=1, may_change=True, help="processes that compute features")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
     "AdapterSettings", "AnsweringSettings", "BalanceSettings", "BaselinePartsSettings", "DataSettings",
-    "EngineSettings", "FinetuneOutputSettings", "FolderSettings", "HubSettings", "ModelSettings", "OutputSettings",
-    "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings", "TrainingSplitSettings",
-    "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings", "ZeroShotScoringSettings",
+    "EngineSettings", "FeatureStoreSettings", "FinetuneOutputSettings", "FolderSettings", "HubSettings",
+    "ModelSettings", "OutputSettings", "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings",
+    "TrainingSplitSettings", "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings",
+    "ZeroShotScoringSettings",
 ]  # fmt: skip
 
 
@@ -350,11 +351,16 @@ class HubSettings:
 
 
 @dataclass(frozen=True)
-class BaselinePartsSettings(NetworkSettings):
-    """The parts of the baseline."""
+class FeatureStoreSettings:
+    """The store of features."""
 
     cache_dir: str = setting("outputs/cache", path="new", may_change=True, help="folder of stored features")
     processes: int = setting(2, at_least=1, may_change=True, help="processes that compute features")
+
+
+@dataclass(frozen=True)
+class BaselinePartsSettings(FeatureStoreSettings, NetworkSettings):
+    """The parts of the baseline."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from lalm_mer.core.config import load_config, read_yaml, require_paths
+from lalm_mer.core.config import load_config, override_key, read_yaml, require_paths
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.notes import Split
@@ -200,7 +200,7 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
 def _require_free(name: str, overrides: tuple[str, ...]) -> None:
     """Check that no override is of a key that differs between the runs."""
     for override in overrides:
-        if override.partition("=")[0].strip() in _OF_A_RUN:
+        if override_key(override) in _OF_A_RUN:
             raise ConfigError(
                 f"system {name}: override {override!r}: each run has its own {', '.join(_OF_A_RUN)}; give folds, seeds "
                 "and output.dir of the cross-validation"

@@ -23,14 +23,11 @@ from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.launch.cross_validation.plan import PlannedRun
 
-__all__ = ["WorkerCommand", "run_all", "work"]
+__all__ = ["run_all", "work"]
 
 _POLL_S = 0.5
 _BUSY_S = 5.0  # between two looks at runs that a process of another command works on
 _END_S = 30  # until interrupted workers have ended
-
-WorkerCommand = Callable[[str, Path], Sequence[str]]
-"""System and file of accelerate launch -> command of a worker."""
 
 
 def work(runs: Sequence[PlannedRun], recipes: Mapping[str, Callable[[Any], None]]) -> None:
@@ -49,7 +46,7 @@ def work(runs: Sequence[PlannedRun], recipes: Mapping[str, Callable[[Any], None]
         gc.collect()  # the model, before the next one is loaded
 
 
-def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> None:
+def run_all(runs: Sequence[PlannedRun], processes: int, logs: Path) -> None:
     """Run by workers what is not finished, and print the figure of each run when it ends.
 
     A worker of each system also compares finished runs with their settings. A system that fails is not continued; the
@@ -57,8 +54,7 @@ def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, 
 
     Args:
         runs: of all systems
-        processes: number of workers at a time
-        command: starts a worker
+        processes: number of workers at a time, each by the command of this process with the flag ``--worker``
         logs: folder of what the workers print
 
     Raises:
@@ -69,7 +65,7 @@ def run_all(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, 
     with progress(desc="runs", unit="runs", total=len(runs), initial=len(runs) - len(left)) as bar:
         to_start = list(runs)
         while to_start:
-            before, pool = len(left), _Pool(_jobs(to_start, processes, command, logs), processes, failed)
+            before, pool = len(left), _Pool(_jobs(to_start, processes, logs), processes, failed)
             with pool.ended():
                 while pool.step():
                     left = _report(left, bar)
@@ -91,13 +87,19 @@ class _Job:
     after: tuple[str, ...] = ()
 
 
-def _jobs(runs: Sequence[PlannedRun], processes: int, command: WorkerCommand, logs: Path) -> Iterator[_Job]:
+def _jobs(runs: Sequence[PlannedRun], processes: int, logs: Path) -> Iterator[_Job]:
     """For each system as many workers as it has runs left, or as there may be at a time; at least one."""
     for system in dict.fromkeys(run.system for run in runs):
         own = [run for run in runs if run.system == system]
         unfinished = sum(not run.is_finished for run in own)
         for number in range(max(1, min(processes, unfinished))):
-            yield _Job(system, command(system, own[0].engine), logs / f"{system}_{number}.log", own[0].after)
+            yield _Job(system, _command(system, own[0].engine), logs / f"{system}_{number}.log", own[0].after)
+
+
+def _command(system: str, engine: Path) -> Sequence[str]:
+    """The command of a worker: that of this process, for one system; later overrides take precedence."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", as_recorded(engine)]
+    return [*launch, *sys.argv, f"only=[{system}]", "--worker"]
 
 
 class _Pool:

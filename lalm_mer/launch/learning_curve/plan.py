@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lalm_mer.core.config import override_key
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
@@ -57,7 +58,7 @@ def plan_sizes(settings: LearningCurveSettings) -> list[PlannedSize]:
     """
     given = (*settings.overrides, *(each for system in settings.chosen.values() for each in system.overrides))
     for override in given:
-        if override.partition("=")[0].strip() in _OF_A_RUN:
+        if override_key(override) in _OF_A_RUN:
             raise ConfigError(f"override {override!r}: each run has its own {' and '.join(_OF_A_RUN)}; give sizes")
     found = [point for name in settings.chosen for point in _points(name, settings)]
     return sorted(found, key=lambda point: [each.row for each in found].index(point.row))

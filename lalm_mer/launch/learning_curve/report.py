@@ -184,7 +184,7 @@ def _figure(points: Sequence[Point], metric: str) -> str:
         for number, row in enumerate(rows):
             of_row = [point for point in points if point.row == row]
             colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-            shift = 1.02 ** (number - (len(rows) - 1) / 2)  # so that bars of several rows are not on each other
+            shift = 1.02 ** (number - (len(rows) - 1) / 2)  # so that bars of several rows do not overlap
             places = [shift * point.size for point in of_row]
             axes.plot(places, [100 * point.value for point in of_row], color=colour, marker=marker, label=row)
             for place, point in zip(places, of_row, strict=True):

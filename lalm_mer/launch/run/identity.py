@@ -11,12 +11,13 @@ from lalm_mer.core.provenance import git_commit, package_versions
 from lalm_mer.core.run_record import Balance, RunRecord
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.feature_run import encoder_notes, pretrained_models
 from lalm_mer.launch.build.model_run import LoadedRun, recognizer_name
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.protocols.classes import class_notes
 
-__all__ = ["loaded_identity", "run_identity"]
+__all__ = ["feature_identity", "loaded_identity", "run_identity"]
 
 
 def loaded_identity(loaded: LoadedRun, method: str, notes: list[Note], condition: str = UNCHANGED) -> RunRecord:
@@ -32,6 +33,23 @@ def loaded_identity(loaded: LoadedRun, method: str, notes: list[Note], condition
         hashes=loaded.hashes,
         notes=loaded.notes() + notes,
         condition=condition,
+    )
+
+
+def feature_identity(
+    settings: BaselineSettings | LinearSettings, data: RunData, hashes: dict[str, str | None], method: str
+) -> RunRecord:
+    """``run_identity`` of a run over the features of encoders, whose parts name recognizer, modalities and models."""
+    parts = settings.baseline if isinstance(settings, BaselineSettings) else settings.linear
+    return run_identity(
+        settings,
+        data,
+        recognizer=parts.name,
+        base_model=pretrained_models(parts),
+        modalities=parts.modalities,
+        method=method,
+        hashes=hashes,
+        notes=encoder_notes(parts),
     )
 
 

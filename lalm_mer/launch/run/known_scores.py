@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lalm_mer.core.names import UNCHANGED
 from lalm_mer.core.paths import as_recorded
@@ -52,8 +51,7 @@ def add_known(journal: ScoreJournal, record: RunRecord, examples: ExampleDataset
             continue
         positions = [position[name] for name in frame["utterance_id"]]
         generated = frame["answer"].notna().all()
-        columns = [f"log_prob_{label}" for label in predictions.labels]
-        log_probs = frame[columns].to_numpy(dtype=np.float64)
+        log_probs = replace(predictions, frame=frame).scores
         journal.add(positions, list(frame["answer"]) if generated else log_probs)
         print(f"{len(positions)} of {len(position)} test utterances are scored in {as_recorded(folder)}", flush=True)  # noqa: T201
 

@@ -99,7 +99,7 @@ def _read(where: str, value: Any) -> Values | Range:  # noqa: ANN401 of YAML
     if low >= high or (log and low <= 0):
         raise ConfigError(f"{where}: low is {low}, high is {high}; expected {'0 < ' if log else ''}low < high")
     if step is not None and (log or step <= 0):
-        raise ConfigError(f"{where}: step is {step}; expected more than 0, and no log: true beside it")
+        raise ConfigError(f"{where}: step is {step}; expected more than 0, and without log: true")
     return Range(low, high, bool(log), step)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.config import to_dict
+from lalm_mer.core.config import override_key, to_dict
 from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, message_of, shown
 from lalm_mer.core.extras import install_extra
 from lalm_mer.core.locks import only_writer
@@ -95,7 +95,7 @@ def open_search(settings: SearchSettings) -> Search:
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"search.py needs optuna; {install_extra('search')}")
     space = read_space(settings.space)
-    given = {override.partition("=")[0].strip() for override in settings.overrides}
+    given = {override_key(override) for override in settings.overrides}
     for key in (*given, *space):
         if key in _OF_A_TRIAL:
             raise ConfigError(f"key {key!r}: each trial has its own; leave it out, and give output.dir of the search")

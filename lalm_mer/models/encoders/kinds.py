@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
@@ -18,7 +20,10 @@ from lalm_mer.models.encoders.spectra import LogMel, Mfcc, WaveformBlocks
 from lalm_mer.models.encoders.tfidf import TfidfText
 from lalm_mer.models.encoders.word_vectors import StaticText
 
-__all__ = ["Encoder", "load_text_encoder", "open_audio_encoder", "open_text_encoder"]
+__all__ = ["FITTED", "Encoder", "load_encoder", "open_audio_encoder", "open_text_encoder"]
+
+FITTED = "encoder"
+"""Folder of a saved model with what its encoders were fitted to"""
 
 
 class Encoder(Protocol):
@@ -94,12 +99,33 @@ def open_text_encoder(settings: TextEncoderSettings, train: Iterable[str] = (), 
     return StaticText.read(Path(settings.file), [*train, *others], pooled=settings.pooled)
 
 
-def load_text_encoder(settings: TextEncoderSettings, folder: Path) -> Encoder:
-    """The frozen encoder of transcripts as it was saved in a folder.
+def load_encoder(
+    settings: AudioEncoderSettings | TextEncoderSettings, folder: Path, known: Mapping[str, Any]
+) -> Encoder:
+    """The frozen encoder of a saved model; warn of another version.
+
+    Args:
+        settings: its kind and parameters
+        folder: of the model, with what ``save`` wrote in its folder ``FITTED``
+        known: its ``settings()`` in training
 
     Raises:
-        ModelError: if it cannot be read, or its model cannot be loaded
+        ModelError: if it cannot be opened, or its weights are not those of training
     """
+    encoder: Encoder
+    if isinstance(settings, AudioEncoderSettings):
+        modality, encoder = AUDIO, open_audio_encoder(settings)
+    else:
+        modality, encoder = TRANSCRIPT, _load_text_encoder(settings, folder / FITTED)
+    found = encoder.settings()
+    if found.get("weights") != known.get("weights"):
+        raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
+    if found != known:
+        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(known)}, found {found}", stacklevel=3)
+    return encoder
+
+
+def _load_text_encoder(settings: TextEncoderSettings, folder: Path) -> Encoder:
     if settings.kind == "tfidf":
         return TfidfText.load(folder, settings.tfidf)
     if settings.kind == "static":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.settings import require_declared, setting
+from lalm_mer.core.settings import Declared, setting
 
 __all__ = [
     "AUDIO_ENCODERS", "FEATURE_SETS", "LEARNT", "LEVELS", "TEXT_ENCODERS", "AudioEncoderSettings", "EmbeddingsSettings",
@@ -40,7 +40,7 @@ def _pooled() -> Any:  # noqa: ANN401 a declaration
 
 
 @dataclass(frozen=True)
-class AudioEncoderSettings:
+class AudioEncoderSettings(Declared):
     """A frozen encoder of audio.
 
     Raises:
@@ -70,7 +70,7 @@ class AudioEncoderSettings:
     pooled: bool = _pooled()
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         _require_layers(self.layers)
         if self.kind == "opensmile" and self.feature_set == "pepino" and self.level == "functionals":
             raise ConfigError("argument 'level': functionals; feature set pepino has frames alone: choose another set")
@@ -89,7 +89,7 @@ class AudioEncoderSettings:
 
 
 @dataclass(frozen=True)
-class ScratchSettings:
+class ScratchSettings(Declared):
     """A small BERT trained jointly with the network, for use without a pretrained one.
 
     Raises:
@@ -107,13 +107,13 @@ class ScratchSettings:
     max_tokens: int = setting(256, at_least=1, help="longest transcript, in words with the two special tokens")
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         if self.size % self.heads:
             raise ConfigError(f"argument 'size': {self.size}; expected a multiple of heads, which are {self.heads}")
 
 
 @dataclass(frozen=True)
-class EmbeddingsSettings:
+class EmbeddingsSettings(Declared):
     """Embeddings of words or characters, trained jointly with the network.
 
     Raises:
@@ -128,12 +128,9 @@ class EmbeddingsSettings:
     )
     max_tokens: int = setting(1024, at_least=1, help="longest transcript, in units with the two special tokens")
 
-    def __post_init__(self) -> None:
-        require_declared(self)
-
 
 @dataclass(frozen=True)
-class TfidfSettings:
+class TfidfSettings(Declared):
     """TF-IDF of words and punctuation, fitted on the train split.
 
     Raises:
@@ -145,12 +142,9 @@ class TfidfSettings:
     vocabulary_size: int | None = setting(None, at_least=1, help="n-grams at most, the most frequent; null: all")
     sublinear: bool = setting(False, help="1 + log(count) in place of the count")
 
-    def __post_init__(self) -> None:
-        require_declared(self)
-
 
 @dataclass(frozen=True)
-class TextEncoderSettings:
+class TextEncoderSettings(Declared):
     """An encoder of transcripts.
 
     Raises:
@@ -175,7 +169,7 @@ class TextEncoderSettings:
     tfidf: TfidfSettings = field(default_factory=TfidfSettings)
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         _require_layers(self.layers)
         if self.pooled and (self.learnt or self.kind == "tfidf"):
             raise ConfigError(f"argument 'pooled': true; {self.kind} has no features over time that could be pooled")

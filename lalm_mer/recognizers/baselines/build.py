@@ -136,7 +136,7 @@ def _prepare(
 def _missing(store: FeatureStore, inputs: Iterable[Input]) -> Iterable[Input]:
     """Inputs whose features are not stored, without decoding the audio of the others."""
     if isinstance(inputs, InputDataset):
-        return inputs.select(store.missing(inputs.without_waveforms()))
+        return inputs.not_stored(store)
     return inputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -38,14 +39,14 @@ class Widths:
     pooled: int
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """Base class: the outputs of the branches become one vector per utterance, (B, ``output_size``)."""
 
     output_size: int
 
+    @abstractmethod
     def forward(self, branches: Mapping[str, Encoded]) -> Tensor:
         """Combine the branches, in their order."""
-        raise NotImplementedError
 
 
 class Concatenation(Fusion):
@@ -105,7 +106,8 @@ class Attention(Fusion):
 class CrossModal(Fusion):
     """Transformers from the sequence of each branch to that of the other: the means of both over time.
 
-    The vectors of the branches are beside them, so that the head has at least what a concatenation gives it.
+    The vectors of the branches are concatenated with these means, so that the head has at least the inputs that it has
+    with a concatenation.
 
     References:
         Tsai et al., "Multimodal transformer for unaligned multimodal language sequences", ACL 2019.

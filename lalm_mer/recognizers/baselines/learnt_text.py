@@ -23,6 +23,29 @@ __all__ = [
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+class _WordDropout(nn.Module):
+    """Replaces ids that are not special by that of the unknown token, in training only.
+
+    Args:
+        probability: of each replacement
+        tokenizer: has the special tokens
+    """
+
+    def __init__(self, probability: float, tokenizer: TranscriptTokenizer) -> None:
+        super().__init__()
+        self._probability = probability
+        self._unknown = int(tokenizer.tokenizer.unk_token_id)
+        self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Ids (B, T) with some replaced."""
+        if not (self.training and self._probability):
+            return input_ids
+        is_word = ~torch.isin(input_ids, torch.tensor(self._special, device=input_ids.device))
+        dropped = torch.rand(input_ids.shape, device=input_ids.device) < self._probability
+        return input_ids.masked_fill(is_word & dropped, self._unknown)
+
+
 class ScratchBert(nn.Module):
     """A randomly initialised BERT encoder for the vocabulary of ``tokenizer``: (B, T) token ids -> (B, T, D)."""
 
@@ -39,14 +62,11 @@ class ScratchBert(nn.Module):
             max_position_embeddings=settings.max_tokens,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
-        self._word_dropout = settings.word_dropout
-        self._unknown = int(tokenizer.tokenizer.unk_token_id)
-        self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
+        self._dropout = _WordDropout(settings.word_dropout, tokenizer)
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Embed a padded batch; ``mask`` (B, T) is False at padding."""
-        if self.training and self._word_dropout:
-            input_ids = _with_unknown(input_ids, self._word_dropout, self._unknown, self._special)
+        input_ids = self._dropout(input_ids)
         return cast(Tensor, self.bert(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state)
 
 
@@ -56,22 +76,11 @@ class LearntEmbeddings(nn.Module):
     def __init__(self, settings: EmbeddingsSettings, tokenizer: TranscriptTokenizer) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(len(tokenizer.tokenizer), settings.size)
-        self._word_dropout = settings.word_dropout
-        self._unknown = int(tokenizer.tokenizer.unk_token_id)
-        self._special = [int(token) for token in tokenizer.tokenizer.all_special_ids]
+        self._dropout = _WordDropout(settings.word_dropout, tokenizer)
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Embed a padded batch; ``mask`` (B, T) is False at padding, which is not masked here."""
-        if self.training and self._word_dropout:
-            input_ids = _with_unknown(input_ids, self._word_dropout, self._unknown, self._special)
-        return cast(Tensor, self.embeddings(input_ids))
-
-
-def _with_unknown(input_ids: Tensor, probability: float, unknown: int, special: list[int]) -> Tensor:
-    """The ids with some that are not special replaced by that of the unknown token."""
-    is_word = ~torch.isin(input_ids, torch.tensor(special, device=input_ids.device))
-    dropped = torch.rand(input_ids.shape, device=input_ids.device) < probability
-    return input_ids.masked_fill(is_word & dropped, unknown)
+        return cast(Tensor, self.embeddings(self._dropout(input_ids)))
 
 
 def learnt_embedder(settings: TextEncoderSettings, tokenizer: TranscriptTokenizer) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +16,7 @@ from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.output import atomic_path
+from lalm_mer.core.settings import values_of_base
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
@@ -72,7 +72,7 @@ class BaselineNetwork(nn.Module):
         self._label_set = None if kind == "scalar" else LabelSet(self.labels)
         self.register_buffer("range_middle", torch.tensor([(low + high) / 2 for low, high in ranges]), persistent=False)
         self.register_buffer("range_half", torch.tensor([(high - low) / 2 for low, high in ranges]), persistent=False)
-        self.settings = _plain(settings)
+        self.settings = values_of_base(NetworkSettings, settings)
         self.modalities = settings.modalities
         self.content_free = None
         self.sources = {modality: sources[modality] for modality in settings.branches}
@@ -207,8 +207,3 @@ def _head(size: int, settings: HeadSettings, k: int) -> nn.Module:
         return nn.Linear(size, k)
     dropout = nn.Dropout(settings.dropout)
     return nn.Sequential(nn.Linear(size, settings.hidden), nn.ReLU(), dropout, nn.Linear(settings.hidden, k))
-
-
-def _plain(settings: NetworkSettings) -> NetworkSettings:
-    """The settings without those that a section of a config adds."""
-    return NetworkSettings(**{field.name: getattr(settings, field.name) for field in fields(NetworkSettings)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from lalm_mer.core.errors import ModelError, PredictionError, one_line
 from lalm_mer.core.names import AUDIO
 from lalm_mer.core.output import write_json
 from lalm_mer.core.strict_json import parse, read_object
-from lalm_mer.models.encoders.kinds import Encoder, load_text_encoder, open_audio_encoder
+from lalm_mer.models.encoders.kinds import FITTED, load_encoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.recognizers.baselines.collator import Source
 from lalm_mer.recognizers.baselines.learnt_text import learnt_max_tokens
@@ -27,7 +26,6 @@ __all__ = ["CONFIG", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source",
 CONFIG = "network.json"
 WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer"
-_ENCODER = "encoder"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def save_parts(
         if isinstance(source, TranscriptTokenizer):
             source.save(folder / _TOKENIZER)
         else:
-            source.save(folder / _ENCODER)
+            source.save(folder / FITTED)
             encoders[modality] = source.settings()
     task = {"labels": list(labels), "kind": kind, "ranges": [list(ends) for ends in ranges]}
     write_json(folder / CONFIG, {**task, "settings": asdict(settings), "encoders": encoders})
@@ -92,19 +90,9 @@ def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
     text = saved.settings.transcript.encoder
     if modality != AUDIO and text.learnt:
         return TranscriptTokenizer.load(folder / _TOKENIZER, learnt_max_tokens(text))
-    encoder: Encoder
-    if modality == AUDIO:
-        encoder = open_audio_encoder(saved.settings.audio.encoder)
-    else:
-        encoder = load_text_encoder(text, folder / _ENCODER)
     if modality not in saved.encoders:
         raise ModelError(f"{folder / CONFIG}: encoders has no {modality}, which its settings use")
-    known, found = saved.encoders[modality], encoder.settings()
-    if found.get("weights") != known.get("weights"):
-        raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
-    if found != known:
-        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(known)}, found {found}", stacklevel=3)
-    return encoder
+    return load_encoder(saved.settings.encoders[modality], folder, saved.encoders[modality])
 
 
 def branch_weights(folder: Path, modality: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -32,14 +33,14 @@ def positions(frames: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(frames.dtype)
 
 
-class SequenceNetwork(nn.Module):
+class SequenceNetwork(nn.Module, ABC):
     """Base class: (B, F, D) frames with lengths (B,) become (B, F', ``output_size``) states with their lengths (B,)."""
 
     output_size: int
 
+    @abstractmethod
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """States and their lengths; what is in padded frames is not defined."""
-        raise NotImplementedError
 
 
 class _Convolutions(SequenceNetwork):

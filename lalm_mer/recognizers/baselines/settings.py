@@ -6,20 +6,17 @@ from dataclasses import dataclass, field
 
 from lalm_mer.core import names
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.settings import require_declared, setting
+from lalm_mer.core.settings import Declared, setting
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 
 __all__ = [
-    "NORMALISATIONS", "AudioBranchSettings", "BranchSettings", "FusionSettings", "HeadSettings", "NetworkSettings",
+    "AudioBranchSettings", "BranchSettings", "FusionSettings", "HeadSettings", "NetworkSettings",
     "SequenceSettings", "TranscriptBranchSettings",
 ]  # fmt: skip
 
-NORMALISATIONS = ("train", "speaker", "none")
-"""Which utterances give mean and standard deviation of the features: those of train, those of a speaker, or none."""
-
 
 @dataclass(frozen=True)
-class SequenceSettings:
+class SequenceSettings(Declared):
     """The network over the frames or tokens of a branch, and its pooling; noise, shift and masks are for training only.
 
     Raises:
@@ -60,7 +57,7 @@ class SequenceSettings:
     feature_mask: float = setting(0.0, at_least=0, below=1, help="largest fraction of features set to the train mean")
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"argument 'kernel_size': {self.kernel_size}; expected an odd number")
         if self.kind == "transformer" and (self.channels % self.heads or self.channels % 2):
@@ -70,7 +67,7 @@ class SequenceSettings:
 
 
 @dataclass(frozen=True)
-class BranchSettings:
+class BranchSettings(Declared):
     """One modality of a baseline, without its encoder.
 
     Raises:
@@ -80,7 +77,7 @@ class BranchSettings:
     sequence: SequenceSettings = field(default_factory=SequenceSettings)
     normalisation: str = setting(
         "train",
-        choices=NORMALISATIONS,
+        choices=names.NORMALISATIONS,
         help="mean and standard deviation of frozen features: over train, over the utterances of each speaker in a "
         "split, test included, or none",
     )
@@ -101,7 +98,8 @@ class BranchSettings:
         start = [] if self.start_from is None else ["frozen" if self.frozen else "warm"]
         return [*sequence, *pooling, *speaker, *start]
 
-    def _require_start(self) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.frozen and self.start_from is None:
             raise ConfigError("argument 'frozen': true, but there is no start_from, whose weights would be kept")
 
@@ -116,10 +114,6 @@ class AudioBranchSettings(BranchSettings):
 
     encoder: AudioEncoderSettings = field(default_factory=AudioEncoderSettings)
 
-    def __post_init__(self) -> None:
-        require_declared(self)
-        self._require_start()
-
 
 @dataclass(frozen=True)
 class TranscriptBranchSettings(BranchSettings):
@@ -132,8 +126,7 @@ class TranscriptBranchSettings(BranchSettings):
     encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
 
     def __post_init__(self) -> None:
-        require_declared(self)
-        self._require_start()
+        super().__post_init__()
         if self.encoder.learnt and self.normalisation == "speaker":
             raise ConfigError(
                 f"argument 'normalisation': speaker, but encoder {self.encoder.kind} is learnt, and has no features to "
@@ -142,7 +135,7 @@ class TranscriptBranchSettings(BranchSettings):
 
 
 @dataclass(frozen=True)
-class FusionSettings:
+class FusionSettings(Declared):
     """How two branches are combined; a single one is not.
 
     Raises:
@@ -162,24 +155,21 @@ class FusionSettings:
     dropout: float = setting(0.1, at_least=0, below=1, help="within attention and cross_modal")
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         if self.kind in ("attention", "cross_modal") and (self.size % self.heads or self.size % 2):
             raise ConfigError(f"argument 'size': {self.size}; expected an even multiple of heads, {self.heads}")
 
 
 @dataclass(frozen=True)
-class HeadSettings:
+class HeadSettings(Declared):
     """The classifier after the fusion."""
 
     hidden: int = setting(64, at_least=0, help="units of the dense layer; 0 for none")
     dropout: float = setting(0.3, at_least=0, below=1, help="probability after the dense layer")
 
-    def __post_init__(self) -> None:
-        require_declared(self)
-
 
 @dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(Declared):
     """A baseline: its branches, their fusion and the head.
 
     Raises:
@@ -191,9 +181,6 @@ class NetworkSettings:
     transcript: TranscriptBranchSettings = field(default_factory=TranscriptBranchSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
-
-    def __post_init__(self) -> None:
-        require_declared(self)
 
     @property
     def name(self) -> str:
@@ -207,6 +194,16 @@ class NetworkSettings:
         ]
         fusion = [] if self.fusion.kind == "concatenation" else [self.fusion.kind.replace("_", "-")]
         return f"fusion ({', '.join([*branches, *fusion])})"
+
+    @property
+    def encoders(self) -> dict[str, AudioEncoderSettings | TextEncoderSettings]:
+        """Modality -> settings of its encoder, for those that are used."""
+        return {modality: branch.encoder for modality, branch in self.branches.items()}
+
+    @property
+    def by_speaker(self) -> list[str]:
+        """Modalities whose features are normalised by the statistics of their speaker."""
+        return [modality for modality, branch in self.branches.items() if branch.normalisation == "speaker"]
 
     @property
     def branches(self) -> dict[str, AudioBranchSettings | TranscriptBranchSettings]:

@@ -50,7 +50,7 @@ class Vectors:
         """Compute and store what is missing of a split, and its speakers' statistics."""
         light = inputs.without_waveforms()
         for store in self._stores.values():
-            store.add(inputs.select(store.missing(light)), processes)
+            store.add(inputs.not_stored(store), processes)
         for modality, normalisation in self._normalisations.items():
             normalisation.add(light, partial(self._frames, modality), self.encoders[modality].size)
 

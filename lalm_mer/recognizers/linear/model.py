@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from lalm_mer.core.schema import Input
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.models.encoders.audio import AudioEncoder
-from lalm_mer.models.encoders.kinds import Encoder, load_text_encoder, open_audio_encoder
+from lalm_mer.models.encoders.kinds import FITTED, load_encoder
 from lalm_mer.recognizers.base import Batch, Collator, TrainingCollator
 from lalm_mer.recognizers.linear.features import Vectors
 from lalm_mer.recognizers.linear.fitting import LinearFit, Scale
@@ -31,7 +30,7 @@ from lalm_mer.recognizers.linear.settings import LinearModelSettings
 
 __all__ = ["LinearCollator", "LinearRecognizer"]
 
-_CONFIG, _WEIGHTS, _ENCODER = "linear.json", "model.safetensors", "encoder"
+_CONFIG, _WEIGHTS = "linear.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class LinearRecognizer(nn.Module):
             save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
         encoders = {}
         for modality, encoder in self.vectors.encoders.items():
-            encoder.save(folder / _ENCODER)
+            encoder.save(folder / FITTED)
             encoders[modality] = encoder.settings()
         saved = _Saved(self.label_set.labels, self.settings, self.c, self.factor, encoders)
         write_json(folder / _CONFIG, asdict(saved))
@@ -128,7 +127,10 @@ class LinearRecognizer(nn.Module):
         try:
             saved = parse(_Saved, read_object(folder / _CONFIG), str(folder / _CONFIG))
             weights = {name: value.numpy() for name, value in load_file(folder / _WEIGHTS).items()}
-            encoders = {modality: _encoder(saved, modality, folder) for modality in saved.encoders}
+            used = saved.settings.encoders
+            encoders = {
+                modality: load_encoder(used[modality], folder, known) for modality, known in saved.encoders.items()
+            }
             vectors = Vectors(encoders, by_speaker=saved.settings.normalisation == "speaker")
             model = cls(saved.settings, _fit(saved, weights), vectors)
         except PredictionError as error:
@@ -171,18 +173,3 @@ def _fit(saved: _Saved, weights: Mapping[str, Floats]) -> LinearFit:
     if coefficients.shape != (len(saved.labels), size) or intercepts.shape != (len(saved.labels),):
         raise RuntimeError(f"coefficients of shape {coefficients.shape}; expected {(len(saved.labels), size)}")
     return LinearFit(saved.labels, scales, coefficients, intercepts, saved.factor, saved.c)
-
-
-def _encoder(saved: _Saved, modality: str, folder: Path) -> Encoder:
-    """A frozen encoder of a saved model; warn of another version."""
-    encoder: Encoder
-    if modality == AUDIO:
-        encoder = open_audio_encoder(saved.settings.audio)
-    else:
-        encoder = load_text_encoder(saved.settings.transcript, folder / _ENCODER)
-    known, found = saved.encoders[modality], encoder.settings()
-    if found.get("weights") != known.get("weights"):
-        raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
-    if found != known:
-        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(known)}, found {found}", stacklevel=3)
-    return encoder

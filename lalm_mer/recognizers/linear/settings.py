@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lalm_mer.core import names
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.settings import require_declared, setting
+from lalm_mer.core.settings import Declared, setting
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 
 __all__ = ["LinearModelSettings"]
@@ -17,7 +17,7 @@ def _audio() -> AudioEncoderSettings:
 
 
 @dataclass(frozen=True)
-class LinearModelSettings:
+class LinearModelSettings(Declared):
     """A linear model of one vector per utterance.
 
     Raises:
@@ -39,7 +39,7 @@ class LinearModelSettings:
     transcript: TextEncoderSettings = field(default_factory=lambda: TextEncoderSettings(kind="tfidf"))
     normalisation: str = setting(
         "train",
-        choices=("train", "speaker", "none"),
+        choices=names.NORMALISATIONS,
         help="of each feature except TF-IDF, to mean 0 and standard deviation 1: of train, or of the speaker over the "
         "split, which for test are those of the test speakers",
     )
@@ -57,7 +57,7 @@ class LinearModelSettings:
     )
 
     def __post_init__(self) -> None:
-        require_declared(self)
+        super().__post_init__()
         if not self.c:
             raise ConfigError("argument 'c': is empty; give at least one number")
         if names.uses_audio(self.modalities):
@@ -78,6 +78,18 @@ class LinearModelSettings:
                     f"argument 'transcript.pooled': false, but {self.transcript.kind} gives a vector for each token; "
                     "set it to true"
                 )
+
+    @property
+    def encoders(self) -> dict[str, AudioEncoderSettings | TextEncoderSettings]:
+        """Modality -> settings of its encoder, for those that are used."""
+        encoders: dict[str, AudioEncoderSettings | TextEncoderSettings]
+        encoders = {names.AUDIO: self.audio, names.TRANSCRIPT: self.transcript}
+        return {modality: each for modality, each in encoders.items() if modality in self.modalities.split("+")}
+
+    @property
+    def by_speaker(self) -> list[str]:
+        """Modalities whose features are normalised by the statistics of their speaker."""
+        return [*self.encoders] if self.normalisation == "speaker" else []
 
     @property
     def name(self) -> str:

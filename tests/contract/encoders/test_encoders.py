@@ -13,7 +13,7 @@ from transformers import AutoModel
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, ModelError
 from lalm_mer.core.schema import Input
-from lalm_mer.models.encoders.kinds import load_text_encoder, open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.kinds import FITTED, load_encoder, open_audio_encoder, open_text_encoder
 from lalm_mer.models.encoders.open_smile import util
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 
@@ -142,9 +142,9 @@ def test_a_fitted_encoder_of_transcripts_is_saved(name, tmp_path):
     file.write_text("5 3\nit 1 0 0\nlovely 0 1 0\nDreadful 0 0 1\nzebra 9 9 9\nvery 0 1 1\n")
     settings = TextEncoderSettings(kind=name, file=str(file))
     encoder = open_text_encoder(settings, TRANSCRIPTS[:2], TRANSCRIPTS[2:])
-    encoder.save(tmp_path / "saved")
+    encoder.save(tmp_path / "saved" / FITTED)
     file.unlink()
-    again = load_text_encoder(settings, tmp_path / "saved")
+    again = load_encoder(settings, tmp_path / "saved", encoder.settings())
     assert again.settings() == encoder.settings()
     for text in (*TRANSCRIPTS, "It!", "unknown"):
         frames = encoder.extract(Input("u", text, None))
@@ -154,7 +154,7 @@ def test_a_fitted_encoder_of_transcripts_is_saved(name, tmp_path):
     with pytest.raises(CorpusError, match="utterance u: no transcript"):
         encoder.extract(Input("u", None, None))
     with pytest.raises(ModelError, match="absent"):
-        load_text_encoder(settings, tmp_path / "absent")
+        load_encoder(settings, tmp_path / "absent", encoder.settings())
 
 
 def test_word_vectors_that_cannot_be_read(tmp_path):

@@ -48,6 +48,13 @@ def test_every_missing_key_is_named_with_its_file(fabricate, key):
         read_run(folder)
 
 
+def test_a_record_without_the_keys_of_other_tasks_and_of_fusions_is_of_one_label_and_has_no_members(fabricate):
+    folder = fabricate("older")
+    edit(folder / "run.json", task_kind=KeyError, ranges=KeyError, members=KeyError)
+    record = read_run(folder).record
+    assert (record.task_kind, record.ranges, record.members) == ("single", (), ())
+
+
 @pytest.mark.parametrize(("value", "found"), [(1, 1), (KeyError, None), (3, 3)])
 def test_a_run_of_another_format_is_refused(fabricate, value, found):
     folder = fabricate("old")
