@@ -59,7 +59,7 @@ def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
         train_and_score(recognizer, settings, engine, run, data, saved_as="adapter")
-        kept.put_back(loaded.model, recognizer)
+        kept.keep(loaded.model, recognizer)
         finish(settings, folder)
 
 

@@ -69,7 +69,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
         add_known(journal, run.record, data.scored_test, known)
         if answering is not None:
             run.finish_answers(data, *answering.answer(inputs, settings.scoring, engine, journal))
-            kept.put_back(loaded.model, recognizer)
+            kept.keep(loaded.model, recognizer)
             return
         trainer = make_trainer(
             recognizer, settings.scoring, engine, folder=run.checkpoints, history=run.history, seed=settings.seed
@@ -77,7 +77,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
         scores = score_test(trainer, inputs, journal)
         run.finish(data, scores, score_dev(trainer, run, data, settings) if settings.scoring.dev else None)
         trainer.close()
-        kept.put_back(loaded.model, recognizer)
+        kept.keep(loaded.model, recognizer)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ counts, so that a speaker is left out by a subtraction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,10 @@ from lalm_mer.core.labels import UNSCORED
 from lalm_mer.evaluation.intervals import Interval, difference_interval, score_interval
 from lalm_mer.evaluation.metrics import METRICS, UAR, Counts, Floats, Metric
 
-__all__ = ["PairedTest", "SpeakerCounts", "holm", "paired_test", "speaker_counts", "speaker_interval"]
+__all__ = [
+    "PairedTest", "SpeakerCounts", "holm", "paired_test", "sign_flip_test", "speaker_counts", "speaker_interval",
+    "speakers_of",
+]  # fmt: skip
 
 _RESAMPLES = 19_999  # sign flips drawn where there are more than 14 speakers; up to 14 all 2^S are enumerated
 _SEED = 20_090_906
@@ -104,13 +107,18 @@ def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> SpeakerCounts:
     speakers: list[str] | None = None
     speaker = np.zeros(len(frame), dtype=np.int64)
     if frame["speaker"].notna().all():
-        speaker, names = pd.factorize(frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str), sort=True)
+        speaker, names = pd.factorize(speakers_of(frame), sort=True)
         speakers = list(names)
     shape = (len(seed_names), size, size + 2)
     cells = np.ravel_multi_index((seeds, truth, prediction), shape)
     total = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64)
     order = np.argsort(speaker, kind="stable")
     return SpeakerCounts(total, speakers, cells[order], np.asarray(speaker, dtype=np.int64)[order])
+
+
+def speakers_of(frame: pd.DataFrame) -> pd.Series:
+    """Name of the speaker of each row, with its corpus; of a table whose speakers are all known."""
+    return frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str)
 
 
 def _unknown_speakers(frame: pd.DataFrame) -> Interval:
@@ -133,8 +141,7 @@ def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric)
     if counts.speakers is None:
         return _unknown_speakers(frame)
     interval = counts.interval(metric)
-    speaker = frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str)
-    of_class = pd.crosstab(speaker, frame["truth"]).to_numpy()
+    of_class = pd.crosstab(speakers_of(frame), frame["truth"]).to_numpy()
     short = int((of_class == of_class.sum(axis=0)).any(axis=1).sum())
     if interval.low is None or short == 0:
         return interval
@@ -202,7 +209,7 @@ def paired_test(
     if left["speaker"].isna().any():
         interval = _unknown_speakers(left)
         return PairedTest(difference, interval, None, None, None, len(left), "no test: speakers are unknown")
-    by_speaker = share.groupby((left["corpus"] + "/" + left["speaker"]).to_numpy()).sum().to_numpy()
+    by_speaker = share.groupby(speakers_of(left).to_numpy()).sum().to_numpy()
     count = len(by_speaker)
     uar = METRICS[UAR]
     counts_a, counts_b = speaker_counts(a, labels), speaker_counts(b, labels)
@@ -213,20 +220,35 @@ def paired_test(
     )
     if count < 2:
         return PairedTest(difference, interval, None, None, count, len(left), "no test: one speaker")
+    p_value, smallest, how = sign_flip_test(by_speaker, np.sum, "sign flips")
+    return PairedTest(difference, interval, p_value, smallest, count, len(left), f"{how} by speaker")
+
+
+def sign_flip_test(values: Floats, statistic: Callable[..., Floats], what: str) -> tuple[float, float, str]:
+    """Test a statistic of S values whose signs are independent and equally likely if there is no difference.
+
+    Args:
+        values: (S,), S at least 2
+        statistic: vectorised over all axes but ``axis``, as of scipy.stats.permutation_test
+        what: name of the flips in the method
+
+    Returns:
+        two-sided p-value, the smallest possible one, and the method, such as ``all 2^6 sign flips``
+    """
     result = scipy.stats.permutation_test(
-        (by_speaker,),
-        np.sum,
+        (values,),
+        statistic,
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
         batch=2_000,
         random_state=np.random.default_rng(_SEED),
     )
+    count = len(values)
     exact = 2**count <= _RESAMPLES
     smallest = 2 / 2**count if exact else 2 / (_RESAMPLES + 1)
-    how = f"all 2^{count} sign flips" if exact else f"{_RESAMPLES} random sign flips, seed {_SEED}"
-    p_value = min(1.0, float(result.pvalue))
-    return PairedTest(difference, interval, p_value, smallest, count, len(left), f"{how} by speaker")
+    how = f"all 2^{count} {what}" if exact else f"{_RESAMPLES} random {what}, seed {_SEED}"
+    return min(1.0, float(result.pvalue)), smallest, how
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

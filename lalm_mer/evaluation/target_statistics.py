@@ -12,15 +12,11 @@ from lalm_mer.evaluation.intervals import Interval
 from lalm_mer.evaluation.metrics import Floats, unweighted_average_recall
 from lalm_mer.evaluation.prediction_checks import TRUTH
 from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.statistics import PairedTest
+from lalm_mer.evaluation.statistics import PairedTest, sign_flip_test, speakers_of
 from lalm_mer.evaluation.target_metrics import TARGET_METRICS, TargetMetric, default_metric, metric_names, target_sums
 
 __all__ = ["default_by_seed", "paired_target_test", "score_targets", "values_by_seed"]
 
-_EXACT = 14  # speakers, up to which all 2^S exchanges are enumerated
-_RESAMPLES = 19_999
-_SEED = 20_090_906
-_TIE = 1e-12
 _NO_INTERVAL = "uninformative: no interval of this metric has been validated by simulation"
 
 
@@ -50,8 +46,7 @@ def default_by_seed(predictions: Predictions) -> dict[int, float]:
 
 
 def _no_interval(frame: pd.DataFrame) -> Interval:
-    speakers = frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str)
-    return Interval(None, None, _NO_INTERVAL, None if frame["speaker"].isna().any() else speakers.nunique())
+    return Interval(None, None, _NO_INTERVAL, None if frame["speaker"].isna().any() else speakers_of(frame).nunique())
 
 
 def score_targets(predictions: Predictions) -> dict[str, Any]:
@@ -118,7 +113,6 @@ def paired_target_test(
     def value(sums: Floats) -> Floats:
         return np.asarray(metric.from_sums(sums).mean(axis=-1))
 
-    total, difference = first + second, first - second
     observed = float(value(first.sum(axis=0)) - value(second.sum(axis=0)))
     unknown = a.frame["speaker"].isna().any()
     count, n = len(first), len(a.frame[["utterance_id", "fold"]].drop_duplicates())
@@ -127,18 +121,15 @@ def paired_target_test(
         return PairedTest(observed, interval, None, None, None, n, "no test: speakers are unknown")
     if count < 2:
         return PairedTest(observed, interval, None, None, count, n, "no test: one speaker")
-    if count <= _EXACT:
-        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    else:
-        drawn = np.random.default_rng(_SEED).integers(0, 2, size=(_RESAMPLES, count))
-        signs = np.concatenate([np.ones((1, count), dtype=np.int64), 1 - 2 * drawn])
-    changed = np.tensordot(signs.astype(np.float64), difference, axes=1)  # (P, T, M)
-    whole = total.sum(axis=0)
-    differences = value((whole + changed) / 2) - value((whole - changed) / 2)
-    p_value = float((np.abs(differences) >= abs(observed) - _TIE).mean())
-    exact = count <= _EXACT
-    how = f"all 2^{count} exchanges" if exact else f"{_RESAMPLES} random exchanges, seed {_SEED}"
-    smallest = 2 / 2**count if exact else 2 / (_RESAMPLES + 1)
+    whole, difference = (first + second).sum(axis=0), first - second
+
+    def statistic(signed: Floats, axis: int) -> Floats:
+        signs = np.moveaxis(np.sign(signed), axis, -1)
+        changed = np.tensordot(signs, difference, axes=1)  # (..., T, M)
+        return value((whole + changed) / 2) - value((whole - changed) / 2)
+
+    # which speakers are exchanged is the signs of their numbers
+    p_value, smallest, how = sign_flip_test(np.arange(1.0, count + 1), statistic, "exchanges")
     return PairedTest(observed, interval, p_value, smallest, count, n, f"{how} of predictions by speaker")
 
 
@@ -147,7 +138,7 @@ def _of_speakers(predictions: Predictions) -> dict[str, Floats]:
     frame, sums = predictions.frame, _sums(predictions)
     if frame["speaker"].isna().any():
         return {"": sums.sum(axis=0)}
-    names = (frame["corpus"].astype(str) + "/" + frame["speaker"].astype(str)).to_numpy()
+    names = speakers_of(frame).to_numpy()
     return {str(name): sums[names == name].sum(axis=0) for name in np.unique(names)}
 
 

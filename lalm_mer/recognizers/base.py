@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from lalm_mer.core.errors import CorpusError, PredictionError
@@ -23,7 +24,7 @@ from lalm_mer.evaluation.prediction_checks import prefix_of
 
 __all__ = [
     "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TargetCollator", "TrainingCollator",
-    "kind_of", "scores_of", "targets_of", "true_indices",
+    "as_scores", "kind_of", "scores_of", "targets_of", "true_indices",
 ]  # fmt: skip
 
 Batch = dict[str, Tensor]
@@ -173,6 +174,11 @@ class LabelledCollator:
         """Collate B examples."""
         truth = true_indices(examples, self._label_set)
         return self._collator([example.input for example in examples]) | {"truth": truth, "labels": truth}
+
+
+def as_scores(kind: str, output: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Scores of targets from the output of a recognizer, (N, T): probabilities of logits of labels, or numbers."""
+    return np.asarray(expit(output) if kind == "multi" else output, dtype=np.float64)
 
 
 class TargetCollator:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.evaluation.target_metrics import target_values
+from lalm_mer.recognizers.base import as_scores
 
 __all__ = ["dev_metrics"]
 
@@ -27,7 +27,7 @@ def dev_metrics(
         scores: (N, T) log-probabilities, logits of the labels, or numbers
     """
     if kind != "single":
-        values = target_values(kind, truth, expit(scores) if kind == "multi" else scores)
+        values = target_values(kind, truth, as_scores(kind, scores))
         return {name: float(of_targets.mean()) for name, of_targets in values.items()}
     indices = truth[:, 0] if truth.shape[1] == 1 else truth.argmax(axis=1)
     names = [targets[index] for index in indices]

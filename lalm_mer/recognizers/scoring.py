@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import expit, log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Batch, Scores, kind_of, scores_of, targets_of
+from lalm_mer.recognizers.base import Batch, Scores, as_scores, kind_of, scores_of, targets_of
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
 __all__ = [
-    "as_scores", "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer",
+    "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer",
     "score_inputs",
 ]  # fmt: skip
 
@@ -39,11 +39,6 @@ def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJ
     log_probs = _by_prompt(trainer.score(inputs, collator, journal))
     empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
     return Scores(kind, targets, average_prompts(log_probs, empty))
-
-
-def as_scores(kind: str, output: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Scores of targets from the output of a recognizer, (N, T): probabilities of logits of labels, or numbers."""
-    return np.asarray(expit(output) if kind == "multi" else output, dtype=np.float64)
 
 
 def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 1) -> Iterator[npt.NDArray[np.float64]]:  # noqa: ANN401 a Recognizer and nn.Module

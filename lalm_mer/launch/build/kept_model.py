@@ -42,7 +42,7 @@ class KeptModel:
         self._trainable = {name: each.requires_grad for name, each in loaded.model.named_parameters()}
         return loaded
 
-    def put_back(self, model: PretrainedModel, recognizer: Any) -> None:  # noqa: ANN401 a Recognizer of the model
+    def keep(self, model: PretrainedModel, recognizer: Any) -> None:  # noqa: ANN401 a Recognizer of the model
         """Keep the model that a run has opened.
 
         A model is not kept if a tower was trained in full, if it is adapted and in 4 bits, if it is compiled, or if its

@@ -33,12 +33,12 @@ from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, 
 from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
-from lalm_mer.recognizers.base import Scores
+from lalm_mer.recognizers.base import Scores, as_scores
 from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
 from lalm_mer.recognizers.losses import Loss
 from lalm_mer.recognizers.optimizers import OptimizerReport
 from lalm_mer.recognizers.score_journal import ScoreJournal
-from lalm_mer.recognizers.scoring import as_scores, score_by_trainer
+from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 from lalm_mer.recognizers.waiting import advice_on
 

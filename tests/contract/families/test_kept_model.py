@@ -52,7 +52,7 @@ def test_the_base_is_bit_equal_after_any_adapter(load_family, kind):
     for _ in range(2):
         adapted, _ = add_adapter(family, TOWERS, OPTIONS.get(kind, {"r": 2}), kind=kind)
         train(adapted)
-        kept.put_back(family, Recognizer(adapted))
+        kept.keep(family, Recognizer(adapted))
         again = kept.open("same", never)
         assert again.model is family.model
         assert again is not family
@@ -71,7 +71,7 @@ def test_what_an_adapter_may_have_changed_is_loaded_anew(load_family):
     for change in cases.values():
         kept = KeptModel()
         family = kept.open("same", load_family)
-        kept.put_back(family, Recognizer(change(family)))
+        kept.keep(family, Recognizer(change(family)))
         assert kept.open("same", load_family).model is not family.model
 
 
@@ -79,7 +79,7 @@ def test_what_an_adapter_may_have_changed_is_loaded_anew(load_family):
 def test_another_model_and_a_failed_run_are_loaded_anew(load_family):
     kept = KeptModel()
     first = kept.open("a", load_family)
-    kept.put_back(first, Recognizer(first.model))
+    kept.keep(first, Recognizer(first.model))
     second = kept.open("b", load_family)
     assert second.model is not first.model
     assert kept.open("b", load_family).model is not second.model  # the run with it did not end
