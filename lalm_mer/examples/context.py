@@ -1,4 +1,4 @@
-"""Earlier turns of the dialogue of an utterance."""
+"""Earlier turns of the dialogue of an utterance, and an input of these turns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from collections import deque
 from collections.abc import Callable
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.schema import Turn
+from lalm_mer.core.schema import Input, Turn
 from lalm_mer.corpora import PreparedCorpus
 
-__all__ = ["dialogue_context"]
+__all__ = ["context_input", "dialogue_context"]
+
+
+def context_input(given: Input) -> Input | None:
+    """The turns before an utterance as one transcript, without audio; None if there are none.
+
+    Example:
+        >>> turns = (Turn("A", "Where is it?"), Turn("B", "Gone."))
+        >>> context_input(Input("u1", "Oh no!", None, context=turns)).transcript
+        'Where is it? Gone.'
+    """
+    transcript = " ".join(turn.transcript for turn in given.context)
+    return Input(given.utterance_id, transcript, None) if given.context else None
 
 
 def dialogue_context(

@@ -125,6 +125,11 @@ class LoadingTrainer(Trainer):  # type: ignore[misc]  # transformers is not foll
         """Loader of inputs to score."""
         return self._scoring_loader(test_dataset, self._test_batches, self._test_collator)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 as in transformers
+        """Keep all rows: batches have none that accelerate added, and it would cut each to the last training batch."""
+        self.gather_function = self.accelerator.gather
+        return super().evaluation_loop(*args, **kwargs)
+
     def _scoring_loader(
         self, items: Items[Any], batches: list[list[int]], collator: Callable[..., Batch]
     ) -> DataLoader[Any]:

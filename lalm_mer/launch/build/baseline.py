@@ -22,6 +22,7 @@ from lalm_mer.launch.build.data import (
     open_data,
     require_training,
     require_transcripts,
+    with_context,
 )
 from lalm_mer.launch.build.defaults import with_folder
 from lalm_mer.launch.build.feature_run import OpenedFeatureRun
@@ -77,6 +78,8 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
         raise ConfigError("key 'train.gradient_checkpointing': the baseline has none; set it to false")
     refuse_packing(settings, "the baseline has no rows of tokens")
     source = open_corpus(settings.data, settings.split, soft_labels=settings.loss.soft_labels)
+    if uses_transcript(parts.modalities):
+        source = with_context(source, parts.transcript.context_turns, "baseline.transcript")
     check_loss(settings, source.folded.task.kind)
     require_training(source, settings.split)
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}

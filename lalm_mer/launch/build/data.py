@@ -22,6 +22,7 @@ from lalm_mer.examples.augmentation import Augmentation, AugmentSettings
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import Balanced, balance, class_weights
 from lalm_mer.examples.conditions import CHANGED_INPUTS
+from lalm_mer.examples.context import dialogue_context
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource, InputDataset
 from lalm_mer.examples.subsets import choose_subset
 from lalm_mer.examples.transcripts import (
@@ -118,6 +119,25 @@ def open_corpus(data: DataSettings, split: SplitSettings, *, soft_labels: bool =
         folded.folds.ids(split.fold, "test")
     transcripts, without_audio = _transcripts(data, folded), data.without_audio == "read"
     return ExampleSource(folded, transcripts=transcripts, without_audio=without_audio, soft_labels=soft_labels)
+
+
+def with_context(source: ExampleSource, turns: int, section: str) -> ExampleSource:
+    """Add the turns before each utterance to the examples, with the transcripts that the run uses; 0 adds nothing.
+
+    Args:
+        source: the examples
+        turns: largest number of turns
+        section: where the setting of ``turns`` is, for an error
+
+    Raises:
+        ConfigError: if the corpus has no dialogues
+    """
+    if not turns:
+        return source
+    table = source.transcripts
+    transcript_of = None if table is None else lambda name, _: table.by_id.get(name)
+    with naming_keys(section, turns="context_turns"):
+        return replace(source, context=dialogue_context(source.folded.corpus, turns, transcript_of))
 
 
 def require_training(source: ExampleSource, split: SplitSettings) -> None:

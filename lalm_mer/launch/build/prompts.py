@@ -10,11 +10,10 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet, Task
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.augmented_examples import AugmentedExamples
-from lalm_mer.examples.context import dialogue_context
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.examples.descriptors import describe_corpus
 from lalm_mer.examples.shots import choose_shots
-from lalm_mer.launch.build.data import RunData
+from lalm_mer.launch.build.data import RunData, with_context
 from lalm_mer.launch.config.sections import AnsweringSettings, PromptSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.families.base import Family
@@ -104,12 +103,7 @@ def source_for_prompts(
         ConfigError: if the corpus has no dialogues
     """
     digests: dict[str, str | None] = {}
-    if settings.context_turns:
-        table = source.transcripts
-        transcript_of = None if table is None else lambda name, _: table.by_id.get(name)
-        with naming_keys("prompt", turns="context_turns"):
-            context = dialogue_context(source.folded.corpus, settings.context_turns, transcript_of)
-        source = replace(source, context=context)
+    source = with_context(source, settings.context_turns, "prompt")
     if setup.uses("descriptors"):
         described = describe_corpus(source, source.folded.folds.ids(fold, "train"), Path(settings.cache_dir))
         source = replace(source, descriptors=described.by_id)

@@ -55,8 +55,12 @@ class Encoder(Protocol):
 
 
 _AUDIO: dict[str, Callable[[AudioEncoderSettings], AudioEncoder]] = {
-    "log_mel": lambda settings: LogMel(settings.trim_db, settings.bands, pooled=settings.pooled),
-    "mfcc": lambda settings: Mfcc(settings.trim_db, settings.bands, settings.coefficients, pooled=settings.pooled),
+    "log_mel": lambda settings: LogMel(
+        settings.trim_db, settings.bands, hop_ms=settings.hop_ms, pooled=settings.pooled
+    ),
+    "mfcc": lambda settings: Mfcc(
+        settings.trim_db, settings.bands, settings.coefficients, hop_ms=settings.hop_ms, pooled=settings.pooled
+    ),
     "waveform": lambda settings: WaveformBlocks(settings.trim_db, pooled=settings.pooled),
     "pretrained": lambda settings: PretrainedAudio(
         settings.model, settings.revision, settings.layers, settings.trim_db, pooled=settings.pooled

@@ -60,6 +60,7 @@ class AudioEncoderSettings(Declared):
     )
     level: str = setting("frames", choices=LEVELS, help="of opensmile: one vector per frame or per utterance")
     bands: int = setting(40, at_least=1, help="of log_mel and mfcc: number of bands")
+    hop_ms: int = setting(10, at_least=1, help="of log_mel and mfcc: milliseconds from frame to frame")
     coefficients: int = setting(13, at_least=1, help="of mfcc: number of coefficients, at most bands")
     trim_db: float | None = setting(
         35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"

@@ -1,4 +1,4 @@
-"""Spectral features of a waveform, 100 frames per second."""
+"""Spectral features of a waveform."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ __all__ = ["LogMel", "Mfcc", "WaveformBlocks"]
 
 
 class LogMel(AudioEncoder):
-    """D = ``bands`` log-mel bands: 25 ms Hann windows every 10 ms, natural logarithm of the power in each band."""
+    """D = ``bands`` log-mel bands: 25 ms Hann windows, natural logarithm of the power in each band.
+
+    Args:
+        hop_ms: milliseconds from the start of a window to the next
+    """
 
     window = 400  # 25 ms
 
-    def __init__(self, trim_db: float | None = TRIM_DB, bands: int = 40, *, pooled: bool = False) -> None:
+    def __init__(
+        self, trim_db: float | None = TRIM_DB, bands: int = 40, *, hop_ms: int = 10, pooled: bool = False
+    ) -> None:
         super().__init__(trim_db, pooled=pooled)
         self.frame_size = self.bands = bands
+        self.hop_ms = hop_ms
         self._filters = mel_filter_bank(
             num_frequency_bins=257,
             num_mel_filters=bands,
@@ -34,14 +41,14 @@ class LogMel(AudioEncoder):
         self._window = window_function(self.window, "hann")
 
     def _settings(self) -> dict[str, Any]:
-        return {"name": "log_mel", "version": 1, "bands": self.bands}
+        return {"name": "log_mel", "version": 1, "bands": self.bands, "hop_ms": self.hop_ms}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         bands = spectrogram(
             samples,
             self._window,
             frame_length=self.window,
-            hop_length=SAMPLING_RATE // 100,
+            hop_length=self.hop_ms * SAMPLING_RATE // 1000,
             fft_length=512,
             power=2.0,
             center=False,
@@ -63,14 +70,20 @@ class Mfcc(LogMel):
     """
 
     def __init__(
-        self, trim_db: float | None = TRIM_DB, bands: int = 40, coefficients: int = 13, *, pooled: bool = False
+        self,
+        trim_db: float | None = TRIM_DB,
+        bands: int = 40,
+        coefficients: int = 13,
+        *,
+        hop_ms: int = 10,
+        pooled: bool = False,
     ) -> None:
-        super().__init__(trim_db, bands, pooled=pooled)
+        super().__init__(trim_db, bands, hop_ms=hop_ms, pooled=pooled)
         self.coefficients = coefficients
         self.frame_size = 3 * coefficients
 
     def _settings(self) -> dict[str, Any]:
-        return {"name": "mfcc", "version": 1, "bands": self.bands, "coefficients": self.coefficients}
+        return {**super()._settings(), "name": "mfcc", "coefficients": self.coefficients}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
         static = dct(super()._compute(samples), type=2, norm="ortho", axis=1)[:, : self.coefficients]

@@ -41,7 +41,7 @@ class Branch(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         width = self.sequence.output_size
-        self.output_size = width * (1 if settings.pooling == "mean" else 2)
+        self.output_size = width * (1 if settings.pooling in ("mean", "max") else 2)
         self.attention = _attention(width) if settings.pooling == "attentive" else None
 
     def set_normalisation(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> None:
@@ -81,6 +81,8 @@ class Branch(nn.Module):
         return cast(Tensor, self.dropout(self._pooled(states, frame_mask(lengths, states.shape[1]))))
 
     def _pooled(self, frames: Tensor, mask: Tensor) -> Tensor:
+        if self.settings.pooling == "max":
+            return frames.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
         weights = mask[..., None].to(frames.dtype)
         frames = frames * weights  # what is in padding may be anything
         if self.attention is not None:

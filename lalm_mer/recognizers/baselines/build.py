@@ -9,6 +9,7 @@ from pathlib import Path
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.schema import Input
+from lalm_mer.examples.context import context_input
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.models.encoders.audio import AudioEncoder
@@ -119,9 +120,12 @@ def _prepare(
     frames = encoder.extract
     if encoder.stored:
         store = network.stores[modality] = FeatureStore(cache_dir, encoder)
+        context = modality == TRANSCRIPT and network.uses_context
         for inputs in splits:
             missing = _missing(store, inputs)
             store.add(missing, 1 if isinstance(missing, Sized) and len(missing) <= _FEW else processes)
+            if context:
+                store.add(filter(None, map(context_input, _without_waveforms(inputs))), processes)
         frames = store.frames
     normalisation = network.settings.branches[modality].normalisation
     light = [_without_waveforms(inputs) if encoder.stored else inputs for inputs in splits]

@@ -8,7 +8,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lalm_mer.core.names import TRANSCRIPT
 from lalm_mer.core.schema import Input
+from lalm_mer.examples.context import context_input
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.kinds import Encoder
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
@@ -28,6 +30,7 @@ class BaselineCollator:
         sources: modality -> its encoder or tokenizer
         stores: modality -> the store of its features
         normalisations: modality -> normalisation by speaker
+        context: whether batches have the turns before each utterance
 
     Example:
         >>> batch = network.joint_collator(inputs)  # doctest: +SKIP
@@ -40,7 +43,10 @@ class BaselineCollator:
         sources: Mapping[str, Source],
         stores: Mapping[str, FeatureStore],
         normalisations: Mapping[str, SpeakerNormalisation],
+        *,
+        context: bool = False,
     ) -> None:
+        self._context = context
         self._sources, self._stores, self._normalisations = dict(sources), dict(stores), dict(normalisations)
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
@@ -48,19 +54,28 @@ class BaselineCollator:
 
         Returns:
             for each modality its name, (B, F, D) features or (B, T) token ids, right-padded with zeros, and
-            ``<modality>_lengths`` (B,)
+            ``<modality>_lengths`` (B,); ``context`` and ``context_lengths`` likewise, with length 0 where there are no
+            turns before
 
         Raises:
             CorpusError: naming the utterance, if its audio or transcript is missing
         """
         batch = {}
         for modality, source in self._sources.items():
-            if isinstance(source, TranscriptTokenizer):
-                sequences = [torch.tensor(source.ids(given)) for given in inputs]
-            else:
-                sequences = [self._frames(modality, source, given) for given in inputs]
+            sequences = [self._sequence(modality, source, given) for given in inputs]
             batch[modality], batch[f"{modality}_lengths"] = _padded(sequences)
+            if modality == TRANSCRIPT and self._context:
+                before = map(context_input, inputs)
+                turns = [
+                    sequences[0][:0] if each is None else self._sequence(modality, source, each) for each in before
+                ]
+                batch["context"], batch["context_lengths"] = _padded(turns)
         return batch
+
+    def _sequence(self, modality: str, source: Source, given: Input) -> Tensor:
+        if isinstance(source, TranscriptTokenizer):
+            return torch.tensor(source.ids(given))
+        return self._frames(modality, source, given)
 
     def _frames(self, modality: str, encoder: Encoder, given: Input) -> Tensor:
         frames = self._stores[modality].frames(given) if modality in self._stores else encoder.extract(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -90,11 +91,11 @@ class BaselineNetwork(nn.Module):
         text = self.sources.get(TRANSCRIPT)
         if isinstance(text, TranscriptTokenizer):
             self.branch(TRANSCRIPT).embedder = learnt_embedder(settings.transcript.encoder, text)
-        self.fusion = fusion_of(
-            settings.fusion,
-            {modality: self.branch(modality).sequence.output_size for modality in self.sources},
-            {modality: self.branch(modality).output_size for modality in self.sources},
-        )
+        widths = {modality: self.branch(modality).output_size for modality in self.sources}
+        if self.uses_context:
+            widths[TRANSCRIPT] *= 2
+        states = {modality: self.branch(modality).sequence.output_size for modality in self.sources}
+        self.fusion = fusion_of(settings.fusion, states, widths)
         self.head = _head(self.fusion.output_size, settings.head, len(self.labels))
 
     def _make_branch(self, modality: str, source: Source) -> Branch:
@@ -102,6 +103,11 @@ class BaselineNetwork(nn.Module):
         if isinstance(source, TranscriptTokenizer):
             return Branch(learnt_size(self.settings.transcript.encoder), sequence)
         return Branch(source.size, sequence, layers=source.layers)
+
+    @property
+    def uses_context(self) -> bool:
+        """Whether the transcript branch also encodes the turns before an utterance."""
+        return TRANSCRIPT in self.sources and self.settings.transcript.context_turns > 0
 
     @property
     def label_set(self) -> LabelSet:
@@ -124,7 +130,7 @@ class BaselineNetwork(nn.Module):
     @property
     def joint_collator(self) -> Collator:
         """Makes batches to score."""
-        return BaselineCollator(self.sources, self.stores, self.normalisations)
+        return BaselineCollator(self.sources, self.stores, self.normalisations, context=self.uses_context)
 
     @property
     def scoring_collators(self) -> tuple[Collator, ...]:
@@ -146,6 +152,8 @@ class BaselineNetwork(nn.Module):
         audio_lengths: Tensor | None = None,
         transcript: Tensor | None = None,
         transcript_lengths: Tensor | None = None,
+        context: Tensor | None = None,
+        context_lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run a batch of a ``BaselineCollator``.
 
@@ -162,6 +170,11 @@ class BaselineNetwork(nn.Module):
             branch = self.branch(modality)
             states, lengths = branch(frames, lengths)
             encoded[modality] = Encoded(states, lengths, branch.pool(states, lengths))
+        if context is not None:
+            assert context_lengths is not None
+            before = self._context_vectors(context, context_lengths)
+            own = encoded[TRANSCRIPT]
+            encoded[TRANSCRIPT] = replace(own, pooled=torch.cat([own.pooled, before], dim=1))
         logits = self.head(self.fusion(encoded))
         if self.kind != "single":
             return {
@@ -174,6 +187,14 @@ class BaselineNetwork(nn.Module):
             return scores
         losses = F.cross_entropy(logits.float(), truth, reduction="none")
         return {"losses": losses, "items": torch.ones_like(losses), **scores}
+
+    def _context_vectors(self, context: Tensor, lengths: Tensor) -> Tensor:
+        """Vectors of the turns before, (B, D), of the same branch as the transcript; zeros where there are none."""
+        branch, some = self.branch(TRANSCRIPT), lengths > 0
+        vectors = torch.zeros(len(lengths), branch.output_size, device=lengths.device)
+        if some.any():
+            vectors[some] = branch.pool(*branch(context[some], lengths[some])).to(vectors.dtype)
+        return vectors
 
     def save_trained(self, folder: Path) -> None:
         """Write weights, normalisation, settings and a learnt tokenizer; of a frozen encoder its name and a hash."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lalm_mer.recognizers.baselines.settings import SequenceSettings
+from lalm_mer.recognizers.baselines.settings import Conv2dSettings, SequenceSettings
 
 __all__ = ["SequenceNetwork", "frame_mask", "positions", "sequence_network"]
 
@@ -44,18 +45,22 @@ class SequenceNetwork(nn.Module, ABC):
 
 
 class _Convolutions(SequenceNetwork):
-    """Convolutions with ReLU, and batch normalisation if set."""
+    """Convolutions with ReLU, batch normalisation if set, and dropout between them."""
 
-    convolutions: nn.ModuleList
-
-    def __init__(self, settings: SequenceSettings) -> None:
+    def __init__(self, convolutions: Iterable[nn.Module], settings: SequenceSettings | Conv2dSettings, *,
+                 batch_norm: bool, dropout: float) -> None:  # fmt: skip
         super().__init__()
+        self.convolutions = nn.ModuleList(convolutions)
         self.stride = settings.stride
-        self.norms = nn.ModuleList(
-            nn.BatchNorm1d(settings.channels) for _ in range(settings.layers if settings.batch_norm else 0)
-        )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(settings.channels) for _ in self.convolutions if batch_norm)
+        self.dropout = nn.Dropout(dropout)
         self.output_size = settings.channels
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SequenceNetwork``."""
+        for number in range(len(self.convolutions)):
+            frames, lengths = self._layer(number, frames, lengths)
+        return frames, lengths
 
     def _layer(self, number: int, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Output of a convolution for frames (B, F, ..., channels), and its lengths."""
@@ -80,39 +85,31 @@ class Conv1d(_Convolutions):
     """Convolutions over time."""
 
     def __init__(self, size: int, settings: SequenceSettings) -> None:
-        super().__init__(settings)
         sizes = [size] + [settings.channels] * settings.layers
-        self.convolutions = nn.ModuleList(
+        convolutions = (
             nn.Conv1d(before, after, settings.kernel_size, settings.stride, padding=settings.kernel_size // 2)
             for before, after in pairwise(sizes)
         )
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``SequenceNetwork``."""
-        for number in range(len(self.convolutions)):
-            frames, lengths = self._layer(number, frames, lengths)
-        return frames, lengths
+        super().__init__(convolutions, settings, batch_norm=settings.batch_norm, dropout=settings.dropout)
 
 
 class Conv2d(_Convolutions):
     """Convolutions over time and features, whose channels and remaining features are the features of a state."""
 
-    def __init__(self, size: int, settings: SequenceSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, size: int, settings: Conv2dSettings, *, batch_norm: bool) -> None:
         sizes = [1] + [settings.channels] * settings.layers
-        self.convolutions = nn.ModuleList(
+        convolutions = (
             nn.Conv2d(before, after, settings.kernel_size, settings.stride, padding=settings.kernel_size // 2)
             for before, after in pairwise(sizes)
         )
+        super().__init__(convolutions, settings, batch_norm=batch_norm, dropout=0.0)
         for _ in range(settings.layers):
             size = (size - 1) // settings.stride + 1
         self.output_size = settings.channels * size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See ``SequenceNetwork``."""
-        frames = frames[..., None]
-        for number in range(len(self.convolutions)):
-            frames, lengths = self._layer(number, frames, lengths)
+        frames, lengths = super().forward(frames[..., None], lengths)
         return frames.flatten(2), lengths
 
 
@@ -170,12 +167,27 @@ class Features(SequenceNetwork):
         return frames, lengths
 
 
+class _Stacked(SequenceNetwork):
+    """A network over the states of another."""
+
+    def __init__(self, first: SequenceNetwork, second: SequenceNetwork) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.output_size = second.output_size
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SequenceNetwork``."""
+        return cast(tuple[Tensor, Tensor], self.second(*self.first(frames, lengths)))
+
+
 _KINDS: dict[str, Callable[[int, SequenceSettings], SequenceNetwork]] = {
-    "conv1d": Conv1d, "conv2d": Conv2d, "lstm": Recurrent, "gru": Recurrent, "transformer": Transformer,
-    "none": Features,
+    "conv1d": Conv1d, "lstm": Recurrent, "gru": Recurrent, "transformer": Transformer, "none": Features,
 }  # fmt: skip
 
 
 def sequence_network(size: int, settings: SequenceSettings) -> SequenceNetwork:
     """The network that the settings describe, over frames of ``size`` features."""
-    return _KINDS[settings.kind](size, settings)
+    if not settings.conv2d.layers:
+        return _KINDS[settings.kind](size, settings)
+    first = Conv2d(size, settings.conv2d, batch_norm=settings.batch_norm)
+    return _Stacked(first, _KINDS[settings.kind](first.output_size, settings))

@@ -10,9 +10,29 @@ from lalm_mer.core.settings import Declared, setting
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 
 __all__ = [
-    "AudioBranchSettings", "BranchSettings", "FusionSettings", "HeadSettings", "NetworkSettings",
+    "AudioBranchSettings", "BranchSettings", "Conv2dSettings", "FusionSettings", "HeadSettings", "NetworkSettings",
     "SequenceSettings", "TranscriptBranchSettings",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conv2dSettings(Declared):
+    """Convolutions over time and features, for spectrograms and MFCC, before the network over time.
+
+    Raises:
+        ConfigError: naming an argument outside its range
+    """
+
+    layers: int = setting(0, at_least=0, help="number of layers; 0 for none")
+    channels: int = setting(32, at_least=1, help="output channels of each layer")
+    kernel_size: int = setting(3, at_least=1, help="frames and features per convolution; odd, to keep the length")
+    stride: int = setting(
+        2, at_least=1, help="step of every convolution; with 2, each layer halves frames and features"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_odd(self.kernel_size)
 
 
 @dataclass(frozen=True)
@@ -25,26 +45,22 @@ class SequenceSettings(Declared):
 
     kind: str = setting(
         "conv1d",
-        choices=("conv1d", "conv2d", "lstm", "gru", "transformer", "none"),
-        help="network over time; conv2d: over time and features, for spectrograms and MFCC; lstm and gru are "
-        "bidirectional; none: the features themselves are pooled",
+        choices=("conv1d", "lstm", "gru", "transformer", "none"),
+        help="network over time, after conv2d; lstm and gru are bidirectional; none: the features themselves, or the "
+        "output of conv2d, are pooled",
     )
     channels: int = setting(
         64, at_least=1, help="output channels of a convolution, units of each direction, or width of the transformer"
     )
     layers: int = setting(2, at_least=1, help="number of layers")
-    kernel_size: int = setting(
-        5, at_least=1, help="frames or tokens per convolution, of conv2d features too; odd, to keep the length"
-    )
-    stride: int = setting(
-        1, at_least=1, help="step of every convolution; with 2, each layer halves the frames, of conv2d features too"
-    )
+    kernel_size: int = setting(5, at_least=1, help="frames or tokens per convolution; odd, to keep the length")
+    stride: int = setting(1, at_least=1, help="step of every convolution; with 2, each layer halves the frames")
     heads: int = setting(4, at_least=1, help="attention heads of the transformer; channels is a multiple")
     dropout: float = setting(0.3, at_least=0, below=1, help="probability after each layer and after pooling")
     batch_norm: bool = setting(False, help="batch normalisation after each convolution, over frames without padding")
     pooling: str = setting(
         "mean",
-        choices=("mean", "mean_std", "attentive"),
+        choices=("mean", "mean_std", "max", "attentive"),
         help="over time; mean_std: also standard deviation; attentive: both, weighted by learnt attention",
     )
     noise_std: float = setting(0.0, at_least=0, help="standard deviation of Gaussian noise on the normalised input")
@@ -55,11 +71,11 @@ class SequenceSettings(Declared):
     )
     time_mask: float = setting(0.0, at_least=0, below=1, help="largest fraction of frames set to the train mean")
     feature_mask: float = setting(0.0, at_least=0, below=1, help="largest fraction of features set to the train mean")
+    conv2d: Conv2dSettings = field(default_factory=Conv2dSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel_size % 2 == 0:
-            raise ConfigError(f"argument 'kernel_size': {self.kernel_size}; expected an odd number")
+        _require_odd(self.kernel_size)
         if self.kind == "transformer" and (self.channels % self.heads or self.channels % 2):
             raise ConfigError(
                 f"argument 'channels': {self.channels}; expected an even multiple of heads, which are {self.heads}"
@@ -92,8 +108,9 @@ class BranchSettings(Declared):
     @property
     def name_of_parts(self) -> list[str]:
         """Words for what is not the default, in the names of recognizers."""
-        sequence = [] if self.sequence.kind == "conv1d" else [self.sequence.kind]
-        pooling = ["attentive"] if self.sequence.pooling == "attentive" else []
+        sequence = ["conv2d"] if self.sequence.conv2d.layers else []
+        sequence += [] if self.sequence.kind == "conv1d" else [self.sequence.kind]
+        pooling = [self.sequence.pooling] if self.sequence.pooling in ("max", "attentive") else []
         speaker = ["by speaker"] if self.normalisation == "speaker" else []
         start = [] if self.start_from is None else ["frozen" if self.frozen else "warm"]
         return [*sequence, *pooling, *speaker, *start]
@@ -124,6 +141,17 @@ class TranscriptBranchSettings(BranchSettings):
     """
 
     encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
+    context_turns: int = setting(
+        0,
+        at_least=0,
+        help="number of preceding turns of the dialogue, which the same branch encodes as a second vector",
+    )
+
+    @property
+    def name_of_parts(self) -> list[str]:
+        """Also the number of turns."""
+        turns = [f"{self.context_turns} turns"] if self.context_turns else []
+        return [*super().name_of_parts, *turns]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +159,11 @@ class TranscriptBranchSettings(BranchSettings):
             raise ConfigError(
                 f"argument 'normalisation': speaker, but encoder {self.encoder.kind} is learnt, and has no features to "
                 "normalise; set it to none"
+            )
+        if self.context_turns and self.normalisation == "speaker":
+            raise ConfigError(
+                f"argument 'context_turns': {self.context_turns}, but they are of several speakers and normalisation "
+                "is speaker; set one of them to its default"
             )
 
 
@@ -211,3 +244,8 @@ class NetworkSettings(Declared):
         branches: dict[str, AudioBranchSettings | TranscriptBranchSettings]
         branches = {names.AUDIO: self.audio, names.TRANSCRIPT: self.transcript}
         return {modality: branch for modality, branch in branches.items() if modality in self.modalities.split("+")}
+
+
+def _require_odd(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ConfigError(f"argument 'kernel_size': {kernel_size}; expected an odd number")

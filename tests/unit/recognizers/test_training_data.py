@@ -19,6 +19,8 @@ from lalm_mer.examples.augmentation import (
 )
 from lalm_mer.examples.augmented_examples import AugmentedExamples
 from lalm_mer.examples.balancing import class_weights
+from lalm_mer.recognizers import training
+from lalm_mer.recognizers.dev_metrics import dev_metrics
 
 
 @pytest.fixture
@@ -141,3 +143,12 @@ def test_weights_of_one_change_nothing(examples, tmp_path):
     for run in runs:
         run.train()
     assert torch.equal(runs[0].model.linear.weight, runs[1].model.linear.weight)
+
+
+def test_dev_metrics_are_of_all_dev_utterances_whatever_the_last_training_batch_is(uneven, tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(training, "dev_metrics", lambda *given: counted.append(len(given[2])) or dev_metrics(*given))
+    trained = trainer(tmp_path, Examples(uneven[:5]), uneven)  # the last step of an epoch has one example
+    trained.train()
+    assert trained.state.global_step == 9
+    assert counted == [12] * 5

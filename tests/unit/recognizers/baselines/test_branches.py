@@ -76,7 +76,7 @@ def test_constant_feature_stays_finite_and_gradients_too():
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"kernel_size": 4}, "'kernel_size': 4; expected an odd number"),
-     ({"pooling": "max"}, "'pooling': 'max'; expected one of mean, mean_std, attentive"),
+     ({"pooling": "sum"}, "'pooling': 'sum'; expected one of mean, mean_std, max, attentive"),
      ({"dropout": 1.0}, "'dropout': 1.0; expected 0 or more and less than 1"),
      ({"layers": 0}, "'layers': 0; expected 1 or more"),
      ({"noise_std": -1.0}, "'noise_std': -1.0; expected 0 or more")],

@@ -22,6 +22,7 @@ from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.baselines.sequences import frame_mask
 from lalm_mer.recognizers.baselines.settings import (
     AudioBranchSettings,
+    Conv2dSettings,
     FusionSettings,
     NetworkSettings,
     SequenceSettings,
@@ -32,7 +33,12 @@ LABELS = ("happy", "sad")
 LENGTHS = torch.tensor([1, 2, 9, 20])
 SEQUENCES = {
     "conv1d": SequenceSettings(channels=8, batch_norm=True, stride=2),
-    "conv2d": SequenceSettings(kind="conv2d", channels=4, kernel_size=3, stride=2, batch_norm=True, pooling="mean_std"),
+    "conv2d": SequenceSettings(
+        kind="none", batch_norm=True, pooling="mean_std", conv2d=Conv2dSettings(layers=2, channels=4)
+    ),
+    "conv2d_conv1d": SequenceSettings(
+        channels=4, pooling="max", conv2d=Conv2dSettings(layers=1, channels=4, kernel_size=5)
+    ),
     "lstm": SequenceSettings(kind="lstm", channels=8),
     "gru": SequenceSettings(kind="gru", channels=8, pooling="attentive"),
     "transformer": SequenceSettings(kind="transformer", channels=8, pooling="attentive"),
