@@ -68,13 +68,14 @@ def measured_waiting() -> Iterator[Waiting]:
         waiting.end()
 
 
-def advice_on(waiting: Waiting, doing: str, workers: int) -> str | None:
+def advice_on(waiting: Waiting, doing: str, workers: int, *, towers: bool = True) -> str | None:
     """A line about a long wait; None if it is short, or a small share of the time.
 
     Args:
         waiting: a measurement that has ended
         doing: what was measured
         workers: processes that make batches
+        towers: whether the recognizer has an audio tower, whose outputs can be stored
 
     Example:
         >>> advice_on(Waiting(40.0, 100.0), "training", 0)
@@ -84,8 +85,8 @@ def advice_on(waiting: Waiting, doing: str, workers: int) -> str | None:
     """
     if waiting.waited_s < _LEAST_S or waiting.waited_s < _LEAST_SHARE * waiting.wall_s:
         return None
+    stored = ", or store tower outputs (model.tower_cache), so that no audio is decoded" if towers else ""
     return (
         f"{doing} waited {waiting.waited_s:.0f} s of {waiting.wall_s:.0f} s ({waiting.waited_s / waiting.wall_s:.0%}) "
-        f"for data; raise dataloader_num_workers (now {workers}), or store tower outputs (model.tower_cache), so that "
-        "no audio is decoded"
+        f"for data; raise dataloader_num_workers (now {workers}){stored}"
     )

@@ -11,7 +11,8 @@ from lalm_mer.core.run_record import read_record
 
 pytestmark = pytest.mark.usefixtures("frozen_imports")
 LORA, BASELINE = "recipes/mosei/emotions_lora.yaml", "recipes/mosei/emotions_baseline.yaml"
-VOTES = "recipes/demo/circumplex_votes_baseline.yaml"
+DIMENSIONS = "split.protocol=eval/protocols/iemocap_dimensions_5sessions.yaml"
+VOTES, CIRCUMPLEX_LORA = "recipes/demo/circumplex_votes_baseline.yaml", "recipes/demo/circumplex_lora.yaml"
 
 
 @pytest.fixture
@@ -93,6 +94,17 @@ def test_votes_train_with_utterances_without_consensus(run):
     assert "extra_train" in record.hashes
 
 
+@pytest.mark.parametrize("kind", ["kl", "focal"])
+def test_a_language_model_trains_by_votes(run, shipped_command, kind):
+    of_votes = [option for option in shipped_command(VOTES) if option.startswith(("data.dir=", "split.protocol="))]
+    folder = run(CIRCUMPLEX_LORA, kind, *of_votes, "loss.soft_labels=true", f"loss.kind={kind}", "train.max_steps=2")
+    record = read_record(folder / "run.json")
+    assert "extra_train" in record.hashes
+    losses = [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
+    assert all(0 < loss < 20 for loss in losses)
+    assert {"vote_happy", "vote_sad"} <= set(pd.read_parquet(folder / "predictions.parquet").columns)
+
+
 @pytest.mark.parametrize(
     ("file", "override", "what"),
     [
@@ -101,6 +113,7 @@ def test_votes_train_with_utterances_without_consensus(run):
         (BASELINE, "balance.sampling=class", "key 'balance.sampling': class"),
         (LORA, "prompt.label_score=pmi", "key 'prompt.label_score': pmi"),
         (LORA, "prompt.file=prompts/audio.yaml", "has no slot {{ target }}"),
+        ("recipes/iemocap/linear.yaml", DIMENSIONS, "its task is scalar; a linear model"),
         ("recipes/iemocap/dimensions_baseline.yaml", "train.per_device_train_batch_size=4", "needs 8 utterances"),
     ],
 )

@@ -69,6 +69,11 @@ def open_linear_run(settings: LinearSettings) -> OpenedLinear:
         raise ConfigError("key 'data.without_audio': read; a linear model needs the audio of every utterance")
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
+    if source.folded.task.kind != "single":
+        raise ConfigError(
+            f"key 'split.protocol': its task is {source.folded.task.kind}; a linear model gives one label an "
+            "utterance; choose such a protocol, or train_baseline.py with sequence.kind=none"
+        )
     hashes = {**input_hashes(source, parts.modalities, None), "prompt": None, "base_model": None}
     settings = with_folder(
         settings,

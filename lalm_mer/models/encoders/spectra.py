@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.fft import dct
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import SAMPLING_RATE, TRIM_DB, AudioEncoder
 
 __all__ = ["LogMel", "Mfcc", "WaveformBlocks"]
+
+_FFT = 512  # samples, of which the window fills 400
+_FLOOR = 1e-10
 
 
 class LogMel(AudioEncoder):
@@ -31,7 +35,7 @@ class LogMel(AudioEncoder):
         self.frame_size = self.bands = bands
         self.hop_ms = hop_ms
         self._filters = mel_filter_bank(
-            num_frequency_bins=257,
+            num_frequency_bins=_FFT // 2 + 1,
             num_mel_filters=bands,
             min_frequency=20.0,
             max_frequency=SAMPLING_RATE / 2,
@@ -44,19 +48,11 @@ class LogMel(AudioEncoder):
         return {"name": "log_mel", "version": 1, "bands": self.bands, "hop_ms": self.hop_ms}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
-        bands = spectrogram(
-            samples,
-            self._window,
-            frame_length=self.window,
-            hop_length=self.hop_ms * SAMPLING_RATE // 1000,
-            fft_length=512,
-            power=2.0,
-            center=False,
-            mel_filters=self._filters,
-            mel_floor=1e-10,
-            log_mel="log",
-        )
-        return np.asarray(bands.T, dtype=np.float32)
+        # as transformers' spectrogram, which loops over the windows
+        hop = self.hop_ms * SAMPLING_RATE // 1000
+        windows = sliding_window_view(samples.astype(np.float64), self.window)[::hop] * self._window
+        power = np.square(np.abs(np.fft.rfft(windows, _FFT)))
+        return np.log(np.maximum(power @ self._filters, _FLOOR)).astype(np.float32)
 
 
 class Mfcc(LogMel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -12,6 +12,9 @@ from lalm_mer.core.schema import Input
 from lalm_mer.models.loading import from_pretrained
 
 __all__ = ["TranscriptTokenizer", "transcript_of"]
+
+_MOST_KNOWN = 100_000
+"""Transcripts whose ids are kept"""
 
 
 def transcript_of(given: Input) -> str:
@@ -39,6 +42,7 @@ class TranscriptTokenizer:
     def __init__(self, tokenizer: Any, max_tokens: int) -> None:  # noqa: ANN401 transformers is untyped here
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self._known: dict[str, list[int]] = {}  # a transcript is read once in every epoch
 
     def ids(self, given: Input) -> list[int]:
         """T token ids, with the special tokens at both ends.
@@ -46,13 +50,18 @@ class TranscriptTokenizer:
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
-        ids = self.tokenizer(transcript_of(given), split_special_tokens=True).input_ids
+        transcript = transcript_of(given)
+        if transcript not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            self._known[transcript] = self.tokenizer(transcript, split_special_tokens=True).input_ids
+        ids = self._known[transcript]
         if len(ids) > self.max_tokens:
             raise CorpusError(
                 f"utterance {given.utterance_id}: its transcript has {len(ids)} tokens, the model takes "
                 f"{self.max_tokens}; cut the utterance into shorter ones"
             )
-        return cast(list[int], ids)
+        return ids
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer to a folder."""
