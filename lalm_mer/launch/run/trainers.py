@@ -34,7 +34,6 @@ from lalm_mer.launch.run.engine import Engine, check_accelerator
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
 from lalm_mer.recognizers.base import Scores, as_scores
-from lalm_mer.recognizers.baselines.network import BaselineNetwork
 from lalm_mer.recognizers.checkpoints import TRAINED, last_complete_checkpoint, saved_processes
 from lalm_mer.recognizers.losses import Loss
 from lalm_mer.recognizers.optimizers import OptimizerReport
@@ -186,7 +185,7 @@ def _find_batch_size(trainer: RecognizerTrainer, run: RunFolder, checkpoint: Pat
 
 
 def _print_waiting(trainer: RecognizerTrainer, doing: str) -> None:
-    towers = not isinstance(trainer.recognizer, BaselineNetwork)
+    towers = not hasattr(trainer.recognizer, "stores")  # of features, as a baseline has; its class is slow to import
     line = advice_on(trainer.waiting[doing], doing, trainer.args.dataloader_num_workers, towers=towers)
     if line is not None and trainer.is_world_process_zero():
         print(line, flush=True)  # noqa: T201 for the user

@@ -52,7 +52,8 @@ class LogMel(AudioEncoder):
         hop = self.hop_ms * SAMPLING_RATE // 1000
         windows = sliding_window_view(samples.astype(np.float64), self.window)[::hop] * self._window
         power = np.square(np.abs(np.fft.rfft(windows, _FFT)))
-        return np.log(np.maximum(power @ self._filters, _FLOOR)).astype(np.float32)
+        bands: Frames = np.log(np.maximum(power @ self._filters, _FLOOR)).astype(np.float32)
+        return bands
 
 
 class Mfcc(LogMel):
