@@ -31,7 +31,7 @@ def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
         from lalm_mer.launch.run.preflight import preflight
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
         from lalm_mer.launch.run.trainers import seed_everything, train_and_score
-        from lalm_mer.sharing.hub_folder import check_repo_id
+        from lalm_mer.sharing.hub_ids import check_repo_id
         from lalm_mer.sharing.processor_files import check_vocabulary
 
     if settings.model.adapter is not None:

@@ -1,16 +1,16 @@
-"""Push the adapter of a finished run to the Hugging Face Hub, with a model card.
+"""Push the adapter or the baseline of a finished run to the Hugging Face Hub, with a model card.
 
 Example:
   python recipes/push_adapter.py outputs/my_run --repo user/name --licence cc-by-nc-4.0 --private
   python recipes/push_adapter.py outputs/my_run --repo user/name --dry-run --out outputs/my_push
 
-The token is read from HF_TOKEN, or from where `hf auth login` put it. The adapter (safetensors), the processor's
-settings, prompt.yaml, labels.json, run.json, metrics.json and README.md are pushed, each written anew from an explicit
-list of public fields: no local path, utterance id or speaker, and never a checkpoint, a prediction or a transcript.
-The vocabulary of a base model in a local folder is only pushed if --base-model says what it is a copy of, or with
+The token is read from HF_TOKEN, or from where `hf auth login` put it. Weights in safetensors, the settings of the
+processor or the network, run.json, metrics.json and README.md are pushed, with an adapter also prompt.yaml and
+labels.json, each written anew from an explicit list of public fields: no local path, utterance id or speaker, and never
+a checkpoint, a prediction or a transcript. The vocabulary of a base model in a local folder is only pushed if
+--base-model says what it is a copy of, or with --push-vocabulary; what a baseline has learnt from transcripts only with
 --push-vocabulary. Check it first: --dry-run writes the folder and needs no network. Prompt and protocol are read from
-the paths in run.json, so start it from the same folder as the run. Afterwards, use the adapter with lalm-mer predict
---run user/name.
+the paths in run.json, so start it from the same folder as the run. Afterwards: lalm-mer predict --run user/name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ from lalm_mer.launch.config.sections import FinetuneOutputSettings
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 if it was pushed (or written), 1 for an error that the user can correct."""
     parser = command_parser(__doc__)
-    parser.add_argument("run", metavar="RUN", type=path_argument, help="finished run folder of finetune.py")
+    parser.add_argument(
+        "run", metavar="RUN", type=path_argument, help="finished run of finetune.py or train_baseline.py"
+    )
     parser.add_argument("--repo", required=True, metavar="USER/NAME", help="repository, created if it is missing")
     parser.add_argument("--private", action="store_true", help="make it private")
-    parser.add_argument("--licence", metavar="ID", help="of the adapter, such as cc-by-nc-4.0 (default: not stated)")
-    parser.add_argument("--base-model", metavar="USER/NAME", help="id of the base model, if the run used a copy")
+    parser.add_argument("--licence", metavar="ID", help="such as cc-by-nc-4.0 (default: not stated)")
+    parser.add_argument(
+        "--base-model", metavar="USER/NAME", help="id of the base model or pretrained encoder, if the run used a copy"
+    )
     parser.add_argument(
         "--push-vocabulary",
         action="store_true",
@@ -54,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def push_adapter(options: argparse.Namespace) -> None:
-    """Write the folder, and push it unless it is a dry run."""
+    """Write the folder of an adapter or a baseline, and push it unless it is a dry run."""
     from lalm_mer.sharing.hub import push_run  # here, so that --help does not wait for torch
     from lalm_mer.sharing.hub_folder import assemble
 
@@ -63,7 +67,8 @@ def push_adapter(options: argparse.Namespace) -> None:
     }  # fmt: skip
     if options.dry_run:
         folder = assemble(options.run, options.out, repo_id=options.repo, **named)
-        print("\n".join(f"{path.stat().st_size:>12,}  {path.name}" for path in sorted(folder.iterdir())))
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        print("\n".join(f"{path.stat().st_size:>12,}  {path.relative_to(folder)}" for path in files))
         print(f"written to {as_recorded(folder)}; nothing was pushed")
     else:
         named |= {"private": options.private, "timeout_s": options.timeout}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 
-__all__ = ["absolute", "as_recorded", "is_path", "path_or_id"]
+__all__ = ["absolute", "as_recorded", "is_path", "is_within", "path_or_id"]
 
 
 def absolute(path: str | Path) -> str:
@@ -38,6 +38,16 @@ def is_path(text: str) -> bool:
     first, slash, rest = text.partition("/")
     form = text.startswith(("~", ".", "/")) or "\\" in text or "/" in rest or (bool(slash) and not rest)
     return form or Path(text).exists() or (bool(slash) and Path(first).is_dir())
+
+
+def is_within(path: Path, root: Path) -> bool:
+    """Whether a file is in a folder after links, or in the blobs of the Hub's cache for a snapshot."""
+    try:
+        place, home = path.resolve(), root.resolve()
+    except (OSError, RuntimeError):  # a link to itself; which of the two depends on the version of Python
+        return False
+    blobs = home.parent.parent / "blobs"
+    return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 
 
 def path_or_id(text: str) -> str:

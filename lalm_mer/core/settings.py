@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import re
 import typing
@@ -173,9 +174,12 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": declared})
 
 
+_type_hints = functools.cache(typing.get_type_hints)  # each nested dataclass of settings is checked when it is created
+
+
 def settings_of(schema: type) -> dict[str, Setting]:
     """Name -> declaration of every key of a dataclass, sections included."""
-    types = typing.get_type_hints(schema)
+    types = _type_hints(schema)
     return {
         field.name: replace(
             field.metadata.get("setting", Setting(None, MISSING)),

@@ -39,7 +39,7 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "predict",
         help="label probabilities of new recordings",
-        description="Label probabilities of recordings from a finished run, an adapter, or a base model with a prompt.",
+        description="Label probabilities of recordings from a run, a pushed model, or a base model with a prompt.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -50,7 +50,7 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--run",
         required=True,
         type=source_argument,
-        help="run folder, or folder or Hub id of an adapter, or of a base model with --prompt",
+        help="run folder; folder or Hub id of an adapter or a baseline, or of a base model with --prompt",
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE", help="write the table: .csv, .json or .parquet")
     parser.add_argument("--transcript", metavar="TEXT", help="of a single recording")

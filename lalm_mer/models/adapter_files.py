@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lalm_mer.core.errors import AdapterError, PredictionError, one_line, shown
+from lalm_mer.core.paths import is_within
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.models.adapter_kinds import check_saved_config
 
@@ -53,7 +54,7 @@ def check_adapter_folder(
     where = named or str(folder)
     for name in (CONFIG, WEIGHTS, *_OTHER_FILES):
         path = folder / name
-        if root is not None and not _is_within(path, root):
+        if root is not None and not is_within(path, root):
             raise AdapterError(f"{where}: {name} is a link that leads out of the folder; put the file itself there")
         if name not in _OTHER_FILES and not path.is_file():
             raise AdapterError(f"{where}: no {name}; expected an adapter saved by peft, in safetensors and not pickled")
@@ -100,16 +101,6 @@ def read_json(file: Path) -> dict[str, Any]:
         return read_object(file)
     except PredictionError as error:
         raise AdapterError(str(error)) from error
-
-
-def _is_within(path: Path, root: Path) -> bool:
-    """Whether a file is in a folder after links, or in the blobs of the Hub's cache for a snapshot."""
-    try:
-        place, home = path.resolve(), root.resolve()
-    except (OSError, RuntimeError):  # a link to itself; which of the two depends on the version of Python
-        return False
-    blobs = home.parent.parent / "blobs"
-    return place.is_relative_to(home) or (home.parent.name == "snapshots" and place.parent == blobs)
 
 
 def _check_weights(where: str, file: Path, prefix: str, complete: Collection[str]) -> int:

@@ -1,1 +1,1 @@
-"""Adapters to and from the Hugging Face Hub, their model card, and merging."""
+"""Adapters and baselines to and from the Hugging Face Hub, their model card, and merging."""

@@ -11,7 +11,8 @@ from lalm_mer.core.output import write_json
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.models.adapter_files import CONFIG, read_json
-from lalm_mer.sharing.hub_folder import ADAPTER, published_id
+from lalm_mer.sharing.hub_folder import ADAPTER
+from lalm_mer.sharing.hub_ids import published_id
 
 __all__ = [
     "MERGED_FROM", "AdapterContext", "MergedFrom", "context_of", "read_trained_run", "require_fit", "surely_differ",

@@ -1,26 +1,36 @@
-"""Pushes adapters to the Hugging Face Hub and downloads them; each failure is one line that names the step."""
+"""Pushes adapters and baselines to the Hugging Face Hub and downloads them; an error is one line with the step."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
+from lalm_mer.core.run_record import RUN_FILE
 from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder
 from lalm_mer.models.hub_connection import require_hub
+from lalm_mer.sharing.baseline_files import BASELINE_FILES, NETWORK, check_baseline
 from lalm_mer.sharing.hub_client import TIMEOUT_S, calling_hub, check_commit
-from lalm_mer.sharing.hub_folder import assemble, check_repo_id, written_here
+from lalm_mer.sharing.hub_folder import assemble, written_here
+from lalm_mer.sharing.hub_ids import check_repo_id
 
-__all__ = ["load_adapter_from", "push", "push_run"]
+__all__ = ["load_adapter_from", "load_from", "push", "push_run"]
 
 _KINDS = ("*.safetensors", "*.json", "*.yaml", "*.md")
 _HUB_OWN = {".gitattributes", "README.md"}
+_IN_FOLDERS = [name for name in BASELINE_FILES if "/" in name]
 
 
 def push(folder: Path, repo_id: str, *, private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
-    """Upload an assembled folder as one commit, to a new repository or one that contains an adapter.
+    """Upload an assembled folder as one commit, to a new repository or one with an earlier push of the same kind.
 
     Files of an earlier push that are not in the folder are removed in the same commit. A push that failed can be
     repeated; files that were received are not sent again.
@@ -49,18 +59,34 @@ def push(folder: Path, repo_id: str, *, private: bool = False, timeout_s: float 
         raise AdapterError(
             f"{repo_id}: is public; make it private on the Hub first, or omit --private (output.push_private)"
         )
-    if not found <= _HUB_OWN and CONFIG not in found:
-        raise AdapterError(f"{repo_id}: contains {min(found - _HUB_OWN)} and no {CONFIG}; choose another repository")
-    files = sorted(folder.iterdir())
-    new = {path.name for path in files}
-    stale = sorted(name for name in found - new - _HUB_OWN if "/" not in name and written_here(name))
-    additions = [CommitOperationAdd(path.name, path) for path in files]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    kind = "Baseline" if NETWORK in files else "Adapter"
+    _require_same_kind(repo_id, found - _HUB_OWN, kind)
+    additions = [CommitOperationAdd(name, path) for name, path in files.items()]
     with calling_hub(f"{what}, sending the files failed", timeout_s):
         api.preupload_lfs_files(repo_id, additions, free_memory=False)
     with calling_hub(f"{what}, the commit failed", timeout_s):
-        deletions = [CommitOperationDelete(name) for name in stale]
-        commit = api.create_commit(repo_id, [*additions, *deletions], commit_message="Adapter by lalm-mer")
+        deletions = [CommitOperationDelete(name) for name in sorted(_ours(found, kind) - files.keys() - _HUB_OWN)]
+        commit = api.create_commit(repo_id, [*additions, *deletions], commit_message=f"{kind} by lalm-mer")
     return str(commit.commit_url)
+
+
+def _require_same_kind(repo_id: str, found: set[str], kind: str) -> None:
+    """Refuse a repository with files, unless they are of an earlier push of the same kind."""
+    needed, others = ((NETWORK, RUN_FILE), CONFIG) if kind == "Baseline" else ((CONFIG,), NETWORK)
+    missing = [name for name in needed if name not in found]
+    if found and others in found:
+        other = "an adapter" if kind == "Baseline" else "a baseline"
+        raise AdapterError(f"{repo_id}: contains {others} of {other}; choose another repository")
+    if found and missing:
+        raise AdapterError(f"{repo_id}: contains {min(found)} and no {missing[0]}; choose another repository")
+
+
+def _ours(found: set[str], kind: str) -> set[str]:
+    """The files of a repository that an earlier push may have written."""
+    if kind == "Baseline":
+        return found & set(BASELINE_FILES)
+    return {name for name in found if "/" not in name and written_here(name)}
 
 
 def push_run(
@@ -103,24 +129,53 @@ def load_adapter_from(
     Raises:
         AdapterError: if there is neither, the Hub cannot be reached, or the folder has no adapter in safetensors
     """
+    folder, root = _find(source, revision, key, timeout_s)
+    return _adapter_in(folder, source, root)
+
+
+def load_from(source: str, revision: str | None = None, *, key: str = "run", timeout_s: float = TIMEOUT_S) -> Path:
+    """A local folder with an adapter or a baseline, which has ``NETWORK``; arguments as of ``load_adapter_from``.
+
+    Of a baseline, ``BASELINE_FILES`` are downloaded as well.
+
+    Raises:
+        AdapterError: as ``load_adapter_from``
+        ModelError: if it is a malformed baseline, or one that names a path
+    """
+    folder, root = _find(source, revision, key, timeout_s)
+    if not (folder / NETWORK).is_file() or (folder / CONFIG).is_file():
+        return _adapter_in(folder, source, root)
+    check_baseline(folder, named=source, root=root)
+    return folder
+
+
+def _adapter_in(folder: Path, source: str, root: Path | None) -> Path:
+    """The folder of the adapter, which is checked."""
+    inner = folder if root is None or (folder / CONFIG).is_file() else folder / "adapter"
+    check_adapter_folder(inner, named=source, root=root)
+    return inner
+
+
+def _find(source: str, revision: str | None, key: str, timeout_s: float) -> tuple[Path, Path | None]:
+    """A folder, and itself as the one that no link may leave; or a download, whose links are those of the cache."""
     folder = Path(source)
     if folder.is_dir():
         if revision is not None:
             raise AdapterError(f"argument 'revision': {revision!r}, but {source} is a folder; set it to null")
-        inner = folder if (folder / CONFIG).is_file() else folder / "adapter"
-        check_adapter_folder(inner, named=source, root=folder)
-        return inner
+        return folder, folder
     try:
         check_repo_id(source, f"{key}:")
     except ConfigError as error:
         raise AdapterError(f"{error}; there is no such folder either") from error
     try:
-        require_hub(source, CONFIG, revision)
+        cached = isinstance(try_to_load_from_cache(source, NETWORK, revision=revision), str)
+        require_hub(source, NETWORK if cached else CONFIG, revision)
     except ModelError as error:
         raise AdapterError(f"{key}: {error}") from error
     with calling_hub(f"{key}: {source}: cannot be loaded from the Hub", timeout_s):
         commit = HfApi().resolve_revision(source, revision=revision)
         check_commit(commit.resolved)
         downloaded = snapshot_download(source, revision=commit, allow_patterns=list(_KINDS), ignore_patterns=["*/*"])
-    check_adapter_folder(Path(str(downloaded)), named=source)
-    return Path(str(downloaded))
+        if (Path(str(downloaded)) / NETWORK).is_file():
+            snapshot_download(source, revision=commit, allow_patterns=_IN_FOLDERS)
+    return Path(str(downloaded)), None

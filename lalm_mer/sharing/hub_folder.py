@@ -1,4 +1,4 @@
-"""The folder that is pushed: the adapter of a finished run with the files that its use and its evaluation need.
+"""The folder that is pushed: the adapter or the baseline of a finished run, with the files that its use needs.
 
 Every file is written anew from an explicit list of its content: no checkpoint, prediction, transcript, utterance id or
 local path is shared. The vocabulary is that of a published model, or the user has agreed to publish it.
@@ -7,22 +7,19 @@ local path is shared. The vocabulary is that of a published model, or the user h
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.names import ADAPTERS, SIMULATED
+from lalm_mer.core.names import ADAPTERS, BASELINE, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
-from lalm_mer.core.run_record import RUN_FILE, ModelRecord, RunRecord, read_record
+from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, ModelRecord, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
@@ -31,31 +28,24 @@ from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import KINDS, PLAIN_STARTS
 from lalm_mer.models.registry import model_class
 from lalm_mer.protocols.protocol import Protocol, load_protocol
+from lalm_mer.recognizers.baselines.saved import read_saved
+from lalm_mer.sharing.baseline_files import public_network, write_baseline
+from lalm_mer.sharing.hub_ids import check_repo_id, published_id
 from lalm_mer.sharing.model_card import CardFacts, check_licence, dev_rule, render_model_card
 from lalm_mer.sharing.processor_files import PROCESSOR_KINDS, check_vocabulary, write_processor
-from lalm_mer.sharing.public_record import check_text, is_module_path, is_name, public_record
+from lalm_mer.sharing.public_record import check_text, is_name, public_baseline_record, public_record
+from lalm_mer.sharing.tensors import check_tensor_names, copy_tensors
 
 __all__ = [
-    "ADAPTER", "LABELS", "PROMPT", "assemble", "check_repo_id", "complete_adapter", "published_id", "read_labels",
-    "require_empty", "write_prompt", "written_here",
+    "ADAPTER", "LABELS", "PROMPT", "assemble", "complete_adapter", "read_labels", "require_empty", "write_prompt",
+    "written_here",
 ]  # fmt: skip
 
 ADAPTER = "adapter"
 """Folder of the adapter in a run folder."""
 PROMPT = "prompt.yaml"
 LABELS = "labels.json"
-_NAME = r"[a-zA-Z0-9_][\w.-]{0,95}(?<![.-])"
-_REPO_ID = re.compile(rf"(?!.*(?:--|\.\.)){_NAME}/{_NAME}(?<!\.git)", re.ASCII)
-
-
-def check_repo_id(repo_id: str, key: str) -> None:
-    """Check that an id has the form ``user/name``.
-
-    Raises:
-        ConfigError: naming the key
-    """
-    if not _REPO_ID.fullmatch(repo_id):
-        raise ConfigError(f"{key} {repo_id!r}: expected user/name or organisation/name, of letters, digits, - _ and .")
+_MODEL = "model"
 
 
 def assemble(
@@ -67,22 +57,26 @@ def assemble(
     base_model: str | None = None,
     push_vocabulary: bool = False,
 ) -> Path:
-    """Write the folder that is pushed, from a finished run: adapter, processor, prompt, labels, metrics, card.
+    """Write the folder that is pushed, from a finished run, with its record, its metrics and a model card.
 
-    ``prompt.yaml`` is the content of ``prompt.file``: a prompt, or for a CLAP an ensemble of descriptions.
+    Of finetune.py: adapter, processor, prompt and labels, where ``prompt.yaml`` is the content of ``prompt.file``: a
+    prompt, or for a CLAP an ensemble of descriptions. Of train_baseline.py: ``BASELINE_FILES``.
 
     Args:
-        run_folder: a run folder of finetune.py
+        run_folder: a run folder of finetune.py or train_baseline.py
         out: a new or empty folder
         repo_id: id of the repository, for the card
-        licence: licence of the adapter; None is shown as not stated
-        base_model: Hub id of the base model, if the run used a local copy; the name of its folder is not shared
-        push_vocabulary: share the vocabulary of a base model that is not known to be published
+        licence: licence of the adapter or baseline; None is shown as not stated
+        base_model: Hub id of the base model, or of the only pretrained encoder of a baseline that was a local copy; the
+            name of its folder is not shared
+        push_vocabulary: share the vocabulary of a base model that is not known to be published, or what a baseline has
+            learnt from transcripts
 
     Raises:
-        AdapterError: if the run is unfinished, trained no adapter, or used simulated transcripts, its adapter is not in
+        AdapterError: if the run is unfinished, trained neither, or used simulated transcripts, its weights are not in
             safetensors, the vocabulary may not be shared, or a field has other content than expected
-        ConfigError: if the prompt has changed since, a name is wrong, or ``out`` is not empty
+        ConfigError: if the prompt or the protocol has changed since, a name is wrong, or ``out`` is not empty
+        ModelError: if a file of a baseline is missing or malformed
         PredictionError: if the run folder is malformed
     """
     check_repo_id(repo_id, "--repo")
@@ -92,8 +86,20 @@ def assemble(
     run = _finished(run_folder)
     if run.record.transcript_source == SIMULATED:
         raise AdapterError(
-            f"{run_folder}: its transcripts are simulated and name the label; such an adapter is not shared"
+            f"{run_folder}: its transcripts are simulated and name the label; such a model is not shared"
         )
+    check = _shared_baseline if run.record.method == BASELINE else _shared_adapter
+    write = check(run, run_folder, repo_id, licence, base_model, push_vocabulary)
+    require_empty(out)
+    with only_writer(out), atomic_folder(out) as partial:
+        write(partial)
+    return out
+
+
+def _shared_adapter(
+    run: Run, run_folder: Path, repo_id: str, licence: str | None, base_model: str | None, push_vocabulary: bool
+) -> Callable[[Path], None]:
+    """Check what is shared of a run that trained an adapter; the function that writes it."""
     files = _description(run, run_folder, base_model, repo_id=repo_id, licence=licence)
     check_text(files.card.record)
     if not is_name(files.prompt["name"]):
@@ -106,14 +112,44 @@ def assemble(
         "revision": files.card.record.config["model"]["revision"],
     }
     weights = run_folder / ADAPTER / WEIGHTS
-    public = _public_adapter_config(config, files.family, _tensor_names(weights), run_folder / ADAPTER / CONFIG)
-    require_empty(out)
+    public = _public_adapter_config(config, files.family, check_tensor_names(weights), run_folder / ADAPTER / CONFIG)
     check_vocabulary(files.model.id, copy_of=base_model, push_vocabulary=push_vocabulary)
-    with only_writer(out), atomic_folder(out) as partial:
-        save_file(load_file(weights), partial / WEIGHTS, metadata={"format": "pt"})  # its header may contain more
-        write_json(partial / CONFIG, public | base)
-        files.write(partial)
-    return out
+
+    def write(out: Path) -> None:
+        copy_tensors(weights, out / WEIGHTS)
+        write_json(out / CONFIG, public | base)
+        files.write(out)
+
+    return write
+
+
+def _shared_baseline(
+    run: Run, run_folder: Path, repo_id: str, licence: str | None, base_model: str | None, push_vocabulary: bool
+) -> Callable[[Path], None]:
+    """Check what is shared of a run that trained a baseline; the function that writes it."""
+    record, source, model = run.record, str(run_folder / RUN_FILE), run_folder / _MODEL
+    network = public_network(read_saved(model), str(run_folder), base_model=base_model, push_vocabulary=push_vocabulary)
+    if network.modalities != record.modalities:
+        raise AdapterError(f"{model}: is of modalities {network.modalities}, but run.json has {record.modalities}")
+    protocol = load_protocol(Path(record.setting("split.protocol", str, source)))
+    _require_same_task(record, source, protocol, protocol.resolve_task(load_tasks(record.corpus)).targets)
+    card = CardFacts(
+        repo_id=repo_id,
+        record=public_baseline_record(record, network),
+        metrics=score(run.predictions.of_condition(record.condition)),
+        forms={},
+        dev_rule=dev_rule(protocol),
+        unknown_in=protocol.unknown_in,
+        licence=licence,
+        network=network,
+    )
+    check_text(card.record)
+
+    def write(out: Path) -> None:
+        write_baseline(model, out, record.labels, network)
+        _write_description(card, out)
+
+    return write
 
 
 def complete_adapter(run_folder: Path) -> Path:
@@ -170,13 +206,18 @@ class _Description:
     card: CardFacts
 
     def write(self, out: Path) -> None:
-        record, metrics = self.card.record, self.card.metrics
+        record = self.card.record
         write_processor(self.family, self.model.id, self.model.revision, out)
         write_prompt(self.prompt, out)
-        write_json(out / RUN_FILE, record.to_json())
-        write_json(out / "metrics.json", metrics)
-        write_text(out / "README.md", render_model_card(self.card))
+        _write_description(self.card, out)
         write_json(out / LABELS, asdict(_Labels(record.task, record.labels, self.card.forms)))
+
+
+def _write_description(card: CardFacts, out: Path) -> None:
+    """Write the record, the metrics and the card."""
+    write_json(out / RUN_FILE, card.record.to_json())
+    write_json(out / METRICS_FILE, card.metrics)
+    write_text(out / "README.md", render_model_card(card))
 
 
 def _description(
@@ -216,17 +257,20 @@ def require_empty(out: Path) -> None:
 
 
 def _finished(folder: Path) -> Run:
-    """Read a finished run that trained an adapter."""
+    """Read a finished run that trained an adapter or a baseline."""
     run = read_run(folder)
     if run.metrics is None:
         raise AdapterError(f"{folder}: no metrics.json: the run is not finished; rerun its command to resume it")
     if run.record.task_kind != "single":
         raise AdapterError(
-            f"{folder}: its task is {run.record.task_kind}; only an adapter for one label an utterance is pushed; "
+            f"{folder}: its task is {run.record.task_kind}; only a model for one label an utterance is pushed; "
             "lalm-mer predict opens the run folder"
         )
-    if run.record.method not in ADAPTERS:
-        raise AdapterError(f"{folder}: method {run.record.method}; only a run that trained an adapter has one to push")
+    if run.record.method not in (*ADAPTERS, BASELINE):
+        raise AdapterError(
+            f"{folder}: method {run.record.method}; only an adapter (finetune.py) or a baseline (train_baseline.py) is "
+            "pushed; lalm-mer predict opens the run folder"
+        )
     return run
 
 
@@ -237,27 +281,21 @@ def _label_set(record: RunRecord, source: str, prompt: Any, protocol: Protocol) 
         raise ConfigError(f"{file}: the prompt has changed since the run; restore it, or train again")
     task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
-    stated = (protocol.name, protocol.version, task.name, label_set.labels)
+    _require_same_task(record, source, protocol, label_set.labels)
+    return label_set
+
+
+def _require_same_task(record: RunRecord, source: str, protocol: Protocol, labels: tuple[str, ...]) -> None:
+    """Check that the protocol and the labels are still those of the run."""
+    task = protocol.resolve_task(load_tasks(record.corpus)).name
+    stated = (protocol.name, protocol.version, task, labels)
     if stated != (record.protocol, record.protocol_version, record.task, record.labels):
         file = record.setting("split.protocol", str, source)
         raise ConfigError(
             f"{file}: is {protocol.name} version {protocol.version} with labels "
-            f"{list(label_set.labels)} of task {task.name}, but the run has {record.protocol} version "
+            f"{list(labels)} of task {task}, but the run has {record.protocol} version "
             f"{record.protocol_version} with {list(record.labels)} of {record.task}; restore the protocol"
         )
-    return label_set
-
-
-def _tensor_names(file: Path) -> list[str]:
-    """Names of the tensors, which are pushed, of weights without other metadata than that of peft."""
-    with safe_open(file, framework="pt") as opened:
-        metadata, found = opened.metadata() or {}, list(opened.keys())
-    if metadata.keys() - {"format"}:
-        raise AdapterError(f"{file}: has metadata {sorted(metadata)}; expected that of peft, only format")
-    for name in found:
-        if not is_module_path(name):
-            raise AdapterError(f"{file}: has a tensor {name!r}; expected the path of a parameter")
-    return found
 
 
 def _public_adapter_config(
@@ -295,11 +333,6 @@ def write_prompt(content: Mapping[str, Any], out: Path) -> None:
     write_text(out / PROMPT, text)
 
 
-def published_id(model_id: str) -> str | None:
-    """The id, if it has the form of a Hub id and is not a folder; else None."""
-    return model_id if _REPO_ID.fullmatch(model_id) and not Path(model_id).exists() else None
-
-
 def written_here(name: str) -> bool:
-    """Whether ``assemble`` may have written a file with that name."""
+    """Whether ``assemble`` may have written a file of an adapter with that name."""
     return Path(name).suffix in (".safetensors", ".yaml", *PROCESSOR_KINDS)

@@ -1,4 +1,4 @@
-"""The model card of an adapter: training, results and intended use.
+"""The model card of an adapter or a baseline: training, results and intended use.
 
 Text from a config, a corpus or a label is escaped: its Markdown and HTML have no effect.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -16,10 +16,20 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import ADAPTERS, ASR, AUDIO, AUDIO_TRANSCRIPT, FROM_CORPUS, TRANSCRIPT, uses_transcript
+from lalm_mer.core.names import (
+    ADAPTERS,
+    ASR,
+    AUDIO,
+    AUDIO_TRANSCRIPT,
+    FROM_CORPUS,
+    TRANSCRIPT,
+    uses_audio,
+    uses_transcript,
+)
 from lalm_mer.core.notes import sentence
 from lalm_mer.evaluation.metrics import METRICS, Metric
 from lalm_mer.protocols.protocol import Protocol
+from lalm_mer.recognizers.baselines.settings import NetworkSettings
 from lalm_mer.sharing.public_record import PublicRecord
 
 __all__ = ["CardFacts", "card_metadata", "check_licence", "dev_rule", "plain", "render_model_card"]
@@ -38,6 +48,12 @@ _CORPUS_LICENCES = {
     "msp_podcast": "signed licence of the University of Texas at Dallas",
     "meld": "see the MELD repository (declare-lab/MELD); its clips are of a television series",
 }
+_ENCODERS = {
+    "scratch": "a small BERT, trained from scratch", "static": "word vectors", "tfidf": "TF-IDF",
+    "opensmile": "openSMILE features", "log_mel": "log-mel bands", "mfcc": "MFCC", "waveform": "samples",
+}  # fmt: skip
+"""Kinds of encoders with another name in text."""
+_LOADING = ("revision", "dtype", "quantization")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]|~$#!@])")
 
 
@@ -50,16 +66,17 @@ class CardFacts:
     """The content of a card.
 
     Args:
-        repo_id: repository of the adapter; None if it stays in its run folder
+        repo_id: repository of the adapter or baseline; None if it stays in its run folder
         record: the part of the run's record that is shared
         metrics: content of metrics.json
-        forms: label -> its surface forms, in the order of the labels
+        forms: label -> its surface forms, in the order of the labels; empty for a baseline
         dev_rule: result of ``dev_rule``
-        base_licence: licence of the base model's published weights
+        base_licence: licence of the base model's published weights; empty for a baseline
         unknown_in: columns of ``disjoint_in`` that some utterances lack
         contamination: what is known about the corpus in the base model's training data; None for nothing
-        base_model: Hub id of the base model; None for a local folder
-        licence: licence of the adapter; None if it is not stated
+        base_model: Hub id of the base model; None for a local folder, and for a baseline
+        licence: licence of the adapter or baseline; None if it is not stated
+        network: settings of a baseline that are shared; None for an adapter
     """
 
     repo_id: str | None
@@ -67,11 +84,18 @@ class CardFacts:
     metrics: Mapping[str, Any]
     forms: Mapping[str, Sequence[str]]
     dev_rule: str
-    base_licence: str
+    base_licence: str = ""
     unknown_in: Sequence[str] = ()
     contamination: str | None = None
     base_model: str | None = None
     licence: str | None = None
+    network: NetworkSettings | None = None
+
+    @property
+    def encoders(self) -> list[str]:
+        """Hub ids of the pretrained encoders of a baseline."""
+        encoders = self.network.encoders.values() if self.network else ()
+        return [encoder.model for encoder in encoders if encoder.kind == "pretrained"]
 
 
 def plain(value: object) -> str:
@@ -110,11 +134,15 @@ def dev_rule(protocol: Protocol) -> str:
 
 def card_metadata(facts: CardFacts) -> dict[str, Any]:
     """Metadata for the Hub; without results if the corpus is synthetic, or the base model unpublished or random."""
-    record, licence = facts.record, facts.licence or "unknown"
-    shown = facts.base_model is not None and not record.synthetic and not record.randomly_initialised
+    record, licence, baseline = facts.record, facts.licence or "unknown", facts.network is not None
+    published = baseline or facts.base_model is not None
+    shown = published and not record.synthetic and not record.randomly_initialised
+    pipeline = "audio-classification"
+    if baseline and not uses_audio(record.modalities):
+        pipeline = "text-classification"
     results = [
         EvalResult(
-            task_type="audio-classification",
+            task_type=pipeline,
             task_name="Speech emotion recognition",
             dataset_type=record.corpus,
             dataset_name=f"{record.corpus}, {record.protocol}, fold {record.fold}",
@@ -128,13 +156,13 @@ def card_metadata(facts: CardFacts) -> dict[str, Any]:
         if shown and metric.hub_type is not None
     ]
     data: dict[str, Any] = ModelCardData(
-        base_model=facts.base_model,
+        base_model=(facts.encoders or None) if baseline else facts.base_model,
         base_model_relation="adapter" if facts.base_model else None,
-        library_name="peft",
-        pipeline_tag="audio-classification",
+        library_name="lalm-mer" if baseline else "peft",
+        pipeline_tag=pipeline,
         license=licence if licence in _HUB_LICENCES else "other",
         license_name=None if licence in _HUB_LICENCES else licence,
-        tags=["speech-emotion-recognition", record.method, "lalm-mer", record.config["model"]["family"]],
+        tags=["speech-emotion-recognition", record.method, "lalm-mer", *_tags(record)],
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=_title(facts) if results else None,
         eval_results=results or None,
@@ -155,9 +183,8 @@ def render_model_card(facts: CardFacts) -> str:
     environment.filters |= {"percent": _percent, "interval": _interval}
     record, metrics = facts.record, facts.metrics
     header = yaml.safe_dump(card_metadata(facts), sort_keys=False, allow_unicode=True)
-    model = record.config["model"]
-    loading = {key: model[key] for key in ("revision", "dtype", "quantization") if key in model}
-    needs_base = facts.base_model is None and facts.repo_id is not None
+    family = record.config.get("model", {}).get("family")
+    needs_base = facts.network is None and facts.base_model is None and facts.repo_id is not None
     corpus_licence = _CORPUS_LICENCES.get(record.corpus, "not recorded by lalm-mer; see the release")
     return environment.get_template("model_card.md.jinja").render(
         metadata=_Written(header.rstrip()),  # escaped by the YAML library
@@ -165,9 +192,12 @@ def render_model_card(facts: CardFacts) -> str:
         source=_Written(facts.repo_id or "FOLDER"),  # checked by check_repo_id
         options=_Written(_options(record.modalities, needs_base=needs_base)),
         needs_base=needs_base,
-        base_model=facts.base_model or f"a model of family {model['family']} from a local folder",
+        network=facts.network,
+        branches=_branches(facts.network),
+        encoders=", ".join(facts.encoders),
+        base_model=facts.base_model or f"a model of family {family} from a local folder",
         base_licence=f"{facts.base_licence}, as published; see its model card",
-        compares=model["family"] == "clap",
+        compares=family == "clap",
         given=_GIVEN[record.modalities],
         forms=facts.forms,
         scored=_scored(metrics),
@@ -179,21 +209,62 @@ def render_model_card(facts: CardFacts) -> str:
         dev_rule=facts.dev_rule,
         primary_metric=METRICS[record.primary_metric].long_title,
         transcripts=_TRANSCRIPTS[record.transcript_source],
-        contamination=facts.contamination
-        or f"It is not known whether the training data of the base model contain {record.corpus} and its test set.",
+        contamination=facts.contamination or _contamination(facts),
         licence=facts.licence or "not stated; ask the publisher before any use",
         corpus_licence=f"{record.corpus}: {'synthetic, made by a program' if record.synthetic else corpus_licence}",
-        method=ADAPTERS[record.method],
+        method=ADAPTERS.get(record.method),
         notes=[sentence(note) for note in record.notes],
-        settings=[
-            *_flat("model", loading),
-            *_flat("adapter", record.config.get("adapter", {})),
-            *_flat("train", record.config.get("train", {})),
-        ],
+        settings=_settings(record),
         versions=", ".join(f"{name} {version}" for name, version in record.versions.items() if version),
         commit=record.git,
         record=record,
     )
+
+
+def _tags(record: PublicRecord) -> list[str]:
+    """The family of the base model, or what a baseline uses."""
+    if "model" in record.config:
+        return [record.config["model"]["family"]]
+    return record.modalities.split("+")
+
+
+def _branches(network: NetworkSettings | None) -> list[dict[str, str]]:
+    """What each branch of a baseline uses, and its network over time."""
+    rows = []
+    for modality, branch in network.branches.items() if network else ():
+        encoder = branch.encoder
+        names = _ENCODERS | {"pretrained": f"frozen hidden states of {encoder.model}"}
+        name = names.get(encoder.kind, encoder.name)
+        turns = network.transcript.context_turns if network and modality == TRANSCRIPT else 0
+        before = f", also of the {turns} turns before" if turns else ""
+        rows.append({"modality": modality, "encoder": name + before, "sequence": branch.sequence.kind})
+    return rows
+
+
+def _contamination(facts: CardFacts) -> str:
+    """What is not known, or cannot be, about the corpus in the training data of pretrained parts."""
+    corpus, network = facts.record.corpus, facts.network
+    if network is None:
+        return f"It is not known whether the training data of the base model contain {corpus} and its test set."
+    parts = facts.encoders
+    if TRANSCRIPT in network.encoders and network.transcript.encoder.kind == "static":
+        parts = [*parts, "the word vectors"]
+    if parts:
+        return f"It is not known whether the training data of {' and '.join(parts)} contain {corpus} and its test set."
+    return f"It has no pretrained part: all its weights were trained on {corpus}."
+
+
+def _settings(record: PublicRecord) -> list[dict[str, Any]]:
+    """The settings that the card lists, as rows; of a network those that are not the default, of its branches."""
+    config = record.config
+    model = {key: config["model"][key] for key in _LOADING if key in config["model"]} if "model" in config else {}
+    unused = {AUDIO, TRANSCRIPT} - set(record.modalities.split("+"))
+    baseline = {key: value for key, value in config.get("baseline", {}).items() if key not in unused}
+    sections = {
+        "model": model, "adapter": config.get("adapter", {}), "baseline": baseline, "train": config.get("train", {}),
+    }  # fmt: skip
+    defaults = _flat("baseline", asdict(NetworkSettings()))
+    return [row for name, values in sections.items() for row in _flat(name, values) if row not in defaults]
 
 
 def _scored(metrics: Mapping[str, Any]) -> list[Metric]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, NewType
 
@@ -18,13 +19,18 @@ from lalm_mer.core.errors import AdapterError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import PACKAGES
 from lalm_mer.core.run_record import Balance, Counts, ModelRecord, RunRecord
+from lalm_mer.core.settings import settings_of
 from lalm_mer.examples.balancing import DIRECTIONS, SAMPLINGS
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.families import model_names
 from lalm_mer.protocols.protocol import COLUMNS
+from lalm_mer.recognizers.baselines.settings import NetworkSettings
+from lalm_mer.sharing.hub_ids import has_id_form
 
 __all__ = [
-    "SHARED_SETTINGS", "SHARED_WORDS", "PublicRecord", "check_text", "is_module_path", "is_name", "public_record",
+    "NETWORK_SETTINGS", "NETWORK_WORDS", "SHARED_SETTINGS", "SHARED_WORDS", "PublicRecord", "check_text", "is_hash",
+    "is_module_path", "is_name", "is_plain", "is_revision", "is_version", "picked", "public_baseline_record",
+    "public_record",
 ]  # fmt: skip
 
 PublicRecord = NewType("PublicRecord", RunRecord)
@@ -50,6 +56,30 @@ SHARED_SETTINGS = (
     "train.packing", "train.tokens_per_batch", "train.auto_find_batch_size", "train.optim",
 )  # fmt: skip
 """Settings that may be shared, as section.key; names and numbers, never a path."""
+_SEQUENCE = (
+    "kind", "channels", "layers", "kernel_size", "stride", "heads", "dropout", "batch_norm", "pooling", "noise_std",
+    "shift_std", "time_mask", "feature_mask", "conv2d.layers", "conv2d.channels", "conv2d.kernel_size", "conv2d.stride",
+)  # fmt: skip
+_AUDIO_ENCODER = (
+    "kind", "feature_set", "level", "bands", "hop_ms", "coefficients", "trim_db", "model", "revision", "layers",
+    "pooled",
+)  # fmt: skip
+_TEXT_ENCODER = (
+    "kind", "model", "revision", "layers", "pooled", "scratch.layers", "scratch.size", "scratch.heads",
+    "scratch.vocabulary_size", "scratch.word_dropout", "scratch.dropout", "scratch.max_tokens", "embeddings.unit",
+    "embeddings.size", "embeddings.vocabulary_size", "embeddings.word_dropout", "embeddings.max_tokens",
+    "tfidf.longest_ngram", "tfidf.least_count", "tfidf.vocabulary_size", "tfidf.sublinear",
+)  # fmt: skip
+NETWORK_SETTINGS = (
+    "modalities",
+    "audio.normalisation", *(f"audio.sequence.{key}" for key in _SEQUENCE),
+    "transcript.normalisation", *(f"transcript.sequence.{key}" for key in _SEQUENCE),
+    *(f"audio.encoder.{key}" for key in _AUDIO_ENCODER),
+    *(f"transcript.encoder.{key}" for key in _TEXT_ENCODER), "transcript.context_turns",
+    "fusion.kind", "fusion.size", "fusion.heads", "fusion.layers", "fusion.rank", "fusion.dropout",
+    "head.hidden", "head.dropout",
+)  # fmt: skip
+"""Settings of a baseline network that may be shared; the only texts are choices, Hub ids and their revisions."""
 SHARED_WORDS = frozenset(
     {
         *names.TRANSCRIPT_SOURCES, *names.LABEL_SCORES, *names.DTYPES, *names.ATTENTION, *names.QUANTIZATIONS,
@@ -68,6 +98,7 @@ _WITH_KEYS = (*_MODULES, "model.attn_implementation")  # whose own keys are text
 _NAME = re.compile(r"[^\W_][\w .,+()-]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
+_REVISION = re.compile(r"\w[\w./-]{0,127}", re.ASCII)
 _VERSION = re.compile(r"\d+(?:\.\d+)*(?:\.?(?:a|b|rc|dev|post)\d*)*")
 _OF_SERVERS = (NoteCode.SERVED_MODEL, NoteCode.FIRST_TOKEN, NoteCode.PARITY, NoteCode.SERVER_TOKENS)  # none trains
 _WITHOUT_ADAPTER = (NoteCode.SPEAKER_STATISTICS, NoteCode.FITTED_ON_DEV)  # of baselines and late fusions
@@ -86,10 +117,31 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
         published: Hub id of the base model; None for a folder, whose name is not shared
         revision: branch, tag or commit of ``published``
     """
+    options = [f"adapter.options.{name}" for name in KINDS[record.method].options]
+    base = {"model": {"id": published or _LOCAL, "revision": revision}}
+    recognizer = f"{model.family} ({published.rpartition('/')[2] if published else _LOCAL})"
+    return _public(record, recognizer, published, picked(record.config, (*SHARED_SETTINGS, *options), base))
+
+
+def public_baseline_record(record: RunRecord, network: NetworkSettings) -> PublicRecord:
+    """The record that is shared, of a run that trained a baseline.
+
+    Args:
+        record: the complete record
+        network: the settings of the network that are shared, whose pretrained encoders are on the Hub
+    """
+    published = [encoder.model for encoder in network.encoders.values() if encoder.kind == "pretrained"]
+    parts = {"baseline": picked(asdict(network), NETWORK_SETTINGS)}
+    config = picked(record.config, SHARED_SETTINGS) | parts
+    return _public(record, network.name, ", ".join(published) or None, config)
+
+
+def _public(record: RunRecord, recognizer: str, base_model: str | None, config: Mapping[str, Any]) -> PublicRecord:
+    """The record with the given fields, and the others as they are shared of any run."""
     return PublicRecord(
         RunRecord(
-            recognizer=f"{model.family} ({published.rpartition('/')[2] if published else _LOCAL})",
-            base_model=published,
+            recognizer=recognizer,
+            base_model=base_model,
             modalities=record.modalities,
             transcript_source=record.transcript_source,
             method=record.method,
@@ -111,7 +163,7 @@ def public_record(record: RunRecord, model: ModelRecord, published: str | None, 
             balance=record.balance and _without_groups(record.balance, record.labels),
             class_weights=record.class_weights and _of_labels(record.class_weights, record.labels),
             notes=tuple(_public_note(note) for note in record.notes if note.code not in _NOT_SHARED),
-            config=_public_config(record, published or _LOCAL, revision),
+            config=config,
             versions={name: _public_version(record.versions.get(name)) for name in ("python", *PACKAGES)},
             git=record.git,
             started_at=record.started_at,
@@ -138,6 +190,21 @@ def is_name(value: object) -> bool:
     return _is(_NAME, value)
 
 
+def is_hash(value: object) -> bool:
+    """Whether a value has the form of a hash, or of the beginning of one."""
+    return _is(_HASH, value)
+
+
+def is_version(value: object) -> bool:
+    """Whether a value has the form of a version, such as ``2.13.0``."""
+    return _is(_VERSION, value)
+
+
+def is_revision(value: object) -> bool:
+    """Whether a value has the form of a branch, tag or commit on the Hub."""
+    return _is(_REVISION, value)
+
+
 def is_module_path(value: object) -> bool:
     """Whether a value has the form of the path of a module, such as ``model.layers.0.q_proj``."""
     return _is(_MODULE, value)
@@ -158,17 +225,19 @@ def _texts(record: PublicRecord) -> Iterator[tuple[str, bool, str]]:
     yield "started_at", _is_time(record.started_at), "a time in ISO 8601"
     for number, note in enumerate(record.notes):
         for key, fact in note.facts.items():
-            fits = is_name(fact) if key in _NAMES else _is_plain(fact)
+            fits = is_name(fact) if key in _NAMES else is_plain(fact)
             yield f"notes.{number}.facts.{key}", fits, "a name, a number or a method"
-    family = record.config["model"].get("family")
+    family = record.config.get("model", {}).get("family")
     allowed = {"model.id": record.base_model or _LOCAL, "model.family": family if family in model_names() else None}
     for key, value in _leaves(record.config):
         if key in allowed:
             yield f"config.{key}", value == allowed[key], "a known model"
+        elif key.startswith("baseline."):
+            yield f"config.{key}", _fits_network(key, value), "a number, a choice of the setting, or a Hub id"
         elif key.startswith(_MODULES):
-            yield f"config.{key}", _is_plain(value) or is_module_path(value), "numbers and names of modules"
+            yield f"config.{key}", is_plain(value) or is_module_path(value), "numbers and names of modules"
         elif key != "model.revision":  # of a published model
-            yield f"config.{key}", _is_plain(value), "a number, or a choice of the setting"
+            yield f"config.{key}", is_plain(value), "a number, or a choice of the setting"
 
 
 def _leaves(content: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,11 +256,32 @@ def _is(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _is_plain(value: object) -> bool:
-    """Whether a value is null, a finite number, or a word of the settings."""
+def is_plain(value: object, words: frozenset[str] = SHARED_WORDS) -> bool:
+    """Whether a value is null, a finite number, or one of the words."""
     if isinstance(value, str):
-        return value in SHARED_WORDS
+        return value in words
     return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _fits_network(key: str, value: object) -> bool:
+    """Whether a value is one that a setting of a baseline may have that is shared."""
+    if key.endswith("encoder.model"):
+        return isinstance(value, str) and has_id_form(value)
+    if key.endswith("encoder.revision"):
+        return value is None or is_revision(value)
+    return is_plain(value, NETWORK_WORDS)
+
+
+def _choices(schema: type) -> Iterator[str]:
+    """The choices of all settings of a dataclass that are text."""
+    for declared in settings_of(schema).values():
+        if declared.section is not None:
+            yield from _choices(declared.section)
+        yield from (word for word in declared.allowed if isinstance(word, str))
+
+
+NETWORK_WORDS = frozenset({*_choices(NetworkSettings), "last", "all"})
+"""Texts in the settings of a baseline network, besides Hub ids and revisions."""
 
 
 def _is_time(value: str) -> bool:
@@ -223,12 +313,19 @@ def _public_note(note: Note) -> Note:
     return Note(note.code, note.split, note.n, facts={key: note.facts[key] for key in _FACTS if key in note.facts})
 
 
-def _public_config(record: RunRecord, base: str, revision: str | None) -> dict[str, Any]:
-    options = (f"adapter.options.{name}" for name in KINDS[record.method].options)
-    public: dict[str, Any] = {"model": {"id": base, "revision": revision}}
-    for setting in (*SHARED_SETTINGS, *options):
+def picked(
+    content: Mapping[str, Any], settings: Iterable[str], given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a config, named ``section.key``, that it has, added to those that are given.
+
+    Example:
+        >>> picked({"train": {"seed": 1, "dir": "/home"}}, ["train.seed", "train.steps"])
+        {'train': {'seed': 1}}
+    """
+    public: dict[str, Any] = {name: dict(section) for name, section in (given or {}).items()}
+    for setting in settings:
         *sections, key = setting.split(".")
-        found: Any = record.config
+        found: Any = content
         for section in sections:
             found = found.get(section) if isinstance(found, Mapping) else None
         if isinstance(found, Mapping) and key in found:

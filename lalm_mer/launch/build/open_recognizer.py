@@ -1,4 +1,4 @@
-"""Recognizers for new recordings, from a finished run, an adapter, or a base model with a prompt."""
+"""Recognizers for new recordings, from a finished run, an adapter, a baseline, or a base model with a prompt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
 from lalm_mer.recognizers.late_fusion.rules import FusionRule
 from lalm_mer.recognizers.linear.model import LinearRecognizer
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
-from lalm_mer.sharing.hub import load_adapter_from
+from lalm_mer.sharing.baseline_files import NETWORK
+from lalm_mer.sharing.hub import load_adapter_from, load_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
 
 __all__ = ["open_recognizer"]
@@ -56,8 +57,8 @@ def open_recognizer(
     """Open a recognizer for new recordings, to be used with ``lalm_mer.serving.predict``.
 
     Args:
-        source: finished run folder of any recipe; folder or Hub id of an adapter; or, with ``prompt``, folder or Hub id
-            of a base model
+        source: finished run folder of any recipe; folder or Hub id of an adapter or a baseline; or, with ``prompt``,
+            folder or Hub id of a base model
         prompt: prompt file for a base model; for CLAP a file of descriptions
         labels: labels for a base model, if the prompt has no ``answers``
         family: family of a base model; None to read it from the model's config
@@ -96,7 +97,7 @@ def _open_base(
 
 def _open_trained(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
     folder = Path(source)
-    if (folder / RUN_FILE).is_file() and not (folder / CONFIG).is_file():
+    if (folder / RUN_FILE).is_file() and not any((folder / name).is_file() for name in (CONFIG, NETWORK)):
         record = read_record(folder / RUN_FILE)
         if not has_results(folder):
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
@@ -110,7 +111,7 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
             return _open_targets(folder, record, base_model, dtype)
         if not (folder / "adapter").is_dir():
             return _open_zero_shot(folder, record, base_model, dtype)
-    return _open_adapter(source, base_model, revision, dtype)
+    return _open_shared(source, base_model, revision, dtype)
 
 
 def _open_late_fusion(folder: Path, record: RunRecord, dtype: str | None) -> nn.Module:
@@ -163,8 +164,17 @@ def _open_targets(folder: Path, record: RunRecord, base_model: str | None, dtype
     return _of_setup(settings, open_target_prompts(settings, task, record.ranges), folder, record)
 
 
-def _open_adapter(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
-    folder = load_adapter_from(source, revision, key="run")
+def _open_shared(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:
+    """An adapter or a baseline, from a folder or the Hub."""
+    folder = load_from(source, revision)
+    if (folder / CONFIG).is_file():
+        return _open_adapter(source, folder, base_model, dtype)
+    if base_model is not None:
+        raise ConfigError(f"base_model: {base_model}, but {source} is a baseline and has none; omit it")
+    return BaselineNetwork.load_trained(folder)
+
+
+def _open_adapter(source: str, folder: Path, base_model: str | None, dtype: str | None) -> nn.Module:
     record = read_trained_run(folder)
     if record is None or not (folder / PROMPT).is_file() or not (folder / LABELS).is_file():
         raise AdapterError(

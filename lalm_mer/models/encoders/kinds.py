@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.core.errors import ConfigError, ModelError, shown
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
+from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
@@ -20,7 +21,7 @@ from lalm_mer.models.encoders.spectra import LogMel, Mfcc, WaveformBlocks
 from lalm_mer.models.encoders.tfidf import TfidfText
 from lalm_mer.models.encoders.word_vectors import StaticText
 
-__all__ = ["FITTED", "Encoder", "load_encoder", "open_audio_encoder", "open_text_encoder"]
+__all__ = ["FITTED", "Encoder", "hidden", "load_encoder", "open_audio_encoder", "open_text_encoder"]
 
 FITTED = "encoder"
 """Folder of a saved model with what its encoders were fitted to"""
@@ -111,7 +112,7 @@ def load_encoder(
     Args:
         settings: its kind and parameters
         folder: of the model, with what ``save`` wrote in its folder ``FITTED``
-        known: its ``settings()`` in training
+        known: its ``settings()`` in training, where ``hidden`` may stand for a value
 
     Raises:
         ModelError: if it cannot be opened, or its weights are not those of training
@@ -124,9 +125,16 @@ def load_encoder(
     found = encoder.settings()
     if found.get("weights") != known.get("weights"):
         raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
-    if found != known:
-        warnings.warn(f"{folder}: trained with the {modality} encoder {dict(known)}, found {found}", stacklevel=3)
+    keys = sorted({*found, *known})
+    if other := [key for key in keys if known.get(key) not in (found.get(key), hidden(found.get(key)))]:
+        then, now = (shown({key: each.get(key) for key in other}, 300) for each in (known, found))
+        warnings.warn(f"{folder}: trained with the {modality} encoder {then}, found {now}", stacklevel=3)
     return encoder
+
+
+def hidden(value: object) -> dict[str, str]:
+    """What stands for a value of ``Encoder.settings()`` in a model that is shared: its hash."""
+    return {"sha256": hash_json(value)}
 
 
 def _load_text_encoder(settings: TextEncoderSettings, folder: Path) -> Encoder:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lalm_mer.core.errors import CorpusError, ModelError, PredictionError, one_line
 from lalm_mer.core.output import atomic_path, write_json
@@ -21,10 +20,11 @@ from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.settings import TfidfSettings
 from lalm_mer.models.encoders.transcript_tokens import transcript_of
 
-__all__ = ["TfidfText"]
+__all__ = ["TFIDF_FILES", "TfidfText"]
 
 _TOKENS = r"\w+|[^\w\s]"  # words and punctuation
-_VOCABULARY, _IDF = "tfidf.json", "tfidf.safetensors"
+TFIDF_FILES = _VOCABULARY, _IDF = "tfidf.json", "tfidf.safetensors"
+"""Files that ``TfidfText.save`` writes"""
 
 
 class TfidfText:
@@ -111,5 +111,7 @@ class TfidfText:
 
 
 def _vectorizer(settings: TfidfSettings, **options: Any) -> Any:  # noqa: ANN401 scikit-learn is untyped
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here, since most runs do not use it
+
     ngrams = (1, settings.longest_ngram)
     return TfidfVectorizer(token_pattern=_TOKENS, ngram_range=ngrams, sublinear_tf=settings.sublinear, **options)

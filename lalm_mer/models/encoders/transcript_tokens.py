@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from lalm_mer.core.errors import CorpusError, ModelError, one_line
+from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.schema import Input
-from lalm_mer.models.loading import from_pretrained
 
-__all__ = ["TranscriptTokenizer", "transcript_of"]
+__all__ = ["TOKENIZER_FILES", "TranscriptTokenizer", "transcript_of"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""Files that ``TranscriptTokenizer.save`` writes"""
 
 _MOST_KNOWN = 100_000
 """Transcripts whose ids are kept"""
@@ -69,15 +69,3 @@ class TranscriptTokenizer:
         self.tokenizer.backend_tokenizer.no_padding()
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(str(folder))
-
-    @classmethod
-    def load(cls, folder: Path, max_tokens: int) -> TranscriptTokenizer:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ModelError: if the folder has no tokenizer
-        """
-        try:
-            return cls(from_pretrained(AutoTokenizer, folder), max_tokens)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{folder}: cannot read a tokenizer ({one_line(error)})") from error

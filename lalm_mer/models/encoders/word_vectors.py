@@ -21,9 +21,10 @@ from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import pooled_frames
 from lalm_mer.models.encoders.transcript_tokens import transcript_of
 
-__all__ = ["StaticText"]
+__all__ = ["WORD_FILES", "StaticText"]
 
-_WORDS, _VECTORS = "words.json", "words.safetensors"
+WORD_FILES = _WORDS, _VECTORS = "words.json", "words.safetensors"
+"""Files that ``StaticText.save`` writes"""
 
 
 class StaticText:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -11,12 +12,13 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTokenizerFast
 
-from lalm_mer.core.errors import CorpusError
+from lalm_mer.core.errors import CorpusError, ModelError, PredictionError
+from lalm_mer.core.strict_json import read_object
 from lalm_mer.models.encoders.settings import EmbeddingsSettings, ScratchSettings, TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 
 __all__ = [
-    "LearntEmbeddings", "ScratchBert", "learnt_embedder", "learnt_max_tokens", "learnt_size", "learnt_tokenizer",
+    "LearntEmbeddings", "ScratchBert", "learnt_embedder", "learnt_size", "learnt_tokenizer", "load_tokenizer",
     "train_tokenizer",
 ]  # fmt: skip
 
@@ -95,30 +97,55 @@ def learnt_size(settings: TextEncoderSettings) -> int:
     return settings.scratch.size if settings.kind == "scratch" else settings.embeddings.size
 
 
-def learnt_max_tokens(settings: TextEncoderSettings) -> int:
-    """Longest transcript, in tokens."""
-    return settings.scratch.max_tokens if settings.kind == "scratch" else settings.embeddings.max_tokens
-
-
 def learnt_tokenizer(transcripts: Iterable[str], settings: TextEncoderSettings) -> TranscriptTokenizer:
     """Train the tokenizer that the settings describe.
 
     Raises:
         CorpusError: if the transcripts contain no word
     """
-    if settings.kind == "embeddings" and settings.embeddings.unit == "character":
-        return _character_tokenizer(transcripts, settings.embeddings)
+    if _by_character(settings):
+        return _train_character_tokenizer(transcripts, settings.embeddings)
     return train_tokenizer(transcripts, settings.scratch if settings.kind == "scratch" else settings.embeddings)
 
 
-def _character_tokenizer(transcripts: Iterable[str], settings: EmbeddingsSettings) -> TranscriptTokenizer:
-    """Train a tokenizer of single characters, white space included; others are one unknown token."""
+def load_tokenizer(folder: Path, settings: TextEncoderSettings) -> TranscriptTokenizer:
+    """Make the tokenizer that the settings describe of a saved vocabulary; nothing else is read of its files.
+
+    Raises:
+        ModelError: if the folder has no vocabulary with the special tokens first
+    """
+    file = folder / "tokenizer.json"
+    try:
+        model = read_object(file).get("model")
+    except PredictionError as error:
+        raise ModelError(f"{folder}: cannot read a tokenizer ({error})") from error
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict) or any(type(number) is not int for number in vocabulary.values()):
+        raise ModelError(f"{file}: key 'model.vocab' is no vocabulary; expected the number of each token")
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    if tokens[: len(_SPECIAL)] != _SPECIAL or sorted(vocabulary.values()) != list(range(len(tokens))):
+        raise ModelError(f"{file}: key 'model.vocab': expected the numbers from 0, for {', '.join(_SPECIAL)} first")
+    if _by_character(settings):
+        return _character_tokenizer(vocabulary, settings.embeddings)
+    max_tokens = settings.scratch.max_tokens if settings.kind == "scratch" else settings.embeddings.max_tokens
+    return _word_tokenizer(vocabulary, max_tokens)
+
+
+def _by_character(settings: TextEncoderSettings) -> bool:
+    return settings.kind == "embeddings" and settings.embeddings.unit == "character"
+
+
+def _train_character_tokenizer(transcripts: Iterable[str], settings: EmbeddingsSettings) -> TranscriptTokenizer:
     counts = Counter(character for text in transcripts for character in text)
     if not counts:
         raise CorpusError("no transcript to train the tokenizer on; does the train split have transcripts?")
     frequent = sorted(counts, key=lambda character: (-counts[character], character))[: settings.vocabulary_size]
-    vocabulary = {token: number for number, token in enumerate([*_SPECIAL, *frequent])}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    return _character_tokenizer({token: number for number, token in enumerate([*_SPECIAL, *frequent])}, settings)
+
+
+def _character_tokenizer(vocabulary: Mapping[str, int], settings: EmbeddingsSettings) -> TranscriptTokenizer:
+    """A tokenizer of single characters, white space included; others are one unknown token."""
+    characters = Tokenizer(models.WordLevel(dict(vocabulary), unk_token="[UNK]"))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     characters.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
@@ -148,4 +175,8 @@ def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings | Embe
     words.train_from_iterator(transcripts, trainer)
     if words.get_vocab_size() == len(_SPECIAL):
         raise CorpusError("no transcript to train the scratch tokenizer on; does the train split have transcripts?")
-    return TranscriptTokenizer(BertTokenizerFast(vocab=words.get_vocab()), settings.max_tokens)
+    return _word_tokenizer(words.get_vocab(), settings.max_tokens)
+
+
+def _word_tokenizer(vocabulary: Mapping[str, int], max_tokens: int) -> TranscriptTokenizer:
+    return TranscriptTokenizer(BertTokenizerFast(vocab=dict(vocabulary)), max_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
 from lalm_mer.recognizers.baselines.learnt_text import learnt_embedder, learnt_size
-from lalm_mer.recognizers.baselines.saved import CONFIG, WEIGHTS, load_source, read_saved, save_parts
+from lalm_mer.recognizers.baselines.saved import CONFIG, WEIGHTS, load_source, read_saved, require_layers, save_parts
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
 from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
@@ -199,8 +200,8 @@ class BaselineNetwork(nn.Module):
     def save_trained(self, folder: Path) -> None:
         """Write weights, normalisation, settings and a learnt tokenizer; of a frozen encoder its name and a hash."""
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / WEIGHTS) as partial:
-            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
+        with atomic_path(folder / WEIGHTS) as file:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, file)
         save_parts(folder, self.labels, self.settings, self.sources, kind=self.kind, ranges=self.ranges)
 
     @classmethod
@@ -214,7 +215,11 @@ class BaselineNetwork(nn.Module):
         try:
             weights = load_file(folder / WEIGHTS)
             sources = {modality: load_source(saved, modality, folder) for modality in saved.settings.branches}
-            network = cls(saved.labels, saved.settings, sources, kind=saved.kind, ranges=saved.ranges)
+            build = partial(cls, saved.labels, saved.settings, sources, kind=saved.kind, ranges=saved.ranges)
+            require_layers(saved, len(weights))
+            with torch.device("meta"):  # the sizes of any network are compared before it takes memory
+                build().load_state_dict({name: value.to("meta") for name, value in weights.items()})
+            network = build()
             network.load_state_dict(weights)
         except LalmMerError:
             raise

@@ -16,16 +16,27 @@ from lalm_mer.core.names import AUDIO
 from lalm_mer.core.output import write_json
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.models.encoders.kinds import FITTED, load_encoder
-from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
+from lalm_mer.models.encoders.tfidf import TFIDF_FILES
+from lalm_mer.models.encoders.transcript_tokens import TOKENIZER_FILES, TranscriptTokenizer
+from lalm_mer.models.encoders.word_vectors import WORD_FILES
 from lalm_mer.recognizers.baselines.collator import Source
-from lalm_mer.recognizers.baselines.learnt_text import learnt_max_tokens
+from lalm_mer.recognizers.baselines.learnt_text import load_tokenizer
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
-__all__ = ["CONFIG", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "save_parts"]
+__all__ = [
+    "CONFIG", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "require_layers",
+    "save_parts", "save_source", "write_saved",
+]  # fmt: skip
 
 CONFIG = "network.json"
 WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer"
+SAVED_FILES = (
+    CONFIG, WEIGHTS, *(f"{_TOKENIZER}/{name}" for name in TOKENIZER_FILES),
+    *(f"{FITTED}/{name}" for name in (*TFIDF_FILES, *WORD_FILES)),
+)  # fmt: skip
+"""All files that a saved baseline may have, relative to its folder."""
+_MOST_LAYERS = 64  # of settings that may not be used
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,20 @@ def save_parts(
     """Write the settings, and what was fitted or learnt of the sources; of a frozen encoder its name and a hash."""
     encoders = {}
     for modality, source in sources.items():
-        if isinstance(source, TranscriptTokenizer):
-            source.save(folder / _TOKENIZER)
-        else:
-            source.save(folder / FITTED)
+        save_source(source, folder)
+        if not isinstance(source, TranscriptTokenizer):
             encoders[modality] = source.settings()
-    task = {"labels": list(labels), "kind": kind, "ranges": [list(ends) for ends in ranges]}
-    write_json(folder / CONFIG, {**task, "settings": asdict(settings), "encoders": encoders})
+    write_saved(folder, SavedNetwork(labels, kind, ranges, settings, encoders))
+
+
+def save_source(source: Source, folder: Path) -> None:
+    """Write what was fitted or learnt of a source into the folder of a baseline."""
+    source.save(folder / (_TOKENIZER if isinstance(source, TranscriptTokenizer) else FITTED))
+
+
+def write_saved(folder: Path, saved: SavedNetwork) -> None:
+    """Write the file of settings."""
+    write_json(folder / CONFIG, asdict(saved))
 
 
 def read_saved(folder: Path) -> SavedNetwork:
@@ -89,10 +107,23 @@ def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
     """
     text = saved.settings.transcript.encoder
     if modality != AUDIO and text.learnt:
-        return TranscriptTokenizer.load(folder / _TOKENIZER, learnt_max_tokens(text))
+        return load_tokenizer(folder / _TOKENIZER, text)
     if modality not in saved.encoders:
         raise ModelError(f"{folder / CONFIG}: encoders has no {modality}, which its settings use")
     return load_encoder(saved.settings.encoders[modality], folder, saved.encoders[modality])
+
+
+def require_layers(saved: SavedNetwork, tensors: int) -> None:
+    """Check that no part has more layers than there are tensors: such a network would be built for hours.
+
+    Raises:
+        ModelError: naming the number
+    """
+    parts = [saved.settings.fusion.layers, saved.settings.transcript.encoder.scratch.layers]
+    for branch in saved.settings.branches.values():
+        parts += [branch.sequence.layers, branch.sequence.conv2d.layers]
+    if max(parts) > max(_MOST_LAYERS, tensors):
+        raise ModelError(f"{CONFIG}: has a part of {max(parts)} layers, but {WEIGHTS} has only {tensors} tensors")
 
 
 def branch_weights(folder: Path, modality: str) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from lalm_mer.models.adapters import load_adapter
 from lalm_mer.models.families import family_class
 from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.sharing.hub import load_adapter_from, push_run
-from lalm_mer.sharing.hub_folder import assemble, check_repo_id, read_labels
+from lalm_mer.sharing.hub_folder import assemble, read_labels
+from lalm_mer.sharing.hub_ids import check_repo_id
 
 PUSHED = {
     "adapter_config.json", "adapter_model.safetensors", "prompt.yaml", "labels.json", "run.json", "metrics.json",
@@ -107,7 +108,9 @@ def test_a_copy_of_a_published_model_is_shared_as_its_published_id(finished, tmp
     [
         (lambda run: (run / "metrics.json").unlink(), "not finished"),
         (lambda run: change(run, seconds=None), "has not finished"),
-        (lambda run: change(run, method="baseline"), "only a run that trained an adapter"),
+        (lambda run: change(run, method="linear"), "method linear; only an adapter .* or a baseline .* is pushed"),
+        (lambda run: change(run, method="late_fusion"), "method late_fusion; only an adapter .* or a baseline"),
+        (lambda run: change(run, method="baseline"), "not a saved baseline network"),
         (lambda run: change(run, transcript_source="simulated"), "simulated"),
         (lambda run: (run / "adapter" / "adapter_model.safetensors").rename(run / "adapter" / "adapter_model.bin"),
          "no adapter_model.safetensors"),
@@ -132,7 +135,7 @@ def test_a_run_that_may_not_be_shared_is_refused_in_one_line(run, tmp_path, spoi
 def test_weights_with_metadata_of_their_own_are_refused(run, tmp_path):
     file = run / "adapter" / "adapter_model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "trained_by": "jane"})
-    with pytest.raises(AdapterError, match=r"has metadata \['format', 'trained_by'\]; expected that of peft"):
+    with pytest.raises(AdapterError, match=r"has metadata \['format', 'trained_by'\]; expected only format"):
         assemble(run, tmp_path / "out", repo_id="jane/adapter", push_vocabulary=True)
 
 

@@ -11,10 +11,10 @@ from transformers import BertModel
 
 from lalm_mer.core.errors import ConfigError, CorpusError, ModelError
 from lalm_mer.models.encoders.pretrained_text import PretrainedText
-from lalm_mer.models.encoders.settings import ScratchSettings
-from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
-from lalm_mer.recognizers.baselines.learnt_text import train_tokenizer
+from lalm_mer.models.encoders.settings import ScratchSettings, TextEncoderSettings
+from lalm_mer.recognizers.baselines.learnt_text import load_tokenizer, train_tokenizer
 
+SCRATCH = TextEncoderSettings(kind="scratch")
 TRAIN = ["it was lovely", "it was dreadful", "very very lovely", "sep mask"]
 
 
@@ -46,12 +46,12 @@ def test_saved_tokenizer_gives_the_same_ids_and_no_padding(tmp_path, inputs):
     tokenizer = train_tokenizer(TRAIN, ScratchSettings())
     tokenizer.tokenizer(TRAIN, padding=True)
     tokenizer.save(tmp_path)
-    again = TranscriptTokenizer.load(tmp_path, 256)
+    again = load_tokenizer(tmp_path, SCRATCH)
     assert again.ids(inputs[0]) == tokenizer.ids(inputs[0])
     assert again.ids(with_transcript(inputs[0], "[SEP]")) == tokenizer.ids(with_transcript(inputs[0], "[SEP]"))
     assert again.tokenizer.backend_tokenizer.padding is None
     with pytest.raises(ModelError, match="cannot read a tokenizer"):
-        TranscriptTokenizer.load(tmp_path / "absent", 256)
+        load_tokenizer(tmp_path / "absent", SCRATCH)
 
 
 def test_missing_and_too_long_transcripts_name_the_utterance(inputs, bert_folder):
