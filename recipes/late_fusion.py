@@ -14,6 +14,7 @@ zero-shot runs with scoring.dev=true.
 
 from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.run_record import MODEL_FOLDER
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 
@@ -32,7 +33,7 @@ def late_fusion(settings: LateFusionSettings) -> None:
         run = open_run(opened.folder, opened.record, LateFusionSettings, writes=True)
         fused = opened.fuse()
         run.add_notes(*opened.notes(fused))
-        fused.rule.save(run.path / "model")
+        fused.rule.save(run.path / MODEL_FOLDER)
         run.finish_tables(fused.test, fused.dev)
 
 

@@ -12,6 +12,7 @@ from lalm_mer.core.imports import quick_imports
 from lalm_mer.core.names import BASELINE
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.run_record import MODEL_FOLDER
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.config.settings import BaselineSettings
 
@@ -36,7 +37,7 @@ def train_baseline(settings: BaselineSettings) -> None:
         network, data = opened.load()
         identity = feature_identity(settings, data, opened.hashes, BASELINE)
         run = open_run(opened.folder, identity, BaselineSettings, writes=is_first_process())
-        train_and_score(network, settings, engine, run, data, saved_as="model")
+        train_and_score(network, settings, engine, run, data, saved_as=MODEL_FOLDER)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from lalm_mer.core.provenance import Commit
 from lalm_mer.core.strict_json import parse, read_object
 
 __all__ = [
-    "DEV_METRICS_FILE", "METRICS_FILE", "RUN_FILE", "Balance", "Counts", "Member", "ModelRecord", "RunRecord",
-    "has_results", "read_record",
+    "DEV_METRICS_FILE", "METRICS_FILE", "MODEL_FOLDER", "RUN_FILE", "Balance", "Counts", "Member", "ModelRecord",
+    "RunRecord", "has_results", "read_record",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ METRICS_FILE = "metrics.json"
 DEV_METRICS_FILE = "dev_metrics.json"
 """Metrics of a run that scores dev alone, which has no ``METRICS_FILE``"""
 RUN_FILE = "run.json"
+MODEL_FOLDER = "model"
+"""Folder of a run with its baseline, linear model or rule of late fusion"""
 _FORMAT = 2
 _HASHES = ("data", "folds", "prompt", "base_model")
 

@@ -14,9 +14,9 @@ from lalm_mer.core.errors import AdapterError, ModelError, shown
 from lalm_mer.core.names import AUDIO, TASK_KINDS, TRANSCRIPT
 from lalm_mer.core.paths import is_within
 from lalm_mer.core.strict_json import parse
-from lalm_mer.models.encoders.kinds import hidden
+from lalm_mer.models.encoders.kinds import hashed
 from lalm_mer.recognizers.baselines.saved import (
-    CONFIG,
+    NETWORK,
     SAVED_FILES,
     WEIGHTS,
     SavedNetwork,
@@ -38,12 +38,8 @@ from lalm_mer.sharing.public_record import (
 )
 from lalm_mer.sharing.tensors import check_tensor_names, copy_tensors
 
-__all__ = ["BASELINE_FILES", "NETWORK", "check_baseline", "public_network", "write_baseline"]
+__all__ = ["check_baseline", "public_network", "write_baseline"]
 
-NETWORK = CONFIG
-"""File that every shared baseline has, and no adapter."""
-BASELINE_FILES = SAVED_FILES
-"""Files of a shared baseline, relative to its folder, besides the record, the metrics and the card."""
 _MOST_BANDS = 4096  # the filters of more would need gigabytes before any size is compared
 _PARTS = ("branches.", "fusion.", "head.")
 _ENCODER_KEYS = (
@@ -136,7 +132,7 @@ def write_baseline(source: Path, out: Path, labels: tuple[str, ...], network: Ne
     saved = read_saved(source)
     if (saved.kind, saved.labels) != ("single", labels):
         raise AdapterError(
-            f"{source / CONFIG}: {saved.kind} labels {list(saved.labels)}; expected those of run.json, {list(labels)}"
+            f"{source / NETWORK}: {saved.kind} labels {list(saved.labels)}; expected those of run.json, {list(labels)}"
         )
     for name in check_tensor_names(source / WEIGHTS):
         if not name.startswith(_PARTS):
@@ -151,7 +147,7 @@ def write_baseline(source: Path, out: Path, labels: tuple[str, ...], network: Ne
 
 def _public_encoder(known: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of an encoder in training: numbers, hashes, versions and choices; of others their hash."""
-    return {key: known[key] if _is_public(known[key]) else hidden(known[key]) for key in _ENCODER_KEYS if key in known}
+    return {key: known[key] if _is_public(known[key]) else hashed(known[key]) for key in _ENCODER_KEYS if key in known}
 
 
 def _is_public(value: object) -> bool:
@@ -177,11 +173,13 @@ def check_baseline(folder: Path, *, named: str, root: Path | None = None) -> Non
     saved = read_saved(folder)
     settings = saved.settings
     if saved.kind not in TASK_KINDS:
-        raise ModelError(f"{named}: {CONFIG}, key 'kind': {shown(saved.kind)}; expected one of {', '.join(TASK_KINDS)}")
+        raise ModelError(
+            f"{named}: {NETWORK}, key 'kind': {shown(saved.kind)}; expected one of {', '.join(TASK_KINDS)}"
+        )
     if settings.by_speaker:
-        raise ModelError(f"{named}: {CONFIG}: normalises by speaker, and a new recording belongs to no known speaker")
+        raise ModelError(f"{named}: {NETWORK}: normalises by speaker, and a new recording belongs to no known speaker")
     for modality, branch in ((AUDIO, settings.audio), (TRANSCRIPT, settings.transcript)):
-        encoder, key = branch.encoder, f"{named}: {CONFIG}, key 'settings.{modality}"
+        encoder, key = branch.encoder, f"{named}: {NETWORK}, key 'settings.{modality}"
         if branch.start_from is not None:
             raise ModelError(
                 f"{key}.start_from': {shown(branch.start_from)}; expected null, since paths are not shared"
@@ -195,18 +193,18 @@ def check_baseline(folder: Path, *, named: str, root: Path | None = None) -> Non
             raise ModelError(f"{key}.encoder.revision': {shown(encoder.revision)}; expected a branch, tag or commit")
     if settings.audio.encoder.bands > _MOST_BANDS:
         raise ModelError(
-            f"{named}: {CONFIG}, key 'settings.audio.encoder.bands': {settings.audio.encoder.bands}; expected "
+            f"{named}: {NETWORK}, key 'settings.audio.encoder.bands': {settings.audio.encoder.bands}; expected "
             f"{_MOST_BANDS} at most"
         )
     file = settings.transcript.encoder.file
     if file is not None:
         raise ModelError(
-            f"{named}: {CONFIG}, key 'settings.transcript.encoder.file': {shown(file)}; expected null, since paths are "
-            "not shared"
+            f"{named}: {NETWORK}, key 'settings.transcript.encoder.file': {shown(file)}; expected null, since paths "
+            "are not shared"
         )
 
 
 def _refuse_links(folder: Path, root: Path, named: str) -> None:
-    for name in BASELINE_FILES:
+    for name in SAVED_FILES:
         if not is_within(folder / name, root):
             raise AdapterError(f"{named}: {name} is a link that leads out of the folder; put the file itself there")

@@ -17,7 +17,8 @@ from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
 from lalm_mer.core.run_record import RUN_FILE
 from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder
 from lalm_mer.models.hub_connection import require_hub
-from lalm_mer.sharing.baseline_files import BASELINE_FILES, NETWORK, check_baseline
+from lalm_mer.recognizers.baselines.saved import NETWORK, SAVED_FILES
+from lalm_mer.sharing.baseline_files import check_baseline
 from lalm_mer.sharing.hub_client import TIMEOUT_S, calling_hub, check_commit
 from lalm_mer.sharing.hub_folder import assemble, written_here
 from lalm_mer.sharing.hub_ids import check_repo_id
@@ -26,7 +27,7 @@ __all__ = ["load_adapter_from", "load_from", "push", "push_run"]
 
 _KINDS = ("*.safetensors", "*.json", "*.yaml", "*.md")
 _HUB_OWN = {".gitattributes", "README.md"}
-_IN_FOLDERS = [name for name in BASELINE_FILES if "/" in name]
+_IN_FOLDERS = [name for name in SAVED_FILES if "/" in name]
 
 
 def push(folder: Path, repo_id: str, *, private: bool = False, timeout_s: float = TIMEOUT_S) -> str:
@@ -85,7 +86,7 @@ def _require_same_kind(repo_id: str, found: set[str], kind: str) -> None:
 def _ours(found: set[str], kind: str) -> set[str]:
     """The files of a repository that an earlier push may have written."""
     if kind == "Baseline":
-        return found & set(BASELINE_FILES)
+        return found & set(SAVED_FILES)
     return {name for name in found if "/" not in name and written_here(name)}
 
 
@@ -136,7 +137,7 @@ def load_adapter_from(
 def load_from(source: str, revision: str | None = None, *, key: str = "run", timeout_s: float = TIMEOUT_S) -> Path:
     """A local folder with an adapter or a baseline, which has ``NETWORK``; arguments as of ``load_adapter_from``.
 
-    Of a baseline, ``BASELINE_FILES`` are downloaded as well.
+    Of a baseline, ``SAVED_FILES`` are downloaded as well.
 
     Raises:
         AdapterError: as ``load_adapter_from``

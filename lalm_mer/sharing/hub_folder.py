@@ -19,7 +19,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, BASELINE, SIMULATED
 from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
-from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, ModelRecord, RunRecord, read_record
+from lalm_mer.core.run_record import METRICS_FILE, MODEL_FOLDER, RUN_FILE, ModelRecord, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.runs import Run, read_run
@@ -45,7 +45,6 @@ ADAPTER = "adapter"
 """Folder of the adapter in a run folder."""
 PROMPT = "prompt.yaml"
 LABELS = "labels.json"
-_MODEL = "model"
 
 
 def assemble(
@@ -60,7 +59,7 @@ def assemble(
     """Write the folder that is pushed, from a finished run, with its record, its metrics and a model card.
 
     Of finetune.py: adapter, processor, prompt and labels, where ``prompt.yaml`` is the content of ``prompt.file``: a
-    prompt, or for a CLAP an ensemble of descriptions. Of train_baseline.py: ``BASELINE_FILES``.
+    prompt, or for a CLAP an ensemble of descriptions. Of train_baseline.py: its network, as in the run folder.
 
     Args:
         run_folder: a run folder of finetune.py or train_baseline.py
@@ -127,12 +126,13 @@ def _shared_baseline(
     run: Run, run_folder: Path, repo_id: str, licence: str | None, base_model: str | None, push_vocabulary: bool
 ) -> Callable[[Path], None]:
     """Check what is shared of a run that trained a baseline; the function that writes it."""
-    record, source, model = run.record, str(run_folder / RUN_FILE), run_folder / _MODEL
+    record, source, model = run.record, str(run_folder / RUN_FILE), run_folder / MODEL_FOLDER
     network = public_network(read_saved(model), str(run_folder), base_model=base_model, push_vocabulary=push_vocabulary)
     if network.modalities != record.modalities:
         raise AdapterError(f"{model}: is of modalities {network.modalities}, but run.json has {record.modalities}")
     protocol = load_protocol(Path(record.setting("split.protocol", str, source)))
-    _require_same_task(record, source, protocol, protocol.resolve_task(load_tasks(record.corpus)).targets)
+    task = protocol.resolve_task(load_tasks(record.corpus))
+    _require_same_task(record, source, protocol, task.name, task.targets)
     card = CardFacts(
         repo_id=repo_id,
         record=public_baseline_record(record, network),
@@ -281,13 +281,12 @@ def _label_set(record: RunRecord, source: str, prompt: Any, protocol: Protocol) 
         raise ConfigError(f"{file}: the prompt has changed since the run; restore it, or train again")
     task = protocol.resolve_task(load_tasks(record.corpus))
     label_set: LabelSet = prompt.label_set(task.labels)
-    _require_same_task(record, source, protocol, label_set.labels)
+    _require_same_task(record, source, protocol, task.name, label_set.labels)
     return label_set
 
 
-def _require_same_task(record: RunRecord, source: str, protocol: Protocol, labels: tuple[str, ...]) -> None:
-    """Check that the protocol and the labels are still those of the run."""
-    task = protocol.resolve_task(load_tasks(record.corpus)).name
+def _require_same_task(record: RunRecord, source: str, protocol: Protocol, task: str, labels: tuple[str, ...]) -> None:
+    """Check that the protocol, its task and the labels are still those of the run."""
     stated = (protocol.name, protocol.version, task, labels)
     if stated != (record.protocol, record.protocol_version, record.task, record.labels):
         file = record.setting("split.protocol", str, source)

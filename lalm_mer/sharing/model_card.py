@@ -193,7 +193,7 @@ def render_model_card(facts: CardFacts) -> str:
         options=_Written(_options(record.modalities, needs_base=needs_base)),
         needs_base=needs_base,
         network=facts.network,
-        branches=_branches(facts.network),
+        branches=[] if facts.network is None else _branches(facts.network),
         encoders=", ".join(facts.encoders),
         base_model=facts.base_model or f"a model of family {family} from a local folder",
         base_licence=f"{facts.base_licence}, as published; see its model card",
@@ -228,15 +228,15 @@ def _tags(record: PublicRecord) -> list[str]:
     return record.modalities.split("+")
 
 
-def _branches(network: NetworkSettings | None) -> list[dict[str, str]]:
+def _branches(network: NetworkSettings) -> list[dict[str, str]]:
     """What each branch of a baseline uses, and its network over time."""
     rows = []
-    for modality, branch in network.branches.items() if network else ():
+    for modality, branch in network.branches.items():
         encoder = branch.encoder
         names = _ENCODERS | {"pretrained": f"frozen hidden states of {encoder.model}"}
         name = names.get(encoder.kind, encoder.name)
-        turns = network.transcript.context_turns if network and modality == TRANSCRIPT else 0
-        before = f", also of the {turns} turns before" if turns else ""
+        turns = network.transcript.context_turns if modality == TRANSCRIPT else 0
+        before = f", also of the turns before (context_turns: {turns})" if turns else ""
         rows.append({"modality": modality, "encoder": name + before, "sequence": branch.sequence.kind})
     return rows
 

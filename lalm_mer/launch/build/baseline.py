@@ -11,7 +11,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import BASELINE, uses_audio, uses_transcript
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import hash_file
-from lalm_mer.core.run_record import RUN_FILE, has_results, read_record
+from lalm_mer.core.run_record import MODEL_FOLDER, RUN_FILE, has_results, read_record
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
 from lalm_mer.launch.build.data import (
     RunData,
@@ -85,7 +85,7 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
     for modality, folder in _starts(settings).items():
         _require_same_fold(folder, modality, settings, hashes)
-        hashes[f"start_{modality}"] = hash_file(folder / "model" / WEIGHTS)
+        hashes[f"start_{modality}"] = hash_file(folder / MODEL_FOLDER / WEIGHTS)
     settings = with_folder(
         settings,
         corpus=source.folded.corpus.name,
@@ -105,7 +105,7 @@ def _network(data: RunData, settings: BaselineSettings, audio: AudioEncoder | No
         InputDataset(data.train.distinct()),
         others=(InputDataset(data.dev), InputDataset(data.scored_test)),
         audio=audio,
-        starts={modality: folder / "model" for modality, folder in _starts(settings).items()},
+        starts={modality: folder / MODEL_FOLDER for modality, folder in _starts(settings).items()},
         cache_dir=Path(settings.baseline.cache_dir),
         processes=parts.processes,
         kind=data.folded.task.kind,

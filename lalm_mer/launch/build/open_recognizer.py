@@ -17,7 +17,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import BASELINE, LATE_FUSION, LINEAR
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import hash_file
-from lalm_mer.core.run_record import RUN_FILE, RunRecord, has_results, read_record
+from lalm_mer.core.run_record import MODEL_FOLDER, RUN_FILE, RunRecord, has_results, read_record
 from lalm_mer.core.settings import require_declared
 from lalm_mer.corpora import load_tasks
 from lalm_mer.evaluation.predictions import PREDICTIONS_FILE
@@ -32,11 +32,11 @@ from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
+from lalm_mer.recognizers.baselines.saved import NETWORK
 from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
 from lalm_mer.recognizers.late_fusion.rules import FusionRule
 from lalm_mer.recognizers.linear.model import LinearRecognizer
 from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
-from lalm_mer.sharing.baseline_files import NETWORK
 from lalm_mer.sharing.hub import load_adapter_from, load_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
 
@@ -102,9 +102,9 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
         if not has_results(folder):
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
-            return BaselineNetwork.load_trained(folder / "model")
+            return BaselineNetwork.load_trained(folder / MODEL_FOLDER)
         if record.method == LINEAR:
-            return LinearRecognizer.load_trained(folder / "model")
+            return LinearRecognizer.load_trained(folder / MODEL_FOLDER)
         if record.method == LATE_FUSION:
             return _open_late_fusion(folder, record, dtype)
         if record.task_kind != "single":
@@ -133,7 +133,7 @@ def _open_late_fusion(folder: Path, record: RunRecord, dtype: str | None) -> nn.
                 "run the fusion again"
             )
     members = [_open_trained(member.folder, None, None, dtype) for member in record.members]
-    return LateFusion(members, FusionRule.load(folder / "model"))
+    return LateFusion(members, FusionRule.load(folder / MODEL_FOLDER))
 
 
 def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lalm_mer.core.run_record import MODEL_FOLDER
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
@@ -51,7 +52,7 @@ def fit_and_score(vectors: Vectors, settings: LinearSettings, run: RunFolder, da
     if parts.refit_with_dev:
         fit = refit(parts, fit, train, dev)
     recognizer = LinearRecognizer(parts, fit, vectors).eval()
-    recognizer.save_trained(run.path / "model")
+    recognizer.save_trained(run.path / MODEL_FOLDER)
     if not settings.split.score_test:
         run.finish_dev(data, on_dev)
         return

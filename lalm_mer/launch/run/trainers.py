@@ -155,12 +155,13 @@ def train_and_score(
     if settings.train.auto_find_batch_size:
         _find_batch_size(trainer, run, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
-    _print_waiting(trainer, "training")
+    towers = not isinstance(settings, BaselineSettings)
+    _print_waiting(trainer, "training", towers=towers)
     weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
     scores = None
     if settings.split.score_test:
         journal = run.journal("test", data.scored_test, weights)
-        scores = score_test(trainer, InputDataset(data.scored_test), journal)
+        scores = score_test(trainer, InputDataset(data.scored_test), journal, towers=towers)
     recognizer, kind = trainer.recognizer, run.record.task_kind
     collator = recognizer.scoring_collators[0] if kind == "single" else recognizer.joint_collator  # as in training
     dev_journal = run.journal("dev", data.dev, weights)
@@ -184,20 +185,20 @@ def _find_batch_size(trainer: RecognizerTrainer, run: RunFolder, checkpoint: Pat
         print(sentence(note), flush=True)  # noqa: T201 for the user
 
 
-def _print_waiting(trainer: RecognizerTrainer, doing: str) -> None:
-    towers = not hasattr(trainer.recognizer, "stores")  # of features, as a baseline has; its class is slow to import
+def _print_waiting(trainer: RecognizerTrainer, doing: str, *, towers: bool) -> None:
     line = advice_on(trainer.waiting[doing], doing, trainer.args.dataloader_num_workers, towers=towers)
     if line is not None and trainer.is_world_process_zero():
         print(line, flush=True)  # noqa: T201 for the user
 
 
-def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal) -> Scores:
+def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal, *, towers: bool = True) -> Scores:
     """Scores of the N test inputs by all processes; the first process announces it, since it may take long.
 
     Args:
         trainer: of the recognizer
         inputs: N inputs
         journal: keeps the scores on disk while they are computed
+        towers: as of ``advice_on``
     """
     if not trainer.state.global_step:  # or the training has printed it
         print_speed(trainer.recognizer, trainer.accelerator.mixed_precision)
@@ -205,7 +206,7 @@ def score_test(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJournal
         print(f"scoring {len(inputs)} test utterances", flush=True)  # noqa: T201 for the user
     scores = score_by_trainer(trainer, inputs, journal)
     if "scoring" in trainer.waiting:  # not if the journal has all scores
-        _print_waiting(trainer, "scoring")
+        _print_waiting(trainer, "scoring", towers=towers)
     return scores
 
 

@@ -15,7 +15,7 @@ from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, Predicti
 from lalm_mer.core.extras import install_extra
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.run_record import DEV_METRICS_FILE, RUN_FILE, read_record
+from lalm_mer.core.run_record import DEV_METRICS_FILE, MODEL_FOLDER, RUN_FILE, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import with_interval
 from lalm_mer.launch.config.cross_validation import RunSettings
@@ -32,7 +32,7 @@ _NAME = "search"
 _DEV_ALONE = "split.score_test=false"
 _OF_A_TRIAL = ("split.score_test", "output.dir")
 _FIRST = 3  # failures in a row from the first trial, after which a search ends
-_NOT_KEPT = ("adapter", "model", "checkpoints")
+_NOT_KEPT = ("adapter", MODEL_FOLDER, "checkpoints")
 
 
 @dataclass(frozen=True)

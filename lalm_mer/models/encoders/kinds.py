@@ -21,7 +21,7 @@ from lalm_mer.models.encoders.spectra import LogMel, Mfcc, WaveformBlocks
 from lalm_mer.models.encoders.tfidf import TfidfText
 from lalm_mer.models.encoders.word_vectors import StaticText
 
-__all__ = ["FITTED", "Encoder", "hidden", "load_encoder", "open_audio_encoder", "open_text_encoder"]
+__all__ = ["FITTED", "Encoder", "hashed", "load_encoder", "open_audio_encoder", "open_text_encoder"]
 
 FITTED = "encoder"
 """Folder of a saved model with what its encoders were fitted to"""
@@ -112,7 +112,7 @@ def load_encoder(
     Args:
         settings: its kind and parameters
         folder: of the model, with what ``save`` wrote in its folder ``FITTED``
-        known: its ``settings()`` in training, where ``hidden`` may stand for a value
+        known: its ``settings()`` in training, where ``hashed`` may stand for a value
 
     Raises:
         ModelError: if it cannot be opened, or its weights are not those of training
@@ -126,14 +126,14 @@ def load_encoder(
     if found.get("weights") != known.get("weights"):
         raise ModelError(f"{folder}: the weights of the {modality} encoder are not those of training; pin a revision")
     keys = sorted({*found, *known})
-    if other := [key for key in keys if known.get(key) not in (found.get(key), hidden(found.get(key)))]:
+    if other := [key for key in keys if known.get(key) not in (found.get(key), hashed(found.get(key)))]:
         then, now = (shown({key: each.get(key) for key in other}, 300) for each in (known, found))
         warnings.warn(f"{folder}: trained with the {modality} encoder {then}, found {now}", stacklevel=3)
     return encoder
 
 
-def hidden(value: object) -> dict[str, str]:
-    """What stands for a value of ``Encoder.settings()`` in a model that is shared: its hash."""
+def hashed(value: object) -> dict[str, str]:
+    """The hash of a value of ``Encoder.settings()``, in place of the value in a model that is shared."""
     return {"sha256": hash_json(value)}
 
 

@@ -27,7 +27,7 @@ from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
 from lalm_mer.recognizers.baselines.learnt_text import learnt_embedder, learnt_size
-from lalm_mer.recognizers.baselines.saved import CONFIG, WEIGHTS, load_source, read_saved, require_layers, save_parts
+from lalm_mer.recognizers.baselines.saved import NETWORK, WEIGHTS, load_source, read_saved, require_layers, save_parts
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
 from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
@@ -224,7 +224,7 @@ class BaselineNetwork(nn.Module):
         except LalmMerError:
             raise
         except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{folder / WEIGHTS}: does not fit {CONFIG} ({one_line(error)})") from error
+            raise ModelError(f"{folder / WEIGHTS}: does not fit {NETWORK} ({one_line(error)})") from error
         return network.eval()
 
 

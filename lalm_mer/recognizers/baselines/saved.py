@@ -24,15 +24,15 @@ from lalm_mer.recognizers.baselines.learnt_text import load_tokenizer
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
-    "CONFIG", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "require_layers",
-    "save_parts", "save_source", "write_saved",
+    "NETWORK", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved",
+    "require_layers", "save_parts", "save_source", "write_saved",
 ]  # fmt: skip
 
-CONFIG = "network.json"
+NETWORK = "network.json"
 WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer"
 SAVED_FILES = (
-    CONFIG, WEIGHTS, *(f"{_TOKENIZER}/{name}" for name in TOKENIZER_FILES),
+    NETWORK, WEIGHTS, *(f"{_TOKENIZER}/{name}" for name in TOKENIZER_FILES),
     *(f"{FITTED}/{name}" for name in (*TFIDF_FILES, *WORD_FILES)),
 )  # fmt: skip
 """All files that a saved baseline may have, relative to its folder."""
@@ -83,7 +83,7 @@ def save_source(source: Source, folder: Path) -> None:
 
 def write_saved(folder: Path, saved: SavedNetwork) -> None:
     """Write the file of settings."""
-    write_json(folder / CONFIG, asdict(saved))
+    write_json(folder / NETWORK, asdict(saved))
 
 
 def read_saved(folder: Path) -> SavedNetwork:
@@ -92,7 +92,7 @@ def read_saved(folder: Path) -> SavedNetwork:
     Raises:
         ModelError: if the folder has none
     """
-    file = folder / CONFIG
+    file = folder / NETWORK
     try:
         return parse(SavedNetwork, read_object(file), str(file))
     except PredictionError as error:
@@ -109,7 +109,7 @@ def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
     if modality != AUDIO and text.learnt:
         return load_tokenizer(folder / _TOKENIZER, text)
     if modality not in saved.encoders:
-        raise ModelError(f"{folder / CONFIG}: encoders has no {modality}, which its settings use")
+        raise ModelError(f"{folder / NETWORK}: encoders has no {modality}, which its settings use")
     return load_encoder(saved.settings.encoders[modality], folder, saved.encoders[modality])
 
 
@@ -123,7 +123,7 @@ def require_layers(saved: SavedNetwork, tensors: int) -> None:
     for branch in saved.settings.branches.values():
         parts += [branch.sequence.layers, branch.sequence.conv2d.layers]
     if max(parts) > max(_MOST_LAYERS, tensors):
-        raise ModelError(f"{CONFIG}: has a part of {max(parts)} layers, but {WEIGHTS} has only {tensors} tensors")
+        raise ModelError(f"{NETWORK}: has a part of {max(parts)} layers, but {WEIGHTS} has only {tensors} tensors")
 
 
 def branch_weights(folder: Path, modality: str) -> dict[str, Tensor]:

@@ -150,7 +150,7 @@ class TranscriptBranchSettings(BranchSettings):
     @property
     def name_of_parts(self) -> list[str]:
         """Also the number of turns."""
-        turns = [f"{self.context_turns} turns"] if self.context_turns else []
+        turns = [f"context {self.context_turns}"] if self.context_turns else []
         return [*super().name_of_parts, *turns]
 
     def __post_init__(self) -> None:

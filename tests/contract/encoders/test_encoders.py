@@ -12,10 +12,13 @@ from transformers import AutoModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, ModelError
-from lalm_mer.core.schema import Input
+from lalm_mer.core.names import TRANSCRIPT
+from lalm_mer.core.schema import Input, Turn
 from lalm_mer.models.encoders.kinds import FITTED, load_encoder, open_audio_encoder, open_text_encoder
 from lalm_mer.models.encoders.open_smile import util
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
+from lalm_mer.recognizers.baselines.build import build_network
+from lalm_mer.recognizers.baselines.settings import NetworkSettings, TranscriptBranchSettings
 
 needs_opensmile = pytest.mark.skipif(util.find_spec("opensmile") is None, reason="the acoustic extra is not installed")
 PRETRAINED = ("wav2vec2", "hubert", "wavlm", "whisper", "ast", "clap")
@@ -178,3 +181,17 @@ def test_word_vectors_that_cannot_be_read(tmp_path):
 def test_settings_out_of_range(values, message):
     with pytest.raises(ConfigError, match=message):
         AudioEncoderSettings(**values)
+
+
+def test_the_turns_before_an_utterance_are_stored(text_model, tmp_path):
+    settings = NetworkSettings(
+        modalities=TRANSCRIPT,
+        transcript=TranscriptBranchSettings(encoder=TextEncoderSettings(model=text_model("bert")), context_turns=1),
+    )
+    first, second = Input("u1", TRANSCRIPTS[0], None), Input("u2", TRANSCRIPTS[1], None, context=(Turn("A", "it"),))
+    network = build_network(settings, ("happy", "sad"), [first, second], cache_dir=tmp_path).eval()
+    store = network.stores[TRANSCRIPT]
+    assert len(store) == 3
+    stored = network(**network.joint_collator([first, second]))["log_probs"]
+    network.stores = {}
+    assert_close(network(**network.joint_collator([first, second]))["log_probs"], stored, 1e-5)

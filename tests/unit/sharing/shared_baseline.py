@@ -1,16 +1,14 @@
 """A finished baseline run to share: a real network with random weights, and fabricated predictions."""
 
-import json
 from dataclasses import replace
 
 import torch
-import yaml
-from fabricated import LABELS, fabricated_predictions, fabricated_record, write_history
+from fabricated import LABELS, fabricated_predictions, fabricated_record
+from shared_run import write_protocol, write_results
 from tones import tone_examples
 
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.config.sections import (
     BaselinePartsSettings,
     DataSettings,
@@ -51,13 +49,8 @@ def write_baseline_run(folder, text=SCRATCH, audio=LOG_MEL, *, modalities="audio
     torch.manual_seed(0)
     network = build_network(parts, LABELS, baseline_inputs(), cache_dir=folder.parent / "features")
     network.save_trained(folder / "model")
-    protocol = folder.parent / "speaker_folds.yaml"
-    rule = {"rule": "listed", "column": "speaker", "test": {fold: [f"s{fold}"] for fold in (1, 2, 3)}}
-    task = {"name": "fabricated_4", "labels": {label: [label] for label in LABELS}}
-    content = {"name": "speaker_folds", "version": 1, "source": "tests", "disjoint_in": ["speaker"]}
-    protocol.write_text(yaml.safe_dump(content | {"inline_task": task, "folds": rule}))
+    protocol = write_protocol(folder.parent, {label: [label] for label in LABELS})
     predictions = fabricated_predictions(unscored=1, speakers=4, per_speaker=4)
-    predictions.write(folder / "predictions.parquet")
     settings = BaselineSettings(
         data=DataSettings(str(folder.parent / "data"), transcripts="~/asr.parquet"),
         split=TrainingSplitSettings(str(protocol)),
@@ -69,11 +62,7 @@ def write_baseline_run(folder, text=SCRATCH, audio=LOG_MEL, *, modalities="audio
         config=to_dict(settings), modalities=modalities, base_model=None, method="baseline", recognizer=parts.name,
         notes=(Note(NoteCode.UNSCORED, "test", 1, ("jane_doe_01",), ("40.00 s long",)), Note(NoteCode.SCRATCH_BERT)),
     )  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(record.to_json()))
-    (folder / "metrics.json").write_text(json.dumps(score(predictions)))
-    write_history(folder, 0, 0.6)
-    (folder / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    (folder / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"pickle")
+    write_results(folder, record, predictions)
     return folder
 
 

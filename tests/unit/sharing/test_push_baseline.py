@@ -12,6 +12,7 @@ from planting import MARK, Secrets, leaks, planted
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared_baseline import SECRETS, log_probs, write_baseline_run
+from shared_run import assert_refused
 from transformers import BertConfig, BertModel
 
 from lalm_mer import open_recognizer
@@ -253,10 +254,7 @@ def change_network(run, **values):
 )  # fmt: skip
 def test_a_run_that_may_not_be_shared_is_refused_in_one_line(baseline, tmp_path, spoil, message):
     spoil(baseline)
-    with pytest.raises(LalmMerError, match=message) as caught:
-        assemble(baseline, tmp_path / "out", repo_id="jane/baseline", push_vocabulary=True)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert_refused(baseline, tmp_path / "out", message, "jane/baseline")
 
 
 @pytest.mark.parametrize("name", ["evil/../x", "branches.audio.a b", "more.weight"])
