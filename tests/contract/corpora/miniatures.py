@@ -79,18 +79,21 @@ def _iemocap(root: Path) -> None:
 
 
 def _meld(root: Path) -> None:
-    """Three splits with one dialogue each, whose clips are videos."""
+    """Three splits with one dialogue of all seven emotions each, whose clips are videos."""
     header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
     splits = {"train": "train/train_splits", "dev": "dev_splits_complete", "test": "output_repeated_splits_test"}
-    moods = (("joy", "positive"), ("anger", "negative"), ("neutral", "neutral"), ("sadness", "negative"))
+    moods = (
+        ("joy", "positive"), ("anger", "negative"), ("neutral", "neutral"), ("sadness", "negative"),
+        ("surprise", "positive"), ("disgust", "negative"), ("fear", "negative"),
+    )  # fmt: skip
     root.mkdir(parents=True)
     clip = 0
     for split, folder in splits.items():
         rows = []
-        for turn in range(6):
+        for turn, mood in enumerate(moods):
             who = ("Monica", "Joey")[turn % 2]
             times = ("00:16:16,059", "00:16:21,731")
-            rows.append((turn + 1, f"{_ANY} {turn}, {split}.", who, *moods[turn % 4], 0, turn, 8, 21, *times))
+            rows.append((turn + 1, f"{_ANY} {turn}, {split}.", who, *mood, 0, turn, 8, 21, *times))
             put(root / folder / f"dia0_utt{turn}.mp4", mp4(root, hertz=200 + 20 * clip))
             clip += 1
         put(root / f"{split}_sent_emo.csv", _table(header, rows))
