@@ -147,11 +147,7 @@ def train_and_score(
     trainer.add_callback(SpeedLine(trainer.recognizer, engine.mixed_precision))
     checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
     if checkpoint is not None and run.writes:
-        step = checkpoint.name.rpartition("-")[2]
-        saved = saved_processes(checkpoint)
-        differ = saved not in (None, engine.num_processes)
-        other = f" (of {saved} process(es); random draws, such as dropout, will be others)" if differ else ""
-        print(f"resuming from step {step}: {as_recorded(checkpoint)}{other}", flush=True)  # noqa: T201 for the user
+        _print_resuming(checkpoint, engine)
     if settings.train.auto_find_batch_size:
         _find_batch_size(trainer, run, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -172,6 +168,14 @@ def train_and_score(
     else:
         run.finish(data, scores, on_dev)
     trainer.close()
+
+
+def _print_resuming(checkpoint: Path, engine: Engine) -> None:
+    step = checkpoint.name.rpartition("-")[2]
+    saved = saved_processes(checkpoint)
+    differ = saved not in (None, engine.num_processes)
+    other = f" (of {saved} process(es); random draws, such as dropout, will be others)" if differ else ""
+    print(f"resuming from step {step}: {as_recorded(checkpoint)}{other}", flush=True)  # noqa: T201 for the user
 
 
 def _find_batch_size(trainer: RecognizerTrainer, run: RunFolder, checkpoint: Path | None) -> None:
