@@ -29,7 +29,7 @@ def test_lists_have_values_of_any_type_and_ranges_know_whole_numbers():
         ({"low": 2, "high": 2}, "low is 2, high is 2; expected low < high"),
         ({"low": 0, "high": 2, "log": True}, "low is 0, high is 2; expected 0 < low < high"),
         ({"low": 1, "high": 2, "log": "yes"}, "log is 'yes'; expected true or false"),
-        ({"low": 1, "high": 8, "log": True, "step": 2}, "step is 2; expected more than 0, and no log: true"),
+        ({"low": 1, "high": 8, "log": True, "step": 2}, "step is 2; expected more than 0, and without log: true"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(value, says):
