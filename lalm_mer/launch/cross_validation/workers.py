@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tqdm import tqdm
+
 from lalm_mer.core.errors import BusyError, ModelError
 from lalm_mer.core.output import writing
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.progress import progress
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.launch.cross_validation.plan import PlannedRun
@@ -62,7 +63,8 @@ def run_all(runs: Sequence[PlannedRun], processes: int, logs: Path) -> None:
     """
     failed: dict[str, str] = {}
     left = [run for run in runs if not run.is_finished]
-    with progress(desc="runs", unit="runs", total=len(runs), initial=len(runs) - len(left)) as bar:
+    # In a log the figures alone: a bar that `write` redraws there would not end its line.
+    with tqdm(desc="runs", unit=" runs", total=len(runs), initial=len(runs) - len(left), disable=None) as bar:
         to_start = list(runs)
         while to_start:
             before, pool = len(left), _Pool(_jobs(to_start, processes, logs), processes, failed)
@@ -187,7 +189,7 @@ def _device(slot: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": visible[slot % count]}
 
 
-def _report(runs: Sequence[PlannedRun], bar: Any) -> list[PlannedRun]:  # noqa: ANN401 of tqdm
+def _report(runs: Sequence[PlannedRun], bar: tqdm[Any]) -> list[PlannedRun]:
     """Print the figures of the runs that have ended; returns the others."""
     left = []
     for run in runs:
