@@ -1,4 +1,4 @@
-"""The main job, end to end: prepare a corpus, then zero-shot, LoRA and baseline for each modality, then compare.
+"""The demo, end to end: prepare a corpus, then zero-shot, LoRA and baseline for each modality, then compare.
 
 Every step is a command that you can run by hand; each is printed before it runs. Two runs at a time, with one thread
 each, print to logs/. Finished runs are not repeated, so the demo can be stopped and resumed; remove its folder to start

@@ -1,7 +1,7 @@
 """Linear models: logistic regression or linear SVM of openSMILE functionals, pooled vectors and TF-IDF.
 
-They are the lower bound of every comparison, fitted by scikit-learn in seconds, with the strength of the regularisation
-chosen on dev. Features are stored, so that all folds compute each once.
+They are a reference for every comparison: scikit-learn fits them in seconds, and the strength of the regularisation is
+chosen on dev. Features are computed once for all folds.
 
 Example:
   python recipes/train_linear.py --config recipes/ravdess/linear.yaml linear.audio.feature_set=egemaps split.fold=3

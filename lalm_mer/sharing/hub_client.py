@@ -39,7 +39,7 @@ def calling_hub(what: str, timeout_s: float) -> Iterator[None]:
         timeout_s: longest wait for an answer, or for a part of one, in seconds; a shorter one of huggingface_hub stays
 
     Raises:
-        AdapterError: with the step, the cause, and how to mend it
+        AdapterError: with the step, the cause, and what to do
         ConfigError: if the time is not above 0
     """
     if not timeout_s > 0:

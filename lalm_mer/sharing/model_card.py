@@ -203,7 +203,7 @@ def render_model_card(facts: CardFacts) -> str:
         scored=_scored(metrics),
         metrics=metrics,
         intervals=_intervals(metrics),
-        disjoint_in=", ".join(record.disjoint_in) or "nothing is claimed",
+        disjoint_in=", ".join(record.disjoint_in),
         shared_in=", ".join(record.shared_in) or "nothing",
         unknown_in=", ".join(facts.unknown_in),
         dev_rule=facts.dev_rule,

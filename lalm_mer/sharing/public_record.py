@@ -1,6 +1,6 @@
 """The part of a run's record that is shared: an explicit list of fields, settings, hashes and facts.
 
-Nothing else is shared, so no path, utterance id, speaker or transcript in any field.
+Nothing else is shared, so no field contains a path, an utterance id, a speaker or a transcript.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 PublicRecord = NewType("PublicRecord", RunRecord)
-"""A record that may be shared, the result of ``public_record``."""
+"""A record that may be shared, the result of ``public_record`` or ``public_baseline_record``."""
 
 SHARED_SETTINGS = (
     "seed", "loss.kind", "loss.soft_labels", "loss.focal_gamma", "loss.logit_adjustment", "loss.label_smoothing",

@@ -128,7 +128,7 @@ def _is_member(name: str, settings: CrossValidationSettings) -> bool:
 def _fusions(
     name: str, system: SystemSettings, settings: CrossValidationSettings, rows: Mapping[str, Sequence[PlannedRun]]
 ) -> Iterator[PlannedRun]:
-    """A late fusion for each fold and seed of its members; one of a single seed is a member with every seed."""
+    """A late fusion for each fold and seed of its members; a member of one seed is combined with all of the others."""
     _require_free(name, tuple(system.overrides))
     for member in system.members:
         if member not in rows:
@@ -266,7 +266,7 @@ def folds_of(data: str, protocol: str) -> Folds:
 
 
 def require_one_process(settings: RunSettings, where: str) -> None:
-    """Check that a run has one process: runs follow each other in one, which an engine of several cannot.
+    """Check that a run has one process: a worker makes one run after another in its own process.
 
     Raises:
         ConfigError: beginning with ``where``
@@ -276,6 +276,6 @@ def require_one_process(settings: RunSettings, where: str) -> None:
     found = engine.num_processes or int(read_yaml(Path(file)).get("num_processes", 1))
     if found != 1:
         raise ConfigError(
-            f"{where}key 'engine.accelerate_config': {as_recorded(file)} has {found} processes for a run; here each "
-            "run has one; set that of one process"
+            f"{where}key 'engine.accelerate_config': {as_recorded(file)} has {found} processes; each run of a "
+            "cross-validation has one; name a file with num_processes: 1"
         )

@@ -63,7 +63,7 @@ def run_all(runs: Sequence[PlannedRun], processes: int, logs: Path) -> None:
     """
     failed: dict[str, str] = {}
     left = [run for run in runs if not run.is_finished]
-    # In a log the figures alone: a bar that `write` redraws there would not end its line.
+    # No bar in a log, only figures: `write` would redraw the bar without ending its line.
     with tqdm(desc="runs", unit=" runs", total=len(runs), initial=len(runs) - len(left), disable=None) as bar:
         to_start = list(runs)
         while to_start:

@@ -1,1 +1,1 @@
-"""The fusion baseline after Pepino et al.: acoustic frames and word embeddings."""
+"""Baselines of named parts: encoders, sequence networks, a fusion and a head; by default after Pepino et al. (2020)."""

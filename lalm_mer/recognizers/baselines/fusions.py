@@ -62,7 +62,7 @@ class Concatenation(Fusion):
 
 
 class Gated(Fusion):
-    """Gated multimodal unit: each feature is a mixture of two branches, whose weights both determine.
+    """Gated multimodal unit: each feature is a weighted mean of both branches, with weights computed from both.
 
     References:
         Arevalo et al., "Gated multimodal units for information fusion", ICLR workshop 2017.
@@ -104,7 +104,7 @@ class Attention(Fusion):
 
 
 class CrossModal(Fusion):
-    """Transformers from the sequence of each branch to that of the other: the means of both over time.
+    """Each sequence attends to the other one by transformer layers, whose outputs are averaged over time.
 
     The vectors of the branches are concatenated with these means, so that the head has at least the inputs that it has
     with a concatenation.
@@ -161,7 +161,7 @@ class _CrossLayer(nn.Module):
 
 
 class Bilinear(Fusion):
-    """Low-rank bilinear fusion: products of linear maps of both vectors, each with a one, summed over the rank.
+    """Low-rank bilinear fusion: products of linear maps of both vectors, each extended by a one, summed over the rank.
 
     References:
         Liu et al., "Efficient low-rank multimodal fusion with modality-specific factors", ACL 2018.

@@ -174,7 +174,7 @@ def train_tokenizer(transcripts: Iterable[str], settings: ScratchSettings | Embe
     )
     words.train_from_iterator(transcripts, trainer)
     if words.get_vocab_size() == len(_SPECIAL):
-        raise CorpusError("no transcript to train the scratch tokenizer on; does the train split have transcripts?")
+        raise CorpusError("no transcript to train the tokenizer on; does the train split have transcripts?")
     return _word_tokenizer(words.get_vocab(), settings.max_tokens)
 
 

@@ -44,7 +44,7 @@ class BaselineNetwork(nn.Module):
         settings: its parts
         sources: modality -> what its branch reads, for the modalities of the settings
         kind: ``single``, ``multi`` (a sigmoid for each label) or ``scalar`` (numbers)
-        ranges: lowest and highest value of each number; its untrained output is about the middle
+        ranges: lowest and highest value of each number; before training, the output is near the middle
 
     Raises:
         ConfigError: if ``sources`` has other modalities
@@ -160,7 +160,7 @@ class BaselineNetwork(nn.Module):
 
         Returns:
             ``log_probs`` (B, K); with ``truth`` (B,), index of the true label, also ``losses`` (B,), cross-entropy, and
-            ``items`` (B,), which are ones. Of other kinds than ``single`` ``scores`` (B, T): logits, or numbers
+            ``items`` (B,), which are ones. For other kinds, ``scores`` (B, T): logits or numbers
         """
         given = {AUDIO: (audio, audio_lengths), TRANSCRIPT: (transcript, transcript_lengths)}
         encoded = {}

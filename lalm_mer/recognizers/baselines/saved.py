@@ -36,7 +36,7 @@ SAVED_FILES = (
     *(f"{FITTED}/{name}" for name in (*TFIDF_FILES, *WORD_FILES)),
 )  # fmt: skip
 """All files that a saved baseline may have, relative to its folder."""
-_MOST_LAYERS = 64  # of settings that may not be used
+_MOST_LAYERS = 64  # always allowed, since parts that are not used also have a number of layers
 
 
 @dataclass(frozen=True)
