@@ -73,7 +73,8 @@ def assemble(
 
     Raises:
         AdapterError: if the run is unfinished, trained neither an adapter nor a baseline, or used simulated
-            transcripts, its weights are not in safetensors, the vocabulary may not be shared, or a field has other content than expected
+            transcripts, its weights are not in safetensors, the vocabulary may not be shared, or a field has other
+            content than expected
         ConfigError: if the prompt or the protocol has changed since, a name is wrong, or ``out`` is not empty
         ModelError: if a file of a baseline is missing or malformed
         PredictionError: if the run folder is malformed
