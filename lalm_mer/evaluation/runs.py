@@ -17,11 +17,11 @@ from lalm_mer.core.names import ADAPTERS
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
-from lalm_mer.evaluation.predictions import PREDICTIONS_FILE, Predictions
+from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE, Predictions
 from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
 from lalm_mer.evaluation.target_statistics import values_by_seed
 
-__all__ = ["Run", "read_run"]
+__all__ = ["Run", "read_dev_predictions", "read_run"]
 
 _AGREEMENT = 1e-6
 _HISTORY = ("step", "epoch", "split", "loss")
@@ -77,6 +77,25 @@ def read_run(folder: Path) -> Run:
         metrics = read_object(folder / METRICS_FILE)
         _check_metrics(metrics, predictions.of_condition(record.condition), folder / METRICS_FILE)
     return Run(as_recorded(folder), record, predictions, history, metrics)
+
+
+def read_dev_predictions(run: Run, folder: Path) -> Predictions | None:
+    """Dev predictions of a run in its own condition; None if it has none.
+
+    Raises:
+        PredictionError: if they are malformed, disagree with run.json, or contain an utterance of the test set
+    """
+    file = folder / DEV_PREDICTIONS_FILE
+    if not file.is_file():
+        return None
+    dev = Predictions.read(file)
+    _check_agreement(run.record, dev)
+    tested = set(run.predictions.frame["utterance_id"])
+    if both := tested.intersection(dev.frame["utterance_id"]):
+        raise PredictionError(
+            f"{file}: utterance {min(both)!r} is also in the test set ({len(both)} such); train or score it again"
+        )
+    return dev.of_condition(run.record.condition)
 
 
 def _check_agreement(record: RunRecord, predictions: Predictions) -> None:

@@ -17,14 +17,14 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from lalm_mer.core.errors import CorpusError, PredictionError
+from lalm_mer.core.errors import CorpusError, ModelError, PredictionError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.prediction_checks import prefix_of
 
 __all__ = [
     "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TargetCollator", "TrainingCollator",
-    "as_scores", "kind_of", "scores_of", "targets_of", "true_indices",
+    "as_scores", "kind_of", "require_numbers", "scores_of", "targets_of", "true_indices",
 ]  # fmt: skip
 
 Batch = dict[str, Tensor]
@@ -161,6 +161,24 @@ def targets_of(recognizer: Any) -> tuple[str, ...]:  # noqa: ANN401 a Recognizer
 def scores_of(output: Batch) -> Tensor:
     """``log_probs`` of labels, or ``scores`` of targets, in the output of a recognizer."""
     return output["log_probs"] if "log_probs" in output else output["scores"]
+
+
+def require_numbers(scores: npt.NDArray[np.floating], where: str) -> None:
+    """Check that no score of a model is NaN, since a figure computed from such scores means nothing.
+
+    Args:
+        scores: (N, ...) scores of N utterances, as a model gave them
+        where: what was scored, for the error
+
+    Raises:
+        ModelError: naming the number of utterances
+    """
+    found = np.isnan(scores).reshape(len(scores), -1).any(axis=1)
+    if found.any():
+        raise ModelError(
+            f"{where}: the model gives NaN in place of a score for {int(found.sum())} of {len(found)} utterances; its "
+            "training diverged (lower the learning rate), its weights are damaged, or float16 overflows (use bfloat16)"
+        )
 
 
 class LabelledCollator:

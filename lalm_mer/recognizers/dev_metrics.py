@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.evaluation.target_metrics import target_values
-from lalm_mer.recognizers.base import as_scores
+from lalm_mer.recognizers.base import as_scores, require_numbers
 
 __all__ = ["dev_metrics"]
 
@@ -25,7 +25,11 @@ def dev_metrics(
         targets: the K labels, or the T numbers
         truth: (N, T) targets; of a ``single`` task also (N, 1), the index of each label
         scores: (N, T) log-probabilities, logits of the labels, or numbers
+
+    Raises:
+        ModelError: if a score is NaN
     """
+    require_numbers(scores, "dev")
     if kind != "single":
         values = target_values(kind, truth, as_scores(kind, scores))
         return {name: float(of_targets.mean()) for name, of_targets in values.items()}

@@ -6,17 +6,18 @@ computes the tokens of the true answer alone. Every other loss is here, and is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import LOSSES_OF
 from lalm_mer.recognizers.base import Batch
 
-__all__ = ["SMALLEST_CCC_BATCH", "Loss", "concordance"]
+__all__ = ["SMALLEST_CCC_BATCH", "Loss", "concordance", "require_finite"]
 
 SMALLEST_CCC_BATCH = 8
 """Fewer examples give a correlation of little meaning: that of two is -1, 0 or 1."""
@@ -146,3 +147,21 @@ def _binary(logits: Tensor, target: Tensor, gamma: float, weights: Tensor | None
     if weights is not None:
         terms = terms * torch.where(target > 0, weights.to(target.device), torch.ones_like(target))
     return terms.mean(dim=1)
+
+
+def require_finite(loss: float, step: int, learning_rate: float) -> None:
+    """Check that training has not diverged; the weights of a model with such a loss are lost.
+
+    Args:
+        loss: mean over the last steps
+        step: the last one
+        learning_rate: the highest one, for the error
+
+    Raises:
+        ModelError: if the loss is infinite or NaN
+    """
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"training: the loss is {loss} at step {step}; expected a finite number; lower train.learning_rate "
+            f"({learning_rate:g}) or the values of sections loss and baseline, and remove the run folder"
+        )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lalm_mer.core.appended_lines import AppendedLines
 from lalm_mer.core.provenance import hash_json
+from lalm_mer.recognizers.base import require_numbers
 
 __all__ = ["NO_POSITION", "PART_S", "ArrivingScores", "ScoreJournal"]
 
@@ -112,13 +113,19 @@ class ArrivingScores:
             self.move()
 
     def move(self) -> None:
-        """Move all batches into the journal."""
+        """Move all batches into the journal.
+
+        Raises:
+            ModelError: if a score is NaN
+        """
         if self._batches:
             positions = torch.cat([batch for batch, _ in self._batches]).cpu()
             log_probs = torch.cat([batch for _, batch in self._batches]).cpu()
             given = positions != NO_POSITION
             moved = positions[given].tolist()
-            self._journal.add(moved, np.asarray(log_probs[given], dtype=np.float64))
+            scores = np.asarray(log_probs[given], dtype=np.float64)
+            require_numbers(scores, "scoring")
+            self._journal.add(moved, scores)
             self.positions += moved
         self._batches, self._moved = [], time.monotonic()
 

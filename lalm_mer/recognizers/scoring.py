@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Batch, Scores, as_scores, kind_of, scores_of, targets_of
+from lalm_mer.recognizers.base import Batch, Scores, as_scores, kind_of, require_numbers, scores_of, targets_of
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
@@ -114,4 +114,6 @@ def _by_prompt(log_probs: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float6
 def _log_probs(module: nn.Module, batch: Batch) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
         log_probs = scores_of(run_batch(module, batch))
-    return np.asarray(log_probs.float().cpu(), dtype=np.float64)
+    scores = np.asarray(log_probs.float().cpu(), dtype=np.float64)
+    require_numbers(scores, "scoring")
+    return scores

@@ -37,7 +37,7 @@ from lalm_mer.recognizers.batch_size import largest_divisor, leaving_no_trace
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
 from lalm_mer.recognizers.dev_metrics import dev_metrics
 from lalm_mer.recognizers.loaders import POSITION, Examples, Inputs, LoadingTrainer
-from lalm_mer.recognizers.losses import Loss
+from lalm_mer.recognizers.losses import Loss, require_finite
 from lalm_mer.recognizers.order import longest_first
 from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
@@ -205,7 +205,8 @@ class RecognizerTrainer(LoadingTrainer):
         loss.backward()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 as in transformers
-        """Log, with the time spent waiting for data since the last row of the training loss."""
+        """Log a loss that is finite, with the time spent waiting for data since the last one."""
+        require_finite(logs.get("loss", 0.0), self.state.global_step, self.args.learning_rate)
         super().log({**logs, **self._waiting.since_last()} if "loss" in logs else logs, *args, **kwargs)
 
     def save_trained(self, folder: Path) -> None:

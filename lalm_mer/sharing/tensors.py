@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -34,5 +35,13 @@ def check_tensor_names(file: Path) -> list[str]:
 
 
 def copy_tensors(file: Path, out: Path) -> None:
-    """Write the tensors of a file to another one, with the metadata ``format`` alone."""
-    save_file(load_file(file), out, metadata={"format": "pt"})
+    """Write the tensors of a file to another one, with the metadata ``format`` alone.
+
+    Raises:
+        AdapterError: if a tensor is not finite
+    """
+    tensors = load_file(file)
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise AdapterError(f"{file}: tensor {name} has values that are not finite; its training diverged")
+    save_file(tensors, out, metadata={"format": "pt"})

@@ -85,7 +85,13 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
     for modality, folder in _starts(settings).items():
         _require_same_fold(folder, modality, settings, hashes)
-        hashes[f"start_{modality}"] = hash_file(folder / MODEL_FOLDER / WEIGHTS)
+        weights = folder / MODEL_FOLDER / WEIGHTS
+        if not weights.is_file():
+            raise ConfigError(
+                f"key 'baseline.{modality}.start_from': {as_recorded(folder)} has no {MODEL_FOLDER}/{WEIGHTS}; "
+                "expected the folder of a finished run of a baseline"
+            )
+        hashes[f"start_{modality}"] = hash_file(weights)
     settings = with_folder(
         settings,
         corpus=source.folded.corpus.name,

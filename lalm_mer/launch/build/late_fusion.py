@@ -29,7 +29,7 @@ from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS, Floats
 from lalm_mer.evaluation.prediction_checks import prefix_of
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE, EvaluatedSplit, Predictions
-from lalm_mer.evaluation.runs import Run, read_run
+from lalm_mer.evaluation.runs import Run, read_dev_predictions, read_run
 from lalm_mer.launch.build.defaults import with_folder
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.recognizers.late_fusion.rules import FITTED_RULES, FusionRule, fit_rule
@@ -37,6 +37,7 @@ from lalm_mer.recognizers.late_fusion.rules import FITTED_RULES, FusionRule, fit
 __all__ = ["Fused", "OpenedLateFusion", "open_late_fusion"]
 
 _SAME = ("corpus", "protocol", "protocol_version", "fold", "task", "condition")
+_OF_UTTERANCES = ("speaker", "truth")
 _OF_MEMBERS = (NoteCode.UNSCORED, NoteCode.FOUND_BATCH_SIZE, NoteCode.FITTED_ON_DEV)
 """Notes of members that say nothing about their fusion"""
 
@@ -114,9 +115,9 @@ class OpenedLateFusion:
         """Dev predictions of all members; None if one has none and the rule needs none."""
         tables = []
         for run, folder in zip(self.members, self.settings.fusion.members, strict=True):
-            file = Path(folder) / DEV_PREDICTIONS_FILE
-            if file.is_file():
-                tables.append(Predictions.read(file).of_condition(self.record.condition))
+            found = read_dev_predictions(run, Path(folder))
+            if found is not None:
+                tables.append(found)
             elif self.settings.fusion.rule in FITTED_RULES:
                 how = "score it in a new folder with scoring.dev=true" if run.history.empty else "train it again"
                 raise ConfigError(
@@ -136,23 +137,11 @@ class OpenedLateFusion:
         return Predictions.from_scores(split, rule.combine(log_probs))
 
     def _aligned(self, tables: Sequence[Predictions]) -> tuple[dict[str, list[Any]], Floats]:
-        """Columns of all utterances that any table has, in order of their ids, and the log-probabilities, (M, N, K)."""
-        rows: dict[str, tuple[Any, str]] = {}
-        for table, run in zip(tables, self.members, strict=True):
-            for name, speaker, truth in table.frame[["utterance_id", "speaker", "truth"]].itertuples(index=False):
-                if rows.setdefault(name, (speaker, truth))[1] != truth:
-                    raise ConfigError(
-                        f"key 'fusion.members': utterance {name!r} has truth {truth!r} in {run.name} and "
-                        f"{rows[name][1]!r} in {self.members[0].name}; fuse runs of one task and corpus"
-                    )
-        ids = sorted(rows)
+        """Columns of the utterances, in order of their ids, and the log-probabilities, (M, N, K)."""
+        ids = _same_utterances(tables, self.members)
         found = [_log_probs(each, ids, self.record.labels, self.settings.fusion.rule) for each in tables]
-        columns = {
-            "utterance_id": ids,
-            "speaker": [rows[name][0] for name in ids],
-            "truth": [rows[name][1] for name in ids],
-        }
-        return columns, np.stack(found)
+        rows = tables[0].frame.set_index("utterance_id").loc[ids]
+        return {"utterance_id": ids, **{key: rows[key].tolist() for key in _OF_UTTERANCES}}, np.stack(found)
 
 
 def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
@@ -175,6 +164,7 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
             )
         members.append(run)
     _require_same(members)
+    _require_distinct(settings)
     modalities = modalities_of(
         audio=any(uses_audio(run.record.modalities) for run in members),
         transcript=any(uses_transcript(run.record.modalities) for run in members),
@@ -191,9 +181,33 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
     return OpenedLateFusion(settings, replace(record, config=to_dict(settings)), tuple(members))
 
 
+def _same_utterances(tables: Sequence[Predictions], members: Sequence[Run]) -> list[str]:
+    """Ids of the utterances, sorted, which all tables have with the same speaker and truth.
+
+    Raises:
+        ConfigError: naming an utterance and two members that differ in it
+    """
+    first = tables[0].frame.set_index("utterance_id")
+    for table, run in zip(tables[1:], members[1:], strict=True):
+        found = table.frame.set_index("utterance_id")
+        if different := set(first.index) ^ set(found.index):
+            raise ConfigError(
+                f"key 'fusion.members': {table.source} and {tables[0].source} do not have the same utterances: "
+                f"{min(different)!r} is in one only ({len(different)} such); fuse runs on the same utterances"
+            )
+        for key in _OF_UTTERANCES:
+            one, other = first[key].fillna(""), found.loc[first.index, key].fillna("")
+            if (differs := one[one != other]).size:
+                name = differs.index[0]
+                raise ConfigError(
+                    f"key 'fusion.members': utterance {name!r} has {key} {other[name]!r} in {run.name} and "
+                    f"{one[name]!r} in {members[0].name}; fuse runs of one task and corpus"
+                )
+    return sorted(first.index)
+
+
 def _require_same(members: Sequence[Run]) -> None:
     first = members[0]
-    ids = _ids(first)
     for run in members[1:]:
         differing = [(key, getattr(first.record, key), getattr(run.record, key)) for key in _SAME]
         differing += [(f"hash of {key}", first.record.hashes[key], run.record.hashes[key]) for key in ("data", "folds")]
@@ -204,15 +218,20 @@ def _require_same(members: Sequence[Run]) -> None:
                     f"key 'fusion.members': {first.name} and {run.name} differ in {key} ({one} and {other}); fuse runs "
                     "on the same utterances"
                 )
-        if different := ids ^ _ids(run):
+    _same_utterances([run.predictions.of_condition(run.record.condition) for run in members], members)
+
+
+def _require_distinct(settings: LateFusionSettings) -> None:
+    """No run counts twice, under whatever path."""
+    seen: dict[str, str] = {}
+    for member in settings.fusion.members:
+        digest = hash_file(Path(member) / PREDICTIONS_FILE)
+        if digest in seen:
             raise ConfigError(
-                f"key 'fusion.members': utterance {min(different)!r} is in the test set of {first.name} or of "
-                f"{run.name} only ({len(different)} such); fuse runs on the same utterances"
+                f"key 'fusion.members': {as_recorded(Path(member))} and {seen[digest]} have the same predictions; give "
+                "each run once"
             )
-
-
-def _ids(run: Run) -> set[str]:
-    return set(run.predictions.of_condition(run.record.condition).frame["utterance_id"])
+        seen[digest] = as_recorded(Path(member))
 
 
 def _record(settings: LateFusionSettings, members: Sequence[Run], modalities: str) -> RunRecord:

@@ -307,6 +307,7 @@ def _arguments(
         "ddp_backend": "gloo" if settings.use_cpu and engine.num_processes > 1 else None,
         "deepspeed": engine.deepspeed_config_file,
         "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,  # a loss that is not finite ends the training
         "report_to": passed.get("report_to") or "none",
         "disable_tqdm": not sys.stderr.isatty(),
         "seed": seed,

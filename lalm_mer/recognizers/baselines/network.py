@@ -10,8 +10,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, one_line
@@ -27,7 +26,15 @@ from lalm_mer.recognizers.baselines.branches import Branch
 from lalm_mer.recognizers.baselines.collator import BaselineCollator, Source
 from lalm_mer.recognizers.baselines.fusions import Encoded, fusion_of
 from lalm_mer.recognizers.baselines.learnt_text import learnt_embedder, learnt_size
-from lalm_mer.recognizers.baselines.saved import NETWORK, WEIGHTS, load_source, read_saved, require_layers, save_parts
+from lalm_mer.recognizers.baselines.saved import (
+    NETWORK,
+    WEIGHTS,
+    load_source,
+    read_saved,
+    read_weights,
+    require_layers,
+    save_parts,
+)
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
 from lalm_mer.recognizers.normalisation import SpeakerNormalisation
 
@@ -213,17 +220,21 @@ class BaselineNetwork(nn.Module):
         """
         saved = read_saved(folder)
         try:
-            weights = load_file(folder / WEIGHTS)
+            weights = read_weights(folder)
             sources = {modality: load_source(saved, modality, folder) for modality in saved.settings.branches}
             build = partial(cls, saved.labels, saved.settings, sources, kind=saved.kind, ranges=saved.ranges)
             require_layers(saved, len(weights))
             with torch.device("meta"):  # the sizes of any network are compared before it takes memory
-                build().load_state_dict({name: value.to("meta") for name, value in weights.items()})
+                expected = build()
+                expected.load_state_dict({name: value.to("meta") for name, value in weights.items()})
+            for name, value in expected.state_dict().items():
+                if weights[name].dtype != value.dtype:  # load_state_dict would convert it
+                    raise TypeError(f"{name} is {weights[name].dtype}, expected {value.dtype}")
             network = build()
             network.load_state_dict(weights)
         except LalmMerError:
             raise
-        except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        except (OSError, TypeError, LookupError, RuntimeError) as error:
             raise ModelError(f"{folder / WEIGHTS}: does not fit {NETWORK} ({one_line(error)})") from error
         return network.eval()
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,7 +25,7 @@ from lalm_mer.recognizers.baselines.learnt_text import load_tokenizer
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
-    "NETWORK", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved",
+    "NETWORK", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "read_weights",
     "require_layers", "save_parts", "save_source", "write_saved",
 ]  # fmt: skip
 
@@ -126,6 +127,25 @@ def require_layers(saved: SavedNetwork, tensors: int) -> None:
         raise ModelError(f"{NETWORK}: has a part of {max(parts)} layers, but {WEIGHTS} has only {tensors} tensors")
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved baseline.
+
+    Raises:
+        ModelError: if the file cannot be read, or has a tensor that is not finite
+    """
+    file = folder / WEIGHTS
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: cannot be read ({one_line(error)}); expected the weights of a baseline") from error
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ModelError(
+                f"{file}: tensor {name} has values that are not finite; its training diverged, or the file is damaged"
+            )
+    return weights
+
+
 def branch_weights(folder: Path, modality: str) -> dict[str, Tensor]:
     """The weights of one branch of a saved baseline, with names as in the branch.
 
@@ -133,11 +153,9 @@ def branch_weights(folder: Path, modality: str) -> dict[str, Tensor]:
         ModelError: if the file cannot be read, or has no such branch
     """
     prefix = f"branches.{modality}."
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS}: cannot be read ({one_line(error)})") from error
-    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    found = {
+        name.removeprefix(prefix): value for name, value in read_weights(folder).items() if name.startswith(prefix)
+    }
     if not found:
         raise ModelError(f"{folder}: has no branch of {modality}; expected a baseline that uses it")
     return found

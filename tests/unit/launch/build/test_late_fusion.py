@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,14 +37,18 @@ def member(tmp_path, monkeypatch):
         )
         test.write(folder / "predictions.parquet")
         if dev:
-            fabricated_predictions(skill=skill, stream=stream, per_speaker=20, labels=record.labels).write(
-                folder / "dev_predictions.parquet"
-            )
+            of_dev(skill=skill, stream=stream, labels=record.labels).write(folder / "dev_predictions.parquet")
         (folder / "run.json").write_text(json.dumps(record.to_json()))
         (folder / "metrics.json").write_text(json.dumps(score(test)))
         return name
 
     return make
+
+
+def of_dev(**options):
+    """Predictions of utterances that are in no test set."""
+    table = fabricated_predictions(per_speaker=20, **options)
+    return Predictions(table.frame.assign(utterance_id="dev_" + table.frame["utterance_id"]), table.labels)
 
 
 @pytest.fixture
@@ -147,7 +152,7 @@ def _predicted(name):
         ({"fold": 2}, "one and two differ in fold (1 and 2)"),
         ({"labels": ("angry", "happy")}, "one and two differ in labels"),
         ({"condition": "audio_swapped"}, "one and two differ in condition (none and audio_swapped)"),
-        ({"predictions": fabricated_predictions(speakers=3)}, "is in the test set of one or of two only (24 such)"),
+        ({"predictions": fabricated_predictions(speakers=3)}, "is in one only (24 such); fuse runs on"),
     ],
 )
 def test_members_of_other_utterances_are_refused(changed, expected, member, fuse):
@@ -156,6 +161,28 @@ def test_members_of_other_utterances_are_refused(changed, expected, member, fuse
         table = fabricated_predictions(fold=of.fold, labels=of.labels, condition=of.condition)
         changed = changed | {"predictions": table, "dev": False}
     assert expected in fuse(member("one", 1), member("two", 2, **changed))
+
+
+@pytest.mark.parametrize("rule", ["mean", "stacking"])
+def test_dev_of_other_utterances_or_of_the_test_set_is_refused(rule, member, fuse):
+    member("one", 1)
+    part = of_dev(stream=2)
+    Predictions(part.frame[4:].reset_index(drop=True), part.labels).write(
+        Path(member("two", 2)) / "dev_predictions.parquet"
+    )
+    assert "'dev_f1u000' is in one only (4 such); fuse runs on the same utterances" in fuse("one", "two", rule=rule)
+    shutil.copy(Path(member("three", 3)) / "predictions.parquet", "three/dev_predictions.parquet")
+    assert "three/dev_predictions.parquet: utterance 'f1u000' is also in the test set (96 such)" in fuse(
+        "one", "three", rule=rule
+    )
+
+
+def test_a_run_counts_once_and_speakers_agree(member, fuse, tmp_path):
+    shutil.copytree(member("one", 1), "copy")
+    assert "copy and one have the same predictions; give each run once" in fuse("one", "copy")
+    other = Predictions.read(Path(member("two", 2)) / "predictions.parquet")
+    Predictions(other.frame.assign(speaker="s1"), other.labels).write(Path("two/predictions.parquet"))
+    assert "utterance 'f1u000' has speaker 's1' in two and 'f1s0' in one; fuse runs of one task" in fuse("one", "two")
 
 
 def test_what_is_no_finished_run_or_only_one_is_refused(member, fuse, tmp_path):
