@@ -154,6 +154,9 @@ def _fusions(
         own = (f"fusion.members=[{named}]", f"seed={seed}", f"output.dir={as_recorded(folder)}")
         overrides = (*system.overrides, *own)
         run = _load_late_fusion(name, system, overrides)
+        if run.fusion.name is None:  # by default it contains the whole name of each member
+            overrides = (*overrides, f"fusion.name={run.fusion.rule} of {' and '.join(system.members)}")
+            run = _load_late_fusion(name, system, overrides)
         after = tuple(dict.fromkeys([*system.after, *(each.system for each in runs)]))
         yield PlannedRun(name, name, LATE_FUSION, run, ("--config", system.config, *overrides), first.sizes, after)
 
