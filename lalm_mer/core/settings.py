@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ class Setting:
         elif value is not None and value != self.also_allowed and not self._allows(value):
             null = type(None) in typing.get_args(self.type)
             if self.choices is None:
-                expected = self._range() + (", or null" if null else "")
+                expected = (self._range() or "a finite number") + (", or null" if null else "")
             else:
                 words = [*map(str, self.allowed), *(["null"] if null else [])]
                 expected = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
@@ -98,7 +99,8 @@ class Setting:
 
     def _allows(self, value: Any) -> bool:  # noqa: ANN401 of any type
         return (
-            (self.choices is None or value in self.allowed)
+            (not isinstance(value, float) or math.isfinite(value))
+            and (self.choices is None or value in self.allowed)
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from lalm_mer.core.appended_lines import AppendedLines
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.recognizers.base import require_numbers
 
 __all__ = ["NO_POSITION", "PART_S", "ArrivingScores", "ScoreJournal"]
 
@@ -113,19 +112,13 @@ class ArrivingScores:
             self.move()
 
     def move(self) -> None:
-        """Move all batches into the journal.
-
-        Raises:
-            ModelError: if a score is NaN
-        """
+        """Move all batches into the journal."""
         if self._batches:
             positions = torch.cat([batch for batch, _ in self._batches]).cpu()
             log_probs = torch.cat([batch for _, batch in self._batches]).cpu()
             given = positions != NO_POSITION
             moved = positions[given].tolist()
-            scores = np.asarray(log_probs[given], dtype=np.float64)
-            require_numbers(scores, "scoring")
-            self._journal.add(moved, scores)
+            self._journal.add(moved, np.asarray(log_probs[given], dtype=np.float64))
             self.positions += moved
         self._batches, self._moved = [], time.monotonic()
 

@@ -30,13 +30,18 @@ def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJ
         trainer: of the recognizer
         inputs: N inputs
         journal: keeps the scores on disk; those that it has are not computed again
+
+    Raises:
+        ModelError: if a score is NaN
     """
     recognizer = trainer.recognizer
     kind, targets = kind_of(recognizer), targets_of(recognizer)
-    if kind != "single":
-        return Scores(kind, targets, as_scores(kind, trainer.score(inputs, recognizer.joint_collator, journal)))
     collator, content_free = recognizer.joint_collator, recognizer.content_free
-    log_probs = _by_prompt(trainer.score(inputs, collator, journal))
+    scores = trainer.score(inputs, collator, journal)
+    require_numbers(scores, "scoring")
+    if kind != "single":
+        return Scores(kind, targets, as_scores(kind, scores))
+    log_probs = _by_prompt(scores)
     empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
     return Scores(kind, targets, average_prompts(log_probs, empty))
 

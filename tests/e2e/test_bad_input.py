@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
+from small_runs import small_baseline
 
+from lalm_mer.cli import main
 from lalm_mer.core.errors import ConfigError, LalmMerError
 
 
@@ -253,3 +256,25 @@ def test_errors_of_preparation_and_tiny_models_are_one_line(workplace, capsys, t
     config = ["--config", str(workplace.folder / "tiny.yaml"), f"output.dir={tmp_path / 'model'}"]
     assert workplace.script("recipes/build_tiny_model.py", *config, "family=qwen9") == 1
     assert "qwen9" in only_line(capsys.readouterr().err)
+
+
+def test_a_training_that_diverges_and_weights_that_are_not_finite_have_no_figures(workplace, refused, tmp_path, capsys):
+    file = tmp_path / "baseline.yaml"
+    file.write_text(yaml.safe_dump(small_baseline(workplace)))
+    for diverges in ("train.learning_rate=1e30", "loss={kind: focal, focal_gamma: 1e300}"):
+        out = tmp_path / diverges[:5]
+        line = refused("train_baseline", diverges, config=file, out=out)
+        assert "lower" in line
+        assert "NaN" in line or "the loss is nan" in line
+        assert not (out / "metrics.json").exists()
+    assert "'train.learning_rate'" in refused("train_baseline", "train.learning_rate=1e400", config=file)
+
+    run = tmp_path / "trained"
+    assert workplace.script("recipes/train_baseline.py", "--config", str(file), f"output.dir={run}") == 0
+    clip = min((workplace.folder / "clips").rglob("*.wav"))
+    weights = load_file(run / "model/model.safetensors")
+    weights["head.bias"][0] = float("nan")
+    save_file(weights, run / "model/model.safetensors")
+    capsys.readouterr()
+    assert main(["predict", str(clip), "--transcript", "fine", "--run", str(run)]) == 1
+    assert "tensor head.bias has values that are not finite" in only_line(capsys.readouterr().err)

@@ -150,7 +150,9 @@ def test_durations_are_predicted_before_the_first_run(config, workplace, capsys,
     ("overrides", "says"),
     [
         (["folds=[4]"], "key 'folds': 4; protocol synthetic_beeps_3fold of system zero_shot has [1, 2, 3]"),
-        (["seeds=[1,1]"], "key 'seeds': [1, 1] has a number twice"),
+        (["seeds=[1,1]"], "key 'seeds': [1, 1] has a value twice"),
+        (["systems={small: {seeds: [0, 0]}}"], "key 'systems.small.seeds': [0, 0] has a value twice"),
+        (["systems={small: {modalities: []}}"], "key 'systems.small.modalities': is empty; name at least one"),
         (["only=[large]"], "key 'only': 'large'; the systems are zero_shot, small, fused"),
         (
             ["systems={fused: {members: [small, large]}}"],
@@ -163,6 +165,7 @@ def test_durations_are_predicted_before_the_first_run(config, workplace, capsys,
             ["overrides=[split.fold=2]"],
             "system zero_shot: override 'split.fold=2': each run has its own split.fold, seed",
         ),
+        (['overrides=["output={dir: x}"]'], "system zero_shot: override 'output={dir: x}': each run has its own"),
         (["overrides=[model.famly=clap]"], "system zero_shot: override 'model.famly=clap': unknown key"),
         (
             ["overrides=[prompt.file=prompts/audio.yaml]"],

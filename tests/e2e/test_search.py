@@ -115,6 +115,7 @@ def test_a_trial_that_fails_is_in_the_table_and_all_that_fail_are_an_error(workp
         (["space={output.dir: [a, b]}"], "key 'output.dir': each trial has its own"),
         (["overrides=[train.learning_rate=1]"], "key 'space.train.learning_rate': overrides has a value of it too"),
         (["recipe=zero_shot"], "key 'recipe': 'zero_shot'; expected "),
+        (["metric=uhr"], "key 'metric': 'uhr'; expected one of uar, weighted_accuracy, macro_f1"),
         (
             ["space={baseline.transcript.encoder.scratch.size: {low: 8}}"],
             "an override has a list where the file has a mapping, or vice",
@@ -127,3 +128,19 @@ def test_a_mistake_is_one_line_before_anything_runs(overrides, says, workplace, 
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("config")
+def test_a_file_that_is_no_study_is_one_line(workplace, tmp_path, capsys):
+    (tmp_path / "study.db").write_bytes(b"no database, and longer than the header of one" * 9)
+    assert workplace.again(RECIPE, f"output.dir={tmp_path}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: key 'output.dir': {tmp_path / 'study.db'} cannot be read as a study of Optuna")
+
+
+@pytest.mark.usefixtures("config")
+def test_a_training_that_diverges_is_a_trial_that_failed(workplace, tmp_path, capsys):
+    space = "space={train.learning_rate: {low: 1e30, high: 2e30}, baseline.transcript.encoder.scratch.size: [8, 16]}"
+    assert workplace.again(RECIPE, f"output.dir={tmp_path}", space, "trials=1") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: all 1 trials failed: dev: the model gives NaN in place of a score for 20 of 20 ")

@@ -34,7 +34,7 @@ LATE_FUSION = "late_fusion"
 TRAINING_RECIPES = ("finetune", "train_baseline", "train_linear")
 """Those that train, and select on dev."""
 
-_NAME = re.compile(r"\w[\w.-]*")
+_NAME = re.compile(r"\w[\w.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class CrossValidationSettings:
 def require_systems(
     systems: Mapping[str, SystemSettings], only: Sequence[str], numbers: Mapping[str, Sequence[int]]
 ) -> None:
-    """Check the names of systems, and that no list has a number twice.
+    """Check the names of systems, and that no list has a value twice.
 
     Args:
         systems: name -> system
@@ -99,13 +99,21 @@ def require_systems(
     """
     for name in systems:
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"key 'systems': {name!r} is to name folders; use letters, digits, '.', '-' and '_'")
+            raise ConfigError(
+                f"key 'systems': {name!r} is to name folders; use at most 100 letters, digits, '.', '-' and '_'"
+            )
     for name in only:
         if name not in systems:
             raise ConfigError(f"key 'only': {name!r}; the systems are {', '.join(systems)}")
-    for key, values in numbers.items():
-        if len(set(values)) != len(values):
-            raise ConfigError(f"key {key!r}: {list(values)} has a number twice; give each once")
+    lists: dict[str, Sequence[int] | Sequence[str] | None] = dict(numbers)
+    for name, system in systems.items():
+        lists |= {f"systems.{name}.seeds": system.seeds, f"systems.{name}.modalities": system.modalities}
+        for key in ("seeds", "modalities"):
+            if lists[f"systems.{name}.{key}"] == []:
+                raise ConfigError(f"key 'systems.{name}.{key}': is empty; name at least one, or leave it out")
+    for key, values in lists.items():
+        if values is not None and len(set(values)) != len(values):
+            raise ConfigError(f"key {key!r}: {list(values)} has a value twice; give each once")
     if not systems:
         raise ConfigError("key 'systems': is empty; name at least one")
 

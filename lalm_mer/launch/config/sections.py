@@ -85,7 +85,7 @@ class PromptSettings:
     )
     shots: int = setting(0, at_least=0, help="number of answered training examples, with audio, before the question")
     context_turns: int = setting(
-        0, at_least=0, help="number of preceding turns of the dialogue, for a prompt with that slot"
+        0, at_least=0, at_most=1000, help="number of preceding turns of the dialogue, for a prompt with that slot"
     )
     also: list[str] = setting(
         [], path="file", among="prompts", help="zero_shot.py: further prompt files, averaged as probabilities"

@@ -115,7 +115,12 @@ def plan_runs(settings: CrossValidationSettings) -> list[PlannedRun]:
         if name in settings.chosen or _is_member(name, settings):
             own = _fusions(name, system, settings, rows) if system.recipe == LATE_FUSION else None
             for run in _runs_of(name, system, settings) if own is None else own:
-                rows.setdefault(run.row, []).append(run)
+                of_row = rows.setdefault(run.row, [])
+                if of_row and of_row[0].system != name:
+                    raise ConfigError(
+                        f"key 'systems': {of_row[0].system} and {name} both have runs in folder {run.row}; rename one"
+                    )
+                of_row.append(run)
     return [run for runs in rows.values() for run in runs if run.system in settings.chosen]
 
 
@@ -203,7 +208,8 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
 def _require_free(name: str, overrides: tuple[str, ...]) -> None:
     """Check that no override is of a key that differs between the runs."""
     for override in overrides:
-        if override_key(override) in _OF_A_RUN:
+        key = override_key(override)
+        if any(own == key or own.startswith(f"{key}.") for own in _OF_A_RUN):
             raise ConfigError(
                 f"system {name}: override {override!r}: each run has its own {', '.join(_OF_A_RUN)}; give folds, seeds "
                 "and output.dir of the cross-validation"

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.config import override_key, to_dict
-from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, message_of, shown
+from lalm_mer.core.errors import ConfigError, LalmMerError, ModelError, PredictionError, message_of, one_line, shown
 from lalm_mer.core.extras import install_extra
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import DEV_METRICS_FILE, MODEL_FOLDER, RUN_FILE, read_record
 from lalm_mer.core.strict_json import read_object
+from lalm_mer.core.suggestions import did_you_mean
 from lalm_mer.evaluation.report.text import with_interval
+from lalm_mer.evaluation.target_metrics import metric_names, primary_metrics
 from lalm_mer.launch.config.cross_validation import RunSettings
 from lalm_mer.launch.config.search import SearchSettings
-from lalm_mer.launch.cross_validation.plan import folds_of, load_run, require_one_process
+from lalm_mer.launch.cross_validation.plan import folded_of, folds_of, load_run, require_one_process
 from lalm_mer.launch.search.space import Range, Space, override_of, read_space
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
@@ -110,7 +112,12 @@ def open_search(settings: SearchSettings) -> Search:
     folds = folds_of(base.data.dir, base.split.protocol)
     others = {name for fold in set(folds.frame["fold"]) - {base.split.fold} for name in folds.ids(int(fold), "test")}
     shared = len(others & set(folds.ids(base.split.fold, SPLITS[1])))
-    metric = settings.metric or load_protocol(Path(base.split.protocol)).primary_metric
+    protocol = load_protocol(Path(base.split.protocol))
+    metric = settings.metric or protocol.primary_metric
+    kind = folded_of(base.data.dir, base.split.protocol).task.kind
+    known = [name for name in metric_names(kind) if name in primary_metrics()]
+    if metric not in known:
+        raise ConfigError(f"key 'metric': {metric!r}; expected one of {', '.join(known)}{did_you_mean(metric, known)}")
     return Search(settings, base, space, metric, shared)
 
 
@@ -134,9 +141,7 @@ def run_trials(search: Search, recipe: Callable[[Any], None]) -> list[Trial]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     states = optuna.trial.TrialState
     with only_writer(search.out / _STORAGE):
-        study = optuna.create_study(
-            storage=f"sqlite:///{search.out / _STORAGE}", study_name=_NAME, direction="maximize", load_if_exists=True
-        )
+        study = _open_study(search.out / _STORAGE)
         _require_same(study, search)
         distributions = _distributions(search.space)
         while True:
@@ -158,6 +163,26 @@ def run_trials(search: Search, recipe: Callable[[Any], None]) -> list[Trial]:
     if not any(trial.result for trial in found):
         raise ModelError(f"all {len(found)} trials failed: {found[0].error}")
     return found
+
+
+def _open_study(file: Path) -> Any:  # noqa: ANN401 of Optuna
+    """The study in a file; a new one if there is none.
+
+    Raises:
+        ConfigError: if it is no database of Optuna
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return optuna.create_study(
+            storage=f"sqlite:///{file}", study_name=_NAME, direction="maximize", load_if_exists=True
+        )
+    except (SQLAlchemyError, RuntimeError) as error:  # RuntimeError: of another version of Optuna
+        raise ConfigError(
+            f"key 'output.dir': {as_recorded(file)} cannot be read as a study of Optuna ({one_line(error)[:200]}); "
+            "remove it, or choose another folder"
+        ) from error
 
 
 def _run(study: Any, search: Search, number: int, values: Mapping[str, Any], recipe: Callable[[Any], None]) -> None:  # noqa: ANN401 of Optuna

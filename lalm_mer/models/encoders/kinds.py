@@ -104,10 +104,14 @@ def open_text_encoder(settings: TextEncoderSettings, train: Iterable[str] = (), 
     return StaticText.read(Path(settings.file), [*train, *others], pooled=settings.pooled)
 
 
+_VERSIONS = {"version", "transformers"}
+"""Keys of ``Encoder.settings()`` that another installation may change."""
+
+
 def load_encoder(
     settings: AudioEncoderSettings | TextEncoderSettings, folder: Path, known: Mapping[str, Any]
 ) -> Encoder:
-    """The frozen encoder of a saved model; warn of another version.
+    """The frozen encoder of a saved model; warn of another version of its library.
 
     Args:
         settings: its kind and parameters
@@ -115,7 +119,7 @@ def load_encoder(
         known: its ``settings()`` in training, where ``hashed`` may stand for a value
 
     Raises:
-        ModelError: if it cannot be opened, or its weights are not those of training
+        ModelError: if it cannot be opened, or its weights or parameters are not those of training
     """
     encoder: Encoder
     if isinstance(settings, AudioEncoderSettings):
@@ -128,6 +132,11 @@ def load_encoder(
     keys = sorted({*found, *known})
     if other := [key for key in keys if known.get(key) not in (found.get(key), hashed(found.get(key)))]:
         then, now = (shown({key: each.get(key) for key in other}, 300) for each in (known, found))
+        if not set(other) <= _VERSIONS:
+            raise ModelError(
+                f"{folder}: its settings give the {modality} encoder {now}, but it was trained with {then}; use the "
+                "files as training wrote them"
+            )
         warnings.warn(f"{folder}: trained with the {modality} encoder {then}, found {now}", stacklevel=3)
     return encoder
 

@@ -59,8 +59,10 @@ class AudioEncoderSettings(Declared):
         help="of opensmile: the 36 frame features of Pepino et al., eGeMAPSv02 or ComParE 2016",
     )
     level: str = setting("frames", choices=LEVELS, help="of opensmile: one vector per frame or per utterance")
-    bands: int = setting(40, at_least=1, help="of log_mel and mfcc: number of bands")
-    hop_ms: int = setting(10, at_least=1, help="of log_mel and mfcc: milliseconds from frame to frame")
+    bands: int = setting(40, at_least=1, at_most=256, help="of log_mel and mfcc: number of bands")
+    hop_ms: int = setting(
+        10, at_least=1, at_most=25, help="of log_mel and mfcc: milliseconds from frame to frame, each of 25 ms"
+    )
     coefficients: int = setting(13, at_least=1, help="of mfcc: number of coefficients, at most bands")
     trim_db: float | None = setting(
         35.0, above=0, help="silence at both ends, this far below the loudest 25 ms, is removed; null keeps it"
@@ -97,8 +99,8 @@ class ScratchSettings(Declared):
         ConfigError: naming an argument outside its range
     """
 
-    layers: int = setting(2, at_least=1, help="transformer layers")
-    size: int = setting(64, at_least=1, help="width of the embeddings, a multiple of heads")
+    layers: int = setting(2, at_least=1, at_most=64, help="transformer layers")
+    size: int = setting(64, at_least=1, at_most=4096, help="width of the embeddings, a multiple of heads")
     heads: int = setting(2, at_least=1, help="attention heads")
     vocabulary_size: int = setting(5000, at_least=1, help="words at most, the most frequent of the train split")
     word_dropout: float = setting(
@@ -122,7 +124,7 @@ class EmbeddingsSettings(Declared):
     """
 
     unit: str = setting("word", choices=("word", "character"), help="what has an embedding")
-    size: int = setting(64, at_least=1, help="width of the embeddings")
+    size: int = setting(64, at_least=1, at_most=4096, help="width of the embeddings")
     vocabulary_size: int = setting(5000, at_least=1, help="units at most, the most frequent of the train split")
     word_dropout: float = setting(
         0.3, at_least=0, below=1, help="probability of replacing a unit by the unknown one, to train its embedding"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +61,23 @@ class StaticText:
         """Read the vectors of the words of some transcripts; other words are left out, which changes no result.
 
         Args:
-            file: a word and D numbers in each line, separated by spaces; a first line of two numbers is skipped
+            file: a word and D numbers in each line, separated by spaces; the first vector of a word is used; a first
+            line may have the number of words and D
             transcripts: those of the corpus
             pooled: see the class
 
         Raises:
-            ConfigError: if the file cannot be read, a line is no word with numbers, or no word is in it
+            ConfigError: if the file cannot be read, a line has another number of numbers, there are fewer lines than
+                the first one says, or no word is in it
         """
         found = {word for text in transcripts for word in _words(text)}
-        wanted = found | {word.lower() for word in found}
-        kept: dict[str, npt.NDArray[np.float32]] = {}
-        size = None
-        for number, line in enumerate(_lines(file), start=1):
-            fields = line.rstrip("\n").rstrip(" ").split(" ")
-            if number == 1 and len(fields) == 2:
-                continue
-            size = size or len(fields) - 1
-            word = " ".join(fields[:-size])
-            if word in wanted and word not in kept:
-                try:
-                    kept[word] = np.array(fields[-size:], dtype=np.float32)
-                except ValueError as error:
-                    raise ConfigError(f"argument 'file': {file}, line {number}: expected {size} numbers") from error
+        kept = _vectors_of(file, found | {word.lower() for word in found})
         if not kept:
             raise ConfigError(f"argument 'file': {file} has no vector of any word of the corpus")
-        vectors = np.stack(list(kept.values()))
+        with np.errstate(over="ignore"):  # a number beyond float32 is refused as infinite
+            vectors = np.stack(list(kept.values())).astype(np.float32)
         if not np.isfinite(vectors).all():
-            raise ConfigError(f"argument 'file': {file} has vectors that are not finite")
+            raise ConfigError(f"argument 'file': {file} has vectors that are not finite in float32")
         return cls(kept, vectors, pooled=pooled)
 
     def settings(self) -> dict[str, Any]:
@@ -135,9 +125,47 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text)
 
 
+def _vectors_of(file: Path, wanted: Collection[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """Vectors of the wanted words, (D,); the first one of each.
+
+    Raises:
+        ConfigError: see ``StaticText.read``
+    """
+    kept: dict[str, npt.NDArray[np.float64]] = {}
+    stated, size, count = None, 0, 0
+    for number, line in enumerate(_lines(file), start=1):
+        fields = line.rstrip("\n").rstrip(" ").split(" ")
+        if number == 1 and len(fields) == 2:
+            if not all(field.isdecimal() for field in fields):
+                raise ConfigError(f"argument 'file': {file}, line 1: expected a word and its vector, or two numbers")
+            stated, size = map(int, fields)
+            continue
+        size, count = size or len(fields) - 1, count + 1
+        # a word may contain spaces, but none of its parts at the end is a number
+        if size < 1 or len(fields) <= size or (len(fields) > size + 1 and _is_number(fields[-size - 1])):
+            raise ConfigError(f"argument 'file': {file}, line {number}: expected a word and {size or 'its'} numbers")
+        word = " ".join(fields[:-size])
+        if word in wanted and word not in kept:
+            try:
+                kept[word] = np.array(fields[-size:], dtype=np.float64)
+            except ValueError as error:
+                raise ConfigError(f"argument 'file': {file}, line {number}: expected {size} numbers") from error
+    if stated is not None and count != stated:
+        raise ConfigError(f"argument 'file': {file}: {count} vectors, but line 1 says {stated}; is it complete?")
+    return kept
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _lines(file: Path) -> Iterator[str]:
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             yield from opened
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(

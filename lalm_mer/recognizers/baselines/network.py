@@ -32,7 +32,6 @@ from lalm_mer.recognizers.baselines.saved import (
     load_source,
     read_saved,
     read_weights,
-    require_layers,
     save_parts,
 )
 from lalm_mer.recognizers.baselines.settings import HeadSettings, NetworkSettings
@@ -223,7 +222,6 @@ class BaselineNetwork(nn.Module):
             weights = read_weights(folder)
             sources = {modality: load_source(saved, modality, folder) for modality in saved.settings.branches}
             build = partial(cls, saved.labels, saved.settings, sources, kind=saved.kind, ranges=saved.ranges)
-            require_layers(saved, len(weights))
             with torch.device("meta"):  # the sizes of any network are compared before it takes memory
                 expected = build()
                 expected.load_state_dict({name: value.to("meta") for name, value in weights.items()})

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lalm_mer.core.errors import ModelError, PredictionError, one_line
-from lalm_mer.core.names import AUDIO
+from lalm_mer.core.errors import ModelError, PredictionError, one_line, shown
+from lalm_mer.core.names import AUDIO, TASK_KINDS
 from lalm_mer.core.output import write_json
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.models.encoders.kinds import FITTED, load_encoder
@@ -26,7 +26,7 @@ from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
     "NETWORK", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "read_weights",
-    "require_layers", "save_parts", "save_source", "write_saved",
+    "save_parts", "save_source", "write_saved",
 ]  # fmt: skip
 
 NETWORK = "network.json"
@@ -37,7 +37,6 @@ SAVED_FILES = (
     *(f"{FITTED}/{name}" for name in (*TFIDF_FILES, *WORD_FILES)),
 )  # fmt: skip
 """All files that a saved baseline may have, relative to its folder."""
-_MOST_LAYERS = 64  # always allowed, since parts that are not used also have a number of layers
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,20 @@ def read_saved(folder: Path) -> SavedNetwork:
     """Read the settings of a saved baseline.
 
     Raises:
-        ModelError: if the folder has none
+        ModelError: if the folder has none, or they contradict each other
     """
     file = folder / NETWORK
     try:
-        return parse(SavedNetwork, read_object(file), str(file))
+        saved = parse(SavedNetwork, read_object(file), str(file))
     except PredictionError as error:
         raise ModelError(f"{folder}: not a saved baseline network ({error})") from error
+    expected = len(saved.labels) if saved.kind == "scalar" else 0
+    if saved.kind not in TASK_KINDS or len(saved.ranges) != expected:
+        raise ModelError(
+            f"{file}: kind {shown(saved.kind)} with {len(saved.ranges)} ranges; expected one of "
+            f"{', '.join(TASK_KINDS)}, and a range for each number of scalar"
+        )
+    return saved
 
 
 def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
@@ -112,19 +118,6 @@ def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
     if modality not in saved.encoders:
         raise ModelError(f"{folder / NETWORK}: encoders has no {modality}, which its settings use")
     return load_encoder(saved.settings.encoders[modality], folder, saved.encoders[modality])
-
-
-def require_layers(saved: SavedNetwork, tensors: int) -> None:
-    """Check that no part has more layers than there are tensors: such a network would be built for hours.
-
-    Raises:
-        ModelError: naming the number
-    """
-    parts = [saved.settings.fusion.layers, saved.settings.transcript.encoder.scratch.layers]
-    for branch in saved.settings.branches.values():
-        parts += [branch.sequence.layers, branch.sequence.conv2d.layers]
-    if max(parts) > max(_MOST_LAYERS, tensors):
-        raise ModelError(f"{NETWORK}: has a part of {max(parts)} layers, but {WEIGHTS} has only {tensors} tensors")
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

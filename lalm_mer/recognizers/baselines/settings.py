@@ -23,11 +23,13 @@ class Conv2dSettings(Declared):
         ConfigError: naming an argument outside its range
     """
 
-    layers: int = setting(0, at_least=0, help="number of layers; 0 for none")
-    channels: int = setting(32, at_least=1, help="output channels of each layer")
-    kernel_size: int = setting(3, at_least=1, help="frames and features per convolution; odd, to keep the length")
+    layers: int = setting(0, at_least=0, at_most=64, help="number of layers; 0 for none")
+    channels: int = setting(32, at_least=1, at_most=4096, help="output channels of each layer")
+    kernel_size: int = setting(
+        3, at_least=1, at_most=1023, help="frames and features per convolution; odd, to keep the length"
+    )
     stride: int = setting(
-        2, at_least=1, help="step of every convolution; with 2, each layer halves frames and features"
+        2, at_least=1, at_most=1023, help="step of every convolution; with 2, each layer halves frames and features"
     )
 
     def __post_init__(self) -> None:
@@ -50,11 +52,18 @@ class SequenceSettings(Declared):
         "output of conv2d, are pooled",
     )
     channels: int = setting(
-        64, at_least=1, help="output channels of a convolution, units of each direction, or width of the transformer"
+        64,
+        at_least=1,
+        at_most=4096,
+        help="output channels of a convolution, units of each direction, or width of the transformer",
     )
-    layers: int = setting(2, at_least=1, help="number of layers")
-    kernel_size: int = setting(5, at_least=1, help="frames or tokens per convolution; odd, to keep the length")
-    stride: int = setting(1, at_least=1, help="step of every convolution; with 2, each layer halves the frames")
+    layers: int = setting(2, at_least=1, at_most=64, help="number of layers")
+    kernel_size: int = setting(
+        5, at_least=1, at_most=1023, help="frames or tokens per convolution; odd, to keep the length"
+    )
+    stride: int = setting(
+        1, at_least=1, at_most=1023, help="step of every convolution; with 2, each layer halves the frames"
+    )
     heads: int = setting(4, at_least=1, help="attention heads of the transformer; channels is a multiple")
     dropout: float = setting(0.3, at_least=0, below=1, help="probability after each layer and after pooling")
     batch_norm: bool = setting(False, help="batch normalisation after each convolution, over frames without padding")
@@ -144,6 +153,7 @@ class TranscriptBranchSettings(BranchSettings):
     context_turns: int = setting(
         0,
         at_least=0,
+        at_most=1000,
         help="number of preceding turns of the dialogue, which the same branch encodes as a second vector",
     )
 
@@ -181,10 +191,10 @@ class FusionSettings(Declared):
         help="of the vectors of both branches; cross_modal: transformers from each sequence to the other; bilinear: of "
         "low rank",
     )
-    size: int = setting(64, at_least=1, help="width of all but concatenation; an even multiple of heads")
+    size: int = setting(64, at_least=1, at_most=4096, help="width of all but concatenation; an even multiple of heads")
     heads: int = setting(4, at_least=1, help="attention heads of attention and cross_modal")
-    layers: int = setting(1, at_least=1, help="layers of cross_modal in each direction")
-    rank: int = setting(4, at_least=1, help="of bilinear")
+    layers: int = setting(1, at_least=1, at_most=64, help="layers of cross_modal in each direction")
+    rank: int = setting(4, at_least=1, at_most=1024, help="of bilinear")
     dropout: float = setting(0.1, at_least=0, below=1, help="within attention and cross_modal")
 
     def __post_init__(self) -> None:
@@ -197,7 +207,7 @@ class FusionSettings(Declared):
 class HeadSettings(Declared):
     """The classifier after the fusion."""
 
-    hidden: int = setting(64, at_least=0, help="units of the dense layer; 0 for none")
+    hidden: int = setting(64, at_least=0, at_most=65536, help="units of the dense layer; 0 for none")
     dropout: float = setting(0.3, at_least=0, below=1, help="probability after the dense layer")
 
 

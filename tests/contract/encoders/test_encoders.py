@@ -167,6 +167,18 @@ def test_word_vectors_that_cannot_be_read(tmp_path):
     (tmp_path / "vectors.txt").write_text("it 1 0\nlovely 1 x\n")
     with pytest.raises(ConfigError, match="line 2: expected 2 numbers"):
         open_text_encoder(settings, TRANSCRIPTS)
+    for content, says in (
+        ("it 1 0\nlovely 1\n", "line 2: expected a word and 2 numbers"),
+        ("it 1 0\nlovely 1 2 3\n", "line 2: expected a word and 2 numbers"),
+        ("9 2\nit 1 0\n", "1 vectors, but line 1 says 9; is it complete"),
+        ("nine 2\nit 1 0\n", "line 1: expected a word and its vector, or two numbers"),
+        ("it 1 1e300\n", "not finite in float32"),
+    ):
+        (tmp_path / "vectors.txt").write_text(content)
+        with pytest.raises(ConfigError, match=says):
+            open_text_encoder(settings, TRANSCRIPTS)
+    (tmp_path / "vectors.txt").write_text("it 1 0\n. . . 3 4\n", encoding="utf-8-sig")  # a word may have spaces
+    assert open_text_encoder(settings, TRANSCRIPTS).extract(Input("u", "it", None)).tolist() == [[1.0, 0.0]]
     with pytest.raises(ConfigError, match="needs a file of word vectors"):
         open_text_encoder(TextEncoderSettings(kind="static"), TRANSCRIPTS)
 

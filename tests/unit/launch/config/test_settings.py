@@ -92,7 +92,7 @@ def test_only_settings_without_effect_on_results_may_change():
         ("seed=4294967296", "key 'seed': 4294967296; expected 0 to 4294967295"),
         ("split.fold=0", "key 'split.fold': 0; expected 1 or more"),
         ("prompt.shots=-1", "key 'prompt.shots': -1; expected 0 or more"),
-        ("prompt.context_turns=-2", "key 'prompt.context_turns': -2; expected 0 or more"),
+        ("prompt.context_turns=-2", "key 'prompt.context_turns': -2; expected 0 to 1000"),
         ("prompt.label_orders=0", "key 'prompt.label_orders': 0; expected 1 or more"),
         ("prompt.label_score=median", "key 'prompt.label_score': 'median'; expected one of sum, mean, pmi"),
         ("engine.num_processes=0", "key 'engine.num_processes': 0; expected 1 or more, or null"),

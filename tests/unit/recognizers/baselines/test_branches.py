@@ -78,7 +78,7 @@ def test_constant_feature_stays_finite_and_gradients_too():
     [({"kernel_size": 4}, "'kernel_size': 4; expected an odd number"),
      ({"pooling": "sum"}, "'pooling': 'sum'; expected one of mean, mean_std, max, attentive"),
      ({"dropout": 1.0}, "'dropout': 1.0; expected 0 or more and less than 1"),
-     ({"layers": 0}, "'layers': 0; expected 1 or more"),
+     ({"layers": 0}, "'layers': 0; expected 1 to 64"),
      ({"noise_std": -1.0}, "'noise_std': -1.0; expected 0 or more")],
 )  # fmt: skip
 def test_settings_out_of_range(values, message):
