@@ -7,6 +7,7 @@ YAML, checked, and only then merged.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -170,13 +171,21 @@ def build_config(
     return _merged(schema, [(source, dict(content)), *((name, dict(each)) for name, each in changes.items())])
 
 
+@functools.cache
+def _structured(schema: type) -> Any:  # noqa: ANN401 of OmegaConf
+    """The keys, types and defaults of a schema for OmegaConf, which copies them before it merges."""
+    return OmegaConf.structured(schema)
+
+
 def _merged(schema: type[ConfigT], layers: Sequence[tuple[str, dict[str, Any]]]) -> ConfigT:
     """Check and merge the layers, each with its name in errors; later ones take precedence."""
     for source, content in layers:
         _check(schema, content, source, "")
     path = layers[0][0]
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), *(OmegaConf.create(content) for _, content in layers))
+        merged = OmegaConf.merge(
+            _structured(typing.cast(type, schema)), *(OmegaConf.create(content) for _, content in layers)
+        )
         return _with_paths(typing.cast(ConfigT, OmegaConf.to_object(merged)), _absolute)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{path}: key {error.full_key!r} is missing; give it there or as an override") from error
@@ -214,7 +223,8 @@ def _with_paths(config: ConfigT, change: Callable[[str, str, Setting], str], sec
     for name, declared in settings_of(type(config)).items():
         value, key = getattr(config, name), f"{section}{name}"
         if dataclasses.is_dataclass(value):
-            changes[name] = _with_paths(value, change, f"{key}.")
+            if (changed := _with_paths(value, change, f"{key}.")) is not value:
+                changes[name] = changed
         elif declared.path and isinstance(value, list):
             changes[name] = [change(path, key, declared) for path in value]
         elif declared.path and value and value not in (_MISSING, declared.also_allowed):

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -176,12 +176,14 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": declared})
 
 
-_type_hints = functools.cache(typing.get_type_hints)  # each nested dataclass of settings is checked when it is created
-
-
-def settings_of(schema: type) -> dict[str, Setting]:
+def settings_of(schema: type) -> Mapping[str, Setting]:
     """Name -> declaration of every key of a dataclass, sections included."""
-    types = _type_hints(schema)
+    return _declarations(schema)
+
+
+@functools.cache  # each nested dataclass of settings is checked when it is created
+def _declarations(schema: type) -> Mapping[str, Setting]:
+    types = typing.get_type_hints(schema)
     return {
         field.name: replace(
             field.metadata.get("setting", Setting(None, MISSING)),
@@ -200,6 +202,8 @@ def require_declared(settings: Any, section: str = "") -> None:  # noqa: ANN401 
     """
     for name, declared in settings_of(type(settings)).items():
         value = getattr(settings, name)
+        if isinstance(value, Declared):
+            continue  # checked when it was created
         if dataclasses.is_dataclass(value):
             require_declared(value, f"{section}{name}.")
         else:
