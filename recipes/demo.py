@@ -18,9 +18,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.core.progress import progress
 
 MODALITIES = ("audio_transcript", "audio", "transcript")  # the longest first
 LAUNCH = ["accelerate", "launch", "--quiet", "--config_file", "accelerate_configs/cpu.yaml"]
@@ -85,13 +84,16 @@ def run_together(commands: dict[str, list[str]], logs: Path) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     for command in commands.values():
         print(f"$ {shlex.join(command)}", flush=True)
-    with ThreadPoolExecutor(AT_A_TIME) as pool, tqdm(total=len(commands), unit="run", desc="runs") as progress:
+    with (
+        ThreadPoolExecutor(AT_A_TIME) as pool,
+        progress(desc="runs", unit="runs", total=len(commands), in_logs=False) as bar,
+    ):
         waiting = {pool.submit(run, command, logs / f"{name}.log"): name for name, command in commands.items()}
         try:
             for done in as_completed(waiting):
                 done.result()
-                progress.update()
-                progress.write(f"finished: {waiting[done]}", file=sys.stderr)
+                bar.update()
+                bar.write(f"finished: {waiting[done]}", file=sys.stderr)
         except (SystemExit, KeyboardInterrupt):
             pool.shutdown(cancel_futures=True)
             raise

@@ -17,7 +17,13 @@ LOG_INTERVAL_S = 30.0
 
 
 def progress(
-    items: Iterable[Any] | None = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0
+    items: Iterable[Any] | None = None,
+    *,
+    desc: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
+    in_logs: bool = True,
 ) -> tqdm[Any]:
     """Show the progress of this process's work, if it is the first process of a run.
 
@@ -27,6 +33,7 @@ def progress(
         unit: name of an item, in the plural
         total: number of items; None if it is unknown
         initial: number of items that were done before
+        in_logs: False if the caller writes a line for each item: ``write`` draws the bar again without ending its line
     """
     interval_s = 0.1 if sys.stderr.isatty() else LOG_INTERVAL_S
     return tqdm(
@@ -38,7 +45,7 @@ def progress(
         mininterval=interval_s,
         maxinterval=max(10.0, interval_s),
         delay=0.0 if sys.stderr.isatty() else LOG_INTERVAL_S,
-        disable=not is_first_process(),
+        disable=not is_first_process() or not (in_logs or sys.stderr.isatty()),
     )
 
 

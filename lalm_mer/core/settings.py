@@ -181,7 +181,7 @@ def settings_of(schema: type) -> Mapping[str, Setting]:
     return _declarations(schema)
 
 
-@functools.cache  # each nested dataclass of settings is checked when it is created
+@functools.cache  # used for each nested dataclass that is created
 def _declarations(schema: type) -> Mapping[str, Setting]:
     types = typing.get_type_hints(schema)
     return {

@@ -150,12 +150,12 @@ def _binary(logits: Tensor, target: Tensor, gamma: float, weights: Tensor | None
 
 
 def require_finite(loss: float, step: int, learning_rate: float) -> None:
-    """Check that training has not diverged; the weights of a model with such a loss are lost.
+    """Check that training has not diverged.
 
     Args:
-        loss: mean over the last steps
-        step: the last one
-        learning_rate: the highest one, for the error
+        loss: mean over the steps since the last logged one
+        step: number of optimizer steps
+        learning_rate: ``train.learning_rate``
 
     Raises:
         ModelError: if the loss is infinite or NaN
@@ -163,5 +163,5 @@ def require_finite(loss: float, step: int, learning_rate: float) -> None:
     if not math.isfinite(loss):
         raise ModelError(
             f"training: the loss is {loss} at step {step}; expected a finite number; lower train.learning_rate "
-            f"({learning_rate:g}) or the values of sections loss and baseline, and remove the run folder"
+            f"({learning_rate:g}), or the values of section loss, and remove the run folder"
         )

@@ -54,6 +54,9 @@ def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 
         recognizer: a ``Recognizer``, on its device and in evaluation mode
         inputs: read one batch at a time
         batch_size: inputs per batch
+
+    Raises:
+        ModelError: if a score is NaN
     """
     collator, empty = recognizer.joint_collator, content_free_scores(recognizer)
     remaining = iter(inputs)
@@ -81,6 +84,9 @@ def score_batch(
         recognizer: as of ``score_inputs``
         batch: of B inputs
         content_free: result of ``content_free_scores``
+
+    Raises:
+        ModelError: if a score is NaN
     """
     output = _log_probs(recognizer, batch)
     if (kind := kind_of(recognizer)) != "single":

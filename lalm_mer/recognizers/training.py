@@ -205,7 +205,7 @@ class RecognizerTrainer(LoadingTrainer):
         loss.backward()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 as in transformers
-        """Log a loss that is finite, with the time spent waiting for data since the last one."""
+        """Log, with the time spent waiting for data since the last training loss, which must be finite."""
         require_finite(logs.get("loss", 0.0), self.state.global_step, self.args.learning_rate)
         super().log({**logs, **self._waiting.since_last()} if "loss" in logs else logs, *args, **kwargs)
 

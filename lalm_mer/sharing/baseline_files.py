@@ -22,6 +22,7 @@ from lalm_mer.recognizers.baselines.saved import (
     SavedNetwork,
     load_source,
     read_saved,
+    require_task,
     save_source,
     write_saved,
 )
@@ -125,14 +126,11 @@ def write_baseline(source: Path, out: Path, labels: tuple[str, ...], network: Ne
 
     Raises:
         AdapterError: if a file is a link to another place, is not safetensors, or has other content than a baseline
-        ModelError: if a file is missing or does not fit the others
+        ModelError: if a file is missing or does not fit the others, or the task is not that of the run
     """
     _refuse_links(source, source.parent, str(source))
     saved = read_saved(source)
-    if (saved.kind, saved.labels) != ("single", labels):
-        raise AdapterError(
-            f"{source / NETWORK}: {saved.kind} labels {list(saved.labels)}; expected those of run.json, {list(labels)}"
-        )
+    require_task(saved, source, "single", labels)
     for name in check_tensor_names(source / WEIGHTS):
         if not name.startswith(_PARTS):
             raise AdapterError(f"{source / WEIGHTS}: has a tensor {name!r}; expected one of {', '.join(_PARTS)}")

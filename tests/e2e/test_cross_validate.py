@@ -159,6 +159,10 @@ def test_durations_are_predicted_before_the_first_run(config, workplace, capsys,
             "key 'systems.fused.members': 'large'; expected systems above",
         ),
         (["systems={small: {seeds: [0, 1]}, zero_shot: {recipe: late_fusion}}"], "key 'systems.zero_shot.members': []"),
+        (
+            [f"systems={{small_x: {{recipe: late_fusion, config: f}}, {'s' * 101}: {{recipe: zero_shot, config: y}}}}"],
+            "is to name folders; use at most 100 letters",
+        ),
         (["systems={small: {after: [fused]}}"], "key 'systems.small.after': 'fused'; expected a system above it"),
         (["systems={../x: {recipe: zero_shot, config: y}}"], "key 'systems': '../x' is to name folders"),
         (

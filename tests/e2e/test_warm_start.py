@@ -48,3 +48,6 @@ def test_a_frozen_branch_of_another_run_keeps_its_weights(train, tmp_path, capsy
     assert "is no finished run; run it first, on the same fold" in error
     assert train("refused", start[0], f"baseline.audio.start_from={tmp_path}/audio_fold1", "split.fold=2") == 1
     assert "was trained on fold 1 of synthetic_beeps_3fold, or on other data; expected" in capsys.readouterr().err
+    (tmp_path / "audio_fold1" / "model" / "model.safetensors").rename(tmp_path / "moved")
+    assert train("refused", *start) == 1
+    assert "audio_fold1 has no model/model.safetensors; expected the folder of a finished" in capsys.readouterr().err

@@ -126,6 +126,7 @@ class OpenedLateFusion:
                 )
             else:
                 return None
+        _require_same_utterances(tables, self.members)
         return tables
 
     def _combined(self, rule: FusionRule, tables: Sequence[Predictions]) -> Predictions:
@@ -138,7 +139,7 @@ class OpenedLateFusion:
 
     def _aligned(self, tables: Sequence[Predictions]) -> tuple[dict[str, list[Any]], Floats]:
         """Columns of the utterances, in order of their ids, and the log-probabilities, (M, N, K)."""
-        ids = _same_utterances(tables, self.members)
+        ids = sorted(tables[0].frame["utterance_id"])
         found = [_log_probs(each, ids, self.record.labels, self.settings.fusion.rule) for each in tables]
         rows = tables[0].frame.set_index("utterance_id").loc[ids]
         return {"utterance_id": ids, **{key: rows[key].tolist() for key in _OF_UTTERANCES}}, np.stack(found)
@@ -164,12 +165,12 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
             )
         members.append(run)
     _require_same(members)
-    _require_distinct(settings)
     modalities = modalities_of(
         audio=any(uses_audio(run.record.modalities) for run in members),
         transcript=any(uses_transcript(run.record.modalities) for run in members),
     )
     record = _record(settings, members, modalities)
+    _require_distinct(record.members)
     settings = with_folder(
         settings,
         corpus=record.corpus,
@@ -181,8 +182,8 @@ def open_late_fusion(settings: LateFusionSettings) -> OpenedLateFusion:
     return OpenedLateFusion(settings, replace(record, config=to_dict(settings)), tuple(members))
 
 
-def _same_utterances(tables: Sequence[Predictions], members: Sequence[Run]) -> list[str]:
-    """Ids of the utterances, sorted, which all tables have with the same speaker and truth.
+def _require_same_utterances(tables: Sequence[Predictions], members: Sequence[Run]) -> None:
+    """Check that all tables have the same utterances, with the same speaker and truth.
 
     Raises:
         ConfigError: naming an utterance and two members that differ in it
@@ -203,7 +204,6 @@ def _same_utterances(tables: Sequence[Predictions], members: Sequence[Run]) -> l
                     f"key 'fusion.members': utterance {name!r} has {key} {other[name]!r} in {run.name} and "
                     f"{one[name]!r} in {members[0].name}; fuse runs of one task and corpus"
                 )
-    return sorted(first.index)
 
 
 def _require_same(members: Sequence[Run]) -> None:
@@ -218,20 +218,17 @@ def _require_same(members: Sequence[Run]) -> None:
                     f"key 'fusion.members': {first.name} and {run.name} differ in {key} ({one} and {other}); fuse runs "
                     "on the same utterances"
                 )
-    _same_utterances([run.predictions.of_condition(run.record.condition) for run in members], members)
+    _require_same_utterances([run.predictions.of_condition(run.record.condition) for run in members], members)
 
 
-def _require_distinct(settings: LateFusionSettings) -> None:
-    """No run counts twice, under whatever path."""
-    seen: dict[str, str] = {}
-    for member in settings.fusion.members:
-        digest = hash_file(Path(member) / PREDICTIONS_FILE)
-        if digest in seen:
+def _require_distinct(members: Sequence[Member]) -> None:
+    """Check that no run counts twice, as a copy or under another path."""
+    folders: dict[str, str] = {}
+    for member in members:
+        if (other := folders.setdefault(member.predictions, member.folder)) != member.folder:
             raise ConfigError(
-                f"key 'fusion.members': {as_recorded(Path(member))} and {seen[digest]} have the same predictions; give "
-                "each run once"
+                f"key 'fusion.members': {member.folder} and {other} have the same predictions; give each run once"
             )
-        seen[digest] = as_recorded(Path(member))
 
 
 def _record(settings: LateFusionSettings, members: Sequence[Run], modalities: str) -> RunRecord:

@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 
 from lalm_mer.core.config import build_config
-from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
+from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import BASELINE, LATE_FUSION, LINEAR
 from lalm_mer.core.paths import as_recorded
@@ -32,7 +32,7 @@ from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import family_of, model_class
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.recognizers.baselines.network import BaselineNetwork
-from lalm_mer.recognizers.baselines.saved import NETWORK
+from lalm_mer.recognizers.baselines.saved import NETWORK, read_saved, require_task
 from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
 from lalm_mer.recognizers.late_fusion.rules import FusionRule
 from lalm_mer.recognizers.linear.model import LinearRecognizer
@@ -102,7 +102,7 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
         if not has_results(folder):
             raise ConfigError(f"{folder}: the run is not finished; rerun its command to resume it")
         if record.method == BASELINE:
-            return _of_record(BaselineNetwork.load_trained(folder / MODEL_FOLDER), record, folder)
+            return _open_baseline(folder / MODEL_FOLDER, record)
         if record.method == LINEAR:
             return LinearRecognizer.load_trained(folder / MODEL_FOLDER)
         if record.method == LATE_FUSION:
@@ -171,20 +171,14 @@ def _open_shared(source: str, base_model: str | None, revision: str | None, dtyp
         return _open_adapter(source, folder, base_model, dtype)
     if base_model is not None:
         raise ConfigError(f"base_model: {base_model}, but {source} is a baseline and has none; omit it")
-    network = BaselineNetwork.load_trained(folder)
-    record = read_trained_run(folder)
-    return network if record is None else _of_record(network, record, folder)
+    return _open_baseline(folder, read_trained_run(folder))
 
 
-def _of_record(network: BaselineNetwork, record: RunRecord, folder: Path) -> BaselineNetwork:
-    """The network, if it has the task of its run."""
-    found, expected = (network.kind, tuple(network.labels)), (record.task_kind, tuple(record.labels))
-    if found != expected:
-        raise ModelError(
-            f"{folder}: the network is of task {found[0]} with {', '.join(found[1])}, but {RUN_FILE} has {expected[0]} "
-            f"with {', '.join(expected[1])}; use the files as training wrote them"
-        )
-    return network
+def _open_baseline(folder: Path, record: RunRecord | None) -> nn.Module:
+    """A baseline, from the folder with its weights; its task is compared with a record of its run."""
+    if record is not None:
+        require_task(read_saved(folder), folder, record.task_kind, record.labels)
+    return BaselineNetwork.load_trained(folder)
 
 
 def _open_adapter(source: str, folder: Path, base_model: str | None, dtype: str | None) -> nn.Module:

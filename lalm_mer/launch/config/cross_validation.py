@@ -105,14 +105,17 @@ def require_systems(
     for name in only:
         if name not in systems:
             raise ConfigError(f"key 'only': {name!r}; the systems are {', '.join(systems)}")
-    lists: dict[str, Sequence[int] | Sequence[str] | None] = dict(numbers)
-    for name, system in systems.items():
-        lists |= {f"systems.{name}.seeds": system.seeds, f"systems.{name}.modalities": system.modalities}
-        for key in ("seeds", "modalities"):
-            if lists[f"systems.{name}.{key}"] == []:
-                raise ConfigError(f"key 'systems.{name}.{key}': is empty; name at least one, or leave it out")
-    for key, values in lists.items():
-        if values is not None and len(set(values)) != len(values):
+    own = {
+        f"systems.{name}.{key}": values
+        for name, system in systems.items()
+        for key, values in (("seeds", system.seeds), ("modalities", system.modalities))
+        if values is not None
+    }
+    for key, each in own.items():
+        if not each:
+            raise ConfigError(f"key {key!r}: is empty; name at least one, or leave it out")
+    for key, values in (*numbers.items(), *own.items()):
+        if len(set(values)) != len(values):
             raise ConfigError(f"key {key!r}: {list(values)} has a value twice; give each once")
     if not systems:
         raise ConfigError("key 'systems': is empty; name at least one")

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from lalm_mer.core.errors import BusyError, ModelError
 from lalm_mer.core.output import writing
 from lalm_mer.core.paths import as_recorded
+from lalm_mer.core.progress import progress
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.launch.cross_validation.plan import PlannedRun
@@ -63,8 +62,8 @@ def run_all(runs: Sequence[PlannedRun], processes: int, logs: Path) -> None:
     """
     failed: dict[str, str] = {}
     left = [run for run in runs if not run.is_finished]
-    # No bar in a log, only figures: `write` would redraw the bar without ending its line.
-    with tqdm(desc="runs", unit=" runs", total=len(runs), initial=len(runs) - len(left), disable=None) as bar:
+    done = len(runs) - len(left)
+    with progress(desc="runs", unit="runs", total=len(runs), initial=done, in_logs=False) as bar:
         to_start = list(runs)
         while to_start:
             before, pool = len(left), _Pool(_jobs(to_start, processes, logs), processes, failed)
@@ -189,7 +188,7 @@ def _device(slot: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": visible[slot % count]}
 
 
-def _report(runs: Sequence[PlannedRun], bar: tqdm[Any]) -> list[PlannedRun]:
+def _report(runs: Sequence[PlannedRun], bar: Any) -> list[PlannedRun]:  # noqa: ANN401 of tqdm
     """Print the figures of the runs that have ended; returns the others."""
     left = []
     for run in runs:

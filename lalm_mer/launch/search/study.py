@@ -112,8 +112,7 @@ def open_search(settings: SearchSettings) -> Search:
     folds = folds_of(base.data.dir, base.split.protocol)
     others = {name for fold in set(folds.frame["fold"]) - {base.split.fold} for name in folds.ids(int(fold), "test")}
     shared = len(others & set(folds.ids(base.split.fold, SPLITS[1])))
-    protocol = load_protocol(Path(base.split.protocol))
-    metric = settings.metric or protocol.primary_metric
+    metric = settings.metric or load_protocol(Path(base.split.protocol)).primary_metric
     kind = folded_of(base.data.dir, base.split.protocol).task.kind
     known = [name for name in metric_names(kind) if name in primary_metrics()]
     if metric not in known:

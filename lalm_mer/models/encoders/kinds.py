@@ -105,7 +105,7 @@ def open_text_encoder(settings: TextEncoderSettings, train: Iterable[str] = (), 
 
 
 _VERSIONS = {"version", "transformers"}
-"""Keys of ``Encoder.settings()`` that another installation may change."""
+"""Keys of ``Encoder.settings()`` with the versions of installed libraries."""
 
 
 def load_encoder(
@@ -135,7 +135,7 @@ def load_encoder(
         if not set(other) <= _VERSIONS:
             raise ModelError(
                 f"{folder}: its settings give the {modality} encoder {now}, but it was trained with {then}; use the "
-                "files as training wrote them"
+                "files that training saved"
             )
         warnings.warn(f"{folder}: trained with the {modality} encoder {then}, found {now}", stacklevel=3)
     return encoder

@@ -61,14 +61,14 @@ class StaticText:
         """Read the vectors of the words of some transcripts; other words are left out, which changes no result.
 
         Args:
-            file: a word and D numbers in each line, separated by spaces; the first vector of a word is used; a first
-            line may have the number of words and D
+            file: a word and D numbers in each line, separated by spaces; the first vector of a word is used. The first
+                line may be the number of words and D
             transcripts: those of the corpus
             pooled: see the class
 
         Raises:
-            ConfigError: if the file cannot be read, a line has another number of numbers, there are fewer lines than
-                the first one says, or no word is in it
+            ConfigError: if the file cannot be read, a line is not a word with D finite numbers, the number of words is
+                not that of the first line, or no word of the corpus is in it
         """
         found = {word for text in transcripts for word in _words(text)}
         kept = _vectors_of(file, found | {word.lower() for word in found})
@@ -141,7 +141,7 @@ def _vectors_of(file: Path, wanted: Collection[str]) -> dict[str, npt.NDArray[np
             stated, size = map(int, fields)
             continue
         size, count = size or len(fields) - 1, count + 1
-        # a word may contain spaces, but none of its parts at the end is a number
+        # a word may contain spaces, but its last part is no number
         if size < 1 or len(fields) <= size or (len(fields) > size + 1 and _is_number(fields[-size - 1])):
             raise ConfigError(f"argument 'file': {file}, line {number}: expected a word and {size or 'its'} numbers")
         word = " ".join(fields[:-size])
@@ -151,7 +151,7 @@ def _vectors_of(file: Path, wanted: Collection[str]) -> dict[str, npt.NDArray[np
             except ValueError as error:
                 raise ConfigError(f"argument 'file': {file}, line {number}: expected {size} numbers") from error
     if stated is not None and count != stated:
-        raise ConfigError(f"argument 'file': {file}: {count} vectors, but line 1 says {stated}; is it complete?")
+        raise ConfigError(f"argument 'file': {file}: {count} vectors, but line 1 has {stated}; is it complete?")
     return kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
     "NETWORK", "SAVED_FILES", "WEIGHTS", "SavedNetwork", "branch_weights", "load_source", "read_saved", "read_weights",
-    "save_parts", "save_source", "write_saved",
+    "require_task", "save_parts", "save_source", "write_saved",
 ]  # fmt: skip
 
 NETWORK = "network.json"
@@ -104,6 +104,25 @@ def read_saved(folder: Path) -> SavedNetwork:
             f"{', '.join(TASK_KINDS)}, and a range for each number of scalar"
         )
     return saved
+
+
+def require_task(saved: SavedNetwork, folder: Path, kind: str, labels: Sequence[str]) -> None:
+    """Check that a saved baseline has the task of its run.
+
+    Args:
+        saved: its settings
+        folder: for the error
+        kind: kind of the task in run.json
+        labels: the labels, or the numbers, in run.json
+
+    Raises:
+        ModelError: naming both
+    """
+    if (saved.kind, saved.labels) != (kind, tuple(labels)):
+        raise ModelError(
+            f"{folder / NETWORK}: {saved.kind} labels {list(saved.labels)}; expected those of run.json, {kind} "
+            f"{list(labels)}"
+        )
 
 
 def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:

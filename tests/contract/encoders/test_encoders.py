@@ -170,7 +170,7 @@ def test_word_vectors_that_cannot_be_read(tmp_path):
     for content, says in (
         ("it 1 0\nlovely 1\n", "line 2: expected a word and 2 numbers"),
         ("it 1 0\nlovely 1 2 3\n", "line 2: expected a word and 2 numbers"),
-        ("9 2\nit 1 0\n", "1 vectors, but line 1 says 9; is it complete"),
+        ("9 2\nit 1 0\n", "1 vectors, but line 1 has 9; is it complete"),
         ("nine 2\nit 1 0\n", "line 1: expected a word and its vector, or two numbers"),
         ("it 1 1e300\n", "not finite in float32"),
     ):

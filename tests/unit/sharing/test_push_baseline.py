@@ -239,6 +239,13 @@ def change_network(run, **values):
     rewrite(run / "model" / "network.json", **values)
 
 
+def spoil_weights(folder, value):
+    """Set a number of the weights."""
+    weights = load_file(folder / "model.safetensors")
+    weights["head.bias"][0] = value
+    save_file(weights, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -250,6 +257,7 @@ def change_network(run, **values):
         (lambda run: change_network(run, more=1), "unknown key 'more'"),
         (lambda run: (run / "model" / "model.safetensors").write_bytes(b"\x80\x04K\x01."), "is not safetensors"),
         (lambda run: (run / "model" / "tokenizer" / "tokenizer.json").unlink(), "cannot read a tokenizer"),
+        (lambda run: spoil_weights(run / "model", float("nan")), "values that are not finite"),
     ],
 )  # fmt: skip
 def test_a_run_that_may_not_be_shared_is_refused_in_one_line(baseline, tmp_path, spoil, message):
@@ -353,6 +361,41 @@ def test_malformed_settings_of_a_download_are_one_line(shared, spoil, message):
     with pytest.raises(LalmMerError, match=message) as caught:
         open_recognizer(shared)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"labels": [*LABELS[::-1]]}, "expected those of run.json, single"),
+     ({"kind": "multi"}, "multi labels"),
+     ({"kind": "scalar"}, "kind 'scalar' with 0 ranges; expected one of single, multi, scalar, and a range for each"),
+     ({"ranges": [[0, 1]]}, "kind 'single' with 1 ranges")],
+)  # fmt: skip
+def test_a_download_that_contradicts_itself_is_one_line(shared, values, message):
+    rewrite(shared / "network.json", **values)
+    with pytest.raises(ModelError, match=message):
+        open_recognizer(shared)
+
+
+def test_an_encoder_of_other_settings_than_in_training_is_refused(shared):
+    settings = json.loads((shared / "network.json").read_text())["settings"]
+    settings["audio"]["encoder"]["trim_db"] = 1.0
+    rewrite(shared / "network.json", settings=settings)
+    with pytest.raises(ModelError, match=r"settings give the audio encoder .*1\.0.*, but it was trained with "):
+        open_recognizer(shared)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_download_that_are_not_finite_are_refused(shared, value):
+    spoil_weights(shared, value)
+    with pytest.raises(ModelError, match=r"tensor head\.bias has values that are not finite"):
+        open_recognizer(shared)
+
+
+def test_weights_of_another_type_are_refused(shared):
+    file = shared / "model.safetensors"
+    save_file({name: value.to(torch.int32) for name, value in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match=r"is torch\.int32, expected torch\.float32"):
+        open_recognizer(shared)
 
 
 @pytest.mark.parametrize(
