@@ -1,9 +1,11 @@
 """A finished baseline run to share: a real network with random weights, and fabricated predictions."""
 
+import json
 from dataclasses import replace
 
 import torch
 from fabricated import LABELS, fabricated_predictions, fabricated_record
+from safetensors.torch import load_file, save_file
 from shared_run import write_protocol, write_results
 from tones import tone_examples
 
@@ -70,3 +72,15 @@ def log_probs(recognizer):
     """Label log-probabilities of the utterances that a recognizer gives, (N, K)."""
     with torch.no_grad():
         return recognizer.eval()(**recognizer.joint_collator(baseline_inputs()))["log_probs"]
+
+
+def rewrite(file, **values):
+    """Change values of a file of JSON."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def spoil_weights(folder, value):
+    """Set a number of the weights."""
+    weights = load_file(folder / "model.safetensors")
+    weights["head.bias"][0] = value
+    save_file(weights, folder / "model.safetensors")
