@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import datasets
@@ -218,12 +219,15 @@ class ExampleDataset:
         ``truth`` is the label of a ``single`` task, of an utterance without consensus the first with most votes, and
         empty for other kinds.
         """
-        task = self._task
+        return self._frame.copy()
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         names = ["utterance_id", "speaker", "transcript"]
         frame: pd.DataFrame = self._utterances.select_columns(names).select(self._rows).to_pandas()
         if self._source.transcripts is not None:
             frame["transcript"] = [self._source.transcripts.by_id.get(name) for name in frame["utterance_id"]]
-        frame["truth"] = self._labels() if task.kind == "single" else ""
+        frame["truth"] = self._labels() if self._task.kind == "single" else ""
         return frame
 
     def _labels(self) -> list[str | None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lalm_mer.core.config import read_yaml
 from lalm_mer.core.errors import ConfigError, CorpusError, SplitLeakError
 from lalm_mer.core.output import atomic_path
 from lalm_mer.corpora import load
@@ -25,7 +26,8 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
         Lines that describe the folds of each protocol, or why it does not fit this corpus
     """
     lines: list[str] = []
-    fitting = [protocol for protocol in map(load_protocol, sorted(protocols.glob("*.yaml"))) if protocol.corpus == name]
+    own = [path for path in sorted(protocols.glob("*.yaml")) if read_yaml(path).get("corpus") == name]
+    fitting = [load_protocol(path) for path in own]
     if not fitting:
         return lines
     corpus = load(folder)

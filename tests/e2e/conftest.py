@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import os
 import runpy
 import shutil
@@ -200,15 +199,6 @@ def prepare(root: Path, out: Path) -> None:
     """Prepare the clips of ``root`` by the recipe."""
     overrides = [f"corpus.root={root}", "corpus.alias=synthetic_beeps", f"output.dir={out}"]
     assert in_process("recipes/prepare_corpus.py", "--config", "recipes/corpora/manifest.yaml", *overrides) == 0
-
-
-@pytest.fixture(scope="module")
-def frozen_imports() -> Iterator[None]:
-    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

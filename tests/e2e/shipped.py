@@ -48,6 +48,25 @@ SCHEMAS = {
     "recipes/learning_curve.py": LearningCurveSettings,
 }
 
+QUICK = (
+    "recipes/crema_d/votes_baseline.yaml",
+    "recipes/demo/ravdess_clap_lora.yaml",
+    "recipes/emodb/linear.yaml",
+    "recipes/iemocap/dimensions_baseline.yaml",
+    "recipes/iemocap/qlora.yaml",
+    "recipes/manifest/zero_shot.yaml",
+    "recipes/meld/baseline.yaml",
+    "recipes/mosei/emotions_lora.yaml",
+    "recipes/msp_podcast/lora.yaml",
+    "recipes/pepino/early_warm.yaml",
+    "recipes/ravdess/lora.yaml",
+    SERVED,
+    "recipes/benchmarks/scaling.yaml",
+    "recipes/ravdess/cross_validate.yaml",
+    "recipes/reproduce/qwen2_5_omni_iemocap.yaml",
+)
+"""Of each recipe, corpus and task at least one; ``make test`` runs them, ``make test-all`` also the others."""
+
 FEATURES = {"recipes/train_baseline.py": "baseline", "recipes/train_linear.py": "linear"}
 """Recipe -> section with the folder of its features."""
 _ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 AUGMENTED = ("balance.sampling=class_and_group", "augment.noise.p=1.0", "augment.speed.p=0.5", "train.max_steps=4")
@@ -22,6 +23,7 @@ def test_a_run_is_trained_and_its_record_has_the_counts(workplace):
     assert (out / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_baseline_is_trained_on_augmented_features(workplace):
     settings = yaml.safe_load(Path(workplace.config("zero_shot")).read_text("utf-8"))
     settings = {name: settings[name] for name in ("data", "split", "output")}

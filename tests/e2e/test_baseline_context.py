@@ -2,10 +2,8 @@
 
 import json
 
-import pytest
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.usefixtures("frozen_imports")
 MELD, TURN = "recipes/demo/meld_transcript_baseline.yaml", "baseline.transcript.context_turns=1"
 
 

@@ -21,7 +21,6 @@ from lalm_mer.recognizers.language import collator
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU, SCALING = (f"recipes/benchmarks/{name}.yaml" for name in ("cpu", "gpu_7b", "scaling"))
 EXACT = 1e-6
-pytestmark = pytest.mark.usefixtures("frozen_imports")
 
 
 @pytest.fixture
@@ -83,6 +82,7 @@ def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path,
     assert "| lora | first_epoch | trainer | first_loss " in printed
 
 
+@pytest.mark.slow
 def test_a_variant_with_packing_has_its_own_rows(run, results, monkeypatch):
     packed = []
     monkeypatch.setattr(collator, "rows_of", lambda lengths, _: packed.append(lengths) or [list(range(len(lengths)))])
@@ -92,6 +92,7 @@ def test_a_variant_with_packing_has_its_own_rows(run, results, monkeypatch):
     assert packed
 
 
+@pytest.mark.slow
 def test_comparisons_that_are_not_run_again_and_variants_that_can_run_are_kept(run, results, tmp_path):
     earlier = {"version": 1, "comparisons": {"earlier": {"ended": "done"}}}
     (tmp_path / "b.json").write_text(json.dumps(earlier), encoding="utf-8")

@@ -74,6 +74,7 @@ def times_of_files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_finished_runs_are_compared_and_not_repeated(finished, workplace, capsys):
     changed = times_of_files(finished / "runs")
     assert workplace.again(RECIPE, f"output.dir={finished}") == 0
@@ -189,6 +190,7 @@ def test_a_mistake_is_one_line_before_anything_runs(overrides, says, config, wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_settings_is_an_error(finished, workplace, capsys):
     changed = "systems={small: {overrides: [train.learning_rate=0.5]}}"
     assert workplace.again(RECIPE, f"output.dir={finished}", "only=[small]", changed) == 1
@@ -198,6 +200,7 @@ def test_a_finished_run_of_other_settings_is_an_error(finished, workplace, capsy
     assert line.endswith("small_0.log)")
 
 
+@pytest.mark.slow
 def test_a_system_that_fails_leaves_the_others_and_is_named(config, workplace, capsys, tmp_path):
     fails = "systems={zero_shot: {overrides: [prompt.shots=500]}}"
     assert workplace.again(RECIPE, f"output.dir={tmp_path}", "folds=[1]", "seeds=[0]", fails) == 1

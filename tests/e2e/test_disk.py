@@ -36,7 +36,7 @@ FULL = "File too large; free some space, or write to another folder, and run the
     [
         ("zero_shot", None, "predictions.parquet"),  # a little less than that file, whose size depends on the processor
         ("finetune", 600, "run.json"),
-        ("finetune", 8_000, "checkpoints"),
+        pytest.param("finetune", 8_000, "checkpoints", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(

@@ -96,6 +96,7 @@ def test_help_of_the_command_needs_no_heavy_library(subcommand):
     assert "usage: lalm-mer" in printed
 
 
+@pytest.mark.slow
 def test_a_zero_shot_run_scores_without_needless_modules(workplace, tmp_path):
     command = [sys.executable, "-c", PROGRAM.replace("script = ", f"{STOPPED}\nscript = ", 1), "recipes/zero_shot.py"]
     command += ["--config", str(workplace.config("zero_shot")), f"output.dir={tmp_path / 'run'}"]

@@ -27,8 +27,6 @@ CACHED = ("zero_shot", "model.tower_cache=require", "preflight=false", "scoring.
 TRAINED = ("finetune", "preflight=false", "train.max_steps=6", "train.eval_strategy=steps", "train.eval_steps=2")
 FULL = "cannot be written: File too large; free some space, or write to another folder, and run the same command again"
 
-pytestmark = pytest.mark.usefixtures("frozen_imports")
-
 
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):

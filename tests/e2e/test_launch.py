@@ -85,8 +85,12 @@ def interrupted(launched):
 
 @pytest.mark.parametrize(
     "launcher",
-    [[sys.executable], [*CLI, "launch", "--config_file", "accelerate_configs/cpu.yaml"]],
-    ids=["python", "launch"],
+    [
+        pytest.param([sys.executable], id="python"),
+        pytest.param(
+            [*CLI, "launch", "--config_file", "accelerate_configs/cpu.yaml"], id="launch", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_an_interruption_is_one_line_without_traces_of_launcher_and_workers(launcher, interrupted, workplace, tmp_path):
     rows = (workplace.folder / "clips/manifest.csv").read_text().splitlines()

@@ -37,6 +37,7 @@ def functionals(files):
     return np.stack([smile.process_signal(*soundfile.read(file, dtype="float32")).to_numpy()[0] for file in files])
 
 
+@pytest.mark.slow
 def test_egemaps_functionals_and_logistic_regression_equal_those_by_hand(release, run_script, tmp_path, capsys):
     corpus = [f"corpus.root={release}", f"output.dir={tmp_path / 'data'}"]
     assert run_script("recipes/prepare_corpus.py", "--config", "recipes/corpora/ravdess.yaml", *corpus) == 0

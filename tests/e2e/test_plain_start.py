@@ -25,6 +25,7 @@ def as_shipped(shipped_command):
     return make
 
 
+@pytest.mark.slow
 def test_plain_python_starts_a_run_written_for_a_gpu(as_shipped, workplace, tmp_path):
     """Without a launcher; on a CPU, use_cpu is the only other difference."""
     command = as_shipped(LORA, "train.use_cpu=true")

@@ -101,6 +101,7 @@ def test_a_killed_preparation_is_resumed_to_the_same_bytes_and_finds_added_files
     assert (summary["n_found"], summary["n_utterances"], summary["rejected"]) == (2882, 2881, {"truncated": 1})
 
 
+@pytest.mark.slow
 def test_real_speech_is_prepared_within_its_time_and_memory(shared_data, tmp_path):
     """RAVDESS as shipped: under 30 s on 2 cores and under 1 GiB, the limits of a laptop."""
     of_ravdess = [

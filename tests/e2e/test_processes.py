@@ -223,6 +223,7 @@ def test_scoring_is_resumed_by_another_number_of_processes(
     assert_same_files(run, tmp_path / "uninterrupted")  # the batches are the same
 
 
+@pytest.mark.slow
 def test_one_process_instead_of_two_is_an_error(workplace, engine_files, tmp_path):
     launcher = workplace.accelerate_launch(engine_files["ddp"])  # accelerate silently starts one
     overrides = [f"output.dir={tmp_path / 'run'}", f"engine.accelerate_config={engine_files['ddp']}"]

@@ -93,6 +93,7 @@ def push_by_recipe(workplace, run, environment, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
     uninterrupted, workplace, server, here, online, tmp_path
 ):
@@ -137,6 +138,7 @@ def test_an_adapter_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
     assert ("HEAD", f"/jane/adapter/resolve/{commits[-1][0]}/adapter_model.safetensors") in server.hub.requests
 
 
+@pytest.mark.slow
 def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, server, here, online, tmp_path, capsys):
     assert (
         workplace.again(

@@ -78,6 +78,7 @@ def test_every_block_is_run():
     assert len(BLOCKS) >= 5
 
 
+@pytest.mark.slow
 def test_readme_runs_from_top_to_bottom(miniature, workplace, monkeypatch, capsys):
     monkeypatch.chdir(miniature)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # recipes may change it

@@ -117,6 +117,7 @@ def test_it_is_killed_at_any_moment_again_and_again(
     assert len(set(found)) > 3
 
 
+@pytest.mark.slow
 def test_scores_after_a_training_are_kept_and_those_of_other_weights_are_not_used(
     workplace, uninterrupted, killed, tmp_path, capsys
 ):

@@ -38,6 +38,7 @@ def table(out):
         return [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("config", "test_stays_closed")
 def test_a_search_that_is_interrupted_ends_as_one_that_is_not(workplace, tmp_path, monkeypatch, capsys):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"

@@ -1,6 +1,7 @@
 """``model.family=...`` alone runs a shipped YAML with another family."""
 
 import pytest
+from representatives import QUICK_FAMILIES, slow_except
 from safetensors.numpy import load_file
 
 from lalm_mer.core.run_record import read_record
@@ -53,7 +54,7 @@ def test_a_family_is_scored(family, recorded):
     assert record.randomly_initialised
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", slow_except(sorted(FAMILIES), QUICK_FAMILIES))
 def test_a_family_is_fine_tuned_in_its_default_targets(family, recorded):
     folder, record = recorded(LORA, f"model.family={family}")
     targets = {tower: list(names) for tower, names in model_class(family).adapter_targets.items()}
@@ -102,7 +103,7 @@ def test_a_model_without_a_family_is_fine_tuned_in_the_targets_of_the_config(ref
     assert trained_towers(folder, {"language_model": "model.language_model"}) == {"language_model": {"q_proj"}}
 
 
-@pytest.mark.parametrize("file", [ZERO_SHOT, LORA, QLORA])
+@pytest.mark.parametrize("file", slow_except([ZERO_SHOT, LORA, QLORA], [ZERO_SHOT, LORA]))
 def test_clap_is_a_family_like_others(file, recorded):
     if file == QLORA:
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")

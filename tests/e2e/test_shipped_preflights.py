@@ -8,7 +8,8 @@ else a run does is tested in ``test_shipped_runs``.
 import shlex
 
 import pytest
-from shipped import CHANGED, SERVED, of_recipe, opening, script
+from representatives import slow_except
+from shipped import CHANGED, QUICK, SERVED, of_recipe, opening, script
 
 from lalm_mer.launch.run import preflight
 
@@ -48,12 +49,12 @@ def checked(monkeypatch, shipped_command, run_script, capsys):
     return run
 
 
-@pytest.mark.parametrize("file", RUNS)
+@pytest.mark.parametrize("file", slow_except(RUNS, set(RUNS) & set(QUICK)))
 def test_a_shipped_run_passes_its_preflight(file, checked):
     assert "preflight: done in " in checked(file)[0]
 
 
-@pytest.mark.parametrize("file", OVERRIDDEN)
+@pytest.mark.parametrize("file", slow_except(OVERRIDDEN, set(OVERRIDDEN) & set(QUICK)))
 def test_it_passes_with_another_model_or_prompt_of_its_header(file, checked):
     assert "preflight: done in " in checked(file, *_OVERRIDES[file])[0]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, OF_TASKS, PAPERS, SERVED, load, of_recipe
+from representatives import slow_except
+from shipped import CHANGED, CORPORA, OF_TASKS, QUICK, SERVED, load, of_recipe
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -14,7 +15,6 @@ from lalm_mer.launch.benchmark.data import Place
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 
-pytestmark = pytest.mark.usefixtures("frozen_imports")
 RUN = {"run.json", "predictions.parquet", "metrics.json"}
 ADAPTER = {
     "adapter_config.json", "adapter_model.safetensors", "labels.json", "metrics.json", "processor_config.json",
@@ -27,10 +27,16 @@ TRAINED = {
 }
 """Recipe -> folder of what it trained, and its files."""
 RECIPES = [
-    pytest.param(recipe, file, marks=[pytest.mark.slow] if Path(file).parent.name in PAPERS[1:] else [])
+    pytest.param(recipe, file, marks=() if file in QUICK else pytest.mark.slow)
     for recipe in ("zero_shot", *TRAINED)
     for file in of_recipe(recipe)
 ]
+
+
+def quick(recipe):
+    """Parameters of the files of a recipe."""
+    files = of_recipe(recipe)
+    return slow_except(files, set(QUICK) & set(files))
 
 
 def folder_name(file, corpus):
@@ -97,7 +103,7 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
 
 
-@pytest.mark.parametrize("file", of_recipe("benchmark"))
+@pytest.mark.parametrize("file", quick("benchmark"))
 def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_script, tmp_path):
     settings = load(file)
     for comparison in settings.comparisons.values():
@@ -110,7 +116,7 @@ def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_
     assert all("wall_s" in arm for arm in found["arms"].values())
 
 
-@pytest.mark.parametrize("file", of_recipe("cross_validate"))
+@pytest.mark.parametrize("file", quick("cross_validate"))
 def test_a_cross_validation_has_all_folds_and_seeds(file, shipped_command, run_script, tmp_path, capsys):
     settings = load(file)
     first = next(iter(settings.systems.values())).config

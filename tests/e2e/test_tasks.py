@@ -6,10 +6,10 @@ import json
 
 import pandas as pd
 import pytest
+from representatives import slow_except
 
 from lalm_mer.core.run_record import read_record
 
-pytestmark = pytest.mark.usefixtures("frozen_imports")
 LORA, BASELINE = "recipes/mosei/emotions_lora.yaml", "recipes/mosei/emotions_baseline.yaml"
 DIMENSIONS = "split.protocol=eval/protocols/iemocap_dimensions_5sessions.yaml"
 VOTES, CIRCUMPLEX_LORA = "recipes/demo/circumplex_votes_baseline.yaml", "recipes/demo/circumplex_lora.yaml"
@@ -94,7 +94,7 @@ def test_votes_train_with_utterances_without_consensus(run):
     assert "extra_train" in record.hashes
 
 
-@pytest.mark.parametrize("kind", ["kl", "focal"])
+@pytest.mark.parametrize("kind", slow_except(["kl", "focal"], ["kl"]))
 def test_a_language_model_trains_by_votes(run, shipped_command, kind):
     of_votes = [option for option in shipped_command(VOTES) if option.startswith(("data.dir=", "split.protocol="))]
     folder = run(CIRCUMPLEX_LORA, kind, *of_votes, "loss.soft_labels=true", f"loss.kind={kind}", "train.max_steps=2")

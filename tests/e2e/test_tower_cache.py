@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 from closeness import assert_close
+from representatives import slow_except
 
 from lalm_mer.core.errors import AudioError
 from lalm_mer.examples import dataset
@@ -117,7 +118,7 @@ def test_an_older_cache_makes_room_for_a_new_one(run, tmp_path):
     assert new.folder != old.folder
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", slow_except([0, 1], [0]))
 def test_a_damaged_value_is_one_line_and_a_damaged_shard_is_computed_again(run, workplace, capsys, tmp_path, workers):
     _, expected = run("zero_shot", "first", "preflight=false")
     (folder,) = (each.folder for each in stored_features(tmp_path / "cache"))

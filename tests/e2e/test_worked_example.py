@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_family_is_a_file_its_template_and_one_line(tmp_path):
     section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## How to add a family")[2].partition("\n## ")[0]
     file, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

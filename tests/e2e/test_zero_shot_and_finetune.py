@@ -251,6 +251,7 @@ def test_a_corpus_of_test_utterances_alone_is_scored_zero_shot(workplace, tmp_pa
         assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_result(workplace, tmp_path):
     for value in ("false", "true"):
         workplace.run("finetune", tmp_path / value, "train.max_steps=2", f"train.gradient_checkpointing={value}")
@@ -261,6 +262,7 @@ def test_gradient_checkpointing_changes_no_result(workplace, tmp_path):
     assert record.config["train"]["gradient_checkpointing"]
 
 
+@pytest.mark.slow
 def test_packing_changes_no_result(workplace, prompted, tmp_path):
     steps = ("train.max_steps=4", "train.gradient_accumulation_steps=2", "adapter.lora_dropout=0.0")
     steps = (
@@ -321,6 +323,7 @@ def test_a_run_ends_with_its_figures(workplace, tmp_path, capsys):
         assert line == f"test UAR {100 * uar['value']:.1f} ({ends}), n = 21 (1 unscored)"
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_chosen_and_recorded_by_the_run_alone(prompted, workplace, tmp_path, capsys):
     half = ["scoring.bf16=true", "scoring.use_cpu=true"]
     workplace.run("zero_shot", tmp_path / "half", *half)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ def modules(*folders):
     """Python files below the folders, with their syntax trees."""
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     assert paths
-    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+    return {path.relative_to(ROOT).as_posix(): syntax_tree(path) for path in paths}
+
+
+@cache
+def syntax_tree(path):
+    return ast.parse(path.read_text("utf-8"))
 
 
 def lines(path):

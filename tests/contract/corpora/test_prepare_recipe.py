@@ -37,6 +37,7 @@ def test_prepares_and_prints_a_summary(root, tmp_path):
     assert load(tmp_path / "out").dataset["utterance_id"][:] == ["03-01-03-01-01-01-01"]
 
 
+@pytest.mark.slow
 def test_the_synthetic_corpus_is_marked(tmp_path):
     pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
     done = run("--config", "recipes/corpora/circumplex.yaml", f"output.dir={tmp_path / 'out'}")

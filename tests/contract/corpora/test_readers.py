@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from releases import Release
+from representatives import slow_except
 
 from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import CorpusError
@@ -40,7 +41,7 @@ def run(settings, out_dir):
     return prepare(PrepareSettings(settings, OutputSettings(str(out_dir), processes=1)))
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
 def test_rows_are_complete_and_the_bytes_are_those_measured(name, tmp_path, tone):
     reading = open_reader(settings_of(release(name, tmp_path, tone)))
     rows = list(reading.rows)
@@ -60,7 +61,7 @@ def test_rows_are_complete_and_the_bytes_are_those_measured(name, tmp_path, tone
         assert row["audio_sha256"] == hash_bytes(row["audio"]["bytes"])
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
 def test_preparations_from_two_places_are_the_same_corpus(name, tmp_path, tone):
     first = run(settings_of(release(name, tmp_path / "one", tone)), tmp_path / "out1")
     second = run(settings_of(release(name, tmp_path / "elsewhere", tone, backwards=True)), tmp_path / "out2")
@@ -69,7 +70,7 @@ def test_preparations_from_two_places_are_the_same_corpus(name, tmp_path, tone):
     assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
 def test_prepared_and_loaded(name, tmp_path, tone):
     summary = run(settings_of(release(name, tmp_path / "root", tone)), tmp_path / "out")
     prepared = load(tmp_path / "out")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from representatives import QUICK_FAMILIES, slow_except
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.labels import LabelSet
@@ -33,7 +34,7 @@ SENTENCES = (
 SECONDS = (1.0, 2.0, 0.37, 1.5001, 0.5, 0.021, 1.99, 0.8)
 
 
-@pytest.fixture(scope="session", params=sorted(FAMILIES))
+@pytest.fixture(scope="session", params=slow_except(sorted(FAMILIES), QUICK_FAMILIES))
 def family_name(request):
     if not is_supported(request.param):
         pytest.skip(f"{request.param} needs a newer transformers")

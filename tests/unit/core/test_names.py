@@ -1,6 +1,7 @@
 """Names that settings, files and code share are defined in one module."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,15 @@ def test_no_input_has_an_empty_name():
 
 @pytest.mark.parametrize("name", ["audio+transcript", "audio_swapped", "human", "asr", "simulated"])
 def test_no_other_module_spells_a_name(name):
-    spelt = [
-        path.relative_to(PACKAGE).as_posix()
+    assert [file for file, value in spelt() if value == name] == [Path(names.__file__).relative_to(PACKAGE).as_posix()]
+
+
+@cache
+def spelt():
+    """File and value of every string in the code."""
+    return [
+        (path.relative_to(PACKAGE).as_posix(), node.value)
         for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Constant) and node.value == name
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    assert spelt == [Path(names.__file__).relative_to(PACKAGE).as_posix()]

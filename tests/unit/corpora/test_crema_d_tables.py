@@ -93,6 +93,7 @@ def test_the_real_channels_differ(real_rows):
     assert agrees["both"] > 0.55 * 7442
 
 
+@pytest.mark.slow
 def test_the_real_clips_are_decoded(real, tmp_path):
     summary, rows, rejected = prepare(crema_d, real, tmp_path / "out", keep_missing_audio=True)
     assert (summary["n_utterances"], summary["n_without_audio"], rejected) == (7442, 7431, [])

@@ -247,6 +247,7 @@ def published_release(tmp_path_factory):
     return root, lines
 
 
+@pytest.mark.slow
 def test_the_published_counts(published_release, tmp_path):
     root, lines = published_release
     summary, by_id, rejected = prepare(iemocap, root, tmp_path / "out", keep_missing_audio=True)

@@ -10,6 +10,7 @@ from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS
 
+pytestmark = pytest.mark.slow
 PROTOCOLS = Path(__file__).resolve().parents[3] / "eval" / "protocols"
 
 

@@ -62,6 +62,7 @@ def test_a_long_clip_is_kept(tmp_path, tone):
     assert summary["duration_s"] == 40.0
 
 
+@pytest.mark.slow
 def test_the_complete_release_is_read(shared_data, tmp_path):
     summary = write_corpus(
         ravdess.read(shared_data / "ravdess"),

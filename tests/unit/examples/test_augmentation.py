@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from representatives import slow_except
 from torch.utils.data import DataLoader
 
 from lalm_mer.core.audio import Waveform
@@ -179,6 +180,7 @@ def test_draws_depend_on_the_key_only_and_random_states_are_restored():
     assert len({samples.tobytes() for samples in first}) == 6
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same():
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -217,7 +219,7 @@ def test_the_examples_themselves_never_change(examples):
     assert same(waveforms(examples), before)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", slow_except(["fork", "spawn"], ["fork"]))
 @pytest.mark.parametrize("workers", [0, 2])
 def test_persistent_workers_use_the_new_epoch(examples, workers, start):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)

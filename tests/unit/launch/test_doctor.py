@@ -10,6 +10,7 @@ from lalm_mer.models.families import FAMILIES, family_class, is_supported
 from lalm_mer.models.families.generic import LIMITS
 
 
+@pytest.mark.slow
 def test_the_command_prints_versions_devices_extras_and_families():
     command = [sys.executable, "-m", "lalm_mer.cli", "doctor", "--families"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

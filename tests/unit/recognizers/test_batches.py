@@ -156,6 +156,7 @@ def test_a_smaller_batch_is_found_and_a_step_keeps_its_examples(uneven, tmp_path
     assert_close(run.model.linear.weight, expected.model.linear.weight, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_uses_the_batch_that_was_found(uneven, tmp_path):
     complete = trainer(tmp_path / "whole", uneven, uneven, batch=6)
     with_memory_for(complete, 2)

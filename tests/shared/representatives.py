@@ -1,0 +1,13 @@
+"""Which values of a parameter ``make test`` runs; the others are marked slow and run by ``make test-all``."""
+
+import pytest
+
+QUICK_FAMILIES = ("gemma3n", "granite_speech", "qwen2_audio")
+"""Three kinds of tower and of connection to the language model: attention in chunks, a Q-former, all frames."""
+
+
+def slow_except(values, quick):
+    """Parameters of all values; those that are not in ``quick`` are marked slow."""
+    unknown = set(quick) - set(values)
+    assert not unknown, f"{unknown} are not among {values}"
+    return [pytest.param(value, marks=() if value in quick else pytest.mark.slow) for value in values]
