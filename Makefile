@@ -7,6 +7,8 @@ CORPUS_ROOT ?=
 FAMILY ?=
 # One worker a core, each with one thread; tests of one file share what that file makes.
 WORKERS := -n auto --dist loadfile
+# Modules are compiled once for all processes that tests start, whatever the user has set.
+TESTED := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PATH"
 OLDEST := .venv-oldest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -17,10 +19,10 @@ demo: $(VENV)/demo.stamp
 		--corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
 
 test: $(VENV)/test.stamp lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not network"
+	$(TESTED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not network"
 
 test-all: $(VENV)/test.stamp lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(WORKERS)
+	$(TESTED) $(BIN)/python -m pytest $(WORKERS)
 
 # The oldest supported version of every dependency, in an environment of its own. clap is left out, it brings torchvision.
 test-oldest:

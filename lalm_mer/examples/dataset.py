@@ -223,19 +223,18 @@ class ExampleDataset:
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        names = ["utterance_id", "speaker", "transcript"]
-        frame: pd.DataFrame = self._utterances.select_columns(names).select(self._rows).to_pandas()
+        table = self._source.folded.table.iloc[self._rows].reset_index(drop=True)
+        frame = table[["utterance_id", "speaker", "transcript"]].copy()
         if self._source.transcripts is not None:
             frame["transcript"] = [self._source.transcripts.by_id.get(name) for name in frame["utterance_id"]]
-        frame["truth"] = self._labels() if self._task.kind == "single" else ""
+        frame["truth"] = self._labels(table[self._task.column]) if self._task.kind == "single" else ""
         return frame
 
-    def _labels(self) -> list[str | None]:
+    def _labels(self, cells: Iterable[Any]) -> list[str | None]:
         task = self._task
-        columns = list(dict.fromkeys([task.column, *(["ratings"] if self._soft else [])]))
-        table = self._utterances.select_columns(columns).select(self._rows)
-        labels = [task.label_of(cell) for cell in table[task.column][:]]
+        labels = [task.label_of(cell) for cell in cells]
         if self._soft and None in labels:
+            table = self._utterances.select_columns(["ratings"]).select(self._rows)
             votes = [task.votes_of(cell) for cell in table["ratings"][:]]
             labels = [
                 _first_label(task, shares) if label is None and shares is not None else label

@@ -70,7 +70,7 @@ class FoldedCorpus:
     @property
     def truths(self) -> dict[str, str]:
         """Utterance id -> label of a ``single`` task, for all utterances that are in a fold."""
-        cells = dict(zip(self._table["utterance_id"], self._table[self.task.column], strict=True))
+        cells = dict(zip(self.table["utterance_id"], self.table[self.task.column], strict=True))
         labels = {name: self.task.label_of(cells[name]) for name in self.folds.frame["utterance_id"]}
         return {name: label for name, label in labels.items() if label is not None}
 
@@ -95,7 +95,7 @@ class FoldedCorpus:
     @property
     def with_audio(self) -> list[str]:
         """Ids of the utterances in a fold that have audio."""
-        ids = set(self._table.loc[self._table["audio_sha256"].notna(), "utterance_id"])
+        ids = set(self.table.loc[self.table["audio_sha256"].notna(), "utterance_id"])
         return sorted(ids & set(self.folds.frame["utterance_id"]))
 
     @property
@@ -104,19 +104,20 @@ class FoldedCorpus:
 
         The transcripts of a synthetic corpus are part of its design and count as ``corpus``.
         """
-        used = self._table[self._table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
+        used = self.table[self.table["utterance_id"].isin(set(self.folds.frame["utterance_id"]))]
         sources = set() if self.corpus.summary["synthetic"] else set(used["transcript_source"])
         return next((source for source in (SIMULATED, ASR) if source in sources), FROM_CORPUS)
 
     @cached_property
-    def _table(self) -> pd.DataFrame:
-        """The columns that this class uses, read once."""
-        return self.corpus.columns(sorted({"utterance_id", *self.task.columns, "audio_sha256", "transcript_source"}))
+    def table(self) -> pd.DataFrame:
+        """Ids, speakers, transcripts, hashes of audio and columns of the task of all utterances, read once."""
+        names = ("utterance_id", "speaker", "transcript", "transcript_source", "audio_sha256")
+        return self.corpus.columns(sorted({*names, *self.task.columns}))
 
     @cached_property
     def positions(self) -> dict[str, int]:
         """Utterance id -> its row number."""
-        return {name: row for row, name in enumerate(self._table["utterance_id"])}
+        return {name: row for row, name in enumerate(self.table["utterance_id"])}
 
 
 def fold_corpus(corpus: PreparedCorpus, protocol: Protocol, *, soft_labels: bool = False) -> FoldedCorpus:

@@ -63,7 +63,6 @@ QUICK = (
     SERVED,
     "recipes/benchmarks/scaling.yaml",
     "recipes/ravdess/cross_validate.yaml",
-    "recipes/reproduce/qwen2_5_omni_iemocap.yaml",
 )
 """Of each recipe, corpus and task at least one; ``make test`` runs them, ``make test-all`` also the others."""
 

@@ -41,6 +41,7 @@ def refused(workplace, capsys, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_launcher_passes_line_and_status_on(workplace, tmp_path):
     done = workplace.start("finetune", f"output.dir={tmp_path / 'run'}", "adapter.rank=16").result()
     assert done.returncode == 1

@@ -32,6 +32,7 @@ def test_batches_of_tokens_packed_by_a_worker_give_the_same_scores(workplace, pr
     assert_close(*tables, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_found_batch_size_and_an_8_bit_optimizer_are_printed_and_recorded(workplace, tmp_path, monkeypatch, capsys):
     forward, steps = LanguageRecognizer.forward, []
 

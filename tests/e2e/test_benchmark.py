@@ -46,6 +46,7 @@ def test_the_same_work_over_more_utterances(run, results):
     assert set(results()) == {"scoring_4x", "epoch_4x"}
 
 
+@pytest.mark.slow
 def test_both_paths_compute_the_same_and_all_is_reported(run, results, tmp_path, capsys):
     assert run("only=[scoring, lora]") == 0
     found = results()

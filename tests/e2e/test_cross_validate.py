@@ -212,6 +212,7 @@ def test_a_system_that_fails_leaves_the_others_and_is_named(config, workplace, c
     assert not (tmp_path / "logs/fused_0.log").exists()
 
 
+@pytest.mark.slow
 def test_two_systems_of_one_name_are_two_rows(finished, workplace, capsys, tmp_path):
     """As two ranks of a LoRA, of which the name in comparisons has none."""
     other = f"systems={{other: {{recipe: train_baseline, config: {workplace.folder / 'baseline.yaml'}}}}}"

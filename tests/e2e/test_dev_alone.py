@@ -33,6 +33,7 @@ def test_a_run_that_scores_dev_alone_does_not_open_test(recipe, more, workplace,
     assert "is finished; nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_on_a_part_of_train_scores_the_whole_test_set(workplace, tmp_path):
     options = ["train_baseline", f"output.dir={tmp_path}", "split.train_utterances=8"]

@@ -35,7 +35,7 @@ FULL = "File too large; free some space, or write to another folder, and run the
     ("recipe", "size", "file"),
     [
         ("zero_shot", None, "predictions.parquet"),  # a little less than that file, whose size depends on the processor
-        ("finetune", 600, "run.json"),
+        pytest.param("finetune", 600, "run.json", marks=pytest.mark.slow),
         pytest.param("finetune", 8_000, "checkpoints", marks=pytest.mark.slow),
     ],
 )
@@ -63,6 +63,7 @@ def test_a_tower_cache_that_cannot_be_written_is_one_line(workplace, tmp_path, c
     assert (tmp_path / "run/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_merge_that_cannot_be_written_leaves_nothing(workplace, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "model"
     assert workplace.again("finetune", f"output.dir={run}", "train.max_steps=2") == 0

@@ -187,7 +187,7 @@ def after_training_began(change):
     return "history" not in change and "mkdir" not in change
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, id="few"), MANY])
+@pytest.mark.parametrize("kills", [MANY])
 def test_writing_of_checkpoints_adapter_and_results(kills, again, trained, tmp_path):
     moments, killed = Moments(trained.parent, after_training_began), 0
     while killed < kills:
@@ -231,7 +231,7 @@ def test_the_disk_is_full_while_the_cache_is_written(times, cached, stored, tmp_
         assert_equal_scoring(folder, stored)
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, id="few"), MANY])
+@pytest.mark.parametrize("times", [pytest.param(1, id="few", marks=pytest.mark.slow), MANY])
 def test_the_disk_is_full_while_checkpoints_adapter_and_results_are_written(times, again, trained, tmp_path):
     moments = Moments(trained.parent, after_training_began)
     for number in range(times):

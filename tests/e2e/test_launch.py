@@ -31,6 +31,7 @@ def errors(stderr):
     return [line for line in stderr.splitlines() if "error" in line or "Traceback" in line or "Interrupt" in line]
 
 
+@pytest.mark.slow
 def test_an_error_in_two_processes_is_one_line(launched, workplace, tmp_path):
     two = {
         "compute_environment": "LOCAL_MACHINE",

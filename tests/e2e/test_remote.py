@@ -149,6 +149,7 @@ def test_a_prompt_with_names_of_speakers_is_refused(refused, tmp_path):
     assert "names of speakers are not sent to a server" in line
 
 
+@pytest.mark.slow
 def test_a_server_without_log_probabilities_needs_another_way(run, refused, tmp_path, capsys):
     with serve(Words(), LABELS, gives=("top_logprobs",)) as server:  # nor does it list its models
         line = refused(server)
@@ -192,6 +193,7 @@ def test_scores_are_those_of_the_exact_scorer(run, workplace, family, tmp_path, 
     assert (note.n, note.facts["same"], note.facts["same_here"]) == (3, 3, 3)
 
 
+@pytest.mark.slow
 def test_parity_is_that_of_the_text_that_is_sent(run, workplace, family, tmp_path):
     """A server tokenises a prompt as one text, and this machine its slots separately: both are stated."""
     parity = ["parity.family=qwen2_audio", f"parity.id={workplace.folder / 'model'}", "parity.max_difference=0.001"]

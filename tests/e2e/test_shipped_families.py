@@ -94,6 +94,7 @@ def test_a_model_without_a_family_is_scored_one_by_one(recorded, capsys):
     assert "preflight: uses the audio: swapping it changes label scores" in printed
 
 
+@pytest.mark.slow
 def test_a_model_without_a_family_is_fine_tuned_in_the_targets_of_the_config(refused, recorded):
     options = ["model.family=generic", *ONE_BY_ONE]
     assert refused(LORA, *options) == (

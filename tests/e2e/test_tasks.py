@@ -6,7 +6,6 @@ import json
 
 import pandas as pd
 import pytest
-from representatives import slow_except
 
 from lalm_mer.core.run_record import read_record
 
@@ -94,7 +93,8 @@ def test_votes_train_with_utterances_without_consensus(run):
     assert "extra_train" in record.hashes
 
 
-@pytest.mark.parametrize("kind", slow_except(["kl", "focal"], ["kl"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kl", "focal"])
 def test_a_language_model_trains_by_votes(run, shipped_command, kind):
     of_votes = [option for option in shipped_command(VOTES) if option.startswith(("data.dir=", "split.protocol="))]
     folder = run(CIRCUMPLEX_LORA, kind, *of_votes, "loss.soft_labels=true", f"loss.kind={kind}", "train.max_steps=2")

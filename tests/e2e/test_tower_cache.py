@@ -63,6 +63,7 @@ def test_a_hit_decodes_no_audio_and_gives_the_same_scores(run, monkeypatch):
     assert_close(scores(again), scores(without), 1e-5)
 
 
+@pytest.mark.slow
 def test_swapped_audio_is_that_of_the_other_utterance(run):
     swapped = "scoring.condition=audio_swapped"
     _, without = run("zero_shot", "without", swapped, "model.tower_cache=never")
@@ -80,6 +81,7 @@ def test_answered_examples_are_encoded_beside_it(run):
     assert_close(scores(stored), scores(without), 1e-5)
 
 
+@pytest.mark.slow
 def test_generated_answers_are_the_same(run):
     generated = ("answering.mode=generation", "answering.max_new_tokens=4")
     _, without = run("zero_shot", "without", *generated, "model.tower_cache=never")
@@ -91,7 +93,12 @@ def test_generated_answers_are_the_same(run):
     ("recipe", "overrides", "reason"),
     [
         ("finetune", ["train.max_steps=1"], "the audio tower is trained"),
-        ("finetune", [FROZEN, "train.max_steps=1", "augment.gain.p=1.0"], "the audio is augmented"),
+        pytest.param(
+            "finetune",
+            [FROZEN, "train.max_steps=1", "augment.gain.p=1.0"],
+            "the audio is augmented",
+            marks=pytest.mark.slow,
+        ),
         ("zero_shot", ["model.cache_max_gib=0"], "the cache needs 0.0 MiB and may have 0.0 MiB"),
     ],
 )
@@ -109,6 +116,7 @@ def test_it_says_why_it_is_not_used_and_an_error_if_it_is_required(
     assert last == f"error: key 'model.tower_cache': require, but {reason}; set it to auto"
 
 
+@pytest.mark.slow
 def test_an_older_cache_makes_room_for_a_new_one(run, tmp_path):
     run("zero_shot", "first", "model.full_window=true")
     (old,) = stored_features(tmp_path / "cache")

@@ -134,6 +134,7 @@ def test_debug_shows_the_traceback(whisper, data, monkeypatch):
         transcribe(monkeypatch, f"data.dir={data}", f"model.id={whisper}", "output.file=x", "--debug")
 
 
+@pytest.mark.slow
 def test_real_speech_with_any_batch_size(whisper, shared_data, tmp_path, monkeypatch, capsys):
     actor = tmp_path / "release" / "Actor_01"
     actor.mkdir(parents=True)

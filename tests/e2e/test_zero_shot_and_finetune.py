@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from closeness import assert_close
+from representatives import slow_except
 from safetensors.numpy import load_file
 
 from lalm_mer.core.config import load_config
@@ -208,7 +209,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_except(list(WAYS), ["templates", "all at once"]))
 def test_other_ways_of_prompting_give_other_scores(way, prompted, workplace, tmp_path):
     out = tmp_path / "run"
     cache = f"prompt.cache_dir={workplace.folder / 'cache'}"

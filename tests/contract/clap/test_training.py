@@ -5,7 +5,6 @@ import pytest
 import torch
 from clap_inputs import LABELS, RANK, RATE, SETUP, TOWERS, score, shake, training_batch
 from closeness import assert_close
-from representatives import slow_except
 from transformers import TrainingArguments
 
 from lalm_mer.core.audio import Waveform
@@ -98,8 +97,9 @@ class Tones:
         return self.examples[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [False], indirect=True, ids=["unfused"])
-@pytest.mark.parametrize("objective", slow_except(["cross_entropy", "contrastive"], ["cross_entropy"]))
+@pytest.mark.parametrize("objective", ["cross_entropy", "contrastive"])
 def test_lora_learns_tones(clap, tmp_path, objective):
     model, _ = add_adapter(
         clap, {tower: [ALL_LINEAR] for tower in TOWERS[:2]}, {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0}

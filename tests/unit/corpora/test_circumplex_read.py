@@ -97,6 +97,7 @@ def test_arousal_is_learnable_from_the_voice_of_unseen_speakers_but_not_from_its
     assert accuracy(slice(80, 81)) <= 0.8
 
 
+@pytest.mark.slow
 def test_bit_identical_in_a_fresh_process_and_another_for_another_seed(corpora):
     here = hash_json([[row.utterance_id, row.label, hash_bytes(row.audio_bytes)] for row in corpora["spoken"]])
     fresh = subprocess.run([sys.executable, "-c", HASH_OF_ALL], capture_output=True, text=True, check=True)
@@ -104,6 +105,7 @@ def test_bit_identical_in_a_fresh_process_and_another_for_another_seed(corpora):
     assert next(read("masked", seed=1)).audio_bytes != corpora["masked"][0].audio_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["sarcastic", "neutral"])
 def test_variants_without_a_spoken_word_share_their_audio(corpora, variant):
     made = voices.Voices(variant, seed=0)
@@ -112,6 +114,7 @@ def test_variants_without_a_spoken_word_share_their_audio(corpora, variant):
         assert made.wav(cell) == masked[cell.utterance_id]
 
 
+@pytest.mark.slow
 def test_wordless_has_no_transcript_and_other_audio(corpora):
     rows = list(read("wordless"))
     assert {row.transcript for row in rows} == {row.transcript_source for row in rows} == {None}

@@ -108,6 +108,7 @@ def test_score_predictions_writes_values_as_csv_and_json(tmp_path, capsys):
     assert f"{100 * mean:.1f} ± " in printed
 
 
+@pytest.mark.slow
 def test_compare_writes_values_on_request(fabricate, tmp_path, capsys):
     runs = [str(fabricate(f"r{fold}{seed}", fold=fold, seed=seed)) for fold in (1, 2) for seed in (0, 1)]
     out = tmp_path / "out"

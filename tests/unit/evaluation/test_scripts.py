@@ -32,6 +32,7 @@ def test_compare_writes_table_and_report(fabricated_comparison, tmp_path):
     assert str(fabricated_comparison[0]) in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_score_predictions_of_five_seeds_is_quick_and_does_not_import_torch(tmp_path):
     generator = np.random.default_rng(0)
     labels = ["ang", "hap", "neu", "sad"]

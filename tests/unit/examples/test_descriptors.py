@@ -213,6 +213,7 @@ def test_an_utterance_of_an_unknown_speaker_counts_as_a_separate_speaker(source,
     assert terciles.n_speakers == terciles.n_utterances == len(train)
 
 
+@pytest.mark.slow
 def test_measures_are_stored_for_other_folds_and_runs(source, tmp_path, monkeypatch):
     toy = source()
     first = describe_corpus(toy, toy.folded.folds.ids(1, "train"), tmp_path / "cache", processes=2)

@@ -82,6 +82,7 @@ def refusal(base, folder):
     return None
 
 
+@pytest.mark.slow
 def test_an_adapter_made_to_harm_is_one_line(material, tmp_path):
     draw, process, refused = random.Random(10), psutil.Process(), 0
     base, tree = Clap.load(material / "model"), {path.name for path in tmp_path.iterdir()}

@@ -116,6 +116,7 @@ def test_swapped_transcripts_of_real_sentences_are_found(real, tmp_path):
     assert "transcript_swapped" in flags_of(tmp_path)[swapped]
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_the_result(real, tmp_path):
     corpus, _ = real
     for processes in (1, 2):
