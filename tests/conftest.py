@@ -25,7 +25,8 @@ from lalm_mer.protocols.protocol import FoldRule, InlineTask, Protocol
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports() -> None:
     """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
     gc.collect()
     gc.freeze()

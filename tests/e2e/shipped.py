@@ -49,7 +49,7 @@ SCHEMAS = {
 }
 
 QUICK = (
-    "recipes/crema_d/votes_baseline.yaml",
+    "recipes/crema_d/zero_shot.yaml",
     "recipes/demo/ravdess_clap_lora.yaml",
     "recipes/emodb/linear.yaml",
     "recipes/iemocap/dimensions_baseline.yaml",

@@ -1,6 +1,8 @@
 """Fine-tuning with a tower in full, and merging: the merged model gives the scores of the run."""
 
+import io
 import json
+from contextlib import redirect_stdout
 
 import pandas as pd
 import pytest
@@ -16,10 +18,9 @@ def in_full(workplace):
     """Run folder of a short run that trained the projector in full, and a LoRA without dropout."""
     run = workplace.folder / "in_full"
     towers = "{language_model: [q_proj], projector: [], audio_tower: []}"
-    done = workplace.launch(
-        "finetune", run, f"adapter.towers={towers}", "adapter.full=[projector]", "train.max_steps=6"
-    )
-    assert "adapter in projector: 0 modules, 0 trainable parameters, 1,056 frozen, 1,056 in full" in done.stdout
+    with redirect_stdout(io.StringIO()) as printed:
+        workplace.run("finetune", run, f"adapter.towers={towers}", "adapter.full=[projector]", "train.max_steps=6")
+    assert "adapter in projector: 0 modules, 0 trainable parameters, 1,056 frozen, 1,056 in full" in printed.getvalue()
     return run
 
 

@@ -7,7 +7,10 @@ QUICK_FAMILIES = ("granite_speech", "qwen2_5_omni", "qwen2_audio")
 
 
 def slow_except(values, quick):
-    """Parameters of all values; those that are not in ``quick`` are marked slow."""
+    """Parameters of all values, tuples for several names; those that are not in ``quick`` are marked slow."""
     unknown = set(quick) - set(values)
     assert not unknown, f"{unknown} are not among {values}"
-    return [pytest.param(value, marks=() if value in quick else pytest.mark.slow) for value in values]
+    return [
+        pytest.param(*value if isinstance(value, tuple) else (value,), marks=() if value in quick else pytest.mark.slow)
+        for value in values
+    ]
