@@ -30,6 +30,7 @@ def audio_ignored(monkeypatch):
     monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
 
 
+@pytest.mark.slow
 def test_runs_with_and_without_it_are_identical(workplace, tmp_path, capsys):
     status, printed, _ = finetuned(workplace, tmp_path / "with", capsys)
     assert status == 0

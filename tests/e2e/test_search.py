@@ -78,6 +78,7 @@ def test_a_search_that_is_interrupted_ends_as_one_that_is_not(workplace, tmp_pat
     assert "has a search with space = " in error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("config")
 def test_the_printed_command_scores_test_with_the_best_values(workplace, tmp_path, capsys):
     assert workplace.again(RECIPE, f"output.dir={tmp_path}", "trials=1") == 0

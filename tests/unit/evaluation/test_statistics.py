@@ -135,6 +135,7 @@ def test_equal_recognizers_do_not_differ():
     assert (result.difference, result.p_value) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_paired_test_holds_its_level():
     """Two recognizers of equal skill: about one test in twenty is below 0.05, not more."""
     below = []

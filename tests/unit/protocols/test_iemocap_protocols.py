@@ -46,6 +46,7 @@ def values(table, folds, fold, column):
     return {split: set(rows[folds.ids(fold, split)].dropna()) for split in SPLITS}
 
 
+@pytest.mark.slow
 def test_five_sessions_have_the_published_sizes(table):
     folds = make_folds(table, protocol("iemocap_5sessions"))
     assert sizes(folds) == {

@@ -39,6 +39,7 @@ def ravdess(prepared_ravdess):
     return fold_corpus(prepared_ravdess, load_protocol(PROTOCOLS / "ravdess_6fold.yaml"))
 
 
+@pytest.mark.slow
 def test_ravdess_folds_are_those_published(ravdess):
     sizes = {fold: [len(ravdess.folds.ids(fold, split)) for split in SPLITS] for fold in range(1, 7)}
     assert sizes[1] == [960, 240, 240]
