@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from representatives import slow_except
 from torch.utils.data import DataLoader
 
 from lalm_mer.core.audio import Waveform
@@ -219,7 +218,7 @@ def test_the_examples_themselves_never_change(examples):
     assert same(waveforms(examples), before)
 
 
-@pytest.mark.parametrize("start", slow_except(["fork", "spawn"], ["fork"]))
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_persistent_workers_use_the_new_epoch(examples, workers, start):
     train = AugmentedExamples(examples, Augmentation(EVERYTHING), seed=0)
