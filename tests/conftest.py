@@ -97,9 +97,8 @@ def examples_of_rows() -> Callable[..., ExampleDataset]:
     """A maker of examples of some rows of an utterance table, whatever fold they are in."""
 
     def make(utterances: Any, rows: list[int], task: Task, sampling_rate: int | None) -> ExampleDataset:
-        corpus: Any = SimpleNamespace(
-            dataset=utterances, columns=lambda names: utterances.select_columns(names).to_pandas()
-        )
+        columns = None if isinstance(utterances, list) else utterances.to_pandas().__getitem__
+        corpus: Any = SimpleNamespace(dataset=utterances, columns=columns)
         folds: Any = None
         return ExampleDataset(ExampleSource(FoldedCorpus(corpus, task, folds, unmapped=0)), rows, sampling_rate)
 
