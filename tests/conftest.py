@@ -27,7 +27,7 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_imports() -> None:
-    """accelerate collects garbage at the end of every run: half a second over all that was imported, if not frozen."""
+    """Before each module: accelerate collects garbage after every run, half a second over all imports if not frozen."""
     gc.collect()
     gc.freeze()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, cast
 
 import datasets
@@ -219,10 +218,6 @@ class ExampleDataset:
         ``truth`` is the label of a ``single`` task, of an utterance without consensus the first with most votes, and
         empty for other kinds.
         """
-        return self._frame.copy()
-
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
         table = self._source.folded.table.iloc[self._rows].reset_index(drop=True)
         frame = table[["utterance_id", "speaker", "transcript"]].copy()
         if self._source.transcripts is not None:

@@ -26,8 +26,8 @@ def record_folds(folder: Path, name: str, protocols: Path) -> list[str]:
         Lines that describe the folds of each protocol, or why it does not fit this corpus
     """
     lines: list[str] = []
-    own = [path for path in sorted(protocols.glob("*.yaml")) if read_yaml(path).get("corpus") == name]
-    fitting = [load_protocol(path) for path in own]
+    paths = sorted(protocols.glob("*.yaml"))
+    fitting = [load_protocol(path) for path in paths if read_yaml(path).get("corpus") == name]
     if not fitting:
         return lines
     corpus = load(folder)

@@ -373,7 +373,7 @@ def uninterrupted(workplace: Workplace, made_once: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def prompted(workplace: Workplace, made_once: Callable[..., Path]) -> Path:
     """Run folder of a zero-shot run."""
-    return made_once("prompted", lambda folder: workplace.run("zero_shot", folder))
+    return made_once("prompted", lambda folder: workplace.launch("zero_shot", folder))
 
 
 @pytest.fixture

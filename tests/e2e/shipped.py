@@ -4,6 +4,9 @@ import re
 import shlex
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from representatives import slow_except
 
 from lalm_mer.core.config import load_config, recorded
 from lalm_mer.corpora.settings import PrepareSettings
@@ -64,7 +67,7 @@ QUICK = (
     "recipes/benchmarks/scaling.yaml",
     "recipes/ravdess/cross_validate.yaml",
 )
-"""Of each recipe, corpus and task at least one; ``make test`` runs them, ``make test-all`` also the others."""
+"""What ``make test`` runs, of every corpus at least one; ``make test-all`` also runs the others."""
 
 FEATURES = {"recipes/train_baseline.py": "baseline", "recipes/train_linear.py": "linear"}
 """Recipe -> section with the folder of its features."""
@@ -93,6 +96,11 @@ _PREPARED = {
     "outputs/data/circumplex_sarcastic": ("circumplex", "corpus.variant=sarcastic"),
     "outputs/data/mine": ("manifest",),
 }
+
+
+def quick_or_slow(files: list[str]) -> list[Any]:
+    """Parameters of files; those that are not in ``QUICK`` are marked slow."""
+    return slow_except(files, set(QUICK) & set(files))
 
 
 def replaced_parts(settings: BaselineSettings) -> list[str]:

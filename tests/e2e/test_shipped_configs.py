@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from shipped import CORPORA, METHODS, OF_TASKS, PAPERS, ROOT, SERVED, SHIPPED, header, load, of_recipe, opening, script
+from shipped import (
+    CORPORA,
+    METHODS,
+    OF_TASKS,
+    PAPERS,
+    QUICK,
+    ROOT,
+    SERVED,
+    SHIPPED,
+    header,
+    load,
+    of_recipe,
+    opening,
+    script,
+)
 
 from lalm_mer.launch.build.defaults import with_model
 from lalm_mer.launch.search.space import override_of, read_space
@@ -122,3 +136,8 @@ def test_every_accelerate_config_names_existing_files(file):
     named = (content.get("deepspeed_config") or {}).get("deepspeed_config_file")
     assert named is None or (ROOT / named).is_file()
     assert file.read_text(encoding="utf-8").startswith("# ")
+
+
+def test_those_that_make_test_runs_are_shipped_and_of_every_corpus():
+    assert set(QUICK) <= set(SHIPPED)
+    assert {Path(file).parent.name for file in QUICK} >= set(CORPORA)

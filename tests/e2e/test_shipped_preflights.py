@@ -8,8 +8,7 @@ else a run does is tested in ``test_shipped_runs``.
 import shlex
 
 import pytest
-from representatives import slow_except
-from shipped import CHANGED, QUICK, SERVED, of_recipe, opening, script
+from shipped import CHANGED, SERVED, of_recipe, opening, quick_or_slow, script
 
 from lalm_mer.launch.run import preflight
 
@@ -49,12 +48,12 @@ def checked(monkeypatch, shipped_command, run_script, capsys):
     return run
 
 
-@pytest.mark.parametrize("file", slow_except(RUNS, set(RUNS) & set(QUICK)))
+@pytest.mark.parametrize("file", quick_or_slow(RUNS))
 def test_a_shipped_run_passes_its_preflight(file, checked):
     assert "preflight: done in " in checked(file)[0]
 
 
-@pytest.mark.parametrize("file", slow_except(OVERRIDDEN, set(OVERRIDDEN) & set(QUICK)))
+@pytest.mark.parametrize("file", quick_or_slow(OVERRIDDEN))
 def test_it_passes_with_another_model_or_prompt_of_its_header(file, checked):
     assert "preflight: done in " in checked(file, *_OVERRIDES[file])[0]
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from representatives import slow_except
-from shipped import CHANGED, CORPORA, OF_TASKS, QUICK, SERVED, load, of_recipe
+from shipped import CHANGED, CORPORA, OF_TASKS, QUICK, SERVED, load, of_recipe, quick_or_slow
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
@@ -31,12 +30,6 @@ RECIPES = [
     for recipe in ("zero_shot", *TRAINED)
     for file in of_recipe(recipe)
 ]
-
-
-def quick(recipe):
-    """Parameters of the files of a recipe."""
-    files = of_recipe(recipe)
-    return slow_except(files, set(QUICK) & set(files))
 
 
 def folder_name(file, corpus):
@@ -103,7 +96,7 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
         assert record.config["model"]["quantization"] == ("nf4" if Path(file).stem == "qlora" else None)
 
 
-@pytest.mark.parametrize("file", quick("benchmark"))
+@pytest.mark.parametrize("file", quick_or_slow(of_recipe("benchmark")))
 def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_script, tmp_path):
     settings = load(file)
     for comparison in settings.comparisons.values():
@@ -116,7 +109,7 @@ def test_a_benchmark_has_valid_variants_and_its_first_comparison_runs(file, run_
     assert all("wall_s" in arm for arm in found["arms"].values())
 
 
-@pytest.mark.parametrize("file", quick("cross_validate"))
+@pytest.mark.parametrize("file", quick_or_slow(of_recipe("cross_validate")))
 def test_a_cross_validation_has_all_folds_and_seeds(file, shipped_command, run_script, tmp_path, capsys):
     settings = load(file)
     first = next(iter(settings.systems.values())).config

@@ -118,7 +118,7 @@ def root(tmp_path, tone):
     return folder
 
 
-@pytest.mark.parametrize("seed", slow_except(range(4), [0]))
+@pytest.mark.parametrize("seed", slow_except(range(int(os.environ.get("FUZZ_SEEDS", "4"))), [0]))
 def test_no_manifest_does_harm(root, tmp_path, seed):
     chance = random.Random(seed)
     outcomes = []
