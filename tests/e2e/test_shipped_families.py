@@ -46,7 +46,7 @@ def trained_towers(folder, towers):
     return found
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", slow_except(sorted(FAMILIES), QUICK_FAMILIES))
 def test_a_family_is_scored(family, recorded):
     folder, record = recorded(ZERO_SHOT, f"model.family={family}")
     assert folder.name == f"{family}-tiny_{family}_zero_shot_audio_fold1_seed0"

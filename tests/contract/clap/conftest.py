@@ -9,7 +9,10 @@ from lalm_mer.models.clap import Clap
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fused"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(False, id="unfused"), pytest.param(True, id="fused", marks=pytest.mark.slow)],
+)
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("clap")
     torch.manual_seed(0)

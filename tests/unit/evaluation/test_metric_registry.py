@@ -102,7 +102,8 @@ def test_it_is_in_comparison_report_and_terminal(metric, fabricate, tmp_path):
 
 def test_it_is_a_column_of_the_report(metric, fabricate):
     comparison = compare([read_run(fabricate("one"))])
-    table = render_report(comparison).split("<table")[1].split("</table>")[0]
+    report = render_report(comparison)
+    table = report.split("<table")[1].split("</table>")[0]
     headings = table.split("<thead>")[1].split("</thead>")[0].split("</th>")
     numbers = [place for place, heading in enumerate(headings) if 'class="number"' in heading]
     place = next(place for place in numbers if metric.short_title in headings[place])
@@ -110,7 +111,7 @@ def test_it_is_a_column_of_the_report(metric, fabricate):
     assert cells[place - numbers[0]].split("</span>")[0] == percent(comparison.rows[0].scores[metric.name]["value"])
     assert len(cells) == len(METRICS)
     legend = f"{metric.short_title}, {metric.title}: {metric.definition}."
-    assert (legend.replace("'", "&#39;") in render_report(comparison)) == (metric.definition is not None)
+    assert (legend.replace("'", "&#39;") in report) == (metric.definition is not None)
 
 
 def facts(metrics, **changed):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from representatives import slow_except
 from tiny_whisper import WORDS, build_tiny_whisper
 from transformers import (
     WhisperFeatureExtractor,
@@ -194,7 +195,7 @@ def test_utterances_with_audio_are_transcribed_longest_first(transcriber, uttera
     assert run(transcriber, utterances, tmp_path / "other", batch_size=1) == hypotheses
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"u4": "kids a', b'{"u4": "kids are"}'])
+@pytest.mark.parametrize("damage", slow_except([b"", b'{"u4": "kids a', b'{"u4": "kids are"}'], [b'{"u4": "kids a']))
 def test_a_killed_run_resumes_with_the_same_results(transcriber, utterances, tmp_path, damage):
     complete = run(transcriber, utterances, tmp_path / "complete")
     with pytest.raises(Interrupted):
