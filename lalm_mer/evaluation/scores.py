@@ -14,7 +14,7 @@ from lalm_mer.core.labels import UNPARSED, UNSCORED
 from lalm_mer.evaluation.conventions import without_unparsed
 from lalm_mer.evaluation.metrics import METRICS, absent_labels, confusion, recalls
 from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.statistics import speaker_interval
+from lalm_mer.evaluation.statistics import speaker_intervals
 from lalm_mer.evaluation.target_statistics import score_targets
 from lalm_mer.evaluation.votes import vote_metrics
 
@@ -49,9 +49,10 @@ def score_table(frame: pd.DataFrame, labels: Sequence[str]) -> dict[str, Any]:
         "labels": list(labels),
         "absent_labels": absent_labels(truth, labels, frame["seed"].tolist()),
     }
+    intervals = speaker_intervals(frame, labels, METRICS.values())
     for metric in METRICS.values():
         mean = float(np.mean([metric.from_labels(*pair, labels) for pair in per_seed]))
-        result[metric.name] = {"value": mean, **asdict(speaker_interval(frame, labels, metric))}
+        result[metric.name] = {"value": mean, **asdict(intervals[metric.name])}
     parsed = [part for _, part in without_unparsed(frame, labels).groupby("seed")]
     result["without_unparsed"] = {
         metric.name: _mean(metric.from_labels(list(part["truth"]), list(part["prediction"]), labels) for part in parsed)

@@ -6,7 +6,7 @@ counts, so that a speaker is left out by a subtraction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from lalm_mer.evaluation.intervals import Interval, difference_interval, score_i
 from lalm_mer.evaluation.metrics import METRICS, UAR, Counts, Floats, Metric
 
 __all__ = [
-    "PairedTest", "SpeakerCounts", "holm", "paired_test", "sign_flip_test", "speaker_counts", "speaker_interval",
+    "PairedTest", "SpeakerCounts", "holm", "paired_test", "sign_flip_test", "speaker_counts", "speaker_intervals",
     "speakers_of",
 ]  # fmt: skip
 
@@ -91,6 +91,14 @@ class SpeakerCounts:
         size = len(found) ** 2 / float((1 / found).sum())
         return score_interval(self.estimate(metric), self.leave_one_out(metric), size, metric.bounds)
 
+    def sole_speakers(self) -> int:
+        """Number of speakers who have all utterances of a class."""
+        n_labels = self.total.shape[1]
+        truth = self.cells // (n_labels + 2) % n_labels
+        own = np.bincount(self.of_speaker * n_labels + truth, minlength=len(self.speakers or [""]) * n_labels)
+        of_class = own.reshape(-1, n_labels)
+        return int(((of_class > 0) & (of_class == of_class.sum(axis=0))).any(axis=1).sum())
+
 
 def speaker_counts(frame: pd.DataFrame, labels: Sequence[str]) -> SpeakerCounts:
     """Count a table by seed and speaker.
@@ -126,8 +134,8 @@ def _unknown_speakers(frame: pd.DataFrame) -> Interval:
     return Interval(None, None, f"no interval: speaker unknown in {unknown} of {len(frame)} rows", None)
 
 
-def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric) -> Interval:
-    """95% interval of a metric of a table of predictions, clustered by speaker.
+def speaker_intervals(frame: pd.DataFrame, labels: Sequence[str], metrics: Iterable[Metric]) -> dict[str, Interval]:
+    """95% intervals of metrics of a table of predictions, by the name of the metric, clustered by speaker.
 
     Folds are pooled per seed, the metric is averaged over seeds, and a speaker is left out of all seeds at once. If the
     speaker has all utterances of a class, the class is left out of that mean; ``method`` states how often.
@@ -135,20 +143,18 @@ def speaker_interval(frame: pd.DataFrame, labels: Sequence[str], metric: Metric)
     Args:
         frame: columns ``corpus``, ``speaker``, ``seed``, ``truth``, ``prediction``
         labels: the K labels
-        metric: one of ``METRICS``
+        metrics: of ``METRICS``
     """
     counts = speaker_counts(frame, labels)
     if counts.speakers is None:
-        return _unknown_speakers(frame)
-    interval = counts.interval(metric)
-    of_class = pd.crosstab(speakers_of(frame), frame["truth"]).to_numpy()
-    short = int((of_class == of_class.sum(axis=0)).any(axis=1).sum())
-    if interval.low is None or short == 0:
-        return interval
-    method = (
-        f"{interval.method}; a class is absent from {short} of {len(counts.speakers)} resamples and left out of them"
-    )
-    return replace(interval, method=method)
+        return {metric.name: _unknown_speakers(frame) for metric in metrics}
+    short, count = counts.sole_speakers(), len(counts.speakers)
+    lacking = f"; a class is absent from {short} of {count} resamples and left out of them" if short else ""
+    intervals = {metric.name: counts.interval(metric) for metric in metrics}
+    return {
+        name: each if each.low is None else replace(each, method=each.method + lacking)
+        for name, each in intervals.items()
+    }
 
 
 def _correctness(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from chat_server import Words, audio_of, cuts, refuses, sends, serve, stalls
 from killing import changes_of, full_disk_at_change, killed_at_change, killed_when
+from representatives import slow_except
 from served_run import GENERATED, TEST, journal, score_served, table
 
 from lalm_mer.core.run_record import read_record
@@ -47,7 +48,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", slow_except(list(FAULTS), ["stall"]))
 def test_a_fault_is_one_line_and_the_run_is_resumed(fault, run, calm, tmp_path, capsys):
     happens, says = FAULTS[fault]
     with serve(Words(), LABELS) as server:

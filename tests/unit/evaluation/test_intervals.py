@@ -20,10 +20,15 @@ from lalm_mer.evaluation.intervals import (
 from lalm_mer.evaluation.metrics import METRICS, UAR
 from lalm_mer.evaluation.report.text import metrics_text
 from lalm_mer.evaluation.scores import score_table
-from lalm_mer.evaluation.statistics import paired_test, speaker_interval
+from lalm_mer.evaluation.statistics import paired_test, speaker_intervals
 
 ROOT = Path(__file__).parents[3]
 LABELS = ["a", "b", "c", "d"]
+
+
+def speaker_interval(frame, labels, metric):
+    """That of one metric."""
+    return speaker_intervals(frame, labels, [metric])[metric.name]
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,15 @@ from lalm_mer.evaluation.statistics import (
     holm,
     paired_test,
     speaker_counts,
-    speaker_interval,
+    speaker_intervals,
 )
 
 LABELS = ["a", "b", "c", "d"]
+
+
+def speaker_interval(frame, labels, metric):
+    """That of one metric."""
+    return speaker_intervals(frame, labels, [metric])[metric.name]
 
 
 def random_frame(seed: int, speakers: int = 6, per_speaker: int = 20, seeds: int = 1, accuracy: float = 0.6):
