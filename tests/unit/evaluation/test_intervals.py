@@ -26,11 +26,6 @@ ROOT = Path(__file__).parents[3]
 LABELS = ["a", "b", "c", "d"]
 
 
-def speaker_interval(frame, labels, metric):
-    """That of one metric."""
-    return speaker_intervals(frame, labels, [metric])[metric.name]
-
-
 @pytest.fixture(scope="module")
 def simulation():
     """The script that chose the interval."""
@@ -58,7 +53,7 @@ def test_tables_near_the_ceiling_get_an_interval_that_holds(speakers, mean):
     generator, covered, draws = np.random.default_rng(7), 0, 150
     for _ in range(draws):
         rates = generator.beta(mean * 9, (1 - mean) * 9, speakers)
-        interval = speaker_interval(table(rates, 40, generator), LABELS, METRICS[UAR])
+        interval = speaker_intervals(table(rates, 40, generator), LABELS, [METRICS[UAR]])[UAR]
         covered += interval.low <= mean <= interval.high
     assert covered / draws >= 0.93
 
@@ -104,10 +99,10 @@ def test_one_more_error_hardly_raises_the_lower_end_near_the_ceiling():
 def test_few_speakers_are_uninformative():
     generator = np.random.default_rng(0)
     for speakers in range(1, MIN_SPEAKERS):
-        interval = speaker_interval(table([0.9] * speakers, 40, generator), LABELS, METRICS[UAR])
+        interval = speaker_intervals(table([0.9] * speakers, 40, generator), LABELS, [METRICS[UAR]])[UAR]
         assert (interval.low, interval.high, interval.n_clusters) == (None, None, speakers)
         assert interval.method.startswith(f"uninformative: {speakers} speaker")
-    assert speaker_interval(table([0.9] * MIN_SPEAKERS, 40, generator), LABELS, METRICS[UAR]).low is not None
+    assert speaker_intervals(table([0.9] * MIN_SPEAKERS, 40, generator), LABELS, [METRICS[UAR]])[UAR].low is not None
 
 
 def test_a_width_of_zero_is_not_printed():
@@ -169,5 +164,5 @@ def test_two_perfect_recognizers_differ_by_an_interval_around_zero():
 def test_a_fabricated_table_has_an_interval_for_every_metric():
     pooled = fabricated_predictions()
     for metric in METRICS.values():
-        interval = speaker_interval(pooled.frame, pooled.labels, metric)
+        interval = speaker_intervals(pooled.frame, pooled.labels, [metric])[metric.name]
         assert interval.low < interval.high

@@ -21,11 +21,6 @@ from lalm_mer.evaluation.statistics import (
 LABELS = ["a", "b", "c", "d"]
 
 
-def speaker_interval(frame, labels, metric):
-    """That of one metric."""
-    return speaker_intervals(frame, labels, [metric])[metric.name]
-
-
 def random_frame(seed: int, speakers: int = 6, per_speaker: int = 20, seeds: int = 1, accuracy: float = 0.6):
     generator = np.random.default_rng(seed)
     count = speakers * per_speaker
@@ -68,11 +63,11 @@ def test_leaving_a_speaker_out_of_the_counts_equals_dropping_the_rows(name, cell
 
 def test_without_speakers_there_is_no_interval_and_the_method_gives_the_reason():
     frame = random_frame(1)
-    one = speaker_interval(frame.assign(speaker="only"), LABELS, METRICS[UAR])
+    one = speaker_intervals(frame.assign(speaker="only"), LABELS, [METRICS[UAR]])[UAR]
     assert (one.low, one.high, one.n_clusters) == (None, None, 1)
     assert one.method.startswith("uninformative: 1 speaker")
     frame.loc[3, "speaker"] = None
-    unknown = speaker_interval(frame, LABELS, METRICS[UAR])
+    unknown = speaker_intervals(frame, LABELS, [METRICS[UAR]])[UAR]
     assert (unknown.low, unknown.high, unknown.n_clusters) == (None, None, None)
     assert "unknown in 1 of 120" in unknown.method
 
@@ -80,16 +75,16 @@ def test_without_speakers_there_is_no_interval_and_the_method_gives_the_reason()
 def test_a_class_of_a_single_speaker_is_named_in_the_method():
     frame = random_frame(2)
     frame = frame[(frame["truth"] != "d") | (frame["speaker"] == "s0")]
-    interval = speaker_interval(frame, LABELS, METRICS[UAR])
+    interval = speaker_intervals(frame, LABELS, [METRICS[UAR]])[UAR]
     assert "absent from 1 of 6 resamples" in interval.method
-    assert "absent" not in speaker_interval(random_frame(2), [*LABELS, "e"], METRICS[UAR]).method
+    assert "absent" not in speaker_intervals(random_frame(2), [*LABELS, "e"], [METRICS[UAR]])[UAR].method
     assert interval.low is not None
 
 
 def test_order_of_rows_does_not_matter():
     frame = random_frame(4, seeds=2)
     mixed = frame.sample(frac=1, random_state=0)
-    first, second = (speaker_interval(table, LABELS, METRICS[UAR]) for table in (frame, mixed))
+    first, second = (speaker_intervals(table, LABELS, [METRICS[UAR]])[UAR] for table in (frame, mixed))
     assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=1e-12)
 
 
@@ -97,7 +92,7 @@ def test_equal_seeds_do_not_narrow_the_interval():
     """Seeds are not new speakers: five copies of the same predictions give the interval of one."""
     frame = random_frame(5)
     five = pd.concat([frame.assign(seed=number) for number in range(5)])
-    once, often = (speaker_interval(table, LABELS, METRICS[UAR]) for table in (frame, five))
+    once, often = (speaker_intervals(table, LABELS, [METRICS[UAR]])[UAR] for table in (frame, five))
     assert (once.low, once.high) == pytest.approx((often.low, often.high), abs=1e-12)
 
 
@@ -180,7 +175,7 @@ def test_paired_test_refuses_other_utterances_truths_and_incomplete_seeds():
 
 def test_a_fabricated_table_is_tested():
     pooled = Predictions.concat([fabricated_predictions(fold=fold) for fold in (1, 2, 3)])
-    assert speaker_interval(pooled.frame, pooled.labels, METRICS["macro_f1"]).n_clusters == 12
+    assert speaker_intervals(pooled.frame, pooled.labels, [METRICS["macro_f1"]])["macro_f1"].n_clusters == 12
 
 
 def test_holm_against_the_textbook():

@@ -159,7 +159,9 @@ HARMFUL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["granite_speech", pytest.param("phi4_multimodal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", [FAMILIES_WITH_ADAPTER[0], pytest.param(FAMILIES_WITH_ADAPTER[1], marks=pytest.mark.slow)]
+)
 def test_a_published_adapter_made_to_harm_is_one_line(family, published, tmp_path):
     folder, adapter = published[family]
     copy = shutil.copytree(folder, tmp_path / "model")
