@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import metadata, util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _STATIC = (
 )
 _DELTA = tuple(name.replace("_sma", "_sma_de") for name in _STATIC)
 _SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}
+_FRAMES = Path(__file__).with_name("compare_frames.conf")
 _LEVELS = {"frames": "LowLevelDescriptors", "functionals": "Functionals"}
 
 
@@ -36,7 +38,7 @@ def _require_installed() -> None:
 class PepinoFrames(AudioEncoder):
     """The 36 frame features of Pepino et al.: pitch, jitter, shimmer, logHNR, loudness, 13 MFCC, and their deltas.
 
-    They are 18 low-level descriptors of ComParE 2016 and those of its delta level, whose last two frames are dropped.
+    They are 18 low-level descriptors of ComParE 2016 and their deltas, without the two frames that deltas have more.
 
     Raises:
         ModelError: if openSMILE is not installed
@@ -53,22 +55,33 @@ class PepinoFrames(AudioEncoder):
         _require_installed()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_levels"}  # each process opens its own
+        return {name: value for name, value in vars(self).items() if name != "_smile"}  # each process opens its own
 
     def _settings(self) -> dict[str, Any]:
         return {"name": "opensmile", "version": metadata.version("opensmile"), "columns": [*_STATIC, *_DELTA]}
 
     @cached_property
-    def _levels(self) -> tuple[Any, Any]:
-        import opensmile  # an optional extra
+    def _smile(self) -> Any:  # noqa: ANN401 of an optional extra
+        import opensmile
 
-        compare, level = opensmile.FeatureSet.ComParE_2016, opensmile.FeatureLevel
-        static = opensmile.Smile(compare, level.LowLevelDescriptors)
-        return static, opensmile.Smile(compare, level.LowLevelDescriptors_Deltas)
+        compare = Path(opensmile.Smile(opensmile.FeatureSet.ComParE_2016).config_path)
+        shared = compare.parents[1] / "shared"
+        options = {
+            "descriptors": str(compare.with_name("ComParE_2016_core.lld.conf.inc")),
+            "bufferModeConf": str(shared / "BufferMode.conf.inc"),
+            "bufferModeRbLagConf": str(shared / "BufferModeRbLag.conf.inc"),
+        }
+        return opensmile.Smile(str(_FRAMES), "frames", options=options)
+
+    @cached_property
+    def _columns(self) -> list[int]:
+        """Columns of the 36 features among those of openSMILE."""
+        names = list(self._smile.feature_names)
+        return [names.index(name) for name in (*_STATIC, *_DELTA)]
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
-        static, delta = (level.process_signal(samples, SAMPLING_RATE) for level in self._levels)
-        return np.hstack([static[list(_STATIC)].to_numpy(), delta[list(_DELTA)].to_numpy()[: len(static)]])
+        frames: Frames = self._smile(samples, SAMPLING_RATE)[0][self._columns].T
+        return frames
 
 
 class OpenSmileSet(AudioEncoder):

@@ -79,6 +79,19 @@ def test_opensmile_columns_are_pitch_first_and_deltas_after_the_18():
     assert names[18:] == [name.replace("_sma", "_sma_de") for name in names[:18]]
 
 
+@pytest.mark.parametrize("n_samples", [960, 1_119, 1_120, 2_000, 16_000])
+def test_opensmile_frames_are_those_of_its_own_levels(n_samples):
+    opensmile = pytest.importorskip("opensmile")
+    samples = tone(150).samples[:n_samples]
+    compare, levels = opensmile.FeatureSet.ComParE_2016, opensmile.FeatureLevel
+    static = opensmile.Smile(compare, levels.LowLevelDescriptors).process_signal(samples, 16_000)
+    delta = opensmile.Smile(compare, levels.LowLevelDescriptors_Deltas).process_signal(samples, 16_000)
+    extractor = PepinoFrames(trim_db=None)
+    columns = extractor.settings()["columns"]
+    expected = np.hstack([static[columns[:18]].to_numpy(), delta[columns[18:]].to_numpy()[: len(static)]])
+    np.testing.assert_array_equal(extractor.frames(Waveform(samples, 16_000)), expected)
+
+
 def test_opensmile_deltas_are_aligned_with_their_frames():
     pytest.importorskip("opensmile")
     extractor = PepinoFrames()
