@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,39 @@ def _require_installed() -> None:
         )
 
 
+# a process opens each extractor once; encoders are pickled with every utterance
+
+
+@cache
+def _pepino() -> tuple[Any, list[int]]:
+    """The extractor of ``compare_frames.conf``, and the columns of the 36 features in its frames."""
+    import opensmile  # an optional extra
+
+    compare = Path(opensmile.Smile(opensmile.FeatureSet.ComParE_2016).config_path)
+    shared = compare.parents[1] / "shared"
+    options = {
+        "descriptors": str(compare.with_name("ComParE_2016_core.lld.conf.inc")),
+        "bufferModeConf": str(shared / "BufferMode.conf.inc"),
+        "bufferModeRbLagConf": str(shared / "BufferModeRbLag.conf.inc"),
+    }
+    smile = opensmile.Smile(str(_FRAMES), "frames", options=options)
+    names = list(smile.feature_names)
+    return smile, [names.index(name) for name in (*_STATIC, *_DELTA)]
+
+
+@cache
+def _extractor(feature_set: str, level: str) -> Any:  # noqa: ANN401 of an optional extra
+    import opensmile
+
+    of_set = getattr(opensmile.FeatureSet, _SETS[feature_set])
+    return opensmile.Smile(of_set, getattr(opensmile.FeatureLevel, _LEVELS[level]))
+
+
+@cache  # reading it takes milliseconds, and an encoder's settings are read for each utterance
+def _version() -> str:
+    return metadata.version("opensmile")
+
+
 class PepinoFrames(AudioEncoder):
     """The 36 frame features of Pepino et al.: pitch, jitter, shimmer, logHNR, loudness, 13 MFCC, and their deltas.
 
@@ -54,33 +87,12 @@ class PepinoFrames(AudioEncoder):
         super().__init__(trim_db, pooled=pooled)
         _require_installed()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_smile"}  # each process opens its own
-
     def _settings(self) -> dict[str, Any]:
-        return {"name": "opensmile", "version": metadata.version("opensmile"), "columns": [*_STATIC, *_DELTA]}
-
-    @cached_property
-    def _smile(self) -> Any:  # noqa: ANN401 of an optional extra
-        import opensmile
-
-        compare = Path(opensmile.Smile(opensmile.FeatureSet.ComParE_2016).config_path)
-        shared = compare.parents[1] / "shared"
-        options = {
-            "descriptors": str(compare.with_name("ComParE_2016_core.lld.conf.inc")),
-            "bufferModeConf": str(shared / "BufferMode.conf.inc"),
-            "bufferModeRbLagConf": str(shared / "BufferModeRbLag.conf.inc"),
-        }
-        return opensmile.Smile(str(_FRAMES), "frames", options=options)
-
-    @cached_property
-    def _columns(self) -> list[int]:
-        """Columns of the 36 features among those of openSMILE."""
-        names = list(self._smile.feature_names)
-        return [names.index(name) for name in (*_STATIC, *_DELTA)]
+        return {"name": "opensmile", "version": _version(), "columns": [*_STATIC, *_DELTA]}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
-        frames: Frames = self._smile(samples, SAMPLING_RATE)[0][self._columns].T
+        smile, columns = _pepino()
+        frames: Frames = smile(samples, SAMPLING_RATE)[0][columns].T
         return frames
 
 
@@ -105,22 +117,12 @@ class OpenSmileSet(AudioEncoder):
         super().__init__(trim_db, pooled=pooled)
         _require_installed()
         self.feature_set, self.level = feature_set, level
-        self.frame_size = int(self._smile.num_features)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_smile"}  # each process opens its own
+        self.frame_size = int(_extractor(feature_set, level).num_features)
 
     def _settings(self) -> dict[str, Any]:
-        version = metadata.version("opensmile")
-        return {"name": "opensmile", "version": version, "set": _SETS[self.feature_set], "level": self.level}
-
-    @cached_property
-    def _smile(self) -> Any:  # noqa: ANN401 of an optional extra
-        import opensmile
-
-        feature_set = getattr(opensmile.FeatureSet, _SETS[self.feature_set])
-        return opensmile.Smile(feature_set, getattr(opensmile.FeatureLevel, _LEVELS[self.level]))
+        return {"name": "opensmile", "version": _version(), "set": _SETS[self.feature_set], "level": self.level}
 
     def _compute(self, samples: npt.NDArray[np.float32]) -> Frames:
-        frames: Frames = self._smile.process_signal(samples, SAMPLING_RATE).to_numpy()
+        smile = _extractor(self.feature_set, self.level)
+        frames: Frames = smile.process_signal(samples, SAMPLING_RATE).to_numpy()
         return frames
