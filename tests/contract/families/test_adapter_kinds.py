@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from closeness import assert_close
+from representatives import slow_except
 from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
@@ -24,7 +25,9 @@ OPTIONS = {
 }
 TOWERS = {"language_model": [ALL_LINEAR], "audio_tower": [ALL_LINEAR]}
 
-pytestmark = pytest.mark.parametrize("family_name", ["phi4_multimodal", "qwen2_audio"], indirect=True, scope="session")
+pytestmark = pytest.mark.parametrize(
+    "family_name", slow_except(["phi4_multimodal", "qwen2_audio"], ["qwen2_audio"]), indirect=True, scope="session"
+)
 
 
 def perturb(model, seed=0):

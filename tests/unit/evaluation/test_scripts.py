@@ -93,9 +93,8 @@ def test_help_has_an_example(script, capsys):
     assert f"python eval/{script}.py " in capsys.readouterr().out
 
 
-def test_a_label_set_that_does_not_fit_is_an_error(tmp_path):
+def test_a_label_set_that_does_not_fit_is_an_error(tmp_path, capsys):
     fabricated_predictions().write(tmp_path / "p.parquet")
-    done = run("eval/score_predictions.py", tmp_path / "p.parquet", "--labels", "angry, happy")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "expected one of ['angry', 'happy']" in done.stderr
+    assert load("score_predictions").main([str(tmp_path / "p.parquet"), "--labels", "angry, happy"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected one of ['angry', 'happy']" in line

@@ -1,7 +1,9 @@
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,11 +23,6 @@ def ravdess_ids(*actors, emotions=(1, 3, 5)):
 def overlap(audit, column, splits=("train", "test")):
     (found,) = [found for found in audit.overlaps if (found.column, found.splits) == (column, splits)]
     return found
-
-
-def run(*arguments):
-    command = [sys.executable, "eval/audit_split.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +198,31 @@ def test_a_file_name_that_fits_no_or_several_utterances_is_refused(of_files, wri
         audit_split({"train": ["Angry/x-3"], "test": [written]}, prepared=of_files)
 
 
-def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared):
+@pytest.fixture
+def audited(capsys):
+    """Run the script's ``main``."""
+    specification = importlib.util.spec_from_file_location("audit_split", REPO_ROOT / "eval" / "audit_split.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+
+    def audit(*arguments):
+        status = script.main([*map(str, arguments)])
+        return SimpleNamespace(returncode=status, **capsys.readouterr()._asdict())
+
+    return audit
+
+
+def test_the_script_exits_with_the_status_of_the_audit(tmp_path):
+    (tmp_path / "train.txt").write_text("03-01-01-01-01-01-01\n")
+    (tmp_path / "test.txt").write_text("03-01-02-01-01-01-01\n")
+    files = ["--train", tmp_path / "train.txt", "--test", tmp_path / "test.txt"]
+    command = [sys.executable, "eval/audit_split.py", *map(str, files), "--corpus", "ravdess"]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.endswith("FAILS       train and test share 1 of 1 values of speaker, for example 01\n")
+
+
+def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared, audited):
     files = {}
     for name, ids in {
         "train": ravdess_ids(1, 2),
@@ -210,26 +231,26 @@ def test_the_exit_status_of_the_command_states_the_result(tmp_path, prepared):
     }.items():
         files[name] = tmp_path / f"{name}.jsonl"
         files[name].write_text("".join(json.dumps({"key": f"ravdess-{name}", "emo": "x"}) + "\n" for name in ids))
-    clean = run("--train", files["train"], "--test", files["clean"])
-    assert (clean.returncode, clean.stderr) == (0, "")
-    assert "passes      disjoint in speaker" in clean.stdout
-    leaking = run("--train", files["train"], "--test", files["leaking"])
+    clean = audited("--train", files["train"], "--test", files["clean"])
+    assert (clean.returncode, clean.err) == (0, "")
+    assert "passes      disjoint in speaker" in clean.out
+    leaking = audited("--train", files["train"], "--test", files["leaking"])
     assert leaking.returncode == 1
-    assert "speaker     1 of 1 of test are also in train (1 utterances of test)" in leaking.stdout
-    assert "speaker-dependent: results are not comparable" in leaking.stdout
-    assert run("--train", files["train"], "--test", files["clean"], "--require", "speaker,script").returncode == 1
-    wrong = run("--train", files["train"], "--test", files["clean"], "--require", "voice")
-    assert (wrong.returncode, wrong.stderr) == (
+    assert "speaker     1 of 1 of test are also in train (1 utterances of test)" in leaking.out
+    assert "speaker-dependent: results are not comparable" in leaking.out
+    assert audited("--train", files["train"], "--test", files["clean"], "--require", "speaker,script").returncode == 1
+    wrong = audited("--train", files["train"], "--test", files["clean"], "--require", "voice")
+    assert (wrong.returncode, wrong.err) == (
         2,
         "error: --require voice: expected some of speaker, session, script, transcript, audio\n",
     )
-    assert run("--train", files["train"], "--test", files["clean"], "--require", ",").returncode == 2
+    assert audited("--train", files["train"], "--test", files["clean"], "--require", ",").returncode == 2
     (tmp_path / "cafe.txt").write_text("cafe-12-P-2-5\n")
     (tmp_path / "cafe2.txt").write_text("cafe-11-P-2-5\n")
-    unknown = run("--train", tmp_path / "cafe.txt", "--test", tmp_path / "cafe2.txt", "--require", "session")
+    unknown = audited("--train", tmp_path / "cafe.txt", "--test", tmp_path / "cafe2.txt", "--require", "session")
     assert unknown.returncode == 1
-    assert "corpus      unknown" in unknown.stdout
-    assert "FAILS       session of any utterance is not known" in unknown.stdout
-    known = run("--train", files["train"], "--test", files["clean"], "--data", prepared)
+    assert "corpus      unknown" in unknown.out
+    assert "FAILS       session of any utterance is not known" in unknown.out
+    known = audited("--train", files["train"], "--test", files["clean"], "--data", prepared)
     assert known.returncode == 2
-    assert "not in the prepared corpus mine" in known.stderr
+    assert "not in the prepared corpus mine" in known.err
