@@ -75,11 +75,13 @@ def test_audio_has_the_requested_rate(toy_corpus, toy_protocol, rate):
 
 def test_an_utterance_without_required_audio_is_named(toy_corpus, toy_protocol, examples_of_rows):
     utterances = toy_corpus().dataset
-    row = {name: utterances[name][0] for name in utterances.column_names} | {"audio": None}
+    one = datasets.Dataset.from_list(
+        [{name: utterances[name][0] for name in utterances.column_names} | {"audio": None}]
+    )
     task = toy_protocol().resolve_task({})
-    assert examples_of_rows(datasets.Dataset.from_list([row]), [0], task, None)[0].input.waveform is None
+    assert examples_of_rows(one, [0], task, None)[0].input.waveform is None
     with pytest.raises(AudioError, match="utterance s0_0 has no audio"):
-        examples_of_rows([row], [0], task, 8000)[0]
+        examples_of_rows(one, [0], task, 8000)[0]
 
 
 def test_damaged_audio_names_the_utterance(toy_corpus, toy_protocol, examples_of_rows):
@@ -88,7 +90,7 @@ def test_damaged_audio_names_the_utterance(toy_corpus, toy_protocol, examples_of
     row["audio"] = {"path": "s0_0.wav", "bytes": row["audio"]["bytes"][:500]}
     row["audio_sha256"] = hash_bytes(row["audio"]["bytes"])
     with pytest.raises(AudioError, match=r"utterance s0_0 \(s0_0.wav\)"):
-        examples_of_rows([row], [0], toy_protocol().resolve_task({}), 8000)[0]
+        examples_of_rows(datasets.Dataset.from_list([row]), [0], toy_protocol().resolve_task({}), 8000)[0]
 
 
 def test_an_utterance_outside_the_task_is_an_error(toy_corpus, toy_protocol, examples_of_rows):
