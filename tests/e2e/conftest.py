@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Workplace:
     """Where the corpus, the model and the YAML files lie, and how recipes are started on them."""
 
     folder: Path
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
@@ -72,8 +73,14 @@ class Workplace:
         return self.folder / "data"
 
     def config(self, recipe: str) -> Path:
-        """The YAML of ``finetune`` or ``zero_shot``."""
-        return self.folder / f"{recipe}.yaml"
+        """The YAML of ``finetune`` or ``zero_shot``, or that of ``with_config``."""
+        return self.own.get(recipe, self.folder / f"{recipe}.yaml")
+
+    def with_config(self, recipe: str, content: Mapping[str, Any], folder: Path) -> Workplace:
+        """The same with a YAML of its own, since all worker processes share ``folder`` of this one."""
+        file = folder / f"{recipe}.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return replace(self, own={**self.own, recipe: file})
 
     @staticmethod
     def accelerate_launch(config: str | Path = "accelerate_configs/cpu.yaml") -> list[str]:

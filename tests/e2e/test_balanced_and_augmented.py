@@ -23,37 +23,36 @@ def test_a_run_is_trained_and_its_record_has_the_counts(workplace):
     assert (out / "metrics.json").is_file()
 
 
-@pytest.mark.slow
-def test_the_baseline_is_trained_on_augmented_features(workplace):
+@pytest.fixture
+def baseline(workplace, tmp_path):
+    """The workplace with a YAML of a baseline."""
     settings = yaml.safe_load(Path(workplace.config("zero_shot")).read_text("utf-8"))
     settings = {name: settings[name] for name in ("data", "split", "output")}
     settings["baseline"] = {
         "audio": {"encoder": {"kind": "log_mel"}}, "transcript": {"encoder": {"kind": "scratch"}},
         "cache_dir": str(workplace.folder / "cache"),
     }  # fmt: skip
-    workplace.config("train_baseline").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return workplace.with_config("train_baseline", settings, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_baseline_is_trained_on_augmented_features(baseline, tmp_path):
     histories = {}
     for name, overrides in {
         "bare": ["train.max_steps=4"], "augmented": [*AUGMENTED], "repeated": [*AUGMENTED],
         "weighted": ["train.max_steps=4", "balance.class_weights=balanced"],
     }.items():  # fmt: skip
-        out = workplace.folder / f"baseline_{name}"
+        out = tmp_path / name
         more = ("train.logging_steps=1", "train.per_device_train_batch_size=4")
-        assert workplace.again("train_baseline", f"output.dir={out}", *overrides, *more) == 0
+        assert baseline.again("train_baseline", f"output.dir={out}", *overrides, *more) == 0
         histories[name] = (out / "history.jsonl").read_text("utf-8")
     assert histories["augmented"] == histories["repeated"]
     assert len(set(histories.values())) == 3
-    weights = json.loads((workplace.folder / "baseline_weighted" / "run.json").read_text("utf-8"))["class_weights"]
+    weights = json.loads((tmp_path / "weighted" / "run.json").read_text("utf-8"))["class_weights"]
     assert weights == {"angry": 20 / 24, "content": 20 / 24, "happy": 20 / 16, "sad": 20 / 16}
 
 
-def test_augmentation_is_refused_without_audio(workplace, capsys):
-    settings = (
-        "baseline.modalities=transcript",
-        "augment.gain.p=1.0",
-        f"output.dir={workplace.folder / 'without_audio'}",
-    )
-    settings_file = workplace.config("train_baseline")
-    assert settings_file.is_file()
-    assert workplace.again("train_baseline", *settings) != 0
+def test_augmentation_is_refused_without_audio(baseline, tmp_path, capsys):
+    settings = ("baseline.modalities=transcript", "augment.gain.p=1.0", f"output.dir={tmp_path / 'run'}")
+    assert baseline.again("train_baseline", *settings) == 1
     assert "augment.gain.p" in capsys.readouterr().err

@@ -4,24 +4,22 @@ import json
 
 import pandas as pd
 import pytest
-import yaml
 from small_runs import small_baseline, test_stays_closed  # noqa: F401 a fixture
 
 DEV_ALONE = "split.score_test=false"
 
 
 @pytest.fixture(scope="module")
-def small(workplace):
-    """A YAML of a small baseline."""
-    content = small_baseline(workplace)
-    workplace.config("train_baseline").write_text(yaml.safe_dump(content), encoding="utf-8")
+def small(workplace, tmp_path_factory):
+    """The workplace with a YAML of a small baseline."""
+    return workplace.with_config("train_baseline", small_baseline(workplace), tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize(("recipe", "more"), [("train_baseline", ()), ("finetune", ("train.max_steps=1",))])
-@pytest.mark.usefixtures("test_stays_closed", "small")
-def test_a_run_that_scores_dev_alone_does_not_open_test(recipe, more, workplace, tmp_path, capsys):
+@pytest.mark.usefixtures("test_stays_closed")
+def test_a_run_that_scores_dev_alone_does_not_open_test(recipe, more, small, tmp_path, capsys):
     command = [recipe, f"output.dir={tmp_path}", DEV_ALONE, *more]
-    assert workplace.again(*command) == 0
+    assert small.again(*command) == 0
     found = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert found == {"run.json", "history.jsonl", "dev_predictions.parquet", "dev_metrics.json"}
     dev = pd.read_parquet(tmp_path / "dev_predictions.parquet")
@@ -29,23 +27,21 @@ def test_a_run_that_scores_dev_alone_does_not_open_test(recipe, more, workplace,
     metrics = json.loads((tmp_path / "dev_metrics.json").read_text("utf-8"))
     assert metrics["n"] == len(dev) == 20
     assert "scoring 0 test" not in capsys.readouterr().out
-    assert workplace.again(*command) == 0
+    assert small.again(*command) == 0
     assert "is finished; nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small")
-def test_a_run_on_a_part_of_train_scores_the_whole_test_set(workplace, tmp_path):
+def test_a_run_on_a_part_of_train_scores_the_whole_test_set(small, tmp_path):
     options = ["train_baseline", f"output.dir={tmp_path}", "split.train_utterances=8"]
-    assert workplace.again(*options) == 0
+    assert small.again(*options) == 0
     run = json.loads((tmp_path / "run.json").read_text("utf-8"))
     assert run["balance"]["before"]["examples"] == 8
     assert set(run["balance"]["before"]["classes"].values()) == {2}
     assert len(pd.read_parquet(tmp_path / "predictions.parquet")) == 21
 
 
-@pytest.mark.usefixtures("small")
-def test_more_than_train_has_is_one_line(workplace, tmp_path, capsys):
-    assert workplace.again("train_baseline", f"output.dir={tmp_path}", "split.train_utterances=21") == 1
+def test_more_than_train_has_is_one_line(small, tmp_path, capsys):
+    assert small.again("train_baseline", f"output.dir={tmp_path}", "split.train_utterances=21") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "error: key 'split.train_utterances': 21, but train has 20 utterances; lower it"
