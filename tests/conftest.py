@@ -141,6 +141,21 @@ def toy_protocol() -> Callable[..., Protocol]:
 
 
 @pytest.fixture(scope="session")
+def real_weights() -> Callable[[str], Path]:
+    """Folders of small published models by name, in the folder that LALM_MER_WEIGHTS names; skipped without it."""
+    folder = os.environ.get("LALM_MER_WEIGHTS")
+
+    def named(name: str) -> Path:
+        if not folder:
+            pytest.skip("LALM_MER_WEIGHTS is not set: it names a folder with small published models")
+        if not (Path(folder) / name / "config.json").is_file():
+            pytest.skip(f"LALM_MER_WEIGHTS has no {name}")
+        return Path(folder) / name
+
+    return named
+
+
+@pytest.fixture(scope="session")
 def tiny_whisper_folder(made_once: Callable[..., Path]) -> Path:
     """A multilingual Whisper with random weights and a window of 2 s."""
     from tiny_whisper import build_tiny_whisper  # here, so that other tests do not load torch

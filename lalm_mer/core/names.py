@@ -5,12 +5,12 @@ train and score a model. This module imports nothing, so that ``--help`` can lis
 from __future__ import annotations
 
 __all__ = [
-    "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "CONDITIONS", "DTYPES",
-    "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES", "LATE_FUSION", "LIKELIHOOD",
-    "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "NORMALISATIONS", "OBJECTIVES", "OPTIMIZERS",
-    "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS", "TOWER_CACHE", "TRANSCRIPT",
-    "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT", "modalities_of", "uses_audio",
-    "uses_transcript",
+    "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "COMPOSED_OF",
+    "CONDITIONS", "DTYPES", "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES",
+    "LATE_FUSION", "LIKELIHOOD", "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "NORMALISATIONS",
+    "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS",
+    "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
+    "modalities_of", "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -77,6 +77,9 @@ LABEL_SCORES = ("sum", "mean", "pmi")
 
 NORMALISATIONS = ("train", "speaker", "none")
 """Which utterances give mean and standard deviation of the features: those of train, those of a speaker, or none."""
+
+COMPOSED_OF = "composed_of"
+"""Key of a model's config, by which one of class Qwen2-Audio is of family composed: its parts"""
 
 
 def uses_audio(modalities: str) -> bool:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lalm_mer.core.errors import OutputError
+from lalm_mer.core.errors import ConfigError, OutputError
 
-__all__ = ["atomic_folder", "atomic_path", "output_error", "write_json", "write_text", "writing"]
+__all__ = ["atomic_folder", "atomic_path", "output_error", "require_empty", "write_json", "write_text", "writing"]
 
 _FREE_SPACE = "free some space, or write to another folder, and run the same command again"
 _BELOW = "choose a path below a folder"
@@ -85,6 +85,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_empty(out: Path) -> None:
+    """Check that ``out`` is a new or empty folder.
+
+    Raises:
+        ConfigError: naming the folder
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
 
 
 @contextmanager

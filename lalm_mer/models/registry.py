@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.names import COMPOSED_OF
 from lalm_mer.models.clap import Clap
 from lalm_mer.models.digest import read_model_config
 from lalm_mer.models.families import CLAP, FAMILIES, OTHER_MODEL_TYPES, REMOTE, family_class, model_names
@@ -30,8 +31,9 @@ def family_of(model_id: str, revision: str | None = None) -> str:
     Raises:
         ModelError: if there is no such model, or no family for its type
     """
-    model_type = str(read_model_config(model_id, revision).get("model_type") or "")
-    family = OTHER_MODEL_TYPES.get(model_type, model_type)
+    config = read_model_config(model_id, revision)
+    model_type = str(config.get("model_type") or "")
+    family = "composed" if COMPOSED_OF in config else OTHER_MODEL_TYPES.get(model_type, model_type)
     if family not in (*FAMILIES, CLAP):
         found = (
             f"is of type {model_type!r}, which has no family" if model_type else "has no config.json with a model_type"

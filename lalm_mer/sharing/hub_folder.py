@@ -18,7 +18,7 @@ from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.names import ADAPTERS, BASELINE, SIMULATED
-from lalm_mer.core.output import atomic_folder, write_json, write_text, writing
+from lalm_mer.core.output import atomic_folder, require_empty, write_json, write_text, writing
 from lalm_mer.core.run_record import METRICS_FILE, MODEL_FOLDER, RUN_FILE, ModelRecord, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
 from lalm_mer.corpora import load_tasks
@@ -37,7 +37,7 @@ from lalm_mer.sharing.public_record import check_text, is_name, public_baseline_
 from lalm_mer.sharing.tensors import check_tensor_names, copy_tensors
 
 __all__ = [
-    "ADAPTER", "LABELS", "PROMPT", "assemble", "complete_adapter", "read_labels", "require_empty", "write_prompt",
+    "ADAPTER", "LABELS", "PROMPT", "assemble", "complete_adapter", "read_labels", "write_prompt",
     "written_here",
 ]  # fmt: skip
 
@@ -245,16 +245,6 @@ def _description(
         licence=licence,
     )
     return _Description(family, model, prompt.content, card)
-
-
-def require_empty(out: Path) -> None:
-    """Check that ``out`` is a new or empty folder.
-
-    Raises:
-        ConfigError: naming the folder
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: is not an empty folder; choose a new one")
 
 
 def _finished(folder: Path) -> Run:

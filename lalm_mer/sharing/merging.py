@@ -7,7 +7,7 @@ from typing import Any
 
 from lalm_mer.core.errors import AdapterError, ConfigError, one_line
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.output import atomic_folder
+from lalm_mer.core.output import atomic_folder, require_empty
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.models.adapter_files import WEIGHTS
 from lalm_mer.models.adapters import load_adapter
@@ -15,7 +15,6 @@ from lalm_mer.models.digest import base_digest
 from lalm_mer.models.registry import model_class
 from lalm_mer.sharing.adapter_context import MergedFrom, context_of, read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from
-from lalm_mer.sharing.hub_folder import require_empty
 
 __all__ = ["merge"]
 

@@ -32,6 +32,7 @@ FAMILIES = {
     "qwen2_5_omni": "Qwen25Omni",
     "qwen3_omni_moe": "Qwen3OmniMoe",
     "voxtral": "Voxtral",
+    "composed": "Composed",
 }
 """Name of a family and of its file -> class in this file"""
 NEEDED_TRANSFORMERS = dict.fromkeys(("musicflamingo", "gemma4", "gemma3n", "qwen2_5_omni", "qwen3_omni_moe"), "5.21")

@@ -30,21 +30,15 @@ from lalm_mer.models.families.base import (
     TowerOutput,
 )
 from lalm_mer.models.families.parts.keys_values import KeysValues
+from lalm_mer.models.families.parts.templates import PROBE, rendered_probe, stop_token_of
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 from lalm_mer.models.loading import from_pretrained
-from lalm_mer.prompting.conversation import Conversation, Message, Part, mark_parts
+from lalm_mer.prompting.conversation import mark_parts
 
 __all__ = ["LIMITS", "Generic"]
 
 _NAMES = {"audio_tower": ("audio_tower", "audio_encoder", "sound_tower", "speech_encoder"), "projector": ("projector",)}
 """Tower -> parts of the last name of its outermost module"""
-_PROBE = Conversation(
-    (
-        Message("user", (Part("audio"), Part("words", "What?"))),
-        Message("assistant", (Part("words", "That."),)),
-        Message("user", (Part("words", "And?"),)),
-    )
-)
 _UNKNOWN = "The training data of a generic model is not known, so that no corpus can be ruled out; see its card."
 LIMITS = (
     "one forward pass from audio to logits per answer: slower, and neither tower output nor keys can be cached",
@@ -166,9 +160,8 @@ class Generic(Family):
         self.towers = _towers(model)  # type: ignore[misc]
         self.audio_token = processor.tokenizer.convert_ids_to_tokens(audio_id)  # type: ignore[misc]
         try:
-            marked = mark_parts(_PROBE)[0]
-            rendered = processor.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
-            self.stop_token = _token_after(processor.tokenizer, rendered, "\ue0001\ue001")  # type: ignore[misc]
+            rendered = rendered_probe(processor)
+            self.stop_token = stop_token_of(processor.tokenizer, rendered, self.name)  # type: ignore[misc]
             super().__init__(model, processor)
             self._compare(rendered)
         except LalmMerError:
@@ -196,7 +189,7 @@ class Generic(Family):
 
     def _compare(self, rendered: str) -> None:
         """Find the text that the processor adds around an audio slot, and compare a prompt with the processor's."""
-        for number, word in enumerate(mark_parts(_PROBE)[1]):
+        for number, word in enumerate(mark_parts(PROBE)[1]):
             rendered = rendered.replace(f"\ue000{number}\ue001", word)
         samples = np.zeros(self.sampling_rate, np.float32)
         theirs = _processed(self, rendered, samples)["input_ids"][0].tolist()
@@ -206,7 +199,7 @@ class Generic(Family):
             before = theirs[slot : theirs.index(self.audio_token_id)]
             after = theirs[last : len(theirs) - (len(plain) - slot - 1)]
             self.audio_marks = (self.tokenizer.decode(before), self.tokenizer.decode(after))  # type: ignore[misc]
-        ours = self.prompt_ids(_PROBE, [self.audio_token_count(len(samples))])
+        ours = self.prompt_ids(PROBE, [self.audio_token_count(len(samples))])
         if ours != theirs:
             raise ModelError(
                 f"{self.name}: a prompt is {self.tokenizer.decode(ours)[:120]!r}, but the processor makes "
@@ -228,16 +221,6 @@ def _paths(inputs: LanguageInputs) -> list[Tensor]:
         return [torch.arange(inputs.input_ids.shape[1], device=inputs.input_ids.device)]
     visible = mask[0, 0] == 0
     return [row.nonzero()[:, 0] for row in visible[visible.sum(dim=0) == 1]]
-
-
-def _token_after(tokenizer: Any, rendered: str, mark: str) -> str:  # noqa: ANN401 any tokenizer
-    """The special token that a chat template writes directly after a mark."""
-    after = rendered.partition(mark)[2]
-    first = tokenizer(after, add_special_tokens=False)["input_ids"][0]
-    if first not in tokenizer.added_tokens_decoder:
-        raise ModelError(f"generic: its chat template ends the assistant's turn with {after[:30]!r}, no special token")
-    token: str = tokenizer.convert_ids_to_tokens(first)
-    return token
 
 
 def _towers(model: Any) -> dict[str, str]:  # noqa: ANN401 any model

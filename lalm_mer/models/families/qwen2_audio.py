@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from transformers import (
     Qwen2AudioConfig,
@@ -26,7 +28,7 @@ class Qwen2Audio(Family):
 
     name = "qwen2_audio"
     model_class = Qwen2AudioForConditionalGeneration
-    published = ("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B")
+    published: ClassVar[Sequence[str]] = ("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B")
     licence = "Apache-2.0"
     contamination = {
         "meld": "Its authors report its figure on MELD (Chu et al. 2024, arXiv:2407.10759) and do not name the corpora "

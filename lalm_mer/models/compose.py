@@ -1,0 +1,145 @@
+"""An audio-language model from the encoder of a Whisper and a language model, whose projector is still random."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import ModelCardData, metadata_load
+from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor, WhisperModel
+
+from lalm_mer.core.errors import ModelError, one_line
+from lalm_mer.core.locks import only_writer
+from lalm_mer.core.output import atomic_folder, require_empty
+from lalm_mer.models.digest import base_digest, read_model_config
+from lalm_mer.models.families.parts.composing import composed_model, composed_processor, cut_layers
+from lalm_mer.models.loading import find_file, from_pretrained, load_weights
+
+__all__ = ["Part", "compose"]
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+-]{0,60}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of which a part is taken.
+
+    Args:
+        model: Hub id or folder
+        revision: branch, tag or commit on the Hub
+        layers: number of its first layers that are kept; None for all
+    """
+
+    model: str
+    revision: str | None = None
+    layers: int | None = None
+
+
+def compose(tower: Part, language_model: Part, out: Path, *, dtype: str = "float32", seed: int = 0) -> int:
+    """Write a model of Qwen2-Audio's class with its processor and a card; returns its number of parameters.
+
+    Args:
+        tower: a Whisper, whose encoder becomes the audio tower
+        language_model: a causal language model of transformers, whose tokenizer has a chat template
+        out: a new or empty folder
+        dtype: of the weights: float32, bfloat16 or float16
+        seed: seed of the projector
+
+    Raises:
+        ModelError: naming the model, if it cannot be loaded or is of another kind, or has fewer layers
+        ConfigError: if ``out`` is not empty
+        OutputError: if it cannot be written
+    """
+    require_empty(out)
+    kind = getattr(torch, dtype)
+    encoder, extractor = _whisper(tower, kind)
+    decoder, tokenizer = _language_model(language_model, kind)
+    processor = composed_processor(extractor, tokenizer)
+    origin = {"audio_tower": _origin(tower), "language_model": _origin(language_model)}
+    model = composed_model(encoder, decoder, processor, origin=origin, seed=seed)
+    with only_writer(out), atomic_folder(out) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        (partial / "README.md").write_text(_card(tower, language_model), encoding="utf-8")
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _whisper(part: Part, dtype: torch.dtype) -> tuple[Any, Any]:
+    found = read_model_config(part.model, part.revision).get("model_type")
+    if found != "whisper":
+        raise ModelError(f"model {part.model!r}: is of type {found!r}; expected a Whisper as the audio tower")
+    model = _loaded(WhisperModel, part, dtype)
+    if part.layers is not None:
+        cut_layers(model.encoder, part.layers, "tower_layers")
+    return model.encoder, _opened(WhisperFeatureExtractor, part)
+
+
+def _language_model(part: Part, dtype: torch.dtype) -> tuple[Any, Any]:
+    read_model_config(part.model, part.revision)  # the shorter error, if there is no such model
+    tokenizer = _opened(AutoTokenizer, part)
+    model = _loaded(AutoModelForCausalLM, part, dtype)
+    if part.layers is not None:
+        cut_layers(model.base_model, part.layers, "language_layers")
+    return model, tokenizer
+
+
+def _opened(kind: Any, part: Part) -> Any:  # noqa: ANN401 of transformers
+    try:
+        return from_pretrained(kind, part.model, part.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {part.model!r}: its {kind.__name__} cannot be opened: {one_line(error)}") from error
+
+
+def _loaded(kind: Any, part: Part, dtype: torch.dtype) -> Any:  # noqa: ANN401 of transformers
+    try:
+        model, report = load_weights(kind, part.model, part.revision, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {part.model!r} cannot be loaded: {one_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"model {part.model!r}: has no weights for {len(missing)} tensors of {type(model).__name__}, such as "
+            f"{missing[0]}; expected a complete model of that class"
+        )
+    return model
+
+
+def _origin(part: Part) -> dict[str, Any]:
+    return {**asdict(part), "digest": base_digest(part.model, part.revision)}
+
+
+def _card(tower: Part, language_model: Part) -> str:
+    """Model card: where the parts are from, with the licences that their own cards state."""
+    parts = {"audio tower": tower, "language model": language_model}
+    data: Any = ModelCardData(
+        base_model=[part.model for part in parts.values() if not Path(part.model).exists()] or None,
+        library_name="transformers",
+        pipeline_tag="audio-text-to-text",
+        license="other",
+        license_name="those-of-its-parts",
+        tags=["lalm-mer"],
+    )
+    rows = []
+    for what, part in parts.items():
+        name = Path(part.model).name if Path(part.model).exists() else part.model
+        layers = "all" if part.layers is None else f"the first {part.layers}"
+        rows.append(f"| {what} | {name} | {layers} | {_licence(part) or 'not stated in its card'} |")
+    table = "\n".join(["| part | from | layers | licence |", "|---|---|---|---|", *rows])
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# A composed audio-language model\n\n{table}\n\nThe projector between "
+        "them is random: train it before you use the model. The class is that of Qwen2-Audio, without its weights. "
+        "Both licences apply. Made with lalm-mer (`recipes/compose_model.py`).\n"
+    )
+
+
+def _licence(part: Part) -> str | None:
+    """The licence in the metadata of a model's card; None if it has no card or names none."""
+    try:
+        card = find_file(part.model, "README.md", part.revision)
+        found = (metadata_load(card) or {}).get("license") if card is not None else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, str) and _LICENCE.fullmatch(found) else None

@@ -1,0 +1,200 @@
+"""A composed model gives what its parts give; other parts are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_close
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    WhisperModel,
+)
+
+from lalm_mer.core.audio import Waveform
+from lalm_mer.core.errors import ConfigError, ModelError
+from lalm_mer.models.compose import Part, compose
+from lalm_mer.models.families import family_class
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
+from lalm_mer.models.registry import family_of
+
+TEMPLATE = "{% for m in messages %}{{ '<turn>' + m['role'] + ': ' + m['content'] + '<end>' }}{% endfor %}"
+SIZES = {
+    "llama": lambda vocabulary: LlamaForCausalLM(
+        LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                    num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+                    bos_token_id=None, eos_token_id=2)
+    ),
+    "gpt2": lambda vocabulary: GPT2LMHeadModel(
+        GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=4, bos_token_id=None, eos_token_id=2)
+    ),
+    "gemma2": lambda vocabulary: Gemma2ForCausalLM(
+        Gemma2Config(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+                     num_attention_heads=4, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.01,
+                     bos_token_id=None, eos_token_id=2, pad_token_id=0)
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    """A maker of folders of tiny random language models with a chat template."""
+
+    def make(kind="llama", template=TEMPLATE):
+        shape = TinyShape(("one two three", "what was said", "user: assistant:"), 1, vocabulary=300)
+        tokenizer = byte_level_bpe(shape, ["<pad>", "<turn>", "<end>"], eos="<end>", pad="<pad>")
+        tokenizer.chat_template = template
+        torch.manual_seed(0)
+        SIZES[kind](len(tokenizer)).save_pretrained(tmp_path / kind)
+        tokenizer.save_pretrained(tmp_path / kind)
+        return str(tmp_path / kind)
+
+    return make
+
+
+def opened(folder):
+    family = family_class("composed").load(folder, dtype="float32", attn_implementation="eager")
+    family.model.eval()
+    return family
+
+
+def assert_gives_what_its_parts_give(folder, whisper, language_model, tower_layers=None, language_layers=None):
+    """Tower output and logits are those of the parts, by transformers alone."""
+    family = opened(folder)
+    samples = np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
+    mel = family.processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    encoder = WhisperModel.from_pretrained(whisper, attn_implementation="eager").encoder.eval()
+    theirs = AutoModelForCausalLM.from_pretrained(language_model, attn_implementation="eager").eval()
+    ids = torch.tensor([family.word_ids("what was said")])
+    with torch.no_grad():
+        states = encoder(mel, output_hidden_states=True).hidden_states
+        last = states[-1 if tower_layers is None else tower_layers]
+        pooled = torch.nn.functional.avg_pool1d(last.transpose(1, 2), 2).transpose(1, 2)
+        if tower_layers is None:  # of a complete encoder, the last states are normalised already
+            before = []
+            encoder.layer_norm.register_forward_pre_hook(lambda _, given: before.append(given[0]))
+            encoder(mel)
+            pooled = torch.nn.functional.avg_pool1d(before[0].transpose(1, 2), 2).transpose(1, 2)
+        tower = family.submodule("audio_tower")
+        assert_close(tower(mel).last_hidden_state, encoder.layer_norm(pooled), 1e-5)
+        if language_layers is None:
+            ours = family.model(input_ids=ids).logits[..., : theirs.config.vocab_size]
+            assert_close(ours, theirs(input_ids=ids).logits, 1e-5)
+    return family
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_composed_model_gives_what_its_parts_give(kind, chat_model, tiny_whisper_folder, tmp_path):
+    language_model = chat_model(kind)
+    compose(Part(str(tiny_whisper_folder)), Part(language_model), tmp_path / "out")
+    family = assert_gives_what_its_parts_give(tmp_path / "out", tiny_whisper_folder, language_model)
+    assert family.stop_token == "<end>"
+    assert family_of(str(tmp_path / "out")) == "composed"
+    assert family.fsdp_layers[1] == {"llama": "LlamaDecoderLayer", "gpt2": "GPT2Block"}[kind]
+    output, embeddings = family.model.lm_head.weight, family.submodule("language_model").get_input_embeddings().weight
+    assert output.data_ptr() != embeddings.data_ptr()
+    assert_close(output, embeddings, 0)  # tied in the language model
+    assert_close(embeddings[-1], embeddings[:-3].mean(dim=0), 1e-6)
+    assert len(embeddings) == len(family.tokenizer)
+
+
+def test_first_layers_are_kept_and_named_in_the_config_and_the_card(chat_model, tiny_whisper_folder, tmp_path):
+    language_model = chat_model()
+    layers = WhisperModel.from_pretrained(tiny_whisper_folder).config.encoder_layers
+    tower = Part(str(tiny_whisper_folder), layers=layers - 1)
+    compose(tower, Part(language_model, layers=1), tmp_path / "out", seed=3)
+    family = assert_gives_what_its_parts_give(
+        tmp_path / "out", tiny_whisper_folder, language_model, tower_layers=layers - 1, language_layers=1
+    )
+    assert len(family.submodule("language_model").layers) == family.model.config.text_config.num_hidden_layers == 1
+    origin = json.loads((tmp_path / "out" / "config.json").read_text())["composed_of"]
+    assert origin["audio_tower"]["layers"] == layers - 1
+    assert f"| audio tower | {tiny_whisper_folder.name} | the first {layers - 1} | not stated" in (
+        tmp_path / "out" / "README.md"
+    ).read_text("utf-8")
+
+
+def test_a_licence_in_a_card_is_shown_if_it_is_a_name(chat_model, tiny_whisper_folder, tmp_path):
+    language_model = chat_model()
+    card = tmp_path / "llama" / "README.md"
+    for licence, shown in (("apache-2.0", "apache-2.0"), ("'a | b'", "not stated in its card"), ("[", "not stated")):
+        card.write_text(f"---\nlicense: {licence}\n---\n# m\n")
+        compose(Part(str(tiny_whisper_folder)), Part(language_model), tmp_path / f"out_{shown[:3]}{len(licence)}")
+        (written,) = tmp_path.glob(f"out_{shown[:3]}{len(licence)}/README.md")
+        assert f"| language model | llama | all | {shown}" in written.read_text("utf-8")
+
+
+def test_the_seed_decides_the_projector_alone(chat_model, tiny_whisper_folder, tmp_path):
+    language_model = chat_model()
+    weights = {}
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        compose(Part(str(tiny_whisper_folder)), Part(language_model), tmp_path / name, seed=seed)
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+    differ = [key for key, value in weights["first"].items() if not torch.equal(value, weights["other"][key])]
+    assert differ == ["multi_modal_projector.linear.weight"]
+    assert all(torch.equal(value, weights["again"][key]) for key, value in weights["first"].items())
+
+
+def test_an_audio_slot_is_in_the_language_models_own_turns(chat_model, tiny_whisper_folder, tmp_path):
+    compose(Part(str(tiny_whisper_folder)), Part(chat_model()), tmp_path / "out")
+    family = opened(tmp_path / "out")
+    waveform = Waveform(np.zeros(16_000, np.float32), 16_000)
+    messages = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "what"}]}]
+    rendered = family.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert rendered == "<turn>user: <|audio_bos|><|AUDIO|><|audio_eos|>what<end>"
+    made = family.processor(text=[rendered], audio=[waveform.samples], sampling_rate=16_000, return_tensors="pt")
+    count = int((made["input_ids"] == family.audio_token_id).sum())
+    assert count == family.audio_token_count(16_000) == 25
+
+
+def cut(folder):
+    weights = load_file(f"{folder}/model.safetensors")
+    del weights[next(name for name in weights if "mlp" in name)]
+    save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+def test_parts_that_cannot_be_composed_are_named(chat_model, tiny_whisper_folder, tmp_path):
+    whisper, out = Part(str(tiny_whisper_folder)), tmp_path / "out"
+    language_model = chat_model()
+    for tower, model, says in (
+        (Part(language_model), Part(language_model), "is of type 'llama'; expected a Whisper"),
+        (whisper, Part(str(tmp_path / "gone")), "gone' cannot be "),
+        (whisper, Part(chat_model("gpt2", None)), "no chat template"),
+        (whisper, Part(chat_model("gemma2")), "Gemma2ForCausalLM: its logits are more than an output layer"),
+        (Part(whisper.model, layers=0), Part(language_model), "argument 'tower_layers': 0; WhisperEncoder has "),
+        (whisper, Part(language_model, layers=4), "argument 'language_layers': 4; LlamaModel has 3 layers"),
+    ):
+        with pytest.raises(ModelError, match=says):
+            compose(tower, model, out)
+    cut(language_model)
+    with pytest.raises(ModelError, match=r"has no weights for 1 tensors of LlamaForCausalLM, such as .*mlp"):
+        compose(whisper, Part(language_model), out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "thesis.docx").touch()
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        compose(whisper, Part(language_model), out)
+
+
+def test_a_model_whose_template_ends_turns_with_words_is_refused(chat_model, tiny_whisper_folder, tmp_path):
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' over ' }}{% endfor %}"
+    compose(Part(str(tiny_whisper_folder)), Part(chat_model(template=template)), tmp_path / "out")
+    with pytest.raises(ModelError, match="composed: its chat template ends the assistant's turn with"):
+        opened(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("tower", "layers"), [("whisper-tiny.en", None), ("whisper-tiny.en", 3), ("whisper-base", None)]
+)
+def test_real_parts_give_what_they_gave(real_weights, tower, layers, tmp_path):
+    whisper, language_model = real_weights(tower), real_weights("smollm2-135m-instruct")
+    compose(Part(str(whisper), layers=layers), Part(str(language_model)), tmp_path / "out")
+    family = assert_gives_what_its_parts_give(tmp_path / "out", whisper, language_model, tower_layers=layers)
+    assert family.stop_token == "<|im_end|>"
