@@ -62,7 +62,7 @@ def _family(name: str, *, builds: bool, describes: bool) -> Iterator[str]:
     yield f"family      {name}: {status}"
     if not describes:
         return
-    yield f"            weights {', '.join(family.published)}; licence {family.licence}"
+    yield f"            weights {', '.join(family.published) or 'none published'}; licence {family.licence}"
     if family.single_turn_reason is not None:
         yield f"            single turn only: {family.single_turn_reason}"
     for corpus, known in family.contamination.items():

@@ -82,6 +82,8 @@ def estimate_lines(options: argparse.Namespace) -> Iterator[str]:
 
     family_type = family_class(options.family)
     count, mean_s, longest_s, audio_bytes = _corpus(options)
+    if options.model is None and not family_type.published:
+        raise ConfigError(f"--model is missing; family {options.family} has no published model of its own")
     source = options.model or family_type.published[0]
     revision = options.revision or (None if options.model else family_type.published_revision)
     family = empty_family(options.family, source, revision, options.dtype)

@@ -60,7 +60,12 @@ class Uses:
 # The model and its prompt
 
 
-@pytest.mark.parametrize("family", sorted(filter(is_supported, FAMILIES)))
+def test_a_family_without_published_models_needs_a_name():
+    with pytest.raises(ConfigError, match=r"key 'model\.id' is missing; family composed has no published model"):
+        with_model(prompted("composed"))
+
+
+@pytest.mark.parametrize("family", sorted(filter(is_supported, FAMILIES.keys() - {"composed"})))
 @pytest.mark.parametrize("modalities", MODALITIES)
 def test_a_family_has_a_default_model_and_a_prompt_for_all_modalities(family, modalities):
     settings = with_model(prompted(family, modalities))
