@@ -114,6 +114,7 @@ def _origin(part: Part) -> dict[str, Any]:
 def _card(tower: Part, language_model: Part) -> str:
     """Model card: where the parts are from, with the licences that their own cards state."""
     parts = {"audio tower": tower, "language model": language_model}
+    names = {what: Path(part.model).name if Path(part.model).exists() else part.model for what, part in parts.items()}
     data: Any = ModelCardData(
         base_model=[part.model for part in parts.values() if not Path(part.model).exists()] or None,
         library_name="transformers",
@@ -124,9 +125,8 @@ def _card(tower: Part, language_model: Part) -> str:
     )
     rows = []
     for what, part in parts.items():
-        name = Path(part.model).name if Path(part.model).exists() else part.model
         layers = "all" if part.layers is None else f"the first {part.layers}"
-        rows.append(f"| {what} | {name} | {layers} | {_licence(part) or 'not stated in its card'} |")
+        rows.append(f"| {what} | {names[what]} | {layers} | {_licence(part) or 'not stated in its card'} |")
     table = "\n".join(["| part | from | layers | licence |", "|---|---|---|---|", *rows])
     return (
         f"---\n{data.to_yaml()}\n---\n\n# A composed audio-language model\n\n{table}\n\nThe projector between "

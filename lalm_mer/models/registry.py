@@ -33,7 +33,9 @@ def family_of(model_id: str, revision: str | None = None) -> str:
     """
     config = read_model_config(model_id, revision)
     model_type = str(config.get("model_type") or "")
-    family = "composed" if COMPOSED_OF in config else OTHER_MODEL_TYPES.get(model_type, model_type)
+    family = OTHER_MODEL_TYPES.get(model_type, model_type)
+    if family == "qwen2_audio" and COMPOSED_OF in config:
+        family = "composed"
     if family not in (*FAMILIES, CLAP):
         found = (
             f"is of type {model_type!r}, which has no family" if model_type else "has no config.json with a model_type"

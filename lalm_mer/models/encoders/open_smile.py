@@ -35,10 +35,7 @@ def _require_installed() -> None:
         )
 
 
-# a process opens each extractor once; encoders are pickled with every utterance
-
-
-@cache
+@cache  # in each process, since an encoder is pickled with every utterance
 def _pepino() -> tuple[Any, list[int]]:
     """The extractor of ``compare_frames.conf``, and the columns of the 36 features in its frames."""
     import opensmile  # an optional extra
@@ -55,7 +52,7 @@ def _pepino() -> tuple[Any, list[int]]:
     return smile, [names.index(name) for name in (*_STATIC, *_DELTA)]
 
 
-@cache
+@cache  # likewise
 def _extractor(feature_set: str, level: str) -> Any:  # noqa: ANN401 of an optional extra
     import opensmile
 
@@ -71,7 +68,7 @@ def _version() -> str:
 class PepinoFrames(AudioEncoder):
     """The 36 frame features of Pepino et al.: pitch, jitter, shimmer, logHNR, loudness, 13 MFCC, and their deltas.
 
-    They are 18 low-level descriptors of ComParE 2016 and their deltas, without the two frames that deltas have more.
+    They are 18 low-level descriptors of ComParE 2016 and their deltas, without the last two frames of the deltas.
 
     Raises:
         ModelError: if openSMILE is not installed

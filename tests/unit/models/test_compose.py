@@ -1,6 +1,8 @@
 """A composed model gives what its parts give; other parts are refused."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,11 +126,38 @@ def test_first_layers_are_kept_and_named_in_the_config_and_the_card(chat_model, 
 def test_a_licence_in_a_card_is_shown_if_it_is_a_name(chat_model, tiny_whisper_folder, tmp_path):
     language_model = chat_model()
     card = tmp_path / "llama" / "README.md"
-    for licence, shown in (("apache-2.0", "apache-2.0"), ("'a | b'", "not stated in its card"), ("[", "not stated")):
+    for number, (licence, shown) in enumerate(
+        (("apache-2.0", "apache-2.0"), ("'a | b'", "not stated"), ("[", "not stated"))
+    ):
         card.write_text(f"---\nlicense: {licence}\n---\n# m\n")
-        compose(Part(str(tiny_whisper_folder)), Part(language_model), tmp_path / f"out_{shown[:3]}{len(licence)}")
-        (written,) = tmp_path.glob(f"out_{shown[:3]}{len(licence)}/README.md")
-        assert f"| language model | llama | all | {shown}" in written.read_text("utf-8")
+        out = tmp_path / f"out{number}"
+        compose(Part(str(tiny_whisper_folder)), Part(language_model), out)
+        assert f"| language model | llama | all | {shown}" in (out / "README.md").read_text("utf-8")
+
+
+@pytest.fixture
+def recipe():
+    """The ``main`` of recipes/compose_model.py."""
+    file = Path(__file__).resolve().parents[3] / "recipes" / "compose_model.py"
+    specification = importlib.util.spec_from_file_location("compose_model", file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.main
+
+
+def test_the_recipe_says_how_to_use_the_model_or_what_is_wrong(
+    recipe, chat_model, tiny_whisper_folder, tmp_path, capsys
+):
+    parts = ["--tower", str(tiny_whisper_folder), "--language-model", chat_model()]
+    out = ["--out", str(tmp_path / "out")]
+    assert recipe([*parts, *out, "--language-layers", "9"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: argument 'language_layers': 9; LlamaModel has 3 layers"
+    assert recipe([*parts, *out, "--language-layers", "2", "--dtype", "bfloat16"]) == 0
+    assert f"model.family=composed model.id={tmp_path / 'out'}" in capsys.readouterr().out
+    assert len(opened(tmp_path / "out").submodule("language_model").layers) == 2
+    assert recipe([*parts, *out]) == 1
+    assert "is not an empty folder; choose a new one" in capsys.readouterr().err
 
 
 def test_the_seed_decides_the_projector_alone(chat_model, tiny_whisper_folder, tmp_path):
