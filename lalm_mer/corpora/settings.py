@@ -15,8 +15,8 @@ from lalm_mer.core.labels import Task
 from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.core.settings import naming_keys, setting
 from lalm_mer.core.spelling import normalised
-from lalm_mer.corpora import circumplex, manifest
-from lalm_mer.corpora.prepared import declared_task
+from lalm_mer.corpora import circumplex, manifest, readings
+from lalm_mer.corpora.prepared import declared_task, load
 from lalm_mer.corpora.writer import write_corpus
 
 __all__ = [
@@ -30,11 +30,11 @@ class CorpusSettings:
     """The release and how it is read; all keys but name apply only to the readers in parentheses."""
 
     name: str = setting(choices=lambda: tuple(READERS), help="the reader")
-    root: str | None = setting(None, path="folder", help="folder of the release (all but circumplex)")
+    root: str | None = setting(None, path="folder", help="folder of the release (all but circumplex and readings)")
     missing_audio: str | None = setting(
         None,
         choices=("reject", "keep"),
-        help="an utterance whose audio is missing (all but circumplex); null is reject",
+        help="an utterance whose audio is missing (all but circumplex and readings); null is reject",
     )
     manifest: str | None = setting(None, help="file name of the manifest within the root (manifest)")
     alias: str | None = setting(None, help="name of the corpus in the tables (manifest); null is manifest")
@@ -54,7 +54,13 @@ class CorpusSettings:
         help="whether start_s to end_s is cut out of the file (manifest); null is true; false if files are cut already",
     )
     variant: str | None = setting(None, choices=circumplex.VARIANTS, help="design (circumplex); null is masked")
-    seed: int | None = setting(None, help="seed of the random draws (circumplex); null is 0")
+    texts: str | None = setting(
+        None, path="folder", help="prepared corpus whose transcripts of train are read aloud (readings)"
+    )
+    utterances: int | None = setting(
+        None, at_least=1, help="number of its transcripts that are read (readings); null for all that can be"
+    )
+    seed: int | None = setting(None, help="seed of the random draws (circumplex, readings); null is 0")
     raters: int | None = setting(
         None,
         at_least=0,
@@ -219,6 +225,13 @@ def _open_circumplex(settings: CorpusSettings) -> OpenedReader:
     return OpenedReader("circumplex", rows, version, synthetic=True, ranges=circumplex.RANGES, extra=extra)
 
 
+def _open_readings(settings: CorpusSettings) -> OpenedReader:
+    texts, seed = Path(settings.texts or ""), settings.seed or 0
+    rows = readings.read(texts, seed, settings.utterances)
+    extra = {"texts": load(texts).summary["root_hash"], "seed": seed}
+    return OpenedReader("readings", rows, readings.LOADER_VERSION, synthetic=True, extra=extra)
+
+
 RELEASES = ("ravdess", "crema_d", "emodb", "iemocap", "meld", "mosei", "msp_podcast")
 """Released corpora: each has a module of its name in this package."""
 READERS: dict[str, Reader] = {
@@ -229,4 +242,5 @@ READERS: dict[str, Reader] = {
         ("root", "manifest"),
     ),
     "circumplex": Reader(_open_circumplex, frozenset({"variant", "seed", "noise", "raters"})),
+    "readings": Reader(_open_readings, frozenset({"texts", "utterances", "seed"}), ("texts",)),
 }

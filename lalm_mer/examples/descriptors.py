@@ -26,7 +26,7 @@ from lalm_mer.core.schema import Input
 from lalm_mer.examples.dataset import ExampleSource, InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, Frames
 
-__all__ = ["Descriptors", "Measures", "Terciles", "describe_corpus", "describe_voice", "measure"]
+__all__ = ["Descriptors", "Measures", "Terciles", "describe_corpus", "describe_voice", "levels_of", "measure"]
 
 _VERSION = 1  # version of the measures, part of the key of their store
 _RATE = 16_000
@@ -210,14 +210,23 @@ def describe_voice(measures: Measures, terciles: Terciles) -> str:
         >>> describe_voice(Measures(None, -40.0, 4.0), terciles)
         'pitch not heard, energy low, speaking rate medium'
     """
-    return ", ".join(
-        f"{title} {_level(getattr(measures, name), getattr(terciles, name))}" for name, title in _TITLES.items()
-    )
+    # "not heard" is part of prompts, whose results would change
+    return ", ".join(f"{title} {level or 'not heard'}" for title, level in levels_of(measures, terciles).items())
 
 
-def _level(value: float | None, limits: tuple[float, float]) -> str:
+def levels_of(measures: Measures, terciles: Terciles) -> dict[str, str | None]:
+    """Pitch, energy and speaking rate as low, medium or high; None where there is no value.
+
+    Example:
+        >>> levels_of(Measures(None, -40.0, 6.0), Terciles((120.0, 200.0), (-30.0, -20.0), (3.0, 5.0), 9, 3))
+        {'pitch': None, 'energy': 'low', 'speaking rate': 'high'}
+    """
+    return {title: _level(getattr(measures, name), getattr(terciles, name)) for name, title in _TITLES.items()}
+
+
+def _level(value: float | None, limits: tuple[float, float]) -> str | None:
     if value is None:
-        return "not heard"  # part of prompts, whose results would change
+        return None
     return "low" if value <= limits[0] else "medium" if value <= limits[1] else "high"
 
 

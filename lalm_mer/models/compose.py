@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import metadata_load
 from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor, WhisperModel
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.output import atomic_folder, require_empty
+from lalm_mer.core.output import atomic_folder, require_empty, write_text
+from lalm_mer.models.composed_card import composed_card
 from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.models.families.parts.composing import composed_model, composed_processor, cut_layers
 from lalm_mer.models.loading import find_file, from_pretrained, load_weights
@@ -22,6 +23,7 @@ from lalm_mer.models.loading import find_file, from_pretrained, load_weights
 __all__ = ["Part", "compose"]
 
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+-]{0,60}")
+_RANDOM_PROJECTOR = "The projector between them is random: train it before you use the model (`recipes/align.py`)."
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def compose(tower: Part, language_model: Part, out: Path, *, dtype: str = "float
     with only_writer(out), atomic_folder(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        (partial / "README.md").write_text(_card(tower, language_model), encoding="utf-8")
+        write_text(partial / "README.md", composed_card(origin, _RANDOM_PROJECTOR))
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -108,31 +110,11 @@ def _loaded(kind: Any, part: Part, dtype: torch.dtype) -> Any:  # noqa: ANN401 o
 
 
 def _origin(part: Part) -> dict[str, Any]:
-    return {**asdict(part), "digest": base_digest(part.model, part.revision)}
-
-
-def _card(tower: Part, language_model: Part) -> str:
-    """Model card: where the parts are from, with the licences that their own cards state."""
-    parts = {"audio tower": tower, "language model": language_model}
-    names = {what: Path(part.model).name if Path(part.model).exists() else part.model for what, part in parts.items()}
-    data: Any = ModelCardData(
-        base_model=[part.model for part in parts.values() if not Path(part.model).exists()] or None,
-        library_name="transformers",
-        pipeline_tag="audio-text-to-text",
-        license="other",
-        license_name="those-of-its-parts",
-        tags=["lalm-mer"],
-    )
-    rows = []
-    for what, part in parts.items():
-        layers = "all" if part.layers is None else f"the first {part.layers}"
-        rows.append(f"| {what} | {names[what]} | {layers} | {_licence(part) or 'not stated in its card'} |")
-    table = "\n".join(["| part | from | layers | licence |", "|---|---|---|---|", *rows])
-    return (
-        f"---\n{data.to_yaml()}\n---\n\n# A composed audio-language model\n\n{table}\n\nThe projector between "
-        "them is random: train it before you use the model. The class is that of Qwen2-Audio, without its weights. "
-        "Both licences apply. Made with lalm-mer (`recipes/compose_model.py`).\n"
-    )
+    """What the config of the composed model says of a part: of a folder its name, not where it is."""
+    local = Path(part.model).exists()
+    name = Path(part.model).name if local else part.model
+    digest, licence = base_digest(part.model, part.revision), _licence(part)
+    return {**asdict(part), "model": name, "local": local, "digest": digest, "licence": licence}
 
 
 def _licence(part: Part) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.names import SIMULATED
+from lalm_mer.corpora.espeak import VOICES
 
 __all__ = [
     "AROUSALS", "CARRIERS", "NEUTRAL_WORDS", "RANGES", "RATERS", "SPEAKERS", "SPLITS", "VARIANTS", "WORDS", "Carrier",
@@ -123,32 +124,31 @@ def _carriers() -> Iterator[Carrier]:
         yield Carrier(f"c{number + 1:02d}", split, before, after, hum)
 
 
-# Voices with eSpeak's `breath` (f2, f3, f5, victor ...) are left out: their samples differ between processes.
 # Train uses every voice twice, as two speakers with different pitch and rate.
 _VOICES = {
     "train": (
-        ("male", "m1", 46, 172), ("female", "f1", 44, 181), ("male", "m3", 38, 178), ("female", "f4", 52, 166),
-        ("male", "m7", 54, 184), ("female", "linda", 40, 174), ("male", "michel", 42, 164),
-        ("female", "aunty", 50, 186), ("male", "max", 52, 169), ("female", "steph2", 47, 177),
-        ("male", "m1", 55, 186), ("female", "f1", 37, 168), ("male", "m3", 50, 165), ("female", "f4", 40, 183),
-        ("male", "m7", 39, 171), ("female", "linda", 53, 187), ("male", "michel", 54, 180),
-        ("female", "aunty", 38, 170), ("male", "max", 41, 185), ("female", "steph2", 56, 163),
+        ("m1", 46, 172), ("f1", 44, 181), ("m3", 38, 178), ("f4", 52, 166),
+        ("m7", 54, 184), ("linda", 40, 174), ("michel", 42, 164),
+        ("aunty", 50, 186), ("max", 52, 169), ("steph2", 47, 177),
+        ("m1", 55, 186), ("f1", 37, 168), ("m3", 50, 165), ("f4", 40, 183),
+        ("m7", 39, 171), ("linda", 53, 187), ("michel", 54, 180),
+        ("aunty", 38, 170), ("max", 41, 185), ("steph2", 56, 163),
     ),
     "dev": (
-        ("male", "m2", 49, 167), ("female", "belinda", 41, 183), ("male", "john", 40, 180),
-        ("female", "Annie", 51, 171),
+        ("m2", 49, 167), ("belinda", 41, 183), ("john", 40, 180),
+        ("Annie", 51, 171),
     ),
     "test": (
-        ("male", "m6", 41, 170), ("female", "steph", 45, 185), ("male", "travis", 53, 179),
-        ("female", "anika", 39, 165), ("male", "Gene", 47, 182), ("female", "Andrea", 50, 173),
+        ("m6", 41, 170), ("steph", 45, 185), ("travis", 53, 179),
+        ("anika", 39, 165), ("Gene", 47, 182), ("Andrea", 50, 173),
     ),
 }  # fmt: skip
 
 
 def _speakers() -> Iterator[Speaker]:
     voices = [(split, *voice) for split in SPLITS for voice in _VOICES[split]]
-    for number, (split, gender, variant, pitch, rate) in enumerate(voices):
-        yield Speaker(f"s{number + 1:02d}", split, gender, f"en-us+{variant}", pitch, rate)
+    for number, (split, variant, pitch, rate) in enumerate(voices):
+        yield Speaker(f"s{number + 1:02d}", split, VOICES[variant], f"en-us+{variant}", pitch, rate)
 
 
 CARRIERS = tuple(_carriers())

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import json
 import random
-import struct
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
-from lalm_mer.core.audio import Waveform
-from lalm_mer.core.errors import CorpusError
-from lalm_mer.core.extras import install_extra
 from lalm_mer.corpora.circumplex import design
+from lalm_mer.corpora.espeak import SAMPLING_RATE, Request, Samples, level_gain, synthesised
 
-__all__ = ["SAMPLING_RATE", "Voices"]
+__all__ = ["Voices"]
 
-Samples = npt.NDArray[np.float32]
 Piece = tuple[str, str, str, str]  # part, carrier or word, speaker, arousal
 
-SAMPLING_RATE = 16_000
 BURST_S = 0.35
 GAP_S = 0.03
 FADE_S = 0.005
@@ -38,7 +27,6 @@ RATE_FACTOR = {"calm": 0.96, "aroused": 1.38}
 PITCH_STEP = {"calm": -8, "aroused": 16}
 PITCH_RANGE = {"calm": 12, "aroused": 92}
 TILT = {"calm": 0.35, "aroused": -0.45}  # weight of the previous sample: vocal effort flattens the spectrum
-_PROGRAM = Path(__file__).with_name("synthesis.py")
 
 
 class Voices:
@@ -55,7 +43,9 @@ class Voices:
     def __init__(self, variant: str, seed: int) -> None:
         self._variant, self._seed = variant, seed
         requests = _requests(variant)
-        self._pieces: Mapping[Piece, Samples] = dict(zip(requests, _speak(list(requests.values())), strict=True))
+        self._pieces: Mapping[Piece, Samples] = dict(
+            zip(requests, synthesised(list(requests.values()), "circumplex"), strict=True)
+        )
         self._burst = _burst()
 
     def wav(self, cell: design.Cell) -> bytes:
@@ -66,7 +56,7 @@ class Voices:
         carrier, speaker, arousal = cell.carrier.name, cell.speaker.name, cell.voice_arousal
         before, after = (self._voiced((part, carrier, speaker, arousal)) for part in ("before", "after"))
         level = random.Random(f"circumplex/level/{self._seed}/{carrier}/{speaker}").uniform(-JITTER_DB, JITTER_DB)
-        gain = _gain(np.concatenate([before, after]), LEVEL_DB + AROUSAL_DB[arousal] + level)
+        gain = level_gain(np.concatenate([before, after]), LEVEL_DB + AROUSAL_DB[arousal] + level)
         word = design.spoken_word(self._variant, cell)
         slot = self._burst if word is None else gain * self._voiced(("word", word, speaker, arousal))
         gap = np.zeros(round(GAP_S * SAMPLING_RATE), np.float32)
@@ -83,9 +73,9 @@ class Voices:
         return _faded(tilted)
 
 
-def _requests(variant: str) -> dict[Piece, dict[str, str | int]]:
+def _requests(variant: str) -> dict[Piece, Request]:
     """The requests to the child process; carriers come first, so that their samples are the same in all variants."""
-    requests: dict[Piece, dict[str, str | int]] = {}
+    requests: dict[Piece, Request] = {}
     for speaker, carrier, arousal in product(design.SPEAKERS, design.CARRIERS, design.AROUSALS):
         if carrier.split == speaker.split:
             parts = carrier.hum if variant == "wordless" else (carrier.before, carrier.after)
@@ -97,41 +87,14 @@ def _requests(variant: str) -> dict[Piece, dict[str, str | int]]:
     return requests
 
 
-def _request(words: str, speaker: design.Speaker, arousal: str) -> dict[str, str | int]:
-    return {
-        "words": words,
-        "voice": speaker.voice,
-        "rate": round(speaker.rate * RATE_FACTOR[arousal]),
-        "pitch": speaker.pitch + PITCH_STEP[arousal],
-        "pitch_range": PITCH_RANGE[arousal],
-    }
-
-
-def _speak(requests: Sequence[Mapping[str, str | int]]) -> list[Samples]:
-    """Run the synthesis program once on ``requests``; returns trimmed samples at ``SAMPLING_RATE`` for each."""
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise CorpusError(f"circumplex: the package espeakng-loader is not installed; {install_extra('synthesis')}")
-    command = [sys.executable, "-P", str(_PROGRAM)]  # a separate program: eSpeak NG is GPL-3
-    done = subprocess.run(command, input=json.dumps(requests).encode(), capture_output=True, check=False)
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise CorpusError(f"circumplex: speech synthesis failed: {reason[-1]}")
-    (rate,) = struct.unpack_from("<I", done.stdout)
-    spoken, position = [], 4
-    for request in requests:
-        (count,) = struct.unpack_from("<I", done.stdout, position)
-        samples = np.frombuffer(done.stdout, "<i2", count, position + 4).astype(np.float32) / np.float32(32768)
-        position += 4 + 2 * count
-        spoken.append(_trimmed(Waveform(samples, rate).resampled(SAMPLING_RATE).samples, str(request["words"])))
-    return spoken
-
-
-def _trimmed(samples: Samples, words: str) -> Samples:
-    """The samples without silence at either end."""
-    loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max(initial=0.0))
-    if len(loud) == 0:
-        raise CorpusError(f"circumplex: eSpeak NG produced no sound for {words!r}")
-    return samples[loud[0] : loud[-1] + 1]
+def _request(words: str, speaker: design.Speaker, arousal: str) -> Request:
+    return Request(
+        words=words,
+        voice=speaker.voice,
+        rate=round(speaker.rate * RATE_FACTOR[arousal]),
+        pitch=speaker.pitch + PITCH_STEP[arousal],
+        pitch_range=PITCH_RANGE[arousal],
+    )
 
 
 def _faded(samples: Samples) -> Samples:
@@ -142,13 +105,7 @@ def _faded(samples: Samples) -> Samples:
     return faded
 
 
-def _gain(samples: Samples, level_db: float) -> np.float32:
-    """The factor that scales ``samples`` to an RMS of ``level_db`` re full scale."""
-    rms = np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
-    return np.float32(10 ** (level_db / 20) / rms)
-
-
 def _burst() -> Samples:
     """The noise that replaces the word: the same samples in all utterances and variants."""
     noise = np.random.default_rng(0).uniform(-1, 1, round(BURST_S * SAMPLING_RATE)).astype(np.float32)
-    return _faded(noise * _gain(noise, LEVEL_DB))
+    return _faded(noise * level_gain(noise, LEVEL_DB))

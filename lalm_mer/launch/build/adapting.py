@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from peft import PeftModel
 from torch import nn
 
 from lalm_mer.core.errors import ConfigError
@@ -13,9 +14,10 @@ from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
 
-__all__ = ["adapt", "merged_notes", "recognizer_to_score"]
+__all__ = ["adapt", "add_trained_parts", "merged_notes", "recognizer_to_score"]
 
 _OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
 
@@ -37,10 +39,14 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
                         f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would be "
                         f"trained; set adapter.{key}=[]"
                     )
+    return cast(nn.Module, loaded.recognizer(add_trained_parts(loaded.model, settings, shown=shown)))
+
+
+def add_trained_parts(base: PretrainedModel, settings: AdapterSettings, *, shown: bool) -> PeftModel:
+    """Add an adapter to a model and, if ``shown``, print what it changes in each tower; errors as of ``adapt``."""
+    towers = settings.towers or {}
     with naming_keys("adapter"):
-        model, report = add_adapter(
-            loaded.model, towers, _adapter_options(settings), kind=settings.kind, full=settings.full
-        )
+        model, report = add_adapter(base, towers, _adapter_options(settings), kind=settings.kind, full=settings.full)
     for row in report if shown else ():
         in_full = f", {row.full_parameters:,} in full" if row.full_parameters else ""
         targets = f"; targets {', '.join(towers[row.tower])}" if towers.get(row.tower) else ""
@@ -48,7 +54,7 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
             f"preflight: adapter in {row.tower}: {row.modules} modules, {row.adapter_parameters:,} trainable "
             f"parameters, {row.base_parameters:,} frozen{in_full}{targets}"
         )
-    return cast(nn.Module, loaded.recognizer(model))
+    return model
 
 
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:

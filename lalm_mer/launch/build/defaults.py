@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from string import Formatter
 from typing import Any, TypeVar, cast
@@ -12,13 +13,14 @@ from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.linear import LinearSettings
+from lalm_mer.launch.config.sections import AdapterSettings, ModelSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ServerAddress
 from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
 
-__all__ = ["with_folder", "with_model", "with_targets"]
+__all__ = ["with_folder", "with_model", "with_model_id", "with_targets", "with_towers"]
 
 SettingsT = TypeVar("SettingsT", bound=ZeroShotSettings | FinetuneSettings)
 RunSettingsT = TypeVar(
@@ -35,7 +37,19 @@ def with_model(settings: SettingsT) -> SettingsT:
     Raises:
         ConfigError: if the family has no default, or no full window
     """
-    model, prompt = settings.model, settings.prompt
+    model, prompt = with_model_id(settings.model), settings.prompt
+    if not prompt.file:
+        prompt = replace(prompt, file=model_class(model.family).default_prompt(prompt.modalities))
+    changed: SettingsT = replace(settings, model=model, prompt=prompt)
+    return changed
+
+
+def with_model_id(model: ModelSettings) -> ModelSettings:
+    """Section ``model`` with the default model of the family, if it names none.
+
+    Raises:
+        ConfigError: if the family has no default, or no full window
+    """
     family = model_class(model.family)
     if model.full_window and not family.takes_full_window:
         raise ConfigError(f"key 'model.full_window': true, but {model.family} has no such choice; set it to false")
@@ -51,10 +65,7 @@ def with_model(settings: SettingsT) -> SettingsT:
         if not family.published:
             raise ConfigError(f"key 'model.id' is missing; family {model.family} has no published model of its own")
         model = replace(model, id=family.published[0], revision=model.revision or family.published_revision)
-    if not prompt.file:
-        prompt = replace(prompt, file=family.default_prompt(prompt.modalities))
-    changed: SettingsT = replace(settings, model=model, prompt=prompt)
-    return changed
+    return model
 
 
 def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
@@ -64,10 +75,17 @@ def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
     """
     if not isinstance(settings, FinetuneSettings) or settings.adapter.towers is not None:
         return settings
-    left_out = (*settings.adapter.full, *(() if setup.uses("audio") else ("audio_tower", "projector")))
-    targets = model_class(settings.model.family).adapter_targets
-    towers = {tower: list(names) for tower, names in targets.items() if tower not in left_out}
-    return replace(settings, adapter=replace(settings.adapter, towers=towers))
+    unused = () if setup.uses("audio") else ("audio_tower", "projector")
+    return replace(settings, adapter=with_towers(settings.adapter, settings.model.family, unused))
+
+
+def with_towers(adapter: AdapterSettings, family: str, unused: Sequence[str] = ()) -> AdapterSettings:
+    """Section ``adapter`` with the default targets of the family, if it names none, without those of unused towers."""
+    if adapter.towers is not None:
+        return adapter
+    left_out = (*adapter.full, *unused)
+    targets = model_class(family).adapter_targets
+    return replace(adapter, towers={tower: list(names) for tower, names in targets.items() if tower not in left_out})
 
 
 def with_folder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -17,18 +17,20 @@ from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.progress import size_text
 from lalm_mer.examples.augmented_examples import AugmentedExamples
+from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.examples.feature_caches import describe, make_room
 from lalm_mer.launch.build.data import RunData, encoded
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.sections import ScoringSettings
+from lalm_mer.launch.config.sections import ModelSettings, ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, run_device
 from lalm_mer.models.families.base import Family
+from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.language.tower_cache import TowerCache, changes_tower, drops_at_random, trains_tower
 from lalm_mer.recognizers.memory import available_bytes, stored_bytes
 from lalm_mer.recognizers.preflight import evaluating
 
-__all__ = ["encoded_data", "is_shared"]
+__all__ = ["encoded_data", "filled_cache", "is_shared"]
 
 
 def encoded_data(
@@ -48,18 +50,60 @@ def encoded_data(
         ConfigError: if the cache is required and cannot be used
         CorpusError: if the cache is damaged
     """
-    family, data, choice = loaded.model, loaded.data, settings.model
-    if choice.tower_cache == "never" or not loaded.setup.uses("audio"):
+    data = loaded.data
+    if not loaded.setup.uses("audio"):
         return data
+    trains = isinstance(settings, FinetuneSettings)
     sizes: ScoringSettings = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
-    reason = next(_reasons(loaded, model, sizes, trains=isinstance(settings, FinetuneSettings)), None)
+    scores_dev = isinstance(settings, FinetuneSettings) or settings.scoring.dev
+    used = [*([data.train] if trains else []), *([data.dev] if scores_dev else []), data.scored_test]
+    splits = [each for each in used if isinstance(each, ExampleDataset)]
+    augmented = isinstance(data.train, AugmentedExamples)
+    digests = loaded.hashes["base_model"], loaded.hashes.get("adapter")
+    cache = filled_cache(
+        loaded.model, model, splits, digests, settings.model, sizes, engine, trains=trains, augmented=augmented
+    )
+    return data if cache is None else encoded(data, cache)
+
+
+def filled_cache(
+    family: PretrainedModel,
+    model: nn.Module,
+    splits: Sequence[ExampleDataset],
+    digests: tuple[str | None, str | None],
+    choice: ModelSettings,
+    sizes: ScoringSettings,
+    engine: Engine,
+    *,
+    trains: bool,
+    augmented: bool = False,
+) -> TowerCache | None:
+    """The tower outputs of splits, if they can be stored; all processes must call it.
+
+    Args:
+        family: the model
+        model: its recognizer
+        splits: what is trained on or scored
+        digests: of the base model, and of an adapter of its tower
+        choice: section ``model``
+        sizes: section ``train`` or ``scoring``
+        engine: the expected engine
+        trains: whether the model is trained
+        augmented: whether the audio is augmented
+
+    Raises:
+        ConfigError: if the cache is required and cannot be used
+        CorpusError: if the cache is damaged
+    """
+    if choice.tower_cache == "never":
+        return None
+    reason = next(_reasons(family, model, sizes, trains=trains, augmented=augmented), None)
     if reason is None:
         assert isinstance(family, Family)
-        cache_dir = Path(choice.cache_dir)
-        weights = [loaded.hashes["base_model"], loaded.hashes.get("adapter") if changes_tower(family) else None]
-        cache = TowerCache(cache_dir, family, weights, engine.mixed_precision)
+        weights = [digests[0], digests[1] if changes_tower(family) else None]
+        cache = TowerCache(Path(choice.cache_dir), family, weights, engine.mixed_precision)
         try:
-            count = _fill(cache, data, model, settings, sizes, engine)
+            count = _fill(cache, splits, model, choice, sizes, engine)
         except ConfigError as error:
             reason = str(error)
             if engine.num_processes > 1:  # the others wait for the share of this one
@@ -75,24 +119,25 @@ def encoded_data(
                     flush=True,
                 )
             family.silence = cache.silence() if len(cache) else None
-            return encoded(data, cache)
+            return cache
     if choice.tower_cache == "require":
         raise ConfigError(f"key 'model.tower_cache': require, but {reason}; set it to auto")
     if is_first_process():
         print(f"tower cache: not used, because {reason}", flush=True)  # noqa: T201 for the user
-    return data
+    return None
 
 
-def _reasons(loaded: LoadedRun, model: nn.Module, sizes: ScoringSettings, *, trains: bool) -> Iterator[str]:
+def _reasons(
+    family: PretrainedModel, model: nn.Module, sizes: ScoringSettings, *, trains: bool, augmented: bool
+) -> Iterator[str]:
     """Why stored outputs would change results or cannot be computed."""
-    family = loaded.model
     if not isinstance(family, Family):
         yield f"{family.name} has none"
         return
     if family.single_pass_reason is not None:
         yield f"{family.name} has one step: {family.single_pass_reason}"
         return
-    if isinstance(loaded.data.train, AugmentedExamples):
+    if augmented:
         yield "the audio is augmented"
     if trains and trains_tower(family):
         yield "the audio tower is trained"
@@ -105,20 +150,13 @@ def _reasons(loaded: LoadedRun, model: nn.Module, sizes: ScoringSettings, *, tra
 
 def _fill(
     cache: TowerCache,
-    data: RunData,
+    splits: Sequence[ExampleDataset],
     model: nn.Module,
-    settings: ZeroShotSettings | FinetuneSettings,
+    choice: ModelSettings,
     sizes: ScoringSettings,
     engine: Engine,
 ) -> int:
     """Store what is missing; the number of utterances that this process encoded."""
-    assert not isinstance(data.train, AugmentedExamples)
-    trains = isinstance(settings, FinetuneSettings)
-    splits = [data.scored_test]
-    if trains:
-        splits = [data.train, data.dev, *splits]
-    elif isinstance(settings, ZeroShotSettings) and settings.scoring.dev:
-        splits = [data.dev, *splits]
     device = run_device(sizes)
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
     process, processes = _share(cache.folder.parent)
@@ -130,7 +168,7 @@ def _fill(
             device=device,
             process=process,
             processes=processes,
-            make_room=partial(_make_room, cache, settings),
+            make_room=partial(_make_room, cache, choice),
         )
 
 
@@ -163,9 +201,8 @@ def _all_see(folder: Path, store: Store, process: int, processes: int) -> bool:
     return all(store.get(f"seen by {number}") == b"True" for number in range(processes))
 
 
-def _make_room(cache: TowerCache, settings: ZeroShotSettings | FinetuneSettings, needed: int) -> None:
+def _make_room(cache: TowerCache, choice: ModelSettings, needed: int) -> None:
     """Say how much will be written, and remove old caches for it."""
-    choice = settings.model
     budget = round(choice.cache_max_gib * 2**30)
     if is_first_process():
         print(f"tower cache: about {size_text(needed)} to write", flush=True)  # noqa: T201 for the user

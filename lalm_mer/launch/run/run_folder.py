@@ -123,6 +123,10 @@ class RunFolder:
         if self.writes:
             self._end(self._predictions(data.dev, dev), "dev")
 
+    def finish_dev_table(self, dev: Predictions) -> None:
+        """Write the results of a complete table of dev, as ``finish_dev``; in the process that writes."""
+        self._end(dev, "dev")
+
     def finish_answers(self, data: RunData, answers: Sequence[str | None], parsed: Sequence[str]) -> None:
         """Write the results of generated answers, as ``finish``.
 

@@ -11,8 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.provenance import hash_bytes, hash_json
+from lalm_mer.corpora import espeak
 from lalm_mer.corpora.circumplex import design, read, voices
-from lalm_mer.corpora.circumplex.voices import SAMPLING_RATE
+from lalm_mer.corpora.espeak import SAMPLING_RATE
 
 HASH_OF_ALL = (
     "from lalm_mer.corpora.circumplex import read; from lalm_mer.core.provenance import hash_bytes, hash_json; "
@@ -132,7 +133,7 @@ def test_noise_gives_an_utterance_the_other_voice(corpora):
 
 
 def test_without_the_extra_the_error_names_the_package(monkeypatch):
-    monkeypatch.setattr(voices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(espeak.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match=r"espeakng-loader is not installed; pip install -e '\.\[synthesis\]'$"):
         next(read())
 
