@@ -95,13 +95,13 @@ def read(texts: Path, seed: int = 0, utterances: int | None = None) -> Iterator[
 
 def _texts(folder: Path, seed: int, limit: int | None) -> Iterator[tuple[str, str, tuple[str, str] | None]]:
     """Utterance id, text and, if it is not read, reason and detail, of each row of a corpus, in a drawn order."""
-    table = load(folder).columns(["utterance_id", "transcript", "split"])
-    rows: list[tuple[str, str | None, str | None]] = sorted(table.itertuples(index=False, name=None))
+    table = load(folder).columns(["utterance_id", "transcript", "split"]).fillna("")
+    rows: list[tuple[str, str, str]] = sorted(table.itertuples(index=False, name=None))
     random.Random(f"readings/{seed}").shuffle(rows)
     of_train = any(split == "train" for *_, split in rows)
     seen: set[str] = set()
     for name, text, split in rows:
-        found = " ".join((text or "").split())
+        found = " ".join(text.split())
         key = " ".join(words_of(found))
         if of_train and split != "train":
             yield name, found, ("other_split", f"of split {split}; only those of train are read")

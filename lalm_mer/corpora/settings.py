@@ -16,7 +16,7 @@ from lalm_mer.core.schema import Facts, Rejection, Utterance
 from lalm_mer.core.settings import naming_keys, setting
 from lalm_mer.core.spelling import normalised
 from lalm_mer.corpora import circumplex, manifest, readings
-from lalm_mer.corpora.prepared import declared_task, load
+from lalm_mer.corpora.prepared import declared_task
 from lalm_mer.corpora.writer import write_corpus
 
 __all__ = [
@@ -228,8 +228,7 @@ def _open_circumplex(settings: CorpusSettings) -> OpenedReader:
 def _open_readings(settings: CorpusSettings) -> OpenedReader:
     texts, seed = Path(settings.texts or ""), settings.seed or 0
     rows = readings.read(texts, seed, settings.utterances)
-    extra = {"texts": load(texts).summary["root_hash"], "seed": seed}
-    return OpenedReader("readings", rows, readings.LOADER_VERSION, synthetic=True, extra=extra)
+    return OpenedReader("readings", rows, readings.LOADER_VERSION, synthetic=True, extra={"seed": seed})
 
 
 RELEASES = ("ravdess", "crema_d", "emodb", "iemocap", "meld", "mosei", "msp_podcast")
