@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lalm_mer.core.settings import Setting, settings_of
 from lalm_mer.corpora.settings import PrepareSettings
+from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
@@ -32,6 +33,7 @@ RECIPES = {
     "zero_shot.py": ZeroShotSettings,
     "finetune.py": FinetuneSettings,
     "train_baseline.py": BaselineSettings,
+    "align.py": AlignSettings,
     "transcribe.py": TranscribeSettings,
     "build_tiny_model.py": TinySettings,
     "cross_validate.py": CrossValidationSettings,

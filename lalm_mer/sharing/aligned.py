@@ -20,6 +20,7 @@ from lalm_mer.evaluation.report.figures import SETTINGS
 from lalm_mer.evaluation.report.text import with_interval
 from lalm_mer.evaluation.scores import score
 from lalm_mer.models.composed_card import composed_card
+from lalm_mer.sharing.hub_ids import published_id
 from lalm_mer.sharing.merging import merge
 from lalm_mer.sharing.model_card import plain
 
@@ -46,9 +47,15 @@ def write_aligned(run: Path) -> Path:
     history = pd.read_json(run / "history.jsonl", lines=True)
     with writing(out / _CURVE):
         _draw(history, out / _CURVE)
+    record = read_record(run / RUN_FILE)
+    text = _text(record, accuracy_by_kind(run), history)
     origin = read_object(out / "config.json").get(COMPOSED_OF)
-    text = _text(read_record(run / RUN_FILE), accuracy_by_kind(run), history)
-    write_text(out / "README.md", composed_card(origin if isinstance(origin, dict) else {}, text))
+    if isinstance(origin, dict):
+        card = composed_card(origin, text)
+    else:
+        base = published_id(record.base_model or "") or "a model in a local folder"
+        card = f"# An aligned audio-language model\n\nBase model: {plain(base)}, whose licence applies.\n\n{text}\n"
+    write_text(out / "README.md", card)
     return out
 
 

@@ -10,6 +10,7 @@ from representatives import slow_except
 
 from lalm_mer.core.config import load_config, recorded
 from lalm_mer.corpora.settings import PrepareSettings
+from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.benchmark import BenchmarkSettings
 from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
@@ -43,6 +44,7 @@ SCHEMAS = {
     "recipes/finetune.py": FinetuneSettings,
     "recipes/train_baseline.py": BaselineSettings,
     "recipes/train_linear.py": LinearSettings,
+    "recipes/align.py": AlignSettings,
     "recipes/transcribe.py": TranscribeSettings,
     "recipes/benchmark.py": BenchmarkSettings,
     "recipes/cross_validate.py": CrossValidationSettings,

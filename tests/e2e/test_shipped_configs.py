@@ -43,7 +43,7 @@ RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file n
 
 
 def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
-    of_corpora = [f"recipes/corpora/{corpus}.yaml" for corpus in sorted([*CORPORA, "circumplex"])]
+    of_corpora = [f"recipes/corpora/{corpus}.yaml" for corpus in sorted([*CORPORA, "circumplex", "readings"])]
     assert of_corpora == [file for file in SHIPPED if Path(file).parent.name == "corpora"]
     assert sorted(f"recipes/{corpus}/{method}.yaml" for corpus in CORPORA for method in METHODS) == RUNS
 
@@ -52,7 +52,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, SERVED]
+    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, *of_recipe("align"), SERVED]
     assert (NOT_MEASURED in header(file)) == (file in unmeasured and file not in MEASURED)
 
 

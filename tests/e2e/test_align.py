@@ -1,0 +1,126 @@
+"""Alignment: questions about audio are trained on, and the aligned model is a base model for other recipes."""
+
+import json
+
+import pandas as pd
+import pytest
+from closeness import assert_close
+from safetensors.torch import load_file
+
+from lalm_mer.core.notes import NoteCode
+from lalm_mer.core.run_record import read_record
+
+RECIPE = "align"
+KINDS = {"transcribe", "sentence", "pitch", "energy", "rate"}  # the corpus states no gender
+
+
+@pytest.fixture(scope="module")
+def aligning(workplace, tmp_path_factory):
+    """The workplace with a YAML of an alignment of its tiny model on its own corpus."""
+    folder, place = workplace.folder, tmp_path_factory.mktemp("aligning")
+    content = {
+        "model": {"family": "qwen2_audio", "id": str(folder / "model"), "dtype": "float32",
+                  "cache_dir": str(place / "cache")},
+        "speech": {"beeps": {"dir": str(folder / "data"), "protocol": str(folder / "protocol.yaml"), "fold": 1}},
+        "dev_questions": 40,
+        "cache_dir": str(place / "measures"),
+        "adapter": {"towers": {"language_model": ["q_proj"], "projector": [], "audio_tower": []},
+                    "full": ["projector"], "r": 2},
+        "train": {"num_train_epochs": 2, "learning_rate": 5e-3, "per_device_train_batch_size": 4, "logging_steps": 1},
+        "output": {"dir": str(place / "unused")},
+    }  # fmt: skip
+    return workplace.with_config(RECIPE, content, place)
+
+
+@pytest.fixture(scope="module")
+def aligned(aligning, tmp_path_factory):
+    """Run folder of an alignment."""
+    out = tmp_path_factory.mktemp("aligned") / "run"
+    aligning.run(RECIPE, out)
+    return out
+
+
+def test_the_run_has_a_figure_for_each_kind_of_question(aligned):
+    table = pd.read_parquet(aligned / "dev_predictions.parquet")
+    assert set(table["utterance_id"].str.rpartition("/")[2]) == KINDS
+    assert len(table) == 40
+    metrics = json.loads((aligned / "dev_metrics.json").read_text())
+    assert metrics["labels"] == ["first", "second"]
+    history = pd.read_json(aligned / "history.jsonl", lines=True)
+    losses = history[history["split"] == "train"]["loss"]
+    assert losses.iloc[-3:].mean() < losses.iloc[:3].mean()
+    card = (aligned / "model" / "README.md").read_text("utf-8")
+    assert all(f"| {kind} | " in card for kind in KINDS)
+    assert "It was not trained to name emotions" in card
+    assert (aligned / "model" / "alignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_projector_and_language_model_have_changed_and_the_tower_has_not(aligned, workplace):
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (workplace.folder / "model", aligned / "model")
+    )
+    changed = {name for name, weight in before.items() if not weight.equal(after[name])}
+    assert {name.split(".")[1] if name.startswith("model.") else name.split(".")[0] for name in changed} == {
+        "multi_modal_projector", "language_model",
+    }  # fmt: skip
+    assert all(".q_proj." in name for name in changed if "language_model" in name)
+
+
+def test_the_aligned_model_is_a_base_model_that_knows_what_it_was_trained_on(aligned, workplace, tmp_path, capsys):
+    bare = [f"model.id={aligned / 'model'}", f"output.dir={tmp_path / 'scored'}"]
+    assert workplace.again("zero_shot", *bare) == 0
+    record = read_record(tmp_path / "scored" / "run.json")
+    codes = [note.code for note in record.notes if note.split is None]
+    assert codes[:2] == [NoteCode.RANDOMLY_INITIALISED, NoteCode.MERGED_BASE_MODEL]
+    capsys.readouterr()
+    assert workplace.again("zero_shot", *bare, "split.fold=2", f"output.dir={tmp_path / 'leak'}") == 1
+    assert "trained on fold 1 of the same folds" in capsys.readouterr().err
+
+
+def test_it_is_finished_once_and_refused_with_other_settings(aligned, aligning, capsys):
+    assert aligning.again(RECIPE, f"output.dir={aligned}") == 0
+    assert "is finished; nothing to do" in capsys.readouterr().out
+    assert aligning.again(RECIPE, f"output.dir={aligned}", "train.learning_rate=1e-3") == 1
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_resumes_to_the_same_scores(aligned, aligning, tmp_path, wait_for):
+    out = tmp_path / "run"
+    launched = aligning.start(RECIPE, f"output.dir={out}")
+    wait_for(launched, lambda: any((out / "checkpoints").glob("checkpoint-*/WHOLE")))
+    launched.kill()
+    assert not (out / "dev_metrics.json").exists()
+    aligning.launch(RECIPE, out)
+    tables = [pd.read_parquet(run / "dev_predictions.parquet").filter(like="log_prob_") for run in (aligned, out)]
+    assert_close(*tables)
+    assert (out / "model" / "model.safetensors").is_file()
+
+
+def test_the_shipped_yaml_runs_on_a_tiny_composed_model(workplace, tiny_folder, tmp_path):
+    file = "recipes/alignment/readings.yaml"
+    speech = f"speech={{readings: {{dir: {workplace.data}, protocol: {workplace.folder / 'protocol.yaml'}}}}}"
+    overrides = [
+        f"model.id={tiny_folder('composed')}", f"model.cache_dir={tmp_path / 'cache'}", f"cache_dir={tmp_path / 'cache'}",
+        speech, "dev_questions=8", "train.max_steps=2", f"output.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    assert workplace.script("recipes/align.py", "--config", file, *overrides) == 0
+    assert "| language model | " in (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["speech={}"], "key 'speech': is empty"),
+        (["prompts=[]"], "key 'prompts': is empty"),
+        (["prompts=[prompts/audio.yaml]"], "key 'name': 'audio' is no kind of question"),
+        (["prompts=[prompts/alignment/gender.yaml]"], "none of 20 utterances has what gender ask about"),
+        (["speech.beeps.fold=9"], "fold"),
+        (["speech.beeps.dir=no/such/folder"], "key 'speech.beeps.dir'"),
+        (["model.family=clap"], "key 'model.family': clap"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(aligning, tmp_path, capsys, overrides, says):
+    assert aligning.again(RECIPE, f"output.dir={tmp_path / 'run'}", *overrides) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in error
+    assert not (tmp_path / "run" / "run.json").exists()
