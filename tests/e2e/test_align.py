@@ -100,8 +100,8 @@ def test_the_shipped_yaml_runs_on_a_tiny_composed_model(workplace, tiny_folder, 
     file = "recipes/alignment/readings.yaml"
     speech = f"speech={{readings: {{dir: {workplace.data}, protocol: {workplace.folder / 'protocol.yaml'}}}}}"
     overrides = [
-        f"model.id={tiny_folder('composed')}", f"model.cache_dir={tmp_path / 'cache'}", f"cache_dir={tmp_path / 'cache'}",
-        speech, "dev_questions=8", "train.max_steps=2", f"output.dir={tmp_path / 'run'}",
+        f"model.id={tiny_folder('composed')}", f"model.cache_dir={tmp_path / 'cache'}", speech,
+        f"cache_dir={tmp_path / 'cache'}", "dev_questions=8", "train.max_steps=2", f"output.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     assert workplace.script("recipes/align.py", "--config", file, *overrides) == 0
     assert "| language model | " in (tmp_path / "run" / "model" / "README.md").read_text("utf-8")

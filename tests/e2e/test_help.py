@@ -73,7 +73,7 @@ def lines_of(schema, section=""):
 
 def test_recipes_have_different_schemas():
     schemas = [schema for recipe in RECIPES if (schema := schema_of(recipe)) is not None]
-    assert len(schemas) == len(set(schemas)) == 12
+    assert len(schemas) == len(set(schemas)) == 13
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
