@@ -95,7 +95,7 @@ def test_a_table_has_figures_tests_minutes_parameters_and_memory(rendered):
         "1,440 synthetic utterances of 24 speakers, 4 classes, chance UAR 25.0; protocol `speaker_folds`, folds 1 to"
         in text
     )
-    assert "- the second: random weights, so the figure says nothing about a published model\n" in text
+    assert "\nRemarks:\n\n- the second: random weights, so the figure says nothing about a published model\n" in text
     assert "- the second: 3 utterances unscored, counted as errors\n" in text
     assert "minus the first:" not in text  # the table has it
     assert f"```bash\n{fabricated_results().command}\n```" in text
@@ -112,7 +112,7 @@ def test_columns_that_say_nothing_are_left_out_and_other_tests_are_sentences(ren
     small = replace(results, folds=(1,), seeds=(0,), rows=(first, second), gains=(gain,), machine="2 CPU cores")
     text, _ = rendered(small=small)
     assert not {"seeds", "sd over seeds", "mean ± sd over folds"} & set(table(text)[0])
-    assert "- the first minus the second: +30.0, p = 0.030, by Holm's rule p = 0.060\n" in text
+    assert "over all such pairs:\n\n- the first minus the second: +30.0, p = 0.030, by Holm's rule p = 0.060\n" in text
     assert " Minutes on 2 CPU cores. " in text
     alone = replace(small, rows=(first,), reference="first", differences=(), gains=(), primary_metric="weighted_f1")
     text, _ = rendered(small=alone)
