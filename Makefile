@@ -64,6 +64,7 @@ wheels:
 
 docs: $(VENV)/test.stamp
 	$(BIN)/python docs/write_configuration.py
+	$(BIN)/python docs/write_results.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

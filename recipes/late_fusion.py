@@ -33,6 +33,7 @@ def late_fusion(settings: LateFusionSettings) -> None:
         run = open_run(opened.folder, opened.record, LateFusionSettings, writes=True)
         fused = opened.fuse()
         run.add_notes(*opened.notes(fused))
+        run.count(opened.parameters(fused))
         fused.rule.save(run.path / MODEL_FOLDER)
         run.finish_tables(fused.test, fused.dev)
 

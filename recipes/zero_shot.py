@@ -38,6 +38,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
         from lalm_mer.launch.run.known_scores import add_known
         from lalm_mer.launch.run.preflight import preflight
         from lalm_mer.launch.run.remote import score_remotely
+        from lalm_mer.launch.run.resources import parameters_of
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
         from lalm_mer.launch.run.trainers import make_trainer, score_dev, score_test, seed_everything
 
@@ -62,6 +63,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
             notes += answering.notes()
         identity = loaded_identity(loaded, opened.method, notes, settings.scoring.condition)
         run = open_run(opened.folder, identity, ZeroShotSettings, writes=is_first_process())
+        run.count(parameters_of(recognizer, training=False))
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
         inputs = inputs_under(data.scored_test, settings.scoring.condition, settings.seed)

@@ -10,7 +10,7 @@ __all__ = [
     "LATE_FUSION", "LIKELIHOOD", "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "NORMALISATIONS",
     "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS",
     "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
-    "modalities_of", "uses_audio", "uses_transcript",
+    "input_text", "modalities_of", "uses_audio", "uses_transcript",
 ]  # fmt: skip
 
 AUDIO = "audio"
@@ -90,6 +90,17 @@ def uses_audio(modalities: str) -> bool:
 def uses_transcript(modalities: str) -> bool:
     """Whether one of ``MODALITIES`` includes the transcript."""
     return TRANSCRIPT in modalities.split("+")
+
+
+def input_text(modalities: str, transcript_source: str | None, condition: str) -> str:
+    """Modalities for a table, with the source of transcripts other than those of the corpus, and a changed condition.
+
+    Example:
+        >>> input_text("audio", None, "none"), input_text("audio+transcript", "asr", "audio_swapped")
+        ('audio', 'audio+transcript (asr, audio_swapped)')
+    """
+    special = [name for name in (transcript_source, condition) if name not in (None, FROM_CORPUS, UNCHANGED)]
+    return f"{modalities} ({', '.join(map(str, special))})" if special else modalities
 
 
 def modalities_of(*, audio: bool, transcript: bool) -> str:

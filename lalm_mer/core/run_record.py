@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lalm_mer.core.errors import PredictionError, one_line
 from lalm_mer.core.names import CONDITIONS, METHODS, MODALITIES, TASK_KINDS, TRANSCRIPT_SOURCES, uses_transcript
@@ -15,7 +15,7 @@ from lalm_mer.core.strict_json import parse, read_object
 
 __all__ = [
     "DEV_METRICS_FILE", "METRICS_FILE", "MODEL_FOLDER", "RUN_FILE", "Balance", "Counts", "Member", "ModelRecord",
-    "RunRecord", "has_results", "read_record",
+    "Parameters", "PeakMemory", "RunRecord", "has_results", "read_record",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -93,6 +93,35 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters of a recognizer.
+
+    Frozen encoders whose features a baseline or a linear model reads are not counted. Of a linear model they are its
+    coefficients and intercepts, of a late fusion those of its members and of its rule.
+
+    Args:
+        trained: of those that were trained for the task; 0 without training
+        all: of all, the trained ones included
+    """
+
+    trained: int
+    all: int
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Largest memory of the first process of a run, from the opening of its folder to its end, in bytes.
+
+    Args:
+        bytes: number of bytes
+        of: ``gpu``, allocated by torch on its GPU, or ``process``, resident, without that of its workers
+    """
+
+    bytes: int
+    of: Literal["gpu", "process"]
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The record of one run: one recognizer, trained with one seed and tested on one fold.
 
@@ -129,6 +158,8 @@ class RunRecord:
         members: of a late fusion; empty for any other run
         task_kind: ``single``, ``multi`` or ``scalar``
         ranges: lowest and highest value of each target of a ``scalar`` task
+        parameters: None if they are not known: of a model on a server, or in run.json of an earlier version
+        peak_memory: None if it is not known, likewise
     """
 
     recognizer: str
@@ -162,6 +193,8 @@ class RunRecord:
     members: tuple[Member, ...] = ()
     task_kind: str = "single"
     ranges: tuple[tuple[float, float], ...] = ()
+    parameters: Parameters | None = None
+    peak_memory: PeakMemory | None = None
 
     @property
     def randomly_initialised(self) -> bool:

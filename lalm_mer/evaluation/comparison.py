@@ -17,12 +17,12 @@ from lalm_mer.core.names import (
     ADAPTERS,
     AUDIO_TRANSCRIPT,
     BASELINE,
-    FROM_CORPUS,
     LATE_FUSION,
     LINEAR,
     SIMULATED,
     UNCHANGED,
     ZERO_SHOT,
+    input_text,
 )
 from lalm_mer.core.output import atomic_path, write_json
 from lalm_mer.core.plain_text import plain_cells
@@ -32,13 +32,13 @@ from lalm_mer.evaluation.metrics import UAR
 from lalm_mer.evaluation.prediction_checks import TRUTH
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.evaluation.repetitions import check_repetitions
-from lalm_mer.evaluation.runs import Run
+from lalm_mer.evaluation.runs import Run, row_identity
 from lalm_mer.evaluation.scores import score
 from lalm_mer.evaluation.statistics import PairedTest, holm, paired_test
 from lalm_mer.evaluation.target_metrics import TARGET_METRICS, default_metric, metric_called, metric_names
 from lalm_mer.evaluation.target_statistics import default_by_seed, paired_target_test
 
-__all__ = ["Comparison", "Pair", "Row", "compare", "row_identity", "write_comparison"]
+__all__ = ["Comparison", "Pair", "Row", "against", "compare", "write_comparison"]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class Row:
     @property
     def modalities(self) -> str:
         """Its modalities, with the source of transcripts other than those of the corpus, and a changed condition."""
-        usual = (None, FROM_CORPUS, UNCHANGED)
-        special = [name for name in (self.record.transcript_source, self.record.condition) if name not in usual]
-        return f"{self.record.modalities} ({', '.join(map(str, special))})" if special else self.record.modalities
+        return input_text(self.record.modalities, self.record.transcript_source, self.record.condition)
 
     @property
     def is_plain(self) -> bool:
@@ -243,12 +241,6 @@ def compare(runs: Sequence[Run], *, allow_simulated: bool = False) -> Comparison
     return Comparison(rows, _paired_tests(rows))
 
 
-def row_identity(run: Run) -> tuple[str | None, ...]:
-    """What the runs of one row have in common."""
-    of = run.record
-    return (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
-
-
 def write_comparison(comparison: Comparison, folder: Path, *, with_values: bool = False) -> None:
     """Write comparison.csv and comparison.json into ``folder``; missing values are empty, or null.
 
@@ -389,3 +381,11 @@ def _paired_tests(rows: Sequence[Row]) -> tuple[Pair, ...]:
         adjusted = holm([result.p_value for _, _, result in tested])
         pairs += [Pair(a, b, result, p) for (a, b, result), p in zip(tested, adjusted, strict=True)]
     return tuple(pairs)
+
+
+def against(rows: Sequence[Row], reference: Row) -> tuple[Pair, ...]:
+    """Tests of every other row under unchanged inputs minus a reference; Holm's rule adjusts over them alone."""
+    others = [row for row in rows if row is not reference and row.is_plain]
+    tests = [_test(row, reference) for row in others]
+    adjusted = holm([test.p_value for test in tests])
+    return tuple(Pair(row, reference, test, p) for row, test, p in zip(others, tests, adjusted, strict=True))

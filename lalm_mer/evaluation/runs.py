@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FI
 from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
 from lalm_mer.evaluation.target_statistics import values_by_seed
 
-__all__ = ["Run", "read_dev_predictions", "read_run"]
+__all__ = ["Run", "read_dev_predictions", "read_run", "row_identity", "run_folders", "told_apart"]
 
 _AGREEMENT = 1e-6
 _HISTORY = ("step", "epoch", "split", "loss")
@@ -77,6 +77,55 @@ def read_run(folder: Path) -> Run:
         metrics = read_object(folder / METRICS_FILE)
         _check_metrics(metrics, predictions.of_condition(record.condition), folder / METRICS_FILE)
     return Run(as_recorded(folder), record, predictions, history, metrics)
+
+
+def row_identity(run: Run) -> tuple[str | None, ...]:
+    """What the runs of one row of a comparison have in common."""
+    of = run.record
+    return (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
+
+
+def told_apart(named: Sequence[tuple[str, Run]]) -> list[Run]:
+    """The runs; where two systems have the same name in comparisons, that of the system is added to it.
+
+    Args:
+        named: name of the system, and the run
+    """
+    systems: dict[tuple[str | None, ...], set[str]] = {}
+    for system, run in named:
+        systems.setdefault(row_identity(run), set()).add(system)
+    return [
+        run
+        if len(systems[row_identity(run)]) == 1
+        else replace(run, record=replace(run.record, recognizer=f"{run.record.recognizer}, {system}"))
+        for system, run in named
+    ]
+
+
+def run_folders(folder: Path) -> list[tuple[str | None, Path]]:
+    """The runs in a folder: itself, or those of one system in it, or the output of a cross-validation.
+
+    Returns:
+        name of the system, which is that of the folder of its runs, and run folder; None for a run folder by itself
+
+    Raises:
+        PredictionError: if it has no runs
+    """
+    if (folder / RUN_FILE).is_file():
+        return [(None, folder)]
+    systems = _subfolders(folder / "runs") or [folder]
+    found: list[tuple[str | None, Path]] = [(system.name, run) for system in systems for run in _subfolders(system)]
+    if not any((run / RUN_FILE).is_file() for _, run in found):
+        raise PredictionError(
+            f"{folder}: no runs; expected a run folder, a folder of the runs of one system, or the output of "
+            "recipes/cross_validate.py"
+        )
+    return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [each for each in found if each.is_dir() and not each.name.startswith(".")]
 
 
 def read_dev_predictions(run: Run, folder: Path) -> Predictions | None:

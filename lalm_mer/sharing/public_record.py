@@ -30,7 +30,7 @@ from lalm_mer.sharing.hub_ids import has_id_form
 __all__ = [
     "NETWORK_SETTINGS", "NETWORK_WORDS", "SHARED_SETTINGS", "SHARED_WORDS", "PublicRecord", "check_text", "is_hash",
     "is_module_path", "is_name", "is_plain", "is_revision", "is_version", "picked", "public_baseline_record",
-    "public_record",
+    "public_record", "public_version",
 ]  # fmt: skip
 
 PublicRecord = NewType("PublicRecord", RunRecord)
@@ -95,7 +95,7 @@ _NAMES = ("corpus", "protocol")
 _FACTS = (*_NAMES, "fold", "expected", "trained", "used", "max_new_tokens")
 _MODULES = ("adapter.towers", "adapter.full", "adapter.options")  # settings that have names of modules
 _WITH_KEYS = (*_MODULES, "model.attn_implementation")  # whose own keys are text of the user
-_NAME = re.compile(r"[^\W_][\w .,+()-]{0,63}")
+_NAME = re.compile(r"[^\W_][\w .,+()-]*")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:[.-]\w+)*", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _REVISION = re.compile(r"\w[\w./-]{0,127}", re.ASCII)
@@ -164,7 +164,7 @@ def _public(record: RunRecord, recognizer: str, base_model: str | None, config: 
             class_weights=record.class_weights and _of_labels(record.class_weights, record.labels),
             notes=tuple(_public_note(note) for note in record.notes if note.code not in _NOT_SHARED),
             config=config,
-            versions={name: _public_version(record.versions.get(name)) for name in ("python", *PACKAGES)},
+            versions={name: public_version(record.versions.get(name)) for name in ("python", *PACKAGES)},
             git=record.git,
             started_at=record.started_at,
             seconds=record.seconds,
@@ -185,9 +185,9 @@ def check_text(record: PublicRecord) -> None:
             raise AdapterError(f"run.json: key {key!r}: not pushed, since it could be private; expected {expected}")
 
 
-def is_name(value: object) -> bool:
-    """Whether a value has the form of a name, which is no path."""
-    return _is(_NAME, value)
+def is_name(value: object, longest: int = 64) -> bool:
+    """Whether a value has the form of a name, which is no path, with at most ``longest`` characters."""
+    return isinstance(value, str) and len(value) <= longest and _is(_NAME, value)
 
 
 def is_hash(value: object) -> bool:
@@ -304,7 +304,7 @@ def _without_groups(balance: Balance, labels: Sequence[str]) -> Balance:
     return Balance(before, after)
 
 
-def _public_version(version: str | None) -> str | None:
+def public_version(version: str | None) -> str | None:
     """The version without its local part, which is that of a build."""
     return version and version.split("+")[0]
 

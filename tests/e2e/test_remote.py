@@ -71,6 +71,7 @@ def test_labels_are_scored_exactly_and_the_run_states_what_it_was(run, tmp_path,
     }  # fmt: skip
     assert (record.base_model, record.hashes["base_model"], record.method) == (NAME, None, "zero_shot")
     assert record.recognizer == "remote (tiny)"
+    assert (record.parameters, record.peak_memory) == (None, None)
 
 
 def test_nothing_leaves_but_audio_transcript_and_prompt(run, tmp_path, monkeypatch):

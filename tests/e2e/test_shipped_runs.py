@@ -79,6 +79,11 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
     assert set(table["status"]) == {"scored"}
     assert json.loads((tmp_path / folder / "metrics.json").read_text("utf-8"))["n"] == len(table)
     assert record.seconds > 0
+    assert (record.parameters is None, record.peak_memory is None) == (file == SERVED, file == SERVED)
+    if file != SERVED:
+        assert record.peak_memory.bytes > 2**20
+        assert (record.parameters.trained > 0) == (recipe in TRAINED)
+        assert record.parameters.trained <= record.parameters.all
     if recipe in TRAINED:
         name, expected = TRAINED[recipe]
         if recipe == "finetune" and record.task_kind != "single":

@@ -49,6 +49,7 @@ def test_a_zero_shot_run_folder_is_complete(prompted):
     run = read_record(prompted / "run.json")
     assert (run.method, run.modalities, run.corpus) == ("zero_shot", "audio+transcript", "synthetic_beeps")
     assert run.seconds > 0
+    assert (run.parameters.trained, run.parameters.all > 1000) == (0, True)
     assert run.randomly_initialised
     assert set(run.hashes) == {"data", "folds", "prompt", "base_model"}
     table = pd.read_parquet(prompted / "predictions.parquet")
@@ -74,6 +75,7 @@ def test_a_fine_tuned_run_folder_is_complete(uninterrupted, workplace):
     }  # fmt: skip
     assert dev[-1]["loss"] < dev[0]["loss"]
     run = read_record(uninterrupted / "run.json")
+    assert run.parameters.trained == sum(tensor.size for tensor in adapter.values()) < run.parameters.all
     assert run.config["adapter"]["lora_dropout"] == 0.3
     assert run.config["train"]["warmup_steps"] == 0.05  # a default is written too
 
@@ -150,6 +152,7 @@ def test_swapped_audio_replaces_that_of_the_utterance(uninterrupted, workplace, 
     workplace.run("zero_shot", swapped, f"model.adapter={uninterrupted}", "scoring.condition=audio_swapped")
     run = read_record(swapped / "run.json")
     assert (run.condition, run.method) == ("audio_swapped", "lora")
+    assert run.parameters == read_record(uninterrupted / "run.json").parameters  # of an adapter trained earlier
     assert run.notes[0].code == NoteCode.SWAPPED_AUDIO
     own, other = (pd.read_parquet(folder / "predictions.parquet") for folder in (uninterrupted, swapped))
     assert set(other["condition"]) == {"audio_swapped"}

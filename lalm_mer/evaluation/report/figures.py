@@ -6,6 +6,7 @@ import base64
 import io
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -19,10 +20,10 @@ from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.plain_text import printable
 from lalm_mer.evaluation.comparison import Row
-from lalm_mer.evaluation.metrics import UAR, Floats
+from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.target_metrics import default_metric, metric_called
 
-__all__ = ["SETTINGS", "curves", "data_uri", "forest"]
+__all__ = ["SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg"]
 
 # The palette of Okabe and Ito, for colour-blind readers; the markers differ too.
 _STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
@@ -40,12 +41,37 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def data_uri(figure: Figure) -> str:
-    """A figure as a data URI."""
+@dataclass(frozen=True)
+class ForestPoint:
+    """A figure in a forest plot.
+
+    Args:
+        name: at the left
+        modalities: one of ``MODALITIES``, which decides colour and marker
+        value: a fraction
+        low: lower end of its interval; None if there is none
+        high: upper end
+    """
+
+    name: str
+    modalities: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+def svg(figure: Figure, description: str | None = None) -> bytes:
+    """A figure as SVG, the same bytes for the same figure, with a description in its metadata."""
     FigureCanvasSVG(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Description": description})
+    return buffer.getvalue()
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode("ascii")
 
 
 def _wrapped(name: str) -> str:
@@ -53,20 +79,19 @@ def _wrapped(name: str) -> str:
     return "\n".join(textwrap.wrap(printable(name), width=42, max_lines=2, placeholder="…"))
 
 
-def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
-    """UAR of the named rows of one block with 95% intervals, from top to bottom, and the chance line."""
-    chance = 100 * rows[0].chance
+def forest(points: Sequence[ForestPoint], chance: float) -> Figure:
+    """UAR with 95% intervals, from top to bottom, and the chance line; ``chance`` is a fraction."""
+    chance *= 100
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.6, 0.95 + 0.5 * len(points)), layout="constrained")
         axes = figure.add_subplot()
         ends = [chance]
-        for place, row in enumerate(rows):
-            uar = row.scores[UAR]
-            colour, marker = _STYLES[row.record.modalities]
-            value = 100 * uar["value"]
+        for place, point in enumerate(points):
+            colour, marker = _STYLES[point.modalities]
+            value = 100 * point.value
             ends.append(value)
-            if uar["low"] is not None:
-                low, high = 100 * uar["low"], 100 * uar["high"]
+            if point.low is not None and point.high is not None:
+                low, high = 100 * point.low, 100 * point.high
                 axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
                 for end in (low, high):
                     axes.plot([end, end], [place - 0.13, place + 0.13], color=colour, linewidth=2)
@@ -79,14 +104,14 @@ def forest(rows: Sequence[Row], names: Sequence[str]) -> str:
         )  # fmt: skip
         margin = max(2.0, 0.06 * (max(ends) - min(ends)))
         axes.set_xlim(max(-1.0, min(ends) - margin), min(101.0, max(ends) + margin))
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_yticks(range(len(rows)), [_wrapped(name) for name in names])
+        axes.set_ylim(len(points) - 0.5, -0.5)
+        axes.set_yticks(range(len(points)), [_wrapped(point.name) for point in points])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E2E2E2", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel("UAR, percent")
-        return data_uri(figure)
+        return figure
 
 
 def curves(row: Row) -> str:

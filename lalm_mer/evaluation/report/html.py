@@ -10,20 +10,26 @@ from typing import Any
 import jinja2
 
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.core.names import ADAPTERS, BASELINE, LATE_FUSION, LINEAR, ZERO_SHOT
 from lalm_mer.core.notes import sentence
 from lalm_mer.core.output import write_text
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.metrics import UAR
-from lalm_mer.evaluation.report.figures import curves, forest
-from lalm_mer.evaluation.report.text import difference_text, interval_text, p_text, percent, value_text, with_interval
+from lalm_mer.evaluation.report.figures import ForestPoint, curves, data_uri, forest
+from lalm_mer.evaluation.report.text import (
+    METHOD_NAMES,
+    difference_text,
+    interval_text,
+    p_text,
+    percent,
+    value_text,
+    with_interval,
+)
 from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
 
 __all__ = ["html_template", "render_report", "write_report"]
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-9
-_METHODS = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline", LINEAR: "linear", LATE_FUSION: "late fusion"}
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:
@@ -66,7 +72,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name(row: Row) -> str:
-    return f"{row.record.recognizer}, {_METHODS[row.record.method]}, {row.modalities}"
+    return f"{row.record.recognizer}, {METHOD_NAMES[row.record.method]}, {row.modalities}"
 
 
 def _summary(rows: Sequence[Row]) -> str:
@@ -119,11 +125,15 @@ def _of_classes(rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
     """Values of the template that only a task of one label an utterance has."""
     values = [with_interval(row.scores[UAR]) for row in rows]
     stated = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+    points = [
+        ForestPoint(name, row.record.modalities, *(row.scores[UAR][key] for key in ("value", "low", "high")))
+        for name, row in zip(names, rows, strict=True)
+    ]
     return {
         "n_classes": len(rows[0].classes),
         "described_classes": rows[0].described_classes,
         "chance": percent(rows[0].chance),
-        "forest": forest(rows, names),
+        "forest": data_uri(forest(points, rows[0].chance)),
         "forest_alt": f"Forest plot of UAR in percent with 95% intervals. {stated}.",
         "confusions": [_confusion(row) for row in rows],
     }
@@ -165,7 +175,7 @@ def _table(rows: Sequence[Row]) -> list[dict[str, Any]]:
         table.append(
             {
                 "row": row,
-                "method": _METHODS[row.record.method],
+                "method": METHOD_NAMES[row.record.method],
                 "cells": cells,
                 "time": _duration(sum(run.seconds for run in row.runs)),
             }

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lalm_mer.core.names import ADAPTERS, BASELINE, LATE_FUSION, LINEAR, ZERO_SHOT
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.intervals import Interval
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
 from lalm_mer.evaluation.target_metrics import TARGET_METRICS, TargetMetric, default_metric, metric_called, metric_names
 
 __all__ = [
-    "aligned", "comparison_text", "difference_text", "figure_text", "interval_text", "metrics_text", "p_text",
-    "pair_text", "percent", "value_text", "values_text", "with_interval",
+    "METHOD_NAMES", "aligned", "comparison_text", "difference_text", "figure_text", "interval_text", "metrics_text",
+    "p_text", "pair_text", "percent", "value_text", "values_text", "with_interval",
 ]  # fmt: skip
+
+METHOD_NAMES = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline", LINEAR: "linear", LATE_FUSION: "late fusion"}
+"""Method -> its name in text"""
 
 
 def percent(value: float | None) -> str:

@@ -21,7 +21,7 @@ from lalm_mer.core.names import GENERATION
 from lalm_mer.core.schema import Example
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.launch.benchmark.data import Place, evenly
-from lalm_mer.launch.benchmark.measuring import Timing, peak_bytes, reset_peak, timed, used_bytes
+from lalm_mer.launch.benchmark.measuring import Timing, reset_peak, timed, used_bytes
 from lalm_mer.launch.benchmark.plain import PlainPrompts, generate_answers, plain_trainer, score_full_sequences
 from lalm_mer.launch.build.adapting import adapt
 from lalm_mer.launch.build.data import RunData
@@ -32,6 +32,7 @@ from lalm_mer.launch.estimate import Estimate, Method, empty_family, estimate, f
 from lalm_mer.launch.run.answering import open_answering
 from lalm_mer.launch.run.encoded_data import encoded_data
 from lalm_mer.launch.run.engine import Engine, expected_engine
+from lalm_mer.launch.run.resources import peak_bytes
 from lalm_mer.launch.run.trainers import make_trainer, seed_everything
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.from_config import random_weights

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ from lalm_mer.core.processes import usable_cores
 from lalm_mer.core.provenance import git_commit, package_versions
 from lalm_mer.recognizers.waiting import measured_waiting
 
-__all__ = ["Timing", "machine", "matmul_flops_per_s", "peak_bytes", "pin", "reset_peak", "timed", "used_bytes"]
+__all__ = ["Timing", "machine", "matmul_flops_per_s", "pin", "reset_peak", "timed", "used_bytes"]
 
 _PACKAGES = ("lalm-mer", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy")
 _MATMULS = 5
@@ -63,17 +60,6 @@ def reset_peak(device: str) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def peak_bytes(device: str) -> int:
-    """Largest memory so far: allocated by torch on the GPU, or resident of this process."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if platform.system() == "Linux":  # where getrusage also counts the process that started this one
-        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)
-        return int(peak) * 1024
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
 
 
 def used_bytes(device: str) -> int:

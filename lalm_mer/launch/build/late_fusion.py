@@ -24,7 +24,7 @@ from lalm_mer.core.names import (
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import git_commit, hash_file, hash_json, package_versions
-from lalm_mer.core.run_record import Member, RunRecord, has_results
+from lalm_mer.core.run_record import Member, Parameters, RunRecord, has_results
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS, Floats
 from lalm_mer.evaluation.prediction_checks import prefix_of
@@ -105,6 +105,16 @@ class OpenedLateFusion:
                     c=chosen.c,
                 )
         return Fused(rule, self._combined(rule, test), None if dev is None else self._combined(rule, dev))
+
+    def parameters(self, fused: Fused) -> Parameters | None:
+        """Sums over the members, with the fitted numbers of the rule; None if those of a member are not known."""
+        known = [run.record.parameters for run in self.members]
+        trained, of_all = fused.rule.size, fused.rule.size
+        for each in known:
+            if each is None:
+                return None
+            trained, of_all = trained + each.trained, of_all + each.all
+        return Parameters(trained, of_all)
 
     def notes(self, fused: Fused) -> list[Note]:
         """Notes on utterances without a prediction."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.evaluation.comparison import compare, row_identity, write_comparison
+from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.report.html import write_report
 from lalm_mer.evaluation.report.text import aligned, comparison_text, values_text
-from lalm_mer.evaluation.runs import Run, read_run
+from lalm_mer.evaluation.runs import read_run, told_apart
 from lalm_mer.launch.cross_validation.costs import predicted_seconds
 from lalm_mer.launch.cross_validation.plan import PlannedRun
 from lalm_mer.protocols.splits import SPLITS
@@ -27,7 +26,7 @@ def summarize(runs: Sequence[PlannedRun], out: Path, command: str) -> str:
         out: folder of comparison and report
         command: shown in the report
     """
-    comparison = compare(_distinct(runs))
+    comparison = compare(told_apart([(planned.system, read_run(planned.folder)) for planned in runs]))
     write_comparison(comparison, out, with_values=True)
     report = out / "report.html"
     write_report(comparison, report, command=command)
@@ -70,17 +69,3 @@ def plan_text(runs: Sequence[PlannedRun], tflops: float | None = None) -> str:
     first = {run.row: f"$ {run.command}" for run in reversed(runs)}
     commands = "\n".join(reversed(first.values()))
     return f"{aligned(table)}\n\n{total}\n\nthe first run of each row, by its own command:\n{commands}"
-
-
-def _distinct(runs: Sequence[PlannedRun]) -> list[Run]:
-    """The finished runs; where two systems have the same name in comparisons, that of the system is added to it."""
-    found = [(planned.system, read_run(planned.folder)) for planned in runs]
-    systems: dict[tuple[str | None, ...], set[str]] = {}
-    for system, run in found:
-        systems.setdefault(row_identity(run), set()).add(system)
-    return [
-        run
-        if len(systems[row_identity(run)]) == 1
-        else replace(run, record=replace(run.record, recognizer=f"{run.record.recognizer}, {system}"))
-        for system, run in found
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lalm_mer.core.run_record import MODEL_FOLDER
+from lalm_mer.core.run_record import MODEL_FOLDER, Parameters
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.evaluation.metrics import METRICS
 from lalm_mer.examples.dataset import ExampleDataset, InputDataset
@@ -51,6 +51,7 @@ def fit_and_score(vectors: Vectors, settings: LinearSettings, run: RunFolder, da
     on_dev = fit.log_probs(dev.blocks)
     if parts.refit_with_dev:
         fit = refit(parts, fit, train, dev)
+    run.count(Parameters(fit.size, fit.size))
     recognizer = LinearRecognizer(parts, fit, vectors).eval()
     recognizer.save_trained(run.path / MODEL_FOLDER)
     if not settings.split.score_test:

@@ -14,12 +14,20 @@ from typing import Any
 from lalm_mer.core.config import to_dict
 from lalm_mer.core.errors import ConfigError, one_line
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.notes import Note, Split
+from lalm_mer.core.notes import Note, NoteCode, Split
 from lalm_mer.core.output import write_json
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.processes import is_first_process, process_count
 from lalm_mer.core.provenance import hash_json
-from lalm_mer.core.run_record import DEV_METRICS_FILE, METRICS_FILE, RUN_FILE, RunRecord, has_results, read_record
+from lalm_mer.core.run_record import (
+    DEV_METRICS_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    Parameters,
+    RunRecord,
+    has_results,
+    read_record,
+)
 from lalm_mer.core.settings import changeable_keys
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FILE, EvaluatedSplit, Predictions
@@ -27,6 +35,7 @@ from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
+from lalm_mer.launch.run.resources import peak_memory, restart_peak
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.score_journal import ScoreJournal
 
@@ -93,6 +102,10 @@ class RunFolder:
         self.record = replace(self.record, notes=(*self.record.notes, *notes))
         if self.writes:
             write_json(self.path / RUN_FILE, self.record.to_json())
+
+    def count(self, parameters: Parameters | None) -> None:
+        """Record the numbers of parameters, which are written when the run ends."""
+        self.record = replace(self.record, parameters=parameters)
 
     def finish(self, data: RunData, scores: Scores, dev: Floats | None = None) -> None:
         """Write predictions, duration and metrics; metrics.json is written last and marks the run as finished.
@@ -165,7 +178,9 @@ class RunFolder:
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             self.checkpoints.rmdir()  # transformers creates it even without training
         predictions.write(self.path / (PREDICTIONS_FILE if split == "test" else DEV_PREDICTIONS_FILE))
-        self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1))
+        served = any(note.code == NoteCode.SERVED_MODEL for note in self.record.notes)
+        measured = None if served else peak_memory()
+        self.record = replace(self.record, seconds=round(time.monotonic() - self.started, 1), peak_memory=measured)
         write_json(self.path / RUN_FILE, self.record.to_json())
         metrics = score(predictions)
         write_json(self.path / (METRICS_FILE if split == "test" else DEV_METRICS_FILE), metrics)
@@ -212,6 +227,7 @@ def open_run(path: Path, identity: RunRecord, schema: type, *, writes: bool) -> 
         raise ConfigError(f"key 'output.dir': {path} has other files and no run.json; choose another folder")
     if writes and not any((path / name).is_file() for name in (METRICS_FILE, DEV_METRICS_FILE)):
         write_json(file, record.to_json())
+    restart_peak()
     return RunFolder(path, record, writes)
 
 

@@ -31,6 +31,7 @@ from lalm_mer.launch.build.loss import make_loss
 from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, check_accelerator
+from lalm_mer.launch.run.resources import parameters_of
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.speed import SpeedLine, check_compiled, print_speed
 from lalm_mer.recognizers.base import Scores, as_scores
@@ -130,6 +131,7 @@ def train_and_score(
         data: train, dev and test of the fold
         saved_as: folder in the run folder for what was trained
     """
+    run.count(parameters_of(model, training=True))  # before an engine shards them
     loss = make_loss(settings.loss, data)
     trainer = make_trainer(
         model,

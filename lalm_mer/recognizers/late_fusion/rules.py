@@ -63,6 +63,11 @@ class FusionRule:
         """Whether an utterance without the scores of one member cannot be fused; the other rules leave it out."""
         return self.name == "stacking"
 
+    @property
+    def size(self) -> int:
+        """Number of fitted numbers."""
+        return len(self.weights or ()) + sum(map(len, self.coefficients or ())) + len(self.intercepts or ())
+
     def combine(self, log_probs: Floats) -> Floats:
         """Fuse label log-probabilities.
 

@@ -78,6 +78,11 @@ class LinearFit:
     factor: float
     c: float
 
+    @property
+    def size(self) -> int:
+        """Number of coefficients and intercepts."""
+        return int(self.coefficients.size + self.intercepts.size)
+
     def logits(self, blocks: Blocks) -> Floats:
         """(N, K), before ``factor``."""
         values: Floats = _concatenated(blocks, self.scales) @ self.coefficients.T + self.intercepts

@@ -1,48 +1,19 @@
 """Fixtures that write fabricated run folders."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fabricated import fabricated_predictions, fabricated_run_json, write_history
+from fabricated import fabricate_run
 
 from lalm_mer.core.notes import Note, NoteCode
-from lalm_mer.evaluation.scores import score
 
 FabricateRun = Callable[..., Path]
 NOTES = (
     Note(NoteCode.RANDOMLY_INITIALISED),
     Note(NoteCode.CONTAMINATION, facts={"model": "fabricated", "known": '<b>bold & "quoted"</b>'}),
 )
-
-
-def fabricate_run(
-    parent: Path, name: str, *, skill: float = 0.6, unscored: int = 0, stream: int = 0, **changed: Any
-) -> Path:
-    """Write a fabricated run folder; other keywords change its run.json."""
-    folder = parent / name
-    folder.mkdir(parents=True)
-    content = fabricated_run_json(**changed)
-    content["config"] = {"train": {"learning_rate": 2e-5}, "split": {"fold": content["fold"]}}
-    predictions = fabricated_predictions(
-        skill=skill,
-        fold=content["fold"],
-        seed=content["seed"],
-        labels=tuple(content["labels"]),
-        corpus=content["corpus"],
-        unscored=unscored,
-        condition=content["condition"],
-        stream=stream,
-    )
-    predictions.write(folder / "predictions.parquet")
-    (folder / "run.json").write_text(json.dumps(content))
-    (folder / "metrics.json").write_text(json.dumps(score(predictions)))
-    if content["method"] == "lora":
-        write_history(folder, content["seed"], skill)
-    return folder
 
 
 @pytest.fixture

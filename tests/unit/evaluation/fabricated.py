@@ -9,8 +9,10 @@ import numpy as np
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.names import FROM_CORPUS, uses_transcript
 from lalm_mer.core.provenance import Commit
-from lalm_mer.core.run_record import RunRecord
+from lalm_mer.core.run_record import Parameters, RunRecord
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
+from lalm_mer.evaluation.results import Difference, Figure, ResultRow, Results
+from lalm_mer.evaluation.scores import score
 
 LABELS = ("angry", "happy", "neutral", "sad")
 
@@ -74,3 +76,65 @@ def with_unparsed(predictions: Predictions, rows: int) -> Predictions:
     frame = predictions.frame.copy()
     frame.loc[: rows - 1, ["status", "prediction", "answer"]] = ["unparsed", UNPARSED, "hm"]
     return Predictions(frame, predictions.labels)
+
+
+def fabricate_run(
+    parent: Path, name: str, *, skill: float = 0.6, unscored: int = 0, stream: int = 0, **changed: Any
+) -> Path:
+    """Write a fabricated run folder; other keywords change its run.json."""
+    folder = parent / name
+    folder.mkdir(parents=True)
+    content = fabricated_run_json(**changed)
+    if "config" not in changed:
+        content["config"] = {"train": {"learning_rate": 2e-5}, "split": {"fold": content["fold"]}}
+    predictions = fabricated_predictions(
+        skill=skill,
+        fold=content["fold"],
+        seed=content["seed"],
+        labels=tuple(content["labels"]),
+        corpus=content["corpus"],
+        unscored=unscored,
+        condition=content["condition"],
+        stream=stream,
+    )
+    predictions.write(folder / "predictions.parquet")
+    (folder / "run.json").write_text(json.dumps(content))
+    (folder / "metrics.json").write_text(json.dumps(score(predictions)))
+    if content["method"] == "lora":
+        write_history(folder, content["seed"], skill)
+    return folder
+
+
+def fabricated_results(**changed: Any) -> Results:
+    """Two systems, of which the second is a zero-shot model with random weights and one of two seeds."""
+
+    def figure(value: float, low: float | None = None, high: float | None = None, sd: float | None = None) -> Figure:
+        return Figure(value, low, high, 24, {"0": value}, sd, value - 0.01, 0.02)
+
+    def row(system: str, uar: Figure, **of_row: Any) -> ResultRow:
+        content = {
+            "system": system, "label": f"the {system}", "recognizer": system, "base_model": None, "method": "baseline",
+            "modalities": "audio", "transcript_source": None, "condition": "none", "random_weights": False,
+            "seeds": (0, 1), "n": 1440, "n_unparsed": 0, "n_unscored": 0,
+            "metrics": {"uar": uar, "weighted_accuracy": uar, "macro_f1": figure(0.5), "weighted_f1": figure(0.5)},
+            "minutes_per_seed": 75.9, "parameters": Parameters(50_992, 60_000), "peak_gpu_bytes": None,
+            "peak_process_bytes": 3 * 2**29, "notes": (),
+        }  # fmt: skip
+        return ResultRow(**content | of_row)
+
+    second = row(
+        "second", figure(0.2), method="zero_shot", base_model="local model", modalities="audio+transcript",
+        transcript_source="asr", random_weights=True, seeds=(0,), n_unscored=3, minutes_per_seed=0.21,
+        parameters=None, peak_gpu_bytes=20 * 2**30, peak_process_bytes=None, notes=("randomly_initialised",),
+    )  # fmt: skip
+    test = Difference("second", "first", -0.3, -0.4, -0.2, 0.0001, 0.0001, 0.0002, "sign flips")
+    content = {
+        "title": "Fabricated", "corpus": "fabricated", "synthetic": True, "protocol": "speaker_folds",
+        "protocol_version": 1, "task": "four", "task_kind": "single", "n_classes": 4, "primary_metric": "uar",
+        "tested_metric": "uar", "folds": (1, 2, 3), "seeds": (0, 1), "reference": "first",
+        "rows": (row("first", figure(0.5, 0.44, 0.56, 0.01)), second), "differences": (test,), "gains": (test,),
+        "command": "python recipes/cross_validate.py --config recipes/ravdess/cross_validate.yaml", "machine": None,
+        "commits": (Commit("c0ffee" * 4, modified=True),), "versions": {"python": ("3.11.2", "3.12.1")},
+        "first_day": "2026-01-01", "last_day": "2026-02-03",
+    }  # fmt: skip
+    return Results(**content | changed)

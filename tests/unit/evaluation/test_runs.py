@@ -6,7 +6,11 @@ from fabricated import fabricated_run_json
 
 from lalm_mer.core.errors import PredictionError
 from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.run_record import Parameters, PeakMemory
 from lalm_mer.evaluation.runs import read_run
+
+LATER = {"members", "task_kind", "ranges", "parameters", "peak_memory"}
+"""Keys that run.json of earlier versions may lack"""
 
 
 def edit(file, **changed):
@@ -40,7 +44,7 @@ def test_a_run_that_is_not_trained_in_steps_needs_no_history(fabricate):
         read_run(trained)
 
 
-@pytest.mark.parametrize("key", sorted(fabricated_run_json().keys() - {"format", "members", "task_kind", "ranges"}))
+@pytest.mark.parametrize("key", sorted(fabricated_run_json().keys() - {"format", *LATER}))
 def test_every_missing_key_is_named_with_its_file(fabricate, key):
     folder = fabricate("bad")
     edit(folder / "run.json", **{key: KeyError})
@@ -48,11 +52,13 @@ def test_every_missing_key_is_named_with_its_file(fabricate, key):
         read_run(folder)
 
 
-def test_a_record_without_the_keys_of_other_tasks_and_of_fusions_is_of_one_label_and_has_no_members(fabricate):
-    folder = fabricate("older")
-    edit(folder / "run.json", task_kind=KeyError, ranges=KeyError, members=KeyError)
+def test_a_record_of_an_earlier_version_is_of_one_label_and_has_no_members_and_no_measurements(fabricate):
+    folder = fabricate("older", parameters=Parameters(1, 2), peak_memory=PeakMemory(3, "gpu"))
+    assert read_run(folder).record.peak_memory == PeakMemory(3, "gpu")
+    edit(folder / "run.json", **dict.fromkeys(LATER, KeyError))
     record = read_run(folder).record
     assert (record.task_kind, record.ranges, record.members) == ("single", (), ())
+    assert (record.parameters, record.peak_memory) == (None, None)
 
 
 @pytest.mark.parametrize(("value", "found"), [(1, 1), (KeyError, None), (3, 3)])
@@ -78,6 +84,8 @@ def test_a_run_of_another_format_is_refused(fabricate, value, found):
         ({"condition": "noise"}, r"run\.json: key 'condition': expected one of"),
         ({"primary_metric": "acc"}, r"run\.json: key 'primary_metric': expected one of .* found 'acc'"),
         ({"transcript_source": "corpus"}, r"run\.json: key 'transcript_source': expected null with modalities audio"),
+        ({"parameters": {"trained": 1}}, r"run\.json: key 'parameters\.all' is missing"),
+        ({"peak_memory": {"bytes": 1, "of": "host"}}, r"run\.json: key 'peak_memory\.of': .* found str 'host'"),
         ({"seconds": None}, r"run\.json: key 'seconds' is null: the run has not finished"),
         ({"notes": ["in words"]}, r"run\.json: key 'notes\.0': .* found str 'in words'"),
         ({"notes": [{"code": "news"}]}, r"run\.json: key 'notes\.0\.code': .* found str 'news'"),

@@ -15,7 +15,7 @@ from shared_run import write_run
 from lalm_mer.core import notes
 from lalm_mer.core.errors import AdapterError, LalmMerError
 from lalm_mer.core.notes import SENTENCES, Note, NoteCode, needed_facts
-from lalm_mer.core.run_record import Balance, Counts, RunRecord, read_record
+from lalm_mer.core.run_record import Balance, Counts, Parameters, PeakMemory, RunRecord, read_record
 from lalm_mer.evaluation.predictions import Predictions
 from lalm_mer.models.adapter_kinds import check_saved_config
 from lalm_mer.models.tiny import build_tiny
@@ -61,7 +61,8 @@ def everything_filled(record):
     ]
     counts = Counts(2, dict.fromkeys(LABELS, 1), {label: {"speaker": 1} for label in LABELS}, 0)
     weights = dict.fromkeys(LABELS, 0.5)
-    return replace(record, notes=tuple(found), balance=Balance(counts, counts), class_weights=weights)
+    used = {"parameters": Parameters(2, 3), "peak_memory": PeakMemory(4, "process")}
+    return replace(record, notes=tuple(found), balance=Balance(counts, counts), class_weights=weights, **used)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from fabricated import LABELS, fabricated_predictions, fabricated_record
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import UNPARSED
 from lalm_mer.core.notes import NoteCode
-from lalm_mer.core.run_record import read_record
+from lalm_mer.core.run_record import Parameters, read_record
 from lalm_mer.evaluation.comparison import compare
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
 from lalm_mer.evaluation.runs import read_run
@@ -102,6 +102,17 @@ def test_labels_of_another_order_are_aligned(member, fuse):
     folder = fuse(plain, turned)
     expected = np.exp(log_probs("one")) + np.exp(log_probs("two"))
     assert np.exp(log_probs(folder)).to_numpy() == pytest.approx(expected.to_numpy() / 2)
+
+
+@pytest.mark.parametrize(("rule", "of_rule"), [("mean", 0), ("weighted", 2), ("stacking", 2 * 4 * 4 + 4)])
+def test_parameters_are_those_of_the_members_and_of_the_rule(rule, of_rule, member, fuse):
+    members = [member(name, place, parameters=Parameters(trained, 50)) for place, (name, trained) in
+               enumerate([("one", 7), ("two", 30)], 1)]  # fmt: skip
+    record = read_record(fuse(*members, rule=rule) / "run.json")
+    assert record.parameters == Parameters(37 + of_rule, 100 + of_rule)
+    assert record.peak_memory.bytes > 2**20
+    of_earlier_version = member("three", 3)
+    assert read_record(fuse("one", of_earlier_version, out="other") / "run.json").parameters is None
 
 
 @pytest.mark.parametrize("rule", ["weighted", "stacking"])
