@@ -28,6 +28,7 @@ from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.run.encoded_data import filled_cache
 from lalm_mer.launch.run.engine import Engine
+from lalm_mer.launch.run.resources import parameters_of
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.trainers import make_trainer
 from lalm_mer.models.digest import base_digest, read_model_config
@@ -109,6 +110,7 @@ def train_alignment(opened: OpenedAlignment, engine: Engine, run: RunFolder) -> 
     family = LanguageBuilder().load(settings.model)
     adapted = add_trained_parts(family, settings.adapter, shown=run.writes)
     recognizer = QuestionRecognizer(family, opened.prompts, adapted, packing=settings.train.packing)
+    run.count(parameters_of(recognizer, training=True))
     splits = [each.splits(family) for each in opened.speech]
     every = [examples for of_corpus in splits for examples in of_corpus]
     digests = (opened.hashes["base_model"], None)
