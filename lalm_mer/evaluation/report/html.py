@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from lalm_mer.core.labels import UNPARSED, UNSCORED
-from lalm_mer.core.names import ADAPTERS, BASELINE, LATE_FUSION, LINEAR, ZERO_SHOT
+from lalm_mer.core.names import ADAPTERS, BASELINE, FULL, LATE_FUSION, LINEAR, ZERO_SHOT
 from lalm_mer.core.notes import sentence
 from lalm_mer.core.output import write_text
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
@@ -23,7 +23,10 @@ __all__ = ["html_template", "render_report", "write_report"]
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-9
-_METHODS = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline", LINEAR: "linear", LATE_FUSION: "late fusion"}
+_METHODS = {
+    ZERO_SHOT: "zero-shot", **ADAPTERS, FULL: "full fine-tuning", BASELINE: "baseline", LINEAR: "linear",
+    LATE_FUSION: "late fusion",
+}  # fmt: skip
 
 
 def write_report(comparison: Comparison, path: Path, command: str | None = None) -> None:

@@ -1,42 +1,50 @@
-"""Builder of adapted models: with a new adapter, with one from an earlier run, or with one merged into the weights."""
+"""Builder of adapted models: with a new adapter or trained in full, with an adapter from an earlier run, or with an
+earlier training in the weights.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.names import FULL
+from lalm_mer.core.notes import Note
 from lalm_mer.core.settings import naming_keys
+from lalm_mer.launch.build.defaults import AUDIO_TOWERS
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.sections import AdapterSettings
+from lalm_mer.launch.config.sections import LORA_KEYS, AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
-from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
+from lalm_mer.models.full_training import train_in_full
+from lalm_mer.sharing.adapter_context import AdapterContext, read_merged_from, require_fit
 
 __all__ = ["adapt", "merged_notes", "recognizer_to_score"]
 
-_OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
-
 
 def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
-    """Add an adapter and, if ``shown``, print what it changes in each tower.
+    """Add an adapter, or choose what is trained in full, and, if ``shown``, print what is trained in each tower.
 
     Raises:
         AdapterError: if a target matches no layer, or a tower cannot be trained with these settings
         ConfigError: if a target is in a tower that a prompt without audio does not use, or an option is not of this
             kind of adapter
+        ModelError: if the model is trained in full and could not be saved
     """
     towers = settings.towers or {}
     if not loaded.setup.uses("audio"):
-        for tower in ("audio_tower", "projector"):
+        for tower in AUDIO_TOWERS:
             for key, adapted in ((f"towers.{tower}", towers.get(tower)), ("full", tower in settings.full)):
                 if adapted:
                     raise ConfigError(
                         f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would be "
                         f"trained; set adapter.{key}=[]"
                     )
+    if settings.kind == FULL:
+        _train_in_full(loaded, settings.full, shown=shown)
+        return cast(nn.Module, loaded.recognizer())
     with naming_keys("adapter"):
         model, report = add_adapter(
             loaded.model, towers, _adapter_options(settings), kind=settings.kind, full=settings.full
@@ -51,9 +59,23 @@ def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Mo
     return cast(nn.Module, loaded.recognizer(model))
 
 
+def _train_in_full(loaded: LoadedRun, chosen: Sequence[str], *, shown: bool) -> None:
+    """Train the chosen towers in full, of a family without declared towers all that the prompt uses."""
+    unused = () if loaded.setup.uses("audio") else AUDIO_TOWERS
+    with naming_keys("adapter"):
+        report = train_in_full(loaded.model, chosen or [each for each in loaded.model.towers if each not in unused])
+    if shown:
+        loaded.model.require_savable()
+    for row in report if shown else ():
+        print(  # noqa: T201 for the user, before training starts
+            f"preflight: {row.tower}: {row.full_parameters:,} parameters trained in full, {row.base_parameters:,} "
+            "frozen"
+        )
+
+
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     """The options of peft's config."""
-    of_lora = {name: getattr(settings, name) for name in _OF_LORA}
+    of_lora = {name: getattr(settings, name) for name in LORA_KEYS}
     if settings.kind == "lora":
         for name in settings.options:
             if name in of_lora:
@@ -79,15 +101,14 @@ def _load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Not
 
 
 def merged_notes(loaded: LoadedRun) -> list[Note]:
-    """Notes on an adapter that was merged into the base model; empty if there is none.
+    """Notes on an earlier training that is part of the base model; empty if none is known.
 
     Raises:
         SplitLeakError: if it was trained on another fold of the same folds
     """
     folder = Path(loaded.settings.model.id)
-    if not (folder / MERGED_FROM).is_file():
-        return []
-    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_notes(folder, loaded, None)]
+    merged = read_merged_from(folder)
+    return [] if merged is None else [merged.note, *_fit_notes(folder, loaded, None)]
 
 
 def _fit_notes(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note]:

@@ -8,17 +8,19 @@ from string import Formatter
 from typing import Any, TypeVar, cast
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import FULL
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.linear import LinearSettings
+from lalm_mer.launch.config.sections import LORA_KEYS, AdapterSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ServerAddress
 from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
 
-__all__ = ["with_folder", "with_model", "with_targets"]
+__all__ = ["AUDIO_TOWERS", "with_folder", "with_model", "with_targets"]
 
 SettingsT = TypeVar("SettingsT", bound=ZeroShotSettings | FinetuneSettings)
 RunSettingsT = TypeVar(
@@ -26,6 +28,8 @@ RunSettingsT = TypeVar(
     bound=ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings | LateFusionSettings,
 )
 
+AUDIO_TOWERS = ("audio_tower", "projector")
+"""Towers of a language family that a prompt without audio does not use"""
 _UNFIT_FOR_NAMES = re.compile(r"[^\w+.-]+")
 
 
@@ -58,16 +62,58 @@ def with_model(settings: SettingsT) -> SettingsT:
 
 
 def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
-    """Settings with the default adapter targets of the family, if they name none.
+    """Settings with the default adapter targets of the family, if they name none, or with the towers of kind full.
 
     Towers that are trained in full, or that a prompt without audio does not use, have no targets.
+
+    Raises:
+        ConfigError: if a setting does not fit kind full
     """
-    if not isinstance(settings, FinetuneSettings) or settings.adapter.towers is not None:
+    if not isinstance(settings, FinetuneSettings):
         return settings
-    left_out = (*settings.adapter.full, *(() if setup.uses("audio") else ("audio_tower", "projector")))
-    targets = model_class(settings.model.family).adapter_targets
-    towers = {tower: list(names) for tower, names in targets.items() if tower not in left_out}
-    return replace(settings, adapter=replace(settings.adapter, towers=towers))
+    adapter, family = settings.adapter, model_class(settings.model.family)
+    unused = () if setup.uses("audio") else AUDIO_TOWERS
+    if adapter.kind == FULL:
+        _check_full(settings)
+        in_full = adapter.full or [tower for tower in family.towers if tower not in unused]
+        return replace(settings, adapter=replace(adapter, towers={}, full=in_full))
+    if adapter.towers is not None:
+        return settings
+    left_out = (*adapter.full, *unused)
+    towers = {tower: list(names) for tower, names in family.adapter_targets.items() if tower not in left_out}
+    return replace(settings, adapter=replace(adapter, towers=towers))
+
+
+def _check_full(settings: FinetuneSettings) -> None:
+    """Refuse what has no effect on, or cannot be trained by, kind full."""
+    adapter, model = settings.adapter, settings.model
+    for tower, targets in (adapter.towers or {}).items():
+        if targets:
+            raise ConfigError(
+                f"key 'adapter.towers.{tower}': {', '.join(targets)}; adapter.kind=full has no adapter; set "
+                "adapter.towers=null, and choose towers in adapter.full"
+            )
+    for name in (*LORA_KEYS, "options"):
+        value, default = getattr(adapter, name), getattr(AdapterSettings(), name)
+        if value != default:
+            raise ConfigError(
+                f"key 'adapter.{name}': {value}; adapter.kind=full has no adapter; leave it out, or set it to {default}"
+            )
+    if model.quantization is not None:
+        raise ConfigError(
+            f"key 'model.quantization': {model.quantization}; adapter.kind=full trains the weights themselves; set it "
+            "to null"
+        )
+    if model.dtype != "float32":
+        raise ConfigError(
+            f"key 'model.dtype': {model.dtype}; adapter.kind=full trains the weights themselves, and {model.dtype} "
+            "loses small steps; set model.dtype=float32, and train.bf16=true for speed"
+        )
+    if settings.output.push_to is not None:
+        raise ConfigError(
+            f"key 'output.push_to': {settings.output.push_to}; only adapters are pushed, and adapter.kind=full has "
+            "none; set it to null, and upload the folder model/ of the finished run with `hf upload`"
+        )
 
 
 def with_folder(

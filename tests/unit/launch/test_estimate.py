@@ -81,7 +81,7 @@ def test_operations_and_disk_by_hand(folder):
     answers = max(len(family.answer_ids(label)) for label in LABELS.labels)
     assert family.audio_token_count(round(MEAN_S * 16_000)) == 25
     adapter = 4 * ((32 + 32) * 2 + (128 + 32) * 2 + (32 + 32)) * 4  # r, in and out of each layer, float32
-    assert (found.adapter_bytes, found.checkpoint_bytes) == (adapter, 3 * adapter)
+    assert (found.saved_bytes, found.checkpoint_bytes) == (adapter, 3 * adapter)
     assert found.tower_bytes == 25 * 32 * 4
     work = Work(50, 25, found.tokens, answers)  # 100 frames in 1 s, halved by the tower, then pooled in pairs
     trained = {"audio_tower": False, "projector": True, "language_model": True}
