@@ -40,7 +40,7 @@ def align(settings: AlignSettings) -> None:
             run = open_run(folder, opened.record, AlignSettings, writes=is_first_process())
             train_alignment(opened, engine, run)
         if is_first_process():
-            write_aligned(folder)
+            write_aligned(folder, opened.contexts)
 
 
 if __name__ == "__main__":

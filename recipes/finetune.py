@@ -1,27 +1,34 @@
-"""Fine-tuning with LoRA or another adapter: train on the answers, select the checkpoint on dev, score the test set.
+"""Fine-tuning with LoRA, another adapter or in full: train on the answers, select the checkpoint on dev, score test.
 
 Example:
   accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/finetune.py \\
       --config recipes/ravdess/lora.yaml split.fold=3 adapter.r=16 train.learning_rate=2e-5
 
-The run folder receives run.json, adapter/, history.jsonl, predictions.parquet, dev_predictions.parquet and
-metrics.json. Rerun the same command to resume from the last complete checkpoint. output.push_to=user/name pushes the
-adapter of the finished run to the Hub, as recipes/push_adapter.py does.
+The run folder receives run.json, adapter/ (with adapter.kind=full model/, for use as model.id), history.jsonl,
+predictions.parquet, dev_predictions.parquet and metrics.json. Rerun the same command to resume from the last complete
+checkpoint. output.push_to=user/name pushes the adapter of the finished run to the Hub, as recipes/push_adapter.py does.
 """
 
 from pathlib import Path
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.imports import quick_imports
+from lalm_mer.core.names import FULL
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.processes import is_first_process
+from lalm_mer.core.run_record import MODEL_FOLDER
 from lalm_mer.launch.arguments import run_recipe
 from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.launch.config.settings import FinetuneSettings
 
 
 def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
-    """Train an adapter and score the test set; ``kept`` has the base model of an earlier run of this process."""
+    """Train an adapter, or a model in full, and score the test set.
+
+    Args:
+        settings: of the YAML
+        kept: has the base model of an earlier run of this process
+    """
     with quick_imports():  # imported here, so that --help and errors in the config do not wait for torch
         from lalm_mer.launch.build.adapting import adapt, merged_notes
         from lalm_mer.launch.build.model_run import open_model_run
@@ -58,7 +65,8 @@ def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
         recognizer = adapt(loaded, settings.adapter, shown=run.writes)
         preflight(loaded, recognizer, settings, engine)
         data = encoded_data(loaded, recognizer, settings, engine)
-        train_and_score(recognizer, settings, engine, run, data, saved_as="adapter")
+        saved_as = MODEL_FOLDER if opened.method == FULL else "adapter"
+        train_and_score(recognizer, settings, engine, run, data, saved_as=saved_as)
         kept.keep(loaded.model, recognizer)
         finish(settings, folder)
 
@@ -68,7 +76,7 @@ def finish(settings: FinetuneSettings, folder: Path) -> None:
     from lalm_mer.sharing.hub import push_run
     from lalm_mer.sharing.hub_folder import complete_adapter
 
-    if not is_first_process() or not settings.split.score_test:
+    if not is_first_process() or not settings.split.score_test or settings.adapter.kind == FULL:
         return
     complete_adapter(folder)
     output = settings.output

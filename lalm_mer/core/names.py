@@ -6,7 +6,7 @@ from __future__ import annotations
 
 __all__ = [
     "ADAPTERS", "ASR", "ATTENTION", "AUDIO", "AUDIO_SWAPPED", "AUDIO_TRANSCRIPT", "BASELINE", "COMPOSED_OF",
-    "CONDITIONS", "DTYPES", "FIRST_TOKEN", "FROM_CORPUS", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES",
+    "CONDITIONS", "DTYPES", "FIRST_TOKEN", "FROM_CORPUS", "FULL", "FUSION_RULES", "GENERATION", "HUMAN", "LABEL_SCORES",
     "LATE_FUSION", "LIKELIHOOD", "LINEAR", "LOSSES", "LOSSES_OF", "METHODS", "MODALITIES", "NORMALISATIONS",
     "OBJECTIVES", "OPTIMIZERS", "PROMPT_LOGPROBS", "QUANTIZATIONS", "SERVED_SCORES", "SIMULATED", "TASK_KINDS",
     "TOWER_CACHE", "TRANSCRIPT", "TRANSCRIPT_SOURCES", "UNCHANGED", "UTTERANCE_TRANSCRIPT_SOURCES", "ZERO_SHOT",
@@ -37,9 +37,11 @@ ZERO_SHOT = "zero_shot"
 BASELINE = "baseline"
 ADAPTERS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "vera": "VeRA", "ia3": "(IA)³", "oft": "OFT"}
 """Method that trains an adapter -> its name in text."""
+FULL = "full"
+"""Method that trains every weight of chosen towers, without an adapter."""
 LINEAR = "linear"
 LATE_FUSION = "late_fusion"
-METHODS = (ZERO_SHOT, *ADAPTERS, BASELINE, LINEAR, LATE_FUSION)
+METHODS = (ZERO_SHOT, *ADAPTERS, FULL, BASELINE, LINEAR, LATE_FUSION)
 """How a recognizer was made."""
 FUSION_RULES = ("mean", "logits", "weighted", "vote", "stacking")
 """How the label log-probabilities of the members of a late fusion are combined."""

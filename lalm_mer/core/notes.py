@@ -26,6 +26,7 @@ class NoteCode(StrEnum):
     SWAPPED_AUDIO = "swapped_audio"
     GENERATED_ANSWERS = "generated_answers"
     MERGED_BASE_MODEL = "merged_base_model"
+    TRAINED_BASE_MODEL = "trained_base_model"
     UNKNOWN_TRAINING_DATA = "unknown_training_data"
     OTHER_FOLDS = "other_folds"
     OTHER_CORPUS = "other_corpus"
@@ -85,6 +86,8 @@ SENTENCES: Mapping[NoteCode, str] = {
     NoteCode.GENERATED_ANSWERS: "Answers were generated greedily, {max_new_tokens} tokens at most, and parsed "
     "strictly; an unparsed answer counts as an error of its true class.",
     NoteCode.MERGED_BASE_MODEL: "The base model contains a merged adapter; notes on an adapter are about that one.",
+    NoteCode.TRAINED_BASE_MODEL: "The base model was trained in full by an earlier run; notes on an adapter are about "
+    "that training.",
     NoteCode.UNKNOWN_TRAINING_DATA: "It is not known what the adapter was trained on: its training data may contain "
     "the test set.",
     NoteCode.OTHER_FOLDS: "The adapter ({corpus}, {protocol}, fold {fold}) was trained on other folds of this corpus: "

@@ -24,7 +24,7 @@ DEV_METRICS_FILE = "dev_metrics.json"
 """Metrics of a run that scores dev alone, which has no ``METRICS_FILE``"""
 RUN_FILE = "run.json"
 MODEL_FOLDER = "model"
-"""Folder of a run with its baseline, linear model or rule of late fusion"""
+"""Folder of a run with its baseline, linear model, rule of late fusion, or the model that it trained in full"""
 _FORMAT = 2
 _HASHES = ("data", "folds", "prompt", "base_model")
 

@@ -17,6 +17,7 @@ from lalm_mer.core.names import (
     ADAPTERS,
     AUDIO_TRANSCRIPT,
     BASELINE,
+    FULL,
     LATE_FUSION,
     LINEAR,
     SIMULATED,
@@ -354,8 +355,10 @@ def _is_member(row: Row, fusion: Row) -> bool:
 
 
 def _rank(row: Row) -> tuple[bool, int]:
-    """Sort key by which the row that should be better comes first: both modalities, then late fusion, then adapters."""
-    methods = (LATE_FUSION, *ADAPTERS, BASELINE, LINEAR, ZERO_SHOT)
+    """Sort key by which the row that should be better comes first: both modalities, then late fusion, then what was
+    trained in full, then adapters.
+    """
+    methods = (LATE_FUSION, FULL, *ADAPTERS, BASELINE, LINEAR, ZERO_SHOT)
     return (row.record.modalities != AUDIO_TRANSCRIPT, methods.index(row.record.method))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lalm_mer.core.errors import PredictionError, one_line
-from lalm_mer.core.names import ADAPTERS
+from lalm_mer.core.names import ADAPTERS, FULL
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.run_record import METRICS_FILE, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
@@ -70,7 +70,7 @@ def read_run(folder: Path) -> Run:
         )
     predictions = Predictions.read(folder / PREDICTIONS_FILE)
     _check_agreement(record, predictions)
-    trained_here = record.method in ADAPTERS and "adapter" not in record.hashes
+    trained_here = record.method in (*ADAPTERS, FULL) and "adapter" not in record.hashes
     history = _read_history(folder / "history.jsonl", names, required=trained_here)
     metrics = None
     if (folder / METRICS_FILE).exists():

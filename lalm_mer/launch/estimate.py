@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
 
 from lalm_mer.core.audio import Waveform
-from lalm_mer.core.names import uses_audio, uses_transcript
+from lalm_mer.core.names import FULL, uses_audio, uses_transcript
 from lalm_mer.core.schema import Input
+from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.models.adapters import add_adapter, tower_of
 from lalm_mer.models.families import family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.from_config import random_weights
+from lalm_mer.models.full_training import train_in_full
 from lalm_mer.recognizers.cost import Work, model_flops, tower_costs, tower_positions
 from lalm_mer.recognizers.language.answers import answer_forms, answer_tree
 from lalm_mer.recognizers.language.collator import AnswerCollator
@@ -37,11 +39,12 @@ class Method:
     """What is done with the model.
 
     Args:
-        towers: tower -> last names of the adapted layers; None for scoring alone
+        towers: tower -> last names of the adapted layers; None without an adapter
         r: rank of the adapter
         quantization: ``nf4`` or None
         batch_size: utterances on the device at once
         checkpointing: whether activations are recomputed in the backward pass
+        full: towers that are trained in full, without an adapter; with neither, the model only scores
     """
 
     towers: Mapping[str, Sequence[str]] | None = None
@@ -49,6 +52,19 @@ class Method:
     quantization: str | None = None
     batch_size: int = 8
     checkpointing: bool = False
+    full: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, adapter: AdapterSettings, family: Family, *, quantization: str | None, batch_size: int) -> Self:
+        """The training of section ``adapter``, with the defaults of the family."""
+        if adapter.kind == FULL:
+            return cls(batch_size=batch_size, full=tuple(adapter.full or family.towers))
+        return cls(adapter.towers or family.adapter_targets, adapter.r, quantization, batch_size)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.towers is not None or bool(self.full)
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,8 @@ class Estimate:
         flops: operations for one utterance of mean duration, in one epoch
         tower_flops: part of it for an audio tower that is not trained, whose output a cache stores for later epochs
         tokens: positions of the language model for it
-        adapter_bytes: trained weights on disk
-        checkpoint_bytes: those with AdamW's moments
+        saved_bytes: adapter, or complete model that is trained in full, on disk
+        checkpoint_bytes: trained weights with AdamW's moments
         tower_bytes: output of the audio tower for it, in the model's dtype: what a cache of a frozen tower stores
     """
 
@@ -69,7 +85,7 @@ class Estimate:
     flops: float
     tower_flops: float
     tokens: int
-    adapter_bytes: int
+    saved_bytes: int
     checkpoint_bytes: int
     tower_bytes: int
 
@@ -89,7 +105,8 @@ def estimate(family: Family, setup: PromptSetup, method: Method, *, mean_s: floa
     """Estimate what scoring or training needs.
 
     Args:
-        family: result of ``empty_family``, possibly with ``full_window``; the adapter is added to it
+        family: result of ``empty_family``, possibly with ``full_window``; the adapter is added to it, or it is trained
+            in full
         setup: prompts and labels
         method: what is done
         mean_s: mean duration of an utterance, in seconds
@@ -99,23 +116,27 @@ def estimate(family: Family, setup: PromptSetup, method: Method, *, mean_s: floa
     weights = stored_bytes(family.model)
     if method.quantization is not None:
         weights += sum(_saved_by_nf4(family))
-    trains = method.towers is not None
-    if trains:
+    trains = method.trains
+    if method.full:
+        train_in_full(family, method.full)
+    elif trains:
         add_adapter(family, {key: value for key, value in (method.towers or {}).items() if value}, {"r": method.r})
-    adapter = sum(each.numel() * each.element_size() for each in family.model.parameters() if each.requires_grad)
-    adapter = adapter if trains else 0
+    learning = [each for each in family.model.parameters() if each.requires_grad] if trains else []
+    trained = sum(each.numel() * each.element_size() for each in learning)
     mean, longest = (_work(family, setup, seconds, trains=trains) for seconds in (mean_s, longest_s))
     activations = activation_bytes(list(_blocks(family, longest)), learns=trains, checkpointing=method.checkpointing)
     element = next(family.model.parameters()).element_size()
     flowing = flowing_towers(family) if trains else {}
     stored = 0.0 if flowing.get("audio_tower") else costs["audio_tower"].flops(mean.audio_positions)
     return Estimate(
-        memory=Memory(weights + adapter, adapter, 2 * adapter, activations * method.batch_size),
-        flops=model_flops(costs, mean, flowing or None),
+        memory=Memory(
+            weights if method.full else weights + trained, trained, 2 * trained, activations * method.batch_size
+        ),
+        flops=model_flops(costs, mean, flowing or None, method.full),
         tower_flops=stored,
         tokens=round(mean.tokens),
-        adapter_bytes=adapter,
-        checkpoint_bytes=3 * adapter,
+        saved_bytes=weights if method.full else trained,
+        checkpoint_bytes=3 * trained,
         tower_bytes=round(mean.audio_tokens) * _output_width(family) * element,
     )
 

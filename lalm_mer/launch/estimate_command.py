@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lalm_mer.core.command import path_argument, source_argument
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.names import AUDIO, DTYPES, MODALITIES, ZERO_SHOT
+from lalm_mer.core.names import AUDIO, DTYPES, FULL, MODALITIES, ZERO_SHOT, uses_audio
 from lalm_mer.models.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_estimate", "estimate_lines", "speed_of"]
 
-_METHODS = (ZERO_SHOT, "lora", "qlora")
+_METHODS = (ZERO_SHOT, "lora", "qlora", FULL)
 _LABELS = "angry,happy,neutral,sad"
 _KEPT_CHECKPOINTS = 2  # default of train.save_total_limit
 _EXAMPLES = """examples:
@@ -52,7 +52,9 @@ def add_estimate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="per device (default: %(default)s)")
     parser.add_argument("--r", type=int, default=16, help="rank of the adapter (default: %(default)s)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights (default: bfloat16, with full float32, the only one it takes)"
+    )
     parser.add_argument("--modalities", choices=MODALITIES, default=AUDIO, help="of the prompt (default: %(default)s)")
     parser.add_argument("--labels", default=_LABELS, metavar="A,B,...", help="labels (default: %(default)s)")
     speed = parser.add_mutually_exclusive_group()
@@ -86,25 +88,36 @@ def estimate_lines(options: argparse.Namespace) -> Iterator[str]:
         raise ConfigError(f"--model is missing; family {options.family} has no published model of its own")
     source = options.model or family_type.published[0]
     revision = options.revision or (None if options.model else family_type.published_revision)
-    family = empty_family(options.family, source, revision, options.dtype)
+    full = options.method == FULL
+    dtype = options.dtype or ("float32" if full else "bfloat16")
+    if full and dtype != "float32":
+        raise ConfigError(f"--dtype {dtype}: weights that are trained in full are in float32; leave it out")
+    family = empty_family(options.family, source, revision, dtype)
     labels = LabelSet(tuple(options.labels.split(",")))
     prompt = family_type.load_prompt(Path(family_type.default_prompt(options.modalities)))
-    trains = options.method != ZERO_SHOT
     parameters = sum(each.numel() for each in family.model.parameters())
     method = Method(
-        towers=family_type.adapter_targets if trains else None,
+        towers=None if options.method in (ZERO_SHOT, FULL) else family_type.adapter_targets,
         r=options.r,
         quantization="nf4" if options.method == "qlora" else None,
         batch_size=options.batch_size,
         checkpointing=options.gradient_checkpointing,
+        full=_used_towers(family.towers, options.modalities) if full else (),
     )
     setup = PromptSetup((prompt,), prompt.label_set(labels), (labels.labels,))
     found = estimate(family, setup, method, mean_s=mean_s, longest_s=longest_s)
-    yield f"model     {options.family}, {parameters / 1e9:.2f} billion parameters, {options.dtype}"
+    yield f"model     {options.family}, {parameters / 1e9:.2f} billion parameters, {dtype}"
     yield f"corpus    {count} utterances of {mean_s:.2f} s (longest {longest_s:.2f} s), {found.tokens} tokens each"
     yield from _memory(found, method)
     yield from _time(options, found, count, method)
-    yield from _disk(found, count, audio_bytes, trains=trains)
+    yield from _disk(found, count, audio_bytes, method)
+
+
+def _used_towers(towers: Iterable[str], modalities: str) -> list[str]:
+    """The towers that a prompt of these modalities uses."""
+    from lalm_mer.launch.build.defaults import AUDIO_TOWERS
+
+    return [tower for tower in towers if uses_audio(modalities) or tower not in AUDIO_TOWERS]
 
 
 def _corpus(options: argparse.Namespace) -> tuple[int, float, float, int]:
@@ -137,12 +150,12 @@ def _memory(found: Estimate, method: Method) -> Iterator[str]:
 
 
 def _time(options: argparse.Namespace, found: Estimate, count: int, method: Method) -> Iterator[str]:
-    epochs = 1 if method.towers is None else options.epochs
+    epochs = options.epochs if method.trains else 1
     flops = count * (found.tower_flops + epochs * (found.flops - found.tower_flops))  # the tower once, if it is frozen
     if options.benchmark is not None:
         from lalm_mer.launch.benchmark.report import read_report
 
-        kind = "score" if method.towers is None else "train"
+        kind = "train" if method.trains else "score"
         speed, source = speed_of(read_report(options.benchmark), kind, method.quantization)
     elif options.tflops is not None:
         speed, source = options.tflops * 1e12, "--tflops"
@@ -185,11 +198,12 @@ def _device(machine: Mapping[str, Any]) -> str:
     return str(machine.get("gpu") or f"{machine['processor']}, {machine['threads']} thread(s)")
 
 
-def _disk(found: Estimate, count: int, audio_bytes: int, *, trains: bool) -> Iterator[str]:
+def _disk(found: Estimate, count: int, audio_bytes: int, method: Method) -> Iterator[str]:
     parts = [f"corpus {_gib(audio_bytes)}", f"outputs of the audio tower, if cached, {_gib(found.tower_bytes * count)}"]
-    if trains:
+    if method.trains:
         kept = _KEPT_CHECKPOINTS * found.checkpoint_bytes
-        parts += [f"adapter {_gib(found.adapter_bytes)}", f"checkpoints {_gib(kept)}"]
+        saved = "model" if method.full else "adapter"
+        parts += [f"{saved} {_gib(found.saved_bytes)}", f"checkpoints {_gib(kept)}"]
     yield f"disk      {', '.join(parts)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ from lalm_mer.models.adapter_files import WEIGHTS, check_adapter_folder
 from lalm_mer.models.adapter_kinds import check_options
 from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "save_adapter", "tower_of"]
+__all__ = [
+    "ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "refuse_adapted", "require_float32", "require_tower",
+    "save_adapter", "tower_of", "tower_paths",
+]  # fmt: skip
 
 ALL_LINEAR = "all-linear"
 """Target name, as in peft, for all linear layers of a tower"""
@@ -35,7 +38,7 @@ class TowerReport:
         modules: number of modules with an adapter
         adapter_parameters: their trainable parameters
         base_parameters: frozen parameters of the tower itself
-        full_parameters: those of its copy, if the tower is trained in full
+        full_parameters: those that are trained in full, beside an adapter in a copy of the tower
     """
 
     tower: str
@@ -73,10 +76,10 @@ def add_adapter(
         ConfigError: if the kind is unknown or does not have an option
     """
     method = check_options(kind, options)
-    _refuse_adapted(base)
+    refuse_adapted(base)
     modules: list[str] = []
     for tower, targets in towers.items():
-        _require_tower(base, tower, "towers")
+        require_tower(base, tower, "towers")
         if targets:
             modules += _targeted(base, tower, targets)
     if not modules:
@@ -124,10 +127,10 @@ def load_adapter(
         AdapterError: naming the folder, if it has no adapter, one in another format, one for another model, or one
             that names more than linear layers and towers
     """
-    check_adapter_folder(folder, towers=[path for tower in base.towers for path in _paths(base, tower)])
+    check_adapter_folder(folder, towers=[path for tower in base.towers for path in tower_paths(base, tower)])
     options: dict[str, Any] = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
     if onto is None:
-        _refuse_adapted(base)
+        refuse_adapted(base)
     with _peft_errors(f"{folder}: the adapter does not fit this {base.name} model"):
         if onto is None:
             model = PeftModel.from_pretrained(base.model, folder, **options)
@@ -203,19 +206,28 @@ def _report(
     return rows
 
 
-def _require_tower(base: PretrainedModel, tower: str, argument: str) -> None:
+def require_tower(base: PretrainedModel, tower: str, argument: str) -> None:
+    """Check that a model has a tower.
+
+    Raises:
+        AdapterError: naming the argument and the towers
+    """
     if tower not in base.towers:
         raise AdapterError(f"argument '{argument}': unknown tower {tower!r}; expected {', '.join(base.towers)}")
 
 
-def _refuse_adapted(base: PretrainedModel) -> None:
-    """Adapters added one after another would all be active."""
+def refuse_adapted(base: PretrainedModel) -> None:
+    """Check that a model has no adapter: those added one after another would all be active.
+
+    Raises:
+        AdapterError: if it has one
+    """
     kinds = (BaseTunerLayer, ModulesToSaveWrapper)
     if any(isinstance(module, kinds) for module in base.model.modules()):
         raise AdapterError(f"this {base.name} model has an adapter already; load the model again, or set onto=")
 
 
-def _paths(base: PretrainedModel, tower: str) -> list[str]:
+def tower_paths(base: PretrainedModel, tower: str) -> list[str]:
     """Path of the module of a tower, or of its parts if other modules are in it too."""
     root, module = base.towers[tower], base.submodule(tower)
     if module is base.model.get_submodule(root):
@@ -225,29 +237,42 @@ def _paths(base: PretrainedModel, tower: str) -> list[str]:
 
 def _copied(base: PretrainedModel, tower: str, *, targets: Sequence[str]) -> list[str]:
     """Paths of the modules of a tower that can be trained in full."""
-    _require_tower(base, tower, "full")
+    require_tower(base, tower, "full")
     where = f"argument 'full': the {tower} of {base.name}"
     if targets:
         raise AdapterError(f"{where} is trained in full and adapted; set towers.{tower}=[]")
-    paths = _paths(base, tower)
+    paths = tower_paths(base, tower)
     modules = [(path, base.model.get_submodule(path)) for path in paths]
     names = [f"{path}.{name}" for path, module in modules for name, _ in module.named_modules() if name]
     inner = {tower_of(base, name) for name in names} - {tower, None}
     if inner:
         raise AdapterError(f"{where} contains the {min(map(str, inner))}, which would be trained too; adapt it instead")
     own = {id(parameter): parameter for _, module in modules for parameter in module.parameters()}
-    if any(not parameter.is_floating_point() for parameter in own.values()):
-        raise AdapterError(f"{where} is quantised and cannot be trained in full; adapt it instead")
-    dtype = next(iter(own.values())).dtype
-    if dtype != torch.float32:
-        raise AdapterError(
-            f"{where} is in {str(dtype).removeprefix('torch.')}, which loses small steps; load it in float32, and set "
-            "bf16=true for speed"
-        )
+    require_float32(own.values(), where)
     for name, parameter in base.model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not any(name.startswith(f"{path}.") for path in paths):
             raise AdapterError(f"{where} shares weights with {name}, which would not change; adapt it instead")
     return paths
+
+
+def require_float32(parameters: Iterable[nn.Parameter], where: str) -> None:
+    """Check that weights can be trained in full.
+
+    Args:
+        parameters: the weights
+        where: argument and tower, for the error
+
+    Raises:
+        AdapterError: if one is quantised or in half precision
+    """
+    for parameter in parameters:
+        if not parameter.is_floating_point():
+            raise AdapterError(f"{where} is quantised and cannot be trained in full; adapt it instead")
+        if parameter.dtype != torch.float32:
+            raise AdapterError(
+                f"{where} is in {str(parameter.dtype).removeprefix('torch.')}, which loses small steps; load it in "
+                "float32, and set bf16=true for speed"
+            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ class PretrainedModel(ABC):
     """Tower -> module path in the transformers model"""
     other_linear_modules: ClassVar[Sequence[str]] = ()
     """Paths of modules with linear layers that are in no tower, such as those for images; never quantised"""
+    language_model_parts: ClassVar[Sequence[str]] = ()
+    """Paths of modules of the language model outside its tower, besides the output layer"""
     quantised_tower: ClassVar[str | None] = "language_model"
     """Tower that can be loaded in 4 bits; None if there is none"""
     adapter_targets: ClassVar[Mapping[str, Sequence[str]]]
@@ -69,6 +72,9 @@ class PretrainedModel(ABC):
 
     has_published_adapter: ClassVar[bool] = False
     """Whether the published weights include an adapter, which ``merge_published_adapter`` merges"""
+
+    trained_in_full: Sequence[str] = ()
+    """Towers of this model whose own weights are trained, without an adapter; see ``models.full_training``"""
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
         self.model = model
@@ -193,6 +199,41 @@ class PretrainedModel(ABC):
     def randomly_initialised(self) -> bool:
         """Whether the weights were never trained, as ``build_tiny`` marks them."""
         return bool(getattr(self.model.config, "randomly_initialised", False))
+
+    def save(self, folder: Path) -> None:
+        """Write model and processor as a checkpoint of transformers, in safetensors.
+
+        Raises:
+            ModelError: if transformers refuses to save it
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # else a fast tokenizer would be saved with the padding and truncation of its last call
+            backend.no_padding()
+            backend.no_truncation()
+        try:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        except ValueError as error:
+            raise ModelError(f"{folder}: transformers cannot save the model: {one_line(error)}") from error
+
+    def require_savable(self) -> None:
+        """Check that ``save`` will not be refused after hours of training; only the weights are not tried.
+
+        Raises:
+            ModelError: if transformers refuses to save a config or the processor
+        """
+        model: Any = self.model
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model.config.save_pretrained(folder)
+                if model.can_generate():
+                    model.generation_config.save_pretrained(folder)
+                self.processor.save_pretrained(folder)
+            except ValueError as error:
+                raise ModelError(
+                    f"model {model.config.name_or_path}: transformers cannot save it after training "
+                    f"({one_line(error)}); correct it in a local copy"
+                ) from error
 
     def submodule(self, tower: str) -> nn.Module:
         """The module of a tower, adapters included."""

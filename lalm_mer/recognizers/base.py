@@ -141,7 +141,9 @@ class Recognizer(Protocol):
         """
 
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained, so that it can be loaded again."""
+        """Write what was trained, so that it can be loaded again; one with ``saves_every_weight`` true also writes
+        weights that were not trained.
+        """
 
 
 def kind_of(recognizer: Any) -> Literal["single", "multi", "scalar"]:  # noqa: ANN401 a Recognizer

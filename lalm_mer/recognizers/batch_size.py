@@ -41,7 +41,7 @@ def largest_divisor(size: int, attempt: Callable[[int], None]) -> int:
             if batch_size == 1 and should_reduce_batch_size(error):
                 raise ModelError(
                     "out of memory with a batch of one utterance, the longest; set train.gradient_checkpointing=true, "
-                    "or model.quantization=nf4"
+                    "or, with an adapter, model.quantization=nf4"
                 ) from error
             raise
         return batch_size

@@ -159,9 +159,19 @@ class ClapRecognizer(nn.Module):
                 self.clap.submodule(tower).eval()
         return self
 
+    @property
+    def saves_every_weight(self) -> bool:
+        """Whether ``save_trained`` writes the complete model, because it has no adapter."""
+        return bool(self.clap.trained_in_full)
+
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained in the format of its library, which can load it without this one."""
-        save_adapter(self.model, folder)
+        """Write what was trained, an adapter or the complete model, in the format of its library, which can load it
+        without this one.
+        """
+        if self.saves_every_weight:
+            self.clap.save(folder)
+        else:
+            save_adapter(self.model, folder)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 as in transformers
         """Raise ConfigError: transformers' CLAP has no gradient checkpointing."""

@@ -7,7 +7,7 @@ attention; normalisation, activations, softmax and the low-rank layers of an ada
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -92,16 +92,23 @@ def tower_costs(family: Family) -> dict[str, TowerCost]:
     return costs | {"output": TowerCost(0 if head is None else _weights(head), 0)}
 
 
-def model_flops(costs: Mapping[str, TowerCost], work: Work, trained: Mapping[str, bool] | None = None) -> float:
+def model_flops(
+    costs: Mapping[str, TowerCost],
+    work: Work,
+    trained: Mapping[str, bool] | None = None,
+    in_full: Collection[str] = (),
+) -> float:
     """Operations for one utterance.
 
     A training step computes, besides the forward pass, the gradient with respect to the inputs of every layer from the
-    first trained one on: as many operations again. Gradients of the weights of an adapter are not counted.
+    first trained one on: as many operations again; and of a tower that is trained in full the gradient of its weights:
+    as many once more. Gradients of the weights of an adapter are not counted.
 
     Args:
         costs: result of ``tower_costs``
         work: what must be computed
         trained: tower -> whether a gradient flows through it; None for scoring
+        in_full: towers that are trained in full; the output layer is trained with the language model
     """
     positions = {
         "audio_tower": work.audio_positions,
@@ -109,7 +116,9 @@ def model_flops(costs: Mapping[str, TowerCost], work: Work, trained: Mapping[str
         "language_model": work.tokens,
         "output": work.predicted,
     }
-    passes = {tower: 2 if trained is not None and trained.get(tower, True) else 1 for tower in costs}
+    flows = {tower: trained is not None and trained.get(tower, True) for tower in costs}
+    learns = {tower: ("language_model" if tower == "output" else tower) in in_full for tower in costs}
+    passes = {tower: 1 + flows[tower] + learns[tower] for tower in costs}
     return sum(cost.flops(positions[tower]) * passes[tower] for tower, cost in costs.items() if tower in positions)
 
 

@@ -9,32 +9,40 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lalm_mer.core.processes import is_first_process
+
 __all__ = ["full_parameters", "load_full"]
 
 
 @contextmanager
-def full_parameters(model: nn.Module) -> Iterator[None]:
-    """Gather each trained parameter in every process; all processes must enter the block together.
+def full_parameters(model: nn.Module, *, frozen: bool = False) -> Iterator[None]:
+    """Gather each trained parameter in the first process; all processes must enter the block together.
 
-    Only DeepSpeed's ZeRO-3 and PyTorch's FSDP2 shard parameters. Within the block, what is written to a parameter of
-    FSDP2 is lost; use ``load_full`` instead.
+    Only DeepSpeed's ZeRO-3 and PyTorch's FSDP2 shard parameters. Those of FSDP2 are gathered one after another in the
+    memory of the CPU; within the block, what is written to them is lost; use ``load_full`` instead.
 
     Args:
         model: the engine's model, without the engine's wrapper
+        frozen: whether those that are not trained are gathered, too
     """
-    sharded: dict[str, tuple[nn.Module, str, DTensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and isinstance(parameter, DTensor):
+    owners: dict[DTensor, list[tuple[nn.Module, str]]] = {}  # a tied parameter has several
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if isinstance(parameter, DTensor) and (frozen or parameter.requires_grad):
             path, _, leaf = name.rpartition(".")
-            sharded[name] = (model.get_submodule(path), leaf, parameter)
-    for module, leaf, shard in sharded.values():
-        setattr(module, leaf, nn.Parameter(shard.full_tensor().detach()))
+            owners.setdefault(parameter, []).append((model.get_submodule(path), leaf))
+    for shard, places in owners.items():
+        full = shard.full_tensor().detach()
+        if is_first_process():
+            gathered = nn.Parameter(full.cpu(), requires_grad=shard.requires_grad)
+            for module, leaf in places:
+                setattr(module, leaf, gathered)
     try:
-        with _gathered(model):
+        with _gathered(model, frozen=frozen):
             yield
     finally:
-        for module, leaf, shard in sharded.values():
-            setattr(module, leaf, shard)
+        for shard, places in owners.items():
+            for module, leaf in places:
+                setattr(module, leaf, shard)
 
 
 def load_full(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -53,8 +61,8 @@ def load_full(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             target.copy_(value)
 
 
-def _gathered(model: nn.Module, *, changed: bool = False) -> AbstractContextManager[None]:
-    shards = [parameter for parameter in model.parameters() if parameter.requires_grad and hasattr(parameter, "ds_id")]
+def _gathered(model: nn.Module, *, changed: bool = False, frozen: bool = False) -> AbstractContextManager[None]:
+    shards = [each for each in model.parameters() if (frozen or each.requires_grad) and hasattr(each, "ds_id")]
     if not shards:
         return nullcontext()
     import deepspeed  # optional, and slow to import

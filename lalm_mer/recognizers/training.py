@@ -211,7 +211,8 @@ class RecognizerTrainer(LoadingTrainer):
 
     def save_trained(self, folder: Path) -> None:
         """Write what was trained in the format of its library; only the first process writes."""
-        with full_parameters(self.model), writing(folder):
+        every = bool(getattr(self.recognizer, "saves_every_weight", False))
+        with full_parameters(self.model, frozen=every), writing(folder):
             if self.is_world_process_zero():
                 self.accelerator.unwrap_model(self.model).save_trained(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lalm_mer.evaluation.report.figures import SETTINGS
 from lalm_mer.evaluation.report.text import with_interval
 from lalm_mer.evaluation.scores import score
 from lalm_mer.models.composed_card import composed_card
+from lalm_mer.sharing.adapter_context import AdapterContext, of_speech, read_merged_from
 from lalm_mer.sharing.hub_ids import published_id
 from lalm_mer.sharing.merging import merge
 from lalm_mer.sharing.model_card import plain
@@ -30,10 +32,14 @@ _CURVE = "alignment.png"
 _METRIC = "weighted_accuracy"
 
 
-def write_aligned(run: Path) -> Path:
+def write_aligned(run: Path, contexts: Sequence[AdapterContext]) -> Path:
     """Write ``model`` in the folder of a finished alignment, if it is not complete there, and return it.
 
     Its card has the accuracy on dev for each kind of question, and the curve of the training.
+
+    Args:
+        run: the run folder
+        contexts: what it was trained on, a context for each corpus
 
     Raises:
         PredictionError: if a file of the run is damaged
@@ -44,6 +50,9 @@ def write_aligned(run: Path) -> Path:
         return out
     if not out.is_dir():
         merge(str(run), out)
+    merged = read_merged_from(out)
+    if merged is not None:
+        of_speech(merged, contexts).write(out)
     history = pd.read_json(run / "history.jsonl", lines=True)
     with writing(out / _CURVE):
         _draw(history, out / _CURVE)

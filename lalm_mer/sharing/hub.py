@@ -14,10 +14,11 @@ from huggingface_hub import (
 )
 
 from lalm_mer.core.errors import AdapterError, ConfigError, ModelError
-from lalm_mer.core.run_record import RUN_FILE
+from lalm_mer.core.run_record import MODEL_FOLDER, RUN_FILE
 from lalm_mer.models.adapter_files import CONFIG, check_adapter_folder
 from lalm_mer.models.hub_connection import require_hub
 from lalm_mer.recognizers.baselines.saved import NETWORK, SAVED_FILES
+from lalm_mer.sharing.adapter_context import MERGED_FROM
 from lalm_mer.sharing.baseline_files import check_baseline
 from lalm_mer.sharing.hub_client import TIMEOUT_S, calling_hub, check_commit
 from lalm_mer.sharing.hub_folder import assemble, written_here
@@ -152,6 +153,9 @@ def load_from(source: str, revision: str | None = None, *, key: str = "run", tim
 
 def _adapter_in(folder: Path, source: str, root: Path | None) -> Path:
     """The folder of the adapter, which is checked."""
+    for model in (folder, folder / MODEL_FOLDER):
+        if root is not None and (model / MERGED_FROM).is_file():
+            raise AdapterError(f"{source}: has no adapter, but a complete model; use {model} as model.id")
     inner = folder if root is None or (folder / CONFIG).is_file() else folder / "adapter"
     check_adapter_folder(inner, named=source, root=root)
     return inner

@@ -17,7 +17,7 @@ import yaml
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.locks import only_writer
-from lalm_mer.core.names import ADAPTERS, BASELINE, SIMULATED
+from lalm_mer.core.names import ADAPTERS, BASELINE, FULL, SIMULATED
 from lalm_mer.core.output import atomic_folder, require_empty, write_json, write_text, writing
 from lalm_mer.core.run_record import METRICS_FILE, MODEL_FOLDER, RUN_FILE, ModelRecord, RunRecord, read_record
 from lalm_mer.core.strict_json import parse, read_object
@@ -256,6 +256,11 @@ def _finished(folder: Path) -> Run:
         raise AdapterError(
             f"{folder}: its task is {run.record.task_kind}; only a model for one label an utterance is pushed; "
             "lalm-mer predict opens the run folder"
+        )
+    if run.record.method == FULL:
+        raise AdapterError(
+            f"{folder}: was trained in full, and only adapters and baselines are pushed; its folder {MODEL_FOLDER}/ is "
+            f"a checkpoint of transformers: upload it with `hf upload USER/NAME {folder / MODEL_FOLDER}`"
         )
     if run.record.method not in (*ADAPTERS, BASELINE):
         raise AdapterError(

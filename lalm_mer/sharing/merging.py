@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lalm_mer.core.errors import AdapterError, ConfigError, one_line
+from lalm_mer.core.errors import AdapterError, one_line
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import atomic_folder, require_empty
 from lalm_mer.core.provenance import hash_file
@@ -34,7 +34,7 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
         AdapterError: if there is no such adapter, or it was trained on another base model
         PredictionError: if the record of its training is malformed or of another format
         ConfigError: if ``out`` is not empty
-        ModelError: if the base model cannot be loaded
+        ModelError: if the base model cannot be loaded, or transformers refuses to save it
         OutputError: if ``out`` cannot be written; it is not created then
     """
     require_empty(out)
@@ -51,20 +51,12 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
     family = built.load(base, revision=of_base, dtype=model.dtype)
     if surely_differ(base_digest(base, of_base), trained.hashes["base_model"]):
         raise AdapterError(f"{source}: was trained on another base model than {base}; name that one")
-    merged: Any = load_adapter(family, folder)
+    adapted: Any = load_adapter(family, folder)
     try:
-        merged = merged.merge_and_unload(safe_merge=True)
+        adapted.merge_and_unload(safe_merge=True)  # in the modules of the family
     except ValueError as error:  # not finite
         raise AdapterError(f"{source}: cannot be merged: {one_line(error)}") from error
-    backend = getattr(family.tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # else a fast tokenizer would be saved with the padding and truncation of its last call
-        backend.no_padding()
-        backend.no_truncation()
     with only_writer(out), atomic_folder(out) as partial:
-        try:
-            merged.save_pretrained(partial)
-            family.processor.save_pretrained(partial)
-        except ValueError as error:
-            raise ConfigError(f"{out}: transformers cannot save it: {one_line(error)}") from error
-        MergedFrom(base, hash_file(folder / WEIGHTS), context_of(trained, source)).write(partial)
+        family.save(partial)
+        MergedFrom.of(base, hash_file(folder / WEIGHTS), context_of(trained, source)).write(partial)
     return out

@@ -7,6 +7,18 @@ import pytest
 from lalm_mer.core.config import read_yaml
 from lalm_mer.examples.dataset import ExampleSource
 
+IN_FULL = [
+    "adapter.kind=full", "adapter.towers=null", "adapter.r=16", "adapter.lora_dropout=0.05",
+    "train.num_train_epochs=2", "train.learning_rate=2e-3",
+]  # fmt: skip
+"""Overrides by which the run of the workplace trains its model in full: no key of LoRA is set."""
+
+
+@pytest.fixture(name="in_full", scope="session")
+def run_in_full(workplace, made_once):
+    """Run folder of a short run that trained the model in full."""
+    return made_once("in_full_run", lambda folder: workplace.launch("finetune", folder, *IN_FULL))
+
 
 def small_baseline(workplace) -> dict[str, Any]:
     """The content of a YAML of ``train_baseline`` on the corpus of the workplace."""

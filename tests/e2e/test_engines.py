@@ -24,6 +24,7 @@ from engines import (
     write_mostly_mute,
 )
 from safetensors.numpy import load_file
+from small_runs import IN_FULL
 
 PACKED = ["train.packing=true", "train.per_device_train_batch_size=4"]
 FROZEN = "adapter.towers.audio_tower=[]"
@@ -87,7 +88,36 @@ def test_packing_and_the_tower_cache_train_like_one_process_with_neither(
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["fsdp2_round_trip.py", "fsdp2_training.py"])
 def test_weights_sharded_by_fsdp2(script, workplace, tmp_path):
-    command = [*torchrun(), str(Path(__file__).with_name(script)), str(workplace.folder / "model"), str(tmp_path)]
+    run_sharded(workplace, script, workplace.folder / "model", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_audio", "glmasr"])  # whose output layer is tied to the embeddings
+def test_a_model_sharded_by_fsdp2_is_trained_in_full(family, workplace, tiny_folder, tmp_path):
+    run_sharded(workplace, "fsdp2_full.py", family, tiny_folder(family), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_is_trained_in_full_by_two_processes_like_by_one(engine, engine_files, workplace, made_once, tmp_path):
+    """The audio tower is frozen, so that ZeRO-3 must also gather what is not trained."""
+    command = [*IN_FULL, "adapter.full=[language_model,projector]", *STEPS[:2]]
+    one = ["train.per_device_train_batch_size=8", "model.tower_cache=never"]
+    expected = made_once("one_in_full", lambda folder: workplace.launch("finetune", folder, *command, *one))
+    two = ["train.per_device_train_batch_size=4", *overrides_of(engine, engine_files)]
+    cache = f"model.cache_dir={tmp_path / 'cache'}"
+    workplace.launch("finetune", tmp_path / "run", *command, *two, cache, launcher=torchrun())
+    np.testing.assert_allclose(history(tmp_path / "run")["loss"], history(expected)["loss"], rtol=1e-5)
+    tensors, others = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "run", expected))
+    assert tensors.keys() == others.keys()
+    for name, tensor in others.items():
+        assert_close(tensors[name], tensor, 1e-4, name=name)
+    assert_equal_predictions(tmp_path / "run", expected)
+    assert (tmp_path / "run" / "model" / "merged_from.json").is_file()
+
+
+def run_sharded(workplace, script, *arguments):
+    command = [*torchrun(), str(Path(__file__).with_name(script)), *map(str, arguments)]
     environment = workplace.environment()
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(closeness.__file__).parent), environment.get("PYTHONPATH", "")]

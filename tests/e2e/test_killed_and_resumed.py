@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from small_runs import IN_FULL
 
 
 def checkpoints(run: Path) -> list[int]:
@@ -57,8 +58,11 @@ def cut_the_newest_short(run: Path) -> None:
 
 
 def assert_equal_runs(run: Path, other: Path) -> None:
-    """Adapter, history and predictions are identical."""
-    tensors, others = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (run, other))
+    """Adapter or model, history and predictions are identical."""
+    (saved,) = {
+        path.relative_to(other) for name in ("adapter", "model") for path in other.glob(f"{name}/*.safetensors")
+    }
+    tensors, others = (load_file(folder / saved) for folder in (run, other))
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(tensor, others[name], err_msg=name)
@@ -132,6 +136,7 @@ CONDITIONS = {
         ["train.early_stopping_patience=1", "train.num_train_epochs=8", "train.learning_rate=0.0"],
         lambda run: 20 in checkpoints(run),
     ),
+    "in_full": (IN_FULL, lambda run: 10 in checkpoints(run)),
 }  # fmt: skip
 
 

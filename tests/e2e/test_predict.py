@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
+from small_runs import run_in_full  # noqa: F401 a fixture
 
 from lalm_mer import open_recognizer
 from lalm_mer.cli import main
@@ -21,7 +22,7 @@ SAME = 1e-6
 
 
 @pytest.fixture(scope="module")
-def runs(workplace, uninterrupted, prompted):
+def runs(workplace, uninterrupted, prompted, in_full):
     """A run folder of each kind, all trained on the clips of the workplace."""
     folder = workplace.folder / "of_each_kind"
     shared = yaml.safe_load(workplace.config("finetune").read_text())
@@ -48,7 +49,8 @@ def runs(workplace, uninterrupted, prompted):
     for name, recipe, config in (("clap", "finetune", clap), ("baseline", "train_baseline", baseline)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
         assert workplace.script(f"recipes/{recipe}.py", "--config", str(folder / f"{name}.yaml")) == 0
-    return {"lora": uninterrupted, "zero_shot": prompted, "clap": folder / "clap", "baseline": folder / "baseline"}
+    own = {name: folder / name for name in ("clap", "baseline")}
+    return {"lora": uninterrupted, "zero_shot": prompted, "full": in_full, **own}
 
 
 def clips(workplace):
@@ -80,7 +82,7 @@ def listed(folder, workplace, names):
     return folder / "list.csv"
 
 
-@pytest.mark.parametrize("kind", ["lora", "zero_shot", "clap", "baseline"])
+@pytest.mark.parametrize("kind", ["lora", "zero_shot", "full", "clap", "baseline"])
 def test_probabilities_are_those_of_the_test_set(kind, runs, workplace, tmp_path):
     expected = of_the_run(runs[kind])
     names = sorted(expected)

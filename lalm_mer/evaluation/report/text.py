@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from lalm_mer.core.names import ADAPTERS, BASELINE, LATE_FUSION, LINEAR, ZERO_SHOT
+from lalm_mer.core.names import ADAPTERS, BASELINE, FULL, LATE_FUSION, LINEAR, ZERO_SHOT
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row
 from lalm_mer.evaluation.intervals import Interval
 from lalm_mer.evaluation.metrics import METRICS, UAR, Metric
@@ -17,7 +17,10 @@ __all__ = [
     "p_text", "pair_text", "percent", "value_text", "values_text", "with_interval",
 ]  # fmt: skip
 
-METHOD_NAMES = {ZERO_SHOT: "zero-shot", **ADAPTERS, BASELINE: "baseline", LINEAR: "linear", LATE_FUSION: "late fusion"}
+METHOD_NAMES = {
+    ZERO_SHOT: "zero-shot", **ADAPTERS, FULL: "full fine-tuning", BASELINE: "baseline", LINEAR: "linear",
+    LATE_FUSION: "late fusion",
+}  # fmt: skip
 """Method -> its name in text"""
 
 

@@ -153,7 +153,7 @@ class Bench:
             utterances=len(works),
             audio_s=sum(durations_s),
             tokens=sum(work.tokens for work in works),
-            flops=sum(model_flops(costs, work, trained) for work in works),
+            flops=sum(model_flops(costs, work, trained, family.trained_in_full) for work in works),
             predicted_bytes=None if predicted is None else predicted.memory.total,
             predicted_weights=None if predicted is None else predicted.memory.weights,
             predicted_flops=None
@@ -169,10 +169,10 @@ class Bench:
         model = settings.model
         empty = empty_family(model.family, model.id, None, model.dtype)
         empty.full_window = model.full_window
-        adapter = settings.adapter if isinstance(settings, FinetuneSettings) else None
-        towers = None if adapter is None else adapter.towers or empty.adapter_targets
         size = min(_batch_size(settings), len(durations_s))
-        method = Method(towers, adapter.r if adapter else 0, model.quantization, size)
+        method = Method(quantization=model.quantization, batch_size=size)
+        if isinstance(settings, FinetuneSettings):
+            method = Method.of(settings.adapter, empty, quantization=model.quantization, batch_size=size)
         mean_s = sum(durations_s) / len(durations_s)
         return estimate(empty, self._recognizer.setup, method, mean_s=mean_s, longest_s=max(durations_s))
 

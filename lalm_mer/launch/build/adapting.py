@@ -1,7 +1,10 @@
-"""Builder of adapted models: with a new adapter, with one from an earlier run, or with one merged into the weights."""
+"""Builder of adapted models: with a new adapter or trained in full, with an adapter from an earlier run, or with an
+earlier training in the weights.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,41 +12,62 @@ from peft import PeftModel
 from torch import nn
 
 from lalm_mer.core.errors import ConfigError
-from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.names import FULL
+from lalm_mer.core.notes import Note
 from lalm_mer.core.settings import naming_keys
+from lalm_mer.launch.build.defaults import AUDIO_TOWERS
 from lalm_mer.launch.build.model_run import LoadedRun
-from lalm_mer.launch.config.sections import AdapterSettings
+from lalm_mer.launch.config.sections import LORA_KEYS, AdapterSettings
 from lalm_mer.models.adapters import add_adapter, load_adapter
+from lalm_mer.models.full_training import train_in_full
 from lalm_mer.models.pretrained import PretrainedModel
-from lalm_mer.sharing.adapter_context import MERGED_FROM, AdapterContext, require_fit
+from lalm_mer.sharing.adapter_context import AdapterContext, read_merged_from, require_fit
 
 __all__ = ["adapt", "add_trained_parts", "merged_notes", "recognizer_to_score"]
 
-_OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
-
 
 def adapt(loaded: LoadedRun, settings: AdapterSettings, *, shown: bool) -> nn.Module:
-    """Add an adapter and, if ``shown``, print what it changes in each tower.
+    """Add an adapter, or choose what is trained in full, and, if ``shown``, print what is trained in each tower.
 
     Raises:
         AdapterError: if a target matches no layer, or a tower cannot be trained with these settings
         ConfigError: if a target is in a tower that a prompt without audio does not use, or an option is not of this
             kind of adapter
+        ModelError: if the model is trained in full and could not be saved
     """
     towers = settings.towers or {}
     if not loaded.setup.uses("audio"):
-        for tower in ("audio_tower", "projector"):
+        for tower in AUDIO_TOWERS:
             for key, adapted in ((f"towers.{tower}", towers.get(tower)), ("full", tower in settings.full)):
                 if adapted:
                     raise ConfigError(
                         f"key 'adapter.{key}': the prompt has no audio slot, so nothing in the {tower} would be "
                         f"trained; set adapter.{key}=[]"
                     )
-    return cast(nn.Module, loaded.recognizer(add_trained_parts(loaded.model, settings, shown=shown)))
+    unused = () if loaded.setup.uses("audio") else AUDIO_TOWERS
+    return cast(nn.Module, loaded.recognizer(add_trained_parts(loaded.model, settings, unused, shown=shown)))
 
 
-def add_trained_parts(base: PretrainedModel, settings: AdapterSettings, *, shown: bool) -> PeftModel:
-    """Add an adapter to a model and, if ``shown``, print what it changes in each tower; errors as of ``adapt``."""
+def add_trained_parts(
+    base: PretrainedModel, settings: AdapterSettings, unused: Sequence[str] = (), *, shown: bool
+) -> PeftModel | None:
+    """Add an adapter to a model, or choose what is trained in full, and, if ``shown``, print what is trained.
+
+    Args:
+        base: the model
+        settings: section ``adapter``
+        unused: towers that the prompt does not use
+        shown: whether this process prints
+
+    Returns:
+        the model with the adapter; None for kind full
+
+    Raises:
+        AdapterError: as of ``adapt``, and so are the others
+    """
+    if settings.kind == FULL:
+        _train_in_full(base, settings.full or [each for each in base.towers if each not in unused], shown=shown)
+        return None
     towers = settings.towers or {}
     with naming_keys("adapter"):
         model, report = add_adapter(base, towers, _adapter_options(settings), kind=settings.kind, full=settings.full)
@@ -57,9 +81,21 @@ def add_trained_parts(base: PretrainedModel, settings: AdapterSettings, *, shown
     return model
 
 
+def _train_in_full(base: PretrainedModel, towers: Sequence[str], *, shown: bool) -> None:
+    with naming_keys("adapter"):
+        report = train_in_full(base, towers)
+    if shown:
+        base.require_savable()
+    for row in report if shown else ():
+        print(  # noqa: T201 for the user, before training starts
+            f"preflight: {row.tower}: {row.full_parameters:,} parameters trained in full, {row.base_parameters:,} "
+            "frozen"
+        )
+
+
 def _adapter_options(settings: AdapterSettings) -> dict[str, Any]:
     """The options of peft's config."""
-    of_lora = {name: getattr(settings, name) for name in _OF_LORA}
+    of_lora = {name: getattr(settings, name) for name in LORA_KEYS}
     if settings.kind == "lora":
         for name in settings.options:
             if name in of_lora:
@@ -85,15 +121,14 @@ def _load_adapted(loaded: LoadedRun, adapter: Path) -> tuple[nn.Module, list[Not
 
 
 def merged_notes(loaded: LoadedRun) -> list[Note]:
-    """Notes on an adapter that was merged into the base model; empty if there is none.
+    """Notes on an earlier training that is part of the base model; empty if none is known.
 
     Raises:
         SplitLeakError: if it was trained on another fold of the same folds
     """
     folder = Path(loaded.settings.model.id)
-    if not (folder / MERGED_FROM).is_file():
-        return []
-    return [Note(NoteCode.MERGED_BASE_MODEL), *_fit_notes(folder, loaded, None)]
+    merged = read_merged_from(folder)
+    return [] if merged is None else [merged.note, *_fit_notes(folder, loaded, None)]
 
 
 def _fit_notes(folder: Path, loaded: LoadedRun, digest: str | None) -> list[Note]:

@@ -25,7 +25,7 @@ from lalm_mer.launch.build.data import (
     with_context,
 )
 from lalm_mer.launch.build.defaults import with_folder
-from lalm_mer.launch.build.feature_run import OpenedFeatureRun
+from lalm_mer.launch.build.feature_run import OpenedFeatureRun, encoder_notes
 from lalm_mer.launch.build.loss import check_loss
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.settings import BaselineSettings
@@ -82,6 +82,7 @@ def open_baseline_run(settings: BaselineSettings) -> OpenedBaseline:
         source = with_context(source, parts.transcript.context_turns, "baseline.transcript")
     check_loss(settings, source.folded.task.kind)
     require_training(source, settings.split)
+    encoder_notes(parts, source.folded, settings.split.fold)  # refuses an encoder that was trained on another fold
     hashes = {**input_hashes(source, parts.modalities, settings.augment), "prompt": None, "base_model": None}
     for modality, folder in _starts(settings).items():
         _require_same_fold(folder, modality, settings, hashes)

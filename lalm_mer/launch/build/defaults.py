@@ -9,18 +9,19 @@ from string import Formatter
 from typing import Any, TypeVar, cast
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.core.names import FULL
 from lalm_mer.core.paths import absolute, as_recorded
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.linear import LinearSettings
-from lalm_mer.launch.config.sections import AdapterSettings, ModelSettings
+from lalm_mer.launch.config.sections import LORA_KEYS, AdapterSettings, ModelSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ServerAddress
 from lalm_mer.models.families import REMOTE
 from lalm_mer.models.registry import model_class
 from lalm_mer.recognizers.base import Setup
 
-__all__ = ["with_folder", "with_model", "with_model_id", "with_targets", "with_towers"]
+__all__ = ["AUDIO_TOWERS", "with_folder", "with_model", "with_model_id", "with_targets", "with_towers"]
 
 SettingsT = TypeVar("SettingsT", bound=ZeroShotSettings | FinetuneSettings)
 RunSettingsT = TypeVar(
@@ -28,6 +29,8 @@ RunSettingsT = TypeVar(
     bound=ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings | LateFusionSettings,
 )
 
+AUDIO_TOWERS = ("audio_tower", "projector")
+"""Towers of a language family that a prompt without audio does not use"""
 _UNFIT_FOR_NAMES = re.compile(r"[^\w+.-]+")
 
 
@@ -69,23 +72,73 @@ def with_model_id(model: ModelSettings) -> ModelSettings:
 
 
 def with_targets(settings: SettingsT, setup: Setup) -> SettingsT:
-    """Settings with the default adapter targets of the family, if they name none.
+    """Settings with the default adapter targets of the family, if they name none, or with the towers of kind full.
 
     Towers that are trained in full, or that a prompt without audio does not use, have no targets.
+
+    Raises:
+        ConfigError: if a setting does not fit kind full
     """
-    if not isinstance(settings, FinetuneSettings) or settings.adapter.towers is not None:
+    if not isinstance(settings, FinetuneSettings):
         return settings
-    unused = () if setup.uses("audio") else ("audio_tower", "projector")
-    return replace(settings, adapter=with_towers(settings.adapter, settings.model.family, unused))
+    if settings.adapter.kind == FULL and settings.output.push_to is not None:
+        raise ConfigError(
+            f"key 'output.push_to': {settings.output.push_to}; only adapters are pushed, and adapter.kind=full has "
+            "none; set it to null, and upload the folder model/ of the finished run with `hf upload`"
+        )
+    unused = () if setup.uses("audio") else AUDIO_TOWERS
+    return replace(settings, adapter=with_towers(settings.adapter, settings.model, unused))
 
 
-def with_towers(adapter: AdapterSettings, family: str, unused: Sequence[str] = ()) -> AdapterSettings:
-    """Section ``adapter`` with the default targets of the family, if it names none, without those of unused towers."""
+def with_towers(adapter: AdapterSettings, model: ModelSettings, unused: Sequence[str] = ()) -> AdapterSettings:
+    """Section ``adapter`` with the default targets of the family, if it names none, or with the towers of kind full.
+
+    Towers that are trained in full, or that are unused, have no targets.
+
+    Args:
+        adapter: the section
+        model: section ``model``
+        unused: towers that the prompt does not use
+
+    Raises:
+        ConfigError: if a setting does not fit kind full
+    """
+    family = model_class(model.family)
+    if adapter.kind == FULL:
+        _check_full(adapter, model)
+        in_full = adapter.full or [tower for tower in family.towers if tower not in unused]
+        return replace(adapter, towers={}, full=in_full)
     if adapter.towers is not None:
         return adapter
     left_out = (*adapter.full, *unused)
-    targets = model_class(family).adapter_targets
-    return replace(adapter, towers={tower: list(names) for tower, names in targets.items() if tower not in left_out})
+    towers = {tower: list(names) for tower, names in family.adapter_targets.items() if tower not in left_out}
+    return replace(adapter, towers=towers)
+
+
+def _check_full(adapter: AdapterSettings, model: ModelSettings) -> None:
+    """Refuse what has no effect on, or cannot be trained by, kind full."""
+    for tower, targets in (adapter.towers or {}).items():
+        if targets:
+            raise ConfigError(
+                f"key 'adapter.towers.{tower}': {', '.join(targets)}; adapter.kind=full has no adapter; set "
+                "adapter.towers=null, and choose towers in adapter.full"
+            )
+    for name in (*LORA_KEYS, "options"):
+        value, default = getattr(adapter, name), getattr(AdapterSettings(), name)
+        if value != default:
+            raise ConfigError(
+                f"key 'adapter.{name}': {value}; adapter.kind=full has no adapter; leave it out, or set it to {default}"
+            )
+    if model.quantization is not None:
+        raise ConfigError(
+            f"key 'model.quantization': {model.quantization}; adapter.kind=full trains the weights themselves; set it "
+            "to null"
+        )
+    if model.dtype != "float32":
+        raise ConfigError(
+            f"key 'model.dtype': {model.dtype}; adapter.kind=full trains the weights themselves, and {model.dtype} "
+            "loses small steps; set model.dtype=float32, and train.bf16=true for speed"
+        )
 
 
 def with_folder(

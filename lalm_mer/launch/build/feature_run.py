@@ -9,11 +9,14 @@ from typing import Generic, TypeVar
 from lalm_mer.core.config import recorded
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.notes import Note, NoteCode
+from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.dataset import ExampleSource
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.settings import BaselineSettings
+from lalm_mer.protocols.folded_corpus import FoldedCorpus
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 from lalm_mer.recognizers.linear.settings import LinearModelSettings
+from lalm_mer.sharing.adapter_context import training_notes
 
 __all__ = ["OpenedFeatureRun", "encoder_notes", "pretrained_models"]
 
@@ -46,9 +49,19 @@ def pretrained_models(parts: NetworkSettings | LinearModelSettings) -> str | Non
     return ", ".join(each.model for each in encoders if each.kind == "pretrained") or None
 
 
-def encoder_notes(parts: NetworkSettings | LinearModelSettings) -> list[Note]:
-    """Notes on the results."""
+def encoder_notes(parts: NetworkSettings | LinearModelSettings, folded: FoldedCorpus, fold: int) -> list[Note]:
+    """Notes on the encoders.
+
+    Raises:
+        SplitLeakError: if one was trained by an earlier run on another fold of the same folds
+    """
     notes, encoders = [], parts.encoders
+    for encoder in encoders.values():
+        if encoder.kind == "pretrained":
+            with naming_keys("split"):
+                notes += training_notes(
+                    Path(encoder.model), corpus=folded.corpus.name, folds_digest=folded.folds.digest, fold=fold
+                )
     if TRANSCRIPT in encoders and encoders[TRANSCRIPT].kind == "scratch":
         notes.append(Note(NoteCode.SCRATCH_BERT))
     if AUDIO in encoders and encoders[AUDIO].kind == "opensmile":

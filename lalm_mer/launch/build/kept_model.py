@@ -15,7 +15,7 @@ class KeptModel:
     """At most one base model, with the weights as they were loaded.
 
     A run opens its model here and returns it at its end, without its adapter; a run that fails returns nothing. A model
-    that an adapter could have changed is not kept, and the next run loads it again.
+    that its training could have changed is not kept, and the next run loads it again.
     """
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ class KeptModel:
     def keep(self, model: PretrainedModel, recognizer: Any) -> None:  # noqa: ANN401 a Recognizer of the model
         """Keep the model that a run has opened.
 
-        A model is not kept if a tower was trained in full, if it is adapted and in 4 bits, if it is compiled, or if its
-        activations were recomputed.
+        A model is not kept if it or a tower was trained in full, if it is adapted and in 4 bits, if it is compiled, or
+        if its activations were recomputed.
 
         Args:
             model: the opened model
@@ -54,6 +54,8 @@ class KeptModel:
         """
         inner, wrapped = model.model, recognizer.model
         if getattr(model, "compiled", ()) or getattr(inner, "is_gradient_checkpointing", False):
+            return
+        if model.trained_in_full:
             return
         if wrapped is not inner:
             in_full = any(config.modules_to_save for config in wrapped.peft_config.values())

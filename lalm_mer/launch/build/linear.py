@@ -19,7 +19,7 @@ from lalm_mer.launch.build.data import (
     require_transcripts,
 )
 from lalm_mer.launch.build.defaults import with_folder
-from lalm_mer.launch.build.feature_run import OpenedFeatureRun
+from lalm_mer.launch.build.feature_run import OpenedFeatureRun, encoder_notes
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.models.encoders.kinds import open_audio_encoder
 from lalm_mer.recognizers.linear.features import Vectors, open_vectors
@@ -69,6 +69,7 @@ def open_linear_run(settings: LinearSettings) -> OpenedLinear:
         raise ConfigError("key 'data.without_audio': read; a linear model needs the audio of every utterance")
     source = open_corpus(settings.data, settings.split)
     require_training(source, settings.split)
+    encoder_notes(parts, source.folded, settings.split.fold)  # refuses an encoder that was trained on another fold
     if source.folded.task.kind != "single":
         raise ConfigError(
             f"key 'split.protocol': its task is {source.folded.task.kind}; a linear model gives one label an "

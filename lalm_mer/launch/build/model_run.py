@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.core.names import GENERATION, ZERO_SHOT
+from lalm_mer.core.names import FULL, GENERATION, ZERO_SHOT
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import hash_file, hash_json
 from lalm_mer.core.settings import naming_keys
@@ -40,6 +40,7 @@ from lalm_mer.models.digest import base_digest
 from lalm_mer.models.families import CLAP, REMOTE
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
+from lalm_mer.sharing.adapter_context import read_merged_from
 from lalm_mer.sharing.hub import load_adapter_from
 
 __all__ = ["LoadedRun", "OpenedRun", "builder_of", "open_model_run", "recognizer_name"]
@@ -74,7 +75,7 @@ class OpenedRun:
         settings: resolved config
         source: the folded corpus, with what the prompts need
         setup: prompts, or descriptions of labels
-        method: ``zero_shot``, or the kind of adapter
+        method: ``zero_shot``, or ``adapter.kind``
         hashes: hashes of everything that the run depends on, except for answered examples, which are drawn later
         adapter: folder of an adapter from an earlier run; None for none
     """
@@ -171,9 +172,16 @@ class LoadedRun:
 
 
 def recognizer_name(settings: ZeroShotSettings | FinetuneSettings) -> str:
-    """Name in comparisons: family, model, quantization, and whether answers are generated."""
+    """Name in comparisons: family, model, quantization, and whether answers are generated.
+
+    A model that a run trained in full, whose folder has the same name in every run, is named by its base model.
+    """
     model = settings.model
-    details = [Path(model.id).name, *([model.quantization] if model.quantization else [])]
+    merged = read_merged_from(Path(model.id))
+    details = [Path(model.id).name]
+    if merged is not None and merged.adapter is None:
+        details = [Path(merged.base_model).name, FULL]
+    details += [model.quantization] if model.quantization else []
     if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
         details.append("generated")
     return f"{model.family} ({', '.join(details)})"

@@ -13,8 +13,8 @@ from torch import nn
 
 from lalm_mer.core.config import build_config
 from lalm_mer.core.errors import AdapterError, ConfigError
-from lalm_mer.core.labels import LabelSet
-from lalm_mer.core.names import BASELINE, LATE_FUSION, LINEAR
+from lalm_mer.core.labels import LabelSet, Task
+from lalm_mer.core.names import BASELINE, FULL, LATE_FUSION, LINEAR
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.core.provenance import hash_file
 from lalm_mer.core.run_record import MODEL_FOLDER, RUN_FILE, RunRecord, has_results, read_record
@@ -36,7 +36,7 @@ from lalm_mer.recognizers.baselines.saved import NETWORK, read_saved, require_ta
 from lalm_mer.recognizers.late_fusion.recognizer import LateFusion
 from lalm_mer.recognizers.late_fusion.rules import FusionRule
 from lalm_mer.recognizers.linear.model import LinearRecognizer
-from lalm_mer.sharing.adapter_context import read_trained_run, surely_differ
+from lalm_mer.sharing.adapter_context import context_of, read_merged_from, read_trained_run, surely_differ
 from lalm_mer.sharing.hub import load_adapter_from, load_from
 from lalm_mer.sharing.hub_folder import LABELS, PROMPT, read_labels
 
@@ -107,6 +107,8 @@ def _open_trained(source: str, base_model: str | None, revision: str | None, dty
             return LinearRecognizer.load_trained(folder / MODEL_FOLDER)
         if record.method == LATE_FUSION:
             return _open_late_fusion(folder, record, dtype)
+        if record.method == FULL:
+            return _open_full(folder, record, base_model, dtype)
         if record.task_kind != "single":
             return _open_targets(folder, record, base_model, dtype)
         if not (folder / "adapter").is_dir():
@@ -148,8 +150,7 @@ def _open_zero_shot(folder: Path, record: RunRecord, base_model: str | None, dty
         loaded = open_model_run(settings).load()
         _require_same_prompts(folder, record, loaded.hashes)
         return cast(nn.Module, loaded.recognizer(_adapted(loaded.model, settings.model)))
-    task = load_protocol(Path(settings.split.protocol)).resolve_task(load_tasks(record.corpus))
-    return _recognizer(settings, task.labels, folder, record)
+    return _recognizer(settings, _task_of(record, str(folder / RUN_FILE)).labels, folder, record)
 
 
 def _open_targets(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:
@@ -159,9 +160,46 @@ def _open_targets(folder: Path, record: RunRecord, base_model: str | None, dtype
     if (folder / "adapter").is_dir():
         model = replace(model, adapter=str(folder / "adapter"), adapter_revision=None)
     settings = _settings(PromptSettings(record.setting("prompt.file", str, named)), model)
+    return _of_setup(settings, open_target_prompts(settings, _task_of(record, named), record.ranges), folder, record)
+
+
+def _open_full(folder: Path, record: RunRecord, base_model: str | None, dtype: str | None) -> nn.Module:
+    """The model that a run trained in full, with the prompts of the run.
+
+    Raises:
+        ConfigError: if the folder of the model is missing or of another run, or the prompts cannot be made again
+    """
+    named, inside = str(folder / RUN_FILE), folder / MODEL_FOLDER
+    if base_model is not None:
+        raise ConfigError(f"base_model: {base_model}, but {folder} has a complete model of its own; omit it")
+    merged = read_merged_from(inside)
+    if merged is None or merged.trained_with != context_of(record, named):
+        raise ConfigError(
+            f"{inside}: is {'missing' if merged is None else 'the model of another run'}; expected the model that "
+            "this run trained; put it there, or train it again"
+        )
+    if record.setting("prompt.shots", int, named):
+        raise ConfigError(f"{folder}: was trained with answered examples (prompt.shots), which it does not contain")
+    model = build_config(ModelSettings, record.setting("model", dict, named), named)
+    model = _changed(model, str(inside), dtype)
+    prompt = PromptSettings(
+        record.setting("prompt.file", str, named), label_score=record.setting("prompt.label_score", str, named)
+    )
+    settings, task = _settings(prompt, model), _task_of(record, named)
+    setup: Any
+    if record.task_kind == "single":
+        require_declared(settings.model)
+        setup = builder_of(model.family).prompts(settings, task.labels)
+    else:
+        setup = open_target_prompts(settings, task, record.ranges)
+    _require_same_prompts(folder, record, setup.digests())
+    return _of_setup(settings, setup, folder, None)
+
+
+def _task_of(record: RunRecord, named: str) -> Task:
+    """The task of a run by its protocol."""
     protocol = load_protocol(Path(record.setting("split.protocol", str, named)))
-    task = protocol.resolve_task(load_tasks(record.corpus))
-    return _of_setup(settings, open_target_prompts(settings, task, record.ranges), folder, record)
+    return protocol.resolve_task(load_tasks(record.corpus))
 
 
 def _open_shared(source: str, base_model: str | None, revision: str | None, dtype: str | None) -> nn.Module:

@@ -13,12 +13,16 @@ from lalm_mer.models.families import model_names
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 
 __all__ = [
-    "AdapterSettings", "AnsweringSettings", "BalanceSettings", "BaselinePartsSettings", "DataSettings",
+    "LORA_KEYS", "AdapterSettings", "AnsweringSettings", "BalanceSettings", "BaselinePartsSettings", "DataSettings",
     "EngineSettings", "FeatureStoreSettings", "FinetuneOutputSettings", "FolderSettings", "HubSettings",
     "ModelSettings", "OutputSettings", "PromptSettings", "ScoringSettings", "SplitSettings", "TrainSettings",
     "TrainingSplitSettings", "TranscribeDataSettings", "TranscriberSettings", "TranscriptFileSettings",
     "ZeroShotScoringSettings",
 ]  # fmt: skip
+
+
+LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+"""Keys of section ``adapter`` that are for kind lora alone"""
 
 
 @dataclass(frozen=True)
@@ -156,16 +160,23 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is trained. The keys r to use_dora are for kind lora; other kinds use options."""
+    """What is trained. The keys r to use_dora are for kind lora; other kinds use options, and kind full neither."""
 
     towers: dict[str, list[str]] | None = setting(
         None,
         help="audio_tower, projector, language_model -> last names of the linear layers to adapt, or [all-linear]; "
         "default: those of the family",
     )
-    full: list[str] = setting([], help="towers that are also trained, in full")
+    full: list[str] = setting(
+        [],
+        help="towers that are trained in full: beside the adapter, or with kind full instead of one; its default is "
+        "all towers that the prompt uses",
+    )
     kind: str = setting(
-        "lora", choices=lambda: tuple(KINDS), help="method of peft; adalora needs a training loop of its own"
+        "lora",
+        choices=lambda: (*KINDS, names.FULL),
+        help="method of peft (adalora needs a training loop of its own), or full: no adapter, every weight of the "
+        "towers of adapter.full is trained, in float32",
     )
     options: dict[str, Any] = setting({}, help="other values of peft's config of that kind, with peft's names")
     r: int = setting(16, at_least=1, help="rank")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lalm_mer.core.errors import ConfigError, LalmMerError
 from lalm_mer.core.names import GENERATION
@@ -68,15 +69,14 @@ def _costs(run: PlannedRun) -> _Costs:
     durations = folded.corpus.columns(["duration_s"])["duration_s"].dropna()
     mean_s, longest_s = float(durations.mean()), float(durations.max())
     model = settings.model
-    found = []
-    methods: list[Method] = [Method(quantization=model.quantization)]
-    if isinstance(settings, FinetuneSettings):
-        towers, r = settings.adapter.towers or {}, settings.adapter.r
-        methods.append(Method(towers, r, model.quantization, settings.train.per_device_train_batch_size))
-    for method in methods:  # an adapter is added to the model
-        family = empty_family(model.family, model.id, model.revision, model.dtype)
-        found.append(estimate(family, setup, method, mean_s=mean_s, longest_s=longest_s))
-    return _Costs(found[0], found[1] if len(found) > 1 else None)
+    empty = partial(empty_family, model.family, model.id, model.revision, model.dtype)
+    predicted = partial(estimate, setup=setup, mean_s=mean_s, longest_s=longest_s)
+    scoring = predicted(empty(), method=Method(quantization=model.quantization))
+    if not isinstance(settings, FinetuneSettings):
+        return _Costs(scoring, None)
+    family, size = empty(), settings.train.per_device_train_batch_size  # a new model, which the method changes
+    method = Method.of(settings.adapter, family, quantization=model.quantization, batch_size=size)
+    return _Costs(scoring, predicted(family, method=method))
 
 
 def _operations(run: PlannedRun, costs: _Costs) -> float:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.config import recorded, to_dict
-from lalm_mer.core.names import AUDIO, UNCHANGED
+from lalm_mer.core.names import AUDIO, FULL, UNCHANGED
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import git_commit, package_versions
-from lalm_mer.core.run_record import RunRecord
+from lalm_mer.core.run_record import MODEL_FOLDER, RunRecord
 from lalm_mer.evaluation.predictions import EvaluatedSplit, Predictions
 from lalm_mer.examples.questions import ANSWERS, QuestionDataset
 from lalm_mer.launch.build.adapting import add_trained_parts
@@ -35,6 +35,7 @@ from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.checkpoints import last_complete_checkpoint
 from lalm_mer.recognizers.language.questions import QuestionRecognizer
+from lalm_mer.sharing.adapter_context import AdapterContext, of_speech, origin_of
 
 __all__ = ["OpenedAlignment", "open_alignment", "train_alignment"]
 
@@ -87,6 +88,23 @@ class OpenedAlignment:
             seconds=None,
         )
 
+    @property
+    def contexts(self) -> list[AdapterContext]:
+        """What the model was trained on, a context for each corpus."""
+        return [
+            AdapterContext(
+                corpus=each.source.folded.corpus.name,
+                protocol=each.source.folded.folds.protocol.name,
+                fold=each.split.fold,
+                labels=ANSWERS,
+                folds_digest=each.hashes[1],
+                prompt_digest=self.hashes["prompt"],
+                base_digest=self.hashes["base_model"],
+                quantization=self.settings.model.quantization,
+            )
+            for each in self.speech
+        ]
+
 
 def open_alignment(settings: AlignSettings) -> OpenedAlignment:
     """Open corpora and prompts, and hash what the run depends on; no weights are loaded.
@@ -97,7 +115,7 @@ def open_alignment(settings: AlignSettings) -> OpenedAlignment:
     settings = replace(
         settings,
         model=with_model_id(settings.model),
-        adapter=with_towers(settings.adapter, settings.model.family),
+        adapter=with_towers(settings.adapter, settings.model),
     )
     prompts, speech = open_question_prompts(settings.prompts), open_speech(settings)
     hashes = alignment_hashes(speech, prompts, base_digest(settings.model.id, settings.model.revision))
@@ -131,7 +149,10 @@ def train_alignment(opened: OpenedAlignment, engine: Engine, run: RunFolder) -> 
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.checkpoints, removes=run.writes))
     scores = trainer.score([example.input for example in dev], recognizer.joint_collator)
-    trainer.save_trained(run.path / "adapter")
+    in_full = run.record.method == FULL
+    if run.writes and in_full:  # before the weights, which would otherwise be used without its checks
+        of_speech(origin_of(run.record), opened.contexts).write(run.path / MODEL_FOLDER)
+    trainer.save_trained(run.path / (MODEL_FOLDER if in_full else "adapter"))
     if run.writes:
         run.finish_dev_table(_predictions(dev, scores, opened.record))
     trainer.close()

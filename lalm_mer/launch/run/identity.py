@@ -49,7 +49,7 @@ def feature_identity(
         modalities=parts.modalities,
         method=method,
         hashes=hashes,
-        notes=encoder_notes(parts),
+        notes=encoder_notes(parts, data.folded, settings.split.fold),
     )
 
 

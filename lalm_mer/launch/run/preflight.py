@@ -274,7 +274,10 @@ def _memory(
     if memory.total > free:
         ways = [f"lower {key}"]
         ways += ["train.gradient_checkpointing=true"] if trains else []
-        ways += ["model.quantization=nf4"] if loaded.model.quantised_tower else []
+        if loaded.model.trained_in_full:
+            ways += ["fewer towers in adapter.full", "an adapter (adapter.kind=lora)"]
+        elif loaded.model.quantised_tower:
+            ways += ["model.quantization=nf4"]
         yield f"WARNING: this may not fit; {', or '.join(ways)}"
 
 

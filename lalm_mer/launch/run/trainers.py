@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
 
 from lalm_mer.core.errors import ConfigError, one_line
-from lalm_mer.core.names import OPTIMIZERS
+from lalm_mer.core.names import FULL, OPTIMIZERS
 from lalm_mer.core.notes import Note, NoteCode, sentence
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.paths import as_recorded
@@ -42,6 +42,7 @@ from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.scoring import score_by_trainer
 from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 from lalm_mer.recognizers.waiting import advice_on
+from lalm_mer.sharing.adapter_context import origin_of
 
 __all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_and_score"]
 
@@ -164,6 +165,8 @@ def train_and_score(
     collator = recognizer.scoring_collators[0] if kind == "single" else recognizer.joint_collator  # as in training
     dev_journal = run.journal("dev", data.dev, weights)
     on_dev = as_scores(kind, trainer.score(InputDataset(data.dev), collator, dev_journal))
+    if run.writes and run.record.method == FULL:  # before the weights, which would otherwise be used without its checks
+        origin_of(run.record).write(run.path / saved_as)
     trainer.save_trained(run.path / saved_as)
     if scores is None:
         run.finish_dev(data, on_dev)

@@ -132,6 +132,7 @@ class Phi4Multimodal(Family):
         "projector": "model.embed_tokens_extend.audio_embed",
         "language_model": "model.layers",
     }
+    language_model_parts = ("model.embed_tokens", "model.norm")
     other_linear_modules = ("model.embed_tokens_extend.image_embed",)
     unusable_attention = MappingProxyType({"audio_tower": (FLASH,)})  # its relative bias is part of the mask
     front_end = _FrontEnd(longest_s=40.0)  # longer audio is cut into pieces of that length, encoded independently

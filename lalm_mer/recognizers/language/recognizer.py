@@ -217,9 +217,19 @@ class LanguageRecognizer(nn.Module):
         self._prefixes.clear()
         return super().train(mode)
 
+    @property
+    def saves_every_weight(self) -> bool:
+        """Whether ``save_trained`` writes the complete model, because it has no adapter."""
+        return bool(self.family.trained_in_full)
+
     def save_trained(self, folder: Path) -> None:
-        """Write what was trained in the format of its library, which can load it without this one."""
-        save_adapter(self.model, folder)
+        """Write what was trained, an adapter or the complete model, in the format of its library, which can load it
+        without this one.
+        """
+        if self.saves_every_weight:
+            self.family.save(folder)
+        else:
+            save_adapter(self.model, folder)
 
     # The version of the Trainer decides which of the two it calls, and with which options. Reentrant, they would need
     # inputs with a gradient.

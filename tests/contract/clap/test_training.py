@@ -5,7 +5,7 @@ import pytest
 import torch
 from clap_inputs import LABELS, RANK, RATE, SETUP, TOWERS, score, shake, training_batch
 from closeness import assert_close
-from transformers import TrainingArguments
+from transformers import ClapModel, TrainingArguments
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError
@@ -13,6 +13,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
+from lalm_mer.models.full_training import train_in_full
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
 from lalm_mer.recognizers.training import RecognizerTrainer
@@ -71,6 +72,41 @@ def test_the_contrastive_loss_by_hand(clap, examples):
     alike = [examples[i] for i in (0, 3, 6)]  # one label: no negatives
     losses = recognizer(**training_batch(recognizer, alike))["losses"]
     assert losses.mean() >= np.log(3) - 1e-4
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "contrastive"])
+@pytest.mark.parametrize("towers", [TOWERS, TOWERS[:2], TOWERS[2:]], ids=["both", "audio", "text"])
+def test_weights_in_full_get_gradients(clap, examples, towers, objective):
+    report = train_in_full(clap, towers)
+    recognizer = ClapRecognizer(clap, SETUP, objective=objective).train()
+    before = {name: value.clone() for name, value in recognizer.named_buffers()}
+    recognizer(**training_batch(recognizer, examples))["losses"].sum().backward()
+    learning = {name for name, each in recognizer.named_parameters() if each.requires_grad}
+    assert {name for name, each in recognizer.named_parameters() if each.grad is not None} == learning
+    assert not any("logit_scale" in name for name in learning)  # in no tower
+    assert {row.tower for row in report if row.full_parameters} == set(towers)
+    assert {row.tower for row in report if row.base_parameters} == set(TOWERS) - set(towers)
+    after = dict(recognizer.named_buffers())
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_a_model_in_full_is_saved_complete(clap, inputs, tmp_path):
+    before = score(ClapRecognizer(clap, SETUP), inputs)
+    train_in_full(clap, TOWERS)
+    with torch.no_grad():
+        for name, parameter in sorted(clap.model.named_parameters()):
+            if parameter.requires_grad and ".norm" not in name:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
+    recognizer = ClapRecognizer(clap, SETUP)
+    scores = score(recognizer, inputs)
+    assert (scores - before).abs().max() > 1e-2
+    clap.require_savable()
+    recognizer.save_trained(tmp_path)
+    assert list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.glob("adapter*"))
+    assert_close(score(ClapRecognizer(Clap.load(tmp_path), SETUP), inputs), scores)
+    plain = ClapModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(plain[name], value) for name, value in clap.model.state_dict().items())
 
 
 class Tones:

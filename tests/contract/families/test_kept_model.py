@@ -6,6 +6,7 @@ import torch
 from lalm_mer.launch.build.kept_model import KeptModel
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
+from lalm_mer.models.full_training import train_in_full
 
 OPTIONS = {"vera": {"r": 8}, "ia3": {"feedforward_modules": ["down_proj"]}, "oft": {"oft_block_size": 4}}
 TOWERS = {"language_model": [ALL_LINEAR], "audio_tower": [ALL_LINEAR]}
@@ -64,7 +65,10 @@ def test_the_base_is_bit_equal_after_any_adapter(load_family, kind):
 @pytest.mark.parametrize("family_name", ["qwen2_audio"], indirect=True, scope="session")
 def test_what_an_adapter_may_have_changed_is_loaded_anew(load_family):
     cases = {
-        "full": lambda family: add_adapter(family, {"language_model": ["o_proj"]}, {}, full=["projector"])[0],
+        "a tower in full": lambda family: add_adapter(family, {"language_model": ["o_proj"]}, {}, full=["projector"])[
+            0
+        ],
+        "in full": lambda family: train_in_full(family, ["projector"]) and family.model,
         "checkpointing": lambda family: family.model.gradient_checkpointing_enable() or family.model,
         "renamed": lambda family: setattr(family.model, "added", torch.nn.Linear(1, 1)) or family.model,
     }

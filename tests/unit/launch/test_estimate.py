@@ -12,10 +12,12 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.output import write_json
 from lalm_mer.core.schema import Example, Input
+from lalm_mer.launch.config.sections import AdapterSettings
 from lalm_mer.launch.estimate import Method, empty_family, estimate, nf4_bytes
 from lalm_mer.launch.estimate_command import add_estimate, estimate_lines, speed_of
 from lalm_mer.models.adapters import add_adapter
 from lalm_mer.models.families import family_class
+from lalm_mer.models.full_training import train_in_full
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.cost import Work, model_flops, tower_costs
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
@@ -43,15 +45,25 @@ def estimated(folder, method):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("towers", [None, TOWERS, {"audio_tower": ("fc1",)}], ids=["scoring", "lora", "tower"])
-def test_memory_is_what_the_preflight_computes_from_the_real_model(folder, towers, checkpointing):
-    found = estimated(folder, Method(towers, r=4, batch_size=3, checkpointing=checkpointing)).memory
+@pytest.mark.parametrize(
+    ("towers", "full"),
+    [
+        (None, ()), (TOWERS, ()), ({"audio_tower": ("fc1",)}, ()), (None, ("language_model",)),
+        (None, tuple(QWEN.towers)),
+    ],
+    ids=["scoring", "lora", "tower", "language model in full", "in full"],
+)  # fmt: skip
+def test_memory_is_what_the_preflight_computes_from_the_real_model(folder, towers, full, checkpointing):
+    method = Method(towers, r=4, batch_size=3, checkpointing=checkpointing, full=full)
+    found = estimated(folder, method).memory
     family = QWEN.load(folder)
     adapted = None if towers is None else add_adapter(family, towers, {"r": 4})[0]
+    if full:
+        train_in_full(family, full)
     recognizer = LanguageRecognizer(family, SETUP, adapted).eval()
     given = Input("longest", None, Waveform(np.zeros(round(LONGEST_S * 16_000), dtype=np.float32), 16_000))
     longer = max(LABELS.labels, key=lambda label: len(family.answer_ids(label)))
-    if towers is None:
+    if not method.trains:
         batch = recognizer.scoring_collators[0]([given])
     else:
         batch = recognizer.training_collator([Example(given, longer)])
@@ -60,7 +72,7 @@ def test_memory_is_what_the_preflight_computes_from_the_real_model(folder, tower
         recognizer,
         partial(run_batch, recognizer, batch),
         batch_size=3,
-        learns=towers is not None,
+        learns=method.trains,
         checkpointing=checkpointing,
     )
     assert found == expected
@@ -81,7 +93,7 @@ def test_operations_and_disk_by_hand(folder):
     answers = max(len(family.answer_ids(label)) for label in LABELS.labels)
     assert family.audio_token_count(round(MEAN_S * 16_000)) == 25
     adapter = 4 * ((32 + 32) * 2 + (128 + 32) * 2 + (32 + 32)) * 4  # r, in and out of each layer, float32
-    assert (found.adapter_bytes, found.checkpoint_bytes) == (adapter, 3 * adapter)
+    assert (found.saved_bytes, found.checkpoint_bytes) == (adapter, 3 * adapter)
     assert found.tower_bytes == 25 * 32 * 4
     work = Work(50, 25, found.tokens, answers)  # 100 frames in 1 s, halved by the tower, then pooled in pairs
     trained = {"audio_tower": False, "projector": True, "language_model": True}
@@ -92,6 +104,37 @@ def test_operations_and_disk_by_hand(folder):
     padded.full_window = True
     found = estimate(padded, SETUP, Method(TOWERS, r=4), mean_s=MEAN_S, longest_s=LONGEST_S)
     assert found.flops == model_flops(tower_costs(family), replace(work, audio_positions=100), trained)
+
+
+def test_operations_and_disk_of_training_in_full_by_hand(folder):
+    found = estimated(folder, Method(full=tuple(QWEN.towers)))
+    family = QWEN.load(folder)
+    costs = tower_costs(family)
+    answers = max(len(family.answer_ids(label)) for label in LABELS.labels)
+    work = Work(50, 25, found.tokens, answers)
+    assert found.flops == pytest.approx(3 * model_flops(costs, work))  # forward, of inputs, of weights
+    assert found.tower_flops == 0
+    weights = sum(each.numel() for each in family.model.parameters()) * 4
+    positions = family.model.model.audio_tower.embed_positions.weight.numel() * 4  # sinusoids, which stay as they are
+    assert found.saved_bytes == stored_bytes(family.model)
+    assert found.checkpoint_bytes == 3 * (weights - positions)
+    alone = estimated(folder, Method(full=("language_model",)))
+    of_tower = costs["audio_tower"].flops(50)
+    assert alone.tower_flops == of_tower
+    scored = estimated(folder, Method(full=("projector",))).flops
+    assert scored - of_tower - 3 * costs["projector"].flops(25) == pytest.approx(
+        2 * (costs["language_model"].flops(found.tokens) + costs["output"].flops(answers))
+    )
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_method_is_that_of_the_section(folder, kind):
+    family = empty_family("qwen2_audio", folder, None, "float32")
+    found = Method.of(AdapterSettings(kind=kind, r=4), family, quantization=None, batch_size=3)
+    lora, full = Method(QWEN.adapter_targets, 4, None, 3), Method(batch_size=3, full=tuple(QWEN.towers))
+    assert found == {"lora": lora, "full": full}[kind]
+    named = Method.of(AdapterSettings(kind=kind, full=["projector"]), family, quantization=None, batch_size=3)
+    assert named.full == (("projector",) if kind == "full" else ())
 
 
 # The command
@@ -124,6 +167,18 @@ def test_hours_are_operations_over_speed(folder):
     assert "adapter" not in zero_shot["disk"]
     assert "AdamW" not in zero_shot["memory"]
     assert zero_shot["time"].endswith("give --benchmark or --tflops for hours")
+
+
+def test_training_in_full_is_estimated_in_float32(folder):
+    found = lines(folder, "--method", "full", *COUNTED)
+    assert found["model"].endswith(", float32")
+    assert "model " in found["disk"]
+    assert "checkpoints " in found["disk"]
+    assert "AdamW" in found["memory"]
+    alone = lines(folder, "--method", "full", *COUNTED, "--modalities", "transcript")  # the language model alone
+    assert float(alone["time"].split()[0]) < float(found["time"].split()[0])
+    with pytest.raises(ConfigError, match="--dtype bfloat16: weights that are trained in full are in float32"):
+        lines(folder, "--method", "full", *COUNTED, "--dtype", "bfloat16")
 
 
 def test_a_prepared_corpus_gives_number_and_durations(folder, toy_corpus, tmp_path):

@@ -9,7 +9,15 @@ import pytest
 from lalm_mer.core.errors import AdapterError, PredictionError, SplitLeakError
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.run_record import read_record
-from lalm_mer.sharing.adapter_context import MergedFrom, context_of, read_trained_run, require_fit
+from lalm_mer.sharing.adapter_context import (
+    MergedFrom,
+    context_of,
+    origin_of,
+    read_merged_from,
+    read_trained_run,
+    require_fit,
+    training_notes,
+)
 from lalm_mer.sharing.hub_folder import assemble
 
 
@@ -93,6 +101,45 @@ def test_a_merged_model_is_compared_by_the_context_of_its_adapter(finished, tmp_
         (tmp_path / "merged_from.json").write_text(json.dumps(content | changed))
         with pytest.raises(PredictionError, match=message):
             fit(tmp_path, finished, base_model=None)
+
+
+def test_a_model_trained_in_full_is_compared_by_its_context(finished, tmp_path):
+    record = read_record(finished / "run.json")
+    origin = origin_of(record)
+    assert (origin.base_model, origin.adapter, origin.earlier) == (record.base_model, None, ())
+    origin.write(tmp_path)
+    assert read_merged_from(tmp_path) == origin
+    assert fit(tmp_path, finished, base_model=None, base_digest=None) == []
+    with pytest.raises(SplitLeakError, match="the model was trained on fold 1 of the same folds"):
+        fit(tmp_path, finished, base_model=None, base_digest=None, fold=2)
+
+
+def test_an_earlier_training_of_the_base_model_is_not_forgotten(finished, tmp_path):
+    first = context_of(read_record(finished / "run.json"), "run.json")
+    second = replace(first, corpus="other", folds_digest="e" * 64, prompt_digest="f" * 64)
+    third = replace(second, corpus="third", folds_digest="d" * 64)
+    for number, context in enumerate((first, second, third)):
+        made = MergedFrom.of(str(tmp_path / str(number - 1)), None if number else "a" * 64, context)
+        (tmp_path / str(number)).mkdir()
+        made.write(tmp_path / str(number))
+    assert read_merged_from(tmp_path / "2").trainings == (third, second, first)
+    with pytest.raises(SplitLeakError, match="trained on fold 1 of the same folds"):
+        fit(tmp_path / "2", finished, base_model=None, base_digest=None, fold=2)
+    notes = fit(tmp_path / "2", finished, base_model=None, base_digest=None)
+    others = [Note(NoteCode.OTHER_CORPUS, facts=TRAINED | {"corpus": name}) for name in ("third", "other")]
+    assert notes == [*others, Note(NoteCode.OTHER_PROMPT)]  # of the last training alone
+
+
+def test_the_data_of_an_encoder_are_compared(finished, tmp_path):
+    record = read_record(finished / "run.json")
+    here = {"corpus": record.corpus, "folds_digest": record.hashes["folds"], "fold": record.fold}
+    assert training_notes(tmp_path, **here) == []
+    origin_of(record).write(tmp_path)
+    assert training_notes(tmp_path, **here) == [Note(NoteCode.TRAINED_BASE_MODEL)]
+    elsewhere = training_notes(tmp_path, **here | {"folds_digest": "e" * 64, "fold": 2})
+    assert elsewhere == [Note(NoteCode.TRAINED_BASE_MODEL), Note(NoteCode.OTHER_FOLDS, facts=TRAINED)]
+    with pytest.raises(SplitLeakError, match="argument 'fold': 2, but the model was trained on fold 1"):
+        training_notes(tmp_path, **here | {"fold": 2})
 
 
 def test_a_record_of_another_format_is_refused(run):

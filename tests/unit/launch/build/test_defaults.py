@@ -145,6 +145,64 @@ def test_a_run_without_training_has_no_targets():
     assert with_targets(settings, Uses("audio")) is settings
 
 
+# Training in full
+
+
+def full(modalities=AUDIO_TRANSCRIPT, dtype="float32", family="qwen2_audio", **adapter):
+    settings = tuned(family, modalities, kind="full", **adapter)
+    return replace(settings, model=replace(settings.model, dtype=dtype))
+
+
+@pytest.mark.parametrize("family", [*sorted(filter(is_supported, FAMILIES)), "clap"])
+def test_all_towers_that_a_prompt_uses_are_trained_in_full(family):
+    towers = list(model_class(family).towers)
+    adapter = with_targets(full(family=family), Uses("audio", "transcript")).adapter
+    assert (adapter.towers, adapter.full) == ({}, towers)
+    assert with_targets(full(family=family, full=towers[:1]), Uses("audio")).adapter.full == towers[:1]
+
+
+def test_a_prompt_without_audio_trains_the_language_model_in_full():
+    assert with_targets(full(TRANSCRIPT), Uses("transcript")).adapter.full == ["language_model"]
+
+
+@pytest.mark.parametrize("unset", [{"towers": {}}, {"towers": {"projector": []}}, {"r": 16, "lora_alpha": 32}])
+def test_what_chooses_no_adapter_is_allowed(unset):
+    assert with_targets(full(**unset), Uses("audio")).adapter.towers == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"towers": {"projector": ["linear"]}}, "key 'adapter.towers.projector': linear; adapter.kind=full has no"),
+        ({"r": 8}, "key 'adapter.r': 8; adapter.kind=full has no adapter; leave it out, or set it to 16"),
+        ({"use_dora": True}, "key 'adapter.use_dora': True; adapter.kind=full has no adapter"),
+        ({"options": {"alpha": 2}}, "key 'adapter.options': {'alpha': 2}; adapter.kind=full has no adapter"),
+    ],
+)
+def test_keys_of_adapters_are_refused_by_name(changed, says):
+    with pytest.raises(ConfigError) as refused:
+        with_targets(full(**changed), Uses("audio"))
+    assert str(refused.value).startswith(says)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_half_precision_are_refused(dtype):
+    with pytest.raises(
+        ConfigError, match=rf"key 'model\.dtype': {dtype}; .* set model\.dtype=float32, and train\.bf16"
+    ):
+        with_targets(full(dtype=dtype), Uses("audio"))
+
+
+def test_quantised_weights_and_a_push_are_refused():
+    settings = full()
+    in_4_bits = replace(settings, model=replace(settings.model, quantization="nf4"))
+    with pytest.raises(ConfigError, match=r"key 'model\.quantization': nf4; adapter\.kind=full .*; set it to null"):
+        with_targets(in_4_bits, Uses("audio"))
+    pushed = replace(settings, output=replace(settings.output, push_to="jane/model"))
+    with pytest.raises(ConfigError, match=r"key 'output\.push_to': jane/model; .* upload the folder model/"):
+        with_targets(pushed, Uses("audio"))
+
+
 # The name of the run folder
 
 
