@@ -18,6 +18,7 @@ from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.learning_curve import LearningCurveSettings
 from lalm_mer.launch.config.linear import LinearSettings
+from lalm_mer.launch.config.probe_layers import ProbeLayersSettings
 from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
@@ -41,6 +42,7 @@ RECIPES = {
     "late_fusion.py": LateFusionSettings,
     "search.py": SearchSettings,
     "learning_curve.py": LearningCurveSettings,
+    "probe_layers.py": ProbeLayersSettings,
     "benchmark.py": BenchmarkSettings,
 }
 HEAD = """# Configuration

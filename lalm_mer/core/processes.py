@@ -12,12 +12,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing import get_context, resource_tracker
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 __all__ = ["in_processes", "is_first_process", "leave", "process_count", "usable_cores"]
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+_functions: list[Callable[[Any], Any]] = []  # of a worker, the one that it applies
 
 
 def usable_cores() -> int:
@@ -58,7 +59,7 @@ def in_processes(
     """Apply a function to items in worker processes; yields results in order and keeps few items in memory.
 
     Args:
-        function: must be picklable, as must its items and results
+        function: must be picklable, as must its items and results; each worker unpickles it once
         items: consumed as needed
         processes: number of workers, which are spawned: a script needs ``if __name__ == "__main__":`` around the call.
             One worker, or a single item, is run in this process
@@ -77,17 +78,25 @@ def in_processes(
         yield from map(function, chain(first, remaining))
         return
     waiting: deque[Future[ResultT]] = deque()
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _take, (function,))
     try:
         for item in chain(first, remaining):
             with _not_interrupted():  # a submission may start a worker
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(_apply, item))
             if len(waiting) > ahead * processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _take(function: Callable[[Any], Any]) -> None:
+    _functions[:] = [function]
+
+
+def _apply(item: Any) -> Any:  # noqa: ANN401 of the function
+    return _functions[0](item)
 
 
 @contextmanager

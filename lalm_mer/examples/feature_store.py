@@ -19,10 +19,12 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
 from lalm_mer.examples.feature_shards import FeatureShards
 
-__all__ = ["FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "text_hash"]
+__all__ = ["Columns", "FeatureExtractor", "FeatureStore", "Frames", "feature_statistics", "text_hash"]
 
 Frames: TypeAlias = npt.NDArray[np.floating[Any]]
 """Features of one utterance, (F, D) as float32 or float16: F frames or tokens."""
+Columns: TypeAlias = npt.NDArray[np.intp]
+"""Places of features in a frame"""
 
 _FORMAT = 3
 """Version of the files"""
@@ -59,6 +61,7 @@ class FeatureStore:
     Args:
         cache_dir: folder of all stores
         extractor: extractor of missing features
+        columns: places in a frame of the features that are read, (C,); None for all. All are stored
 
     Example:
         >>> store = FeatureStore(Path("outputs/cache"), extractor)  # doctest: +SKIP
@@ -68,8 +71,9 @@ class FeatureStore:
         (327, 36)
     """
 
-    def __init__(self, cache_dir: Path, extractor: FeatureExtractor) -> None:
+    def __init__(self, cache_dir: Path, extractor: FeatureExtractor, columns: Columns | None = None) -> None:
         self.extractor = extractor
+        self._columns = columns
         key = {"extractor": extractor.settings(), "format": _FORMAT}
         self.folder = cache_dir / f"{extractor.settings()['name']}-{hash_json(key)[:16]}"
         self._shards = FeatureShards(self.folder, key)
@@ -124,23 +128,28 @@ class FeatureStore:
             return self._shards.write([row] for row in rows)
 
     def frames(self, given: Input) -> Frames:
-        """Features of one input, (F, D), from the store, or computed if they are not stored.
+        """Features of one input, (F, C), from the store, or computed if they are not stored.
 
         Raises:
             CorpusError: if they are not stored, and the input has no data to compute them from
         """
         source_hash = self.extractor.source_hash(given)
-        return self.extractor.extract(given) if source_hash is None or source_hash not in self else self[source_hash]
+        if source_hash is None or source_hash not in self:
+            return self._chosen(self.extractor.extract(given))
+        return self[source_hash]
 
     def __getitem__(self, source_hash: str) -> Frames:
-        """The features of the audio or transcript with a hash, (F, D).
+        """The features of the audio or transcript with a hash, (F, C).
 
         Raises:
             CorpusError: if they are not stored, or damaged
         """
         if source_hash not in self:
             raise CorpusError(f"the features of {source_hash} are not in {self.folder}; add them to the store")
-        return self._shards.read(self._shards.places[source_hash][None])
+        return self._chosen(self._shards.read(self._shards.places[source_hash][None]))
+
+    def _chosen(self, frames: Frames) -> Frames:
+        return frames if self._columns is None else frames[:, self._columns]
 
 
 def _row(extractor: FeatureExtractor, given: Input) -> tuple[str, None, Frames]:

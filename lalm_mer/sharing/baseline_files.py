@@ -44,10 +44,10 @@ __all__ = ["check_baseline", "public_network", "write_baseline"]
 _PARTS = ("branches.", "fusion.", "head.")
 _ENCODER_KEYS = (
     "name", "version", "bands", "hop_ms", "coefficients", "trim_db", "pooled", "set", "level", "columns", "model_type",
-    "weights", "layers", "extractor", "vocabulary", "transformers", "longest_ngram", "least_count", "vocabulary_size",
-    "sublinear",
+    "weights", "layers", "dtype", "extractor", "vocabulary", "transformers", "longest_ngram", "least_count",
+    "vocabulary_size", "sublinear",
 )  # fmt: skip
-_ENCODER_WORDS = NETWORK_WORDS | {"pretrained_audio", "pretrained_text"}
+_ENCODER_WORDS = NETWORK_WORDS | {"pretrained_audio", "pretrained_text", "float32"}
 
 
 def public_network(

@@ -285,7 +285,7 @@ def shipped_command(
             options.append(f"model.cache_dir={tmp_path_factory.getbasetemp() / 'cache'}")
         if recipe in shipped.FEATURES:
             options.append(f"{shipped.FEATURES[recipe]}.cache_dir={tmp_path_factory.getbasetemp() / 'features'}")
-            options += shipped.replaced_parts(settings) if recipe == "recipes/train_baseline.py" else []
+            options += shipped.replaced_parts(settings)
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one

@@ -16,6 +16,7 @@ from lalm_mer.launch.config.cross_validation import CrossValidationSettings
 from lalm_mer.launch.config.late_fusion import LateFusionSettings
 from lalm_mer.launch.config.learning_curve import LearningCurveSettings
 from lalm_mer.launch.config.linear import LinearSettings
+from lalm_mer.launch.config.probe_layers import ProbeLayersSettings
 from lalm_mer.launch.config.search import SearchSettings
 from lalm_mer.launch.config.settings import (
     BaselineSettings,
@@ -36,7 +37,7 @@ OF_TASKS = [
     file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in METHODS
     and Path(file).parent.name in CORPORA
 ]  # fmt: skip
-"""Runs of other tasks of a corpus: ``<task>_<method>.yaml``."""
+"""Runs of other tasks or encoders of a corpus: ``<task or encoder>_<method>.yaml``."""
 SCHEMAS = {
     "recipes/prepare_corpus.py": PrepareSettings,
     "recipes/build_tiny_model.py": TinySettings,
@@ -51,6 +52,7 @@ SCHEMAS = {
     "recipes/late_fusion.py": LateFusionSettings,
     "recipes/search.py": SearchSettings,
     "recipes/learning_curve.py": LearningCurveSettings,
+    "recipes/probe_layers.py": ProbeLayersSettings,
 }
 
 QUICK = (
@@ -105,8 +107,10 @@ def quick_or_slow(files: list[str]) -> list[Any]:
     return slow_except(files, set(QUICK) & set(files))
 
 
-def replaced_parts(settings: BaselineSettings) -> list[str]:
-    """Overrides of the parts of a baseline that need a download, a file or another run."""
+def replaced_parts(settings: BaselineSettings | LinearSettings) -> list[str]:
+    """Overrides of the parts of a baseline or linear model that need a download, a file or another run."""
+    if isinstance(settings, LinearSettings):
+        return ["linear.audio.kind=log_mel"] if settings.linear.audio.kind == "pretrained" else []
     parts, changes = settings.baseline, []
     if parts.transcript.encoder.kind in ("pretrained", "static"):
         changes.append("baseline.transcript.encoder.kind=scratch")

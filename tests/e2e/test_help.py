@@ -11,7 +11,16 @@ import pytest
 
 from lalm_mer.core.settings import settings_of
 from lalm_mer.corpora.settings import PrepareSettings
-from lalm_mer.launch.config import alignment, benchmark, cross_validation, late_fusion, learning_curve, linear, search
+from lalm_mer.launch.config import (
+    alignment,
+    benchmark,
+    cross_validation,
+    late_fusion,
+    learning_curve,
+    linear,
+    probe_layers,
+    search,
+)
 from lalm_mer.launch.config import settings as launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +65,8 @@ def ended(command, **environment):
 def schema_of(recipe):
     """Schema of the recipe's YAML; None if it has none."""
     found = re.search(r"run_recipe\(__doc__, (\w+)", (ROOT / recipe).read_text(encoding="utf-8"))
-    for module in (launch, alignment, benchmark, cross_validation, late_fusion, learning_curve, linear, search):
+    modules = alignment, benchmark, cross_validation, late_fusion, learning_curve, linear, probe_layers, search
+    for module in (launch, *modules):
         if found is not None and hasattr(module, found[1]):
             return getattr(module, found[1])
     return None if found is None else PrepareSettings
@@ -73,7 +83,7 @@ def lines_of(schema, section=""):
 
 def test_recipes_have_different_schemas():
     schemas = [schema for recipe in RECIPES if (schema := schema_of(recipe)) is not None]
-    assert len(schemas) == len(set(schemas)) == 13
+    assert len(schemas) == len(set(schemas)) == 14
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -30,13 +30,15 @@ from lalm_mer.protocols.protocol import load_protocol
 MEASURED = {
     "recipes/ravdess/baseline.yaml",
     "recipes/ravdess/linear.yaml",
+    "recipes/ravdess/probe_layers.yaml",
+    "recipes/ravdess/whisper_linear.yaml",
     "recipes/ravdess_brief/cross_validate.yaml",
     "recipes/ravdess_brief/spectrogram_cnn.yaml",
     "recipes/meld/linear.yaml",
     *(file for file in SHIPPED if file.startswith("recipes/demo/")),
 }
 NOT_MEASURED = "# A starting point: no figure has been measured with it yet."
-OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve")
+OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve", "probe_layers")
 COMBINED = [*OF_SEVERAL_RUNS, *of_recipe("late_fusion")]
 OF_PAPERS = [file for file in SHIPPED if Path(file).parent.name in PAPERS]
 RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in [*COMBINED, *OF_TASKS]]

@@ -25,6 +25,12 @@ TRAINED = {
     "train_linear": ("model", {"linear.json", "model.safetensors"}),
 }
 """Recipe -> folder of what it trained, and its files."""
+OTHER_ENCODERS = {
+    "recipes/ravdess/whisper_baseline.yaml": "fusion-log_mel-attentive-scratch",
+    "recipes/ravdess/whisper_linear.yaml": "logistic-regression-log_mel-pooled-tfidf",
+    "recipes/meld/minilm_baseline.yaml": "fusion-opensmile-scratch-attentive",
+}
+"""File whose encoders are not those of its corpus' method -> name of its recognizer with the parts of tests."""
 RECIPES = [
     pytest.param(recipe, file, marks=() if file in QUICK else pytest.mark.slow)
     for recipe in ("zero_shot", *TRAINED)
@@ -44,6 +50,7 @@ def folder_name(file, corpus):
         recognizer, modalities = "logistic-regression-egemaps-functionals-tfidf", settings.linear.modalities
     else:
         recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
+    recognizer = OTHER_ENCODERS.get(file, recognizer)
     task = f"_{task}_{method}" if task else ""
     recognizer += "-nf4" if method == "qlora" else ""
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}{task}_fold1_seed0"

@@ -23,10 +23,12 @@ from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.target_metrics import default_metric, metric_called
 
-__all__ = ["SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg"]
+__all__ = ["COLOURS", "MARKERS", "SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg"]
 
 # The palette of Okabe and Ito, for colour-blind readers; the markers differ too.
-_STYLES = {AUDIO: ("#0072B2", "o"), TRANSCRIPT: ("#D55E00", "s"), AUDIO_TRANSCRIPT: ("#007A5A", "D")}
+COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX"
+_STYLES = dict(zip((AUDIO, TRANSCRIPT, AUDIO_TRANSCRIPT), zip(COLOURS, MARKERS, strict=True), strict=False))
 _TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes

@@ -20,16 +20,13 @@ from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, Predictions
-from lalm_mer.evaluation.report.figures import SETTINGS, data_uri
+from lalm_mer.evaluation.report.figures import COLOURS, MARKERS, SETTINGS, data_uri
 from lalm_mer.evaluation.report.html import html_template
 from lalm_mer.evaluation.report.text import aligned, interval_text, percent
 from lalm_mer.evaluation.scores import score
 from lalm_mer.launch.learning_curve.plan import PlannedSize
 
 __all__ = ["Point", "points_of", "report_curve"]
-
-_COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vPX"
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ def _figure(points: Sequence[Point], metric: str) -> str:
         axes = figure.subplots()
         for number, row in enumerate(rows):
             of_row = [point for point in points if point.row == row]
-            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             shift = 1.02 ** (number - (len(rows) - 1) / 2)  # so that bars of several rows do not overlap
             places = [shift * point.size for point in of_row]
             axes.plot(places, [100 * point.value for point in of_row], color=colour, marker=marker, label=row)

@@ -1,4 +1,4 @@
-"""Layers of hidden states that are used of a pretrained encoder, and the hash of its weights."""
+"""Layers of hidden states that are used of a pretrained encoder, their number, and the hash of its weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
-from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.examples.feature_store import Frames
+from lalm_mer.core.errors import ConfigError, ModelError, one_line
+from lalm_mer.examples.feature_store import Columns, Frames
+from lalm_mer.models.loading import from_pretrained
 
-__all__ = ["LayersOf", "side_by_side", "weights_hash"]
+__all__ = ["LayersOf", "number_of_layers", "side_by_side", "weights_hash"]
 
 _UNUSED = ("pooler", "masked_spec_embed", "position_ids", "token_type_ids", "relative_position_index")
 """Parts of names of weights that hidden states do not depend on, or that follow from the config"""
@@ -30,39 +32,69 @@ class LayersOf:
         self.wanted = wanted if isinstance(wanted, str) else list(wanted)
         self._model = model
 
-    def count(self, states: Sequence[Tensor]) -> int:
-        """L, the number of layers that are used.
+    def numbers(self, total: int) -> list[int]:
+        """The numbers of the L layers that are used, of a model with ``total`` layers.
 
         Raises:
             ConfigError: if the model has no layer of a number
         """
-        return len(self.of(states))
-
-    def of(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """The states of the layers, each (F, D)."""
         if self.wanted == "last":
-            return [states[-1]]
+            return [total - 1]
         if self.wanted == "all":
-            return list(states)
-        outside = [number for number in self.wanted if int(number) >= len(states)]
+            return [*range(total)]
+        found = [int(number) for number in self.wanted]
+        outside = [number for number in found if number >= total]
         if outside:
-            raise ConfigError(
-                f"argument 'layers': {outside[0]}; model {self._model!r} has layers 0 to {len(states) - 1}"
-            )
-        return [states[int(number)] for number in self.wanted]
+            raise ConfigError(f"argument 'layers': {outside[0]}; model {self._model!r} has layers 0 to {total - 1}")
+        return found
+
+    def columns(self, total: int, width: int) -> Columns:
+        """Places of the features of the L layers among those of all layers, (L * ``width``,).
+
+        Example:
+            >>> LayersOf([2, 0], "x").columns(total=3, width=2)
+            array([4, 5, 0, 1])
+        """
+        return np.concatenate([np.arange(width) + number * width for number in self.numbers(total)])
 
 
-def side_by_side(states: Sequence[Tensor], layers: LayersOf) -> Frames:
-    """The chosen layers as frames (F, L * D): float32 of a single layer, float16 of several.
+def number_of_layers(model: str, revision: str | None = None) -> int:
+    """Number of the layers of hidden states of a pretrained encoder, the input of the first layer included.
+
+    It is read from the config; no weights are loaded.
+
+    Args:
+        model: Hub id or local folder of a model that ``PretrainedAudio`` or ``PretrainedText`` takes
+        revision: branch, tag or commit on the Hub
+
+    Raises:
+        ModelError: if there is no such model, or its config has no number of layers
+    """
+    try:
+        config = from_pretrained(AutoConfig, model, revision)
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(f"encoder {model!r}: its config cannot be read ({one_line(error)})") from error
+    if config.model_type == "clap":
+        return 1  # the output of its audio tower
+    count = getattr(config, "num_hidden_layers", None)
+    if not isinstance(count, int):
+        raise ModelError(f"encoder {model!r}: its config has no number of layers; give them as numbers")
+    return count + 1
+
+
+def side_by_side(states: Sequence[Tensor], layers: LayersOf, *, pooled: bool = False) -> Frames:
+    """The chosen layers as frames (F, L * D): float16 of several layers, unless they are to be pooled, else float32.
 
     Example:
         >>> states = [torch.zeros(3, 2), torch.ones(3, 2)]
         >>> side_by_side(states, LayersOf("all", "x"))[0], side_by_side(states, LayersOf("last", "x")).dtype.name
         (array([0., 0., 1., 1.], dtype=float16), 'float32')
     """
-    chosen = layers.of(states)
+    chosen = [states[number] for number in layers.numbers(len(states))]
     frames: Frames = torch.cat([each.float() for each in chosen], dim=-1).numpy()
-    return frames if len(chosen) == 1 else frames.astype(np.float16)
+    return frames if len(chosen) == 1 or pooled else frames.astype(np.float16)
 
 
 def weights_hash(model: nn.Module, missing: Collection[str], name: str, prefix: str = "") -> str:

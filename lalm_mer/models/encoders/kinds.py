@@ -11,7 +11,7 @@ from lalm_mer.core.errors import ConfigError, ModelError, shown
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.schema import Input
-from lalm_mer.examples.feature_store import Frames
+from lalm_mer.examples.feature_store import FeatureStore, Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
 from lalm_mer.models.encoders.open_smile import OpenSmileSet, PepinoFrames
 from lalm_mer.models.encoders.pretrained_audio import PretrainedAudio
@@ -21,7 +21,9 @@ from lalm_mer.models.encoders.spectra import LogMel, Mfcc, WaveformBlocks
 from lalm_mer.models.encoders.tfidf import TfidfText
 from lalm_mer.models.encoders.word_vectors import StaticText
 
-__all__ = ["FITTED", "Encoder", "hashed", "load_encoder", "open_audio_encoder", "open_text_encoder"]
+__all__ = [
+    "FITTED", "Encoder", "hashed", "load_encoder", "open_audio_encoder", "open_feature_store", "open_text_encoder",
+]  # fmt: skip
 
 FITTED = "encoder"
 """Folder of a saved model with what its encoders were fitted to"""
@@ -102,6 +104,21 @@ def open_text_encoder(settings: TextEncoderSettings, train: Iterable[str] = (), 
     if settings.file is None:
         raise ConfigError("argument 'file': null; kind static needs a file of word vectors")
     return StaticText.read(Path(settings.file), [*train, *others], pooled=settings.pooled)
+
+
+def open_feature_store(cache_dir: Path, encoder: Encoder) -> FeatureStore:
+    """The store of an encoder's features.
+
+    Pooled features of all layers of a pretrained model are in one store, whichever layers are chosen, so that a choice
+    encodes nothing again. Frames are stored layer by layer as they are chosen, since those of all would be large.
+
+    Args:
+        cache_dir: folder of all stores
+        encoder: one whose features are ``stored``
+    """
+    if isinstance(encoder, PretrainedAudio | PretrainedText) and encoder.pooled:
+        return FeatureStore(cache_dir, encoder.all_layers, encoder.columns)
+    return FeatureStore(cache_dir, encoder)
 
 
 _VERSIONS = {"version", "transformers"}

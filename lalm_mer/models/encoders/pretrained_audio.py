@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib import metadata
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModel
 
 from lalm_mer.core.errors import AudioError, ModelError, one_line
-from lalm_mer.examples.feature_store import Frames
+from lalm_mer.examples.feature_store import Columns, Frames
 from lalm_mer.models.digest import read_model_config
 from lalm_mer.models.encoders.audio import TRIM_DB, AudioEncoder
 from lalm_mer.models.encoders.hidden_layers import LayersOf, side_by_side, weights_hash
@@ -28,7 +29,7 @@ class PretrainedAudio(AudioEncoder):
     Models of waveforms, such as wav2vec2, HuBERT and WavLM, and Whisper's encoder take the clip at its true length;
     Whisper's takes longer clips in windows. AST and CLAP have an input of fixed length: shorter clips are padded as in
     training, and longer ones are encoded in windows, whose frames follow each other. The frames of CLAP are means over
-    frequency. Several layers are stored as float16.
+    frequency. Frames of several layers are float16, unless they are pooled.
 
     Args:
         model: Hub id or local folder, with safetensors weights and a feature extractor
@@ -52,7 +53,7 @@ class PretrainedAudio(AudioEncoder):
         pooled: bool = False,
     ) -> None:
         super().__init__(trim_db, pooled=pooled)
-        self._given = (model, revision, layers, trim_db, pooled)
+        self._source = (model, revision)
         self.model_type = str(read_model_config(model, revision).get("model_type"))
         try:
             extractor = from_pretrained(AutoFeatureExtractor, model, revision)
@@ -71,16 +72,31 @@ class PretrainedAudio(AudioEncoder):
         loaded.eval().requires_grad_(False)
         self._encoder: nn.Module = loaded.get_submodule(prefix.rstrip(".")) if prefix else loaded
         self._weights = weights_hash(self._encoder, report["missing_keys"], model, prefix)
-        self._chosen = LayersOf(layers, model)
         with torch.no_grad():
             tone = np.sin(np.arange(self.sampling_rate // 2) / 8).astype(np.float32)
             states = self._encode(tone)
-        self.layers = self._chosen.count(states)
-        self.frame_size = self.layers * states[-1].shape[-1]
+        self._total, self._width = len(states), int(states[-1].shape[-1])
+        self._choose(layers)
+
+    def _choose(self, layers: str | Sequence[int]) -> None:
+        self._chosen = LayersOf(layers, self._source[0])
+        self.layers = len(self._chosen.numbers(self._total))
+        self.frame_size = self.layers * self._width
+
+    @property
+    def all_layers(self) -> PretrainedAudio:
+        """The same encoder with the features of all layers."""
+        other = copy(self)
+        other._choose("all")
+        return other
+
+    @property
+    def columns(self) -> Columns:
+        """Places of its features among those of ``all_layers``, (``size``,)."""
+        return self._chosen.columns(self._total, self.size // self.layers)
 
     def __reduce__(self) -> tuple[Callable[..., PretrainedAudio], tuple[Any, ...]]:
-        *given, pooled = self._given
-        return _open, (given, pooled)
+        return _open, ((*self._source, self._chosen.wanted, self.trim_db), self.pooled)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -88,6 +104,7 @@ class PretrainedAudio(AudioEncoder):
             "model_type": self.model_type,
             "weights": self._weights,
             "layers": self._chosen.wanted,
+            **({"dtype": "float32"} if self.pooled and self.layers > 1 else {}),
             "extractor": self._extractor.to_json_string(),
             "transformers": metadata.version("transformers"),
         }
@@ -109,7 +126,7 @@ class PretrainedAudio(AudioEncoder):
         windows = [samples[start : start + longest] for start in starts]
         if len(windows) > 1 and len(windows[-1]) < self.window:
             windows[-1] = samples[-self.window :]
-        frames = [side_by_side(self._encode(window), self._chosen) for window in windows]
+        frames = [side_by_side(self._encode(window), self._chosen, pooled=self.pooled) for window in windows]
         joined: Frames = np.concatenate(frames)
         if not np.isfinite(joined).all():
             raise AudioError("its hidden states are not all finite, or too large for float16", "non_finite")

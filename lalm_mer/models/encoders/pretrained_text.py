@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.schema import Input
-from lalm_mer.examples.feature_store import Frames, text_hash
+from lalm_mer.examples.feature_store import Columns, Frames, text_hash
 from lalm_mer.models.encoders.audio import pooled_frames
 from lalm_mer.models.encoders.hidden_layers import LayersOf, side_by_side, weights_hash
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
@@ -29,7 +30,8 @@ class PretrainedText:
     Args:
         name: Hub id or local folder of a BERT, RoBERTa, DistilBERT, sentence encoder or similar
         revision: branch, tag or commit on the Hub
-        layers: ``last``, ``all``, or numbers, 0 for the input of the first layer; several are stored as float16
+        layers: ``last``, ``all``, or numbers, 0 for the input of the first layer; the frames of several are float16,
+            unless they are pooled
         pooled: whether mean and standard deviation over the tokens are the only frame
 
     Raises:
@@ -48,7 +50,7 @@ class PretrainedText:
         *,
         pooled: bool = False,
     ) -> None:
-        self._given = (name, revision, layers, pooled)
+        self._source = (name, revision)
         self.pooled = pooled
         try:
             tokenizer = from_pretrained(AutoTokenizer, name, revision)
@@ -67,13 +69,29 @@ class PretrainedText:
         limit = min(int(self._model.config.max_position_embeddings), int(tokenizer.model_max_length))
         self._transcripts = TranscriptTokenizer(tokenizer, limit)
         self._weights = weights_hash(self._model, report["missing_keys"], name)
-        self._chosen = LayersOf(layers, name)
         states = self._encode([int(tokenizer.cls_token_id or tokenizer.bos_token_id or 0)])
-        self.layers = self._chosen.count(states)
-        self.size = self.layers * int(states[-1].shape[-1]) * (2 if pooled else 1)
+        self._total, self._width = len(states), int(states[-1].shape[-1]) * (2 if pooled else 1)
+        self._choose(layers)
+
+    def _choose(self, layers: str | Sequence[int]) -> None:
+        self._chosen = LayersOf(layers, self._source[0])
+        self.layers = len(self._chosen.numbers(self._total))
+        self.size = self.layers * self._width
+
+    @property
+    def all_layers(self) -> PretrainedText:
+        """The same encoder with the features of all layers."""
+        other = copy(self)
+        other._choose("all")
+        return other
+
+    @property
+    def columns(self) -> Columns:
+        """Places of its features among those of ``all_layers``, (``size``,)."""
+        return self._chosen.columns(self._total, self._width)
 
     def __reduce__(self) -> tuple[Callable[..., PretrainedText], tuple[Any, ...]]:
-        return _open, self._given
+        return _open, (*self._source, self._chosen.wanted, self.pooled)
 
     def settings(self) -> dict[str, Any]:
         """A hash of the weights, layers and pooling."""
@@ -81,6 +99,7 @@ class PretrainedText:
             "name": "pretrained_text",
             "weights": self._weights,
             "layers": self._chosen.wanted,
+            **({"dtype": "float32"} if self.pooled and self.layers > 1 else {}),
             "vocabulary": text_hash(self._transcripts.tokenizer.backend_tokenizer.to_str()),
             **({"pooled": True} if self.pooled else {}),
         }
@@ -95,7 +114,7 @@ class PretrainedText:
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
-        frames = side_by_side(self._encode(self._transcripts.ids(given)), self._chosen)
+        frames = side_by_side(self._encode(self._transcripts.ids(given)), self._chosen, pooled=self.pooled)
         return pooled_frames(frames, self.layers) if self.pooled else frames
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from lalm_mer.examples.context import context_input
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.models.encoders.audio import AudioEncoder
-from lalm_mer.models.encoders.kinds import open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.kinds import open_audio_encoder, open_feature_store, open_text_encoder
 from lalm_mer.models.encoders.settings import TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer, transcript_of
 from lalm_mer.recognizers.baselines.collator import Source
@@ -119,7 +119,7 @@ def _prepare(
         return
     frames = encoder.extract
     if encoder.stored:
-        store = network.stores[modality] = FeatureStore(cache_dir, encoder)
+        store = network.stores[modality] = open_feature_store(cache_dir, encoder)
         context = modality == TRANSCRIPT and network.uses_context
         for inputs in splits:
             missing = _missing(store, inputs)

@@ -14,9 +14,9 @@ from lalm_mer.core.names import AUDIO, TRANSCRIPT, uses_audio, uses_transcript
 from lalm_mer.core.schema import Input
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.examples.dataset import InputDataset
-from lalm_mer.examples.feature_store import FeatureStore, Frames
+from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.encoders.audio import AudioEncoder
-from lalm_mer.models.encoders.kinds import Encoder, open_text_encoder
+from lalm_mer.models.encoders.kinds import Encoder, open_feature_store, open_text_encoder
 from lalm_mer.models.encoders.tfidf import TfidfText
 from lalm_mer.models.encoders.transcript_tokens import transcript_of
 from lalm_mer.recognizers.linear.fitting import Blocks
@@ -44,7 +44,7 @@ class Vectors:
         self.encoders = dict(encoders)
         self._normalisations = {modality: SpeakerNormalisation() for modality in encoders} if by_speaker else {}
         stored = {modality: each for modality, each in encoders.items() if each.stored and cache_dir is not None}
-        self._stores = {modality: FeatureStore(Path(str(cache_dir)), each) for modality, each in stored.items()}
+        self._stores = {modality: open_feature_store(Path(str(cache_dir)), each) for modality, each in stored.items()}
 
     def store(self, inputs: InputDataset, processes: int = 1) -> None:
         """Compute and store what is missing of a split, and its speakers' statistics."""

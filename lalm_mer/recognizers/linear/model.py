@@ -28,7 +28,7 @@ from lalm_mer.recognizers.linear.features import Vectors
 from lalm_mer.recognizers.linear.fitting import LinearFit, Scale
 from lalm_mer.recognizers.linear.settings import LinearModelSettings
 
-__all__ = ["LinearCollator", "LinearRecognizer"]
+__all__ = ["LinearCollator", "LinearRecognizer", "saved_c"]
 
 _CONFIG, _WEIGHTS = "linear.json", "model.safetensors"
 
@@ -125,7 +125,7 @@ class LinearRecognizer(nn.Module):
             ModelError: if a file is missing or does not fit, or the weights of an encoder are not those of training
         """
         try:
-            saved = parse(_Saved, read_object(folder / _CONFIG), str(folder / _CONFIG))
+            saved = _read(folder)
             weights = {name: value.numpy() for name, value in load_file(folder / _WEIGHTS).items()}
             used = saved.settings.encoders
             encoders = {
@@ -140,6 +140,19 @@ class LinearRecognizer(nn.Module):
         except (OSError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{folder / _WEIGHTS}: does not fit {_CONFIG} ({one_line(error)})") from error
         return model.eval()
+
+
+def saved_c(folder: Path) -> float:
+    """The c of a saved linear model.
+
+    Raises:
+        PredictionError: if the folder has none
+    """
+    return _read(folder).c
+
+
+def _read(folder: Path) -> _Saved:
+    return parse(_Saved, read_object(folder / _CONFIG), str(folder / _CONFIG))
 
 
 class LinearCollator:

@@ -14,7 +14,14 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, ModelError
 from lalm_mer.core.names import TRANSCRIPT
 from lalm_mer.core.schema import Input, Turn
-from lalm_mer.models.encoders.kinds import FITTED, load_encoder, open_audio_encoder, open_text_encoder
+from lalm_mer.models.encoders.hidden_layers import number_of_layers
+from lalm_mer.models.encoders.kinds import (
+    FITTED,
+    load_encoder,
+    open_audio_encoder,
+    open_feature_store,
+    open_text_encoder,
+)
 from lalm_mer.models.encoders.open_smile import util
 from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.recognizers.baselines.build import build_network
@@ -96,6 +103,55 @@ def test_pooled_audio_is_mean_and_standard_deviation(name, audio_encoder):
     frames = plain.frames(waveform)
     assert pooled.size == 2 * plain.size
     assert_close(pooled.frames(waveform), np.concatenate([frames.mean(0), frames.std(0)])[None], 1e-4)
+
+
+def require_one_store_of_all_layers(open_encoder, given, cache_dir, monkeypatch):
+    """Each layer read from the store has the values that the encoder of this layer alone computes, to the bit."""
+    last = open_encoder("last")
+    count = last.all_layers.layers
+    assert open_feature_store(cache_dir, open_encoder([0])).add([given]) == 1
+    alone = [open_encoder([number]).extract(given) for number in range(count)]
+    assert {each.dtype for each in alone} == {np.dtype(np.float32)}
+    monkeypatch.setattr(type(last), "extract", lambda *_: pytest.fail("encoded again"))
+    for number, frames in enumerate(alone):
+        store = open_feature_store(cache_dir, open_encoder([number]))
+        assert store.add([given]) == 0
+        np.testing.assert_array_equal(store.frames(given), frames)
+        assert store.frames(given).dtype == np.float32
+    for layers, expected in (("last", alone[-1:]), ("all", alone), ([count - 1, 0], [alone[-1], alone[0]])):
+        found = open_feature_store(cache_dir, open_encoder(layers)).frames(given)
+        np.testing.assert_array_equal(found, np.concatenate(expected, axis=1))
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_pooled_layers_of_audio_are_stored_together(name, audio_encoder, tmp_path, monkeypatch):
+    values = {"kind": "pretrained", "model": name, "pooled": True}
+    rate = audio_encoder(values).sampling_rate
+    given = Input("u", None, tone(0.8, rate), audio_sha256="a")
+    changed = Input("u", None, tone(0.8, rate, hertz=2000))  # without a hash, so that nothing is stored
+    store = open_feature_store(tmp_path, audio_encoder(values))
+    np.testing.assert_array_equal(store.frames(changed), audio_encoder(values).extract(changed))
+    require_one_store_of_all_layers(lambda layers: audio_encoder(values, layers=layers), given, tmp_path, monkeypatch)
+
+
+def test_pooled_layers_of_transcripts_are_stored_together(text_model, tmp_path, monkeypatch):
+    folder, given = text_model("bert"), Input("u", TRANSCRIPTS[0], None)
+
+    def opened(layers):
+        return open_text_encoder(TextEncoderSettings(model=folder, layers=layers, pooled=True))
+
+    require_one_store_of_all_layers(opened, given, tmp_path, monkeypatch)
+
+
+def test_the_number_of_layers_follows_from_the_config(audio_encoder, audio_model, text_model, tmp_path):
+    for name in PRETRAINED:
+        every = audio_encoder({"kind": "pretrained", "model": name}, layers="all")
+        assert number_of_layers(audio_model(name)) == every.layers, name
+    for name in ("bert", "roberta", "distilbert"):
+        assert number_of_layers(text_model(name)) == 3, name
+    (tmp_path / "config.json").write_text('{"model_type": "dac"}')
+    with pytest.raises(ModelError, match="its config has no number of layers"):
+        number_of_layers(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm"])

@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+from lalm_mer.core.processes import in_processes
 
 SCRIPT = """
 import time
@@ -38,6 +41,29 @@ def test_an_interruption_prints_no_trace_of_a_worker_at_any_moment(tmp_path):
         os.killpg(running.pid, signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
         assert (stdout, stderr) == ("interrupted\n", "")
+
+
+class Doubled:
+    """A function that is slow to unpickle, such as one with a model, and leaves a file for each time."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return unpickled, (self.folder,)
+
+    def __call__(self, item):
+        return 2 * item
+
+
+def unpickled(folder):
+    (Path(folder) / f"{os.getpid()}_{time.monotonic_ns()}").touch()
+    return Doubled(folder)
+
+
+def test_a_worker_unpickles_its_function_once(tmp_path):
+    assert list(in_processes(Doubled(str(tmp_path)), range(20), 2)) == [*range(0, 40, 2)]
+    assert 1 <= len(list(tmp_path.iterdir())) <= 2
 
 
 ENDS = """

@@ -162,8 +162,11 @@ def bert_files(tmp_path_factory):
     return folder
 
 
-def test_a_copy_of_a_published_encoder_is_shared_as_its_id(bert_files, tmp_path, hub):
-    run = write_baseline_run(tmp_path / "run", TextEncoderSettings(model=str(bert_files)))
+@pytest.mark.parametrize(
+    ("choice", "named"), [({}, "bert"), ({"layers": "all", "pooled": True}, "bert all layers pooled")]
+)
+def test_a_copy_of_a_published_encoder_is_shared_as_its_id(choice, named, bert_files, tmp_path, hub):
+    run = write_baseline_run(tmp_path / "run", TextEncoderSettings(model=str(bert_files), **choice))
     with pytest.raises(
         AdapterError, match=r"the encoder of transcript, .* in a local folder, .*--base-model USER/NAME"
     ):
@@ -172,7 +175,7 @@ def test_a_copy_of_a_published_encoder_is_shared_as_its_id(bert_files, tmp_path,
     assert names_in(out) == RECORD | WEIGHTS
     assert not [name for name in names_in(out) if b"home_of_jane" in (out / name).read_bytes()]
     record = read_record(out / "run.json")
-    assert (record.base_model, record.recognizer) == ("jane/bert", "fusion (log_mel, bert)")
+    assert (record.base_model, record.recognizer) == ("jane/bert", f"fusion (log_mel, {named})")
     card = (out / "README.md").read_text()
     assert "base_model:\n- jane/bert\n" in card
     assert "base_model_relation" not in card

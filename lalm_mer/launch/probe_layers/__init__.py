@@ -1,0 +1,1 @@
+"""Layer probes: a linear model of each layer of a pretrained encoder, and their report."""
