@@ -124,7 +124,7 @@ def test_commands_name_existing_files_and_keys(page, configuration, monkeypatch)
             predict.parse_args(words[2:])
         if words[:2] == ["lalm-mer", "estimate"]:
             estimate.parse_args(words[2:])
-        assert words[0] in ("accelerate", "lalm-mer", "make", "pip", "python", "sbatch", "torchrun"), words
+        assert words[0] in ("accelerate", "hf", "lalm-mer", "make", "pip", "python", "sbatch", "torchrun"), words
         scripts = [word for word in words if word.startswith(("recipes/", "eval/")) and word.endswith(".py")]
         starts = words[0] in ("accelerate", "python", "sbatch", "torchrun") or words[:2] == ["lalm-mer", "launch"]
         assert bool(scripts) == (starts and "-c" not in words), words
