@@ -7,8 +7,11 @@ import pytest
 from closeness import assert_close
 from safetensors.torch import load_file
 
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.run_record import read_record
+from lalm_mer.launch.config.alignment import AlignSettings
+from lalm_mer.launch.config.sections import FolderSettings, ModelSettings
 
 RECIPE = "align"
 KINDS = {"transcribe", "sentence", "pitch", "energy", "rate"}  # the corpus states no gender
@@ -110,12 +113,11 @@ def test_the_shipped_yaml_runs_on_a_tiny_composed_model(workplace, tiny_folder, 
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["speech={}"], "key 'speech': is empty"),
         (["prompts=[]"], "key 'prompts': is empty"),
         (["prompts=[prompts/audio.yaml]"], "key 'name': 'audio' is no kind of question"),
         (["prompts=[prompts/alignment/gender.yaml]"], "none of 20 utterances has what gender ask about"),
         (["speech.beeps.fold=9"], "fold"),
-        (["speech.beeps.dir=no/such/folder"], "key 'speech.beeps.dir'"),
+        (["speech.beeps.dir=no/such/folder"], "no/such/folder: no such folder"),
         (["model.family=clap"], "key 'model.family': clap"),
     ],
 )
@@ -123,4 +125,9 @@ def test_bad_settings_are_refused_in_one_line(aligning, tmp_path, capsys, overri
     assert aligning.again(RECIPE, f"output.dir={tmp_path / 'run'}", *overrides) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in error
-    assert not (tmp_path / "run" / "run.json").exists()
+    assert not (tmp_path / "run" / "dev_metrics.json").exists()
+
+
+def test_without_speech_there_is_nothing_to_align_on():
+    with pytest.raises(ConfigError, match="key 'speech': is empty"):
+        AlignSettings(ModelSettings("composed"), FolderSettings("out"), {})

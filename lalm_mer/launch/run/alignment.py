@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lalm_mer.core.config import recorded, to_dict
+from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import AUDIO, FULL, UNCHANGED
 from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.core.provenance import git_commit, package_versions
@@ -32,6 +33,7 @@ from lalm_mer.launch.run.resources import parameters_of
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.trainers import make_trainer
 from lalm_mer.models.digest import base_digest, read_model_config
+from lalm_mer.models.families import CLAP, REMOTE
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.checkpoints import last_complete_checkpoint
 from lalm_mer.recognizers.language.questions import QuestionRecognizer
@@ -112,6 +114,11 @@ def open_alignment(settings: AlignSettings) -> OpenedAlignment:
     Raises:
         ConfigError: if the settings do not fit each other or the corpora
     """
+    if settings.model.family in (CLAP, REMOTE):
+        raise ConfigError(
+            f"key 'model.family': {settings.model.family}; questions are answered by the tokens of a language model "
+            "that can be trained here; choose another family, such as composed"
+        )
     settings = replace(
         settings,
         model=with_model_id(settings.model),

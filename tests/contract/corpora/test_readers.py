@@ -16,21 +16,34 @@ from lalm_mer.core.audio import decode
 from lalm_mer.core.errors import CorpusError
 from lalm_mer.core.provenance import hash_bytes
 from lalm_mer.core.schema import Utterance
-from lalm_mer.corpora import load
+from lalm_mer.corpora import load, write_corpus
 from lalm_mer.corpora.settings import READERS, CorpusSettings, OutputSettings, PrepareSettings, open_reader, prepare
 
-FOLDER_READERS = tuple(name for name in READERS if name != "circumplex")
+SYNTHETIC = ("circumplex", "readings")
+FOLDER_READERS = tuple(name for name in READERS if name not in SYNTHETIC)
+QUICK = (*FOLDER_READERS, "readings")
+TEXTS = ("The door is open.", "It rains again.", "Nobody saw the train.", "We lost the keys.")
 
 
 def release(name, root, tone, backwards=False):
     """A release of four clips; ``backwards`` creates the same files in the opposite order."""
-    if name == "circumplex":
+    if name in SYNTHETIC:
         pytest.importorskip("espeakng_loader", reason="the extra `synthesis` is not installed")
-        return CorpusSettings("circumplex")
+        return CorpusSettings("circumplex") if name == "circumplex" else CorpusSettings("readings", texts=texts(root))
     small = Release(name, root)
     for number in sorted((1, 2, 4, 5), reverse=backwards):
         small.put(number, tone(0.2 + 0.1 * number, hertz=100 * number))
     return small
+
+
+def texts(root):
+    """A prepared corpus of transcripts alone."""
+    rows = [
+        Utterance(utterance_id=f"t{number}", corpus="words", transcript=text, transcript_source="human", label="x")
+        for number, text in enumerate(TEXTS)
+    ]
+    write_corpus(rows, corpus="words", out_dir=root / "texts", loader_version="1", keep_missing_audio=True)
+    return str(root / "texts")
 
 
 def settings_of(made):
@@ -41,7 +54,7 @@ def run(settings, out_dir):
     return prepare(PrepareSettings(settings, OutputSettings(str(out_dir), processes=1)))
 
 
-@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
+@pytest.mark.parametrize("name", slow_except(list(READERS), QUICK))
 def test_rows_are_complete_and_the_bytes_are_those_measured(name, tmp_path, tone):
     reading = open_reader(settings_of(release(name, tmp_path, tone)))
     rows = list(reading.rows)
@@ -61,7 +74,7 @@ def test_rows_are_complete_and_the_bytes_are_those_measured(name, tmp_path, tone
         assert row["audio_sha256"] == hash_bytes(row["audio"]["bytes"])
 
 
-@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
+@pytest.mark.parametrize("name", slow_except(list(READERS), QUICK))
 def test_preparations_from_two_places_are_the_same_corpus(name, tmp_path, tone):
     first = run(settings_of(release(name, tmp_path / "one", tone)), tmp_path / "out1")
     second = run(settings_of(release(name, tmp_path / "elsewhere", tone, backwards=True)), tmp_path / "out2")
@@ -70,14 +83,14 @@ def test_preparations_from_two_places_are_the_same_corpus(name, tmp_path, tone):
     assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("name", slow_except(list(READERS), FOLDER_READERS))
+@pytest.mark.parametrize("name", slow_except(list(READERS), QUICK))
 def test_prepared_and_loaded(name, tmp_path, tone):
     summary = run(settings_of(release(name, tmp_path / "root", tone)), tmp_path / "out")
     prepared = load(tmp_path / "out")
     assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
     assert prepared.dataset.num_rows == summary["n_utterances"]
     assert prepared.summary == summary
-    assert summary["synthetic"] is (name == "circumplex")
+    assert summary["synthetic"] is (name in SYNTHETIC)
     assert set(summary["tasks"]) == set(prepared.tasks)
     for task in prepared.tasks.values():
         counts = summary["tasks"][task.name]
