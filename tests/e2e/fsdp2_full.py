@@ -1,5 +1,5 @@
-"""Run by torchrun in two processes: training in full under the shipped fsdp2.yaml has the losses of one process, and the
-complete model is saved, with the tower that is not trained and with an output layer that is tied to the embeddings.
+"""Run by torchrun in two processes: training in full under the shipped fsdp2.yaml has the losses of one process, and
+the complete model is saved, with the tower that is not trained and with an output layer that is tied to the embeddings.
 """
 
 import sys

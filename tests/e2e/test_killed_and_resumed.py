@@ -59,7 +59,9 @@ def cut_the_newest_short(run: Path) -> None:
 
 def assert_equal_runs(run: Path, other: Path) -> None:
     """Adapter or model, history and predictions are identical."""
-    (saved,) = {path.relative_to(other) for name in ("adapter", "model") for path in other.glob(f"{name}/*.safetensors")}
+    (saved,) = {
+        path.relative_to(other) for name in ("adapter", "model") for path in other.glob(f"{name}/*.safetensors")
+    }
     tensors, others = (load_file(folder / saved) for folder in (run, other))
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
