@@ -78,7 +78,7 @@ class ClapRecognizer(nn.Module):
     contrastive loss depends on the other utterances of the batch: 8 x 1 differs from 1 x 8, and a batch of one has no
     gradient. Dev loss is cross-entropy in both cases.
 
-    Batch norms keep their statistics, which training would change although they are not saved.
+    Batch norms keep their statistics, also if they are trained in full: an adapter would not save others.
 
     Args:
         clap: the model, possibly with an adapter in it

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from engines import assert_same_files
-from small_runs import small_baseline
+from small_runs import IN_FULL, small_baseline
 
 from lalm_mer.core.config import load_config, read_yaml
 from lalm_mer.launch.config.settings import ZeroShotSettings
@@ -145,6 +145,19 @@ def test_durations_are_predicted_before_the_first_run(config, workplace, capsys,
     assert 0 < of_audio[0] < of_both[0]
     assert "small/fold1_seed0" in printed
     assert "no prediction for small: operations are known for audio-language models alone" in printed
+
+
+def test_training_in_full_is_predicted_to_take_longer_than_an_adapter(workplace, capsys, tmp_path):
+    minutes = {}
+    for kind, overrides in (("lora", []), ("full", IN_FULL)):
+        own = [*overrides, "train.num_train_epochs=2", "adapter.towers=null"]
+        system = {"recipe": "finetune", "config": str(workplace.config("finetune")), "overrides": own}
+        content = {"systems": {kind: system}, "folds": [1], "seeds": [0], "output": {"dir": str(tmp_path / kind)}}
+        planned = workplace.with_config(RECIPE, content, tmp_path)
+        assert planned.again(RECIPE, "tflops=1e-6", "--dry-run") == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{kind}/fold1_seed0")]
+        minutes[kind] = float(line.split()[-1])
+    assert 0 < 1.3 * minutes["lora"] < minutes["full"]
 
 
 @pytest.mark.parametrize(

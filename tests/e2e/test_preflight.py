@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 import torch
+from small_runs import IN_FULL
 
 from lalm_mer.models.families.base import TowerOutput
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
@@ -79,6 +80,16 @@ def test_little_memory_is_a_warning(workplace, tmp_path, capsys, monkeypatch, av
     status, printed, _ = finetuned(workplace, tmp_path / "run", capsys)
     assert status == 0
     assert said in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"), [([], "model.quantization=nf4"), (IN_FULL, "an adapter (adapter.kind=lora)")]
+)
+def test_what_would_need_less_memory_can_be_set(workplace, tmp_path, capsys, monkeypatch, overrides, said):
+    monkeypatch.setattr("lalm_mer.launch.run.preflight.available_bytes", lambda device, model: 10**6)
+    _, printed, _ = finetuned(workplace, tmp_path / "run", capsys, *overrides, "train.max_steps=1")
+    (line,) = [line for line in printed.splitlines() if "this may not fit" in line]
+    assert line.endswith(f"or {said}")
 
 
 def test_labels_are_dumped_without_training(workplace, tmp_path, capsys):

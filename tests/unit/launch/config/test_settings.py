@@ -117,7 +117,7 @@ def test_only_settings_without_effect_on_results_may_change():
             "key 'model.attn_implementation': 'flash'; expected one of ",
         ),
         ("model.family=qwen9", "key 'model.family': 'qwen9'; expected one of qwen2_audio, "),
-        ("adapter.kind=prefix", f"key 'adapter.kind': 'prefix'; expected one of {', '.join(KINDS)}"),
+        ("adapter.kind=prefix", f"key 'adapter.kind': 'prefix'; expected one of {', '.join(KINDS)}, full"),
         ("adapter.r=0", "key 'adapter.r': 0; expected 1 or more"),
         ("loss.kind=triplet", "key 'loss.kind': 'triplet'; expected "),
         ("augment.noise.p=2.0", "key 'augment.noise.p': 2.0; expected 0 to 1"),
