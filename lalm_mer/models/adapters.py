@@ -242,7 +242,7 @@ def _copied(base: PretrainedModel, tower: str, *, targets: Sequence[str]) -> lis
     if dtype != torch.float32:
         raise AdapterError(
             f"{where} is in {str(dtype).removeprefix('torch.')}, which loses small steps; load it in float32, and set "
-            "bf16=true for speed"
+            "bf16=true or fp16=true for speed"
         )
     for name, parameter in base.model.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not any(name.startswith(f"{path}.") for path in paths):
