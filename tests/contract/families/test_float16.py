@@ -6,8 +6,10 @@ from closeness import assert_close
 from float16 import scaled_in_float16
 from transformers import TrainerCallback, TrainingArguments
 
+from lalm_mer.core.errors import ModelError
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter
 from lalm_mer.models.families import family_class
+from lalm_mer.recognizers.preflight import label_scores
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 ROUNDED = {None: 0.02, "nf4": 0.1}
@@ -25,13 +27,23 @@ class Gradients(TrainerCallback):
 
 
 @pytest.fixture
-def learn(family_name, tiny_folder, prompts, examples, recognizer_of, tmp_path):
+def load(family_name, tiny_folder):
+    """A maker of models in a data type."""
+
+    def make(dtype, quantization=None):
+        return family_class(family_name).load(
+            tiny_folder(family_name), dtype=dtype, attn_implementation="sdpa", quantization=quantization
+        )
+
+    return make
+
+
+@pytest.fixture
+def learn(load, prompts, examples, recognizer_of, tmp_path):
     """Trains adapters everywhere for two steps; gradients of the first, and both losses."""
 
     def run(dtype, quantization):
-        family = family_class(family_name).load(
-            tiny_folder(family_name), dtype=dtype, attn_implementation="sdpa", quantization=quantization
-        )
+        family = load(dtype, quantization)
         torch.manual_seed(0)
         towers = {tower: [ALL_LINEAR] for tower in family.towers}
         model, _ = add_adapter(family, towers, {"r": 4, "init_lora_weights": False, "lora_dropout": 0.0})
@@ -59,3 +71,14 @@ def test_a_scaled_loss_has_the_gradients_of_float32(learn, quantization):
     assert (exact - rounded).norm() < ROUNDED[quantization] * exact.norm()
     assert_close(losses, expected, 1e-2)
     assert losses[1] < losses[0]
+
+
+def test_values_that_float16_does_not_have_are_refused_as_such(load, prompts, inputs, recognizer_of, monkeypatch):
+    family = load("float16")
+    hidden_states = family.hidden_states
+    recognizer = recognizer_of(family, prompts["audio_transcript"]).eval()
+    with torch.no_grad():
+        label_scores(recognizer, recognizer.scoring_collators[0], inputs[:2])
+        monkeypatch.setattr(family, "hidden_states", lambda *given: hidden_states(*given) * 1e6)
+        with pytest.raises(ModelError, match=r"preflight: the model gives NaN .* or float16 overflows"):
+            label_scores(recognizer, recognizer.scoring_collators[0], inputs[:2])
