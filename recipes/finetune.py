@@ -47,7 +47,7 @@ def finetune(settings: FinetuneSettings, kept: KeptModel | None = None) -> None:
         if not settings.split.score_test:
             raise ConfigError("key 'output.push_to': the model card has figures of test; set split.score_test=true")
         check_repo_id(settings.output.push_to, "key 'output.push_to':")
-    engine = expected_engine(settings.engine, settings.train)
+    engine = expected_engine(settings.engine, settings.train, settings.model.dtype)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
     settings, folder = opened.settings, opened.folder

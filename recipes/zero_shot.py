@@ -42,7 +42,8 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
         from lalm_mer.launch.run.run_folder import is_finished, open_run, run_lock
         from lalm_mer.launch.run.trainers import make_trainer, score_dev, score_test, seed_everything
 
-    engine = expected_engine(settings.engine, settings.scoring)
+    remote = settings.model.family == REMOTE
+    engine = expected_engine(settings.engine, settings.scoring, None if remote else settings.model.dtype)
     generated = generates_answers(settings, engine)
     seed_everything(settings.seed)
     opened = open_model_run(settings)
@@ -53,7 +54,7 @@ def zero_shot(settings: ZeroShotSettings, kept: KeptModel | None = None, known: 
             return
         kept = kept or KeptModel()
         loaded = opened.load(kept)
-        if settings.model.family == REMOTE:
+        if remote:
             inputs = inputs_under(loaded.data.scored_test, settings.scoring.condition, settings.seed)
             score_remotely(loaded, opened.folder, opened.method, inputs, engine)
             return

@@ -18,6 +18,7 @@ from lalm_mer.core.extras import install_extra
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.schema import Input
+from lalm_mer.models.devices import gpu_before_ampere
 from lalm_mer.models.families import FAMILIES, family_class
 from lalm_mer.models.families.base import Family
 from lalm_mer.models.families.generic import LIMITS, Generic
@@ -30,6 +31,10 @@ from lalm_mer.recognizers.scoring import score_inputs
 __all__ = ["examine", "family_status"]
 
 _LABELS = LabelSet(("happy", "sad"))
+_WITHOUT_BFLOAT16 = (
+    "set model.dtype=float16, and train.bf16=false train.fp16=true (zero_shot.py: scoring.fp16=true), with "
+    "engine.accelerate_config=accelerate_configs/t4.yaml; sdpa in place of flash_attention_2; see docs/free-gpus.md"
+)
 
 
 def examine(*, builds: bool, describes: bool = False) -> Iterator[str]:
@@ -77,8 +82,11 @@ def _devices() -> Iterator[str]:
         yield f"device      {found.type}, {torch.accelerator.device_count()} GPU(s); torch {torch.__version__}"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
-        yield f"device      cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}"
+        older = gpu_before_ampere(torch.device("cuda", index)) is not None
+        name = f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        yield f"device      {name}, {'no bfloat16' if older else 'bfloat16'}"
+        if older:
+            yield f"            {_WITHOUT_BFLOAT16}"
 
 
 def _extras() -> Iterator[str]:

@@ -17,6 +17,8 @@ from lalm_mer.core.plain_text import printable
 from lalm_mer.core.progress import progress
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lalm_mer.serving.predict import Prediction
     from lalm_mer.serving.recordings import Recording
 
@@ -106,6 +108,8 @@ def _predict(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         device=options.device,
     )
+    if (advice := _advice(recognizer)) is not None:
+        print(advice, file=sys.stderr)
     shown: Iterable[Recording] = recordings
     if len(recordings) > 1:
         shown = progress(recordings, desc="predict", unit="recordings", total=len(recordings))
@@ -122,6 +126,17 @@ def _predict(options: argparse.Namespace) -> int:
     written = "" if options.out is None else f", written to {as_recorded(options.out)}"
     print(f"{len(rows) - reasons.total()} of {len(rows)} predicted{written}")
     return 1 if options.strict and reasons else 0
+
+
+def _advice(recognizer: nn.Module) -> str | None:
+    """What makes it faster on a GPU without bfloat16; None if nothing does."""
+    import torch
+
+    from lalm_mer.models.devices import gpu_before_ampere
+
+    devices = {each.device for each in recognizer.parameters() if each.dtype == torch.bfloat16}
+    older = next(filter(None, map(gpu_before_ampere, devices)), None)
+    return older and f"slow: {older} has no bfloat16 and emulates it; --dtype float16 is faster"
 
 
 def _channel(text: str) -> int | str:

@@ -271,7 +271,7 @@ def require_float32(parameters: Iterable[nn.Parameter], where: str) -> None:
         if parameter.dtype != torch.float32:
             raise AdapterError(
                 f"{where} is in {str(parameter.dtype).removeprefix('torch.')}, which loses small steps; load it in "
-                "float32, and set bf16=true for speed"
+                "float32, and set bf16=true or fp16=true for speed"
             )
 
 

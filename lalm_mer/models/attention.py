@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from lalm_mer.core.errors import ConfigError, one_line
+from lalm_mer.models.devices import gpu_before_ampere
 
 __all__ = ["DEFAULT", "FLASH", "FLEX", "TowerAttention", "find_attention", "implementation_of", "taking"]
 
@@ -73,6 +74,8 @@ class TowerAttention:
             )
         if implementation == FLASH and not is_flash_attn_2_available():  # transformers may download a replacement
             raise ConfigError(f"{where}; it needs the package flash-attn and a GPU, which are not found; use sdpa")
+        if implementation == FLASH and (older := _gpu_before_ampere()) is not None:  # its kernels would fail
+            raise ConfigError(f"{where}; it needs a GPU of compute capability 8.0 or more, found {older}; use sdpa")
         if implementation == FLEX and not _has_gpu():  # torch generates wrong code for the CPU
             raise ConfigError(f"{where}; it needs a GPU, and none is found; use sdpa")
         try:
@@ -121,6 +124,11 @@ def find_attention(
 
 def _has_gpu() -> bool:
     return torch.accelerator.current_accelerator(check_available=True) is not None
+
+
+def _gpu_before_ampere() -> str | None:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else gpu_before_ampere(found)
 
 
 @cache

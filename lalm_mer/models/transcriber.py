@@ -18,6 +18,7 @@ from lalm_mer.core.names import DTYPES
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.progress import progress
 from lalm_mer.corpora import waveform_of
+from lalm_mer.models.devices import gpu_before_ampere
 from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.models.loading import from_pretrained, load_weights
 
@@ -85,11 +86,13 @@ class Transcriber:
             device: torch's name of the device
 
         Raises:
-            ConfigError: if ``dtype`` or ``language`` is unknown
+            ConfigError: if ``dtype`` or ``language`` is unknown, or the GPU only emulates the data type
             ModelError: naming the id, if it cannot be found or is no Whisper model
         """
         if dtype not in DTYPES:
             raise ConfigError(f"argument 'dtype': {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if dtype == "bfloat16" and (older := gpu_before_ampere(torch.device(device))) is not None:
+            raise ConfigError(f"argument 'dtype': bfloat16, whose emulation on {older} is slow; expected float16")
         model_type = read_model_config(model_id, revision).get("model_type")
         if model_type != "whisper":
             raise ModelError(f"model {model_id!r} is a {model_type}; transcripts need a Whisper model")

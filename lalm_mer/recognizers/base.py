@@ -179,7 +179,8 @@ def require_numbers(scores: npt.NDArray[np.floating], where: str) -> None:
     if found.any():
         raise ModelError(
             f"{where}: the model gives NaN in place of a score for {int(found.sum())} of {len(found)} utterances; its "
-            "training diverged (lower the learning rate), its weights are damaged, or float16 overflows (use bfloat16)"
+            "training diverged (lower the learning rate), its weights are damaged, or float16 overflows (use bfloat16 "
+            "or float32)"
         )
 
 

@@ -54,7 +54,9 @@ def saved_processes(checkpoint: Path) -> int | None:
     return len(names) if complete and len(names) > 1 else None
 
 
-def check_checkpoint(checkpoint: Path, process: int, processes: int, *, deepspeed: bool = False) -> None:
+def check_checkpoint(
+    checkpoint: Path, process: int, processes: int, *, deepspeed: bool = False, scales_loss: bool = False
+) -> None:
     """Check that a checkpoint has every file of a resumed training, and that its state is one of this run.
 
     A checkpoint of another number of processes is resumed without their random states.
@@ -64,12 +66,13 @@ def check_checkpoint(checkpoint: Path, process: int, processes: int, *, deepspee
         process: number of this process
         processes: number of processes now
         deepspeed: whether DeepSpeed saved the optimizer, which checks it itself
+        scales_loss: whether the loss is scaled, as in mixed precision with float16
 
     Raises:
         ModelError: naming the file, and the key if there is one, or if DeepSpeed saved it with another number of
             processes
     """
-    names = [TRAINED, _STATE, "scheduler.pt"]
+    names = [TRAINED, _STATE, "scheduler.pt", *(["scaler.pt"] if scales_loss else [])]
     saved = saved_processes(checkpoint)
     if saved in (None, processes):
         names.append("rng_state.pth" if processes == 1 else f"rng_state_{process}.pth")

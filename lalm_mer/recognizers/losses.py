@@ -17,7 +17,7 @@ from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.core.names import LOSSES_OF
 from lalm_mer.recognizers.base import Batch
 
-__all__ = ["SMALLEST_CCC_BATCH", "Loss", "concordance", "require_finite"]
+__all__ = ["SMALLEST_CCC_BATCH", "Loss", "concordance", "mean_loss", "mean_of_loss", "require_finite"]
 
 SMALLEST_CCC_BATCH = 8
 """Fewer examples give a correlation of little meaning: that of two is -1, 0 or 1."""
@@ -163,5 +163,30 @@ def require_finite(loss: float, step: int, learning_rate: float) -> None:
     if not math.isfinite(loss):
         raise ModelError(
             f"training: the loss is {loss} at step {step}; expected a finite number; lower train.learning_rate "
-            f"({learning_rate:g}), or the values of section loss, and remove the run folder"
+            f"({learning_rate:g}), or the values of section loss, or replace float16, if it overflows, by bfloat16 or "
+            "float32; and remove the run folder"
         )
+
+
+def mean_of_loss(
+    loss: Loss,
+    target: Tensor,
+    outputs: dict[str, Tensor],
+    labels: object,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """Sum of a loss over the examples, divided by the examples of the accumulated batch."""
+    losses = loss(outputs, target)
+    return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+
+
+def mean_loss(
+    outputs: dict[str, Tensor],
+    labels: object,
+    num_items_in_batch: Tensor | int | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Sum of the (weighted) losses divided by the items of the accumulated batch, so that 8 x 1 equals 1 x 8."""
+    items = outputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
+    losses = outputs["losses"] if weights is None else outputs["losses"] * weights
+    return losses.sum() / items

@@ -13,13 +13,18 @@ __all__ = ["OptimizerReport", "describe_state"]
 
 
 class OptimizerReport(TrainerCallback):  # type: ignore[misc]
-    """Prints, after the first step, the class of the optimiser and the data types of its state."""
+    """Prints, after the first step, the class of the optimiser and the data types of its state.
+
+    The first steps in float16 may be skipped, until the scale of the loss is small enough.
+    """
 
     def __init__(self) -> None:
         self._printed = False
 
     def on_step_end(self, args: Any, state: TrainerState, *_: Any, optimizer: Any = None, **__: Any) -> None:  # noqa: ANN401
         """Print the line."""
+        if getattr(optimizer, "step_was_skipped", False):
+            return
         if not self._printed and state.is_world_process_zero:
             print(f"optimizer: {describe_state(getattr(optimizer, 'optimizer', optimizer))}", flush=True)  # noqa: T201
         self._printed = True

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ModelError
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Collator
+from lalm_mer.recognizers.base import Collator, require_numbers
 from lalm_mer.recognizers.language.collator import IGNORED
 from lalm_mer.recognizers.scoring import run_batch
 
@@ -60,8 +60,14 @@ def evaluating(model: nn.Module, device: torch.device, *, moves_back: bool = Fal
 
 
 def label_scores(model: nn.Module, collator: Collator, inputs: Sequence[Input]) -> Tensor:
-    """Label log-probabilities, (N, K), float64, of one batch of a model in evaluation mode."""
-    return run_batch(model, collator(inputs))["log_probs"].double().cpu()
+    """Label log-probabilities, (N, K), float64, of one batch of a model in evaluation mode.
+
+    Raises:
+        ModelError: if one is NaN
+    """
+    scores = run_batch(model, collator(inputs))["log_probs"].double().cpu()
+    require_numbers(scores.numpy(), "preflight")
+    return scores
 
 
 @dataclass(frozen=True)

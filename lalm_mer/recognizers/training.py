@@ -5,6 +5,7 @@ The protocol's primary metric on dev selects the checkpoint; a run resumes only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -37,7 +38,7 @@ from lalm_mer.recognizers.batch_size import largest_divisor, leaving_no_trace
 from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint, reading
 from lalm_mer.recognizers.dev_metrics import dev_metrics
 from lalm_mer.recognizers.loaders import POSITION, Examples, Inputs, LoadingTrainer
-from lalm_mer.recognizers.losses import Loss, require_finite
+from lalm_mer.recognizers.losses import Loss, mean_loss, mean_of_loss, require_finite
 from lalm_mer.recognizers.order import longest_first
 from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
@@ -99,11 +100,11 @@ class RecognizerTrainer(LoadingTrainer):
             train_dataset=train_examples,
             eval_dataset=dev_examples,
             compute_metrics=self._dev_metrics,
-            compute_loss_func=_mean_loss,
+            compute_loss_func=mean_loss,
             callbacks=list(callbacks),
         )
         self.label_names = [_TRUTH]
-        self.model_accepts_loss_kwargs = False  # _mean_loss computes the loss from the output of forward
+        self.model_accepts_loss_kwargs = False  # mean_loss computes the loss from the output of forward
 
     def train(self, resume_from_checkpoint: str | Path | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Train, or resume from a checkpoint, and load the weights that were best on dev, if the arguments say so.
@@ -112,8 +113,13 @@ class RecognizerTrainer(LoadingTrainer):
             ModelError: if a file of the checkpoint or the best checkpoint is missing or malformed
         """
         if resume_from_checkpoint is not None:
-            process, processes = self.args.process_index, self.args.world_size
-            check_checkpoint(Path(resume_from_checkpoint), process, processes, deepspeed=self.is_deepspeed_enabled)
+            check_checkpoint(
+                Path(resume_from_checkpoint),
+                self.args.process_index,
+                self.args.world_size,
+                deepspeed=self.is_deepspeed_enabled,
+                scales_loss=self.accelerator.scaler is not None,
+            )
         with measured_waiting() as self._waiting:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         self.waiting["training"] = self._waiting
@@ -205,8 +211,13 @@ class RecognizerTrainer(LoadingTrainer):
         loss.backward()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 as in transformers
-        """Log, with the time spent waiting for data since the last training loss, which must be finite."""
+        """Log, with the time spent waiting for data since the last training loss, which must be finite.
+
+        The norm of gradients that overflow, whose step the scaling of the loss in float16 skips, is left out.
+        """
         require_finite(logs.get("loss", 0.0), self.state.global_step, self.args.learning_rate)
+        if not math.isfinite(logs.get("grad_norm", 0.0)):  # no checkpoint with it would be read again
+            logs = {name: value for name, value in logs.items() if name != "grad_norm"}
         super().log({**logs, **self._waiting.since_last()} if "loss" in logs else logs, *args, **kwargs)
 
     def save_trained(self, folder: Path) -> None:
@@ -224,10 +235,10 @@ class RecognizerTrainer(LoadingTrainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Loss of a training batch, weighted by class."""
         if self._loss is not None:
-            self.compute_loss_func = partial(_mean_of_loss, self._loss, inputs.pop("target"))
+            self.compute_loss_func = partial(mean_of_loss, self._loss, inputs.pop("target"))
         elif self._class_weights is not None:
             weights = self._class_weights.to(inputs["truth"].device)[inputs["truth"]]
-            self.compute_loss_func = partial(_mean_loss, weights=weights)
+            self.compute_loss_func = partial(mean_loss, weights=weights)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(
@@ -360,6 +371,10 @@ class RecognizerTrainer(LoadingTrainer):
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
             super()._load_rng_state(checkpoint)
@@ -374,27 +389,3 @@ class RecognizerTrainer(LoadingTrainer):
         persistent = self.model.state_dict().keys()
         buffers = [name for name, _ in self.model.named_buffers() if name.rpartition(".")[0] in modules]
         return trained + [name for name in buffers if name in persistent]
-
-
-def _mean_of_loss(
-    loss: Loss,
-    target: Tensor,
-    outputs: dict[str, Tensor],
-    labels: object,
-    num_items_in_batch: Tensor | int | None = None,
-) -> Tensor:
-    """Sum of a loss over the examples, divided by the examples of the accumulated batch."""
-    losses = loss(outputs, target)
-    return losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
-
-
-def _mean_loss(
-    outputs: dict[str, Tensor],
-    labels: object,
-    num_items_in_batch: Tensor | int | None = None,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Sum of the (weighted) losses divided by the items of the accumulated batch, so that 8 x 1 equals 1 x 8."""
-    items = outputs["items"].sum() if num_items_in_batch is None else num_items_in_batch
-    losses = outputs["losses"] if weights is None else outputs["losses"] * weights
-    return losses.sum() / items

@@ -6,11 +6,13 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from shipped import ROOT, load
+from a_gpu import a_gpu
+from shipped import ROOT, SERVED, load, script
 
 from lalm_mer.core.run_record import read_record
 
-LORA, ZERO_SHOT = "recipes/ravdess/lora.yaml", "recipes/ravdess/zero_shot.yaml"
+LORA, QLORA, ZERO_SHOT = (f"recipes/ravdess/{method}.yaml" for method in ("lora", "qlora", "zero_shot"))
+IN_FLOAT16 = ("model.dtype=float16", "train.bf16=false", "train.fp16=true")
 ON_CPU = "engine.accelerate_config=accelerate_configs/cpu.yaml"
 
 
@@ -45,7 +47,9 @@ def test_plain_python_starts_a_run_written_for_a_gpu(as_shipped, workplace, tmp_
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 @pytest.mark.parametrize(("file", "section"), [(LORA, "train"), (ZERO_SHOT, "scoring")])
 def test_without_a_gpu_a_run_written_for_one_is_refused_first(file, section, as_shipped, run_script, tmp_path, capsys):
-    assert run_script(*as_shipped(file)) == 1
+    command = as_shipped(file)
+    capsys.readouterr()  # what making corpus and model printed
+    assert run_script(*command) == 1
     printed = capsys.readouterr()
     assert printed.err.strip().splitlines()[-1] == (
         "error: engine.accelerate_config=accelerate_configs/single_gpu.yaml is for a GPU, but no GPU is found; set "
@@ -53,6 +57,26 @@ def test_without_a_gpu_a_run_written_for_one_is_refused_first(file, section, as_
     )
     assert printed.out == ""
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "says"),
+    [
+        (QLORA, (), "error: key 'model.dtype': bfloat16, key 'train.bf16': true; Tesla T4 (7.5) has no bfloat16, and"),
+        (ZERO_SHOT, (), "error: key 'model.dtype': bfloat16; Tesla T4 (7.5) has no bfloat16, and its emulation is"),
+        (QLORA, ("model.dtype=float16", "train.bf16=false"), "error: key 'model.dtype': float16; small gradients"),
+        (QLORA, IN_FLOAT16, None),
+        (SERVED, (), None),  # the server has its own GPU
+    ],
+)  # fmt: skip
+def test_a_gpu_without_bfloat16_is_named_first(file, overrides, says, run_script, tmp_path, monkeypatch, capsys):
+    a_gpu(monkeypatch)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    folders = (f"data.dir={tmp_path}", f"output.dir={tmp_path / 'run'}")
+    assert run_script(script(file), "--config", file, *folders, *overrides) == 1
+    next_check = f"error: {tmp_path}: not a prepared corpus"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(says or next_check)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")

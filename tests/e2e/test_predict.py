@@ -15,6 +15,7 @@ from small_runs import run_in_full  # noqa: F401 a fixture
 from lalm_mer import open_recognizer
 from lalm_mer.cli import main
 from lalm_mer.core.errors import AdapterError, ConfigError
+from lalm_mer.models import devices
 from lalm_mer.models.tiny import build_tiny
 from lalm_mer.serving.predict import predict
 
@@ -96,6 +97,15 @@ def test_probabilities_are_those_of_the_test_set(kind, runs, workplace, tmp_path
         assert rows[name]["status"] == ("unscored" if probabilities is None else "scored")
         for label, probability in (probabilities or {}).items():
             assert rows[name][f"prob_{label}"] == pytest.approx(probability, abs=SAME)
+
+
+@pytest.mark.parametrize(("dtype", "is_slow"), [("bfloat16", True), ("float32", False)])
+def test_a_gpu_that_emulates_the_data_type_is_named(dtype, is_slow, runs, workplace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "gpu_before_ampere", lambda device: "Tesla T4 (7.5)")
+    command = ["predict", str(listed(tmp_path, workplace, ["s1_0"])), "--run", str(runs["lora"]), "--dtype", dtype]
+    assert main([*command, "--device", "cpu"]) == 0
+    advice = "slow: Tesla T4 (7.5) has no bfloat16 and emulates it; --dtype float16 is faster"
+    assert (advice in capsys.readouterr().err.splitlines()) == is_slow
 
 
 def test_the_adapter_alone_gives_the_same(runs, workplace, tmp_path):

@@ -188,7 +188,7 @@ class Bench:
             self._load(settings)
             self._key = repr(content)
         if cached not in self._data:
-            engine = expected_engine(settings.engine, sizes)
+            engine = expected_engine(settings.engine, sizes, settings.model.dtype)
             assert self._loaded is not None
             with redirect_stdout(io.StringIO()):
                 self._data[cached] = encoded_data(self._loaded, self._recognizer, settings, engine)
@@ -248,7 +248,7 @@ class Bench:
                 parameter.copy_(self._initial[name])
                 parameter.grad = None
         examples: Any = self._data[settings.model.tower_cache].train
-        ours = self._trainer(settings, expected_engine(settings.engine, settings.train), examples)
+        ours = self._trainer(settings, expected_engine(settings.engine, settings.train, settings.model.dtype), examples)
         trainer = ours if arm.path == OURS else plain_trainer(ours, self._prompts(), examples)
         observed = _Observed(dict(_trainable(recognizer)))
         if keeps_results:

@@ -19,6 +19,7 @@ from lalm_mer.core.extras import install_extra
 from lalm_mer.core.names import OPTIMIZERS
 from lalm_mer.core.paths import as_recorded
 from lalm_mer.launch.config.sections import EngineSettings, ScoringSettings, TrainSettings
+from lalm_mer.models.devices import gpu_before_ampere
 
 __all__ = ["Engine", "check_accelerator", "expected_engine", "run_device"]
 
@@ -42,7 +43,7 @@ class Engine:
     mixed_precision: str = "no"
 
 
-def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
+def expected_engine(settings: EngineSettings, sizes: ScoringSettings, dtype: str | None = None) -> Engine:
     """Read the expected engine, and compare it with the devices of the machine and the launcher's environment.
 
     Precision is part of a run, like its learning rate: ``bf16`` and ``fp16`` of its settings choose it, and an
@@ -51,15 +52,18 @@ def expected_engine(settings: EngineSettings, sizes: ScoringSettings) -> Engine:
     Args:
         settings: the engine
         sizes: section ``scoring`` or ``train``
+        dtype: ``model.dtype``; None for a run that loads no pretrained model on this machine
 
     Raises:
-        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, the optimiser or the search
-            for a batch size is not possible with them, the accelerate config says another precision, or the launcher
-            used another config or started another number of processes
+        ConfigError: if the engine or mixed precision needs a GPU that this machine lacks, the GPU only emulates the
+            data type, float16 would be trained without scaling of the loss, the optimiser or the search for a batch
+            size is not possible with them, the accelerate config says another precision, or the launcher used another
+            config or started another number of processes
     """
     content, source = read_yaml(Path(settings.accelerate_config)), as_recorded(settings.accelerate_config)
     mixed_precision = _mixed_precision(content, source, sizes)
     _require_devices(content, source, sizes)
+    _require_data_types(sizes, dtype)
     if isinstance(sizes, TrainSettings):
         _require_supported(content, source, sizes)
     _require_launched_with(content, source)
@@ -175,6 +179,28 @@ def _require_devices(content: Mapping[str, Any], source: str, sizes: ScoringSett
         raise ConfigError(
             f"started as {here} processes on this machine, which has {devices} GPU(s); launch with --num_processes "
             f"{devices}, and set engine.num_processes"
+        )
+
+
+def _require_data_types(sizes: ScoringSettings, dtype: str | None) -> None:
+    """Check that the GPU computes in bfloat16 where it is asked to, and that float16 is trained with a scaled loss."""
+    section, older = _section(sizes), gpu_before_ampere(run_device(sizes))
+    trains = isinstance(sizes, TrainSettings)
+    emulated, instead = [], []
+    if dtype == "bfloat16":
+        emulated, instead = ["key 'model.dtype': bfloat16"], ["model.dtype=float16"]
+    if sizes.bf16:
+        emulated, instead = [*emulated, f"key '{section}.bf16': true"], [*instead, f"{section}.bf16=false"]
+    if older is not None and emulated:
+        instead += [f"{section}.fp16=true"] if trains or sizes.bf16 else []
+        raise ConfigError(
+            f"{', '.join(emulated)}; {older} has no bfloat16, and its emulation is slow; set {' '.join(instead)} (see "
+            "docs/free-gpus.md)"
+        )
+    if dtype == "float16" and trains and not sizes.fp16:
+        raise ConfigError(
+            "key 'model.dtype': float16; small gradients become zero in it unless the loss is scaled; set "
+            "train.fp16=true on a GPU, or model.dtype=float32"
         )
 
 

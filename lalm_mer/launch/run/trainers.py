@@ -47,6 +47,15 @@ from lalm_mer.sharing.adapter_context import origin_of
 __all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_and_score"]
 
 
+class _OfOneDevice(TrainingArguments):  # type: ignore[misc]
+    """Arguments of a process that uses one device; transformers would use all GPUs that a plain start finds."""
+
+    @property
+    def n_gpu(self) -> int:
+        """Number of GPUs of this process, 0 or 1."""
+        return min(int(super().n_gpu), 1)
+
+
 class _History(TrainerCallback):  # type: ignore[misc]
     """Writes history.jsonl, also after resuming, and prints a line per evaluation if there is no progress bar."""
 
@@ -268,7 +277,7 @@ def make_trainer(
         if settings.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     try:
-        arguments = TrainingArguments(**passed)
+        arguments = _OfOneDevice(**passed)
     except ValueError as error:
         raise ConfigError(f"section 'train': transformers.TrainingArguments says: {one_line(error)}") from error
     _require_reporters(arguments.report_to)

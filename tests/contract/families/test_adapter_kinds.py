@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from lalm_mer.core.errors import AdapterError, ConfigError
 from lalm_mer.models.adapter_kinds import KINDS
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter, tower_of
+from lalm_mer.models.families import family_class
 from lalm_mer.recognizers.training import RecognizerTrainer
 
 OPTIONS = {
@@ -142,6 +143,20 @@ def test_unsupported_options_are_refused_in_one_line(fresh_family, asked, messag
     with pytest.raises((AdapterError, ConfigError), match=re.escape(message)) as caught:
         add_adapter(fresh_family, {"language_model": ["o_proj"]}, **{"options": {}} | asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "quantization"),
+    [*((kind, None) for kind in sorted(KINDS)), *((kind, "nf4") for kind in sorted(KINDS) if KINDS[kind].on_4_bits)],
+)
+def test_an_adapter_is_trained_in_float32_whatever_its_model_has(family_name, tiny_folder, kind, quantization, dtype):
+    """A scaled loss needs it."""
+    if quantization is not None:
+        pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    family = family_class(family_name).load(tiny_folder(family_name), dtype=dtype, quantization=quantization)
+    model, _ = add_adapter(family, {"language_model": [ALL_LINEAR]}, {}, kind=kind)
+    assert {each.dtype for each in model.parameters() if each.requires_grad} == {torch.float32}
 
 
 def test_a_tower_in_half_precision_is_not_trained_in_full(fresh_family):

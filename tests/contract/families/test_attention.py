@@ -4,6 +4,7 @@ from functools import partialmethod
 
 import pytest
 import torch
+from a_gpu import a_gpu
 from closeness import assert_close
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import flex_attention as flex
@@ -155,6 +156,19 @@ def test_flash_attention_scores_answers_that_share_a_prompt_by_sdpa(
     assert not varlen
     assert fast.attention("language_model").used == FLASH
     assert "sdpa where answers share a prompt" in switched.speed()
+
+
+def test_flash_attention_is_refused_on_a_gpu_that_its_kernels_do_not_know(fresh_family, varlen, monkeypatch):
+    if FLASH not in fresh_family.attention("language_model").supported:
+        pytest.skip("it has no FlashAttention")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    a_gpu(monkeypatch, "Tesla T4", (7, 5))
+    expected = rf"{FLASH}; it needs a GPU of compute capability 8\.0 or more, found Tesla T4 \(7\.5\); use sdpa$"
+    with pytest.raises(ConfigError, match=expected):
+        fresh_family.set_attention({"language_model": FLASH})
+    a_gpu(monkeypatch, "NVIDIA L4", (8, 9))
+    fresh_family.set_attention({"language_model": FLASH})
+    assert fresh_family.attention("language_model").used == FLASH
 
 
 def test_a_tower_has_the_attention_that_transformers_declares(fresh_family, monkeypatch):

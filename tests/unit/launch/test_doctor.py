@@ -1,13 +1,18 @@
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from a_gpu import a_gpu
 
 from lalm_mer.launch import doctor
 from lalm_mer.models.families import FAMILIES, family_class, is_supported
 from lalm_mer.models.families.generic import LIMITS
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
@@ -48,6 +53,21 @@ def test_every_kind_of_device_is_named(name, line, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (shown,) = doctor._devices()
     assert shown.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "says"), [("Tesla T4", (7, 5), "no bfloat16"), ("NVIDIA L4", (8, 9), "bfloat16")]
+)
+def test_a_gpu_without_bfloat16_is_named_with_what_to_set(name, capability, says, monkeypatch):
+    a_gpu(monkeypatch, name, capability)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    device, *advice = doctor._devices()
+    assert device == f"device      cuda:0 {name}, 15 GiB, {says}"
+    assert len(advice) == (capability < (8, 0))
+    for line in advice:
+        assert "set model.dtype=float16, and train.bf16=false train.fp16=true" in line
+        for path in re.findall(r"[\w-]+/[\w.-]+", line):
+            assert (ROOT / path).is_file(), path
 
 
 def test_a_family_that_does_not_run_gives_the_reason(monkeypatch):

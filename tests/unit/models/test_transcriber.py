@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from a_gpu import a_gpu
 from representatives import slow_except
 from tiny_whisper import WORDS, build_tiny_whisper
 from transformers import (
@@ -130,6 +131,13 @@ def test_unknown_models_and_data_types_are_refused(tiny_whisper_folder):
         Transcriber.load("no/such/whisper")
     with pytest.raises(ConfigError, match=r"argument 'dtype'.*int4"):
         Transcriber.load(str(tiny_whisper_folder), dtype="int4")
+
+
+def test_a_data_type_that_the_gpu_emulates_is_refused(tiny_whisper_folder, monkeypatch):
+    a_gpu(monkeypatch, "Tesla T4", (7, 5))
+    with pytest.raises(ConfigError, match=r"'dtype': bfloat16, whose emulation on Tesla T4 \(7\.5\) is slow"):
+        Transcriber.load(str(tiny_whisper_folder), dtype="bfloat16", device="cuda")
+    Transcriber.load(str(tiny_whisper_folder), dtype="bfloat16", device="cpu")
 
 
 def test_the_digest_is_of_the_content(tiny_whisper_folder, tmp_path):

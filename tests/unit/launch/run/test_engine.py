@@ -1,11 +1,13 @@
 """The engine and device that a run expects, checked before anything is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from a_gpu import a_gpu
 from accelerate.utils import DistributedType
 
 from lalm_mer.core.errors import ConfigError
@@ -29,6 +31,18 @@ def accelerator(monkeypatch):
     return lambda found: monkeypatch.setattr(
         torch.accelerator, "current_accelerator", lambda check_available=False: found
     )
+
+
+@pytest.fixture
+def one_gpu(accelerator, monkeypatch):
+    """Sets name and compute capability of the only GPU."""
+    accelerator(torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+
+    def be(name, capability):
+        a_gpu(monkeypatch, name, capability)
+
+    return be
 
 
 @pytest.mark.parametrize("sizes", [ScoringSettings(use_cpu=True), TrainSettings(bf16=True, use_cpu=True)])
@@ -69,6 +83,56 @@ def test_mixed_precision_needs_a_gpu_or_use_cpu(accelerator, monkeypatch):
     accelerator(torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     assert expected_engine(ONE_GPU, TrainSettings(bf16=True)).num_processes == 1
+
+
+IN_BFLOAT16, EMULATED = "key 'model.dtype': bfloat16", "Tesla T4 (7.5) has no bfloat16, and its emulation is slow"
+SEE = "(see docs/free-gpus.md)"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "found", "advice"),
+    [
+        (
+            TrainSettings(bf16=True),
+            "bfloat16",
+            f"{IN_BFLOAT16}, key 'train.bf16': true",
+            "model.dtype=float16 train.bf16=false train.fp16=true",
+        ),
+        (TrainSettings(fp16=True), "bfloat16", IN_BFLOAT16, "model.dtype=float16 train.fp16=true"),
+        (TrainSettings(bf16=True), None, "key 'train.bf16': true", "train.bf16=false train.fp16=true"),
+        (ScoringSettings(), "bfloat16", IN_BFLOAT16, "model.dtype=float16"),
+        (ScoringSettings(bf16=True), "float16", "key 'scoring.bf16': true", "scoring.bf16=false scoring.fp16=true"),
+    ],
+)
+def test_a_gpu_that_emulates_bfloat16_is_not_asked_for_it(one_gpu, sizes, dtype, found, advice):
+    one_gpu("Tesla T4", (7, 5))
+    with pytest.raises(ConfigError) as refused:
+        expected_engine(ONE_GPU, sizes, dtype)
+    assert str(refused.value) == f"{found}; {EMULATED}; set {advice} {SEE}"
+    one_gpu("NVIDIA A100-SXM4-40GB", (8, 0))
+    assert expected_engine(ONE_GPU, replace(sizes, fp16=sizes.fp16 or dtype == "float16", bf16=False), dtype)
+
+
+def test_a_cpu_beside_such_a_gpu_has_bfloat16(one_gpu):
+    one_gpu("Tesla T4", (7, 5))
+    assert expected_engine(ONE_GPU, TrainSettings(bf16=True, use_cpu=True), "bfloat16").mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("sizes", [TrainSettings(fp16=True), ScoringSettings(fp16=True)])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_t4_runs_in_float16_by_its_own_engine(one_gpu, sizes, dtype):
+    one_gpu("Tesla T4", (7, 5))
+    settings = EngineSettings("accelerate_configs/t4.yaml")
+    assert expected_engine(settings, sizes, dtype) == Engine(settings.accelerate_config, "NO", 1, None, "fp16")
+    with pytest.raises(ConfigError, match=r"t4\.yaml says mixed_precision fp16, but section '\w+' says no"):
+        expected_engine(settings, replace(sizes, fp16=False), "float32")
+
+
+def test_float16_is_not_trained_without_a_scaled_loss(one_gpu):
+    one_gpu("Tesla T4", (7, 5))
+    with pytest.raises(ConfigError, match=r"key 'model.dtype': float16; .* set train\.fp16=true on a GPU, or"):
+        expected_engine(ONE_GPU, TrainSettings(), "float16")
+    assert expected_engine(ONE_GPU, ScoringSettings(), "float16").mixed_precision == "no"
 
 
 def test_a_plain_start_of_a_run_for_several_processes_is_refused(accelerator, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import TrainingArguments
 from transformers.integrations import TensorBoardCallback, integration_utils
 
 from lalm_mer.core.errors import ConfigError
@@ -30,6 +31,14 @@ def trainer(tmp_path):
         )  # fmt: skip
 
     return make
+
+
+def test_a_plain_start_uses_one_of_several_gpus(trainer, monkeypatch):
+    """transformers would put a copy of the model on each, with batches of as many times the utterances."""
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    arguments = trainer().args
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == arguments.per_device_train_batch_size
 
 
 def logs_to_tensorboard(trainer):
