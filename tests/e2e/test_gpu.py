@@ -7,6 +7,8 @@ import pytest
 import torch
 from closeness import assert_close
 
+from lalm_mer.models.devices import gpu_before_ampere
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch.cuda finds"),
@@ -54,6 +56,8 @@ def test_a_training_learns_what_it_learns_on_the_cpu(on_gpu, workplace, tmp_path
         ["train.fp16=true"],
         ["model.dtype=bfloat16"],
         ["model.dtype=bfloat16", "model.quantization=nf4"],
+        ["model.dtype=float16", "train.fp16=true"],
+        ["model.dtype=float16", "train.fp16=true", "model.quantization=nf4", "train.gradient_checkpointing=true"],
         ["train.gradient_checkpointing=true"],
         ["train.bf16=true", "train.optim=adamw_torch_fused", "train.dataloader_num_workers=2"],
         ["model.attn_implementation={language_model: flex_attention}", "train.packing=true"],
@@ -63,6 +67,8 @@ def test_a_training_learns_what_it_learns_on_the_cpu(on_gpu, workplace, tmp_path
     ids=lambda options: "-".join(option.partition("=")[0].rpartition(".")[2] for option in options),
 )
 def test_fine_tuning_trains_and_ends(on_gpu, options):
+    if {"train.bf16=true", "model.dtype=bfloat16"} & {*options} and gpu_before_ampere(torch.device("cuda")):
+        pytest.skip("this GPU has no bfloat16")
     if "model.quantization=nf4" in options:
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
     if "model.attn_implementation=flash_attention_2" in options:
