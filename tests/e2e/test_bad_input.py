@@ -149,7 +149,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
         ),
         (
             "prompt.file=prompts/audoi.yaml",
-            "key 'prompt.file': prompts/audoi.yaml: no such file; did you mean prompts/audio.yaml? prompts has audio, ",
+            "key 'prompt.file': prompts/audoi.yaml: no such file; did you mean prompts/audio.yaml? prompts has align",
         ),
         ("prompt.also=[prompts/audoi.yaml]", "key 'prompt.also': prompts/audoi.yaml: no such file; did you mean "),
         ("model.family=qwen2_audoi", "generic, clap, remote; did you mean qwen2_audio?"),

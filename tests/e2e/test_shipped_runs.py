@@ -56,12 +56,22 @@ def folder_name(file, corpus):
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}{task}_fold1_seed0"
 
 
-@pytest.mark.parametrize("file", of_recipe("prepare_corpus"))
+@pytest.mark.parametrize("file", [file for file in of_recipe("prepare_corpus") if Path(file).stem != "readings"])
 def test_a_corpus_is_prepared(file, miniature):
     summary = load_corpus(miniature(Path(file).stem)).summary
     assert summary["corpus"] == {"manifest": "mine"}.get(Path(file).stem, Path(file).stem)
     assert summary["n_utterances"] > 0
     assert summary["n_rejected"] == summary["n_without_audio"] == 0
+
+
+def test_transcripts_of_a_corpus_are_read_aloud(workplace, tmp_path):
+    file = "recipes/corpora/readings.yaml"
+    options = [f"corpus.texts={workplace.data}", f"output.dir={tmp_path / 'data'}"]
+    assert workplace.script("recipes/prepare_corpus.py", "--config", file, *options) == 0
+    summary = load_corpus(tmp_path / "data").summary
+    assert (summary["corpus"], summary["synthetic"]) == ("readings", True)
+    assert summary["n_utterances"] > 0
+    assert summary["n_found"] == summary["n_utterances"] + summary["n_rejected"]
 
 
 @pytest.mark.parametrize("file", of_recipe("build_tiny_model"))

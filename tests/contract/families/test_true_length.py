@@ -15,7 +15,7 @@ SAMPLES = (
 """Around the edges of a frame of 160 samples, of two, of the convolutions' reach, and of the window"""
 
 
-CHOOSING = ("audioflamingo3", "musicflamingo", "qwen2_audio")
+CHOOSING = ("audioflamingo3", "composed", "musicflamingo", "qwen2_audio")
 
 
 @pytest.fixture(scope="module", params=CHOOSING)
