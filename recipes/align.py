@@ -29,7 +29,7 @@ def align(settings: AlignSettings) -> None:
         from lalm_mer.launch.run.trainers import seed_everything
         from lalm_mer.sharing.aligned import write_aligned
 
-    engine = expected_engine(settings.engine, settings.train)
+    engine = expected_engine(settings.engine, settings.train, settings.model.dtype)
     seed_everything(settings.seed)
     opened = open_alignment(settings)
     settings, folder = opened.settings, Path(opened.settings.output.dir)

@@ -22,7 +22,7 @@ from lalm_mer.models.pretrained import PretrainedModel
 
 __all__ = [
     "ALL_LINEAR", "TowerReport", "add_adapter", "load_adapter", "refuse_adapted", "require_float32", "require_tower",
-    "save_adapter", "tower_of", "tower_paths",
+    "save_adapter", "save_trained", "tower_of", "tower_paths",
 ]  # fmt: skip
 
 ALL_LINEAR = "all-linear"
@@ -147,6 +147,20 @@ def load_adapter(
             f"such as {min(odd)}"
         )
     return model
+
+
+def save_trained(base: PretrainedModel, model: Any, folder: Path) -> None:  # noqa: ANN401 of peft or transformers
+    """Write what was trained: the complete model if it was trained in full, or else its adapter.
+
+    Args:
+        base: the model
+        model: the model with its adapter
+        folder: a folder
+    """
+    if base.trained_in_full:
+        base.save(folder)
+    else:
+        save_adapter(model, folder)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

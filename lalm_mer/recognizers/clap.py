@@ -15,7 +15,7 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.models.adapters import save_adapter
+from lalm_mer.models.adapters import save_trained
 from lalm_mer.models.clap import Clap
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator
@@ -168,10 +168,7 @@ class ClapRecognizer(nn.Module):
         """Write what was trained, an adapter or the complete model, in the format of its library, which can load it
         without this one.
         """
-        if self.saves_every_weight:
-            self.clap.save(folder)
-        else:
-            save_adapter(self.model, folder)
+        save_trained(self.clap, self.model, folder)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 as in transformers
         """Raise ConfigError: transformers' CLAP has no gradient checkpointing."""

@@ -17,8 +17,17 @@ from lalm_mer.sharing.hub_folder import ADAPTER
 from lalm_mer.sharing.hub_ids import published_id
 
 __all__ = [
-    "MERGED_FROM", "AdapterContext", "MergedFrom", "context_of", "of_speech", "origin_of", "read_merged_from",
-    "read_trained_run", "require_fit", "surely_differ", "training_notes",
+    "MERGED_FROM",
+    "AdapterContext",
+    "MergedFrom",
+    "context_of",
+    "origin_of",
+    "read_merged_from",
+    "read_trained_run",
+    "require_fit",
+    "surely_differ",
+    "training_notes",
+    "with_contexts",
 ]  # fmt: skip
 
 MERGED_FROM = "merged_from.json"
@@ -92,12 +101,12 @@ class MergedFrom:
         write_json(folder / MERGED_FROM, asdict(self))
 
 
-def of_speech(merged: MergedFrom, contexts: Sequence[AdapterContext]) -> MergedFrom:
-    """The same of an alignment, whose run is on several corpora at once: with the contexts of all of them.
+def with_contexts(merged: MergedFrom, contexts: Sequence[AdapterContext]) -> MergedFrom:
+    """The same with the contexts of the corpora of its last training, in place of one for all of them.
 
     Args:
-        merged: with the context of the run
-        contexts: those of its corpora
+        merged: of an alignment, which is trained on several corpora at once
+        contexts: one for each corpus
     """
     earlier = tuple(each for each in merged.earlier if each not in contexts)
     return replace(merged, trained_with=contexts[0], earlier=(*contexts[1:], *earlier))

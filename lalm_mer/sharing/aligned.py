@@ -7,21 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from lalm_mer.core.names import COMPOSED_OF
 from lalm_mer.core.output import write_text, writing
 from lalm_mer.core.run_record import MODEL_FOLDER, RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, Predictions
-from lalm_mer.evaluation.report.figures import SETTINGS
+from lalm_mer.evaluation.report.figures import training_curves
 from lalm_mer.evaluation.report.text import with_interval
 from lalm_mer.evaluation.scores import score
 from lalm_mer.models.composed_card import composed_card
-from lalm_mer.sharing.adapter_context import AdapterContext, of_speech, read_merged_from
+from lalm_mer.sharing.adapter_context import AdapterContext, read_merged_from, with_contexts
 from lalm_mer.sharing.hub_ids import published_id
 from lalm_mer.sharing.merging import merge
 from lalm_mer.sharing.model_card import plain
@@ -52,10 +50,10 @@ def write_aligned(run: Path, contexts: Sequence[AdapterContext]) -> Path:
         merge(str(run), out)
     merged = read_merged_from(out)
     if merged is not None:
-        of_speech(merged, contexts).write(out)
+        with_contexts(merged, contexts).write(out)
     history = pd.read_json(run / "history.jsonl", lines=True)
     with writing(out / _CURVE):
-        _draw(history, out / _CURVE)
+        FigureCanvasAgg(training_curves([history], _METRIC, 50.0)).print_png(out / _CURVE)
     record = read_record(run / RUN_FILE)
     text = _text(record, accuracy_by_kind(run), history)
     origin = read_object(out / "config.json").get(COMPOSED_OF)
@@ -100,24 +98,3 @@ def _text(record: RunRecord, by_kind: dict[str, dict[str, Any]], history: pd.Dat
         "It was not trained to name emotions.",
     ]
     return "\n\n".join(lines)
-
-
-def _draw(history: pd.DataFrame, path: Path) -> None:
-    """Losses and dev accuracy by step."""
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.6, 2.6), layout="constrained", dpi=150)
-        FigureCanvasAgg(figure)
-        loss, accuracy = figure.subplots(1, 2)
-        for split, colour in (("train", "#767676"), ("dev", "#0072B2")):
-            part = history[history["split"] == split]
-            loss.plot(part["step"], part["loss"], color=colour, label=split)
-        dev = history[history["split"] == "dev"]
-        accuracy.plot(dev["step"], 100 * dev[_METRIC], color="#0072B2", marker="o", markersize=3)
-        accuracy.axhline(50, color="#555555", linestyle=(0, (4, 3)), linewidth=1.2)
-        loss.set_yscale("log")
-        loss.legend(frameon=False, fontsize=9)
-        loss.set_title("loss per token", loc="left")
-        accuracy.set_title("dev accuracy, percent; chance is 50", loc="left")
-        for axes in (loss, accuracy):
-            axes.set_xlabel("optimizer step")
-        figure.savefig(path, metadata={"Software": None})

@@ -21,9 +21,9 @@ from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.plain_text import printable
 from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import Floats
-from lalm_mer.evaluation.target_metrics import default_metric, metric_called
+from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called
 
-__all__ = ["COLOURS", "MARKERS", "SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg"]
+__all__ = ["COLOURS", "MARKERS", "SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg", "training_curves"]
 
 # The palette of Okabe and Ito, for colour-blind readers; the markers differ too.
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -118,20 +118,32 @@ def forest(points: Sequence[ForestPoint], chance: float) -> Figure:
 
 def curves(row: Row) -> str:
     """Loss and the default metric on dev, such as UAR, by step: a line per run; of more than three, also their mean."""
-    trained = [run for run in row.runs if not run.history.empty]
     missing = [note.n or 0 for note in row.record.notes if (note.code, note.split) == (NoteCode.MISSING_CLASSES, "dev")]
     chance = 100 / (len(row.record.labels) - sum(missing)) if row.kind == "single" else None
-    main, factor = metric_called(default_metric(row.kind)), 1 if row.kind == "scalar" else 100
-    width = 1.6 if len(trained) == 1 else 1.0
-    many = len(trained) > 3
+    histories = [run.history for run in row.runs if not run.history.empty]
+    return data_uri(training_curves(histories, default_metric(row.kind), chance))
+
+
+def training_curves(histories: Sequence[pd.DataFrame], metric: str, chance: float | None) -> Figure:
+    """Loss and a metric on dev by step: a line per training; of more than three, also their mean.
+
+    Args:
+        histories: of trainings, with columns ``step``, ``split``, ``loss`` and the metric
+        metric: name of the metric, shown in percent unless it is of numbers
+        chance: its value by chance, in percent; None for no line
+    """
+    main = metric_called(metric)
+    factor = 1 if isinstance(main, TargetMetric) and main.kind == "scalar" else 100
+    width = 1.6 if len(histories) == 1 else 1.0
+    many = len(histories) > 3
     opacity = 0.3 if many else 1.0
     style: dict[str, Any] = {"linewidth": width, "alpha": opacity, "markersize": 3}
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.6, 2.5), layout="constrained")
         loss, recall = figure.subplots(1, 2)
-        for number, run in enumerate(trained):
+        for number, history in enumerate(histories):
             for split, look in (("train", {"color": _TRAIN}), ("dev", {"color": _DEV, "marker": "o"})):
-                part = run.history[run.history["split"] == split].sort_values("step")
+                part = history[history["split"] == split].sort_values("step")
                 if len(part):
                     loss.plot(
                         part["step"], part["loss"].astype(float), label=split if number == 0 else None, **style, **look
@@ -143,7 +155,7 @@ def curves(row: Row) -> str:
                 (loss, "train", "loss", 1, _TRAIN), (loss, "dev", "loss", 1, _DEV),
                 (recall, "dev", main.name, factor, _DEV),
             ):  # fmt: skip
-                steps, mean = _mean_curve([run.history[run.history["split"] == split] for run in trained], column)
+                steps, mean = _mean_curve([history[history["split"] == split] for history in histories], column)
                 axes.plot(steps, scale * mean, color=colour, linewidth=2.2)
         if chance is not None:
             recall.axhline(chance, color=_CHANCE, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -157,7 +169,7 @@ def curves(row: Row) -> str:
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             axes.grid(color="#E8E8E8", linewidth=0.8)
-        return data_uri(figure)
+        return figure
 
 
 def _mean_curve(parts: Sequence[pd.DataFrame], column: str) -> tuple[Floats, Floats]:

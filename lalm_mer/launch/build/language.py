@@ -14,6 +14,7 @@ from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.build.prompts import open_prompts, open_target_prompts, take_shots
+from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.sections import ModelSettings, ScoringSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.attention import FLASH, implementation_of
@@ -65,7 +66,7 @@ class LanguageBuilder:
         family.full_window = settings.full_window
         return family
 
-    def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings) -> None:
+    def check(self, family: Family, settings: ZeroShotSettings | FinetuneSettings | AlignSettings) -> None:
         """Refuse what the model does not support.
 
         These are batches and packing if scores depend on the other utterances of a batch, checkpointing, and ways to be
@@ -74,7 +75,7 @@ class LanguageBuilder:
         Raises:
             ConfigError: naming the key
         """
-        if isinstance(settings, FinetuneSettings) and settings.train.gradient_checkpointing:
+        if not isinstance(settings, ZeroShotSettings) and settings.train.gradient_checkpointing:
             model: Any = family.model
             if not model.supports_gradient_checkpointing:
                 raise ConfigError(
@@ -91,7 +92,7 @@ class LanguageBuilder:
             why = f"scores of {family.name} differ by up to {family.batch_tolerance:g} with the rest of the batch"
         refuse_packing(settings, why)
         section, sizes = (
-            ("train", settings.train) if isinstance(settings, FinetuneSettings) else ("scoring", settings.scoring)
+            ("scoring", settings.scoring) if isinstance(settings, ZeroShotSettings) else ("train", settings.train)
         )
         for key in ("per_device_eval_batch_size", "per_device_train_batch_size"):
             size = getattr(sizes, key, 1)
@@ -128,9 +129,9 @@ class LanguageBuilder:
             )
 
 
-def _check_speed(settings: ZeroShotSettings | FinetuneSettings) -> None:
+def _check_speed(settings: ZeroShotSettings | FinetuneSettings | AlignSettings) -> None:
     model = settings.model
-    sizes: ScoringSettings = settings.train if isinstance(settings, FinetuneSettings) else settings.scoring
+    sizes: ScoringSettings = settings.scoring if isinstance(settings, ZeroShotSettings) else settings.train
     uses_flash = implementation_of(model.attn_implementation, "language_model") == FLASH
     if uses_flash and model.dtype == "float32" and not (sizes.bf16 or sizes.fp16):
         raise ConfigError(

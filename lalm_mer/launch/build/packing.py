@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from lalm_mer.core.errors import ConfigError
+from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
 
 __all__ = ["refuse_packing"]
 
 
-def refuse_packing(settings: ZeroShotSettings | FinetuneSettings | BaselineSettings, reason: str) -> None:
+def refuse_packing(
+    settings: ZeroShotSettings | FinetuneSettings | BaselineSettings | AlignSettings, reason: str
+) -> None:
     """Refuse rows of several utterances, and batches of a number of tokens.
 
     Raises:

@@ -29,15 +29,13 @@ from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.run.encoded_data import filled_cache
 from lalm_mer.launch.run.engine import Engine
-from lalm_mer.launch.run.resources import parameters_of
 from lalm_mer.launch.run.run_folder import RunFolder
-from lalm_mer.launch.run.trainers import make_trainer
+from lalm_mer.launch.run.trainers import trained
 from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.models.families import CLAP, REMOTE
 from lalm_mer.prompting.prompts import Prompt
-from lalm_mer.recognizers.checkpoints import last_complete_checkpoint
 from lalm_mer.recognizers.language.questions import QuestionRecognizer
-from lalm_mer.sharing.adapter_context import AdapterContext, of_speech, origin_of
+from lalm_mer.sharing.adapter_context import AdapterContext, origin_of, with_contexts
 
 __all__ = ["OpenedAlignment", "open_alignment", "train_alignment"]
 
@@ -119,6 +117,8 @@ def open_alignment(settings: AlignSettings) -> OpenedAlignment:
             f"key 'model.family': {settings.model.family}; questions are answered by the tokens of a language model "
             "that can be trained here; choose another family, such as composed"
         )
+    if settings.model.adapter is not None:
+        raise ConfigError("key 'model.adapter': align.py trains a new adapter; merge that one first (merge_adapter.py)")
     settings = replace(
         settings,
         model=with_model_id(settings.model),
@@ -133,9 +133,11 @@ def train_alignment(opened: OpenedAlignment, engine: Engine, run: RunFolder) -> 
     """Train from the last complete checkpoint, if there is one, score the questions of dev, and finish the run."""
     settings = opened.settings
     family = LanguageBuilder().load(settings.model)
+    LanguageBuilder().check(family, settings)
     adapted = add_trained_parts(family, settings.adapter, shown=run.writes)
-    recognizer = QuestionRecognizer(family, opened.prompts, adapted, packing=settings.train.packing)
-    run.count(parameters_of(recognizer, training=True))
+    recognizer = QuestionRecognizer(
+        family, opened.prompts, adapted, packing=settings.train.packing, torch_compile=settings.model.torch_compile
+    )
     splits = [each.splits(family) for each in opened.speech]
     every = [examples for of_corpus in splits for examples in of_corpus]
     digests = (opened.hashes["base_model"], None)
@@ -143,22 +145,13 @@ def train_alignment(opened: OpenedAlignment, engine: Engine, run: RunFolder) -> 
     if cache is not None:
         splits = [[examples.with_encoded(cache) for examples in of_corpus] for of_corpus in splits]
     train, dev = questions_about(splits, [each.described for each in opened.speech], opened.prompts, settings)
-    trainer = make_trainer(
-        recognizer,
-        settings.train,
-        engine,
-        folder=run.checkpoints,
-        history=run.history,
-        seed=settings.seed,
-        train=train,
-        dev=dev,
-        best_by=_SELECTS,
+    trainer = trained(
+        recognizer, settings.train, engine, run, seed=settings.seed, train=train, dev=dev, best_by=_SELECTS
     )
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.checkpoints, removes=run.writes))
     scores = trainer.score([example.input for example in dev], recognizer.joint_collator)
     in_full = run.record.method == FULL
     if run.writes and in_full:  # before the weights, which would otherwise be used without its checks
-        of_speech(origin_of(run.record), opened.contexts).write(run.path / MODEL_FOLDER)
+        with_contexts(origin_of(run.record), opened.contexts).write(run.path / MODEL_FOLDER)
     trainer.save_trained(run.path / (MODEL_FOLDER if in_full else "adapter"))
     if run.writes:
         run.finish_dev_table(_predictions(dev, scores, opened.record))

@@ -44,7 +44,7 @@ from lalm_mer.recognizers.training import Examples, Inputs, RecognizerTrainer
 from lalm_mer.recognizers.waiting import advice_on
 from lalm_mer.sharing.adapter_context import origin_of
 
-__all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_and_score"]
+__all__ = ["make_trainer", "score_dev", "score_test", "seed_everything", "train_and_score", "trained"]
 
 
 class _OfOneDevice(TrainingArguments):  # type: ignore[misc]
@@ -141,30 +141,21 @@ def train_and_score(
         data: train, dev and test of the fold
         saved_as: folder in the run folder for what was trained
     """
-    run.count(parameters_of(model, training=True))  # before an engine shards them
     loss = make_loss(settings.loss, data)
-    trainer = make_trainer(
+    towers = not isinstance(settings, BaselineSettings)
+    trainer = trained(
         model,
         settings.train,
         engine,
-        folder=run.checkpoints,
-        history=run.history,
+        run,
         seed=settings.seed,
         train=data.train,
         dev=data.dev,
+        best_by=data.folded.folds.protocol.primary_metric,
         class_weights=data.class_weights if loss is None else None,
         loss=loss,
-        best_by=data.folded.folds.protocol.primary_metric,
+        towers=towers,
     )
-    trainer.add_callback(SpeedLine(trainer.recognizer, engine.mixed_precision))
-    checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
-    if checkpoint is not None and run.writes:
-        _print_resuming(checkpoint, engine)
-    if settings.train.auto_find_batch_size:
-        _find_batch_size(trainer, run, checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    towers = not isinstance(settings, BaselineSettings)
-    _print_waiting(trainer, "training", towers=towers)
     weights = hash_file(Path(str(trainer.state.best_model_checkpoint)) / TRAINED) if run.writes else None
     scores = None
     if settings.split.score_test:
@@ -182,6 +173,60 @@ def train_and_score(
     else:
         run.finish(data, scores, on_dev)
     trainer.close()
+
+
+def trained(
+    model: nn.Module,
+    settings: TrainSettings,
+    engine: Engine,
+    run: RunFolder,
+    *,
+    seed: int,
+    train: Examples,
+    dev: Examples,
+    best_by: str,
+    class_weights: Sequence[float] | None = None,
+    loss: Loss | None = None,
+    towers: bool = True,
+) -> RecognizerTrainer:
+    """Train from the last complete checkpoint, if there is one; the model then has the weights that were best on dev.
+
+    Args:
+        model: the recognizer
+        settings: section ``train``
+        engine: the expected engine
+        run: the run folder
+        seed: as of ``make_trainer``, and so are the others
+        train: training examples
+        dev: examples that select the checkpoint
+        best_by: metric that selects it
+        class_weights: as of ``make_trainer``
+        loss: likewise
+        towers: as of ``advice_on``
+    """
+    run.count(parameters_of(model, training=True))  # before an engine shards them
+    trainer = make_trainer(
+        model,
+        settings,
+        engine,
+        folder=run.checkpoints,
+        history=run.history,
+        seed=seed,
+        train=train,
+        dev=dev,
+        class_weights=class_weights,
+        loss=loss,
+        best_by=best_by,
+    )
+    trainer.add_callback(SpeedLine(trainer.recognizer, engine.mixed_precision))
+    checkpoint = last_complete_checkpoint(run.checkpoints, removes=run.writes)
+    if checkpoint is not None and run.writes:
+        _print_resuming(checkpoint, engine)
+    if settings.auto_find_batch_size:
+        _find_batch_size(trainer, run, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    _print_waiting(trainer, "training", towers=towers)
+    return trainer
 
 
 def _print_resuming(checkpoint: Path, engine: Engine) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from copy import copy
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.examples.feature_store import Columns, Frames
 from lalm_mer.models.loading import from_pretrained
 
-__all__ = ["LayersOf", "number_of_layers", "side_by_side", "weights_hash"]
+__all__ = ["ChosenLayers", "LayersOf", "number_of_layers", "side_by_side", "weights_hash"]
 
 _UNUSED = ("pooler", "masked_spec_embed", "position_ids", "token_type_ids", "relative_position_index")
 """Parts of names of weights that hidden states do not depend on, or that follow from the config"""
@@ -31,6 +33,11 @@ class LayersOf:
     def __init__(self, wanted: str | Sequence[int], model: str) -> None:
         self.wanted = wanted if isinstance(wanted, str) else list(wanted)
         self._model = model
+
+    @property
+    def all(self) -> LayersOf:
+        """All layers of the same model."""
+        return LayersOf("all", self._model)
 
     def numbers(self, total: int) -> list[int]:
         """The numbers of the L layers that are used, of a model with ``total`` layers.
@@ -56,6 +63,44 @@ class LayersOf:
             array([4, 5, 0, 1])
         """
         return np.concatenate([np.arange(width) + number * width for number in self.numbers(total)])
+
+
+class ChosenLayers:
+    """An encoder with layers of hidden states, of which some are chosen.
+
+    Attributes:
+        layers: L, the number of those that are chosen
+        chosen: which they are
+    """
+
+    layers: int
+    chosen: LayersOf
+    _total: int
+    _width: int
+
+    def _open_layers(self, wanted: str | Sequence[int], model: str, *, total: int, width: int) -> None:
+        """Choose layers; ``total`` is their number, and ``width`` that of the features of each."""
+        self._total, self._width = total, width
+        self._choose(LayersOf(wanted, model))
+
+    def _choose(self, chosen: LayersOf) -> None:
+        self.chosen, self.layers = chosen, len(chosen.numbers(self._total))
+
+    @property
+    def size(self) -> int:
+        """Width of the frames."""
+        return self.layers * self._width
+
+    def with_all_layers(self) -> Self:
+        """The same encoder with the features of all layers."""
+        other = copy(self)
+        other._choose(self.chosen.all)
+        return other
+
+    @property
+    def columns(self) -> Columns:
+        """Places of its features among those of all layers, (``size``,)."""
+        return self.chosen.columns(self._total, self._width)
 
 
 def number_of_layers(model: str, revision: str | None = None) -> int:

@@ -117,7 +117,7 @@ def open_feature_store(cache_dir: Path, encoder: Encoder) -> FeatureStore:
         encoder: one whose features are ``stored``
     """
     if isinstance(encoder, PretrainedAudio | PretrainedText) and encoder.pooled:
-        return FeatureStore(cache_dir, encoder.all_layers, encoder.columns)
+        return FeatureStore(cache_dir, encoder.with_all_layers(), encoder.columns)
     return FeatureStore(cache_dir, encoder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from importlib import metadata
 from typing import Any
 
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModel
 
 from lalm_mer.core.errors import AudioError, ModelError, one_line
-from lalm_mer.examples.feature_store import Columns, Frames
+from lalm_mer.examples.feature_store import Frames
 from lalm_mer.models.digest import read_model_config
 from lalm_mer.models.encoders.audio import TRIM_DB, AudioEncoder
-from lalm_mer.models.encoders.hidden_layers import LayersOf, side_by_side, weights_hash
+from lalm_mer.models.encoders.hidden_layers import ChosenLayers, side_by_side, weights_hash
 from lalm_mer.models.loading import from_pretrained, load_weights
 
 __all__ = ["PretrainedAudio"]
 
 
-class PretrainedAudio(AudioEncoder):
+class PretrainedAudio(ChosenLayers, AudioEncoder):
     """Hidden states of a frozen model, encoded one utterance at a time.
 
     Models of waveforms, such as wav2vec2, HuBERT and WavLM, and Whisper's encoder take the clip at its true length;
@@ -75,35 +74,18 @@ class PretrainedAudio(AudioEncoder):
         with torch.no_grad():
             tone = np.sin(np.arange(self.sampling_rate // 2) / 8).astype(np.float32)
             states = self._encode(tone)
-        self._total, self._width = len(states), int(states[-1].shape[-1])
-        self._choose(layers)
-
-    def _choose(self, layers: str | Sequence[int]) -> None:
-        self._chosen = LayersOf(layers, self._source[0])
-        self.layers = len(self._chosen.numbers(self._total))
-        self.frame_size = self.layers * self._width
-
-    @property
-    def all_layers(self) -> PretrainedAudio:
-        """The same encoder with the features of all layers."""
-        other = copy(self)
-        other._choose("all")
-        return other
-
-    @property
-    def columns(self) -> Columns:
-        """Places of its features among those of ``all_layers``, (``size``,)."""
-        return self._chosen.columns(self._total, self.size // self.layers)
+        width = int(states[-1].shape[-1]) * (2 if pooled else 1)
+        self._open_layers(layers, model, total=len(states), width=width)
 
     def __reduce__(self) -> tuple[Callable[..., PretrainedAudio], tuple[Any, ...]]:
-        return _open, ((*self._source, self._chosen.wanted, self.trim_db), self.pooled)
+        return _open, ((*self._source, self.chosen.wanted, self.trim_db), self.pooled)
 
     def _settings(self) -> dict[str, Any]:
         return {
             "name": "pretrained_audio",
             "model_type": self.model_type,
             "weights": self._weights,
-            "layers": self._chosen.wanted,
+            "layers": self.chosen.wanted,
             **({"dtype": "float32"} if self.pooled and self.layers > 1 else {}),
             "extractor": self._extractor.to_json_string(),
             "transformers": metadata.version("transformers"),
@@ -126,7 +108,7 @@ class PretrainedAudio(AudioEncoder):
         windows = [samples[start : start + longest] for start in starts]
         if len(windows) > 1 and len(windows[-1]) < self.window:
             windows[-1] = samples[-self.window :]
-        frames = [side_by_side(self._encode(window), self._chosen, pooled=self.pooled) for window in windows]
+        frames = [side_by_side(self._encode(window), self.chosen, pooled=self.pooled) for window in windows]
         joined: Frames = np.concatenate(frames)
         if not np.isfinite(joined).all():
             raise AudioError("its hidden states are not all finite, or too large for float16", "non_finite")

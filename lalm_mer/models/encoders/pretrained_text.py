@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from transformers import AutoModel, AutoTokenizer
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.schema import Input
-from lalm_mer.examples.feature_store import Columns, Frames, text_hash
+from lalm_mer.examples.feature_store import Frames, text_hash
 from lalm_mer.models.encoders.audio import pooled_frames
-from lalm_mer.models.encoders.hidden_layers import LayersOf, side_by_side, weights_hash
+from lalm_mer.models.encoders.hidden_layers import ChosenLayers, side_by_side, weights_hash
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.models.loading import from_pretrained, load_weights
 
 __all__ = ["PretrainedText"]
 
 
-class PretrainedText:
+class PretrainedText(ChosenLayers):
     """Hidden states of a pretrained BERT-like encoder; a ``FeatureExtractor`` of transcripts.
 
     Weights are read from safetensors only, and no code of the repository is executed. The mean of ``pooled`` features
@@ -70,35 +69,18 @@ class PretrainedText:
         self._transcripts = TranscriptTokenizer(tokenizer, limit)
         self._weights = weights_hash(self._model, report["missing_keys"], name)
         states = self._encode([int(tokenizer.cls_token_id or tokenizer.bos_token_id or 0)])
-        self._total, self._width = len(states), int(states[-1].shape[-1]) * (2 if pooled else 1)
-        self._choose(layers)
-
-    def _choose(self, layers: str | Sequence[int]) -> None:
-        self._chosen = LayersOf(layers, self._source[0])
-        self.layers = len(self._chosen.numbers(self._total))
-        self.size = self.layers * self._width
-
-    @property
-    def all_layers(self) -> PretrainedText:
-        """The same encoder with the features of all layers."""
-        other = copy(self)
-        other._choose("all")
-        return other
-
-    @property
-    def columns(self) -> Columns:
-        """Places of its features among those of ``all_layers``, (``size``,)."""
-        return self._chosen.columns(self._total, self._width)
+        width = int(states[-1].shape[-1]) * (2 if pooled else 1)
+        self._open_layers(layers, name, total=len(states), width=width)
 
     def __reduce__(self) -> tuple[Callable[..., PretrainedText], tuple[Any, ...]]:
-        return _open, (*self._source, self._chosen.wanted, self.pooled)
+        return _open, (*self._source, self.chosen.wanted, self.pooled)
 
     def settings(self) -> dict[str, Any]:
         """A hash of the weights, layers and pooling."""
         return {
             "name": "pretrained_text",
             "weights": self._weights,
-            "layers": self._chosen.wanted,
+            "layers": self.chosen.wanted,
             **({"dtype": "float32"} if self.pooled and self.layers > 1 else {}),
             "vocabulary": text_hash(self._transcripts.tokenizer.backend_tokenizer.to_str()),
             **({"pooled": True} if self.pooled else {}),
@@ -114,7 +96,7 @@ class PretrainedText:
         Raises:
             CorpusError: naming the utterance, if it has no transcript, or one that is too long
         """
-        frames = side_by_side(self._encode(self._transcripts.ids(given)), self._chosen, pooled=self.pooled)
+        frames = side_by_side(self._encode(self._transcripts.ids(given)), self.chosen, pooled=self.pooled)
         return pooled_frames(frames, self.layers) if self.pooled else frames
 
     @torch.no_grad()

@@ -97,11 +97,15 @@ class PromptCollator:
         Raises:
             ConfigError: if the prompt uses audio and no audio was loaded
         """
-        conversation = self.prompt.conversation(given, self.label_set, shots=self.shots, order=self.order)
+        conversation = self.conversation(given)
         audio = [each for each in conversation.audio if each is not None]
         if len(audio) < conversation.audio_slots:
             raise ConfigError(f"utterance {given.utterance_id}: the prompt uses audio, but none was loaded")
         return self.family.prompt_ids(conversation, list(map(self.family.placeholder_count, audio))), audio
+
+    def conversation(self, given: Input) -> Conversation:
+        """The conversation with one input, up to its question."""
+        return self.prompt.conversation(given, self.label_set, shots=self.shots, order=self.order)
 
 
 @dataclass(eq=False)
@@ -167,6 +171,18 @@ class AnswerCollator(PromptCollator):
         """
         return self._packed(prompts, rows, [self._tree] * len(prompts), [self._labels] * len(prompts), start)
 
+    def of_trees(self, inputs: Sequence[Input], trees: Sequence[AnswerTree], labels: Sequence[Sequence[int]]) -> Batch:
+        """A batch of B inputs, each with its own A answers.
+
+        Args:
+            inputs: B inputs
+            trees: the answers of each
+            labels: index of the label of each answer, for each input
+        """
+        prompts = [self.render(given) for given in inputs]
+        rows = self.rows([len(ids) + len(tree.tokens) for (ids, _), tree in zip(prompts, trees, strict=True)])
+        return self._packed(prompts, rows, trees, labels) | self.audio(prompts, rows)
+
     def _packed(
         self,
         prompts: Sequence[Rendered],
@@ -230,10 +246,8 @@ class TrainingAnswerCollator(AnswerCollator):
         first = {label: answers[number] for number, label in reversed(list(enumerate(self._labels)))}
         truth = true_indices(examples, self.label_set)
         trees = [answer_tree([first[label]], complete=True) for label in truth.tolist()]
-        prompts = [self.render(example.input) for example in examples]
-        rows = self.rows([len(ids) + len(tree.tokens) for (ids, _), tree in zip(prompts, trees, strict=True)])
-        batch = self._packed(prompts, rows, trees, truth[:, None].tolist())
-        return batch | self.audio(prompts, rows) | {"truth": truth, "labels": batch["targets"]}
+        batch = self.of_trees([example.input for example in examples], trees, truth[:, None].tolist())
+        return batch | {"truth": truth, "labels": batch["targets"]}
 
 
 def _fill(own: Batch, prompt: Sequence[int], tree: AnswerTree, begin: int, start: int) -> None:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.adapters import save_adapter
+from lalm_mer.models.adapters import save_trained
 from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
 from lalm_mer.models.families.base import Family, TowerOutput
 from lalm_mer.models.families.parts.compiling import COMPILED_WIDTHS, is_compiled, naming_compiler
@@ -226,10 +226,7 @@ class LanguageRecognizer(nn.Module):
         """Write what was trained, an adapter or the complete model, in the format of its library, which can load it
         without this one.
         """
-        if self.saves_every_weight:
-            self.family.save(folder)
-        else:
-            save_adapter(self.model, folder)
+        save_trained(self.family, self.model, folder)
 
     # The version of the Trainer decides which of the two it calls, and with which options. Reentrant, they would need
     # inputs with a gradient.

@@ -108,7 +108,7 @@ def test_pooled_audio_is_mean_and_standard_deviation(name, audio_encoder):
 def require_one_store_of_all_layers(open_encoder, given, cache_dir, monkeypatch):
     """Each layer read from the store has the values that the encoder of this layer alone computes, to the bit."""
     last = open_encoder("last")
-    count = last.all_layers.layers
+    count = last.with_all_layers().layers
     assert open_feature_store(cache_dir, open_encoder([0])).add([given]) == 1
     alone = [open_encoder([number]).extract(given) for number in range(count)]
     assert {each.dtype for each in alone} == {np.dtype(np.float32)}
