@@ -23,8 +23,8 @@ from lalm_mer.core.schema import Example, Input
 from lalm_mer.evaluation.prediction_checks import prefix_of
 
 __all__ = [
-    "Batch", "Collator", "LabelledCollator", "Recognizer", "Scores", "Setup", "TargetCollator", "TrainingCollator",
-    "as_scores", "kind_of", "require_numbers", "scores_of", "targets_of", "true_indices",
+    "Batch", "Collator", "LabelledCollator", "PromptScores", "Recognizer", "Scores", "Setup", "TargetCollator",
+    "TrainingCollator", "as_scores", "kind_of", "require_numbers", "scores_of", "targets_of", "true_indices",
 ]  # fmt: skip
 
 Batch = dict[str, Tensor]
@@ -37,6 +37,21 @@ TrainingCollator = Callable[[Sequence[Example]], Batch]
 
 
 @dataclass(frozen=True)
+class PromptScores:
+    """Scores of N inputs by one of the prompts that are averaged.
+
+    Args:
+        prompt: name of the prompt
+        first_label: label that it lists first
+        values: (N, K) label log-probabilities
+    """
+
+    prompt: str
+    first_label: str
+    values: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of N inputs.
 
@@ -45,6 +60,7 @@ class Scores:
         targets: the K labels of the task, in order, or the T numbers that it predicts
         values: (N, K) label log-probabilities of a ``single`` task, each row a log_softmax, or (N, T) scores of the
             others; a row of NaN for an input that was not scored
+        by_prompt: those of each prompt, if they are averaged over several
 
     Raises:
         PredictionError: if the shape does not fit the targets
@@ -53,6 +69,7 @@ class Scores:
     kind: Literal["single", "multi", "scalar"]
     targets: tuple[str, ...]
     values: npt.NDArray[np.float64]
+    by_prompt: tuple[PromptScores, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[1] != len(self.targets):

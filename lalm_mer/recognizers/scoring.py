@@ -13,12 +13,21 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 
 from lalm_mer.core.schema import Input
-from lalm_mer.recognizers.base import Batch, Scores, as_scores, kind_of, require_numbers, scores_of, targets_of
+from lalm_mer.recognizers.base import (
+    Batch,
+    PromptScores,
+    Scores,
+    as_scores,
+    kind_of,
+    require_numbers,
+    scores_of,
+    targets_of,
+)
 from lalm_mer.recognizers.score_journal import ScoreJournal
 from lalm_mer.recognizers.training import Inputs, RecognizerTrainer
 
 __all__ = [
-    "average_prompts", "content_free_scores", "run_batch", "score_batch", "score_by_trainer",
+    "average_prompts", "averaged_scores", "content_free_scores", "run_batch", "score_batch", "score_by_trainer",
     "score_inputs",
 ]  # fmt: skip
 
@@ -43,7 +52,30 @@ def score_by_trainer(trainer: RecognizerTrainer, inputs: Inputs, journal: ScoreJ
         return Scores(kind, targets, as_scores(kind, scores))
     log_probs = _by_prompt(scores)
     empty = None if content_free is None else _by_prompt(trainer.score([content_free], collator))
-    return Scores(kind, targets, average_prompts(log_probs, empty))
+    return averaged_scores(recognizer, log_probs, empty)
+
+
+def averaged_scores(
+    recognizer: Any,  # noqa: ANN401 as ``score_inputs``
+    log_probs: Sequence[npt.NDArray[np.float64]],
+    content_free: Sequence[npt.NDArray[np.float64]] | None,
+) -> Scores:
+    """Scores of a ``single`` task by a recognizer, averaged over its P prompts, with those of each prompt if P > 1.
+
+    Args:
+        recognizer: a ``Recognizer``; if P > 1, its ``setup`` has ``variants``
+        log_probs: as of ``average_prompts``
+        content_free: likewise
+    """
+    each = _calibrated(log_probs, content_free)
+    mean = average_prompts(log_probs, content_free)
+    if len(each) == 1:
+        return Scores("single", targets_of(recognizer), mean)
+    by_prompt = tuple(
+        PromptScores(prompt.name, order[0], values)
+        for (prompt, order), values in zip(recognizer.setup.variants, each, strict=True)
+    )
+    return Scores("single", targets_of(recognizer), mean, by_prompt)
 
 
 def score_inputs(recognizer: Any, inputs: Iterable[Input], *, batch_size: int = 1) -> Iterator[npt.NDArray[np.float64]]:  # noqa: ANN401 a Recognizer and nn.Module
@@ -104,9 +136,8 @@ def average_prompts(
         content_free: P arrays (1, K), scores of an input without content to subtract (pointwise mutual information);
             None subtracts nothing
     """
-    if content_free is not None:
-        log_probs = [log_softmax(values - empty, axis=1) for values, empty in zip(log_probs, content_free, strict=True)]
-    mean: npt.NDArray[np.float64] = logsumexp(np.stack(log_probs), axis=0) - np.log(len(log_probs))
+    each = _calibrated(log_probs, content_free)
+    mean: npt.NDArray[np.float64] = logsumexp(np.stack(each), axis=0) - np.log(len(each))
     return mean
 
 
@@ -115,6 +146,14 @@ def run_batch(module: nn.Module, batch: Batch) -> dict[str, Tensor]:
     device = next(module.parameters()).device
     output: dict[str, Tensor] = module(**{name: tensor.to(device) for name, tensor in batch.items()})
     return output
+
+
+def _calibrated(
+    log_probs: Sequence[npt.NDArray[np.float64]], content_free: Sequence[npt.NDArray[np.float64]] | None
+) -> Sequence[npt.NDArray[np.float64]]:
+    if content_free is None:
+        return log_probs
+    return [log_softmax(values - empty, axis=1) for values, empty in zip(log_probs, content_free, strict=True)]
 
 
 def _by_prompt(log_probs: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:

@@ -213,7 +213,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", slow_except(list(WAYS), ["templates", "all at once"]))
-def test_other_ways_of_prompting_give_other_scores(way, prompted, workplace, tmp_path):
+def test_other_ways_of_prompting_give_other_scores(way, prompted, workplace, tmp_path, capsys):
     out = tmp_path / "run"
     cache = f"prompt.cache_dir={workplace.folder / 'cache'}"
     assert workplace.again("zero_shot", f"output.dir={out}", cache, *WAYS[way]) == 0
@@ -224,6 +224,17 @@ def test_other_ways_of_prompting_give_other_scores(way, prompted, workplace, tmp
     assert (scores - before).abs().to_numpy().max() > 1e-4
     codes = {note.code for note in read_record(out / "run.json").notes}
     assert (NoteCode.ANSWERED_EXAMPLES in codes) == ("prompt.shots" in WAYS[way][0])
+    if way not in ("orders", "templates", "all at once"):
+        assert not (out / "prompts.csv").exists()
+        return
+    rows = pd.read_csv(out / "prompts.csv")
+    assert len(rows) == len(rows.drop_duplicates(["prompt", "first_label"])) == (4 if way == "orders" else 2)
+    low, high = 100 * rows["uar"].min(), 100 * rows["uar"].max()
+    assert f"each of {len(rows)} prompts and label orders: {low:.1f} to {high:.1f}, mean" in capsys.readouterr().out
+    if way != "all at once":  # the first is the plain run
+        metrics = json.loads((prompted / "metrics.json").read_text())
+        for name in ("uar", "weighted_accuracy", "macro_f1", "weighted_f1"):
+            assert_close(rows.loc[0, name], metrics[name]["value"])
 
 
 def test_one_order_of_one_template_is_the_plain_run(prompted, workplace, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from lalm_mer.core.config import recorded
@@ -343,6 +344,11 @@ def inputs_under(examples: ExampleDataset, condition: str, seed: int) -> Inputs:
 
 def with_unscored(data: RunData, scores: Scores) -> Scores:
     """Extend the scores of the scored utterances to the complete test set: NaN for unscored utterances."""
-    values = np.full((len(data.test), len(scores.targets)), np.nan)
-    values[data.scored] = scores.values
-    return replace(scores, values=values)
+    by_prompt = tuple(replace(each, values=_with_nan(data, each.values)) for each in scores.by_prompt)
+    return replace(scores, values=_with_nan(data, scores.values), by_prompt=by_prompt)
+
+
+def _with_nan(data: RunData, scored: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    values = np.full((len(data.test), scored.shape[1]), np.nan)
+    values[data.scored] = scored
+    return values

@@ -74,7 +74,7 @@ def check_parity(
         return _note(parse(_Parity, read_object(file), str(file)))
     answers = [journal.answers[name] for name, _ in inputs]
     empty = recognizer.content_free
-    served = recognizer.average(answers, None if empty is None else journal.answers[empty.utterance_id])
+    served = recognizer.average(answers, None if empty is None else journal.answers[empty.utterance_id]).values
     setup = cast(PromptSetup, loaded.setup)
     as_sent = replace(setup, prompts=tuple(_AsSent(**vars(prompt)) for prompt in setup.prompts))
     model, adapted = _open(loaded, settings, [given for _, given in inputs])

@@ -21,7 +21,6 @@ from lalm_mer.launch.run.identity import loaded_identity
 from lalm_mer.launch.run.parity import check_parity, compared
 from lalm_mer.launch.run.run_folder import RunFolder, open_run
 from lalm_mer.models.chat_client import ChatClient, ServerAddress
-from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.remote.journal import JOURNAL, Journal
 from lalm_mer.recognizers.remote.label_scores import LISTED
 from lalm_mer.recognizers.remote.recognizer import RemoteRecognizer
@@ -172,5 +171,5 @@ def _finish(
         run.finish_answers(loaded.data, texts, parsed)
         return
     empty = recognizer.content_free
-    values = recognizer.average(answers, None if empty is None else journal.answers[empty.utterance_id])
-    run.finish(loaded.data, Scores("single", recognizer.label_set.labels, values))
+    scores = recognizer.average(answers, None if empty is None else journal.answers[empty.utterance_id])
+    run.finish(loaded.data, scores)

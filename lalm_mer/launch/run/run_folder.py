@@ -35,6 +35,7 @@ from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.evaluation.scores import score
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.launch.build.data import RunData, with_unscored
+from lalm_mer.launch.run.prompt_table import PROMPTS_FILE, write_prompts
 from lalm_mer.launch.run.resources import peak_memory, restart_peak
 from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.score_journal import ScoreJournal
@@ -117,7 +118,11 @@ class RunFolder:
         """
         if self.writes:
             on_dev = None if dev is None else self._predictions(data.dev, dev)
-            self.finish_tables(self._predictions(data.test, with_unscored(data, scores).values), on_dev)
+            complete = with_unscored(data, scores)
+            by_prompt = [(each, self._predictions(data.test, each.values)) for each in complete.by_prompt]
+            if by_prompt:
+                print(write_prompts(self.path / PROMPTS_FILE, by_prompt), flush=True)  # noqa: T201 for the user
+            self.finish_tables(self._predictions(data.test, complete.values), on_dev)
 
     def finish_tables(self, test: Predictions, dev: Predictions | None) -> None:
         """Write the results of complete tables, as ``finish``; in the process that writes."""

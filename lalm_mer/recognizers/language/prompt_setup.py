@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -66,6 +67,11 @@ class PromptSetup:
     def modalities(self) -> str:
         """One of ``core.names.MODALITIES``."""
         return self.prompts[0].modalities
+
+    @property
+    def variants(self) -> tuple[tuple[Prompt, tuple[str, ...]], ...]:
+        """All combinations of a prompt and an order."""
+        return tuple(product(self.prompts, self.orders))
 
     def uses(self, slot: str) -> bool:
         """Whether any prompt has a slot of that name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -83,7 +82,7 @@ class LanguageRecognizer(nn.Module):
         }  # fmt: skip
         self.scoring_collators = tuple(
             AnswerCollator(family, prompt, setup.label_set, order=order, number=number, **rows)
-            for number, (prompt, order) in enumerate(product(setup.prompts, setup.orders))
+            for number, (prompt, order) in enumerate(setup.variants)
         )
         if torch_compile:
             family.compile_language_model()

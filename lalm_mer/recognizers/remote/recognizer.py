@@ -6,13 +6,11 @@ It has no weights here and so is no ``nn.Module``: several threads send requests
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import LalmMerError, ModelError
@@ -20,12 +18,13 @@ from lalm_mer.core.names import PROMPT_LOGPROBS
 from lalm_mer.core.schema import Input
 from lalm_mer.models.remote import Remote
 from lalm_mer.prompting.conversation import Conversation
+from lalm_mer.recognizers.base import Scores
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.remote.journal import Answer
 from lalm_mer.recognizers.remote.label_scores import FirstTokenScorer, LabelScorer, Messages, PromptScorer, send
 from lalm_mer.recognizers.remote.messages import messages_of, without_names
 from lalm_mer.recognizers.remote.replies import Reply, Usage
-from lalm_mer.recognizers.scoring import average_prompts
+from lalm_mer.recognizers.scoring import averaged_scores
 
 __all__ = ["RemoteRecognizer"]
 
@@ -60,7 +59,7 @@ class RemoteRecognizer:
             setup.modalities,
         )
         self.content_free = setup.content_free(remote.sampling_rate)
-        self.prompts = tuple(product(setup.prompts, setup.orders))
+        self.prompts = setup.variants
         self._rate, self._audio_part, self._max_new_tokens = remote.sampling_rate, audio_part, max_new_tokens
         self._scorer: LabelScorer | None = None
         if max_new_tokens is None and label_scores == PROMPT_LOGPROBS:
@@ -181,8 +180,8 @@ class RemoteRecognizer:
         if failure is not None:
             raise failure
 
-    def average(self, answers: Sequence[Answer], content_free: Answer | None) -> npt.NDArray[np.float64]:
-        """Label log-probabilities of N answers, averaged over the prompts, (N, K); NaN where no label is listed.
+    def average(self, answers: Sequence[Answer], content_free: Answer | None) -> Scores:
+        """Scores of N answers, averaged over the prompts; NaN where no label is listed.
 
         Args:
             answers: of scored labels
@@ -199,4 +198,4 @@ class RemoteRecognizer:
             if content_free.log_probs is None:
                 raise ModelError("the server lists no label for the input without content; set prompt.label_score=sum")
             empty = list(np.array(content_free.log_probs)[:, None])
-        return average_prompts(list(values.transpose(1, 0, 2)), empty)
+        return averaged_scores(self, list(values.transpose(1, 0, 2)), empty)

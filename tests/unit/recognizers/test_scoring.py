@@ -49,6 +49,7 @@ class Table(nn.Module):
         super().__init__()
         self.joint_collator = Joint([Collator(prompt) for prompt in prompts])
         self.content_free = content_free
+        self.setup = SimpleNamespace(variants=[(SimpleNamespace(name=prompt), ("sad", "hap")) for prompt in prompts])
         self.unused = nn.Parameter(torch.zeros(1))
         self.batches = []
 
@@ -57,12 +58,16 @@ class Table(nn.Module):
         return {"log_probs": probabilities.log()}
 
 
-def by_trainer(recognizer):
+def scores_by_trainer(recognizer):
     def score(inputs, collator, journal=None):
         assert inputs in (INPUTS, [NOTHING])
         return collator(inputs)["probabilities"].log().numpy()
 
-    scores = score_by_trainer(SimpleNamespace(recognizer=recognizer, score=score), INPUTS)
+    return score_by_trainer(SimpleNamespace(recognizer=recognizer, score=score), INPUTS)
+
+
+def by_trainer(recognizer):
+    scores = scores_by_trainer(recognizer)
     assert (scores.kind, scores.targets) == ("single", ("hap", "sad"))
     return scores.values
 
@@ -97,6 +102,14 @@ def test_an_input_without_content_is_subtracted(score):
 def test_each_prompt_has_its_own_score_without_content(score):
     found = np.exp(score(Table(["one", "other"], NOTHING)))
     assert found == pytest.approx(np.array([[0.45, 0.55], [0.55, 0.45]]))
+
+
+def test_scores_of_each_prompt_are_kept_with_its_name_and_first_label():
+    one, other = scores_by_trainer(Table(["one", "other"], NOTHING)).by_prompt
+    assert [(each.prompt, each.first_label) for each in (one, other)] == [("one", "sad"), ("other", "sad")]
+    assert np.exp(one.values) == pytest.approx(np.array([[0.5, 0.5], [0.2, 0.8]]))
+    assert np.exp(other.values) == pytest.approx(np.array([[0.4, 0.6], [0.9, 0.1]]))
+    assert scores_by_trainer(Table(["one"], NOTHING)).by_prompt == ()
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, [1, 1]), (2, [2]), (5, [2])])
