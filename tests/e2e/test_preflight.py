@@ -4,11 +4,7 @@ import re
 
 import pandas as pd
 import pytest
-import torch
 from small_runs import IN_FULL
-
-from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 
 SHORT = ("train.max_steps=2", "train.eval_strategy=steps", "train.eval_steps=2", "train.use_cpu=true")
 
@@ -18,17 +14,6 @@ def finetuned(workplace, out, capsys, *overrides):
     status = workplace.again("finetune", f"output.dir={out}", *SHORT, *overrides)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
-
-
-@pytest.fixture
-def audio_ignored(monkeypatch):
-    encode = Qwen2Audio.encode_audio
-
-    def silent(self, **inputs):
-        encoded = encode(self, **inputs)
-        return TowerOutput(torch.zeros_like(encoded.states), encoded.lengths)
-
-    monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
 
 
 @pytest.mark.slow
