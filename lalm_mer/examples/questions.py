@@ -166,11 +166,11 @@ class QuestionDataset:
 
     def lengths(self) -> list[float]:
         """About the number of tokens of each question in which questions differ, without decoding."""
-        return self._of_rows(ExampleDataset.lengths)
+        return self._of_rows(lambda examples: examples.lengths())
 
     def durations_s(self) -> list[float | None]:
         """Duration of the audio of each question in seconds, without decoding."""
-        return self._of_rows(ExampleDataset.durations_s)
+        return self._of_rows(lambda examples: examples.durations_s())
 
     def utterances(self) -> pd.DataFrame:
         """``utterance_id`` and ``transcript`` of each question, in order."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
 from lalm_mer.launch.config import sections
-from lalm_mer.launch.config.settings import preflight_setting, seed_setting
+from lalm_mer.launch.config.declarations import preflight_setting, seed_setting
 
 __all__ = ["AlignSettings", "SpeechSettings"]
 

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.augmentation import AugmentSettings
 from lalm_mer.launch.config import sections, server
+from lalm_mer.launch.config.declarations import preflight_setting, seed_setting
 from lalm_mer.launch.config.loss import LossSettings
 from lalm_mer.models.families import model_names
 
-__all__ = [
-    "BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings",
-    "preflight_setting", "seed_setting",
-]  # fmt: skip
-
-_LARGEST_SEED = 2**32 - 1  # numpy's
-
-
-def seed_setting() -> Any:  # noqa: ANN401 a declaration
-    """The seed of a recipe."""
-    return setting(0, at_least=0, at_most=_LARGEST_SEED, help="seed of all random draws")
-
-
-def preflight_setting() -> Any:  # noqa: ANN401 a declaration
-    """Whether a recipe begins with a preflight."""
-    return setting(True, may_change=True, help="a few seconds of checks before the run")
+__all__ = ["BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings"]
 
 
 @dataclass(frozen=True)
