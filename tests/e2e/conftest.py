@@ -395,20 +395,3 @@ def wait_for() -> Callable[..., None]:
             time.sleep(0.002)
 
     return wait
-
-
-@pytest.fixture
-def audio_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen2-Audio, the family of the workplace, is given zeros in place of what its audio tower computes."""
-    import torch
-
-    from lalm_mer.models.families.base import TowerOutput
-    from lalm_mer.models.families.qwen2_audio import Qwen2Audio
-
-    encode = Qwen2Audio.encode_audio
-
-    def silent(self: Qwen2Audio, **inputs: Any) -> TowerOutput:
-        encoded = encode(self, **inputs)
-        return TowerOutput(torch.zeros_like(encoded.states), encoded.lengths)
-
-    monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)

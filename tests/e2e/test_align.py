@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 from closeness import assert_close
+from ignored_audio import ignore_audio
 from safetensors.torch import load_file
 
 from lalm_mer.core.errors import ConfigError
@@ -75,8 +76,8 @@ def test_it_begins_with_the_checks_of_fine_tuning(aligning, tmp_path, capsys):
     assert re.search(r"preflight: batch parity: .*\n(.*\n)+preflight: done in .*\n(.*\n)*.*speed: ", printed)
 
 
-@pytest.mark.usefixtures("audio_ignored")
-def test_a_model_that_does_not_use_audio_is_refused_before_training(aligning, tmp_path, capsys):
+def test_a_model_that_does_not_use_audio_is_refused_before_training(aligning, tmp_path, capsys, monkeypatch):
+    ignore_audio(monkeypatch)
     assert aligning.again(RECIPE, f"output.dir={tmp_path / 'run'}") == 1
     assert "error: qwen2_audio does not use the audio: swapping it" in capsys.readouterr().err
     assert not (tmp_path / "run" / "history.jsonl").exists()

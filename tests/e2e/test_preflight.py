@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+from ignored_audio import ignore_audio
 from small_runs import IN_FULL
 
 SHORT = ("train.max_steps=2", "train.eval_strategy=steps", "train.eval_steps=2", "train.use_cpu=true")
@@ -43,8 +44,9 @@ def test_runs_with_and_without_it_are_identical(workplace, tmp_path, capsys):
 
 @pytest.mark.parametrize("recipe", ["finetune", "zero_shot"])
 def test_a_model_that_does_not_use_audio_is_refused_before_training_and_scoring(
-    workplace, tmp_path, capsys, audio_ignored, recipe
+    workplace, tmp_path, capsys, monkeypatch, recipe
 ):
+    ignore_audio(monkeypatch)
     assert workplace.again(recipe, f"output.dir={tmp_path / 'run'}") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(
@@ -54,7 +56,8 @@ def test_a_model_that_does_not_use_audio_is_refused_before_training_and_scoring(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
 
 
-def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace, tmp_path, capsys, audio_ignored):
+def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace, tmp_path, capsys, monkeypatch):
+    ignore_audio(monkeypatch)
     assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
 
 
