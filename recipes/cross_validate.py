@@ -79,10 +79,6 @@ def recipes(zero_shot_runs: Sequence[Path] = ()) -> dict[str, Callable[[Any], No
 
 if __name__ == "__main__":
     instead = {
-        "--dry-run": (dry_run, "print the runs, their numbers of utterances, durations and commands; nothing is run"),
-        "--worker": (
-            work_on,
-            "for the workers that it starts: run, in this process, what no other works on",
-        ),
+        "--dry-run": (dry_run, "print the runs, their numbers of utterances, durations and commands; nothing is run")
     }
-    run_recipe(__doc__, CrossValidationSettings, cross_validate, instead)
+    run_recipe(__doc__, CrossValidationSettings, cross_validate, instead, worker=work_on)

@@ -22,13 +22,13 @@ from lalm_mer.launch.config.learning_curve import LearningCurveSettings
 def learning_curve(settings: LearningCurveSettings) -> None:
     """Run what is not finished, and report all runs."""
     # imported here, so that --help and errors in the config do not wait
+    from lalm_mer.launch.cross_validation.series import runs_of_points
     from lalm_mer.launch.cross_validation.workers import run_all
     from lalm_mer.launch.learning_curve.plan import plan_sizes
     from lalm_mer.launch.learning_curve.report import points_of, report_curve
 
     out, planned = Path(settings.output.dir), plan_sizes(settings)
-    runs = [run for each in planned for run in each.runs]
-    run_all(runs, settings.processes, out / "logs")
+    run_all(runs_of_points(planned), settings.processes, out / "logs")
     print(report_curve(points_of(planned), out, shlex.join(["python", *sys.argv])))
 
 
@@ -36,12 +36,12 @@ def work_on(settings: LearningCurveSettings) -> None:
     """Run, in this process, what no other worker works on."""
     from cross_validate import recipes  # the recipe in this folder
 
+    from lalm_mer.launch.cross_validation.series import runs_of_points
     from lalm_mer.launch.cross_validation.workers import work
     from lalm_mer.launch.learning_curve.plan import plan_sizes
 
-    work([run for each in plan_sizes(settings) for run in each.runs], recipes())
+    work(runs_of_points(plan_sizes(settings)), recipes())
 
 
 if __name__ == "__main__":
-    instead = {"--worker": (work_on, "for the workers that it starts: run, in this process, what no other works on")}
-    run_recipe(__doc__, LearningCurveSettings, learning_curve, instead)
+    run_recipe(__doc__, LearningCurveSettings, learning_curve, worker=work_on)

@@ -34,16 +34,14 @@ _PITCH = (20, 80)
 _PITCH_RANGE = (10, 90)
 _LEVEL_DB = (-36.0, -18.0)  # RMS re full scale
 _TOGETHER = 200  # texts of one process of eSpeak, whose samples depend on those before
-_PLAIN = re.compile(
-    r"[A-Za-z0-9 ,.?!'-]*[A-Za-z0-9][A-Za-z0-9 ,.?!'-]*"
-)  # eSpeak reads others as phonemes or not at all
+# eSpeak reads other characters as phonemes or not at all
+_PLAIN = re.compile(r"[A-Za-z0-9 ,.?!'-]*[A-Za-z0-9][A-Za-z0-9 ,.?!'-]*")
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A text, the split of its voice, and how it is read."""
+    """How a text is read, and in which split."""
 
-    text: str
     split: str
     variant: str
     request: Request
@@ -64,15 +62,15 @@ def read(texts: Path, seed: int = 0, utterances: int | None = None) -> Iterator[
     Raises:
         CorpusError: if there is no text, or the extra ``synthesis`` is not installed
     """
-    chosen: dict[str, str] = {}
+    chosen: list[str] = []
     for name, text, reason in _texts(texts, seed, utterances):
         if reason is None:
-            chosen[name] = text
+            chosen.append(text)
         else:
             yield Rejection(name, *reason)
     if not chosen:
         raise CorpusError(f"{texts}: none of its transcripts can be read; give a corpus with English transcripts")
-    readings = [_reading(text, seed) for text in chosen.values()]
+    readings = [_reading(text, seed) for text in chosen]
     for start in range(0, len(readings), _TOGETHER):
         group = readings[start : start + _TOGETHER]
         spoken = synthesised([reading.request for reading in group], "readings")
@@ -83,7 +81,7 @@ def read(texts: Path, seed: int = 0, utterances: int | None = None) -> Iterator[
                 corpus="readings",
                 audio_path=f"{name}.wav",
                 audio_bytes=_wav(samples, reading.level_db),
-                transcript=reading.text,
+                transcript=reading.request.words,
                 transcript_source=SIMULATED,
                 speaker=reading.variant,
                 gender=VOICES[reading.variant],
@@ -138,7 +136,7 @@ def _reading(text: str, seed: int) -> _Reading:
         pitch=draw.randint(*_PITCH),
         pitch_range=draw.randint(*_PITCH_RANGE),
     )
-    return _Reading(text, split, variant, request, draw.uniform(*_LEVEL_DB))
+    return _Reading(split, variant, request, draw.uniform(*_LEVEL_DB))
 
 
 def _voices(split: str) -> Sequence[str]:

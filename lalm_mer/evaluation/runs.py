@@ -21,7 +21,7 @@ from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, PREDICTIONS_FI
 from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called, metric_names
 from lalm_mer.evaluation.target_statistics import values_by_seed
 
-__all__ = ["Run", "read_dev_predictions", "read_run", "row_identity", "run_folders", "told_apart"]
+__all__ = ["Run", "read_dev_predictions", "read_run", "row_identity", "run_folders", "with_distinct_names"]
 
 _AGREEMENT = 1e-6
 _HISTORY = ("step", "epoch", "split", "loss")
@@ -85,7 +85,7 @@ def row_identity(run: Run) -> tuple[str | None, ...]:
     return (of.recognizer, of.modalities, of.method, of.transcript_source, of.condition, of.corpus, of.protocol)
 
 
-def told_apart(named: Sequence[tuple[str, Run]]) -> list[Run]:
+def with_distinct_names(named: Sequence[tuple[str, Run]]) -> list[Run]:
     """The runs; where two systems have the same name in comparisons, that of the system is added to it.
 
     Args:

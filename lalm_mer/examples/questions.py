@@ -1,16 +1,18 @@
 """Questions about the audio of utterances, with two answers of which one is right, to align a composed model.
 
-What is asked follows from what the corpus states or what is measured: the transcript, the gender of the speaker, and
-pitch, energy and speaking rate of the voice.
+The right answers are what the corpus states or what is measured: the transcript, the gender of the speaker, and pitch,
+energy and speaking rate of the voice.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from multiprocessing import RawValue
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+
+import pandas as pd
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.schema import Example, Input
@@ -18,19 +20,19 @@ from lalm_mer.core.words import words_of
 from lalm_mer.examples.dataset import ExampleDataset
 from lalm_mer.examples.descriptors import Descriptors, levels_of
 
-__all__ = ["ANSWERS", "TRANSCRIPTS", "VOICE", "Question", "QuestionDataset", "Subject", "subjects_of"]
+__all__ = [
+    "ANSWERS", "TRANSCRIPTS", "VOICE", "DescribedUtterance", "Question", "QuestionDataset", "described_utterances",
+]  # fmt: skip
 
+T = TypeVar("T")
 ANSWERS = ("first", "second")
 """Labels of the two answers"""
 TRANSCRIPTS = ("transcribe", "sentence")
 """Kinds of questions whose answers are transcripts"""
 VOICE = {"gender": "gender", "pitch": "pitch", "energy": "energy", "rate": "speaking rate"}
-"""Kinds of questions about the voice, with the names of what is asked"""
+"""Kinds of questions about the voice -> gender, or the title of a measure"""
 Choices: TypeAlias = Mapping[str, Mapping[str, str]]
 """Kind of a question about the voice -> value -> its answer"""
-
-_TOKENS_PER_CHARACTER = 0.25
-_SHORTEST_PROMPT = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Question(Input):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An utterance and what is known about it.
+class DescribedUtterance:
+    """An utterance with what is known about its words and its voice.
 
     Args:
         examples: the split that it is in
@@ -65,7 +67,7 @@ class Subject:
     voice: Mapping[str, str]
 
 
-def subjects_of(examples: ExampleDataset, described: Descriptors) -> list[Subject]:
+def described_utterances(examples: ExampleDataset, described: Descriptors) -> list[DescribedUtterance]:
     """The utterances of a split with audio, with transcript, gender and levels of their voices, in order.
 
     Args:
@@ -73,15 +75,16 @@ def subjects_of(examples: ExampleDataset, described: Descriptors) -> list[Subjec
         described: measures of its utterances, and terciles of train
     """
     table, genders = examples.utterances(), examples.column("gender")
-    subjects = []
+    found = []
     for index, (name, transcript) in enumerate(zip(table["utterance_id"], table["transcript"], strict=True)):
         if name not in described.measures:
             continue
         levels = levels_of(described.measures[name], described.terciles)
         known = {kind: genders[index] if kind == "gender" else levels[title] for kind, title in VOICE.items()}
         voice = {kind: value for kind, value in known.items() if value is not None}
-        subjects.append(Subject(examples, index, name, transcript if words_of(transcript or "") else None, voice))
-    return subjects
+        words = transcript if words_of(transcript or "") else None
+        found.append(DescribedUtterance(examples, index, name, words, voice))
+    return found
 
 
 class QuestionDataset:
@@ -92,7 +95,7 @@ class QuestionDataset:
     kind alone.
 
     Args:
-        subjects: utterances
+        utterances: with what is known about them
         kinds: kinds of questions
         choices: the answers to questions about the voice
         seed: seed of the draws
@@ -100,12 +103,12 @@ class QuestionDataset:
         most: largest number of questions; those that are left out are drawn. None for all
 
     Raises:
-        ConfigError: if nothing can be asked
+        ConfigError: if no utterance has a question of these kinds
     """
 
     def __init__(
         self,
-        subjects: Sequence[Subject],
+        utterances: Sequence[DescribedUtterance],
         kinds: Sequence[str],
         choices: Choices,
         *,
@@ -115,13 +118,17 @@ class QuestionDataset:
     ) -> None:
         self._choices, self._seed, self._trains = choices, seed, trains
         self._epoch = RawValue("q", 0)  # in memory that all worker processes share
-        self._texts = _distinct([subject.transcript for subject in subjects if subject.transcript])
-        rows = [(subject, self._askable(subject, kinds)) for subject in subjects]
-        rows = [(subject, found) for subject, found in rows if found]
+        self._texts = _distinct([each.transcript for each in utterances if each.transcript])
+        rows = [(each, self._possible(each, kinds)) for each in utterances]
+        rows = [(each, possible) for each, possible in rows if possible]
         if not rows:
-            raise ConfigError(f"none of {len(subjects)} utterances has what {', '.join(kinds)} ask about")
+            raise ConfigError(
+                f"none of {len(utterances)} utterances has a question of the kinds {', '.join(kinds)}; expected two "
+                "different transcripts, or a gender or a level of the voice with an answer in its prompt; name prompts "
+                "of other kinds, or another corpus"
+            )
         if not trains:
-            rows = [(subject, [kind]) for subject, found in rows for kind in found]
+            rows = [(each, [kind]) for each, possible in rows for kind in possible]
         if most is not None and most < len(rows):
             chosen = random.Random(f"questions/{seed}/chosen").sample(range(len(rows)), most)
             rows = [rows[number] for number in sorted(chosen)]
@@ -131,14 +138,14 @@ class QuestionDataset:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Example:
-        subject, kinds = self._rows[index]
-        draw = random.Random(f"questions/{self._seed}/{self.epoch}/{subject.utterance_id}/{kinds}")
+        utterance, kinds = self._rows[index]
+        draw = random.Random(f"questions/{self._seed}/{self.epoch}/{utterance.utterance_id}/{kinds}")
         kind = draw.choice(kinds)
-        right = self._right(subject, kind)
-        wrong = draw.choice(self._wrong(subject, kind)) if kind in VOICE else self._other_text(right, draw)
+        right = self._right(utterance, kind)
+        wrong = draw.choice(self._wrong(utterance, kind)) if kind in VOICE else self._other_text(right, draw)
         number = draw.randrange(2)
         answers = (wrong, right) if number else (right, wrong)
-        given = subject.examples[subject.index].input
+        given = utterance.examples[utterance.index].input
         return Example(Question(**_fields(given), kind=kind, answers=answers), ANSWERS[number])
 
     def __iter__(self) -> Iterator[Example]:
@@ -159,27 +166,37 @@ class QuestionDataset:
 
     def lengths(self) -> list[float]:
         """About the number of tokens of each question in which questions differ, without decoding."""
-        of_examples = {id(subject.examples): subject.examples for subject, _ in self._rows}
-        audio = {name: examples.audio_lengths() for name, examples in of_examples.items()}
-        return [
-            audio[id(subject.examples)][subject.index]
-            + _TOKENS_PER_CHARACTER * (_SHORTEST_PROMPT + len(subject.transcript or ""))
-            for subject, _ in self._rows
-        ]
+        return self._of_rows(lambda examples: examples.lengths())
 
-    def _askable(self, subject: Subject, kinds: Sequence[str]) -> list[str]:
+    def durations_s(self) -> list[float | None]:
+        """Duration of the audio of each question in seconds, without decoding."""
+        return self._of_rows(lambda examples: examples.durations_s())
+
+    def utterances(self) -> pd.DataFrame:
+        """``utterance_id`` and ``transcript`` of each question, in order."""
+        known = [(utterance.utterance_id, utterance.transcript) for utterance, _ in self._rows]
+        return pd.DataFrame(known, columns=["utterance_id", "transcript"])
+
+    def _of_rows(self, known: Callable[[ExampleDataset], Sequence[T]]) -> list[T]:
+        """For each question what is known of its utterance, from a function of all examples of a split."""
+        splits = {id(utterance.examples): utterance.examples for utterance, _ in self._rows}
+        found = {name: known(examples) for name, examples in splits.items()}
+        return [found[id(utterance.examples)][utterance.index] for utterance, _ in self._rows]
+
+    def _possible(self, utterance: DescribedUtterance, kinds: Sequence[str]) -> list[str]:
+        """The kinds of which the utterance has a question: its right answer is known, and there is a wrong one."""
         return [
             kind
             for kind in kinds
-            if (kind in VOICE and subject.voice.get(kind) in self._choices[kind])
-            or (kind in TRANSCRIPTS and subject.transcript is not None and len(self._texts) > 1)
+            if (kind in VOICE and utterance.voice.get(kind) in self._choices[kind])
+            or (kind in TRANSCRIPTS and utterance.transcript is not None and len(self._texts) > 1)
         ]
 
-    def _right(self, subject: Subject, kind: str) -> str:
-        return self._choices[kind][subject.voice[kind]] if kind in VOICE else str(subject.transcript)
+    def _right(self, utterance: DescribedUtterance, kind: str) -> str:
+        return self._choices[kind][utterance.voice[kind]] if kind in VOICE else str(utterance.transcript)
 
-    def _wrong(self, subject: Subject, kind: str) -> list[str]:
-        return [answer for value, answer in self._choices[kind].items() if value != subject.voice[kind]]
+    def _wrong(self, utterance: DescribedUtterance, kind: str) -> list[str]:
+        return [answer for value, answer in self._choices[kind].items() if value != utterance.voice[kind]]
 
     def _other_text(self, right: str, draw: random.Random) -> str:
         words = words_of(right)

@@ -21,6 +21,7 @@ def run_recipe(
     schema: type[SettingsT],
     recipe: Callable[[SettingsT], None],
     instead: Mapping[str, tuple[Callable[[SettingsT], None], str]] | None = None,
+    worker: Callable[[SettingsT], None] | None = None,
 ) -> None:
     """Read the command line and the config, run the recipe, and exit.
 
@@ -29,11 +30,15 @@ def run_recipe(
         schema: frozen dataclass of the recipe's YAML
         recipe: runs with the config
         instead: flag, such as ``--dump-labels`` -> function to run instead of the recipe, and help of the flag
+        worker: what a recipe that starts workers runs in each of them, with the flag ``--worker``
     """
     parser = command_parser(description, f"keys of FILE.yaml:\n{describe_settings(schema)}")
     parser.add_argument("--config", required=True, type=path_argument, metavar="FILE.yaml", help="a complete run")
     parser.set_defaults(recipe=recipe)
-    for flag, (another, help_) in (instead or {}).items():
+    flags = dict(instead or {})
+    if worker is not None:
+        flags["--worker"] = (worker, "for the workers that it starts: run, in this process, what no other works on")
+    for flag, (another, help_) in flags.items():
         parser.add_argument(flag, dest="recipe", action="store_const", const=another, help=help_)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides the file")
 

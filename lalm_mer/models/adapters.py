@@ -38,7 +38,7 @@ class TowerReport:
         modules: number of modules with an adapter
         adapter_parameters: their trainable parameters
         base_parameters: frozen parameters of the tower itself
-        full_parameters: those that are trained in full, beside an adapter in a copy of the tower
+        full_parameters: those that are trained in full, in addition to an adapter in a copy of the tower
     """
 
     tower: str

@@ -36,6 +36,7 @@ def render_quality(quality: Quality, command: str | None = None) -> str:
     """Render the report as one HTML document."""
     summary = quality.summary
     return html_template("lalm_mer", "quality", "quality.html.jinja").render(
+        title=f"Quality of {summary['corpus']}",
         summary=summary,
         share=percent(summary["n_flagged"] / summary["n_utterances"]),
         flags=[_flag(quality, flag) for flag in FLAGS],

@@ -16,7 +16,7 @@ from lalm_mer.core.provenance import PACKAGES, Commit
 from lalm_mer.core.run_record import Parameters, RunRecord
 from lalm_mer.evaluation.comparison import Comparison, Pair, Row, against, compare
 from lalm_mer.evaluation.results import Difference, Figure, ResultRow, Results
-from lalm_mer.evaluation.runs import Run, told_apart
+from lalm_mer.evaluation.runs import Run, with_distinct_names
 from lalm_mer.evaluation.target_metrics import default_metric, metric_called, metric_names
 from lalm_mer.sharing.hub_ids import has_id_form, published_id
 from lalm_mer.sharing.public_record import is_hash, is_name, is_version, public_version
@@ -73,7 +73,7 @@ def public_results(named: Sequence[tuple[str | None, Run]], about: About) -> Res
                     f"{first.name} and {run.name} have different values of {key} ({values[0]} and {values[1]}); "
                     "collect the runs of one corpus and protocol into one file"
                 )
-    comparison = compare(told_apart([(system or "", run) for system, run in named]))
+    comparison = compare(with_distinct_names([(system or "", run) for system, run in named]))
     systems = _systems(comparison, {run.name: system for system, run in named})
     _check_options(about, systems)
     if not about.allow_missing_seeds:

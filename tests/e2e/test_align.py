@@ -1,15 +1,18 @@
 """Alignment: questions about audio are trained on, and the aligned model is a base model for other recipes."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 from closeness import assert_close
+from ignored_audio import ignore_audio
 from safetensors.torch import load_file
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.run_record import read_record
+from lalm_mer.corpora import load
 from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.sections import FolderSettings, ModelSettings
 
@@ -58,6 +61,28 @@ def test_the_run_has_a_figure_for_each_kind_of_question(aligned):
     assert (aligned / "model" / "alignment.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_begins_with_the_checks_of_fine_tuning(aligning, tmp_path, capsys):
+    prompts = "prompts=[prompts/alignment/transcribe.yaml]"
+    assert aligning.again(RECIPE, f"output.dir={tmp_path / 'run'}", "train.max_steps=1", prompts) == 0
+    printed = capsys.readouterr().out
+    assert "preflight: sampling rate: qwen2_audio takes 16000 Hz; corpus 16000 Hz, unchanged" in printed
+    said, name = re.search(
+        r"preflight: supervised: '(.+)' <\|im_end\|> \(\d+ tokens, utterance (\S+)\)", printed
+    ).groups()
+    table = load(aligning.data).columns(["utterance_id", "transcript"])
+    assert list(table.loc[table["utterance_id"] == name, "transcript"]) == [said]
+    assert "preflight: uses the audio: swapping it changes label scores" in printed
+    assert re.search(r"preflight: memory: about .* gradients .*\(batch of 4, all as long as", printed)
+    assert re.search(r"preflight: batch parity: .*\n(.*\n)+preflight: done in .*\n(.*\n)*.*speed: ", printed)
+
+
+def test_a_model_that_does_not_use_audio_is_refused_before_training(aligning, tmp_path, capsys, monkeypatch):
+    ignore_audio(monkeypatch)
+    assert aligning.again(RECIPE, f"output.dir={tmp_path / 'run'}") == 1
+    assert "error: qwen2_audio does not use the audio: swapping it" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
 def test_projector_and_language_model_have_changed_and_the_tower_has_not(aligned, workplace):
     before, after = (
         load_file(folder / "model.safetensors") for folder in (workplace.folder / "model", aligned / "model")
@@ -89,7 +114,7 @@ def test_it_is_finished_once_and_refused_with_other_settings(aligned, aligning, 
 
 def test_an_interrupted_run_resumes_to_the_same_scores(aligned, aligning, tmp_path, wait_for):
     out = tmp_path / "run"
-    launched = aligning.start(RECIPE, f"output.dir={out}")
+    launched = aligning.start(RECIPE, f"output.dir={out}", "preflight=false")  # which does not change results
     wait_for(launched, lambda: any((out / "checkpoints").glob("checkpoint-*/WHOLE")))
     launched.kill()
     assert not (out / "dev_metrics.json").exists()
@@ -115,7 +140,7 @@ def test_the_shipped_yaml_runs_on_a_tiny_composed_model(workplace, tiny_folder, 
     [
         (["prompts=[]"], "key 'prompts': is empty"),
         (["prompts=[prompts/audio.yaml]"], "key 'name': 'audio' is no kind of question"),
-        (["prompts=[prompts/alignment/gender.yaml]"], "none of 20 utterances has what gender ask about"),
+        (["prompts=[prompts/alignment/gender.yaml]"], "none of 20 utterances has a question of the kinds gender"),
         (["speech.beeps.fold=9"], "fold"),
         (["speech.beeps.dir=no/such/folder"], "no/such/folder: no such folder"),
         (["model.family=clap"], "key 'model.family': clap"),

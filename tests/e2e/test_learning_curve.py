@@ -55,6 +55,10 @@ def test_a_curve_has_a_row_for_each_number_of_utterances(workplace, tmp_path, ca
         (["sizes=[8,500]"], "key 'sizes': 500, but train of system small has 20 utterances in fold 1; lower it"),
         (["sizes=[8,8]"], "key 'sizes': [8, 8] has a value twice"),
         (["overrides=[split.train_utterances=5]"], "override 'split.train_utterances=5': each run has its own"),
+        (
+            ["systems={small: {overrides: ['split={score_test: true}']}}"],
+            "system small: override 'split={score_test: true}': each run has its own",
+        ),
         (["systems={small: {recipe: zero_shot}}"], "key 'systems.small.recipe': zero_shot trains nothing"),
         (["fold=7"], "key 'folds': 7; protocol synthetic_beeps_3fold"),
     ],

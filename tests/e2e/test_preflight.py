@@ -4,11 +4,8 @@ import re
 
 import pandas as pd
 import pytest
-import torch
+from ignored_audio import ignore_audio
 from small_runs import IN_FULL
-
-from lalm_mer.models.families.base import TowerOutput
-from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 
 SHORT = ("train.max_steps=2", "train.eval_strategy=steps", "train.eval_steps=2", "train.use_cpu=true")
 
@@ -18,17 +15,6 @@ def finetuned(workplace, out, capsys, *overrides):
     status = workplace.again("finetune", f"output.dir={out}", *SHORT, *overrides)
     captured = capsys.readouterr()
     return status, captured.out, captured.err
-
-
-@pytest.fixture
-def audio_ignored(monkeypatch):
-    encode = Qwen2Audio.encode_audio
-
-    def silent(self, **inputs):
-        encoded = encode(self, **inputs)
-        return TowerOutput(torch.zeros_like(encoded.states), encoded.lengths)
-
-    monkeypatch.setattr(Qwen2Audio, "encode_audio", silent)
 
 
 @pytest.mark.slow
@@ -58,8 +44,9 @@ def test_runs_with_and_without_it_are_identical(workplace, tmp_path, capsys):
 
 @pytest.mark.parametrize("recipe", ["finetune", "zero_shot"])
 def test_a_model_that_does_not_use_audio_is_refused_before_training_and_scoring(
-    workplace, tmp_path, capsys, audio_ignored, recipe
+    workplace, tmp_path, capsys, monkeypatch, recipe
 ):
+    ignore_audio(monkeypatch)
     assert workplace.again(recipe, f"output.dir={tmp_path / 'run'}") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(
@@ -69,7 +56,8 @@ def test_a_model_that_does_not_use_audio_is_refused_before_training_and_scoring(
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
 
 
-def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace, tmp_path, capsys, audio_ignored):
+def test_a_model_that_does_not_use_audio_is_accepted_without_preflight(workplace, tmp_path, capsys, monkeypatch):
+    ignore_audio(monkeypatch)
     assert finetuned(workplace, tmp_path / "run", capsys, "preflight=false")[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""A machine with one NVIDIA GPU, as far as torch is asked about it."""
+"""A machine with one NVIDIA GPU, in what torch says about it."""
 
 from types import SimpleNamespace
 

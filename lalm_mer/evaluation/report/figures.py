@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,13 +25,16 @@ from lalm_mer.evaluation.comparison import Row
 from lalm_mer.evaluation.metrics import Floats
 from lalm_mer.evaluation.target_metrics import TargetMetric, default_metric, metric_called
 
-__all__ = ["COLOURS", "MARKERS", "SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "svg", "training_curves"]
+__all__ = [
+    "COLOURS", "MARKERS", "SETTINGS", "ForestPoint", "curves", "data_uri", "forest", "interval_bars", "lines_figure",
+    "svg", "training_curves",
+]  # fmt: skip
 
 # The palette of Okabe and Ito, for colour-blind readers; the markers differ too.
 COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 _STYLES = dict(zip((AUDIO, TRANSCRIPT, AUDIO_TRANSCRIPT), zip(COLOURS, MARKERS, strict=True), strict=False))
-_TRAIN, _DEV, _CHANCE = "#767676", "#0072B2", "#555555"
+_TRAIN, _DEV, _CHANCE, _GRID = "#767676", "#0072B2", "#555555", "#E8E8E8"
 SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "lalm-mer",  # the same figures give the same bytes
     "svg.fonttype": "path",  # needs no font
@@ -74,6 +79,27 @@ def svg(figure: Figure, description: str | None = None) -> bytes:
 def data_uri(figure: Figure) -> str:
     """A figure as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode("ascii")
+
+
+@contextmanager
+def lines_figure(x_label: str, y_label: str) -> Iterator[tuple[Figure, Axes]]:
+    """A figure for lines, and its axes, to draw on in the block; its end adds the legend."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(color=_GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        yield figure, axes
+        axes.legend(frameon=False, fontsize=9)
+
+
+def interval_bars(axes: Axes, places: Sequence[float], results: Sequence[Mapping[str, Any]], colour: str) -> None:
+    """A vertical bar for each interval from ``low`` to ``high``, in percent; none where there is no interval."""
+    for place, result in zip(places, results, strict=True):
+        if result["low"] is not None:
+            axes.plot([place, place], [100 * result["low"], 100 * result["high"]], color=colour, alpha=0.5)
 
 
 def _wrapped(name: str) -> str:
@@ -168,7 +194,7 @@ def training_curves(histories: Sequence[pd.DataFrame], metric: str, chance: floa
         for axes in (loss, recall):
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-            axes.grid(color="#E8E8E8", linewidth=0.8)
+            axes.grid(color=_GRID, linewidth=0.8)
         return figure
 
 

@@ -38,7 +38,7 @@ def write_report(comparison: Comparison, path: Path, command: str | None = None)
 
 
 def html_template(package: str, folder: str, name: str) -> jinja2.Template:
-    """A template of a package, which may include the stylesheet of all reports."""
+    """A template of a package, which may extend those of all reports: ``page.html.jinja`` and ``curve.html.jinja``."""
     loaders = [jinja2.PackageLoader(*place) for place in ((package, folder), ("lalm_mer.evaluation", "report"))]
     undefined = jinja2.StrictUndefined
     return jinja2.Environment(

@@ -1,4 +1,4 @@
-"""Builder of an alignment: its corpora, the prompts of its questions, and what the questions are about."""
+"""Builder of an alignment: its corpora, the prompts of its questions, and the questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lalm_mer.core.provenance import hash_json
 from lalm_mer.core.settings import naming_keys
 from lalm_mer.examples.dataset import ExampleDataset, ExampleSource
 from lalm_mer.examples.descriptors import Descriptors, describe_corpus
-from lalm_mer.examples.questions import TRANSCRIPTS, VOICE, QuestionDataset, subjects_of
+from lalm_mer.examples.questions import TRANSCRIPTS, VOICE, QuestionDataset, described_utterances
 from lalm_mer.launch.build.data import open_corpus, open_data, require_training
 from lalm_mer.launch.config.alignment import AlignSettings, SpeechSettings
 from lalm_mer.launch.config.sections import DataSettings, TrainingSplitSettings
@@ -106,7 +106,7 @@ def questions_about(
         settings: seed, and number of the questions of dev
 
     Raises:
-        ConfigError: if the corpora have nothing to ask about
+        ConfigError: if train or dev has no question of these kinds
     """
     choices = {
         kind: {value: forms[0] for value, forms in prompt.answers.items()}
@@ -115,9 +115,9 @@ def questions_about(
     }
     train, dev = (
         [
-            subject
+            utterance
             for examples, known in zip(of_split, described, strict=True)
-            for subject in subjects_of(examples, known)
+            for utterance in described_utterances(examples, known)
         ]
         for of_split in zip(*splits, strict=True)
     )

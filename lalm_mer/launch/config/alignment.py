@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
 from lalm_mer.launch.config import sections
+from lalm_mer.launch.config.declarations import preflight_setting, seed_setting
 
 __all__ = ["AlignSettings", "SpeechSettings"]
 
@@ -40,7 +41,8 @@ class AlignSettings:
     adapter: sections.AdapterSettings = field(default_factory=sections.AdapterSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
-    seed: int = setting(0, at_least=0, help="seed of all random draws")
+    preflight: bool = preflight_setting()
+    seed: int = seed_setting()
 
     def __post_init__(self) -> None:
         if not self.speech:

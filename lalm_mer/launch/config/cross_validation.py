@@ -17,7 +17,7 @@ from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, 
 
 __all__ = [
     "LATE_FUSION", "RECIPES", "TRAINING_RECIPES", "CrossValidationSettings", "PlannedSettings", "RunSettings",
-    "SystemSettings", "require_systems",
+    "SystemSettings", "WithSystems", "require_systems",
 ]  # fmt: skip
 
 RunSettings: TypeAlias = ZeroShotSettings | FinetuneSettings | BaselineSettings | LinearSettings
@@ -54,8 +54,22 @@ class SystemSettings:
     after: list[str] = setting([], help="systems whose runs are finished first, such as those that a run starts from")
 
 
+class WithSystems:
+    """What the schemas of recipes with systems have in common."""
+
+    output: FolderSettings
+    systems: dict[str, SystemSettings]
+    overrides: list[str]
+    only: list[str]
+
+    @property
+    def chosen(self) -> dict[str, SystemSettings]:
+        """The systems to run."""
+        return {name: each for name, each in self.systems.items() if not self.only or name in self.only}
+
+
 @dataclass(frozen=True)
-class CrossValidationSettings:
+class CrossValidationSettings(WithSystems):
     """YAML of cross_validate.py."""
 
     output: FolderSettings
@@ -77,11 +91,6 @@ class CrossValidationSettings:
         _require_order(self.systems)
         if not self.seeds:
             raise ConfigError("key 'seeds': is empty; name at least one")
-
-    @property
-    def chosen(self) -> dict[str, SystemSettings]:
-        """The systems to run."""
-        return {name: each for name, each in self.systems.items() if not self.only or name in self.only}
 
 
 def require_systems(

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
-from lalm_mer.launch.config.cross_validation import TRAINING_RECIPES, SystemSettings, require_systems
+from lalm_mer.launch.config.cross_validation import TRAINING_RECIPES, SystemSettings, WithSystems, require_systems
 from lalm_mer.launch.config.sections import FolderSettings
 
 __all__ = ["LearningCurveSettings"]
 
 
 @dataclass(frozen=True)
-class LearningCurveSettings:
+class LearningCurveSettings(WithSystems):
     """YAML of learning_curve.py."""
 
     output: FolderSettings
@@ -37,8 +37,3 @@ class LearningCurveSettings:
                     f"key 'systems.{name}.recipe': {system.recipe} trains nothing; expected one of "
                     f"{', '.join(TRAINING_RECIPES)}"
                 )
-
-    @property
-    def chosen(self) -> dict[str, SystemSettings]:
-        """The systems to run."""
-        return {name: each for name, each in self.systems.items() if not self.only or name in self.only}

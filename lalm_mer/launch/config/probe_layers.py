@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.settings import setting
-from lalm_mer.launch.config.cross_validation import SystemSettings, require_systems
+from lalm_mer.launch.config.cross_validation import SystemSettings, WithSystems, require_systems
 from lalm_mer.launch.config.sections import FolderSettings
 
 __all__ = ["PROBE", "ProbeLayersSettings"]
@@ -16,7 +16,7 @@ PROBE = "train_linear"
 
 
 @dataclass(frozen=True)
-class ProbeLayersSettings:
+class ProbeLayersSettings(WithSystems):
     """YAML of probe_layers.py."""
 
     output: FolderSettings
@@ -37,8 +37,3 @@ class ProbeLayersSettings:
         for name, system in self.systems.items():
             if system.recipe != PROBE:
                 raise ConfigError(f"key 'systems.{name}.recipe': {system.recipe}; a probe is a linear model: {PROBE}")
-
-    @property
-    def chosen(self) -> dict[str, SystemSettings]:
-        """The systems to run."""
-        return {name: each for name, each in self.systems.items() if not self.only or name in self.only}

@@ -169,8 +169,8 @@ class AdapterSettings:
     )
     full: list[str] = setting(
         [],
-        help="towers that are trained in full: beside the adapter, or with kind full instead of one; its default is "
-        "all towers that the prompt uses",
+        help="towers that are trained in full: in addition to the adapter, or with kind full instead of one; its "
+        "default is all towers that the prompt uses",
     )
     kind: str = setting(
         "lora",

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from lalm_mer.core.settings import setting
 from lalm_mer.examples.augmentation import AugmentSettings
 from lalm_mer.launch.config import sections, server
+from lalm_mer.launch.config.declarations import preflight_setting, seed_setting
 from lalm_mer.launch.config.loss import LossSettings
 from lalm_mer.models.families import model_names
 
 __all__ = ["BaselineSettings", "FinetuneSettings", "TinySettings", "TranscribeSettings", "ZeroShotSettings"]
-
-_LARGEST_SEED = 2**32 - 1  # numpy's
-
-
-def _seed() -> Any:  # noqa: ANN401 a declaration
-    return setting(0, at_least=0, at_most=_LARGEST_SEED, help="seed of all random draws")
-
-
-def _preflight() -> Any:  # noqa: ANN401 a declaration
-    return setting(True, may_change=True, help="a few seconds of checks before the run")
 
 
 @dataclass(frozen=True)
@@ -38,8 +28,8 @@ class ZeroShotSettings:
     remote: server.RemoteSettings = field(default_factory=server.RemoteSettings)
     parity: server.ParitySettings = field(default_factory=server.ParitySettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
-    preflight: bool = _preflight()
-    seed: int = _seed()
+    preflight: bool = preflight_setting()
+    seed: int = seed_setting()
 
 
 @dataclass(frozen=True)
@@ -58,8 +48,8 @@ class FinetuneSettings:
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
     hub: sections.HubSettings = setting(sections.HubSettings(), may_change=True)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
-    preflight: bool = _preflight()
-    seed: int = _seed()
+    preflight: bool = preflight_setting()
+    seed: int = seed_setting()
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class TinySettings:
     layers: int = setting(2, at_least=1, help="layers of each")
     vocabulary: int = setting(600, at_least=1, help="largest number of tokens")
     initializer_range: float = setting(0.02, help="standard deviation of the weights")
-    seed: int = _seed()
+    seed: int = seed_setting()
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ class BaselineSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     train: sections.TrainSettings = field(default_factory=sections.TrainSettings)
     engine: sections.EngineSettings = setting(sections.EngineSettings(), may_change=True)
-    seed: int = _seed()
+    seed: int = seed_setting()
 
 
 @dataclass(frozen=True)
@@ -101,4 +91,4 @@ class TranscribeSettings:
     data: sections.TranscribeDataSettings
     model: sections.TranscriberSettings
     output: sections.TranscriptFileSettings
-    seed: int = _seed()
+    seed: int = seed_setting()

@@ -32,9 +32,12 @@ from lalm_mer.protocols.folded_corpus import FoldedCorpus, fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 from lalm_mer.protocols.splits import SPLITS, Folds
 
-__all__ = ["PlannedRun", "engine_of", "folded_of", "folds_of", "load_run", "plan_runs", "require_one_process"]
+__all__ = [
+    "PlannedRun", "engine_of", "folded_of", "folds_of", "load_run", "plan_runs", "require_free", "require_one_process",
+]  # fmt: skip
 
 _OF_A_RUN = ("split.fold", "seed", "output.dir")
+_INSTEAD = "folds, seeds and output.dir of the cross-validation"
 _SECTIONS = {"train_baseline": "baseline", "train_linear": "linear"}
 """Recipe -> section with its modalities, where it is not the prompt."""
 
@@ -134,7 +137,7 @@ def _fusions(
     name: str, system: SystemSettings, settings: CrossValidationSettings, rows: Mapping[str, Sequence[PlannedRun]]
 ) -> Iterator[PlannedRun]:
     """A late fusion for each fold and seed of its members; a member of one seed is combined with all of the others."""
-    _require_free(name, tuple(system.overrides))
+    require_free(system.overrides, _OF_A_RUN, _INSTEAD, f"system {name}: ")
     for member in system.members:
         if member not in rows:
             raise ConfigError(
@@ -184,7 +187,7 @@ def _place(run: PlannedRun) -> tuple[int, int]:
 
 def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSettings) -> Iterator[PlannedRun]:
     seeds = settings.seeds if system.seeds is None else system.seeds
-    _require_free(name, (*settings.overrides, *system.overrides))
+    require_free([*settings.overrides, *system.overrides], _OF_A_RUN, _INSTEAD, f"system {name}: ")
     for modalities, seed in product(system.modalities or (None,), seeds):
         row = name if modalities is None else f"{name}_{modalities.replace('+', '_')}"
         shared = (*settings.overrides, *system.overrides, *_modalities(system, modalities), f"seed={seed}")
@@ -205,15 +208,22 @@ def _runs_of(name: str, system: SystemSettings, settings: CrossValidationSetting
             yield PlannedRun(name, row, system.recipe, run, arguments, sizes, tuple(system.after))
 
 
-def _require_free(name: str, overrides: tuple[str, ...]) -> None:
-    """Check that no override is of a key that differs between the runs."""
+def require_free(overrides: Sequence[str], own: Sequence[str], instead: str, where: str = "") -> None:
+    """Check that no override is of a key, or of a section with a key, that differs between the runs.
+
+    Args:
+        overrides: to check
+        own: keys of which each run has its own value
+        instead: what to give in place of such an override
+        where: beginning of the error
+
+    Raises:
+        ConfigError: naming the override
+    """
     for override in overrides:
         key = override_key(override)
-        if any(own == key or own.startswith(f"{key}.") for own in _OF_A_RUN):
-            raise ConfigError(
-                f"system {name}: override {override!r}: each run has its own {', '.join(_OF_A_RUN)}; give folds, seeds "
-                "and output.dir of the cross-validation"
-            )
+        if any(each == key or each.startswith(f"{key}.") for each in own):
+            raise ConfigError(f"{where}override {override!r}: each run has its own {', '.join(own)}; give {instead}")
 
 
 def _modalities(system: SystemSettings, modalities: str | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from lalm_mer.core.paths import as_recorded
 from lalm_mer.evaluation.comparison import compare, write_comparison
 from lalm_mer.evaluation.report.html import write_report
 from lalm_mer.evaluation.report.text import aligned, comparison_text, values_text
-from lalm_mer.evaluation.runs import read_run, told_apart
+from lalm_mer.evaluation.runs import read_run, with_distinct_names
 from lalm_mer.launch.cross_validation.costs import predicted_seconds
 from lalm_mer.launch.cross_validation.plan import PlannedRun
 from lalm_mer.protocols.splits import SPLITS
@@ -26,7 +26,7 @@ def summarize(runs: Sequence[PlannedRun], out: Path, command: str) -> str:
         out: folder of comparison and report
         command: shown in the report
     """
-    comparison = compare(told_apart([(planned.system, read_run(planned.folder)) for planned in runs]))
+    comparison = compare(with_distinct_names([(planned.system, read_run(planned.folder)) for planned in runs]))
     write_comparison(comparison, out, with_values=True)
     report = out / "report.html"
     write_report(comparison, report, command=command)

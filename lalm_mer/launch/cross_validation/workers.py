@@ -23,7 +23,7 @@ from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.report.text import figure_text
 from lalm_mer.launch.cross_validation.plan import PlannedRun
 
-__all__ = ["run_all", "work", "worker_environment"]
+__all__ = ["run_all", "work"]
 
 _POLL_S = 0.5
 _BUSY_S = 5.0  # between two looks at runs that a process of another command works on
@@ -169,7 +169,7 @@ def _signal(process: subprocess.Popen[bytes], sent: signal.Signals) -> None:
 
 
 def _start(job: _Job, slot: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **worker_environment(slot)}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **_environment(slot)}
     with writing(job.log):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         file: IO[bytes] = job.log.open("wb")
@@ -177,7 +177,7 @@ def _start(job: _Job, slot: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(job.command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
 
-def worker_environment(slot: int) -> dict[str, str]:
+def _environment(slot: int) -> dict[str, str]:
     """A GPU of its own for a worker; without a GPU one thread, unless OMP_NUM_THREADS is set.
 
     Workers that each use all cores wait for each other, and sums over another number of threads round differently, so

@@ -7,24 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from lalm_mer.core.output import atomic_path, write_text
-from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.plain_text import plain_cells
-from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.run_record import RUN_FILE, RunRecord, read_record
 from lalm_mer.core.strict_json import read_object
 from lalm_mer.evaluation.predictions import DEV_PREDICTIONS_FILE, Predictions
-from lalm_mer.evaluation.report.figures import COLOURS, MARKERS, SETTINGS, data_uri
-from lalm_mer.evaluation.report.html import html_template
+from lalm_mer.evaluation.report.figures import COLOURS, MARKERS, data_uri, interval_bars, lines_figure
 from lalm_mer.evaluation.report.text import aligned, interval_text, percent
 from lalm_mer.evaluation.scores import score
-from lalm_mer.launch.learning_curve.plan import PlannedSize
+from lalm_mer.launch.cross_validation.series import PlannedPoint, write_series
 
 __all__ = ["Point", "points_of", "report_curve"]
 
@@ -62,7 +55,7 @@ class Point:
         return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
 
 
-def points_of(planned: Sequence[PlannedSize]) -> list[Point]:
+def points_of(planned: Sequence[PlannedPoint]) -> list[Point]:
     """The points of finished runs, by the metric with which the protocol selects.
 
     Raises:
@@ -77,7 +70,7 @@ def points_of(planned: Sequence[PlannedSize]) -> list[Point]:
         pooled = score(Predictions.concat(predictions))
         seconds = sum(record.seconds or 0.0 for record in records)
         found.append(
-            Point(each.row, each.size, pooled[metric], by_seed, len(predictions[0].frame), seconds, records[0])
+            Point(each.row, each.number, pooled[metric], by_seed, len(predictions[0].frame), seconds, records[0])
         )
     return found
 
@@ -90,33 +83,26 @@ def report_curve(points: Sequence[Point], out: Path, command: str) -> str:
         out: folder of the files
         command: command line of the recipe
     """
-    metric = points[0].record.primary_metric
-    rows = [_row(point, earlier) for point, earlier in zip(points, [None, *points], strict=False)]
-    with atomic_path(out / "learning_curve.csv") as partial:
-        plain_cells(_frame(points, metric)).to_csv(partial, index=False, encoding="utf-8")
-    figure = _figure(points, metric)
-    report = out / "report.html"
     record = points[0].record
-    write_text(
-        report,
-        html_template("lalm_mer.launch", "learning_curve", "learning_curve.html.jinja").render(
-            title=f"Learning curve on {record.corpus}",
-            record=record,
-            synthetic=record.synthetic,
-            metric=metric,
-            rows=rows,
-            n=points[0].n,
-            interval=points[0].result["method"],
-            figure=figure,
-            answer=_answer(points),
-            command=command,
-            versions=[(name, found) for name, found in package_versions().items() if found],
-        ),
+    metric = record.primary_metric
+    rows = [_row(point, earlier) for point, earlier in zip(points, [None, *points], strict=False)]
+    answers = _answers(points)
+    written = write_series(
+        "learning_curve",
+        _frame(points, metric),
+        out / "learning_curve.csv",
+        record,
+        title=f"Learning curve on {record.corpus}",
+        rows=rows,
+        n=points[0].n,
+        interval=points[0].result["method"],
+        figure=_figure(points, metric),
+        answers=answers,
+        command=command,
     )
     header = ["system", "utterances", f"dev {metric}", "sd over seeds", "95% interval", "gain", "minutes"]
     table = aligned([header, *(list(row.values()) for row in rows)])
-    written = f"table: {as_recorded(out / 'learning_curve.csv')}\nreport: {as_recorded(report)}"
-    return "\n\n".join([table, "\n".join(_answer(points)), written])
+    return "\n\n".join([table, "\n".join(answers), written])
 
 
 def _row(point: Point, earlier: Point | None) -> dict[str, str]:
@@ -133,7 +119,7 @@ def _row(point: Point, earlier: Point | None) -> dict[str, str]:
     }
 
 
-def _answer(points: Sequence[Point]) -> list[str]:
+def _answers(points: Sequence[Point]) -> list[str]:
     """What each row gained by its last step, in a sentence."""
     lines = []
     for row in dict.fromkeys(point.row for point in points):
@@ -175,9 +161,7 @@ def _figure(points: Sequence[Point], metric: str) -> str:
     """The curves over the logarithm of the number of utterances; bars are intervals, small dots are seeds."""
     sizes = sorted({point.size for point in points})
     rows = list(dict.fromkeys(point.row for point in points))
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
-        axes = figure.subplots()
+    with lines_figure("training utterances", f"dev {metric}, percent") as (figure, axes):
         for number, row in enumerate(rows):
             of_row = [point for point in points if point.row == row]
             colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -187,17 +171,9 @@ def _figure(points: Sequence[Point], metric: str) -> str:
             for place, point in zip(places, of_row, strict=True):
                 axes.plot([place] * len(point.by_seed), [100 * value for value in point.by_seed], ".", color=colour,
                           alpha=0.5, markersize=4)  # fmt: skip
-                if point.result["low"] is not None:
-                    axes.plot(
-                        [place] * 2, [100 * point.result[end] for end in ("low", "high")], color=colour, alpha=0.6
-                    )
+            interval_bars(axes, places, [point.result for point in of_row], colour)
         axes.set_xscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
-        axes.set_xlabel("training utterances")
-        axes.set_ylabel(f"dev {metric}, percent")
-        axes.grid(color="#E8E8E8", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=9)
-        return data_uri(figure)
+    return data_uri(figure)

@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from lalm_mer.core.config import override_key
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.names import AUDIO, AUDIO_TRANSCRIPT, TRANSCRIPT
 from lalm_mer.core.paths import as_recorded
-from lalm_mer.launch.config.cross_validation import CrossValidationSettings, SystemSettings
+from lalm_mer.launch.config.cross_validation import SystemSettings
 from lalm_mer.launch.config.linear import LinearSettings
 from lalm_mer.launch.config.probe_layers import ProbeLayersSettings
-from lalm_mer.launch.config.sections import FolderSettings
-from lalm_mer.launch.cross_validation.plan import PlannedRun, plan_runs
+from lalm_mer.launch.cross_validation.plan import PlannedRun
+from lalm_mer.launch.cross_validation.series import PlannedPoint, points_of_runs, require_free_overrides, system_runs
 from lalm_mer.models.encoders.hidden_layers import number_of_layers
 
-__all__ = ["PlannedLayer", "plan_layers"]
+__all__ = ["plan_layers"]
 
 _OF_A_RUN = tuple(f"linear.{modality}.layers" for modality in (AUDIO, TRANSCRIPT))
 
 
-@dataclass(frozen=True)
-class PlannedLayer:
-    """The runs of one row on one layer.
-
-    Args:
-        row: name of the system, with its modality if it has several
-        layer: number of the layer
-        runs: one for each fold
-    """
-
-    row: str
-    layer: int
-    runs: tuple[PlannedRun, ...]
-
-
-def plan_layers(settings: ProbeLayersSettings) -> list[PlannedLayer]:
+def plan_layers(settings: ProbeLayersSettings) -> list[PlannedPoint]:
     """All probes, row by row, from the lowest layer on; every config is checked.
 
     Raises:
         ConfigError: as ``plan_runs``, or if a system has no pretrained encoder, two modalities, or no such layer
         ModelError: if the config of an encoder cannot be read
     """
-    given = (*settings.overrides, *(each for system in settings.chosen.values() for each in system.overrides))
-    for override in given:
-        key = override_key(override)
-        if any(own == key or own.startswith(f"{key}.") for own in _OF_A_RUN):
-            raise ConfigError(f"override {override!r}: each run has its own {' and '.join(_OF_A_RUN)}; give layers")
-    found: list[PlannedLayer] = []
+    require_free_overrides(settings, _OF_A_RUN, "layers")
+    found: list[PlannedPoint] = []
     for name, system in settings.chosen.items():
         of_each = [replace(system, modalities=[each]) for each in system.modalities or ()]
         for one in of_each or [system]:
@@ -57,7 +36,7 @@ def plan_layers(settings: ProbeLayersSettings) -> list[PlannedLayer]:
     return found
 
 
-def _rows(name: str, system: SystemSettings, settings: ProbeLayersSettings) -> Iterator[PlannedLayer]:
+def _rows(name: str, system: SystemSettings, settings: ProbeLayersSettings) -> Iterator[PlannedPoint]:
     """The probes of one system with one modality, from the lowest layer on."""
     first = _runs(name, system, settings)[0].settings
     assert isinstance(first, LinearSettings)
@@ -83,22 +62,14 @@ def _rows(name: str, system: SystemSettings, settings: ProbeLayersSettings) -> I
             f"key 'layers': {layers[-1]}, but {as_recorded(encoder.model)} of system {name} has layers 0 to {total - 1}"
         )
     for layer in layers:
-        runs = _runs(name, system, settings, modality, layer)
-        yield PlannedLayer(runs[0].row, layer, tuple(replace(run, row=f"{run.row}, layer {layer}") for run in runs))
+        yield from points_of_runs(_runs(name, system, settings, modality, layer), layer, f"layer {layer}")
 
 
 def _runs(
     name: str, system: SystemSettings, settings: ProbeLayersSettings, modality: str = "", layer: int | None = None
 ) -> list[PlannedRun]:
     """The runs of one system on one layer, or as its YAML says."""
-    folder = Path(settings.output.dir) / f"layer_{layer}"
     own = [] if layer is None else [f"linear.{modality}.layers=[{layer}]"]
-    return plan_runs(
-        CrossValidationSettings(
-            output=FolderSettings(as_recorded(folder)),
-            systems={name: system},
-            folds=settings.folds,
-            seeds=[settings.seed],
-            overrides=[*settings.overrides, *own],
-        )
+    return system_runs(
+        settings, name, system, folder=f"layer_{layer}", folds=settings.folds, seeds=[settings.seed], own=own
     )

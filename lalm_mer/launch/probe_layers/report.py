@@ -9,24 +9,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lalm_mer.core.output import atomic_path, write_text
-from lalm_mer.core.paths import as_recorded
-from lalm_mer.core.plain_text import plain_cells
-from lalm_mer.core.provenance import package_versions
 from lalm_mer.core.run_record import MODEL_FOLDER
 from lalm_mer.evaluation.predictions import Predictions
-from lalm_mer.evaluation.report.figures import COLOURS, MARKERS, SETTINGS, data_uri
-from lalm_mer.evaluation.report.html import html_template
+from lalm_mer.evaluation.report.figures import COLOURS, MARKERS, data_uri, interval_bars, lines_figure
 from lalm_mer.evaluation.report.text import aligned, interval_text, percent
 from lalm_mer.evaluation.runs import Run, read_dev_predictions, read_run
 from lalm_mer.evaluation.scores import score
-from lalm_mer.launch.probe_layers.plan import PlannedLayer
+from lalm_mer.launch.cross_validation.series import PlannedPoint, write_series
 from lalm_mer.recognizers.linear.model import saved_c
 
 __all__ = ["FoldProbe", "Probe", "choices", "probes_of", "report_probes"]
@@ -93,13 +86,13 @@ class Probe:
         return " ".join(map(str, numbers))
 
 
-def probes_of(planned: Sequence[PlannedLayer]) -> list[Probe]:
+def probes_of(planned: Sequence[PlannedPoint]) -> list[Probe]:
     """The probes of finished runs, by the metric with which the protocol selects.
 
     Raises:
         PredictionError: if a run folder is malformed, or dev has an utterance of test
     """
-    return [Probe.of(each.row, each.layer, [_read(each.layer, run.folder) for run in each.runs]) for each in planned]
+    return [Probe.of(each.row, each.number, [_read(each.number, run.folder) for run in each.runs]) for each in planned]
 
 
 def _read(layer: int, folder: Path) -> FoldProbe:
@@ -132,31 +125,24 @@ def report_probes(probes: Sequence[Probe], out: Path, command: str) -> str:
     chosen = choices(probes)
     record = probes[0].folds[0].run.record
     metric = record.primary_metric
-    with atomic_path(out / "layer_probes.csv") as partial:
-        plain_cells(_frame(probes, chosen, metric)).to_csv(partial, index=False, encoding="utf-8")
     rows, answers = [_row(probe) for probe in probes], [_answer(probe, metric) for probe in chosen]
-    report = out / "report.html"
-    write_text(
-        report,
-        html_template("lalm_mer.launch", "probe_layers", "probe_layers.html.jinja").render(
-            title=f"Layer probes on {record.corpus}",
-            record=record,
-            synthetic=record.synthetic,
-            metric=metric,
-            rows=rows,
-            chosen=[_row(probe) for probe in chosen],
-            folds=", ".join(str(each.run.record.fold) for each in chosen[0].folds),
-            interval=probes[0].results["test"]["method"],
-            figure=_figure(probes, chosen, metric),
-            answers=answers,
-            command=command,
-            versions=[(name, found) for name, found in package_versions().items() if found],
-        ),
+    written = write_series(
+        "probe_layers",
+        _frame(probes, chosen, metric),
+        out / "layer_probes.csv",
+        record,
+        title=f"Layer probes on {record.corpus}",
+        rows=rows,
+        chosen=[_row(probe) for probe in chosen],
+        folds=", ".join(str(each.run.record.fold) for each in chosen[0].folds),
+        interval=probes[0].results["test"]["method"],
+        figure=_figure(probes, chosen, metric),
+        answers=answers,
+        command=command,
     )
     header = ["system", "layer", f"dev {metric}", "95% interval", f"test {metric}", "95% interval", "mean over folds",
               "c"]  # fmt: skip
     table = aligned([header, *(list(row.values()) for row in rows)])
-    written = f"table: {as_recorded(out / 'layer_probes.csv')}\nreport: {as_recorded(report)}"
     return "\n\n".join([table, written, "\n".join(answers)])
 
 
@@ -207,9 +193,7 @@ def _figures(folds: Sequence[FoldProbe], results: Mapping[str, Mapping[str, Any]
 def _figure(probes: Sequence[Probe], chosen: Sequence[Probe], metric: str) -> str:
     """Dev (dashed) and test by layer with intervals, and a dotted line at the figure of the layers that dev chooses."""
     numbers = sorted({probe.layer for probe in probes if probe.layer is not None})
-    with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
-        axes = figure.subplots()
+    with lines_figure("layer (0: input of the first layer)", f"{metric}, percent") as (figure, axes):
         for place, choice in enumerate(chosen):
             of_row = [probe for probe in probes if probe.row == choice.row]
             shift = 0.06 * (2 * place - len(chosen) + 0.5)  # so that bars do not overlap
@@ -219,12 +203,7 @@ def _figure(probes: Sequence[Probe], chosen: Sequence[Probe], metric: str) -> st
             axes.axhline(100 * choice.results["test"]["value"], color=look["color"], linewidth=1, linestyle=":",
                          label=f"{choice.row}, test, layers chosen on dev")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(nbins=min(len(numbers), 12), integer=True))
-        axes.set_xlabel("layer (0: input of the first layer)")
-        axes.set_ylabel(f"{metric}, percent")
-        axes.grid(color="#E8E8E8", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=9)
-        return data_uri(figure)
+    return data_uri(figure)
 
 
 def _curve(axes: Axes, probes: Sequence[Probe], split: str, shift: float, **look: Any) -> None:  # noqa: ANN401
@@ -232,6 +211,4 @@ def _curve(axes: Axes, probes: Sequence[Probe], split: str, shift: float, **look
     places = [(probe.layer or 0) + shift for probe in probes]
     results = [probe.results[split] for probe in probes]
     axes.plot(places, [100 * result["value"] for result in results], label=f"{probes[0].row}, {split}", **look)
-    for place, result in zip(places, results, strict=True):
-        if result["low"] is not None:
-            axes.plot([place] * 2, [100 * result["low"], 100 * result["high"]], color=look["color"], alpha=0.5)
+    interval_bars(axes, places, results, look["color"])

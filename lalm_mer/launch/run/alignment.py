@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lalm_mer.launch.build.language import LanguageBuilder
 from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.run.encoded_data import filled_cache
 from lalm_mer.launch.run.engine import Engine
+from lalm_mer.launch.run.preflight import CheckedRun, check_run
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.trainers import trained
 from lalm_mer.models.digest import base_digest, read_model_config
@@ -139,12 +141,17 @@ def train_alignment(opened: OpenedAlignment, engine: Engine, run: RunFolder) -> 
         family, opened.prompts, adapted, packing=settings.train.packing, torch_compile=settings.model.torch_compile
     )
     splits = [each.splits(family) for each in opened.speech]
+    described = [each.described for each in opened.speech]
+    questions = partial(questions_about, described=described, prompts=opened.prompts, settings=settings)
+    corpora = [each.source.folded.corpus for each in opened.speech]
+    checked = CheckedRun(family, recognizer, recognizer.setup, questions(splits)[0], corpora, settings.train)
+    check_run(checked, engine, skipped=not settings.preflight)
     every = [examples for of_corpus in splits for examples in of_corpus]
     digests = (opened.hashes["base_model"], None)
     cache = filled_cache(family, recognizer, every, digests, settings.model, settings.train, engine, trains=True)
     if cache is not None:
         splits = [[examples.with_encoded(cache) for examples in of_corpus] for of_corpus in splits]
-    train, dev = questions_about(splits, [each.described for each in opened.speech], opened.prompts, settings)
+    train, dev = questions(splits)
     trainer = trained(
         recognizer, settings.train, engine, run, seed=settings.seed, train=train, dev=dev, best_by=_SELECTS
     )

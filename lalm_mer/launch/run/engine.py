@@ -183,7 +183,7 @@ def _require_devices(content: Mapping[str, Any], source: str, sizes: ScoringSett
 
 
 def _require_data_types(sizes: ScoringSettings, dtype: str | None) -> None:
-    """Check that the GPU computes in bfloat16 where it is asked to, and that float16 is trained with a scaled loss."""
+    """Check that the GPU has bfloat16 if the settings use it, and that float16 is trained with a scaled loss."""
     section, older = _section(sizes), gpu_before_ampere(run_device(sizes))
     trains = isinstance(sizes, TrainSettings)
     emulated, instead = [], []

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from lalm_mer.core.errors import AudioError, ConfigError
 from lalm_mer.core.processes import is_first_process
 from lalm_mer.core.progress import size_text
 from lalm_mer.core.schema import Example, Input
-from lalm_mer.examples.augmented_examples import AugmentedExamples, earlier_occurrences
-from lalm_mer.examples.dataset import ExampleDataset
+from lalm_mer.corpora.prepared import PreparedCorpus
+from lalm_mer.examples.augmented_examples import earlier_occurrences
 from lalm_mer.launch.build.model_run import LoadedRun, open_model_run
-from lalm_mer.launch.config.sections import ScoringSettings
+from lalm_mer.launch.config.sections import ScoringSettings, TrainSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.run.engine import Engine, run_device
 from lalm_mer.models.families.base import Family
-from lalm_mer.recognizers.base import kind_of
+from lalm_mer.models.pretrained import PretrainedModel
+from lalm_mer.recognizers.base import Setup, kind_of
 from lalm_mer.recognizers.language.recognizer import LanguageRecognizer
 from lalm_mer.recognizers.memory import available_bytes, estimate_memory, stored_bytes
 from lalm_mer.recognizers.preflight import (
@@ -38,7 +41,7 @@ from lalm_mer.recognizers.preflight import (
 )
 from lalm_mer.recognizers.scoring import run_batch
 
-__all__ = ["dump_labels", "preflight"]
+__all__ = ["CheckedRun", "check_run", "dump_labels", "preflight"]
 
 _CHECKED = 4  # examples
 _OPENED = 32  # at most, to find those
@@ -46,53 +49,114 @@ _SENSIBLE_S = 0.5  # shorter examples are used only if there are no others
 _DUMPED = 3
 
 
+class CheckedExamples(Protocol):
+    """Examples of which a few are checked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def durations_s(self) -> list[float | None]:
+        """Duration of each in seconds, without decoding; None without audio."""
+
+    def utterances(self) -> pd.DataFrame:
+        """``utterance_id`` and ``transcript`` of each, in order."""
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """What is checked of a run.
+
+    Args:
+        model: a ``Family`` or a ``Clap``
+        recognizer: of the model
+        setup: its prompts, or descriptions of labels
+        examples: those that it trains on, or scores
+        corpora: theirs
+        sizes: section ``train`` if it trains, else section ``scoring``
+    """
+
+    model: PretrainedModel
+    recognizer: nn.Module
+    setup: Setup
+    examples: CheckedExamples
+    corpora: Sequence[PreparedCorpus]
+    sizes: ScoringSettings
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains."""
+        return isinstance(self.sizes, TrainSettings)
+
+
 def preflight(
-    loaded: LoadedRun, model: nn.Module, settings: ZeroShotSettings | FinetuneSettings, engine: Engine
+    loaded: LoadedRun, recognizer: nn.Module, settings: ZeroShotSettings | FinetuneSettings, engine: Engine
 ) -> None:
+    """``check_run`` of a run; with ``preflight`` false in its settings, nothing is checked.
+
+    Args:
+        loaded: the run
+        recognizer: of its model
+        settings: of the run
+        engine: the expected engine
+
+    Raises:
+        ModelError: as ``check_run``
+        AudioError: likewise
+    """
+    trains = isinstance(settings, FinetuneSettings)
+    run = CheckedRun(
+        loaded.model,
+        recognizer,
+        loaded.setup,
+        loaded.data.train if trains else loaded.data.scored_test,
+        [loaded.data.folded.corpus],
+        settings.train if isinstance(settings, FinetuneSettings) else settings.scoring,
+    )
+    check_run(run, engine, skipped=not settings.preflight)
+
+
+def check_run(run: CheckedRun, engine: Engine, *, skipped: bool = False) -> None:
     """Check what would spoil a run, before the trainer is created; the first process prints a line per check.
 
     Weights, modes and random generators do not change. The model moves to the device of the trainer, and back only if
     the engine will shard it.
 
     Args:
-        loaded: the run
-        model: its recognizer
-        settings: settings of the run; with ``preflight`` false, nothing is checked
+        run: the run
         engine: the expected engine
+        skipped: whether nothing is checked
 
     Raises:
         ModelError: if the model does not use audio or transcript, scores differ in a batch, or the loss counts tokens
             other than the answer's
         AudioError: if a waveform does not have the sampling rate of the model
     """
-    if not settings.preflight:
+    if skipped:
         _print(["skipped (preflight=false)"])
         return
-    started = time.monotonic()
-    uses_audio = loaded.setup.uses("audio")
-    trains = isinstance(settings, FinetuneSettings)
-    examples = loaded.data.train if trains else loaded.data.scored_test
-    chosen = _choose(examples, uses_audio=uses_audio, uses_transcript=loaded.setup.uses("transcript"))
+    started, recognizer = time.monotonic(), run.recognizer
+    uses_audio = run.setup.uses("audio")
+    chosen = _choose(run.examples, uses_audio=uses_audio, uses_transcript=run.setup.uses("transcript"))
     inputs = [example.input for example in chosen]
     if uses_audio:
-        _print([_rates(loaded, inputs)])
-    if loaded.model.has_language_model:
-        _print(_supervised(loaded.model, cast(LanguageRecognizer, model), chosen[0]))
-    sizes = _sizes(settings)
-    device = run_device(sizes)
-    if stored_bytes(model) > available_bytes(device, model):
+        _print([_rates(run, inputs)])
+    if run.model.has_language_model:
+        _print(_supervised(run.model, cast(LanguageRecognizer, recognizer), chosen[0]))
+    device = run_device(run.sizes)
+    if stored_bytes(recognizer) > available_bytes(device, recognizer):
         _print(
             [
-                f"the weights need {size_text(stored_bytes(model))}, and {device} has "
-                f"{size_text(available_bytes(device, model))}: use of audio and transcript, and batches, are not "
+                f"the weights need {size_text(stored_bytes(recognizer))}, and {device} has "
+                f"{size_text(available_bytes(device, recognizer))}: use of audio and transcript, and batches, are not "
                 "checked"
             ]
         )
         return
     sharded = engine.distributed_type in ("FSDP", "DEEPSPEED")
-    with evaluating(model, device, moves_back=sharded):
-        _print(_scores(loaded, model, inputs, sizes))
-        _print(_memory(loaded, model, settings, _longest(examples, uses_audio=uses_audio), sharded=sharded))
+    with evaluating(recognizer, device, moves_back=sharded):
+        _print(_scores(run, inputs))
+        _print(_memory(run, _longest(run.examples, uses_audio=uses_audio), sharded=sharded))
     _print([f"done in {time.monotonic() - started:.1f} s"])
 
 
@@ -128,7 +192,7 @@ def _print(lines: Iterable[str]) -> None:
 # Examples
 
 
-def _choose(examples: ExampleDataset | AugmentedExamples, *, uses_audio: bool, uses_transcript: bool) -> list[Example]:
+def _choose(examples: CheckedExamples, *, uses_audio: bool, uses_transcript: bool) -> list[Example]:
     """The shortest sensible examples, preferably of different transcripts and durations.
 
     If the run uses audio, they have audio, if there is any. None is repeated or silent, and no two have the same audio.
@@ -164,7 +228,7 @@ def _has_new_audio(given: Input, found: Sequence[Input]) -> bool:
     return own.min() < own.max() and not any(np.array_equal(own[: len(other)], other[: len(own)]) for other in others)
 
 
-def _longest(examples: ExampleDataset | AugmentedExamples, *, uses_audio: bool) -> Example:
+def _longest(examples: CheckedExamples, *, uses_audio: bool) -> Example:
     """The example of the longest audio, then of the longest transcript."""
     durations = examples.durations_s() if uses_audio else [None] * len(examples)
     transcripts = [len(text) if isinstance(text, str) else 0 for text in examples.utterances()["transcript"]]
@@ -174,8 +238,8 @@ def _longest(examples: ExampleDataset | AugmentedExamples, *, uses_audio: bool) 
 # Checks
 
 
-def _rates(loaded: LoadedRun, inputs: Sequence[Input]) -> str:
-    name, expected = loaded.model.name, loaded.model.sampling_rate
+def _rates(run: CheckedRun, inputs: Sequence[Input]) -> str:
+    name, expected = run.model.name, run.model.sampling_rate
     for given in inputs:
         rate = None if given.waveform is None else given.waveform.sampling_rate
         if rate != expected and not given.without_audio:
@@ -184,8 +248,8 @@ def _rates(loaded: LoadedRun, inputs: Sequence[Input]) -> str:
                 "resample it",
                 "sampling_rate",
             )
-    rates = loaded.data.folded.corpus.columns(["sampling_rate"])["sampling_rate"].dropna()
-    found = sorted({int(rate) for rate in rates})
+    columns = [corpus.columns(["sampling_rate"])["sampling_rate"].dropna() for corpus in run.corpora]
+    found = sorted({int(rate) for rates in columns for rate in rates})
     done = "unchanged" if found == [expected] else "resampled"
     return f"sampling rate: {name} takes {expected} Hz; corpus {', '.join(map(str, found))} Hz, {done}"
 
@@ -195,7 +259,7 @@ def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -
         yield f"supervised: the {recognizer.kind} targets {', '.join(recognizer.targets)}, by the scores of all answers"
         return
     decode = family.tokenizer.decode
-    answer = family.answer_ids(recognizer.label_set.forms_of(example.label)[0])
+    answer = family.answer_ids(recognizer.right_answer(example))
     batch = recognizer.training_collator([example])
     require_supervised(batch, answer, decode)
     text, stop = decode(answer[:-1]), decode(answer[-1:])
@@ -205,18 +269,19 @@ def _supervised(family: Any, recognizer: LanguageRecognizer, example: Example) -
     yield f"prompt: {len(prompt)} tokens, {audio} of them audio placeholders"
 
 
-def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes: ScoringSettings) -> Iterator[str]:
+def _scores(run: CheckedRun, inputs: Sequence[Input]) -> Iterator[str]:
     """Effect of a batch, and with it those of other audio and of another transcript, in three passes."""
-    family, trained = loaded.model, not loaded.model.randomly_initialised
-    collator = cast(Any, model).scoring_collators[0]
+    family, recognizer, sizes = run.model, run.recognizer, run.sizes
+    trained = not family.randomly_initialised
+    collator = cast(Any, recognizer).scoring_collators[0]
     different = {"audio": len(inputs), "transcript": len({each.transcript for each in inputs})}
     swaps = {"audio": swapped_audio, "transcript": swapped_transcripts}
-    swapped = {what: swap(inputs) for what, swap in swaps.items() if loaded.setup.uses(what) and different[what] >= 2}
+    swapped = {what: swap(inputs) for what, swap in swaps.items() if run.setup.uses(what) and different[what] >= 2}
     if math.isinf(family.batch_tolerance):
-        effects = single_effects(model, collator, inputs, swapped, trained=trained)
+        effects = single_effects(recognizer, collator, inputs, swapped, trained=trained)
         yield f"batch parity: not checked, because {family.name} takes one utterance at a time"
     else:
-        effects = batch_effects(model, collator, inputs, swapped, tolerance=family.batch_tolerance)
+        effects = batch_effects(recognizer, collator, inputs, swapped, tolerance=family.batch_tolerance)
         numbers = sizes.per_device_eval_batch_size, getattr(sizes, "per_device_train_batch_size", 1)
         batched = sizes.tokens_per_batch is not None or max(numbers) > 1
         if batched:
@@ -224,7 +289,7 @@ def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes:
         bound = f"at most {effects.parity.bound:.1e}" if batched else "not required with batches of 1"
         yield f"batch parity: {effects.parity.difference:.1e} between utterances in a batch and alone ({bound})"
     for what in swaps:
-        if not loaded.setup.uses(what):
+        if not run.setup.uses(what):
             continue
         if what not in swapped:
             yield f"uses the {what}: not checked, because no two utterances differ in {what}"
@@ -235,35 +300,26 @@ def _scores(loaded: LoadedRun, model: nn.Module, inputs: Sequence[Input], sizes:
         yield f"uses the {what}: swapping it changes label scores by {change:.1e} (median; expected {expected})"
 
 
-def _memory(
-    loaded: LoadedRun,
-    model: nn.Module,
-    settings: ZeroShotSettings | FinetuneSettings,
-    longest: Example,
-    *,
-    sharded: bool,
-) -> Iterator[str]:
-    trains = isinstance(settings, FinetuneSettings)
-    sizes, recognizer = _sizes(settings), cast(Any, model)
-    given = loaded.data.train if trains else loaded.data.scored_test
+def _memory(run: CheckedRun, longest: Example, *, sharded: bool) -> Iterator[str]:
+    trains, sizes, recognizer = run.trains, run.sizes, cast(Any, run.recognizer)
     key = "train.per_device_train_batch_size" if trains else "scoring.per_device_eval_batch_size"
     batch = recognizer.training_collator([longest]) if trains else recognizer.scoring_collators[0]([longest.input])
     if sizes.tokens_per_batch is None:
         most = int(getattr(sizes, key.partition(".")[2]))
     else:
         key, most = f"{key.partition('.')[0]}.tokens_per_batch", sizes.tokens_per_batch // batch["input_ids"].numel()
-    batch_size = max(1, min(most, len(given)))  # a batch has no more than there are
+    batch_size = max(1, min(most, len(run.examples)))  # a batch has no more than there are
     for name in ("labels", "target"):
         batch.pop(name, None)
     memory = estimate_memory(
-        model,
-        partial(run_batch, model, batch),
+        recognizer,
+        partial(run_batch, recognizer, batch),
         batch_size=batch_size,
         learns=trains,
         checkpointing=getattr(sizes, "gradient_checkpointing", False),
     )
-    device = next(model.parameters()).device
-    free = available_bytes(device, model)
+    device = next(recognizer.parameters()).device
+    free = available_bytes(device, recognizer)
     training = f"gradients {size_text(memory.gradients)}, AdamW {size_text(memory.optimizer)}, " if trains else ""
     yield (
         f"memory: about {size_text(memory.total)}{' before sharding' if sharded else ''}, {device} has "
@@ -274,12 +330,8 @@ def _memory(
     if memory.total > free:
         ways = [f"lower {key}"]
         ways += ["train.gradient_checkpointing=true"] if trains else []
-        if loaded.model.trained_in_full:
+        if run.model.trained_in_full:
             ways += ["fewer towers in adapter.full", "an adapter (adapter.kind=lora)"]
-        elif loaded.model.quantised_tower:
+        elif run.model.quantised_tower:
             ways += ["model.quantization=nf4"]
         yield f"WARNING: this may not fit; {', or '.join(ways)}"
-
-
-def _sizes(settings: ZeroShotSettings | FinetuneSettings) -> ScoringSettings:
-    return settings.train if isinstance(settings, FinetuneSettings) else settings.scoring

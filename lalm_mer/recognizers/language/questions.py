@@ -93,3 +93,7 @@ class QuestionRecognizer(LanguageRecognizer):
         self.joint_collator = QuestionCollator(family, prompts, packing=packing, widths=widths)
         self.scoring_collators = (self.joint_collator,)
         self.training_collator = TrainingQuestionCollator(family, prompts, packing=packing, widths=widths)
+
+    def right_answer(self, example: Example) -> str:
+        """The right one of the two answers."""
+        return cast(Question, example.input).answers[ANSWERS.index(example.label)]

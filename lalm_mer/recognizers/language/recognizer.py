@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lalm_mer.core.errors import ModelError
+from lalm_mer.core.schema import Example
 from lalm_mer.models.adapters import save_trained
 from lalm_mer.models.attention import DEFAULT, FLASH, FLEX
 from lalm_mer.models.families.base import Family, TowerOutput
@@ -99,6 +100,10 @@ class LanguageRecognizer(nn.Module):
         self.sampling_rate = family.sampling_rate if setup.uses("audio") else None
         self.content_free = setup.content_free(family.sampling_rate)
         self._no_split_modules = list(family.fsdp_layers)  # accelerate reads it: FSDP shards these one by one
+
+    def right_answer(self, example: Example) -> str:
+        """The text of the answer that training on an example teaches."""
+        return self.label_set.forms_of(example.label)[0]
 
     def refuses(self, duration_s: float) -> str | None:
         """The reason why it cannot take audio of this duration, in seconds; None if it can."""
