@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shipped import CHANGED, CORPORA, OF_TASKS, QUICK, SERVED, load, of_recipe, quick_or_slow
+from shipped import CHANGED, COMPOSED, CORPORA, OF_TASKS, QUICK, ROOT, SERVED, load, of_recipe, quick_or_slow
 
 from lalm_mer.core.run_record import read_record
 from lalm_mer.corpora import load as load_corpus
 from lalm_mer.launch.benchmark.arms import arm_settings
 from lalm_mer.launch.benchmark.data import Place
+from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.folded_corpus import fold_corpus
 from lalm_mer.protocols.protocol import load_protocol
 
@@ -42,6 +43,9 @@ def folder_name(file, corpus):
     """Value of the pattern of ``output.dir`` in a YAML of a corpus; None for a YAML without a pattern."""
     settings, stem = load(file), Path(file).stem
     task, _, method = stem.rpartition("_") if file in OF_TASKS else ("", "", stem)
+    if file in COMPOSED:
+        method, modalities = stem.removeprefix(f"{corpus}_"), load_prompt(ROOT / settings.prompt.file).modalities
+        return f"outputs/runs/{corpus}/composed-tiny_composed_{method}_{modalities}_fold1_seed0"
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir.replace("{fold}", "1").replace("{seed}", "0")
     if method == "baseline":
