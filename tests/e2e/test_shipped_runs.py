@@ -60,6 +60,13 @@ def folder_name(file, corpus):
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}{task}_fold1_seed0"
 
 
+def too_long(file, folded):
+    """Test utterances that are longer than the window of the tiny composed model, 2 s: synthetic sentences."""
+    table = folded.corpus.columns(["utterance_id", "duration_s"])
+    longer = set(table.loc[table["duration_s"] > 2, "utterance_id"]) if file in COMPOSED else set()
+    return sorted(longer & set(folded.folds.ids(1, "test")))
+
+
 @pytest.mark.parametrize("file", [file for file in of_recipe("prepare_corpus") if Path(file).stem != "readings"])
 def test_a_corpus_is_prepared(file, miniature):
     summary = load_corpus(miniature(Path(file).stem)).summary
@@ -97,7 +104,7 @@ def test_a_run_is_finished_and_its_folder_has_the_right_name(recipe, file, run_s
     folded = fold_corpus(load_corpus(data), load_protocol(protocol))
     assert record.task_kind == folded.task.kind
     assert sorted(table["utterance_id"]) == folded.folds.ids(1, "test")
-    assert set(table["status"]) == {"scored"}
+    assert sorted(table.loc[table["status"] != "scored", "utterance_id"]) == too_long(file, folded)
     assert json.loads((tmp_path / folder / "metrics.json").read_text("utf-8"))["n"] == len(table)
     assert record.seconds > 0
     assert (record.parameters is None, record.peak_memory is None) == (file == SERVED, file == SERVED)
