@@ -26,7 +26,7 @@ from lalm_mer.core.paths import absolute
 OUT = Path("outputs/demo_real")
 TOWER, LANGUAGE_MODEL = "openai/whisper-tiny.en", "HuggingFaceTB/SmolLM2-135M-Instruct"
 LAYERS = {"tower": 3, "language": 6}  # of the composed model: the first ones, for two CPU cores
-EPOCHS = 3  # of LoRA, in place of those of the YAML, for the same reason
+EPOCHS = 3  # of LoRA, fewer than in its YAML, for the same reason
 COMPARED = ("linear_audio", "zero_shot_audio", "lora_audio", "lora_audio_transcript")
 
 
