@@ -101,18 +101,21 @@ def test_what_is_prepared_is_not_prepared_again(clone):
     assert [compose[compose.index(name) + 1] for name in ("--tower", "--language-model")] == ["w", "l"]
 
 
-def test_without_weights_they_come_from_the_hub_which_is_said():
-    assert demo_real.parts("", needs_language_model=True) == (demo_real.TOWER, demo_real.LANGUAGE_MODEL)
-    assert any("the network is needed" in line for line in demo_real.story("", ""))
-    assert not any("network" in line for line in demo_real.story("", "weights"))
-    assert any("aligned here" in line for line in demo_real.story("", "weights"))
-    assert not any("aligned here" in line for line in demo_real.story("user/name", "weights"))
+def test_without_weights_they_come_from_the_hub_which_is_said(tmp_path):
+    assert demo_real.parts("", "") == (demo_real.TOWER, demo_real.LANGUAGE_MODEL)
+    needs_network = {("", ""), ("user/name", ""), ("user/name", "weights"), (str(tmp_path), "")}
+    for aligned, weights in itertools.product(("", "user/name", str(tmp_path)), ("", "weights")):
+        told = demo_real.story(aligned, weights)
+        assert ("the network is needed" in told) == ((aligned, weights) in needs_network)
+        assert ("aligned here" in told) == (not aligned)
+        assert ("the demo aligns nothing" in told) == bool(aligned)
 
 
 def test_an_aligned_model_needs_no_language_model(weights, tmp_path):
     (tmp_path / "whisper-tiny.en").symlink_to(weights / "whisper-tiny.en")
-    tower, _ = demo_real.parts(str(tmp_path), needs_language_model=False)
-    assert tower == str(tmp_path / "whisper-tiny.en")
+    assert demo_real.parts(str(tmp_path), "user/name")[0] == str(tmp_path / "whisper-tiny.en")
+    with pytest.raises(ConfigError, match=r"smollm2-135m-instruct has no config\.json; expected a model"):
+        demo_real.parts(str(tmp_path), "")
 
 
 @pytest.mark.parametrize(
@@ -121,9 +124,14 @@ def test_an_aligned_model_needs_no_language_model(weights, tmp_path):
         ([], "error: CORPUS_ROOT is missing; set it to the folder with Actor_01 ... Actor_24 (argument --root)"),
         (
             ["--root", "x", "--weights", "/no/such"],
-            "error: WEIGHTS: /no/such/whisper-tiny.en has no config.json; expected openai/whisper-tiny.en there; "
-            "download it (hf download openai/whisper-tiny.en --local-dir /no/such/whisper-tiny.en), or leave WEIGHTS "
-            "out to use the Hub",
+            "error: WEIGHTS: /no/such/whisper-tiny.en has no config.json; expected a model in that folder; download it "
+            "(hf download openai/whisper-tiny.en --local-dir /no/such/whisper-tiny.en), or leave WEIGHTS out to use "
+            "openai/whisper-tiny.en of the Hub",
+        ),
+        (
+            ["--root", "x", "--aligned", "/no/such"],
+            "error: ALIGNED: /no/such has no config.json; expected a model in that folder; that of align.py is model/ "
+            "in its output.dir",
         ),
     ],
 )
@@ -131,12 +139,6 @@ def test_what_is_missing_is_said_in_one_line(arguments, says, ended, clone):
     done = ended(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{says}\n")
     assert not (clone / "outputs").exists()
-
-
-def test_a_missing_language_model_is_named(weights, tmp_path):
-    (tmp_path / "whisper-tiny.en").symlink_to(weights / "whisper-tiny.en")
-    with pytest.raises(ConfigError, match=r"smollm2-135m-instruct has no config\.json; expected HuggingFaceTB/SmolLM2"):
-        demo_real.parts(str(tmp_path), needs_language_model=True)
 
 
 @pytest.mark.slow
