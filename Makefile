@@ -1,10 +1,12 @@
-# The two commands: `make demo` and `make test`. Both set themselves up in .venv.
+# The two commands: `make demo` and `make test`; `make demo-real` is for published weights. All set themselves up in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= circumplex
 CORPUS_ROOT ?=
 FAMILY ?=
+WEIGHTS ?=
+ALIGNED ?=
 # One worker a core, each with one thread; tests of one file share what that file makes.
 WORKERS := -n auto --dist loadfile
 # Modules are compiled once for all processes that tests start, whatever the user has set.
@@ -12,11 +14,16 @@ TESTED := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PATH="$(CURDIR)/$(BIN):$$PA
 OLDEST := .venv-oldest
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all test-oldest lint docs clean wheels gpu
+.PHONY: demo demo-real test test-all test-oldest lint docs clean wheels gpu
 
 demo: $(VENV)/demo.stamp
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/$(if $(FAMILY),demo_family.py --family "$(FAMILY)",demo.py) \
 		--corpus "$(CORPUS)" --root "$(CORPUS_ROOT)"
+
+demo-real: CORPUS = ravdess
+demo-real: $(VENV)/demo.stamp
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python recipes/demo_real.py --corpus "$(CORPUS)" --root "$(CORPUS_ROOT)" \
+		--weights "$(WEIGHTS)" --aligned "$(ALIGNED)"
 
 test: $(VENV)/test.stamp lint
 	$(TESTED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not network"

@@ -239,7 +239,7 @@ def miniature(made_once: Callable[..., Path]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def demo_model(miniature: Callable[..., Path], made_once: Callable[..., Path]) -> Callable[[str], Path]:
     """A maker of the tiny models of the demos, by the folder that their YAML names; each is built once."""
-    files = {shipped.load(file).output.dir: file for file in shipped.of_recipe("build_tiny_model")}
+    files = shipped.tiny_models()
 
     @cache
     def make(folder: str) -> Path:
@@ -289,7 +289,7 @@ def shipped_command(
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one
-        elif settings.model.id:
+        elif settings.model.id in shipped.tiny_models():
             options.append(f"model.id={demo_model(settings.model.id)}")
         else:
             family = settings.model.family

@@ -33,6 +33,8 @@ SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "linear", "lora", "qlora", "zero_shot")
 PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
+COMPOSED = [file for file in SHIPPED if Path(file).parent.name == "whisper_smollm2"]
+"""Runs of a composed model: ``<corpus>_<method>.yaml``."""
 OF_TASKS = [
     file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in METHODS
     and Path(file).parent.name in CORPORA
@@ -67,7 +69,9 @@ QUICK = (
     "recipes/msp_podcast/lora.yaml",
     "recipes/pepino/early_warm.yaml",
     "recipes/ravdess/lora.yaml",
+    "recipes/whisper_smollm2/meld_lora.yaml",
     SERVED,
+    "recipes/alignment/readings.yaml",
     "recipes/benchmarks/scaling.yaml",
     "recipes/ravdess/cross_validate.yaml",
 )
@@ -153,6 +157,12 @@ def of_recipe(*names: str) -> list[str]:
 def load(file: str, *overrides: str):
     """The settings of a YAML, with the paths as they are written there."""
     return recorded(load_config(SCHEMAS[script(file)], ROOT / file, overrides))
+
+
+@cache
+def tiny_models() -> dict[str, str]:
+    """Folder of each tiny model of a demo -> the YAML that builds it."""
+    return {load(file).output.dir: file for file in of_recipe("build_tiny_model")}
 
 
 def corpus_of(file: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import pytest
 from closeness import assert_close
 from ignored_audio import ignore_audio
 from safetensors.torch import load_file
+from shipped import load, of_recipe, quick_or_slow
 
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import NoteCode
@@ -124,9 +125,10 @@ def test_an_interrupted_run_resumes_to_the_same_scores(aligned, aligning, tmp_pa
     assert (out / "model" / "model.safetensors").is_file()
 
 
-def test_the_shipped_yaml_runs_on_a_tiny_composed_model(workplace, tiny_folder, tmp_path):
-    file = "recipes/alignment/readings.yaml"
-    speech = f"speech={{readings: {{dir: {workplace.data}, protocol: {workplace.folder / 'protocol.yaml'}}}}}"
+@pytest.mark.parametrize("file", quick_or_slow(of_recipe("align")))
+def test_a_shipped_yaml_runs_on_a_tiny_composed_model(file, workplace, tiny_folder, tmp_path):
+    (name,) = load(file).speech
+    speech = f"speech={{{name}: {{dir: {workplace.data}, protocol: {workplace.folder / 'protocol.yaml'}}}}}"
     overrides = [
         f"model.id={tiny_folder('composed')}", f"model.cache_dir={tmp_path / 'cache'}", speech,
         f"cache_dir={tmp_path / 'cache'}", "dev_questions=8", "train.max_steps=2", f"output.dir={tmp_path / 'run'}",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from shipped import (
+    COMPOSED,
     CORPORA,
     METHODS,
     OF_TASKS,
@@ -23,8 +24,10 @@ from shipped import (
 )
 
 from lalm_mer.launch.build.defaults import with_model
+from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.launch.search.space import override_of, read_space
 from lalm_mer.models.registry import model_class
+from lalm_mer.prompting.prompts import load_prompt
 from lalm_mer.protocols.protocol import load_protocol
 
 MEASURED = {
@@ -42,6 +45,7 @@ OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve", "probe
 COMBINED = [*OF_SEVERAL_RUNS, *of_recipe("late_fusion")]
 OF_PAPERS = [file for file in SHIPPED if Path(file).parent.name in PAPERS]
 RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in [*COMBINED, *OF_TASKS]]
+FOLDER = "outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}"
 
 
 def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
@@ -54,7 +58,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, *of_recipe("align"), SERVED]
+    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, *COMPOSED, *of_recipe("align"), SERVED]
     assert (NOT_MEASURED in header(file)) == (file in unmeasured and file not in MEASURED)
 
 
@@ -103,7 +107,19 @@ def test_a_run_has_its_corpus_and_a_folder_name_with_all_placeholders(file):
     corpus = Path(file).parent.name
     assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
     assert load_protocol(ROOT / settings.split.protocol).corpus in (None, corpus)
-    assert settings.output.dir == ("outputs/runs/{corpus}/{recognizer}_{method}_{modalities}_fold{fold}_seed{seed}")
+    assert settings.output.dir == FOLDER
+
+
+@pytest.mark.parametrize("file", COMPOSED)
+def test_a_run_of_a_composed_model_has_the_corpus_of_its_name_and_what_its_prompt_uses(file):
+    settings, corpus = load(file), Path(file).stem.partition("_")[0]
+    assert settings.data.dir == load(f"recipes/corpora/{corpus}.yaml").output.dir
+    assert load_protocol(ROOT / settings.split.protocol).corpus == corpus
+    assert settings.model == ModelSettings("composed", "outputs/models/whisper_smollm2", dtype="float32")
+    assert settings.output.dir == FOLDER
+    if script(file) == "recipes/finetune.py":
+        uses_audio = load_prompt(ROOT / settings.prompt.file).uses_audio
+        assert settings.adapter.full == (["projector"] if uses_audio else [])
 
 
 @pytest.mark.parametrize("file", OF_TASKS)

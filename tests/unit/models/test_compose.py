@@ -9,53 +9,22 @@ import pytest
 import torch
 from closeness import assert_close
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    WhisperModel,
-)
+from tiny_language_model import build_tiny_language_model
+from transformers import AutoModelForCausalLM, WhisperModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError
 from lalm_mer.models.compose import Part, compose
 from lalm_mer.models.families import family_class
-from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe
 from lalm_mer.models.registry import family_of
-
-TEMPLATE = "{% for m in messages %}{{ '<turn>' + m['role'] + ': ' + m['content'] + '<end>' }}{% endfor %}"
-SIZES = {
-    "llama": lambda vocabulary: LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                    num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-                    bos_token_id=None, eos_token_id=2)
-    ),
-    "gpt2": lambda vocabulary: GPT2LMHeadModel(
-        GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=3, n_head=4, bos_token_id=None, eos_token_id=2)
-    ),
-    "gemma2": lambda vocabulary: Gemma2ForCausalLM(
-        Gemma2Config(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                     num_attention_heads=4, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.01,
-                     bos_token_id=None, eos_token_id=2, pad_token_id=0)
-    ),
-}  # fmt: skip
 
 
 @pytest.fixture
 def chat_model(tmp_path):
     """A maker of folders of tiny random language models with a chat template."""
 
-    def make(kind="llama", template=TEMPLATE):
-        shape = TinyShape(("one two three", "what was said", "user: assistant:"), 1, vocabulary=300)
-        tokenizer = byte_level_bpe(shape, ["<pad>", "<turn>", "<end>"], eos="<end>", pad="<pad>")
-        tokenizer.chat_template = template
-        torch.manual_seed(0)
-        SIZES[kind](len(tokenizer)).save_pretrained(tmp_path / kind)
-        tokenizer.save_pretrained(tmp_path / kind)
+    def make(kind="llama", **options):
+        build_tiny_language_model(tmp_path / kind, kind, **options)
         return str(tmp_path / kind)
 
     return make
@@ -195,7 +164,7 @@ def test_parts_that_cannot_be_composed_are_named(chat_model, tiny_whisper_folder
     for tower, model, says in (
         (Part(language_model), Part(language_model), "is of type 'llama'; expected a Whisper"),
         (whisper, Part(str(tmp_path / "gone")), "gone' cannot be "),
-        (whisper, Part(chat_model("gpt2", None)), "no chat template"),
+        (whisper, Part(chat_model("gpt2", template=None)), "no chat template"),
         (whisper, Part(chat_model("gemma2")), "Gemma2ForCausalLM: its logits are more than an output layer"),
         (Part(whisper.model, layers=0), Part(language_model), "argument 'tower_layers': 0; WhisperEncoder has "),
         (whisper, Part(language_model, layers=4), "argument 'language_layers': 4; LlamaModel has 3 layers"),

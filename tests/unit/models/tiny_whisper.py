@@ -31,7 +31,7 @@ SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|tran
 WINDOW_S = 2
 
 
-def build_tiny_whisper(folder, *, multilingual=True):
+def build_tiny_whisper(folder, *, multilingual=True, layers=2):
     """A Whisper of two layers, window 2 s, whose tokens are words; saved with its processor."""
     vocabulary = {f"\u0120{word}": number for number, word in enumerate(sorted(WORDS))}
     end = SPECIAL[0]
@@ -41,7 +41,7 @@ def build_tiny_whisper(folder, *, multilingual=True):
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, *timestamps)}
     ends = {f"{name}_token_id": ids[end] for name in ("pad", "bos", "eos")}
     config = WhisperConfig(
-        vocab_size=len(tokenizer), num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2,
+        vocab_size=len(tokenizer), num_mel_bins=16, d_model=32, encoder_layers=layers, decoder_layers=layers,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
         max_source_positions=WINDOW_S * 50, max_target_positions=48, init_std=0.6,  # wide enough for words to differ
         decoder_start_token_id=ids["<|startoftranscript|>"], begin_suppress_tokens=None, **ends,
