@@ -10,10 +10,10 @@ from ignored_audio import ignore_audio
 from safetensors.torch import load_file
 from shipped import load, of_recipe, quick_or_slow
 
+from lalm_mer import corpora
 from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.notes import NoteCode
 from lalm_mer.core.run_record import read_record
-from lalm_mer.corpora import load
 from lalm_mer.launch.config.alignment import AlignSettings
 from lalm_mer.launch.config.sections import FolderSettings, ModelSettings
 
@@ -70,7 +70,7 @@ def test_it_begins_with_the_checks_of_fine_tuning(aligning, tmp_path, capsys):
     said, name = re.search(
         r"preflight: supervised: '(.+)' <\|im_end\|> \(\d+ tokens, utterance (\S+)\)", printed
     ).groups()
-    table = load(aligning.data).columns(["utterance_id", "transcript"])
+    table = corpora.load(aligning.data).columns(["utterance_id", "transcript"])
     assert list(table.loc[table["utterance_id"] == name, "transcript"]) == [said]
     assert "preflight: uses the audio: swapping it changes label scores" in printed
     assert re.search(r"preflight: memory: about .* gradients .*\(batch of 4, all as long as", printed)
