@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertModel,
     ClapProcessor,
@@ -66,6 +67,9 @@ class ComposedClapConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
             setattr(self, name, given if isinstance(given, kind) else kind(**(given or {})))
         self.projection_dim = projection_dim
         super().__init__(**others)
+
+
+AutoConfig.register(COMPOSED_CLAP, ComposedClapConfig)  # AutoTokenizer looks it up
 
 
 class _Projection(nn.Module):
