@@ -289,9 +289,9 @@ def shipped_command(
         elif file == shipped.SERVED:
             options.append(f"model.url={request.getfixturevalue('served_url')}")
             changed.remove("model.dtype=float32")  # the server has one
-        elif settings.model.id:
+        elif settings.model.id.startswith("outputs/demo"):
             options.append(f"model.id={demo_model(settings.model.id)}")
-        else:
+        else:  # a published or composed model
             family = settings.model.family
             options.append(f"model.id={tiny_folder('qwen2_audio' if family == 'generic' else family)}")
         return [recipe, "--config", file, *changed, *options, *overrides]

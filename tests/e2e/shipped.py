@@ -31,6 +31,8 @@ SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglo
 CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
 SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "linear", "lora", "qlora", "zero_shot")
+COMPOSED = ("whisper_minilm",)
+"""Folders of models that ``recipes/compose_model.py`` writes."""
 PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
 OF_TASKS = [

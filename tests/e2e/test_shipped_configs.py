@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from shipped import (
+    COMPOSED,
     CORPORA,
     METHODS,
     OF_TASKS,
@@ -40,7 +41,7 @@ MEASURED = {
 NOT_MEASURED = "# A starting point: no figure has been measured with it yet."
 OF_SEVERAL_RUNS = of_recipe("cross_validate", "search", "learning_curve", "probe_layers")
 COMBINED = [*OF_SEVERAL_RUNS, *of_recipe("late_fusion")]
-OF_PAPERS = [file for file in SHIPPED if Path(file).parent.name in PAPERS]
+OTHERS = [file for file in SHIPPED if Path(file).parent.name in (*PAPERS, *COMPOSED)]
 RUNS = [file for file in SHIPPED if Path(file).parent.name in CORPORA and file not in [*COMBINED, *OF_TASKS]]
 
 
@@ -54,7 +55,7 @@ def test_every_corpus_has_a_file_for_its_preparation_and_one_for_each_method():
 def test_it_has_a_header(file):
     words = shlex.split(opening(file)["Launch"])
     assert words[words.index("--config") + 1] == file
-    unmeasured = [*RUNS, *COMBINED, *OF_PAPERS, *OF_TASKS, *of_recipe("align"), SERVED]
+    unmeasured = [*RUNS, *COMBINED, *OTHERS, *OF_TASKS, *of_recipe("align"), SERVED]
     assert (NOT_MEASURED in header(file)) == (file in unmeasured and file not in MEASURED)
 
 
