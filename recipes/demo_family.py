@@ -16,6 +16,7 @@ from pathlib import Path
 from demo import LAUNCH, run, run_together
 
 from lalm_mer.core.command import command_parser, run_command
+from lalm_mer.models.families import DUAL_ENCODERS
 
 DATA = Path("outputs/demo_ravdess/data")  # shared with the other demos
 METHODS = ("zero_shot", "lora", "lora_audio_swapped")
@@ -24,7 +25,7 @@ METHODS = ("zero_shot", "lora", "lora_audio_swapped")
 def main() -> int:
     """Run the command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("--family", required=True, help="a family of lalm_mer/models/families, or clap")
+    parser.add_argument("--family", required=True, help="a family of lalm_mer/models/families, clap or composed_clap")
     parser.add_argument("--corpus", choices=("ravdess",), default="ravdess", help="real speech only")
     parser.add_argument("--root", default="", help="folder with Actor_01 ... Actor_24")
     return run_command(demo_family, parser.parse_args(), resumes=True)
@@ -60,15 +61,15 @@ def preparation(family: str, root: str, out: Path, data: Path = DATA) -> list[li
 
 
 def shape(family: str) -> str:
-    """Part of the name of a family's YAML files in recipes/demo/: CLAP has other towers and settings."""
-    return "clap" if family == "clap" else "family"
+    """Part of the name of a family's YAML files in recipes/demo/: dual encoders have other towers and settings."""
+    return "clap" if family in DUAL_ENCODERS else "family"
 
 
 def runs(family: str, out: Path) -> dict[str, list[str]]:
     """Name and command of every run; the last one needs the adapter of the previous one."""
     model = [f"model.family={family}", f"model.id={out}/tiny_{family}"]
     scoring = ["--config", "recipes/demo/ravdess_family_zero_shot.yaml", *model]
-    if family == "clap":
+    if family in DUAL_ENCODERS:
         scoring.append("prompt.file=prompts/ensembles/emotion.yaml")
     swapped = [f"model.adapter={out}/lora", "scoring.condition=audio_swapped"]
     commands = {

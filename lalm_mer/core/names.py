@@ -49,14 +49,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 """Implementations of attention, by their names in transformers."""
 QUANTIZATIONS = ("nf4",)
-"""QLoRA: the language model, or the text tower of a CLAP model, in 4 bits."""
+"""QLoRA: the language model, or the text tower of a dual encoder, in 4 bits."""
 TOWER_CACHE = ("auto", "require", "never")
 """Use of stored outputs of the audio tower: where it gives the same results, or else an error, or not at all."""
 LIKELIHOOD = "likelihood"
 GENERATION = "generation"
 """How a label is predicted."""
 OBJECTIVES = ("cross_entropy", "contrastive")
-"""Losses that a CLAP model computes itself."""
+"""Losses that a dual encoder computes itself."""
 TASK_KINDS = ("single", "multi", "scalar")
 """Kind of a task, column ``task`` of predictions: one label an utterance, several, or numbers."""
 LOSSES_OF = {

@@ -1,7 +1,4 @@
-"""CLAP (Wu et al. 2023, LAION's): an audio and a text encoder with a shared embedding space.
-
-It takes no transcript and generates no answers, so it is no family; its recognizer is ``lalm_mer.recognizers.clap``.
-"""
+"""CLAP (Wu et al. 2023, LAION's)."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import processors
 from torch import Tensor, nn
 from transformers import (
     ClapAudioConfig,
@@ -19,17 +15,14 @@ from transformers import (
     ClapModel,
     ClapProcessor,
     ClapTextConfig,
-    PreTrainedTokenizerFast,
 )
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.core.names import AUDIO
+from lalm_mer.models.dual_encoder import DualEncoder
 from lalm_mer.models.families import CLAP
-from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_backend
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, encoder_bpe
 from lalm_mer.models.laion_checkpoint import DERIVED_BUFFERS
-from lalm_mer.models.pretrained import PretrainedModel
-from lalm_mer.prompting.ensembles import Ensemble, load_ensemble
 
 __all__ = ["Clap"]
 
@@ -49,7 +42,7 @@ _NOT_LISTED = (
 )
 
 
-class Clap(PretrainedModel):
+class Clap(DualEncoder):
     """A CLAP on transformers' own classes, with its processor.
 
     Raises:
@@ -76,19 +69,11 @@ class Clap(PretrainedModel):
         "mosei": f"{_NOT_LISTED} Its videos are YouTube's, as AudioSet's are, which the paper trains on.",
         "emodb": _NOT_LISTED,
     }
-    towers: ClassVar[Mapping[str, str]] = {
-        "audio_tower": "audio_model",
-        "audio_projector": "audio_projection",
-        "text_tower": "text_model",
-        "text_projector": "text_projection",
-    }
-    quantised_tower = "text_tower"
     adapter_targets: ClassVar[Mapping[str, Sequence[str]]] = {
         "audio_tower": ("query", "key", "value", "dense"),
         "audio_projector": ("linear1", "linear2"),
     }
     fsdp_layers = ("ClapAudioLayer", "ClapTextLayer")
-    has_language_model = False
     derived_buffers = DERIVED_BUFFERS
 
     def __init__(self, model: Any, processor: Any) -> None:  # noqa: ANN401 transformers is not followed
@@ -102,22 +87,6 @@ class Clap(PretrainedModel):
             )
 
     @classmethod
-    def default_prompt(cls, modalities: str) -> str:
-        """Descriptions of emotions.
-
-        Raises:
-            ConfigError: if the modalities are others than audio
-        """
-        if modalities != AUDIO:
-            raise ConfigError(f"key 'prompt.modalities': {modalities!r}; clap only uses audio; set it to audio")
-        return "prompts/ensembles/emotion.yaml"
-
-    @classmethod
-    def load_prompt(cls, path: Path) -> Ensemble:
-        """Read descriptions of labels."""
-        return load_ensemble(path)
-
-    @classmethod
     def build_tiny(cls, folder: Path, shape: TinyShape, *, fuses: bool = False) -> None:
         """Save a randomly initialised CLAP: an HTS-AT of two stages, a RoBERTa, and a processor; no download.
 
@@ -128,7 +97,7 @@ class Clap(PretrainedModel):
         spec_size = next((size for size in (128, 256) if frames <= size * size // _MEL_BANDS), None)
         if spec_size is None:
             raise ConfigError(f"a window of {shape.window_s} s: clap takes 10 s at most")
-        tokenizer = _roberta_tokenizer(shape)
+        tokenizer = encoder_bpe(shape)
         factor = shape.initializer_range / 0.02
         config = ClapConfig(
             text_config=ClapTextConfig(
@@ -196,6 +165,17 @@ class Clap(PretrainedModel):
             "is_longer": torch.tensor([[longer] for _, longer in rows]),
         }
 
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """Factors of the cosines of an audio with texts, and of a text with audio."""
+        model: Any = self.model
+        return model.logit_scale_a.float().exp(), model.logit_scale_t.float().exp()
+
+    @property
+    def longest_description(self) -> int:
+        """Longest text that the text encoder reads, in tokens, special ones included."""
+        model: Any = self.model
+        return int(model.config.text_config.max_position_embeddings) - 2  # positions begin after that of padding
+
     def _log_mel(self, waveform: Waveform) -> tuple[Tensor, bool]:
         """A spectrogram (1 or 4, F, 64), and whether it has three crops of longer audio."""
         samples, window = waveform.samples, int(self.extractor.nb_max_samples)
@@ -219,21 +199,3 @@ class Clap(PretrainedModel):
         inputs = self.extractor(samples, sampling_rate=self.sampling_rate, max_length=max_length, return_tensors="pt")
         features: Tensor = inputs["input_features"][0].float()
         return features
-
-
-def _roberta_tokenizer(shape: TinyShape) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with the ids of RoBERTa's special tokens."""
-    backend = byte_level_backend(shape, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )

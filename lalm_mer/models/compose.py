@@ -1,4 +1,4 @@
-"""An audio-language model from the encoder of a Whisper and a language model, whose projector is still random."""
+"""Models of two others' parts, the encoder of a Whisper and a language model or a text encoder, not trained yet."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import metadata_load
-from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor, WhisperModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertModel,
+    ClapProcessor,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.locks import only_writer
 from lalm_mer.core.output import atomic_folder, require_empty, write_text
 from lalm_mer.models.composed_card import composed_card
+from lalm_mer.models.composed_clap import composed_clap_model
 from lalm_mer.models.digest import base_digest, read_model_config
 from lalm_mer.models.families.parts.composing import composed_model, composed_processor, cut_layers
 from lalm_mer.models.loading import find_file, from_pretrained, load_weights
 
-__all__ = ["Part", "compose"]
+__all__ = ["Part", "compose", "compose_clap"]
 
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+-]{0,60}")
+_RANDOM_PROJECTIONS = (
+    "The projections of both into one space are random: train them before you use the model (`recipes/finetune.py`)."
+)
 _RANDOM_PROJECTOR = "The projector between them is random: train it before you use the model (`recipes/align.py`)."
 
 
@@ -63,17 +74,41 @@ def compose(tower: Part, language_model: Part, out: Path, *, dtype: str = "float
     processor = composed_processor(extractor, tokenizer)
     origin = {"audio_tower": _origin(tower), "language_model": _origin(language_model)}
     model = composed_model(encoder, decoder, processor, origin=origin, seed=seed)
+    return _write(out, model, processor, composed_card(origin, _RANDOM_PROJECTOR))
+
+
+def compose_clap(tower: Part, text_encoder: Part, out: Path, *, dtype: str = "float32", seed: int = 0) -> int:
+    """Write a model of the family composed_clap with its processor and a card; returns its number of parameters.
+
+    Args:
+        tower: a Whisper, whose encoder becomes the audio tower
+        text_encoder: a BERT, such as a sentence encoder, whose embedding of a text is the mean over its tokens
+        out: a new or empty folder
+        dtype: of the weights: float32, bfloat16 or float16
+        seed: seed of the projections
+
+    Raises:
+        ModelError, ConfigError, OutputError: as of ``compose``
+    """
+    require_empty(out)
+    kind = getattr(torch, dtype)
+    encoder, extractor = _whisper(tower, kind)
+    text, tokenizer = _bert(text_encoder, kind)
+    origin = {"audio_tower": _origin(tower), "text_encoder": _origin(text_encoder)}
+    model = composed_clap_model(encoder, text, origin=origin, seed=seed)
+    return _write(out, model, ClapProcessor(extractor, tokenizer), composed_card(origin, _RANDOM_PROJECTIONS))
+
+
+def _write(out: Path, model: Any, processor: Any, card: str) -> int:  # noqa: ANN401 of transformers
     with only_writer(out), atomic_folder(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        write_text(partial / "README.md", composed_card(origin, _RANDOM_PROJECTOR))
+        write_text(partial / "README.md", card)
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _whisper(part: Part, dtype: torch.dtype) -> tuple[Any, Any]:
-    found = read_model_config(part.model, part.revision).get("model_type")
-    if found != "whisper":
-        raise ModelError(f"model {part.model!r}: is of type {found!r}; expected a Whisper as the audio tower")
+    _require_type(part, "whisper", "a Whisper as the audio tower")
     model = _loaded(WhisperModel, part, dtype)
     if part.layers is not None:
         cut_layers(model.encoder, part.layers, "tower_layers")
@@ -89,6 +124,21 @@ def _language_model(part: Part, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _bert(part: Part, dtype: torch.dtype) -> tuple[Any, Any]:
+    _require_type(part, "bert", "a BERT as the text encoder, as MiniLM, E5 and GTE are")
+    tokenizer = _opened(AutoTokenizer, part)
+    model = _loaded(BertModel, part, dtype, add_pooling_layer=False)
+    if part.layers is not None:
+        cut_layers(model.encoder, part.layers, "text_layers")
+    return model, tokenizer
+
+
+def _require_type(part: Part, expected: str, words: str) -> None:
+    found = read_model_config(part.model, part.revision).get("model_type")
+    if found != expected:
+        raise ModelError(f"model {part.model!r}: is of type {found!r}; expected {words}")
+
+
 def _opened(kind: Any, part: Part) -> Any:  # noqa: ANN401 of transformers
     try:
         return from_pretrained(kind, part.model, part.revision)
@@ -96,9 +146,10 @@ def _opened(kind: Any, part: Part) -> Any:  # noqa: ANN401 of transformers
         raise ModelError(f"model {part.model!r}: its {kind.__name__} cannot be opened: {one_line(error)}") from error
 
 
-def _loaded(kind: Any, part: Part, dtype: torch.dtype) -> Any:  # noqa: ANN401 of transformers
+def _loaded(kind: Any, part: Part, dtype: torch.dtype, **options: Any) -> Any:  # noqa: ANN401 of transformers
+    options |= {"dtype": dtype, "output_loading_info": True}
     try:
-        model, report = load_weights(kind, part.model, part.revision, dtype=dtype, output_loading_info=True)
+        model, report = load_weights(kind, part.model, part.revision, **options)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {part.model!r} cannot be loaded: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
@@ -106,6 +157,7 @@ def _loaded(kind: Any, part: Part, dtype: torch.dtype) -> Any:  # noqa: ANN401 o
             f"model {part.model!r}: has no weights for {len(missing)} tensors of {type(model).__name__}, such as "
             f"{missing[0]}; expected a complete model of that class"
         )
+    model.config.name_or_path = ""  # it would be written with the path of a folder; ``_origin`` has the name
     return model
 
 

@@ -1,4 +1,4 @@
-"""Base class of families and CLAP: declarations of the published weights, loading, and towers for adapters."""
+"""Base class of families and dual encoders: declarations of the published weights, loading, and towers for adapters."""
 
 from __future__ import annotations
 

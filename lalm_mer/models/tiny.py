@@ -30,7 +30,7 @@ def build_tiny(
     """Build a randomly initialised model of a family and save it with its processor, as ``from_pretrained`` expects.
 
     Args:
-        family: name of the family, or clap
+        family: name of the family, or of a dual encoder
         folder: where to write
         words, window_s, hidden_size, layers, vocabulary, initializer_range: see ``TinyShape``
         seed: seed of the weights

@@ -89,7 +89,7 @@ class Scores:
 
 
 class Setup(Protocol):
-    """The prompts of an audio-language model, or the descriptions that a CLAP compares audio with."""
+    """The prompts of an audio-language model, or the descriptions that a dual encoder compares audio with."""
 
     @property
     def label_set(self) -> LabelSet:

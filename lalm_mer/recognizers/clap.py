@@ -1,8 +1,8 @@
-"""CLAP as a recognizer: the score of a label is the similarity of the audio to several descriptions of the label."""
+"""CLAP, or another dual encoder, as a recognizer: a label's score is the audio's similarity to its descriptions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.names import OBJECTIVES
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import save_trained
-from lalm_mer.models.clap import Clap
+from lalm_mer.models.dual_encoder import DualEncoder
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.base import Batch, Collator, LabelledCollator
 
@@ -48,7 +48,7 @@ class ClapSetup:
 class ClapCollator:
     """Makes a batch to score: the spectrograms of B inputs."""
 
-    def __init__(self, clap: Clap) -> None:
+    def __init__(self, clap: DualEncoder) -> None:
         self._clap = clap
 
     def __call__(self, inputs: Sequence[Input]) -> Batch:
@@ -60,16 +60,16 @@ class ClapCollator:
         waveforms = []
         for given in inputs:
             if given.waveform is None:
-                raise ConfigError(f"utterance {given.utterance_id}: clap uses audio, but none was loaded")
+                raise ConfigError(f"utterance {given.utterance_id}: {self._clap.name} uses audio, but none was loaded")
             waveforms.append(given.waveform)
         return self._clap.audio_inputs(waveforms)
 
 
 class ClapRecognizer(nn.Module):
-    """A CLAP as a ``Recognizer``.
+    """A dual encoder as a ``Recognizer``.
 
     The score of a label: the normalised embeddings of its descriptions are averaged and normalised again (Radford et
-    al. 2021, CLIP, section 3.1.4); their cosine with the audio's, times exp(logit_scale_a), log_softmax over the K
+    al. 2021, CLIP, section 3.1.4); their cosine with the audio's, times the model's scale, log_softmax over the K
     labels. With one description per label, that is ``logits_per_audio`` of ClapModel.
 
     Training minimises ``cross_entropy``, the negative log-probability of the true label, or ``contrastive``: each
@@ -95,7 +95,7 @@ class ClapRecognizer(nn.Module):
     label_of_description: Tensor
 
     def __init__(
-        self, clap: Clap, setup: ClapSetup, model: PeftModel | None = None, *, objective: str = "cross_entropy"
+        self, clap: DualEncoder, setup: ClapSetup, model: PeftModel | None = None, *, objective: str = "cross_entropy"
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
@@ -128,15 +128,15 @@ class ClapRecognizer(nn.Module):
         """The reason why it cannot take audio of this duration, in seconds; None if it can."""
         return self.clap.refuses(duration_s)
 
-    def forward(self, input_features: Tensor, is_longer: Tensor, truth: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, truth: Tensor | None = None, **audio_inputs: Tensor) -> dict[str, Tensor]:
         """Run a batch of a ``ClapCollator``.
 
         Returns:
             ``log_probs`` (B, K); with ``truth`` also ``losses`` (B,) and ``items`` (B,), which are ones
         """
-        audio = self._audio_embeddings(input_features, is_longer)
+        audio = self._audio_embeddings(audio_inputs)
         descriptions = self._description_embeddings()
-        similarities = self._scale("a") * audio @ self._label_embeddings(descriptions).T
+        similarities = self.clap.scales()[0] * audio @ self._label_embeddings(descriptions).T
         log_probs = similarities.float().log_softmax(dim=1)  # autocast on a CPU would leave it in half precision
         if truth is None:
             return {"log_probs": log_probs}
@@ -171,16 +171,16 @@ class ClapRecognizer(nn.Module):
         save_trained(self.clap, self.model, folder)
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 as in transformers
-        """Raise ConfigError: transformers' CLAP has no gradient checkpointing."""
-        raise ConfigError("argument 'gradient_checkpointing': transformers' ClapModel has none; set it to false")
+        """Raise ConfigError: dual encoders have no gradient checkpointing."""
+        raise ConfigError(f"argument 'gradient_checkpointing': {self.clap.name} has none; set it to false")
 
     activation_checkpointing_enable = gradient_checkpointing_enable
 
-    def _audio_embeddings(self, input_features: Tensor, is_longer: Tensor) -> Tensor:
+    def _audio_embeddings(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Normalised, (B, D), float32."""
         model: Any = self.clap.model  # with the adapter, which peft adds in place
-        features = input_features.to(model.dtype)
-        output = model.get_audio_features(input_features=features, is_longer=is_longer)
+        cast = {name: each.to(model.dtype) if each.is_floating_point() else each for name, each in inputs.items()}
+        output = model.get_audio_features(**cast)
         return nn.functional.normalize(output.pooler_output.float(), dim=-1)
 
     def _description_embeddings(self) -> Tensor:
@@ -210,24 +210,22 @@ class ClapRecognizer(nn.Module):
         cosines = (audio @ descriptions[drawn].T).float()  # (B, B): utterances by descriptions
         same_label = (truth[:, None] == truth[None]).float()
         target = same_label / same_label.sum(dim=1, keepdim=True)
-        from_audio = (self._scale("a") * cosines).log_softmax(dim=1)
-        from_text = (self._scale("t") * cosines.T).log_softmax(dim=1)
+        of_audio, of_text = self.clap.scales()
+        from_audio = (of_audio * cosines).log_softmax(dim=1)
+        from_text = (of_text * cosines.T).log_softmax(dim=1)
         return -(target * (from_audio + from_text)).sum(dim=1) / 2
-
-    def _scale(self, direction: str) -> Tensor:
-        scale: Tensor = getattr(self.clap.model, f"logit_scale_{direction}")
-        return scale.float().exp()
 
     def _trains_text(self) -> bool:
         towers = (self.clap.submodule(tower) for tower in ("text_tower", "text_projector"))
         return any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
 
     def _check(self, descriptions: Sequence[tuple[int, str]], tokens: Sequence[Sequence[int]]) -> None:
-        config: Any = self.clap.model.config
-        longest = int(config.text_config.max_position_embeddings) - 2  # positions begin after that of padding
+        longest = self.clap.longest_description
         label_of: dict[tuple[int, ...], int] = {}
         for (label, sentence), ids in zip(descriptions, tokens, strict=True):
             if len(ids) > longest:
-                raise ConfigError(f"description {sentence[:60]!r}: {len(ids)} tokens; clap reads {longest} at most")
+                raise ConfigError(
+                    f"description {sentence[:60]!r}: {len(ids)} tokens; {self.clap.name} reads {longest} at most"
+                )
             if label_of.setdefault(tuple(ids), label) != label:
                 raise ConfigError(f"description {sentence[:60]!r} has the tokens of another label; change one of them")

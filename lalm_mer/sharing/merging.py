@@ -45,7 +45,9 @@ def merge(source: str, out: Path, *, base_model: str | None = None, revision: st
     model = trained.model(source)
     built = model_class(model.family)
     if not built.has_language_model:
-        raise AdapterError(f"{source}: an adapter of a CLAP; only those of audio-language models can be merged")
+        raise AdapterError(
+            f"{source}: an adapter of family {model.family}; only those of audio-language models can be merged"
+        )
     base = base_model or model.id
     of_base = model.revision if base_model is None else None
     family = built.load(base, revision=of_base, dtype=model.dtype)

@@ -28,6 +28,7 @@ from lalm_mer.core.names import (
 )
 from lalm_mer.core.notes import sentence
 from lalm_mer.evaluation.metrics import METRICS, Metric
+from lalm_mer.models.families import DUAL_ENCODERS
 from lalm_mer.protocols.protocol import Protocol
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 from lalm_mer.sharing.public_record import PublicRecord
@@ -197,7 +198,7 @@ def render_model_card(facts: CardFacts) -> str:
         encoders=", ".join(facts.encoders),
         base_model=facts.base_model or f"a model of family {family} from a local folder",
         base_licence=f"{facts.base_licence}, as published; see its model card",
-        compares=family == "clap",
+        compares=family in DUAL_ENCODERS,
         given=_GIVEN[record.modalities],
         forms=facts.forms,
         scored=_scored(metrics),

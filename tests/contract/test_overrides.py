@@ -34,8 +34,9 @@ def overrides():
         foreign = [base for base in each.__mro__[1:] if base.__module__.startswith(("transformers", "peft", "torch"))]
         for name in vars(each).keys() - FREE:
             base = next((base for base in foreign if name in vars(base)), None)
-            if base is not None and not name.startswith("__") and callable(getattr(each, name)):
-                found[f"{each.__qualname__}.{name}"] = (getattr(each, name), getattr(base, name))
+            methods = [getattr(kind, name) for kind in (each, base)] if base is not None else []
+            if methods and not name.startswith("__") and all(map(callable, methods)):
+                found[f"{each.__qualname__}.{name}"] = tuple(methods)
     for recognizer in (LanguageRecognizer, ClapRecognizer):
         for name in CALLED_BY_THE_TRAINER:
             found[f"{recognizer.__name__}.{name}"] = (getattr(recognizer, name), getattr(PreTrainedModel, name))

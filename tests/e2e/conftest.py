@@ -291,7 +291,7 @@ def shipped_command(
             changed.remove("model.dtype=float32")  # the server has one
         elif settings.model.id in shipped.tiny_models():
             options.append(f"model.id={demo_model(settings.model.id)}")
-        else:
+        else:  # a published or composed model
             family = settings.model.family
             options.append(f"model.id={tiny_folder('qwen2_audio' if family == 'generic' else family)}")
         return [recipe, "--config", file, *changed, *options, *overrides]

@@ -35,6 +35,8 @@ PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
 COMPOSED = [file for file in SHIPPED if Path(file).parent.name == "whisper_smollm2"]
 """Runs of a composed model: ``<corpus>_<method>.yaml``."""
+COMPOSED_CLAP = [file for file in SHIPPED if Path(file).parent.name == "whisper_minilm"]
+"""Runs of a composed dual encoder."""
 OF_TASKS = [
     file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in METHODS
     and Path(file).parent.name in CORPORA

@@ -152,7 +152,7 @@ def test_synonyms_that_clash_name_their_file(refused, tmp_path):
             "key 'prompt.file': prompts/audoi.yaml: no such file; did you mean prompts/audio.yaml? prompts has align",
         ),
         ("prompt.also=[prompts/audoi.yaml]", "key 'prompt.also': prompts/audoi.yaml: no such file; did you mean "),
-        ("model.family=qwen2_audoi", "generic, clap, remote; did you mean qwen2_audio?"),
+        ("model.family=qwen2_audoi", "generic, clap, composed_clap, remote; did you mean qwen2_audio?"),
         (
             "engine.accelerate_config=cpu",
             "no such file; did you mean accelerate_configs/cpu.yaml? accelerate_configs has ",

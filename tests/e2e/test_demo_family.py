@@ -30,7 +30,7 @@ def settings(schema, command):
     return load_config(schema, ROOT / command[config + 1], command[config + 2 :])
 
 
-@pytest.mark.parametrize("family", ["glmasr", "clap"])
+@pytest.mark.parametrize("family", ["glmasr", "clap", "composed_clap"])
 def test_the_runs_of_a_family_use_the_same_data_and_adapter(demo, family, tmp_path):
     prepare, build = demo.preparation(family, "somewhere", tmp_path, tmp_path / "data")
     runs = demo.runs(family, tmp_path)

@@ -44,7 +44,7 @@ def test_an_error_in_two_processes_is_one_line(launched, workplace, tmp_path):
     running = launched(*CLI, "launch", "--config_file", str(tmp_path / "two.yaml"), *recipe)
     _, stderr = running.communicate(timeout=120)
     (line,) = stderr.splitlines()
-    assert line.endswith("voxtral, generic, clap, remote; did you mean qwen2_audio?")
+    assert line.endswith("voxtral, generic, clap, composed_clap, remote; did you mean qwen2_audio?")
     assert running.returncode == 1
 
 

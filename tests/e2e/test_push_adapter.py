@@ -161,18 +161,25 @@ def test_zero_shot_scores_with_an_adapter_by_its_id(uninterrupted, workplace, se
     workplace.launch("zero_shot", tmp_path / "offline", "model.adapter=jane/adapter", **offline)
 
 
-def test_a_clap_goes_to_the_hub_and_scores_the_same_when_it_comes_back(workplace, here, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("clap", ["query", "value"]), pytest.param("composed_clap", ["q_proj", "fc1"], marks=pytest.mark.slow)],
+)
+def test_a_dual_encoder_goes_to_the_hub_and_scores_the_same_when_it_comes_back(
+    family, targets, workplace, here, tmp_path
+):
     words = Path(ROOT / "prompts" / "ensembles" / "emotion.yaml").read_text("utf-8").splitlines()
-    build_tiny("clap", tmp_path / "model", words=words, window_s=2, hidden_size=32, layers=1, vocabulary=400,
+    build_tiny(family, tmp_path / "model", words=words, window_s=2, hidden_size=32, layers=1, vocabulary=400,
                initializer_range=0.1)  # fmt: skip
     config = yaml.safe_load(workplace.config("finetune").read_text())
     config["prompt"]["file"] = "prompts/ensembles/emotion.yaml"
-    config["model"] |= {"family": "clap", "id": str(tmp_path / "model")}
+    config["model"] |= {"family": family, "id": str(tmp_path / "model")}
     config["output"]["dir"] = str(tmp_path / "run")
     (tmp_path / "zero_shot.yaml").write_text(
         yaml.safe_dump({key: config[key] for key in ("data", "split", "prompt", "model", "output")})
     )
-    config["adapter"]["towers"] = {"audio_tower": ["query", "value"], "text_projector": ["linear1"]}
+    config["adapter"]["towers"] = {"audio_tower": targets, "text_projector": []}
+    config["adapter"]["full"] = ["audio_projector", "text_projector"]
     config["train"]["num_train_epochs"] = 1
     (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(config))
     assert workplace.script("recipes/finetune.py", "--config", str(tmp_path / "finetune.yaml")) == 0

@@ -1,12 +1,13 @@
 """``model.family=...`` alone runs a shipped YAML with another family."""
 
+from itertools import product
+
 import pytest
 from representatives import QUICK_FAMILIES, slow_except
 from safetensors.numpy import load_file
 
 from lalm_mer.core.run_record import read_record
-from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.families import DUAL_ENCODERS, FAMILIES
 from lalm_mer.models.registry import model_class
 
 ZERO_SHOT, LORA, QLORA = (f"recipes/ravdess/{method}.yaml" for method in ("zero_shot", "lora", "qlora"))
@@ -104,23 +105,26 @@ def test_a_model_without_a_family_is_fine_tuned_in_the_targets_of_the_config(ref
     assert trained_towers(folder, {"language_model": "model.language_model"}) == {"language_model": {"q_proj"}}
 
 
-@pytest.mark.parametrize("file", slow_except([ZERO_SHOT, LORA, QLORA], [ZERO_SHOT, LORA]))
-def test_clap_is_a_family_like_others(file, recorded):
+@pytest.mark.parametrize(
+    ("family", "file"),
+    slow_except(list(product(DUAL_ENCODERS, [ZERO_SHOT, LORA, QLORA])), [("clap", LORA), ("composed_clap", ZERO_SHOT)]),
+)
+def test_a_dual_encoder_is_a_family_like_others(family, file, recorded):
     if file == QLORA:
         pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
-    folder, record = recorded(file, "model.family=clap")
+    folder, record = recorded(file, f"model.family={family}")
     recognizer, method = {
-        ZERO_SHOT: ("clap-tiny_clap", "zero_shot"),
-        LORA: ("clap-tiny_clap", "lora"),
-        QLORA: ("clap-tiny_clap-nf4", "lora"),
+        ZERO_SHOT: (f"{family}-tiny_{family}", "zero_shot"),
+        LORA: (f"{family}-tiny_{family}", "lora"),
+        QLORA: (f"{family}-tiny_{family}-nf4", "lora"),
     }[file]
     assert folder.name == f"{recognizer}_{method}_audio_fold1_seed0"
     assert record.config["prompt"]["file"] == "prompts/ensembles/emotion.yaml"
     if file == ZERO_SHOT:
         return
-    targets = {tower: list(names) for tower, names in Clap.adapter_targets.items()}
+    targets = {tower: list(names) for tower, names in model_class(family).adapter_targets.items()}
     assert record.config["adapter"]["towers"] == targets
-    assert trained_towers(folder, Clap.towers).keys() == targets.keys()
+    assert trained_towers(folder, model_class(family).towers).keys() == targets.keys()
 
 
 @pytest.mark.parametrize("modalities", ["audio+transcript", "transcript"])

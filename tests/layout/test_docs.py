@@ -14,7 +14,7 @@ import pytest
 from lalm_mer.core.config import load_config
 from lalm_mer.launch.estimate_command import add_estimate
 from lalm_mer.launch.predict_command import add_predict
-from lalm_mer.models.families import FAMILIES, OTHER_FAMILIES, REMOTE
+from lalm_mer.models.families import DUAL_ENCODERS, FAMILIES, OTHER_FAMILIES, REMOTE
 from lalm_mer.models.registry import model_class, model_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_families_says_how_audio_is_encoded():
             assert (packing == "yes") == two_steps, name
             assert (stored == "yes") == two_steps, name
             found.append(name)
-    assert sorted(found) == sorted({*FAMILIES, *OTHER_FAMILIES, "clap"})
+    assert sorted(found) == sorted({*FAMILIES, *OTHER_FAMILIES, *DUAL_ENCODERS})
 
 
 def test_families_says_what_is_computed_once():

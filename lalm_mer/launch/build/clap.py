@@ -1,4 +1,4 @@
-"""Builder of CLAP recognizers."""
+"""Builder of recognizers of CLAP and other dual encoders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.build.packing import refuse_packing
 from lalm_mer.launch.config.sections import ModelSettings, PromptSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
-from lalm_mer.models.clap import Clap
+from lalm_mer.models.dual_encoder import DualEncoder
+from lalm_mer.models.registry import model_class
 from lalm_mer.prompting.ensembles import load_ensemble
 from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
 
@@ -22,7 +23,7 @@ __all__ = ["ClapBuilder"]
 
 
 class ClapBuilder:
-    """Makes the parts of a run of CLAP, with the methods of ``LanguageBuilder``."""
+    """Makes the parts of a run of a dual encoder, with the methods of ``LanguageBuilder``."""
 
     def prompts(self, settings: ZeroShotSettings | FinetuneSettings, label_set: LabelSet) -> ClapSetup:
         """The descriptions of the labels.
@@ -34,38 +35,40 @@ class ClapBuilder:
         chosen = recorded(settings.prompt)
         if chosen != PromptSettings(chosen.file, chosen.modalities) or settings.data.without_audio != "refuse":
             raise ConfigError(
-                "section 'prompt': clap compares audio with descriptions and uses only prompt.file (which may have "
-                "several templates), and data.without_audio=refuse"
+                f"section 'prompt': {settings.model.family} compares audio with descriptions and uses only prompt.file "
+                "(which may have several templates), and data.without_audio=refuse"
             )
         return ClapSetup(ensemble, ensemble.label_set(label_set))
 
-    def load(self, settings: ModelSettings) -> Clap:
+    def load(self, settings: ModelSettings) -> DualEncoder:
         """Load the model.
 
         Raises:
             ModelError: if there is no such model
         """
         with naming_keys("model"):
-            return Clap.load(
+            model: DualEncoder = model_class(settings.family).load(
                 recorded(settings).id,  # peft writes it into adapter_config.json
                 revision=settings.revision,
                 dtype=settings.dtype,
                 quantization=settings.quantization,
             )
+        return model
 
-    def check(self, clap: Clap, settings: ZeroShotSettings | FinetuneSettings) -> None:
+    def check(self, clap: DualEncoder, settings: ZeroShotSettings | FinetuneSettings) -> None:
         """Refuse a contrastive loss with one or an unknown number of utterances, and what it has no layers for.
 
         Raises:
             ConfigError: naming the key
         """
-        refuse_packing(settings, "clap has no rows of tokens")
+        name = settings.model.family
+        refuse_packing(settings, f"{name} has no rows of tokens")
         if settings.model.torch_compile:
-            raise ConfigError("key 'model.torch_compile': true, but clap has no language model; set it to false")
+            raise ConfigError(f"key 'model.torch_compile': true, but {name} has no language model; set it to false")
         if not isinstance(settings, FinetuneSettings):
             return
         if settings.train.gradient_checkpointing:
-            raise ConfigError("key 'train.gradient_checkpointing': transformers' ClapModel has none; set it to false")
+            raise ConfigError(f"key 'train.gradient_checkpointing': true, but {name} has none; set it to false")
         if settings.loss.kind == "contrastive" and settings.train.per_device_train_batch_size < 2:
             raise ConfigError("key 'train.per_device_train_batch_size': 1; a contrastive loss needs several per batch")
         if settings.loss.kind == "contrastive" and settings.train.auto_find_batch_size:
@@ -75,14 +78,14 @@ class ClapBuilder:
             )
 
     def with_shots(
-        self, setup: ClapSetup, data: RunData, clap: Clap, settings: ZeroShotSettings | FinetuneSettings
+        self, setup: ClapSetup, data: RunData, clap: DualEncoder, settings: ZeroShotSettings | FinetuneSettings
     ) -> tuple[ClapSetup, RunData]:
-        """Setup and data unchanged: CLAP uses no answered examples."""
+        """Setup and data unchanged: a dual encoder uses no answered examples."""
         return setup, data
 
     def recognizer(
         self,
-        clap: Clap,
+        clap: DualEncoder,
         setup: ClapSetup,
         settings: ZeroShotSettings | FinetuneSettings,
         adapted: PeftModel | None = None,

@@ -10,7 +10,7 @@ from lalm_mer.core.settings import naming_keys
 from lalm_mer.launch.build.data import RunData
 from lalm_mer.launch.config.loss import LossSettings
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings
-from lalm_mer.models.families import CLAP
+from lalm_mer.models.families import DUAL_ENCODERS
 from lalm_mer.recognizers.losses import SMALLEST_CCC_BATCH, Loss
 
 __all__ = ["check_loss", "make_loss", "resolved_kind"]
@@ -33,7 +33,8 @@ def check_loss(settings: FinetuneSettings | BaselineSettings, task_kind: str) ->
             f"key 'loss.kind': {kind}, but the task of the protocol is {task_kind}; expected null or one of "
             f"{', '.join(LOSSES_OF[task_kind])}"
         )
-    is_clap = isinstance(settings, FinetuneSettings) and settings.model.family == CLAP
+    family = settings.model.family if isinstance(settings, FinetuneSettings) else None
+    compares = family in DUAL_ENCODERS
     changes = {
         "soft_labels": loss.soft_labels,
         "logit_adjustment": loss.logit_adjustment > 0,
@@ -45,12 +46,15 @@ def check_loss(settings: FinetuneSettings | BaselineSettings, task_kind: str) ->
                 f"key 'loss.{key}': {getattr(loss, key)}; only for a task of one label an utterance and not for "
                 f"contrastive, this is {task_kind} and {kind}"
             )
-    if kind == "contrastive" and not is_clap:
-        raise ConfigError("key 'loss.kind': contrastive; only model.family=clap compares audio with descriptions")
-    if is_clap and task_kind != "single":
+    if kind == "contrastive" and not compares:
         raise ConfigError(
-            f"key 'split.protocol': its task is {task_kind}; clap compares audio with one description of each label; "
-            "choose a protocol of one label an utterance"
+            f"key 'loss.kind': contrastive; only the families {' and '.join(DUAL_ENCODERS)} compare audio with "
+            "descriptions"
+        )
+    if compares and task_kind != "single":
+        raise ConfigError(
+            f"key 'split.protocol': its task is {task_kind}; {family} compares audio with one "
+            "description of each label; choose a protocol of one label an utterance"
         )
     size = settings.train.per_device_train_batch_size
     if kind == "ccc" and size < SMALLEST_CCC_BATCH:

@@ -37,7 +37,7 @@ from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.adapter_files import CONFIG, WEIGHTS, read_json
 from lalm_mer.models.digest import base_digest
-from lalm_mer.models.families import CLAP, REMOTE
+from lalm_mer.models.families import DUAL_ENCODERS, REMOTE
 from lalm_mer.models.pretrained import PretrainedModel
 from lalm_mer.recognizers.base import Setup
 from lalm_mer.sharing.adapter_context import read_merged_from
@@ -49,10 +49,10 @@ _EXAMPLES = 5  # ids in a note
 
 
 def builder_of(family: str) -> ClapBuilder | LanguageBuilder | RemoteBuilder:
-    """The builder for a family; the only place that distinguishes CLAP and served models from families."""
+    """The builder for a family; the only place that distinguishes dual encoders and served models from families."""
     if family == REMOTE:
         return RemoteBuilder()
-    return ClapBuilder() if family == CLAP else LanguageBuilder()
+    return ClapBuilder() if family in DUAL_ENCODERS else LanguageBuilder()
 
 
 def _load(builder: ClapBuilder | LanguageBuilder, settings: ModelSettings) -> PretrainedModel:
@@ -136,7 +136,7 @@ class LoadedRun:
 
     Args:
         settings: resolved config
-        model: a ``Family`` or a ``Clap``
+        model: a ``Family`` or a ``DualEncoder``
         setup: prompts, or descriptions of labels
         data: train, dev and test of the fold
         hashes: hashes of everything that the run depends on
@@ -193,7 +193,7 @@ def _check_task(settings: ZeroShotSettings | FinetuneSettings, kind: str) -> Non
         check_loss(settings, kind)
     if kind == "single":
         return
-    if settings.model.family in (CLAP, REMOTE):
+    if settings.model.family in (*DUAL_ENCODERS, REMOTE):
         raise ConfigError(
             f"key 'model.family': {settings.model.family}; it scores one label an utterance, and the task of the "
             f"protocol is {kind}; choose another family or protocol"

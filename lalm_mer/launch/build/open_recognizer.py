@@ -59,7 +59,7 @@ def open_recognizer(
     Args:
         source: finished run folder of any recipe; folder or Hub id of an adapter or a baseline; or, with ``prompt``,
             folder or Hub id of a base model
-        prompt: prompt file for a base model; for CLAP a file of descriptions
+        prompt: prompt file for a base model; for a dual encoder a file of descriptions
         labels: labels for a base model, if the prompt has no ``answers``
         family: family of a base model; None to read it from the model's config
         base_model: Hub id or folder of the base of an adapter, if not the one named in its run
@@ -266,7 +266,7 @@ def _of_setup(
     return cast(nn.Module, builder.recognizer(model, setup, settings, _adapted(model, settings.model)))
 
 
-def _adapted(model: Any, settings: ModelSettings) -> PeftModel | None:  # noqa: ANN401 a Family or a Clap
+def _adapted(model: Any, settings: ModelSettings) -> PeftModel | None:  # noqa: ANN401 a Family or a DualEncoder
     if settings.adapter is None:
         return None
     return load_adapter(model, load_adapter_from(settings.adapter, settings.adapter_revision))

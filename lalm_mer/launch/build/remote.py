@@ -20,7 +20,7 @@ from lalm_mer.launch.config.sections import ModelSettings
 from lalm_mer.launch.config.server import ParitySettings
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.models.chat_client import ChatClient, ServerAddress, read_key
-from lalm_mer.models.families import CLAP, REMOTE
+from lalm_mer.models.families import DUAL_ENCODERS, REMOTE
 from lalm_mer.models.remote import Remote
 from lalm_mer.recognizers.language.prompt_setup import PromptSetup
 from lalm_mer.recognizers.remote.messages import without_names
@@ -149,7 +149,7 @@ def _check_parity(settings: ZeroShotSettings) -> None:
         if parity != default:
             raise ConfigError("section 'parity': has keys, but no family; name that of the model in parity.id")
         return
-    if parity.family in (CLAP, REMOTE) or not parity.id:
+    if parity.family in (*DUAL_ENCODERS, REMOTE) or not parity.id:
         raise ConfigError(
             f"section 'parity': family {parity.family}, id {parity.id!r}; expected a family of audio-language models, "
             "and the same model as a Hub id or local folder"

@@ -18,7 +18,7 @@ class LossSettings:
         None,
         choices=names.LOSSES,
         help="null: by the task, cross_entropy of one label, binary_cross_entropy of several, ccc (1 minus the "
-        "concordance correlation coefficient of a batch) of numbers; contrastive only for clap",
+        "concordance correlation coefficient of a batch) of numbers; contrastive only for dual encoders",
     )
     soft_labels: bool = setting(
         False,

@@ -147,7 +147,9 @@ class ModelSettings:
         help="largest size of cache_dir, in GiB; what was not used for longest is removed from it",
     )
     quantization: str | None = setting(
-        None, choices=names.QUANTIZATIONS, help="nf4: language model, or text tower of CLAP, in 4 bits, as in QLoRA"
+        None,
+        choices=names.QUANTIZATIONS,
+        help="nf4: language model, or text tower of a dual encoder, in 4 bits, as in QLoRA",
     )
     adapter: str | None = setting(
         None,

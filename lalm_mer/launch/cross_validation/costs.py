@@ -13,7 +13,7 @@ from lalm_mer.launch.build.prompts import open_prompts
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
 from lalm_mer.launch.cross_validation.plan import PlannedRun, folded_of
 from lalm_mer.launch.estimate import Estimate, Method, empty_family, estimate
-from lalm_mer.models.families import CLAP, REMOTE
+from lalm_mer.models.families import DUAL_ENCODERS, REMOTE
 
 __all__ = ["predicted_seconds"]
 
@@ -58,7 +58,8 @@ def _costs(run: PlannedRun) -> _Costs:
         ModelError: if config or processor of the model cannot be read
     """
     settings = run.settings
-    if not isinstance(settings, ZeroShotSettings | FinetuneSettings) or settings.model.family in (CLAP, REMOTE):
+    without = (*DUAL_ENCODERS, REMOTE)
+    if not isinstance(settings, ZeroShotSettings | FinetuneSettings) or settings.model.family in without:
         raise ConfigError("operations are known for audio-language models alone")
     if isinstance(settings, ZeroShotSettings) and settings.answering.mode == GENERATION:
         raise ConfigError("the length of generated answers is not known")

@@ -34,7 +34,7 @@ from lalm_mer.launch.run.preflight import CheckedRun, check_run
 from lalm_mer.launch.run.run_folder import RunFolder
 from lalm_mer.launch.run.trainers import trained
 from lalm_mer.models.digest import base_digest, read_model_config
-from lalm_mer.models.families import CLAP, REMOTE
+from lalm_mer.models.families import DUAL_ENCODERS, REMOTE
 from lalm_mer.prompting.prompts import Prompt
 from lalm_mer.recognizers.language.questions import QuestionRecognizer
 from lalm_mer.sharing.adapter_context import AdapterContext, origin_of, with_contexts
@@ -114,7 +114,7 @@ def open_alignment(settings: AlignSettings) -> OpenedAlignment:
     Raises:
         ConfigError: if the settings do not fit each other or the corpora
     """
-    if settings.model.family in (CLAP, REMOTE):
+    if settings.model.family in (*DUAL_ENCODERS, REMOTE):
         raise ConfigError(
             f"key 'model.family': {settings.model.family}; questions are answered by the tokens of a language model "
             "that can be trained here; choose another family, such as composed"

@@ -44,7 +44,9 @@ def generates_answers(settings: ZeroShotSettings, engine: Engine) -> bool:
     if settings.answering.mode == LIKELIHOOD:
         return False
     if not model_class(settings.model.family).has_language_model:
-        raise ConfigError("key 'answering.mode': generation; clap has no language model; set likelihood")
+        raise ConfigError(
+            f"key 'answering.mode': generation; {settings.model.family} has no language model; set likelihood"
+        )
     prompt = settings.prompt
     if prompt.also or prompt.label_orders > 1 or prompt.label_score != "sum":
         raise ConfigError(

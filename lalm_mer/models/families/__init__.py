@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from lalm_mer.models.families.base import Family
 
 __all__ = [
-    "CLAP", "FAMILIES", "NEEDED_TRANSFORMERS", "OTHER_FAMILIES", "OTHER_MODEL_TYPES", "REMOTE", "family_class",
-    "is_supported", "model_names",
+    "CLAP", "COMPOSED_CLAP", "DUAL_ENCODERS", "FAMILIES", "NEEDED_TRANSFORMERS", "OTHER_FAMILIES", "OTHER_MODEL_TYPES",
+    "REMOTE", "family_class", "is_supported", "model_names",
 ]  # fmt: skip
 
 FAMILIES = {
@@ -42,14 +42,16 @@ OTHER_MODEL_TYPES = {"qwen2_5_omni_thinker": "qwen2_5_omni", "qwen3_omni_moe_thi
 OTHER_FAMILIES = {"generic": "Generic"}
 """The family of all models without a file of their own"""
 CLAP = "clap"
-"""Name of ``lalm_mer.models.clap``, which is no audio-language model"""
+COMPOSED_CLAP = "composed_clap"
+DUAL_ENCODERS = (CLAP, COMPOSED_CLAP)
+"""Names of ``lalm_mer.models.clap`` and ``lalm_mer.models.composed_clap``, which are no audio-language models"""
 REMOTE = "remote"
 """Name of ``lalm_mer.models.remote``: any model behind a server, whose weights are not here"""
 
 
 def model_names() -> tuple[str, ...]:
     """Names of all classes in ``lalm_mer.models.registry``."""
-    return (*FAMILIES, *OTHER_FAMILIES, CLAP, REMOTE)
+    return (*FAMILIES, *OTHER_FAMILIES, *DUAL_ENCODERS, REMOTE)
 
 
 def is_supported(name: str) -> bool:

@@ -11,17 +11,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFe
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.models.families.base import SPEECH_CORPORA
-from lalm_mer.models.families.parts.composing import composed_model, composed_processor, layers_of
+from lalm_mer.models.families.parts.composing import WHISPERS_DATA, composed_model, composed_processor, layers_of
 from lalm_mer.models.families.parts.templates import rendered_probe, stop_token_of
 from lalm_mer.models.families.parts.tiny_shape import TinyShape, byte_level_bpe, language_sizes, whisper_sizes
 from lalm_mer.models.families.qwen2_audio import Qwen2Audio
 
 __all__ = ["Composed"]
 
-_UNKNOWN = (
-    "The training data of Whisper is not published (Radford et al. 2022, arXiv:2212.04356), nor that of most language "
-    "models, so that no corpus can be ruled out."
-)
+_UNKNOWN = f"{WHISPERS_DATA}, nor that of most language models, so that no corpus can be ruled out."
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -1,4 +1,6 @@
-"""QLoRA of a CLAP on a CPU: only its text tower in 4 bits, and gradients that an evaluation does not change."""
+"""QLoRA of a dual encoder on a CPU: only its text tower in 4 bits, and gradients that an evaluation does not change."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from lalm_mer.core.labels import LabelSet
 from lalm_mer.core.schema import Example, Input
 from lalm_mer.models.adapters import ALL_LINEAR, add_adapter, load_adapter
 from lalm_mer.models.clap import Clap
+from lalm_mer.models.composed_clap import ComposedClap
 from lalm_mer.models.quantization import require_quantised
 from lalm_mer.prompting.ensembles import Ensemble
 from lalm_mer.recognizers.clap import ClapRecognizer, ClapSetup
@@ -20,19 +23,26 @@ bitsandbytes = pytest.importorskip("bitsandbytes", reason="the extra `quant` is 
 
 LABELS = LabelSet(("happy", "angry", "sad"))
 SETUP = ClapSetup(Ensemble("two", ("The speaker sounds {{ label }}.", "{{ label }} speech"), {}, "digest"), LABELS)
-RATE = 48_000
+TOWERS = tuple(Clap.towers)
+MODELS = {each.name: each for each in (Clap, ComposedClap)}
+
+
+@pytest.fixture(params=list(MODELS))
+def load(request, tiny_folder):
+    """A maker of freshly loaded models."""
+    return partial(MODELS[request.param].load, tiny_folder(request.param))
 
 
 @pytest.fixture
-def quantised(tiny_folder):
+def quantised(load):
     """A maker of freshly loaded models whose text tower is in 4 bits."""
-    return lambda: Clap.load(tiny_folder("clap"), quantization="nf4")
+    return partial(load, quantization="nf4")
 
 
-@pytest.fixture(scope="module")
-def examples():
-    draw = np.random.default_rng(0)
-    waveforms = [Waveform(draw.normal(scale=0.1, size=RATE * n).astype(np.float32), RATE) for n in (1, 2, 1)]
+@pytest.fixture
+def examples(load):
+    draw, rate = np.random.default_rng(0), load().sampling_rate
+    waveforms = [Waveform(draw.normal(scale=0.1, size=rate * n).astype(np.float32), rate) for n in (1, 2, 1)]
     return [Example(Input(f"u{n}", None, waveforms[n], "s"), LABELS.labels[n]) for n in range(3)]
 
 
@@ -84,7 +94,7 @@ def gradients(clap, towers, examples, objective, *, evaluates):
 
 @pytest.mark.parametrize("objective", slow_except(["cross_entropy", "contrastive"], ["contrastive"]))
 @pytest.mark.parametrize(
-    "towers", [tuple(Clap.towers), tuple(Clap.adapter_targets), ("text_tower",)], ids=["all", "default", "text"]
+    "towers", [TOWERS, tuple(Clap.adapter_targets), ("text_tower",)], ids=["all", "default", "text"]
 )
 def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised, examples, towers, objective):
     with_evaluation = gradients(quantised(), towers, examples, objective, evaluates=True)
@@ -98,8 +108,8 @@ def test_gradients_reach_every_adapter_before_and_after_an_evaluation(quantised,
             torch.testing.assert_close(gradient, other[name], rtol=0.0, atol=0.0)
 
 
-def test_quantised_scores_are_near_those_of_the_full_model(quantised, examples, tiny_folder):
-    full = score(ClapRecognizer(Clap.load(tiny_folder("clap")), SETUP), examples)
+def test_quantised_scores_are_near_those_of_the_full_model(load, quantised, examples):
+    full = score(ClapRecognizer(load(), SETUP), examples)
     four_bit = score(ClapRecognizer(quantised(), SETUP), examples)
     assert torch.isfinite(four_bit).all()
     assert 1e-6 < (full - four_bit).abs().max() < 2.0
@@ -107,7 +117,7 @@ def test_quantised_scores_are_near_those_of_the_full_model(quantised, examples, 
 
 def test_an_adapter_trained_on_a_quantised_model_is_loaded_onto_one(quantised, examples, tmp_path):
     clap = quantised()
-    model, _ = add_adapter(clap, Clap.adapter_targets, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
+    model, _ = add_adapter(clap, clap.adapter_targets, {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -122,7 +132,7 @@ def test_an_adapter_trained_on_a_quantised_model_is_loaded_onto_one(quantised, e
 
 def test_a_tower_in_4_bits_is_not_trained_in_full(quantised):
     with pytest.raises(AdapterError, match=r"the text_tower of .* is quantised and cannot be trained in full"):
-        add_adapter(quantised(), {"audio_tower": ["query"]}, {}, full=["text_tower"])
+        add_adapter(quantised(), {"audio_tower": [ALL_LINEAR]}, {}, full=["text_tower"])
 
 
 def test_another_quantised_tower_is_named(quantised):
@@ -132,6 +142,6 @@ def test_another_quantised_tower_is_named(quantised):
         require_quantised(clap.model, clap.towers["audio_tower"], clap.name)
 
 
-def test_another_quantization_is_refused(tiny_folder):
+def test_another_quantization_is_refused(load):
     with pytest.raises(ConfigError, match=r"argument 'quantization': 'int3'; expected nf4 or null"):
-        Clap.load(tiny_folder("clap"), quantization="int3")
+        load(quantization="int3")

@@ -10,12 +10,15 @@ import torch
 from closeness import assert_close
 from safetensors.torch import load_file, save_file
 from tiny_language_model import build_tiny_language_model
-from transformers import AutoModelForCausalLM, WhisperModel
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel, WhisperModel
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import ConfigError, ModelError
-from lalm_mer.models.compose import Part, compose
+from lalm_mer.models.compose import Part, compose, compose_clap
+from lalm_mer.models.composed_clap import ComposedClap
+from lalm_mer.models.encoders.pretrained_audio import PretrainedAudio
 from lalm_mer.models.families import family_class
+from lalm_mer.models.families.parts.tiny_shape import TinyShape, encoder_bpe
 from lalm_mer.models.registry import family_of
 
 
@@ -68,6 +71,7 @@ def test_a_composed_model_gives_what_its_parts_give(kind, chat_model, tiny_whisp
     family = assert_gives_what_its_parts_give(tmp_path / "out", tiny_whisper_folder, language_model)
     assert family.stop_token == "<end>"
     assert family_of(str(tmp_path / "out")) == "composed"
+    assert str(tmp_path) not in (tmp_path / "out" / "config.json").read_text("utf-8")
     assert family.fsdp_layers[1] == {"llama": "LlamaDecoderLayer", "gpt2": "GPT2Block"}[kind]
     output, embeddings = family.model.lm_head.weight, family.submodule("language_model").get_input_embeddings().weight
     assert output.data_ptr() != embeddings.data_ptr()
@@ -112,6 +116,108 @@ def recipe():
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module.main
+
+
+@pytest.fixture
+def sentence_model(tmp_path):
+    """Folder of a tiny random BERT with its pooling layer, and a tokenizer."""
+    folder = tmp_path / "bert"
+    tokenizer = encoder_bpe(TinyShape(("The speaker sounds happy.",), 1, vocabulary=300))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(tokenizer), pad_token_id=1, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def assert_encodes_as_its_parts(folder, whisper, text_encoder, tower_layers=None):
+    """States of the audio tower and means of the text encoder are those of the parts, by transformers alone."""
+    clap = ComposedClap.load(folder)
+    model = clap.model.eval()
+    samples = np.random.default_rng(0).normal(scale=0.1, size=16_000).astype(np.float32)
+    mel = clap.processor.feature_extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    encoder = WhisperModel.from_pretrained(whisper).encoder.eval()
+    words = clap.tokenizer(["The speaker sounds happy.", "happy"], padding=True, return_tensors="pt")
+    states = AutoModel.from_pretrained(text_encoder).eval()
+    pooled = []
+    model.text_projection.register_forward_pre_hook(lambda _, given: pooled.append(given[0]))
+    with torch.no_grad():
+        theirs = encoder(mel, output_hidden_states=True)
+        last = theirs.last_hidden_state
+        if tower_layers is not None:
+            last = encoder.layer_norm(theirs.hidden_states[tower_layers])
+        window = model.get_audio_features(mel, torch.tensor([mel.shape[-1]]))
+        assert_close(window.last_hidden_state, last, 1e-5)
+        expected = states(**words).last_hidden_state
+        model.get_text_features(words["input_ids"], words["attention_mask"])
+        count = int(words["attention_mask"][1].sum())
+        assert count < words["input_ids"].shape[1]
+        assert_close(pooled[0], torch.stack([expected[0].mean(dim=0), expected[1, :count].mean(dim=0)]), 1e-5)
+        if tower_layers is None:
+            frames = PretrainedAudio(str(whisper), trim_db=None)._compute(samples)  # at its own length
+            own = model.get_audio_features(**clap.audio_inputs([Waveform(samples, 16_000)])).last_hidden_state[0]
+            assert_close(own[: len(frames)], frames, 1e-5)
+            assert len(frames) == 50
+    return clap
+
+
+@pytest.mark.parametrize("layers", [None, 1])
+def test_a_composed_dual_encoder_gives_what_its_parts_give(sentence_model, tiny_whisper_folder, layers, tmp_path):
+    count = compose_clap(Part(str(tiny_whisper_folder), layers=layers), Part(sentence_model), tmp_path / "out")
+    clap = assert_encodes_as_its_parts(tmp_path / "out", tiny_whisper_folder, sentence_model, layers)
+    assert count == sum(each.numel() for each in clap.model.parameters())
+    assert len(clap.submodule("audio_tower").layers) == (layers or 2)
+    assert family_of(str(tmp_path / "out")) == "composed_clap"
+    assert not clap.randomly_initialised
+    config, card = ((tmp_path / "out" / name).read_text("utf-8") for name in ("config.json", "README.md"))
+    assert json.loads(config)["composed_of"]["text_encoder"]["model"] == "bert"
+    assert str(tmp_path) not in config
+    assert "| text encoder | bert | all | not stated" in card
+    assert "| audio tower | tiny_whisper" in card
+
+
+def test_the_seed_decides_the_projections_alone(sentence_model, tiny_whisper_folder, tmp_path):
+    weights = {}
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        state = torch.get_rng_state()
+        compose_clap(Part(str(tiny_whisper_folder)), Part(sentence_model), tmp_path / name, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+    differ = {key for key, value in weights["first"].items() if not torch.equal(value, weights["other"][key])}
+    assert differ == {f"{side}_projection.linear{number}.weight" for side in ("audio", "text") for number in (1, 2)}
+    assert all(torch.equal(value, weights["again"][key]) for key, value in weights["first"].items())
+
+
+def test_the_recipe_takes_one_second_part_and_its_own_options(
+    recipe, chat_model, sentence_model, tiny_whisper_folder, tmp_path, capsys
+):
+    tower = ["--tower", str(tiny_whisper_folder), "--out", str(tmp_path / "out")]
+    language, text = ["--language-model", chat_model()], ["--text-encoder", sentence_model]
+    for parts, says in (
+        ([], "one of the arguments --language-model --text-encoder is required"),
+        ([*language, *text], "--text-encoder: not allowed with argument --language-model"),
+    ):
+        with pytest.raises(SystemExit):
+            recipe([*tower, *parts])
+        assert says in capsys.readouterr().err
+    for parts, says in (
+        (
+            [*text, "--language-layers", "1"],
+            "argument '--language-layers': 1; only with --language-model; leave it out",
+        ),
+        (
+            [*language, "--text-revision", "v2"],
+            "argument '--text-revision': v2; only with --text-encoder; leave it out",
+        ),
+        ([*text, "--text-layers", "4"], "argument 'text_layers': 4; BertEncoder has 3 layers"),
+        (["--text-encoder", chat_model()], "is of type 'llama'; expected a BERT as the text encoder"),
+    ):
+        assert recipe([*tower, *parts]) == 1
+        assert says in capsys.readouterr().err.splitlines()[-1]
+    assert recipe([*tower, *text, "--text-layers", "2", "--dtype", "bfloat16"]) == 0
+    assert f"model.family=composed_clap model.id={tmp_path / 'out'}" in capsys.readouterr().out
+    clap = ComposedClap.load(tmp_path / "out", dtype="bfloat16")
+    assert len(clap.submodule("text_tower").encoder.layer) == clap.model.config.text_config.num_hidden_layers == 2
 
 
 def test_the_recipe_says_how_to_use_the_model_or_what_is_wrong(
@@ -196,3 +302,10 @@ def test_real_parts_give_what_they_gave(real_weights, tower, layers, tmp_path):
     compose(Part(str(whisper), layers=layers), Part(str(language_model)), tmp_path / "out")
     family = assert_gives_what_its_parts_give(tmp_path / "out", whisper, language_model, tower_layers=layers)
     assert family.stop_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("layers", [None, 3])
+def test_real_parts_of_a_dual_encoder_give_what_they_gave(real_weights, layers, tmp_path):
+    whisper, text_encoder = real_weights("whisper-tiny.en"), real_weights("all-minilm-l6-v2")
+    compose_clap(Part(str(whisper), layers=layers), Part(str(text_encoder)), tmp_path / "out")
+    assert_encodes_as_its_parts(tmp_path / "out", whisper, text_encoder, layers)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lalm_mer.core.errors import ModelError
-from lalm_mer.models.families import FAMILIES
+from lalm_mer.models.families import DUAL_ENCODERS, FAMILIES
 from lalm_mer.models.registry import family_of
 from lalm_mer.models.tiny import build_tiny
 
@@ -13,9 +13,10 @@ def test_a_family_is_found_by_the_config_of_a_model(family, tiny_folder):
     assert family_of(str(tiny_folder(family))) == family
 
 
-def test_clap_is_found_by_its_config(tmp_path):
-    build_tiny("clap", tmp_path, words=["one two"], window_s=1, hidden_size=32, layers=1)
-    assert family_of(str(tmp_path)) == "clap"
+@pytest.mark.parametrize("family", DUAL_ENCODERS)
+def test_a_dual_encoder_is_found_by_its_config(family, tmp_path):
+    build_tiny(family, tmp_path, words=["one two"], window_s=1, hidden_size=32, layers=1)
+    assert family_of(str(tmp_path)) == family
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni_moe"])

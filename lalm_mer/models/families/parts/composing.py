@@ -21,10 +21,11 @@ from lalm_mer.core.errors import ModelError
 from lalm_mer.core.names import COMPOSED_OF
 from lalm_mer.models.families.parts.templates import join_parts_before
 
-__all__ = ["AUDIO_TOKENS", "composed_model", "composed_processor", "cut_layers", "layers_of"]
+__all__ = ["AUDIO_TOKENS", "WHISPERS_DATA", "composed_model", "composed_processor", "cut_layers", "layers_of"]
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 """Of Qwen2-Audio's processor: the placeholder, and what is before and after it"""
+WHISPERS_DATA = "The training data of Whisper is not published (Radford et al. 2022, arXiv:2212.04356)"
 _OF_ENCODER = (
     "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "encoder_layerdrop", "d_model",
     "dropout", "attention_dropout", "activation_function", "activation_dropout", "scale_embedding",

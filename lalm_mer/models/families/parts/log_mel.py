@@ -11,8 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lalm_mer.core.audio import Waveform
 from lalm_mer.models.families.base import Family, FrontEnd
+from lalm_mer.models.pretrained import PretrainedModel
 
-__all__ = ["LogMel", "PaddedToLongest", "SeveralWindows", "frame_mask", "halved_and_pooled", "halved_thrice", "log_mel"]
+__all__ = [
+    "LogMel", "PaddedToLongest", "SeveralWindows", "frame_mask", "halved_and_pooled", "halved_thrice", "log_mel",
+    "padded_samples",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class PaddedToLongest(LogMel):
 
     def inputs(self, family: Family, waveforms: Sequence[Waveform]) -> dict[str, Tensor]:
         """Spectrograms: ``audio_features`` (A, mel bins, frames) and ``audio_frames`` (A,)."""
-        features, frames = log_mel(family, waveforms, _padded_samples(family, waveforms))
+        padded = None if family.full_window else padded_samples(family, waveforms)
+        features, frames = log_mel(family, waveforms, padded)
         return {"audio_features": features, "audio_frames": frames}
 
 
@@ -77,7 +82,7 @@ class SeveralWindows(LogMel):
             for wave in waveforms
         ]
         windows = [piece for of_one in pieces for piece in of_one]
-        padded = _padded_samples(family, windows) if self.true_length else None
+        padded = padded_samples(family, windows) if self.true_length and not family.full_window else None
         features, frames = log_mel(family, windows, padded)
         counts = [len(of_one) for of_one in pieces]
         return {
@@ -86,33 +91,28 @@ class SeveralWindows(LogMel):
         }
 
 
-def _padded_samples(family: Family, waveforms: Sequence[Waveform]) -> int | None:
-    """Length of the longest waveform with the silence that the last analysis window reaches into, in samples.
-
-    None if the audio is padded to the extractor's window.
-    """
-    if family.full_window:
-        return None
-    extractor = family.processor.feature_extractor
+def padded_samples(base: PretrainedModel, waveforms: Sequence[Waveform]) -> int:
+    """Length of the longest waveform with the silence that the last analysis window reaches into, in samples."""
+    extractor = base.processor.feature_extractor
     hop = int(extractor.hop_length)
     longest = max(len(waveform.samples) for waveform in waveforms) + int(extractor.n_fft)
     return min(-(-longest // hop) * hop, int(extractor.n_samples))
 
 
-def log_mel(family: Family, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
+def log_mel(base: PretrainedModel, waveforms: Sequence[Waveform], samples: int | None = None) -> tuple[Tensor, Tensor]:
     """Spectrograms by a Whisper-like feature extractor.
 
     Args:
-        family: its processor
+        base: has the processor
         waveforms: A of them
         samples: length of all after padding; None for the extractor's full window
 
     Returns:
         (A, mel bins, frames), and the number of frames of each that are not padding (A,)
     """
-    batch = family.processor.feature_extractor(
+    batch = base.processor.feature_extractor(
         [waveform.samples for waveform in waveforms],
-        sampling_rate=family.sampling_rate,
+        sampling_rate=base.sampling_rate,
         padding="max_length",
         max_length=samples,
         truncation=False,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["TinyShape", "byte_level_backend", "byte_level_bpe", "language_sizes", "tower_sizes", "whisper_sizes"]
+__all__ = ["TinyShape", "byte_level_bpe", "encoder_bpe", "language_sizes", "tower_sizes", "whisper_sizes"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TinyShape:
         return max(2, self.hidden_size // 32)
 
 
-def byte_level_backend(shape: TinyShape, special: Sequence[str]) -> Tokenizer:
+def _byte_level_backend(shape: TinyShape, special: Sequence[str]) -> Tokenizer:
     """Byte-level BPE, which can encode any string, with special tokens at the first ids."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,10 +64,28 @@ def byte_level_bpe(shape: TinyShape, special: Sequence[str], *, eos: str, pad: s
     """
     others = [token for token in special if token not in (eos, pad)]
     return PreTrainedTokenizerFast(
-        tokenizer_object=byte_level_backend(shape, special),
+        tokenizer_object=_byte_level_backend(shape, special),
         eos_token=eos,
         pad_token=pad,
         extra_special_tokens=[*others, eos],
+    )
+
+
+def encoder_bpe(shape: TinyShape) -> PreTrainedTokenizerFast:
+    """A tokenizer of a text encoder, with the ids of RoBERTa's special tokens."""
+    backend = _byte_level_backend(shape, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
     )
 
 

@@ -17,7 +17,7 @@ from lalm_mer.models.families.parts.log_mel import frame_mask, halved_and_pooled
 from lalm_mer.models.families.parts.templates import load_template
 from lalm_mer.models.families.parts.tiny_shape import TinyShape
 
-__all__ = ["PooledWhisper", "WindowByWindow", "one_window_processor", "pooled_states"]
+__all__ = ["PooledWhisper", "WindowByWindow", "one_window_processor", "pooled_states", "transformer_states"]
 
 
 class PooledWhisper(AudioEncoder):
@@ -37,6 +37,23 @@ class PooledWhisper(AudioEncoder):
 def pooled_states(tower: Any, features: Tensor, frames: Tensor) -> Tensor:  # noqa: ANN401 each family's own class
     """Output (N, F, D) of a tower of convolutions, transformer and pooling, over fewer frames than its window.
 
+    Args:
+        tower: the audio tower
+        features: (N, mel bins, frames), with two frames of padding after the longest audio, or the full window
+        frames: (N,), mel frames of each that are not padding
+    """
+    states, _ = transformer_states(tower, features, frames)
+    normed: Tensor = tower.layer_norm(tower.avg_pooler(states.permute(0, 2, 1)).permute(0, 2, 1))
+    return normed
+
+
+def transformer_states(
+    tower: Any,  # noqa: ANN401 each family's own class
+    features: Tensor,
+    frames: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """States (N, F, D) after the layers of a Whisper-like tower, and a mask (N, F), true for frames of audio.
+
     The steps are those of the tower's own forward, which requires or assumes the full window::
 
         frames of audio    | a a a a a a a | s s | . . . . . . . . . . . . . . . . . |
@@ -49,8 +66,8 @@ def pooled_states(tower: Any, features: Tensor, frames: Tensor) -> Tensor:  # no
 
     Args:
         tower: the audio tower
-        features: (N, mel bins, frames), with two frames of padding after the longest audio, or the full window
-        frames: (N,), mel frames of each that are not padding
+        features: as of ``pooled_states``
+        frames: as of ``pooled_states``
     """
     mask = _attention_mask(tower, features, frames)
     states = nn.functional.gelu(tower.conv1(features.to(tower.conv1.weight.dtype)))
@@ -60,17 +77,21 @@ def pooled_states(tower: Any, features: Tensor, frames: Tensor) -> Tensor:  # no
     for layer in tower.layers:
         if not (tower.training and tower.layerdrop > 0 and torch.rand([]) < tower.layerdrop):
             states = layer(states, mask)
-    normed: Tensor = tower.layer_norm(tower.avg_pooler(states.permute(0, 2, 1)).permute(0, 2, 1))
-    return normed
+    return states, _audio_mask(features, frames)
+
+
+def _audio_mask(features: Tensor, frames: Tensor) -> Tensor:
+    """True for the frames of audio after the convolution of stride two, (N, F)."""
+    return frame_mask((frames - 1) // 2 + 1, (features.shape[-1] - 1) // 2 + 1)
 
 
 def _attention_mask(tower: Any, features: Tensor, frames: Tensor) -> Tensor | None:  # noqa: ANN401
     """Mask of the transformer: padding is no key."""
-    positions = (features.shape[-1] - 1) // 2 + 1
+    of_audio = _audio_mask(features, frames)
     mask: Tensor | None = create_bidirectional_mask(
         config=tower.config,
-        inputs_embeds=features.new_zeros((len(features), positions, 1), dtype=tower.dtype),
-        attention_mask=frame_mask((frames - 1) // 2 + 1, positions).long(),
+        inputs_embeds=features.new_zeros((*of_audio.shape, 1), dtype=tower.dtype),
+        attention_mask=of_audio.long(),
     )
     return mask
 

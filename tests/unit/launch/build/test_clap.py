@@ -11,7 +11,9 @@ from lalm_mer.core.errors import ConfigError
 from lalm_mer.core.labels import LabelSet
 from lalm_mer.launch.build.clap import ClapBuilder
 from lalm_mer.launch.build.defaults import with_model
+from lalm_mer.launch.build.loss import check_loss
 from lalm_mer.launch.config.settings import FinetuneSettings, ZeroShotSettings
+from lalm_mer.models.families import DUAL_ENCODERS
 
 LABELS = LabelSet(("angry", "happy"))
 RECIPES = Path(__file__).resolve().parents[4] / "recipes"
@@ -71,3 +73,14 @@ def test_it_has_no_language_model_to_compile():
     settings = load_config(ZeroShotSettings, RECIPES / "ravdess/zero_shot.yaml", overrides)
     with pytest.raises(ConfigError, match=r"'model\.torch_compile': true, but clap has no language model"):
         ClapBuilder().check(None, settings)
+
+
+@pytest.mark.parametrize("family", [*DUAL_ENCODERS, "composed"])
+def test_only_dual_encoders_have_a_contrastive_loss(family):
+    overrides = [f"model.family={family}", "model.id=folder", "loss.kind=contrastive"]
+    settings = load_config(FinetuneSettings, RECIPES / "ravdess/lora.yaml", overrides)
+    if family in DUAL_ENCODERS:
+        check_loss(settings, "single")
+        return
+    with pytest.raises(ConfigError, match="contrastive; only the families clap and composed_clap compare audio"):
+        check_loss(settings, "single")

@@ -17,7 +17,7 @@ from lalm_mer.launch.config.sections import (
     SplitSettings,
 )
 from lalm_mer.launch.config.settings import BaselineSettings, FinetuneSettings, ZeroShotSettings
-from lalm_mer.models.families import FAMILIES, is_supported
+from lalm_mer.models.families import DUAL_ENCODERS, FAMILIES, is_supported
 from lalm_mer.models.registry import model_class
 
 PLACE = (DataSettings("data"), SplitSettings("protocol.yaml"))
@@ -104,24 +104,26 @@ def test_a_family_without_published_models_needs_a_model():
     assert with_model(prompted("generic", id="some/model")).prompt.file == "prompts/audio_transcript.yaml"
 
 
+@pytest.mark.parametrize(("family", "model"), [("clap", "laion/clap-htsat-unfused"), ("composed_clap", "folder")])
 @pytest.mark.parametrize("modalities", [TRANSCRIPT, AUDIO_TRANSCRIPT])
-def test_clap_has_a_prompt_only_for_audio(modalities):
-    settings = with_model(prompted("clap", AUDIO))
-    assert (settings.model.id, settings.model.revision) == ("laion/clap-htsat-unfused", None)
+def test_a_dual_encoder_has_a_prompt_only_for_audio(modalities, family, model):
+    own = {} if family == "clap" else {"id": model}
+    settings = with_model(prompted(family, AUDIO, **own))
+    assert (settings.model.id, settings.model.revision) == (model, None)
     assert settings.prompt.file == "prompts/ensembles/emotion.yaml"
     with pytest.raises(ConfigError) as refused:
-        with_model(prompted("clap", modalities))
-    assert str(refused.value) == f"key 'prompt.modalities': '{modalities}'; clap only uses audio; set it to audio"
+        with_model(prompted(family, modalities, **own))
+    assert str(refused.value) == f"key 'prompt.modalities': '{modalities}'; {family} only uses audio; set it to audio"
 
 
 # The targets of an adapter
 
 
-@pytest.mark.parametrize("family", [*sorted(filter(is_supported, FAMILIES)), "clap"])
+@pytest.mark.parametrize("family", [*sorted(filter(is_supported, FAMILIES)), *DUAL_ENCODERS])
 def test_a_family_has_default_targets(family):
     towers = with_targets(tuned(family), Uses("audio", "transcript")).adapter.towers
     assert towers == {tower: list(names) for tower, names in model_class(family).adapter_targets.items()}
-    assert "audio_tower" not in towers or family == "clap"
+    assert "audio_tower" not in towers or family in DUAL_ENCODERS
 
 
 def test_a_prompt_without_audio_has_targets_only_in_the_language_model():
@@ -153,7 +155,7 @@ def full(modalities=AUDIO_TRANSCRIPT, dtype="float32", family="qwen2_audio", **a
     return replace(settings, model=replace(settings.model, dtype=dtype))
 
 
-@pytest.mark.parametrize("family", [*sorted(filter(is_supported, FAMILIES)), "clap"])
+@pytest.mark.parametrize("family", [*sorted(filter(is_supported, FAMILIES)), *DUAL_ENCODERS])
 def test_all_towers_that_a_prompt_uses_are_trained_in_full(family):
     towers = list(model_class(family).towers)
     adapter = with_targets(full(family=family), Uses("audio", "transcript")).adapter

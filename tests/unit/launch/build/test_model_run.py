@@ -6,9 +6,10 @@ from lalm_mer.core.notes import Note, NoteCode
 from lalm_mer.corpora.settings import READERS
 from lalm_mer.launch.build.model_run import LoadedRun
 from lalm_mer.models.clap import Clap
-from lalm_mer.models.families import FAMILIES, family_class, is_supported
+from lalm_mer.models.families import DUAL_ENCODERS, FAMILIES, is_supported
+from lalm_mer.models.registry import model_class
 
-MODELS = {**{name: family_class(name) for name in FAMILIES if is_supported(name)}, "clap": Clap}
+MODELS = {name: model_class(name) for name in (*FAMILIES, *DUAL_ENCODERS) if is_supported(name)}
 
 
 def model(name, *, random=False):
