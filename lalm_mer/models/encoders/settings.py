@@ -184,7 +184,9 @@ class TextEncoderSettings(Declared):
         super().__post_init__()
         _require_layers(self.layers)
         if self.pooled and (self.learnt or self.kind == "tfidf"):
-            raise ConfigError(f"argument 'pooled': true; {self.kind} has no features over time that could be pooled")
+            raise ConfigError(
+                f"argument 'pooled': true; {self.kind} has no stored features over time that could be pooled"
+            )
 
     @property
     def learnt(self) -> bool:
