@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerFast
@@ -99,7 +100,7 @@ class FinetunedText(nn.Module):
     def __init__(self, model: Any, layers: LayersOf) -> None:  # noqa: ANN401 of transformers
         super().__init__()
         if getattr(model, "pooler", None) is not None:  # no hidden state depends on it
-            model.pooler = None
+            model.pooler = nn.Identity()
         self.model = model
         self._layers = layers
 
@@ -144,7 +145,7 @@ def _read_architecture(folder: Path) -> PreTrainedConfig:
         config = from_pretrained(AutoConfig, folder)
         config = type(config)(**architecture_of(config))
         layers, width = config.num_hidden_layers, config.hidden_size
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, StrictDataclassError) as error:
         raise ModelError(f"{folder / ARCHITECTURE}: no config of a text encoder ({one_line(error)})") from error
     for name, value in (("num_hidden_layers", layers), ("hidden_size", width)):
         if type(value) is not int or value < 1:
