@@ -114,7 +114,8 @@ class Recognizer(Protocol):
     """An ``nn.Module`` that scores labels, with the collators that make its batches.
 
     One for a task of several labels or of numbers also has ``kind``, ``multi`` or ``scalar``, and ``targets``, the
-    names of its T labels or numbers; without them it is ``single``.
+    names of its T labels or numbers; without them it is ``single``. One with ``own_learning_rates`` names modules that
+    are trained at another rate than the others, with this rate.
     """
 
     @property

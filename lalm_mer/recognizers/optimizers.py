@@ -1,15 +1,39 @@
-"""What an optimiser that was chosen keeps in memory, printed after its first step."""
+"""Learning rates of parts of a recognizer, and what an optimiser keeps in memory, printed after its first step."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
-__all__ = ["OptimizerReport", "describe_state"]
+__all__ = ["OptimizerReport", "describe_state", "set_learning_rates"]
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, parts: Iterable[tuple[nn.Module, float]]) -> None:
+    """Move the parameters of some modules to groups with a learning rate of their own, after those of the others.
+
+    Args:
+        optimizer: before its first step, and before its schedule is made
+        parts: modules, and the maximum of their learning rate
+
+    Example:
+        >>> encoder, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-3)
+        >>> set_learning_rates(optimizer, [(encoder, 1e-5)])
+        >>> [(group["lr"], len(group["params"])) for group in optimizer.param_groups]
+        [(0.001, 2), (1e-05, 2)]
+    """
+    for module, rate in parts:
+        own = {id(parameter) for parameter in module.parameters()}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if id(parameter) in own]
+            if moved:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+                optimizer.add_param_group({**group, "params": moved, "lr": rate})
 
 
 class OptimizerReport(TrainerCallback):  # type: ignore[misc]

@@ -39,6 +39,7 @@ from lalm_mer.recognizers.checkpoints import COMPLETE, TRAINED, check_checkpoint
 from lalm_mer.recognizers.dev_metrics import dev_metrics
 from lalm_mer.recognizers.loaders import POSITION, Examples, Inputs, LoadingTrainer
 from lalm_mer.recognizers.losses import Loss, mean_loss, mean_of_loss, require_finite
+from lalm_mer.recognizers.optimizers import set_learning_rates
 from lalm_mer.recognizers.order import longest_first
 from lalm_mer.recognizers.score_journal import NO_POSITION, ArrivingScores, ScoreJournal
 from lalm_mer.recognizers.sharding import full_parameters, load_full
@@ -209,6 +210,14 @@ class RecognizerTrainer(LoadingTrainer):
         with self.compute_loss_context_manager():
             loss = self.compute_loss(self.model, inputs)
         loss.backward()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """That of transformers, with the learning rates that parts of the recognizer have of their own."""
+        made = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if made:
+            set_learning_rates(optimizer, getattr(self.recognizer, "own_learning_rates", ()))
+        return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 as in transformers
         """Log, with the time spent waiting for data since the last training loss, which must be finite.

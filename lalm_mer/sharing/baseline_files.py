@@ -10,10 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import CONFIG_MAPPING
+from transformers.activations import ACT2FN
+
 from lalm_mer.core.errors import AdapterError, ModelError, shown
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
 from lalm_mer.core.paths import is_within
 from lalm_mer.core.strict_json import parse
+from lalm_mer.models.encoders.finetuned_text import ARCHITECTURE, FinetunedTokenizer, architecture_of
 from lalm_mer.models.encoders.kinds import hashed
 from lalm_mer.recognizers.baselines.saved import (
     NETWORK,
@@ -28,10 +32,12 @@ from lalm_mer.recognizers.baselines.saved import (
 )
 from lalm_mer.recognizers.baselines.settings import NetworkSettings
 from lalm_mer.sharing.hub_ids import has_id_form, published_id
+from lalm_mer.sharing.processor_files import check_vocabulary
 from lalm_mer.sharing.public_record import (
     NETWORK_SETTINGS,
     NETWORK_WORDS,
     is_hash,
+    is_module_path,
     is_plain,
     is_revision,
     is_version,
@@ -42,12 +48,17 @@ from lalm_mer.sharing.tensors import check_tensor_names, copy_tensors
 __all__ = ["check_baseline", "public_network", "write_baseline"]
 
 _PARTS = ("branches.", "fusion.", "head.")
+_WORDS = frozenset(
+    {*ACT2FN, *CONFIG_MAPPING, "absolute", "relative_key", "relative_key_query", "c2p", "p2c", "p2p", "c2p|p2c",
+     "layer_norm", "first", "last", "mean", "cls", "late", "default", "linear", "full_attention", "sliding_attention"}
+)  # fmt: skip
+"""Texts in the architecture of an encoder of transcripts"""
 _ENCODER_KEYS = (
     "name", "version", "bands", "hop_ms", "coefficients", "trim_db", "pooled", "set", "level", "columns", "model_type",
-    "weights", "layers", "dtype", "extractor", "vocabulary", "transformers", "longest_ngram", "least_count",
-    "vocabulary_size", "sublinear",
+    "weights", "layers", "max_tokens", "dtype", "extractor", "vocabulary", "transformers", "longest_ngram",
+    "least_count", "vocabulary_size", "sublinear",
 )  # fmt: skip
-_ENCODER_WORDS = NETWORK_WORDS | {"pretrained_audio", "pretrained_text", "float32"}
+_ENCODER_WORDS = NETWORK_WORDS | {"pretrained_audio", "pretrained_text", "finetuned_text", "float32"}
 
 
 def public_network(
@@ -72,12 +83,14 @@ def public_network(
             "the corpus, which a new recording does not have; train with normalisation: train to push it"
         )
     text = settings.encoders.get(TRANSCRIPT)
-    if text is not None and text.kind != "pretrained" and not push_vocabulary:
+    if text is not None and not text.uses_model and not push_vocabulary:
         raise AdapterError(
             f"{where}: the vocabulary of its transcript encoder ({text.kind}) was learnt from transcripts, so that it "
             "contains their words; set --push-vocabulary to push it anyway"
         )
     models = _published(settings, where, base_model)
+    if text is not None and text.kind == "finetuned":
+        check_vocabulary(text.model, copy_of=base_model, push_vocabulary=push_vocabulary)
     content, defaults = asdict(settings), asdict(NetworkSettings())
     for modality in (AUDIO, TRANSCRIPT):
         given = defaults[modality]["encoder"]
@@ -87,7 +100,7 @@ def public_network(
 
 def _published(settings: NetworkSettings, where: str, base_model: str | None) -> dict[str, dict[str, str | None]]:
     """Modality -> Hub id and revision of its pretrained encoder."""
-    pretrained = {name: each for name, each in settings.encoders.items() if each.kind == "pretrained"}
+    pretrained = {name: each for name, each in settings.encoders.items() if each.uses_model}
     local = [name for name, each in pretrained.items() if published_id(each.model) is None]
     if base_model is not None and not local:
         raise AdapterError(f"--base-model {base_model}: {where} has no encoder in a local folder; omit it")
@@ -136,7 +149,10 @@ def write_baseline(source: Path, out: Path, labels: tuple[str, ...], network: Ne
             raise AdapterError(f"{source / WEIGHTS}: has a tensor {name!r}; expected one of {', '.join(_PARTS)}")
     text = network.encoders.get(TRANSCRIPT)
     if text is not None and text.kind != "pretrained":
-        save_source(load_source(saved, TRANSCRIPT, source), out)
+        read = load_source(saved, TRANSCRIPT, source)
+        if isinstance(read, FinetunedTokenizer):
+            _check_architecture(architecture_of(read.config), str(source))
+        save_source(read, out)
     copy_tensors(source / WEIGHTS, out / WEIGHTS)
     encoders = {name: _public_encoder(saved.encoders[name]) for name in network.branches if name in saved.encoders}
     write_saved(out, SavedNetwork(labels, "single", (), network, encoders))
@@ -151,6 +167,19 @@ def _is_public(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_public, value)) and not any(isinstance(item, list) for item in value)
     return is_plain(value, _ENCODER_WORDS) or is_hash(value) or is_version(value)
+
+
+def _check_architecture(values: Mapping[str, Any], where: str) -> None:
+    """Refuse the architecture of an encoder with a text, or a name of a value, that could be private."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_architecture(value, where)
+        texts = value if isinstance(value, list) else [value]
+        if not is_module_path(key) or not all(isinstance(text, Mapping) or is_plain(text, _WORDS) for text in texts):
+            raise AdapterError(
+                f"{where}: {ARCHITECTURE} of its encoder: key {key!r} is {value!r}, which could be private and is not "
+                "pushed; remove it there if the encoder does not need it"
+            )
 
 
 def check_baseline(folder: Path, *, named: str, root: Path | None = None) -> None:

@@ -96,7 +96,7 @@ class CardFacts:
     def encoders(self) -> list[str]:
         """Hub ids of the pretrained encoders of a baseline."""
         encoders = self.network.encoders.values() if self.network else ()
-        return [encoder.model for encoder in encoders if encoder.kind == "pretrained"]
+        return [encoder.model for encoder in encoders if encoder.uses_model]
 
 
 def plain(value: object) -> str:
@@ -234,7 +234,10 @@ def _branches(network: NetworkSettings) -> list[dict[str, str]]:
     rows = []
     for modality, branch in network.branches.items():
         encoder = branch.encoder
-        names = _ENCODERS | {"pretrained": f"frozen hidden states of {encoder.model}"}
+        names = _ENCODERS | {
+            "pretrained": f"frozen hidden states of {encoder.model}",
+            "finetuned": f"hidden states of {encoder.model}, which was trained too",
+        }
         name = names.get(encoder.kind, encoder.name)
         turns = network.transcript.context_turns if modality == TRANSCRIPT else 0
         before = f", also of the turns before (context_turns: {turns})" if turns else ""

@@ -65,7 +65,7 @@ _AUDIO_ENCODER = (
     "pooled",
 )  # fmt: skip
 _TEXT_ENCODER = (
-    "kind", "model", "revision", "layers", "pooled", "scratch.layers", "scratch.size", "scratch.heads",
+    "kind", "model", "revision", "layers", "learning_rate", "pooled", "scratch.layers", "scratch.size", "scratch.heads",
     "scratch.vocabulary_size", "scratch.word_dropout", "scratch.dropout", "scratch.max_tokens", "embeddings.unit",
     "embeddings.size", "embeddings.vocabulary_size", "embeddings.word_dropout", "embeddings.max_tokens",
     "tfidf.longest_ngram", "tfidf.least_count", "tfidf.vocabulary_size", "tfidf.sublinear",
@@ -130,7 +130,7 @@ def public_baseline_record(record: RunRecord, network: NetworkSettings) -> Publi
         record: the complete record
         network: the settings of the network that are shared, whose pretrained encoders are on the Hub
     """
-    published = [encoder.model for encoder in network.encoders.values() if encoder.kind == "pretrained"]
+    published = [encoder.model for encoder in network.encoders.values() if encoder.uses_model]
     parts = {"baseline": picked(asdict(network), NETWORK_SETTINGS)}
     config = picked(record.config, SHARED_SETTINGS) | parts
     return _public(record, network.name, ", ".join(published) or None, config)

@@ -31,6 +31,8 @@ SHIPPED = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglo
 CORPORA = ("crema_d", "emodb", "iemocap", "manifest", "meld", "mosei", "msp_podcast", "ravdess")
 SERVED = "recipes/remote/zero_shot.yaml"
 METHODS = ("baseline", "linear", "lora", "qlora", "zero_shot")
+OTHER_METHODS = (*METHODS, "finetuned")
+"""Those of some corpora, too."""
 PAPERS = ("pathosnet", "pepino", "ravdess_brief")
 """Folders of the networks of papers."""
 COMPOSED = [file for file in SHIPPED if Path(file).parent.name == "whisper_smollm2"]
@@ -38,7 +40,7 @@ COMPOSED = [file for file in SHIPPED if Path(file).parent.name == "whisper_smoll
 COMPOSED_CLAP = [file for file in SHIPPED if Path(file).parent.name == "whisper_minilm"]
 """Runs of a composed dual encoder."""
 OF_TASKS = [
-    file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in METHODS
+    file for file in SHIPPED if Path(file).stem not in METHODS and Path(file).stem.rpartition("_")[2] in OTHER_METHODS
     and Path(file).parent.name in CORPORA
 ]  # fmt: skip
 """Runs of other tasks or encoders of a corpus: ``<task or encoder>_<method>.yaml``."""
@@ -118,7 +120,7 @@ def replaced_parts(settings: BaselineSettings | LinearSettings) -> list[str]:
     if isinstance(settings, LinearSettings):
         return ["linear.audio.kind=log_mel"] if settings.linear.audio.kind == "pretrained" else []
     parts, changes = settings.baseline, []
-    if parts.transcript.encoder.kind in ("pretrained", "static"):
+    if parts.transcript.encoder.kind in ("pretrained", "finetuned", "static"):
         changes.append("baseline.transcript.encoder.kind=scratch")
     if parts.audio.encoder.kind == "pretrained":
         changes.append("baseline.audio.encoder.kind=log_mel")

@@ -30,6 +30,7 @@ OTHER_ENCODERS = {
     "recipes/ravdess/whisper_baseline.yaml": "fusion-log_mel-attentive-scratch",
     "recipes/ravdess/whisper_linear.yaml": "logistic-regression-log_mel-pooled-tfidf",
     "recipes/meld/minilm_baseline.yaml": "fusion-opensmile-scratch-attentive",
+    "recipes/meld/minilm_finetuned.yaml": "fusion-opensmile-scratch-none",
 }
 """File whose encoders are not those of its corpus' method -> name of its recognizer with the parts of tests."""
 RECIPES = [
@@ -48,6 +49,7 @@ def folder_name(file, corpus):
         return f"outputs/runs/{corpus}/composed-tiny_composed_{method}_{modalities}_fold1_seed0"
     if Path(file).parent.name not in CORPORA:
         return settings.output.dir.replace("{fold}", "1").replace("{seed}", "0")
+    task, method = (f"_{task}_{method}" if task else ""), {"finetuned": "baseline"}.get(method, method)
     if method == "baseline":
         recognizer, modalities = "fusion-opensmile-scratch", settings.baseline.modalities
     elif method == "linear":
@@ -55,7 +57,6 @@ def folder_name(file, corpus):
     else:
         recognizer, modalities = "qwen2_audio-tiny_qwen2_audio", settings.prompt.modalities
     recognizer = OTHER_ENCODERS.get(file, recognizer)
-    task = f"_{task}_{method}" if task else ""
     recognizer += "-nf4" if method == "qlora" else ""
     return f"outputs/runs/{corpus}/{recognizer}_{method.removeprefix('q')}_{modalities}{task}_fold1_seed0"
 

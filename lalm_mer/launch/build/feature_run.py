@@ -46,7 +46,7 @@ class OpenedFeatureRun(Generic[SettingsT]):
 def pretrained_models(parts: NetworkSettings | LinearModelSettings) -> str | None:
     """The pretrained encoders, as they are recorded; None if none is."""
     encoders = recorded(parts).encoders.values()
-    return ", ".join(each.model for each in encoders if each.kind == "pretrained") or None
+    return ", ".join(each.model for each in encoders if each.uses_model) or None
 
 
 def encoder_notes(parts: NetworkSettings | LinearModelSettings, folded: FoldedCorpus, fold: int) -> list[Note]:
@@ -57,7 +57,7 @@ def encoder_notes(parts: NetworkSettings | LinearModelSettings, folded: FoldedCo
     """
     notes, encoders = [], parts.encoders
     for encoder in encoders.values():
-        if encoder.kind == "pretrained":
+        if encoder.uses_model:
             with naming_keys("split"):
                 notes += training_notes(
                     Path(encoder.model), corpus=folded.corpus.name, folds_digest=folded.folds.digest, fold=fold

@@ -16,7 +16,7 @@ from lalm_mer.core.errors import ConfigError, ModelError, one_line
 from lalm_mer.examples.feature_store import Columns, Frames
 from lalm_mer.models.loading import from_pretrained
 
-__all__ = ["ChosenLayers", "LayersOf", "number_of_layers", "side_by_side", "weights_hash"]
+__all__ = ["ChosenLayers", "LayersOf", "concatenated", "number_of_layers", "side_by_side", "weights_hash"]
 
 _UNUSED = ("pooler", "masked_spec_embed", "position_ids", "token_type_ids", "relative_position_index")
 """Parts of names of weights that hidden states do not depend on, or that follow from the config"""
@@ -129,6 +129,11 @@ def number_of_layers(model: str, revision: str | None = None) -> int:
     return count + 1
 
 
+def concatenated(states: Sequence[Tensor], layers: LayersOf) -> Tensor:
+    """The chosen layers of states (..., D) in float32, (..., L * D)."""
+    return torch.cat([states[number].float() for number in layers.numbers(len(states))], dim=-1)
+
+
 def side_by_side(states: Sequence[Tensor], layers: LayersOf, *, pooled: bool = False) -> Frames:
     """The chosen layers as frames (F, L * D): float16 of several layers, unless they are to be pooled, else float32.
 
@@ -137,9 +142,8 @@ def side_by_side(states: Sequence[Tensor], layers: LayersOf, *, pooled: bool = F
         >>> side_by_side(states, LayersOf("all", "x"))[0], side_by_side(states, LayersOf("last", "x")).dtype.name
         (array([0., 0., 1., 1.], dtype=float16), 'float32')
     """
-    chosen = [states[number] for number in layers.numbers(len(states))]
-    frames: Frames = torch.cat([each.float() for each in chosen], dim=-1).numpy()
-    return frames if len(chosen) == 1 or pooled else frames.astype(np.float16)
+    frames: Frames = concatenated(states, layers).numpy()
+    return frames if len(layers.numbers(len(states))) == 1 or pooled else frames.astype(np.float16)
 
 
 def weights_hash(model: nn.Module, missing: Collection[str], name: str, prefix: str = "") -> str:

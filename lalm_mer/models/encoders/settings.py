@@ -17,22 +17,23 @@ AUDIO_ENCODERS = ("opensmile", "log_mel", "mfcc", "waveform", "pretrained")
 """Kinds of ``AudioEncoderSettings``."""
 FEATURE_SETS = ("pepino", "egemaps", "compare")
 LEVELS = ("frames", "functionals")
-TEXT_ENCODERS = ("pretrained", "scratch", "embeddings", "static", "tfidf")
+TEXT_ENCODERS = ("pretrained", "finetuned", "scratch", "embeddings", "static", "tfidf")
 """Kinds of ``TextEncoderSettings``."""
-LEARNT = ("scratch", "embeddings")
+LEARNT = ("finetuned", "scratch", "embeddings")
 """Those that are trained together with the network; the others are frozen."""
+_BOTH = "of pretrained and finetuned"
 _LAYERS = (
-    "of pretrained: last, all, or a list of numbers, 0 for the input of the first layer; several are summed with "
-    "softmax weights that are learnt"
+    "last, all, or a list of numbers, 0 for the input of the first layer; several are summed with softmax weights that "
+    "are learnt"
 )
 
 
-def _model(default: str, help: str) -> Any:  # noqa: ANN401 a declaration
-    return setting(default, path="source", help=f"of pretrained: Hub id or folder of {help}")
+def _model(default: str, help: str, of: str = "of pretrained") -> Any:  # noqa: ANN401 a declaration
+    return setting(default, path="source", help=f"{of}: Hub id or folder of {help}")
 
 
-def _revision() -> Any:  # noqa: ANN401 a declaration
-    return setting(None, help="of pretrained: branch, tag or commit on the Hub")
+def _revision(of: str = "of pretrained") -> Any:  # noqa: ANN401 a declaration
+    return setting(None, help=f"{of}: branch, tag or commit on the Hub")
 
 
 def _pooled() -> Any:  # noqa: ANN401 a declaration
@@ -69,7 +70,7 @@ class AudioEncoderSettings(Declared):
     )
     model: str = _model("openai/whisper-base", "wav2vec2, HuBERT, WavLM, Whisper, AST, CLAP or similar")
     revision: str | None = _revision()
-    layers: Any = setting("last", help=_LAYERS)
+    layers: Any = setting("last", help=f"of pretrained: {_LAYERS}")
     pooled: bool = _pooled()
 
     def __post_init__(self) -> None:
@@ -79,6 +80,11 @@ class AudioEncoderSettings(Declared):
             raise ConfigError("argument 'level': functionals; feature set pepino has frames alone: choose another set")
         if self.kind == "mfcc" and self.coefficients > self.bands:
             raise ConfigError(f"argument 'coefficients': {self.coefficients}; expected at most bands, {self.bands}")
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether its weights are, or were at first, those of ``model``."""
+        return self.kind == "pretrained"
 
     @property
     def name(self) -> str:
@@ -157,12 +163,15 @@ class TextEncoderSettings(Declared):
     kind: str = setting(
         "pretrained",
         choices=TEXT_ENCODERS,
-        help="pretrained, static (word vectors of a file) and tfidf are frozen; scratch (a small BERT) and embeddings "
-        "are trained jointly",
+        help="pretrained, static (word vectors of a file) and tfidf are frozen; finetuned (a pretrained encoder), "
+        "scratch (a small BERT) and embeddings are trained jointly",
     )
-    model: str = _model("google-bert/bert-base-uncased", "a BERT-like encoder")
-    revision: str | None = _revision()
-    layers: Any = setting("last", help=_LAYERS)
+    model: str = _model("google-bert/bert-base-uncased", "a BERT-like encoder", _BOTH)
+    revision: str | None = _revision(_BOTH)
+    layers: Any = setting("last", help=f"{_BOTH}: {_LAYERS}")
+    learning_rate: float = setting(
+        5e-5, at_least=0, help="of finetuned: its maximum for the encoder; train.learning_rate is for the other parts"
+    )
     pooled: bool = _pooled()
     file: str | None = setting(
         None, path="new", help="of static: word vectors as text, as of GloVe or word2vec; only words of the corpus stay"
@@ -175,12 +184,19 @@ class TextEncoderSettings(Declared):
         super().__post_init__()
         _require_layers(self.layers)
         if self.pooled and (self.learnt or self.kind == "tfidf"):
-            raise ConfigError(f"argument 'pooled': true; {self.kind} has no features over time that could be pooled")
+            raise ConfigError(
+                f"argument 'pooled': true; {self.kind} has no stored features over time that could be pooled"
+            )
 
     @property
     def learnt(self) -> bool:
         """Whether it is trained together with the network."""
         return self.kind in LEARNT
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether its weights are, or were at first, those of ``model``."""
+        return self.kind in ("pretrained", "finetuned")
 
     @property
     def name(self) -> str:
@@ -189,7 +205,8 @@ class TextEncoderSettings(Declared):
             return f"{self.embeddings.unit} embeddings"
         if self.kind == "static":
             return _last(self.file or "static").removesuffix(".txt")
-        name = _model_name(self.model, self.layers) if self.kind == "pretrained" else self.kind
+        name = _model_name(self.model, self.layers) if self.uses_model else self.kind
+        name += " fine-tuned" if self.kind == "finetuned" else ""
         return f"{name} pooled" if self.pooled else name
 
 

@@ -44,6 +44,10 @@ class TranscriptTokenizer:
         self.max_tokens = max_tokens
         self._known: dict[str, list[int]] = {}  # a transcript is read once in every epoch
 
+    def settings(self) -> dict[str, Any]:
+        """What a saved model records of it: nothing, since all is in the files of ``save``."""
+        return {}
+
     def ids(self, given: Input) -> list[int]:
         """T token ids, with the special tokens at both ends.
 

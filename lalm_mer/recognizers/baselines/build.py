@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+
+from torch import nn
 
 from lalm_mer.core.errors import ModelError, one_line
 from lalm_mer.core.names import AUDIO, TRANSCRIPT
@@ -13,8 +16,9 @@ from lalm_mer.examples.context import context_input
 from lalm_mer.examples.dataset import InputDataset
 from lalm_mer.examples.feature_store import FeatureStore, feature_statistics
 from lalm_mer.models.encoders.audio import AudioEncoder
+from lalm_mer.models.encoders.finetuned_text import open_finetuned
 from lalm_mer.models.encoders.kinds import open_audio_encoder, open_feature_store, open_text_encoder
-from lalm_mer.models.encoders.settings import TextEncoderSettings
+from lalm_mer.models.encoders.settings import AudioEncoderSettings, TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer, transcript_of
 from lalm_mer.recognizers.baselines.collator import Source
 from lalm_mer.recognizers.baselines.learnt_text import learnt_tokenizer
@@ -65,13 +69,19 @@ def build_network(
     starts = starts or {}
     splits = [train, *others]
     sources: dict[str, Source] = {}
+    embedder: nn.Module | None = None
     if AUDIO in settings.branches:
         sources[AUDIO] = audio or open_audio_encoder(settings.audio.encoder)
     if TRANSCRIPT in settings.branches:
         start = starts.get(TRANSCRIPT)
         text = settings.transcript.encoder
-        sources[TRANSCRIPT] = _text_source(text, splits) if start is None else _started(text, start)
-    network = BaselineNetwork(labels, settings, sources, kind=kind, ranges=ranges)
+        if start is not None:
+            sources[TRANSCRIPT] = _started(text, start)
+        elif text.kind == "finetuned":
+            sources[TRANSCRIPT], embedder = open_finetuned(text)
+        else:
+            sources[TRANSCRIPT] = _text_source(text, splits)
+    network = BaselineNetwork(labels, settings, sources, kind=kind, ranges=ranges, embedder=embedder)
     for modality in sources:
         _prepare(network, modality, splits, cache_dir, processes)
     for modality, folder in starts.items():
@@ -88,15 +98,24 @@ def _text_source(settings: TextEncoderSettings, splits: Sequence[Iterable[Input]
 def _started(settings: TextEncoderSettings, folder: Path) -> Source:
     """Encoder or tokenizer of transcripts of a saved baseline."""
     saved = read_saved(folder)
-    if saved.settings.transcript.encoder != settings:
+    if not _same_encoder(saved.settings.transcript.encoder, settings):
         raise ModelError(f"argument 'start_from': {folder} has another encoder of transcripts; expected the same")
     return load_source(saved, TRANSCRIPT, folder)
+
+
+def _same_encoder(
+    saved: AudioEncoderSettings | TextEncoderSettings, own: AudioEncoderSettings | TextEncoderSettings
+) -> bool:
+    """Whether the encoders are the same; one that is trained may be trained on at another rate."""
+    if isinstance(saved, TextEncoderSettings) and isinstance(own, TextEncoderSettings):
+        saved = replace(saved, learning_rate=own.learning_rate)
+    return saved == own
 
 
 def _start(network: BaselineNetwork, modality: str, folder: Path) -> None:
     """Load the weights of one branch, and freeze it if the settings say so."""
     own, saved = network.settings.branches[modality], read_saved(folder).settings.branches.get(modality)
-    if saved is None or (saved.encoder, saved.normalisation) != (own.encoder, own.normalisation):
+    if saved is None or not _same_encoder(saved.encoder, own.encoder) or saved.normalisation != own.normalisation:
         raise ModelError(
             f"argument 'start_from': {folder} has another encoder or normalisation of {modality}; expected the same"
         )

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, PreTrainedTok
 
 from lalm_mer.core.errors import CorpusError, ModelError, PredictionError
 from lalm_mer.core.strict_json import read_object
+from lalm_mer.models.encoders.finetuned_text import FinetunedText, FinetunedTokenizer
 from lalm_mer.models.encoders.settings import EmbeddingsSettings, ScratchSettings, TextEncoderSettings
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 
@@ -87,6 +88,8 @@ class LearntEmbeddings(nn.Module):
 
 def learnt_embedder(settings: TextEncoderSettings, tokenizer: TranscriptTokenizer) -> nn.Module:
     """The embedder that the settings describe, with random weights."""
+    if isinstance(tokenizer, FinetunedTokenizer):
+        return FinetunedText.untrained(tokenizer)
     if settings.kind == "scratch":
         return ScratchBert(settings.scratch, tokenizer)
     return LearntEmbeddings(settings.embeddings, tokenizer)

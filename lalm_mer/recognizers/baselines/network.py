@@ -20,6 +20,7 @@ from lalm_mer.core.output import atomic_path
 from lalm_mer.core.settings import values_of_base
 from lalm_mer.examples.feature_store import FeatureStore
 from lalm_mer.models.encoders.audio import AudioEncoder
+from lalm_mer.models.encoders.finetuned_text import FinetunedText, FinetunedTokenizer
 from lalm_mer.models.encoders.transcript_tokens import TranscriptTokenizer
 from lalm_mer.recognizers.base import Collator, LabelledCollator, TargetCollator, TrainingCollator
 from lalm_mer.recognizers.baselines.branches import Branch
@@ -51,6 +52,7 @@ class BaselineNetwork(nn.Module):
         sources: modality -> what its branch reads, for the modalities of the settings
         kind: ``single``, ``multi`` (a sigmoid for each label) or ``scalar`` (numbers)
         ranges: lowest and highest value of each number; before training, the output is near the middle
+        embedder: of the transcripts, where they are token ids; None to make it here, with random weights
 
     Raises:
         ConfigError: if ``sources`` has other modalities
@@ -71,6 +73,7 @@ class BaselineNetwork(nn.Module):
         *,
         kind: str = "single",
         ranges: Sequence[tuple[float, float]] = (),
+        embedder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if set(sources) != set(settings.branches):
@@ -97,7 +100,8 @@ class BaselineNetwork(nn.Module):
         )
         text = self.sources.get(TRANSCRIPT)
         if isinstance(text, TranscriptTokenizer):
-            self.branch(TRANSCRIPT).embedder = learnt_embedder(settings.transcript.encoder, text)
+            made = learnt_embedder(settings.transcript.encoder, text) if embedder is None else embedder
+            self.branch(TRANSCRIPT).embedder = made
         widths = {modality: self.branch(modality).output_size for modality in self.sources}
         if self.uses_context:
             widths[TRANSCRIPT] *= 2
@@ -107,7 +111,7 @@ class BaselineNetwork(nn.Module):
 
     def _make_branch(self, modality: str, source: Source) -> Branch:
         sequence = self.settings.branches[modality].sequence
-        if isinstance(source, TranscriptTokenizer):
+        if isinstance(source, TranscriptTokenizer) and not isinstance(source, FinetunedTokenizer):
             return Branch(learnt_size(self.settings.transcript.encoder), sequence)
         return Branch(source.size, sequence, layers=source.layers)
 
@@ -115,6 +119,13 @@ class BaselineNetwork(nn.Module):
     def uses_context(self) -> bool:
         """Whether the transcript branch also encodes the turns before an utterance."""
         return TRANSCRIPT in self.sources and self.settings.transcript.context_turns > 0
+
+    @property
+    def own_learning_rates(self) -> list[tuple[nn.Module, float]]:
+        """Parts with a learning rate of their own: a pretrained encoder that is trained."""
+        encoder = self.branch(TRANSCRIPT).embedder if TRANSCRIPT in self.sources else None
+        rate = self.settings.transcript.encoder.learning_rate
+        return [(encoder, rate)] if isinstance(encoder, FinetunedText) else []
 
     @property
     def label_set(self) -> LabelSet:

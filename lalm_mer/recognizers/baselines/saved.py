@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lalm_mer.core.errors import ModelError, PredictionError, one_line, shown
-from lalm_mer.core.names import AUDIO, TASK_KINDS
+from lalm_mer.core.names import TASK_KINDS
 from lalm_mer.core.output import write_json
 from lalm_mer.core.strict_json import parse, read_object
+from lalm_mer.models.encoders.finetuned_text import ARCHITECTURE, FinetunedTokenizer
 from lalm_mer.models.encoders.kinds import FITTED, load_encoder
 from lalm_mer.models.encoders.tfidf import TFIDF_FILES
 from lalm_mer.models.encoders.transcript_tokens import TOKENIZER_FILES, TranscriptTokenizer
@@ -33,7 +34,7 @@ NETWORK = "network.json"
 WEIGHTS = "model.safetensors"
 _TOKENIZER = "tokenizer"
 SAVED_FILES = (
-    NETWORK, WEIGHTS, *(f"{_TOKENIZER}/{name}" for name in TOKENIZER_FILES),
+    NETWORK, WEIGHTS, *(f"{_TOKENIZER}/{name}" for name in (*TOKENIZER_FILES, ARCHITECTURE)),
     *(f"{FITTED}/{name}" for name in (*TFIDF_FILES, *WORD_FILES)),
 )  # fmt: skip
 """All files that a saved baseline may have, relative to its folder."""
@@ -48,7 +49,7 @@ class SavedNetwork:
         kind: ``single``, ``multi`` or ``scalar``
         ranges: lowest and highest value of each number
         settings: the parts of the network
-        encoders: modality -> settings of its frozen encoder, with hashes
+        encoders: modality -> settings of its pretrained or fitted encoder, with hashes
     """
 
     labels: tuple[str, ...]
@@ -71,8 +72,8 @@ def save_parts(
     encoders = {}
     for modality, source in sources.items():
         save_source(source, folder)
-        if not isinstance(source, TranscriptTokenizer):
-            encoders[modality] = source.settings()
+        if known := source.settings():
+            encoders[modality] = known
     write_saved(folder, SavedNetwork(labels, kind, ranges, settings, encoders))
 
 
@@ -132,10 +133,13 @@ def load_source(saved: SavedNetwork, modality: str, folder: Path) -> Source:
         ModelError: if a file is missing, or the weights of an encoder are not those of training
     """
     text = saved.settings.transcript.encoder
-    if modality != AUDIO and text.learnt:
+    kind = saved.settings.encoders[modality].kind
+    if kind in ("scratch", "embeddings"):
         return load_tokenizer(folder / _TOKENIZER, text)
     if modality not in saved.encoders:
         raise ModelError(f"{folder / NETWORK}: encoders has no {modality}, which its settings use")
+    if kind == "finetuned":
+        return FinetunedTokenizer.load(folder / _TOKENIZER, text, saved.encoders[modality])
     return load_encoder(saved.settings.encoders[modality], folder, saved.encoders[modality])
 
 

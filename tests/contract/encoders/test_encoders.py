@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from lalm_mer.core.audio import Waveform
 from lalm_mer.core.errors import AudioError, ConfigError, CorpusError, ModelError
 from lalm_mer.core.names import TRANSCRIPT
 from lalm_mer.core.schema import Input, Turn
+from lalm_mer.models.encoders.finetuned_text import FinetunedText, FinetunedTokenizer, open_finetuned
 from lalm_mer.models.encoders.hidden_layers import number_of_layers
 from lalm_mer.models.encoders.kinds import (
     FITTED,
@@ -193,6 +196,93 @@ def test_a_pretrained_encoder_of_transcripts(name, text_model):
     copy = pickle.loads(pickle.dumps(every))  # noqa: S301 our own
     np.testing.assert_array_equal(copy.extract(given), every.extract(given))
     assert last.source_hash(given) != last.source_hash(Input("u", TRANSCRIPTS[1], None))
+
+
+def embedded(tokenizer, encoder, given):
+    """Outputs of a padded batch of inputs in evaluation mode, each at its own length, (T, L * D)."""
+    ids = [torch.tensor(tokenizer.ids(each)) for each in given]
+    batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    lengths = torch.tensor(list(map(len, ids)))
+    with torch.no_grad():
+        found = encoder.eval()(batch, torch.arange(batch.shape[1])[None] < lengths[:, None])
+    return [frames[:length] for frames, length in zip(found, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("layers", ["last", "all", [2, 0]], ids=str)
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_an_encoder_that_is_trained_begins_as_the_frozen_one_and_is_saved(name, layers, text_model, tmp_path):
+    folder = shutil.copytree(text_model(name), tmp_path / "pretrained")
+    settings = TextEncoderSettings(kind="finetuned", model=str(folder), layers=layers)
+    frozen = open_text_encoder(TextEncoderSettings(model=str(folder), layers=layers))
+    tokenizer, encoder = open_finetuned(settings)
+    assert (encoder.training, tokenizer.layers, tokenizer.size) == (True, frozen.layers, frozen.size)
+    assert tokenizer.settings()["weights"] == frozen.settings()["weights"]
+    given = [Input("u", text, None) for text in (*TRANSCRIPTS, "unknown [SEP] words", "")]
+    before = embedded(tokenizer, encoder, given)
+    for each, frames in zip(given, before, strict=True):
+        assert_close(frames, frozen.extract(each).astype(np.float32), 1e-5 if layers == "last" else 5e-3)
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(2)  # trained
+    expected = embedded(tokenizer, encoder, given)
+    tokenizer.save(tmp_path / "saved")
+    shutil.rmtree(folder)
+    again = FinetunedTokenizer.load(tmp_path / "saved", settings, tokenizer.settings())
+    other = FinetunedText.untrained(again)
+    other.load_state_dict(encoder.state_dict())
+    for own, now, then in zip(embedded(again, other, given), expected, before, strict=True):
+        assert_close(own, now, 1e-6)
+        assert not torch.equal(now, then)
+    assert again.settings() == tokenizer.settings()
+    assert pickle.loads(pickle.dumps(again)).ids(given[0]) == tokenizer.ids(given[0])  # noqa: S301 our own
+    with pytest.raises(CorpusError, match="utterance u: its transcript has 52 tokens, the model takes 40"):
+        again.ids(Input("u", "very " * 50, None))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [("config.json", {"model_type": "no such"}, "no config of a text encoder"),
+     ("config.json", {"num_hidden_layers": 10**9}, "has 1000000000 layers; expected at most 1000"),
+     ("config.json", {"num_hidden_layers": 0}, "key 'num_hidden_layers' is 0; expected 1 or more"),
+     ("config.json", {"hidden_size": "wide"}, "no config of a text encoder"),
+     ("config.json", None, "no config of a text encoder"),
+     ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": [1]}}, "is no tokenizer"),
+     ("tokenizer.json", {"model": None}, "is no tokenizer"),
+     ("tokenizer.json", None, "cannot read a tokenizer")],
+)  # fmt: skip
+def test_malformed_files_of_an_encoder_that_was_trained_are_one_line(name, change, says, text_model, tmp_path):
+    settings = TextEncoderSettings(kind="finetuned", model=text_model("bert"))
+    tokenizer, _ = open_finetuned(settings)
+    tokenizer.save(tmp_path)
+    file = tmp_path / name
+    file.write_text("{" if change is None else json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ModelError, match=says) as caught:
+        FinetunedTokenizer.load(tmp_path, settings, tokenizer.settings())
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_but_the_architecture_is_read_of_the_config_of_an_encoder(text_model, tmp_path):
+    settings = TextEncoderSettings(kind="finetuned", model=text_model("bert"))
+    tokenizer, encoder = open_finetuned(settings)
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    evil = {"auto_map": {"AutoModel": "evil.Evil"}, "attn_implementation": "evil/kernel", "return_dict": False}
+    (tmp_path / "config.json").write_text(json.dumps(content | evil))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": {"x": "y"}}))
+    again = FinetunedTokenizer.load(tmp_path, settings, tokenizer.settings())
+    other = FinetunedText.untrained(again)
+    other.load_state_dict(encoder.state_dict())
+    given = [Input("u", TRANSCRIPTS[0], None)]
+    assert_close(embedded(again, other, given)[0], embedded(tokenizer, encoder, given)[0], 1e-6)
+    for known in ({}, {"max_tokens": 0}, {"max_tokens": "9"}):
+        with pytest.raises(ModelError, match=r"max_tokens of the transcript encoder is .*; expected 1 or more"):
+            FinetunedTokenizer.load(tmp_path, settings, known)
+
+
+def test_an_encoder_that_is_trained_has_only_layers_of_its_model(text_model):
+    with pytest.raises(ConfigError, match=r"argument 'layers': 3; model .* has layers 0 to 2"):
+        open_finetuned(TextEncoderSettings(kind="finetuned", model=text_model("bert"), layers=[3]))
+    with pytest.raises(ConfigError, match="'pooled': true; finetuned"):
+        TextEncoderSettings(kind="finetuned", pooled=True)
 
 
 @pytest.mark.parametrize("name", ["static", "tfidf"])

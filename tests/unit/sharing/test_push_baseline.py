@@ -185,6 +185,65 @@ def test_a_copy_of_a_published_encoder_is_shared_as_its_id(choice, named, bert_f
     assert torch.equal(log_probs(open_recognizer(out)), log_probs(open_recognizer(run)))
 
 
+@pytest.fixture
+def trained_bert(bert_files, tmp_path):
+    """Run folder of a baseline whose BERT was trained, from a folder that is gone."""
+    bert = shutil.copytree(bert_files, tmp_path / "home_of_jane_bert")
+    text = TextEncoderSettings(kind="finetuned", model=str(bert), layers="all", learning_rate=3e-5)
+    run = write_baseline_run(tmp_path / "run", text)
+    shutil.rmtree(bert)
+    return run
+
+
+def test_an_encoder_that_was_trained_is_pushed_with_its_tokenizer_and_needs_no_other_repository(
+    trained_bert, tmp_path, hub
+):
+    with pytest.raises(AdapterError, match=r"the encoder of transcript, .*--base-model USER/NAME"):
+        assemble(trained_bert, tmp_path / "out", repo_id="jane/baseline")
+    out = assemble(trained_bert, tmp_path / "out", repo_id="jane/baseline", base_model="jane/bert")
+    assert names_in(out) == RECORD | WEIGHTS | TOKENIZER | {"tokenizer/config.json"}
+    assert not [name for name in names_in(out) if b"home_of_jane" in (out / name).read_bytes()]
+    record = read_record(out / "run.json")
+    assert (record.base_model, record.recognizer) == ("jane/bert", "fusion (log_mel, bert all layers fine-tuned)")
+    assert record.config["baseline"]["transcript"]["encoder"]["learning_rate"] == 3e-5
+    card = (out / "README.md").read_text()
+    assert "base_model:\n- jane/bert\n" in card
+    assert "hidden states of jane/bert, which was trained too" in card
+    assert "whether the training data of jane/bert contain fabricated" in card
+    expected = log_probs(open_recognizer(trained_bert))
+    assert torch.equal(log_probs(open_recognizer(out)), expected)
+    push_run(trained_bert, "jane/baseline", base_model="jane/bert")
+    assert torch.equal(log_probs(open_recognizer("jane/baseline", device="cpu")), expected)
+    assert "jane/bert" not in hub.repos
+
+
+def test_a_vocabulary_of_random_weights_is_not_pushed_with_an_encoder_that_was_trained(bert_files, tmp_path):
+    bert = shutil.copytree(bert_files, tmp_path / "bert")
+    run = write_baseline_run(tmp_path / "run", TextEncoderSettings(kind="finetuned", model=str(bert)))
+    rewrite(bert / "config.json", randomly_initialised=True)
+    with pytest.raises(AdapterError, match="its vocabulary was learnt from transcripts by build_tiny_model"):
+        assemble(run, tmp_path / "out", repo_id="jane/baseline", base_model="jane/bert")
+
+
+@pytest.mark.parametrize(
+    "planted", [{"note": "of jane"}, {"hidden act": 1}, {"rope_parameters": {"type": "/home/jane"}}, {"x": ["/home"]}]
+)
+def test_text_in_the_config_of_an_encoder_that_was_trained_is_not_pushed(planted, trained_bert, tmp_path):
+    rewrite(trained_bert / "model" / "tokenizer" / "config.json", **planted)
+    with pytest.raises(AdapterError, match=r"config\.json of its encoder: key .* could be private and is not pushed"):
+        assemble(trained_bert, tmp_path / "out", repo_id="jane/baseline", base_model="jane/bert")
+
+
+def test_other_content_of_its_files_is_left_out(trained_bert, tmp_path):
+    folder = trained_bert / "model" / "tokenizer"
+    rewrite(
+        folder / "config.json", _name_or_path="/home/jane", id2label={"0": "jane"}, auto_map={"AutoModel": "jane.J"}
+    )
+    rewrite(folder / "tokenizer_config.json", name_or_path="/home/jane", chat_template="jane")
+    out = assemble(trained_bert, tmp_path / "out", repo_id="j/baseline", base_model="org/bert")
+    assert not [name for name in names_in(out) if b"jane" in (out / name).read_bytes()]
+
+
 def test_an_id_of_an_encoder_on_the_hub_is_shared_and_another_one_is_not_named(baseline, tmp_path):
     file = baseline / "model" / "network.json"
     settings = json.loads(file.read_text())["settings"]

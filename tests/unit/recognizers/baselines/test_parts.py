@@ -194,7 +194,7 @@ def test_names_of_recognizers_name_the_parts():
     [(lambda: SequenceSettings(kind="transformer", channels=10), "'channels': 10; expected an even multiple of heads"),
      (lambda: FusionSettings(kind="attention", size=10), "'size': 10; expected an even multiple of heads, 4"),
      (lambda: TranscriptBranchSettings(frozen=True), "'frozen': true, but there is no start_from"),
-     (lambda: TextEncoderSettings(kind="tfidf", pooled=True), "'pooled': true; tfidf has no features over time")],
+     (lambda: TextEncoderSettings(kind="tfidf", pooled=True), "'pooled': true; tfidf has no stored features")],
 )  # fmt: skip
 def test_settings_that_do_not_fit(make, message):
     with pytest.raises(ConfigError, match=message):
