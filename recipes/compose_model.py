@@ -4,7 +4,7 @@ Examples:
   python recipes/compose_model.py --tower openai/whisper-tiny.en --language-model HuggingFaceTB/SmolLM2-135M-Instruct \
       --tower-layers 3 --out outputs/models/whisper_smollm2
   python recipes/compose_model.py --tower openai/whisper-tiny.en --text-encoder sentence-transformers/all-MiniLM-L6-v2 \
-      --tower-layers 3 --out outputs/models/whisper_minilm
+      --tower-layers 2 --out outputs/models/whisper_minilm
 
 The folder has the weights (safetensors), the processor, and a card with both licences. With a language model it is an
 audio-language model in the class of Qwen2-Audio, model.family=composed; with a text encoder a dual encoder like CLAP,
