@@ -391,7 +391,7 @@ def test_the_use_of_audio_by_clap_is_checked(clap, monkeypatch):
     require_change(changes["audio"], "audio", "clap", parity=parity, trained=True)
     assert model._cached_descriptions is None  # may depend on autocast, which is the trainer's
     embed = model._audio_embeddings
-    monkeypatch.setattr(model, "_audio_embeddings", lambda features, longer: torch.ones_like(embed(features, longer)))
+    monkeypatch.setattr(model, "_audio_embeddings", lambda given: torch.ones_like(embed(given)))
     with pytest.raises(ModelError, match="clap does not use the audio"):
         require_change(
             measured(model, collator, inputs, "audio")[1]["audio"], "audio", "clap", parity=parity, trained=True
